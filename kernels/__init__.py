@@ -1,0 +1,8 @@
+"""Ops of normalizer-free networks: plain-JAX references and the dispatch to TPU kernels."""
+
+from kernels.dispatch import Implementation, fallback_counts
+from kernels.scaled_ws_conv.op import scaled_ws_conv
+from kernels.se_residual.op import se_residual
+from kernels.sgd_agc.op import sgd_agc
+
+__all__ = ["Implementation", "fallback_counts", "scaled_ws_conv", "se_residual", "sgd_agc"]

@@ -1,0 +1,65 @@
+"""The one place where an op's implementation is chosen.
+
+Every op has a reference in plain JAX, which is its specification, and may have a Pallas TPU
+kernel. The kernel runs where it was asked for, the program is lowered for a TPU, and it covers
+the shapes. Asked for but not covering, the reference runs instead, which is logged once an op and
+reason and counted, so that it cannot go unnoticed.
+"""
+
+import collections
+import functools
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+from absl import logging
+
+Implementation = Literal["reference", "pallas"]
+
+fallback_counts: collections.Counter[tuple[str, str]] = collections.Counter()
+"""(op, reason) -> calls traced with the reference although a kernel was asked for."""
+
+
+def dispatch(
+  op: str,
+  implementation: Implementation,
+  *,
+  reference: Callable[..., Any],
+  kernel: Callable[..., Any] | None,
+  arguments: tuple[Any, ...],
+) -> Any:
+  """Calls `reference` or `kernel` with `arguments`.
+
+  Args:
+    op: name in logs and counts.
+    implementation: what the caller asked for.
+    reference: plain JAX.
+    kernel: for TPU; raises NotImplementedError, with the reason, for what it does not cover. None
+      where none has been written.
+    arguments: positional arguments of either; must be JAX types.
+
+  Raises:
+    ValueError: `implementation` is neither "reference" nor "pallas".
+  """
+  if implementation == "reference":
+    return reference(*arguments)
+  if implementation != "pallas":
+    raise ValueError(f'{implementation=}: must be "reference" or "pallas"')
+  try:
+    if kernel is None:
+      raise NotImplementedError("no kernel has been written")
+    jax.eval_shape(kernel, *arguments)
+  except NotImplementedError as reason:
+    _fall_back(op, str(reason))
+    return reference(*arguments)
+  return jax.lax.platform_dependent(*arguments, tpu=kernel, default=reference)
+
+
+def _fall_back(op: str, reason: str) -> None:
+  fallback_counts[op, reason] += 1
+  _log_once(op, reason)
+
+
+@functools.cache
+def _log_once(op: str, reason: str) -> None:
+  logging.warning("%s runs its reference instead of a Pallas kernel: %s", op, reason)

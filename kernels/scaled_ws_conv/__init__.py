@@ -1,0 +1,1 @@
+"""Convolution with scaled weight standardization (paper B, section 2)."""

@@ -1,0 +1,171 @@
+"""Scaled weight standardization and convolution in plain JAX: the specification of the op.
+
+Paper B: https://arxiv.org/abs/2102.06171, section 2, equation 2; the gain and the floor under the
+variance are those of the released code. Activations are HWNC ([height, width, batch, channels]):
+a shift in space is then an index of a major dimension, which costs a TPU kernel nothing.
+"""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+Activation = Callable[[Array], Array]
+
+VARIANCE_FLOOR = 1e-4
+"""Smallest fan-in times variance: keeps the scale finite for a constant filter."""
+
+
+def standardize_weight(
+  weight: Float[Array, "kh kw i o"], gain: Float[Array, " o"]
+) -> Float[Array, "kh kw i o"]:
+  """Filters with mean 0 and variance gain^2 / fan-in over each output channel, in float32.
+
+  `i` counts the input channels of one group, and fan-in = kh * kw * i.
+  """
+  weight = weight.astype(jnp.float32)
+  fan_in = weight.shape[0] * weight.shape[1] * weight.shape[2]
+  mean = jnp.mean(weight, axis=(0, 1, 2))
+  variance = jnp.var(weight, axis=(0, 1, 2))
+  scale = jax.lax.rsqrt(jnp.maximum(variance * fan_in, VARIANCE_FLOOR)) * gain.astype(jnp.float32)
+  return weight * scale[None, None, None, :] - (mean * scale)[None, None, None, :]
+
+
+def average_pool(x: Float[Array, "h w n c"]) -> Float[Array, "h2 w2 n c"]:
+  """2x2 average pooling with stride 2; at an odd edge the mean is over the pixels there are."""
+
+  def window_sum(array):
+    return jax.lax.reduce_window(array, 0.0, jax.lax.add, (2, 2, 1, 1), (2, 2, 1, 1), "SAME")
+
+  height, width = x.shape[:2]
+  total = window_sum(x.astype(jnp.float32))
+  if height % 2 == 0 and width % 2 == 0:
+    return (total * 0.25).astype(x.dtype)
+  count = window_sum(jnp.ones((height, width, 1, 1), jnp.float32))
+  return (total / count).astype(x.dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def activate(activation: Activation, x: Array) -> Array:
+  """`activation(x)` in float32, stored as x.dtype.
+
+  The backward pass recomputes from `x`: left to itself, JAX would save four float32 arrays for a
+  gelu, and a scan over blocks would write every one of them to memory.
+  """
+  return activation(x.astype(jnp.float32)).astype(x.dtype)
+
+
+def _activate_forward(activation: Activation, x: Array) -> tuple[Array, Array]:
+  return activate(activation, x), x
+
+
+def _activate_backward(activation: Activation, x: Array, cotangent: Array) -> tuple[Array]:
+  _, pullback = jax.vjp(activation, x.astype(jnp.float32))
+  (gradient,) = pullback(cotangent.astype(jnp.float32))
+  return (gradient.astype(x.dtype),)
+
+
+activate.defvjp(_activate_forward, _activate_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def convolve(
+  x: Float[Array, "h w n c"], weight: Float[Array, "kh kw i o"], stride: int, groups: int
+) -> Float[Array, "h2 w2 n o"]:
+  """Grouped convolution with "SAME" padding.
+
+  What XLA's CPU backend is slow at is computed another way there, so that small networks train on
+  a CPU: the weight gradient of a grouped convolution takes 10 to 40 times as long as those of its
+  groups one by one, and a 1x1 convolution up to twice as long as the same matrix product
+  (BUILD_NOTES.md, "Convolutions on a CPU"). The choice is made when the program is lowered.
+  """
+  if weight.shape[:2] == (1, 1) and stride == groups == 1:
+    return jax.lax.platform_dependent(
+      x,
+      weight,
+      cpu=lambda x, weight: jnp.einsum("hwnc,co->hwno", x, weight[0, 0]),
+      default=lambda x, weight: _convolve(x, weight, 1, 1),
+    )
+  return _convolve(x, weight, stride, groups)
+
+
+def _convolve(x: Array, weight: Array, stride: int, groups: int) -> Array:
+  return jax.lax.conv_general_dilated(
+    x,
+    weight,
+    window_strides=(stride, stride),
+    padding="SAME",
+    dimension_numbers=("HWNC", "HWIO", "HWNC"),
+    feature_group_count=groups,
+  )
+
+
+def _convolve_forward(x, weight, stride, groups):
+  return convolve(x, weight, stride, groups), (x, weight)
+
+
+def _convolve_backward(stride, groups, residuals, cotangent):
+  # The choice of platform stays outside of differentiation: differentiated through, it would save
+  # the residuals of both branches.
+  def pull_back(x, weight, cotangent):
+    _, pullback = jax.vjp(lambda x, w: _convolve(x, w, stride, groups), x, weight)
+    return pullback(cotangent)
+
+  def pull_back_on_cpu(x, weight, cotangent):
+    if weight.shape[:2] == (1, 1) and stride == groups == 1:
+      x_gradient = jnp.einsum("hwno,co->hwnc", cotangent, weight[0, 0])
+      return x_gradient, jnp.einsum("hwnc,hwno->co", x, cotangent)[None, None]
+    _, pullback = jax.vjp(lambda x: _convolve(x, weight, stride, groups), x)
+    weight_gradients = [
+      jax.vjp(lambda w, part=part: _convolve(part, w, stride, 1), weight_part)[1](cotangent_part)[0]
+      for part, weight_part, cotangent_part in zip(
+        *(jnp.split(array, groups, axis=-1) for array in (x, weight, cotangent)), strict=True
+      )
+    ]
+    return *pullback(cotangent), jnp.concatenate(weight_gradients, axis=-1)
+
+  return jax.lax.platform_dependent(*residuals, cotangent, cpu=pull_back_on_cpu, default=pull_back)
+
+
+convolve.defvjp(_convolve_forward, _convolve_backward)
+
+
+def scaled_ws_conv(
+  x: Float[Array, "h w n c"],
+  weight: Float[Array, "kh kw i o"],
+  gain: Float[Array, " o"],
+  bias: Float[Array, " o"],
+  input_scale: Float[Array, ""] | None,
+  *,
+  stride: int,
+  groups: int,
+  pool: bool,
+  input_activation: Activation | None,
+  output_activation: Activation | None,
+) -> Float[Array, "h2 w2 n o"]:
+  """y = act_out(conv(pool(act_in(x) * input_scale), standardized weight) + bias).
+
+  Args:
+    x: activations, of the compute dtype, which the result has as well.
+    weight: parameters; i = c / groups.
+    gain: of each output channel.
+    bias: of each output channel.
+    input_scale: beta of a block, or None for 1.
+    stride: of the convolution, whose padding is "SAME" in XLA's sense.
+    groups: output channel k sees the input channels of group k * groups // o.
+    pool: 2x2 average pooling before the convolution.
+    input_activation: scaled activation on x, or None.
+    output_activation: scaled activation on the result, or None.
+  """
+  dtype = x.dtype
+  if input_activation is not None:
+    x = activate(input_activation, x)
+  if input_scale is not None:
+    x = x * input_scale.astype(dtype)
+  if pool:
+    x = average_pool(x)
+  y = convolve(x, standardize_weight(weight, gain).astype(dtype), stride, groups)
+  y = y + bias.astype(dtype)[None, None, None, :]
+  return y if output_activation is None else activate(output_activation, y)

@@ -1,0 +1,64 @@
+"""Squeeze-excite, stochastic depth, skip gain and residual addition: the specification of the op.
+
+Paper B: https://arxiv.org/abs/2102.06171, section 2 and appendix C. The inner activation is a
+plain ReLU, as in the released code and weights; the appendix says scaled GELU.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+def gate(
+  branch: Float[Array, "h w n c"],
+  squeeze_weight: Float[Array, "c s"],
+  squeeze_bias: Float[Array, " s"],
+  excite_weight: Float[Array, "s c"],
+  excite_bias: Float[Array, " c"],
+) -> Float[Array, "n c"]:
+  """2 * sigmoid(fc(relu(fc(mean over space)))), in float32; in the open interval (0, 2).
+
+  The two products take operands of the compute dtype, as the MXU does, and sum in float32.
+  """
+  dtype = branch.dtype
+
+  def fully_connected(x, weight, bias):
+    product = jnp.dot(x.astype(dtype), weight.astype(dtype), preferred_element_type=jnp.float32)
+    return product + bias.astype(jnp.float32)[None, :]
+
+  mean = jnp.mean(branch, axis=(0, 1), dtype=jnp.float32)
+  hidden = jax.nn.relu(fully_connected(mean, squeeze_weight, squeeze_bias))
+  return 2.0 * jax.nn.sigmoid(fully_connected(hidden, excite_weight, excite_bias))
+
+
+def se_residual(
+  branch: Float[Array, "h w n c"],
+  shortcut: Float[Array, "h w n c"],
+  squeeze_weight: Float[Array, "c s"],
+  squeeze_bias: Float[Array, " s"],
+  excite_weight: Float[Array, "s c"],
+  excite_bias: Float[Array, " c"],
+  skip_gain: Float[Array, ""],
+  keep: Float[Array, " n"] | None,
+  *,
+  alpha: float,
+) -> Float[Array, "h w n c"]:
+  """shortcut + alpha * skip_gain * keep * gate * branch.
+
+  Args:
+    branch: the residual branch, before squeeze-excite.
+    shortcut: of the same shape and dtype; the result has both.
+    squeeze_weight: of the first fully connected layer.
+    squeeze_bias: likewise.
+    excite_weight: of the second.
+    excite_bias: likewise.
+    skip_gain: learned scale, 0 at initialization.
+    keep: stochastic depth, 0 or 1 for each example; None keeps all. Not rescaled by 1 / keep rate,
+      as in the released code.
+    alpha: 0.2 in the papers.
+  """
+  scale = gate(branch, squeeze_weight, squeeze_bias, excite_weight, excite_bias)
+  scale = scale * (alpha * skip_gain.astype(jnp.float32))
+  if keep is not None:
+    scale = scale * keep.astype(jnp.float32)[:, None]
+  return shortcut + scale.astype(branch.dtype)[None, None] * branch

@@ -1,0 +1,91 @@
+"""The residual block (paper B, section 2 and figure 5)."""
+
+from flax import nnx
+from jaxtyping import Array, Float
+
+import kernels
+from kernels.scaled_ws_conv.reference import Activation
+from nfnet.layers import Linear, ScaledWSConv, declare
+from nfnet.variants import BlockShape
+
+
+class SqueezeExcite(nnx.Module):
+  """Parameters of the gate: two fully connected layers."""
+
+  def __init__(self, channels: int, squeeze_channels: int):
+    self.squeeze = Linear(channels, squeeze_channels)
+    self.excite = Linear(squeeze_channels, channels)
+
+
+class Block(nnx.Module):
+  """1x1 -> grouped 3x3 -> grouped 3x3 -> 1x1 -> squeeze-excite, added to the shortcut.
+
+  What differs between blocks of equal shape (beta and the mask of stochastic depth) is an argument
+  of the call, so that a scan can run them as one program.
+
+  Args:
+    shape: channels, groups, stride.
+    activation: scaled activation.
+    alpha: weight of the branch.
+    implementation: of the ops.
+  """
+
+  def __init__(
+    self,
+    shape: BlockShape,
+    *,
+    activation: Activation,
+    alpha: float,
+    implementation: kernels.Implementation,
+  ):
+    def conv(in_channels, out_channels, kernel_pixels, **arguments):
+      return ScaledWSConv(
+        in_channels,
+        out_channels,
+        kernel_pixels=kernel_pixels,
+        implementation=implementation,
+        **arguments,
+      )
+
+    width, groups = shape.bottleneck_channels, shape.groups
+    self.conv0 = conv(shape.in_channels, width, 1)
+    self.conv1 = conv(width, width, 3, stride=shape.stride, groups=groups)
+    self.conv1b = conv(width, width, 3, groups=groups)
+    self.conv2 = conv(width, shape.out_channels, 1)
+    if shape.has_projection:
+      self.conv_shortcut = conv(shape.in_channels, shape.out_channels, 1, pool=shape.stride > 1)
+    self.squeeze_excite = SqueezeExcite(shape.out_channels, shape.squeeze_channels)
+    self.skip_gain = declare()
+    self.has_projection = shape.has_projection
+    self.activation = activation
+    self.alpha = alpha
+    self.implementation = implementation
+
+  def __call__(
+    self,
+    x: Float[Array, "h w n c"],
+    *,
+    beta: Float[Array, ""],
+    keep: Float[Array, " n"] | None,
+  ) -> Float[Array, "h2 w2 n o"]:
+    """The block's output; `keep` is 0 where stochastic depth drops the branch, else 1."""
+    activation = self.activation
+    entry = dict(input_activation=activation, input_scale=beta)
+    shortcut = self.conv_shortcut(x, **entry) if self.has_projection else x
+    branch = self.conv0(x, **entry, output_activation=activation)
+    branch = self.conv1(branch, output_activation=activation)
+    branch = self.conv1b(branch, output_activation=activation)
+    branch = self.conv2(branch)
+    gate = self.squeeze_excite
+    return kernels.se_residual(
+      branch,
+      shortcut,
+      gate.squeeze.weight[...],
+      gate.squeeze.bias[...],
+      gate.excite.weight[...],
+      gate.excite.bias[...],
+      self.skip_gain[...],
+      keep=keep,
+      alpha=self.alpha,
+      implementation=self.implementation,
+    )

@@ -1,0 +1,83 @@
+"""Layers: which parameters there are and which op applies them.
+
+A layer declares its parameters' shapes; the values live outside, in nested dictionaries (see
+`nfnet.model.apply` and `nfnet.initialization`), and are bound to the layers while a program is
+traced. So a network of any size is built in no time and nothing is ever drawn on a wrong device.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+import kernels
+from kernels.scaled_ws_conv.reference import Activation
+
+
+def declare(*shape: int) -> nnx.Param:
+  """A float32 parameter without a value."""
+  return nnx.Param(jax.ShapeDtypeStruct(shape, jnp.float32))
+
+
+class ScaledWSConv(nnx.Module):
+  """Convolution with scaled weight standardization on HWNC activations.
+
+  Args:
+    in_channels: of the input.
+    out_channels: of the output.
+    kernel_pixels: side of the filter.
+    stride: of the convolution.
+    groups: feature groups.
+    pool: 2x2 average pooling before it.
+    implementation: of the op.
+  """
+
+  def __init__(
+    self,
+    in_channels: int,
+    out_channels: int,
+    *,
+    kernel_pixels: int,
+    stride: int = 1,
+    groups: int = 1,
+    pool: bool = False,
+    implementation: kernels.Implementation,
+  ):
+    self.weight = declare(kernel_pixels, kernel_pixels, in_channels // groups, out_channels)
+    self.gain = declare(out_channels)
+    self.bias = declare(out_channels)
+    self.stride = stride
+    self.groups = groups
+    self.pool = pool
+    self.implementation = implementation
+
+  def __call__(
+    self,
+    x: Float[Array, "h w n c"],
+    *,
+    input_activation: Activation | None = None,
+    input_scale: Float[Array, ""] | None = None,
+    output_activation: Activation | None = None,
+  ) -> Float[Array, "h2 w2 n o"]:
+    """act_out(conv(pool(act_in(x) * input_scale)) + bias)."""
+    return kernels.scaled_ws_conv(
+      x,
+      self.weight[...],
+      self.gain[...],
+      self.bias[...],
+      stride=self.stride,
+      groups=self.groups,
+      pool=self.pool,
+      input_activation=input_activation,
+      input_scale=input_scale,
+      output_activation=output_activation,
+      implementation=self.implementation,
+    )
+
+
+class Linear(nnx.Module):
+  """Weight [in, out] and bias [out] of a fully connected layer."""
+
+  def __init__(self, in_features: int, out_features: int):
+    self.weight = declare(in_features, out_features)
+    self.bias = declare(out_features)

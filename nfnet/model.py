@@ -1,0 +1,234 @@
+"""The network: stem, four stages of residual blocks, head.
+
+Paper B (https://arxiv.org/abs/2102.06171), section 4; numerics of the code released with it. A few
+things differ from that code on purpose:
+
+- Activations are HWNC inside, which is what the TPU kernels want; images come in as NHWC.
+- Statistics, activations and the gate are computed in float32 whatever the compute dtype.
+- Stochastic depth and dropout draw from one key an example, so that results do not depend on how
+  the batch is spread over devices.
+- F+ has a bottleneck of 192 channels in its first stage unless told otherwise (`variants.py`).
+"""
+
+import itertools
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Key
+
+import kernels
+from nfnet.activations import scaled_activation
+from nfnet.block import Block
+from nfnet.layers import Linear, ScaledWSConv
+from nfnet.variants import Bottleneck, get_variant
+
+BlockExecution = Literal["scan", "unrolled"]
+Parameters = Mapping[str, Any]
+"""Nested dictionaries, by name, of float32 arrays."""
+
+
+class Stem(nnx.Module):
+  """Four 3x3 convolutions, strides 2, 1, 1, 2, with activations between."""
+
+  def __init__(self, channels: tuple[int, int, int, int], **arguments):
+    self.conv0 = ScaledWSConv(3, channels[0], kernel_pixels=3, stride=2, **arguments)
+    self.conv1 = ScaledWSConv(channels[0], channels[1], kernel_pixels=3, **arguments)
+    self.conv2 = ScaledWSConv(channels[1], channels[2], kernel_pixels=3, **arguments)
+    self.conv3 = ScaledWSConv(channels[2], channels[3], kernel_pixels=3, stride=2, **arguments)
+
+  def __call__(self, x: Float[Array, "h w n c"], activation) -> Float[Array, "h2 w2 n o"]:
+    for conv in (self.conv0, self.conv1, self.conv2):
+      x = conv(x, output_activation=activation)
+    return self.conv3(x)
+
+
+class NFNet(nnx.Module):
+  """A normalizer-free network: its structure. `apply` runs it with values for its parameters.
+
+  Args:
+    variant: name from `nfnet.variants.VARIANTS`.
+    num_classes: width of the classifier.
+    activation: name from `nfnet.activations.ACTIVATIONS`.
+    alpha: weight of the residual branches.
+    stochastic_depth_rate: drop rate that a block after the last would have.
+    dropout_rate: before the classifier; None is the variant's own.
+    bottleneck: see `Variant.blocks`.
+    block_execution: "scan" runs equal blocks as one loop over their stacked parameters;
+      "unrolled" writes them out. The parameters are the same.
+    rematerialize: recompute the inside of each block in the backward pass.
+    compute_dtype: of activations and matrix products.
+    implementation: of the ops, "reference" or "pallas".
+
+  Raises:
+    ValueError: an argument has a value that it cannot have.
+  """
+
+  def __init__(
+    self,
+    variant: str,
+    num_classes: int,
+    *,
+    activation: str = "gelu",
+    alpha: float = 0.2,
+    stochastic_depth_rate: float = 0.0,
+    dropout_rate: float | None = None,
+    bottleneck: Bottleneck = "paper",
+    block_execution: BlockExecution = "scan",
+    rematerialize: bool = False,
+    compute_dtype: jnp.dtype = jnp.float32,
+    implementation: kernels.Implementation = "reference",
+  ):
+    if block_execution not in ("scan", "unrolled"):
+      raise ValueError(f'{block_execution=}: must be "scan" or "unrolled"')
+    shape = get_variant(variant)
+    common = dict(implementation=implementation)
+    self.activation = scaled_activation(activation)
+    self.compute_dtype = jnp.dtype(compute_dtype)
+    self.block_execution = block_execution
+    self.rematerialize = rematerialize
+    self.dropout_rate = shape.dropout_rate if dropout_rate is None else dropout_rate
+    block_shapes = shape.blocks(alpha=alpha, bottleneck=bottleneck)
+    self.stages = tuple(block.stage for block in block_shapes)
+    self.betas = tuple(block.beta for block in block_shapes)
+    self.drop_rates = tuple(
+      stochastic_depth_rate * block.stochastic_depth_share for block in block_shapes
+    )
+
+    self.stem = Stem((*shape.stem_channels, shape.stage_channels[0] // 2), **common)
+    self.blocks = nnx.List(
+      Block(block, activation=self.activation, alpha=alpha, **common) for block in block_shapes
+    )
+    self.final_conv = ScaledWSConv(
+      shape.stage_channels[3], shape.head_channels, kernel_pixels=1, **common
+    )
+    self.classifier = Linear(shape.head_channels, num_classes)
+
+  def __call__(
+    self,
+    images: Float[Array, "n height width 3"],
+    *,
+    keys: Key[Array, " n"] | None = None,
+  ) -> Float[Array, "n classes"]:
+    """Logits in float32.
+
+    Args:
+      images: normalized (`nfnet.preprocessing`).
+      keys: one for each example switches dropout and stochastic depth on, as training wants;
+        None is inference.
+    """
+    x = jnp.transpose(images, (1, 2, 0, 3)).astype(self.compute_dtype)
+    x = self.stem(x, self.activation)
+    x = self._run_blocks(x, self._draw_keep(keys))
+    x = self.final_conv(x, output_activation=self.activation)
+    features = jnp.mean(x, axis=(0, 1), dtype=jnp.float32)
+    if keys is not None and self.dropout_rate > 0:
+      features = _dropout(features, keys, self.dropout_rate)
+    classifier = self.classifier
+    logits = jnp.dot(
+      features.astype(self.compute_dtype),
+      classifier.weight[...].astype(self.compute_dtype),
+      preferred_element_type=jnp.float32,
+    )
+    return logits + classifier.bias[...][None, :]
+
+  def _draw_keep(self, keys: Key[Array, " n"] | None) -> Float[Array, "blocks n"] | None:
+    """For each block and example 1, or 0 where stochastic depth drops the branch."""
+    if keys is None or not any(self.drop_rates):
+      return None
+    draw = jax.vmap(
+      lambda key: jax.random.uniform(jax.random.fold_in(key, 0), len(self.drop_rates))
+    )
+    rates = jnp.asarray(self.drop_rates, jnp.float32)[None, :]
+    return jnp.transpose((draw(keys) >= rates).astype(jnp.float32))
+
+  def _run_blocks(
+    self, x: Float[Array, "h w n c"], keep: Float[Array, "blocks n"] | None
+  ) -> Float[Array, "h2 w2 n o"]:
+    betas = jnp.asarray(self.betas, jnp.float32)
+
+    def run(block, x, beta, keep):
+      return block(x, beta=beta, keep=keep)
+
+    if self.rematerialize:
+      # NNX modules are not JAX types: pass the parameters and rebuild the block inside.
+      run = _rematerialized(run)
+
+    for _, group in itertools.groupby(range(len(self.blocks)), key=lambda i: self.stages[i]):
+      first, *rest = group
+      x = run(self.blocks[first], x, betas[first], None if keep is None else keep[first])
+      if not rest:
+        continue
+      if self.block_execution == "unrolled":
+        for i in rest:
+          x = run(self.blocks[i], x, betas[i], None if keep is None else keep[i])
+        continue
+      graphs, parameters = zip(*(nnx.split(self.blocks[i]) for i in rest), strict=True)
+      stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *parameters)
+      span = slice(rest[0], rest[-1] + 1)
+
+      def body(x, inputs, graph=graphs[0]):
+        parameters, beta, keep = inputs
+        return run(nnx.merge(graph, parameters), x, beta, keep), None
+
+      x, _ = jax.lax.scan(body, x, (stacked, betas[span], None if keep is None else keep[span]))
+    return x
+
+
+def _rematerialized(run):
+  def wrapped(block, x, beta, keep):
+    graph, parameters = nnx.split(block)
+
+    @jax.checkpoint
+    def inner(parameters, x, beta, keep):
+      return run(nnx.merge(graph, parameters), x, beta, keep)
+
+    return inner(parameters, x, beta, keep)
+
+  return wrapped
+
+
+def _dropout(
+  features: Float[Array, "n c"], keys: Key[Array, " n"], rate: float
+) -> Float[Array, "n c"]:
+  """Zeroes a share `rate` of each example's features and rescales the rest."""
+  draw = jax.vmap(
+    lambda key: jax.random.bernoulli(jax.random.fold_in(key, 1), 1 - rate, features.shape[1:])
+  )
+  return jnp.where(draw(keys), features / (1 - rate), 0.0)
+
+
+def parameter_shapes(model: NFNet) -> dict[str, Any]:
+  """Nested dictionaries, by name, of `jax.ShapeDtypeStruct`; keys of lists are "0", "1", ..."""
+  return _with_string_keys(nnx.to_pure_dict(nnx.state(model, nnx.Param)))
+
+
+def apply(
+  model: NFNet,
+  parameters: Parameters,
+  images: Float[Array, "n height width 3"],
+  *,
+  keys: Key[Array, " n"] | None = None,
+) -> Float[Array, "n classes"]:
+  """Logits in float32, as a pure function of the parameters and images (`NFNet.__call__`).
+
+  Args:
+    model: the structure.
+    parameters: like `parameter_shapes(model)`.
+    images: normalized (`nfnet.preprocessing`).
+    keys: one an example for training, None for inference.
+
+  Raises:
+    ValueError: `parameters` lacks one or has one too many.
+  """
+  graph, state = nnx.split(model)
+  nnx.replace_by_pure_dict(state, parameters)
+  return nnx.merge(graph, state)(images, keys=keys)
+
+
+def _with_string_keys(tree: Any) -> Any:
+  if isinstance(tree, Mapping):
+    return {str(key): _with_string_keys(value) for key, value in tree.items()}
+  return tree

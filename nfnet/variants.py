@@ -1,0 +1,174 @@
+"""The sizes of the family: F0-F7, F0+-F7+, and small ones for a CPU by the same rules.
+
+Paper B (https://arxiv.org/abs/2102.06171), table 1 and section 4; F+ and F7 from the code released
+with it and from paper A (https://arxiv.org/abs/2310.16764).
+"""
+
+import dataclasses
+import difflib
+from collections.abc import Iterator
+from typing import Literal
+
+Bottleneck = Literal["paper", "released"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BlockShape:
+  """One residual block.
+
+  Attributes:
+    stage: 0-3.
+    index_in_stage: 0 is the transition block.
+    in_channels: of the block's input.
+    out_channels: of its output.
+    bottleneck_channels: of the 3x3 convolutions.
+    groups: of the 3x3 convolutions.
+    stride: of the first 3x3 convolution.
+    squeeze_channels: hidden width of squeeze-excite.
+    beta: 1 / the input's expected standard deviation.
+    stochastic_depth_share: this block's share of the largest drop rate.
+  """
+
+  stage: int
+  index_in_stage: int
+  in_channels: int
+  out_channels: int
+  bottleneck_channels: int
+  groups: int
+  stride: int
+  squeeze_channels: int
+  beta: float
+  stochastic_depth_share: float
+
+  @property
+  def has_projection(self) -> bool:
+    """Whether the shortcut is a convolution."""
+    return self.stride > 1 or self.in_channels != self.out_channels
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Variant:
+  """One size of the network.
+
+  Attributes:
+    name: for example "F3+".
+    stem_channels: of the first three stem convolutions; the fourth has half of stage 0's.
+    stage_channels: output channels of each stage.
+    stage_depths: blocks of each stage.
+    group_channels: target width of a group of the 3x3 convolutions.
+    dropout_rate: before the classifier (paper B, table 1).
+    train_pixels: side of a training image in paper B.
+    test_pixels: side of a test image in paper B.
+    randaugment_magnitude: of 4 layers, in paper B.
+  """
+
+  name: str
+  stem_channels: tuple[int, int, int] = (16, 32, 64)
+  stage_channels: tuple[int, int, int, int]
+  stage_depths: tuple[int, int, int, int]
+  group_channels: int = 128
+  dropout_rate: float
+  train_pixels: int
+  test_pixels: int
+  randaugment_magnitude: int
+
+  @property
+  def num_blocks(self) -> int:
+    """Blocks over all stages."""
+    return sum(self.stage_depths)
+
+  @property
+  def head_channels(self) -> int:
+    """Channels of the last convolution, which the classifier sees."""
+    return 2 * self.stage_channels[3]
+
+  def blocks(self, *, alpha: float = 0.2, bottleneck: Bottleneck = "paper") -> list[BlockShape]:
+    """All blocks in order.
+
+    Args:
+      alpha: weight of the residual branch, by which the expected deviation grows.
+      bottleneck: "paper" is half of the output channels; "released" rounds that down to a
+        multiple of `group_channels`. They differ in stage 0 of F+ alone (192 against 128).
+    """
+    return list(self._blocks(alpha, bottleneck))
+
+  def _blocks(self, alpha: float, bottleneck: Bottleneck) -> Iterator[BlockShape]:
+    if bottleneck not in ("paper", "released"):
+      raise ValueError(f'{bottleneck=}: must be "paper" or "released"')
+    in_channels = self.stage_channels[0] // 2
+    expected_variance = 1.0
+    index = 0
+    for stage, (channels, depth) in enumerate(
+      zip(self.stage_channels, self.stage_depths, strict=True)
+    ):
+      groups = max(1, channels // 2 // self.group_channels)
+      rounded = groups * self.group_channels
+      for index_in_stage in range(depth):
+        yield BlockShape(
+          stage=stage,
+          index_in_stage=index_in_stage,
+          in_channels=in_channels,
+          out_channels=channels,
+          bottleneck_channels=rounded if bottleneck == "released" else channels // 2,
+          groups=groups,
+          stride=2 if stage > 0 and index_in_stage == 0 else 1,
+          squeeze_channels=channels // 2,
+          beta=expected_variance**-0.5,
+          stochastic_depth_share=index / self.num_blocks,
+        )
+        in_channels = channels
+        index += 1
+        # The transition block's shortcut is a convolution of the normalized input, so the variance
+        # starts again from 1; that block's own branch then adds to it.
+        if index_in_stage == 0:
+          expected_variance = 1.0
+        expected_variance += alpha**2
+
+
+_DROPOUT_RATES = (0.2, 0.3, 0.4, 0.4, 0.5, 0.5, 0.5, 0.5)
+_TRAIN_PIXELS = (192, 224, 256, 320, 384, 416, 448, 480)
+_TEST_PIXELS = (256, 320, 352, 416, 512, 544, 576, 608)
+_RANDAUGMENT_MAGNITUDES = (5, 10, 10, 15, 15, 15, 15, 15)
+
+
+def _family() -> Iterator[Variant]:
+  for suffix, stage_channels in (("", (256, 512, 1536, 1536)), ("+", (384, 768, 2048, 2048))):
+    for n in range(8):
+      yield Variant(
+        name=f"F{n}{suffix}",
+        stage_channels=stage_channels,
+        stage_depths=tuple((n + 1) * depth for depth in (1, 2, 6, 3)),
+        dropout_rate=_DROPOUT_RATES[n],
+        train_pixels=_TRAIN_PIXELS[n],
+        test_pixels=_TEST_PIXELS[n],
+        randaugment_magnitude=_RANDAUGMENT_MAGNITUDES[n],
+      )
+  # For a CPU: F's channels divided by 8 ("N", nano) or 4 ("M", micro), its depths, 32 px images.
+  for letter, divisor, stem_channels in (("N", 8, (8, 8, 16)), ("M", 4, (8, 16, 32))):
+    for n in range(4):
+      yield Variant(
+        name=f"{letter}{n}",
+        stem_channels=stem_channels,
+        stage_channels=tuple(c // divisor for c in (256, 512, 1536, 1536)),
+        stage_depths=tuple((n + 1) * depth for depth in (1, 2, 6, 3)),
+        group_channels=128 // divisor,
+        dropout_rate=_DROPOUT_RATES[n],
+        train_pixels=32,
+        test_pixels=32,
+        randaugment_magnitude=_RANDAUGMENT_MAGNITUDES[n],
+      )
+
+
+VARIANTS: dict[str, Variant] = {variant.name: variant for variant in _family()}
+
+
+def get_variant(name: str) -> Variant:
+  """The variant called `name`.
+
+  Raises:
+    ValueError: there is none; names the nearest.
+  """
+  if name not in VARIANTS:
+    near = difflib.get_close_matches(name.upper(), VARIANTS, n=1, cutoff=0.0)[0]
+    raise ValueError(f"variant {name!r} is none of {', '.join(VARIANTS)}; nearest: {near}")
+  return VARIANTS[name]

@@ -1,0 +1,190 @@
+"""What one experiment is: the typed fields that a configuration file fills in.
+
+A configuration is a Python file under `train/configs/` with one function, `experiment()`, that
+returns an `Experiment`. `train/config_file.py` loads such files and applies overrides from the
+command line. Nothing here imports JAX, so that tools can read a configuration quickly.
+"""
+
+import dataclasses
+from typing import Literal
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Model:
+  """The network and how it is computed.
+
+  Attributes:
+    variant: a name from `nfnet.variants.VARIANTS`, for example "F0" or "F7+".
+    bottleneck: "paper" gives F+ stage 1 a bottleneck of 192 channels in one group; "released"
+      rounds it down to 128 as the released code does. No other variant differs.
+    activation: a name from `nfnet.activations.GAMMA`.
+    stochastic_depth_rate: drop rate that the last block would have; blocks grow linearly to it.
+    dropout_rate: before the classifier; None takes the variant's own rate (paper B, table 1).
+    compute_dtype: of activations and convolutions; parameters, logits and loss are float32.
+    block_execution: "scan" runs the equal blocks of a stage as one loop, which compiles in
+      minutes; "unrolled" writes them out, which is what Pallas kernels want.
+    kernels: "reference" is plain JAX; "pallas" takes a TPU kernel wherever one covers the shape.
+    rematerialize: recompute each block's inside in the backward pass to save memory.
+  """
+
+  variant: str = "F0"
+  bottleneck: Literal["paper", "released"] = "paper"
+  activation: str = "gelu"
+  stochastic_depth_rate: float = 0.0
+  dropout_rate: float | None = None
+  compute_dtype: Literal["bfloat16", "float32"] = "bfloat16"
+  block_execution: Literal["scan", "unrolled"] = "scan"
+  kernels: Literal["reference", "pallas"] = "reference"
+  rematerialize: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Data:
+  """The images: where they are and how a batch is made of them.
+
+  Attributes:
+    path: folder that `python -m train.prepare_data` wrote (holds manifest.json).
+    train_split: split that is trained on.
+    evaluation_split: split that is held out.
+    num_classes: classes of the classifier; must be what the manifest says.
+    batch_size: images a step, over all devices.
+    evaluation_batch_size: images a step of evaluation, over all devices.
+    train_pixels: side of a training crop.
+    evaluation_pixels: side of an evaluation image; resized to `evaluation_resize_margin` more,
+      then cropped at the center.
+    evaluation_resize_margin: pixels that the resize leaves around the crop (32 in paper B).
+    crop_area_min: smallest share of the image's area that a random crop takes.
+    crop_aspect_ratio_max: crops have an aspect ratio in [1 / this, this].
+    horizontal_flip: mirror half of the training images.
+    workers: processes that decode and augment; 0 does it in threads of the training process.
+    bad_image_share_max: the run stops when a larger share of the images could not be decoded.
+  """
+
+  path: str = ""
+  train_split: str = "train"
+  evaluation_split: str = "validation"
+  num_classes: int = 1000
+  batch_size: int = 4096
+  evaluation_batch_size: int = 4096
+  train_pixels: int = 224
+  evaluation_pixels: int = 256
+  evaluation_resize_margin: int = 32
+  crop_area_min: float = 0.08
+  crop_aspect_ratio_max: float = 4 / 3
+  horizontal_flip: bool = True
+  workers: int = 0
+  bad_image_share_max: float = 0.001
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Optimizer:
+  """SGD with Nesterov momentum, adaptive gradient clipping (AGC) and L2 decay.
+
+  Attributes:
+    peak_learning_rate: reached after the warm-up; cosine to 0 from there.
+    warmup_epochs: linear warm-up from 0, in epochs of the training split.
+    warmup_steps: the same in steps; exactly one of the two is set.
+    momentum: Nesterov momentum.
+    weight_decay: L2, added after the clip; never on gains, biases, skip gains.
+    agc_clipping: largest ratio of gradient norm to parameter norm (paper B, section 4); None is
+      no clipping.
+    ema_decay: of the moving average of the parameters, with min(decay, (1 + t) / (10 + t)); None
+      keeps none.
+    gradient_accumulation: parts that a batch is split into, one after the other.
+  """
+
+  peak_learning_rate: float = 1.6
+  warmup_epochs: float | None = None
+  warmup_steps: int | None = None
+  momentum: float = 0.9
+  weight_decay: float = 2e-5
+  agc_clipping: float | None = 0.01
+  ema_decay: float | None = 0.99999
+  gradient_accumulation: int = 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Loss:
+  """What is minimized.
+
+  Attributes:
+    kind: "softmax" for one label an image; "sigmoid" for any number of labels an image.
+    label_smoothing: share of the target that is spread over all classes (softmax only).
+  """
+
+  kind: Literal["softmax", "sigmoid"] = "softmax"
+  label_smoothing: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Schedule:
+  """How long, how often. Exactly one of `train_epochs` and `train_steps` is set.
+
+  Attributes:
+    train_epochs: passes over the training split; a fraction is fine.
+    train_steps: steps.
+    log_every_steps: a progress line and a record in metrics.jsonl.
+    evaluate_every_steps: None evaluates only at the end.
+    checkpoint_every_steps: None saves only at the end.
+    checkpoints_kept: newest checkpoints kept; the best one is kept besides.
+  """
+
+  train_epochs: float | None = None
+  train_steps: int | None = None
+  log_every_steps: int = 100
+  evaluate_every_steps: int | None = None
+  checkpoint_every_steps: int | None = 1000
+  checkpoints_kept: int = 2
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Experiment:
+  """Everything that makes one training run what it is.
+
+  Attributes:
+    name: shown on plots and in the summary.
+    seed: of parameters, data order, augmentation, dropout and stochastic depth.
+    initial_weights: fine-tuning only: a workdir, a checkpoint in it, a released haiku file or
+      timm's safetensors. The classifier is always new.
+  """
+
+  name: str
+  model: Model = Model()
+  data: Data = Data()
+  optimizer: Optimizer = Optimizer()
+  loss: Loss = Loss()
+  schedule: Schedule = Schedule()
+  seed: int = 0
+  initial_weights: str | None = None
+
+
+CHANGEABLE_ON_RESUME = frozenset(
+  {
+    # Label only.
+    "name",
+    # Where and how fast images are read. The order does not depend on the number of workers, and
+    # the data behind a moved path is compared by its manifest.
+    "data.path",
+    "data.workers",
+    "data.evaluation_batch_size",
+    "data.bad_image_share_max",
+    # The same function of the same parameters, computed another way: a run may move to another
+    # number or kind of devices.
+    "model.block_execution",
+    "model.kernels",
+    "model.rematerialize",
+    "optimizer.gradient_accumulation",
+    # When something is written, not what is computed.
+    "schedule.log_every_steps",
+    "schedule.evaluate_every_steps",
+    "schedule.checkpoint_every_steps",
+    "schedule.checkpoints_kept",
+  }
+)
+"""Fields that may differ when a workdir is resumed; all others make it another experiment.
+
+What is evaluated (split, pixels) stays fixed because the best checkpoint is chosen by comparing
+evaluations. `train_epochs` and `train_steps` stay fixed because the cosine would jump.
+`initial_weights` is not read on resuming, so it can always stay as it was, and a new value would be
+silently without effect.
+"""

@@ -1,0 +1,83 @@
+"""SGD with AGC as an optax transformation, and the moving average of parameters."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int
+
+import kernels
+from train.parameter_groups import assign_groups
+
+
+class SGDAGCState(NamedTuple):
+  """State of `sgd_agc`.
+
+  Attributes:
+    step: updates done, int32.
+    momentum: buffers like the parameters, float32.
+  """
+
+  step: Int[Array, ""]
+  momentum: Any
+
+
+def sgd_agc(
+  learning_rate: optax.Schedule,
+  *,
+  momentum: float,
+  weight_decay: float,
+  clipping: float | None,
+  implementation: kernels.Implementation = "reference",
+) -> optax.GradientTransformation:
+  """Adaptive gradient clipping, L2 decay and Nesterov momentum (`kernels.sgd_agc`).
+
+  Args:
+    learning_rate: of the number of updates done before.
+    momentum: Nesterov.
+    weight_decay: L2, added after the clip, for the groups that decay.
+    clipping: AGC's lambda, for the groups that are clipped; None clips nothing.
+    implementation: of the op.
+  """
+
+  def init(parameters):
+    return SGDAGCState(jnp.zeros((), jnp.int32), jax.tree.map(jnp.zeros_like, parameters))
+
+  def update(gradients, state, parameters):
+    rate = jnp.asarray(learning_rate(state.step), jnp.float32)
+
+    def update_one(group, parameter, gradient, buffer):
+      return kernels.sgd_agc(
+        parameter,
+        gradient,
+        buffer,
+        learning_rate=rate,
+        momentum=jnp.asarray(momentum, jnp.float32),
+        weight_decay=jnp.asarray(weight_decay if group.decayed else 0.0, jnp.float32),
+        clipping=None
+        if clipping is None or not group.clipped
+        else jnp.asarray(clipping, jnp.float32),
+        implementation=implementation,
+      )
+
+    pairs = jax.tree.map(
+      update_one, assign_groups(parameters), parameters, gradients, state.momentum
+    )
+    updates, buffers = jax.tree.transpose(
+      jax.tree.structure(parameters), jax.tree.structure((0, 0)), pairs
+    )
+    return updates, SGDAGCState(state.step + 1, buffers)
+
+  return optax.GradientTransformation(init, update)
+
+
+def moving_average(average: Any, parameters: Any, step: Int[Array, ""], decay: float) -> Any:
+  """average + (1 - d) * (parameters - average), d = min(decay, (1 + step) / (10 + step)).
+
+  `step` counts from 0 at the first update. The ramp lets the average forget its start (paper B,
+  appendix A).
+  """
+  step = step.astype(jnp.float32)
+  d: Float[Array, ""] = jnp.minimum(decay, (1 + step) / (10 + step))
+  return jax.tree.map(lambda old, new: old + (1 - d) * (new - old), average, parameters)

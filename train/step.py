@@ -1,0 +1,196 @@
+"""One step of training and one of evaluation, as pure functions over a mesh of devices.
+
+Imports no input pipeline, checkpoint or metrics code, so that `profiling` can compile exactly this.
+The batch is split over the mesh axis "data"; parameters are replicated. All arithmetic that a
+device does is inside `shard_map`, where Pallas kernels see their local shard.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Int, Key
+
+from nfnet.model import NFNet, apply
+from nfnet.preprocessing import normalize
+from train.experiment import Experiment, Loss
+from train.losses import example_losses, hits_in_top, targets_from_labels
+from train.optimizer import moving_average, sgd_agc
+from train.state import TrainState
+
+DATA_AXIS = "data"
+Batch = Mapping[str, Any]
+"""image uint8 [n, h, w, 3]; labels int32 [n, l], -1 for none; weight float32 [n], 0 for no image."""
+Metrics = dict[str, Any]
+
+
+def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
+  """A mesh of all devices (or of `devices`) with the one axis "data"."""
+  devices = jax.devices() if devices is None else devices
+  return jax.make_mesh(
+    (len(devices),), (DATA_AXIS,), (jax.sharding.AxisType.Auto,), devices=devices
+  )
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+  """Examples spread over the devices."""
+  return NamedSharding(mesh, P(DATA_AXIS))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+  """The whole array on every device."""
+  return NamedSharding(mesh, P())
+
+
+def make_model(experiment: Experiment) -> NFNet:
+  """The network that the experiment describes.
+
+  Raises:
+    ValueError: the experiment names something that there is not.
+  """
+  model = experiment.model
+  return NFNet(
+    model.variant,
+    experiment.data.num_classes,
+    activation=model.activation,
+    stochastic_depth_rate=model.stochastic_depth_rate,
+    dropout_rate=model.dropout_rate,
+    bottleneck=model.bottleneck,
+    block_execution=model.block_execution,
+    rematerialize=model.rematerialize,
+    compute_dtype=jnp.dtype(model.compute_dtype),
+    implementation=model.kernels,
+  )
+
+
+def make_optimizer(
+  experiment: Experiment, learning_rate: optax.Schedule
+) -> optax.GradientTransformation:
+  """The optimizer that the experiment describes."""
+  optimizer = experiment.optimizer
+  return sgd_agc(
+    learning_rate,
+    momentum=optimizer.momentum,
+    weight_decay=optimizer.weight_decay,
+    clipping=optimizer.agc_clipping,
+    implementation=experiment.model.kernels,
+  )
+
+
+def initial_state(
+  experiment: Experiment, optimizer: optax.GradientTransformation, parameters: Any
+) -> TrainState:
+  """The state before the first step."""
+  average = None
+  if experiment.optimizer.ema_decay is not None:
+    # A copy, since the state is donated and a buffer can be donated once only.
+    average = jax.tree.map(jnp.array, parameters)
+  return TrainState(parameters, optimizer.init(parameters), average)
+
+
+def make_train_step(
+  experiment: Experiment,
+  model: NFNet,
+  optimizer: optax.GradientTransformation,
+  learning_rate: optax.Schedule,
+  mesh: Mesh,
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+  """The pure function (state, batch) -> (next state, metrics); to be jitted, donating the state.
+
+  The loss is the mean over the examples of the global batch that have weight 1. Every example
+  draws dropout and stochastic depth from a key of (seed, step, position in the global batch) alone,
+  so that results do not depend on how many devices there are.
+
+  Metrics are float32 scalars: loss, top1 (share of the batch), gradient_norm (before clipping),
+  learning_rate, examples (of weight 1).
+  """
+  accumulation = experiment.optimizer.gradient_accumulation
+
+  def loss_and_hits(parameters, batch, keys):
+    logits = apply(model, parameters, normalize(batch["image"]), keys=keys)
+    targets = targets_from_labels(batch["labels"], logits.shape[-1])
+    weight = batch["weight"]
+    losses = example_losses(experiment.loss, logits, targets)
+    return jnp.sum(losses * weight), jnp.sum(hits_in_top(1, logits, targets) * weight)
+
+  differentiate = jax.value_and_grad(loss_and_hits, has_aux=True)
+
+  def local_sums(parameters, batch, keys):
+    """Sums over this device's examples: ((loss, hits), gradients of the loss)."""
+    if accumulation == 1:
+      return differentiate(parameters, batch, keys)
+    parts = jax.tree.map(
+      lambda x: jnp.reshape(x, (accumulation, x.shape[0] // accumulation, *x.shape[1:])),
+      (batch, keys),
+    )
+
+    def add_part(sums, part):
+      return jax.tree.map(jnp.add, sums, differentiate(parameters, *part)), None
+
+    first = jax.tree.map(lambda x: x[0], parts)
+    rest = jax.tree.map(lambda x: x[1:], parts)
+    sums, _ = jax.lax.scan(add_part, differentiate(parameters, *first), rest)
+    return sums
+
+  def step_on_device(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    step = state.optimizer.step
+    keys = _example_keys(experiment.seed, step, batch["weight"].shape[0])
+    # Marked as different on each device, the parameters get local gradients, which are then
+    # summed in one visible place instead of inside every operation's derivative.
+    parameters = jax.lax.pcast(state.parameters, DATA_AXIS, to="varying")
+    sums = local_sums(parameters, batch, keys)
+    (loss, hits), gradients = jax.lax.psum(sums, DATA_AXIS)
+    examples = jax.lax.psum(jnp.sum(batch["weight"]), DATA_AXIS)
+    share = 1 / jnp.maximum(examples, 1)
+    gradients = jax.tree.map(lambda g: g * share, gradients)
+    updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.parameters)
+    parameters = optax.apply_updates(state.parameters, updates)
+    average = state.average
+    if average is not None:
+      average = moving_average(average, parameters, step, experiment.optimizer.ema_decay)
+    metrics = {
+      "loss": loss * share,
+      "top1": hits * share,
+      "gradient_norm": optax.global_norm(gradients),
+      "learning_rate": jnp.asarray(learning_rate(step), jnp.float32),
+      "examples": examples,
+    }
+    return TrainState(parameters, optimizer_state, average), metrics
+
+  return jax.shard_map(
+    step_on_device, mesh=mesh, in_specs=(P(), P(DATA_AXIS)), out_specs=(P(), P())
+  )
+
+
+def make_evaluation_step(model: NFNet, loss: Loss, mesh: Mesh) -> Callable[[Any, Batch], Metrics]:
+  """The pure function (parameters, batch) -> sums over the examples of weight 1.
+
+  Sums are float32 scalars: loss (without label smoothing, as it is reported in the papers), top1,
+  top5, examples.
+  """
+  plain_loss = Loss(kind=loss.kind)
+
+  def step_on_device(parameters: Any, batch: Batch) -> Metrics:
+    logits = apply(model, parameters, normalize(batch["image"]))
+    targets = targets_from_labels(batch["labels"], logits.shape[-1])
+    values = {
+      "loss": example_losses(plain_loss, logits, targets),
+      "top1": hits_in_top(1, logits, targets),
+      "top5": hits_in_top(5, logits, targets),
+      "examples": jnp.ones_like(batch["weight"]),
+    }
+    sums = jax.tree.map(lambda value: jnp.sum(value * batch["weight"]), values)
+    return jax.lax.psum(sums, DATA_AXIS)
+
+  return jax.shard_map(step_on_device, mesh=mesh, in_specs=(P(), P(DATA_AXIS)), out_specs=P())
+
+
+def _example_keys(seed: int, step: Int[Array, ""], local_batch: int) -> Key[Array, " n"]:
+  """One key for each local example, by its position in the global batch."""
+  position = jax.lax.axis_index(DATA_AXIS) * local_batch + jnp.arange(local_batch)
+  step_key = jax.random.fold_in(jax.random.key(seed), step)
+  return jax.vmap(lambda i: jax.random.fold_in(step_key, i))(position)
