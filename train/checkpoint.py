@@ -1,0 +1,333 @@
+"""Saving and restoring a training run. The only module that drives Orbax's CheckpointManager.
+
+Saves are asynchronous and atomic: a folder `checkpoints/STEP` is either whole or absent. The layout
+and the item names are in `nfnet.checkpoint_reader`.
+"""
+
+import contextlib
+import logging
+import math
+import os
+import pathlib
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import orbax.checkpoint as ocp
+from absl import logging as absl_logging
+from orbax.checkpoint import checkpoint_managers
+
+from nfnet.checkpoint_reader import (
+  CHECKPOINTS_FOLDER,
+  DATA_ITEM,
+  EMA_ITEM,
+  EXPERIMENT_ITEM,
+  ITEMS,
+  OPTIMIZER_ITEM,
+  PARAMS_ITEM,
+  read_metadata,
+  short_text,
+)
+from nfnet.errors import UserError
+from nfnet.finished_reads import finished_reads
+from train.config_file import as_argument, field_values, from_json
+from train.experiment import CHANGEABLE_ON_RESUME, Experiment
+
+_DAMAGED_FOLDER = "checkpoints_damaged"
+
+
+class Restored(NamedTuple):
+  """One checkpoint.
+
+  Attributes:
+    step: steps that were done when it was saved.
+    params: tree as given to `restore`.
+    ema: tree as given to `restore`, or None.
+    optimizer: tree as given to `restore`.
+    data_state: JSON state of the data iterator.
+    metadata: JSON that was saved beside the arrays, with "step" added.
+  """
+
+  step: int
+  params: Any
+  ema: Any
+  optimizer: Any
+  data_state: dict[str, Any]
+  metadata: dict[str, Any]
+
+
+class Checkpoints:
+  """The checkpoints of one workdir. Use as a context manager, or call `close`.
+
+  Keeps the newest ones, and besides them the one with the highest `best_metric` so far.
+  """
+
+  def __init__(self, workdir: str, *, keep: int, best_metric: str = "evaluation_top1"):
+    """Opens `workdir`, creates it if needed, removes what an interrupted save left behind.
+
+    Args:
+      workdir: folder of the run; shared by all processes.
+      keep: newest checkpoints kept.
+      best_metric: the name in `save`'s metrics that the best checkpoint has the highest of.
+
+    Raises:
+      UserError: `workdir` cannot be written.
+    """
+    self._workdir = workdir
+    self._folder = pathlib.Path(workdir).absolute() / CHECKPOINTS_FOLDER
+
+    def quality(metrics: Mapping[str, float]) -> float:
+      value = metrics.get(best_metric, -math.inf)
+      return -math.inf if math.isnan(value) else value
+
+    try:
+      self._manager = ocp.CheckpointManager(
+        self._folder,
+        item_names=ITEMS,
+        options=ocp.CheckpointManagerOptions(
+          best_fn=quality,
+          preservation_policy=checkpoint_managers.AnyPreservationPolicy(
+            [
+              checkpoint_managers.LatestN(keep),
+              checkpoint_managers.BestN(get_metric_fn=quality, n=1),
+            ]
+          ),
+          cleanup_tmp_directories=True,
+        ),
+      )
+    except OSError as error:
+      raise UserError(
+        f"workdir {workdir!r} cannot be written: {error.strerror}; give another --workdir"
+      ) from error
+    absl_logging.get_absl_logger().addFilter(_drop_orbax_traceback)
+
+  def latest_step(self) -> int | None:
+    """Step of the newest checkpoint; None if there is none."""
+    return self._manager.latest_step()
+
+  def best_step(self) -> int | None:
+    """Step of the checkpoint with the highest `best_metric`; None if there is none."""
+    return self._manager.best_step()
+
+  def save(
+    self,
+    step: int,
+    *,
+    params: Any,
+    ema: Any | None,
+    optimizer: Any,
+    data_state: Mapping[str, Any],
+    metadata: Mapping[str, Any],
+    metrics: Mapping[str, float] | None = None,
+  ) -> None:
+    """Starts to save and returns once the arrays are copied to the host.
+
+    Waits for a save that is still under way, and raises what went wrong with it.
+
+    Args:
+      step: steps done; greater than that of any checkpoint there is.
+      params: tree of arrays.
+      ema: tree of arrays, or None.
+      optimizer: tree of arrays.
+      data_state: JSON state of the data iterator.
+      metadata: JSON about the experiment; "step" is added.
+      metrics: of the evaluation at this step, if there was one.
+
+    Raises:
+      UserError: the disk is full or cannot be written; earlier checkpoints are intact.
+      ValueError: there is a checkpoint of this or a later step.
+    """
+    items = {
+      PARAMS_ITEM: ocp.args.StandardSave(params),
+      OPTIMIZER_ITEM: ocp.args.StandardSave(optimizer),
+      DATA_ITEM: ocp.args.JsonSave(dict(data_state)),
+      EXPERIMENT_ITEM: ocp.args.JsonSave({**metadata, "step": step}),
+    }
+    if ema is not None:
+      items[EMA_ITEM] = ocp.args.StandardSave(ema)
+    with self._explained_failures():
+      # Orbax warns at each save without metrics; no metrics of many is not none.
+      started = self._manager.save(
+        step, args=ocp.args.Composite(**items), metrics=dict(metrics or {})
+      )
+    if not started:
+      raise ValueError(f"{step=} must be later than the newest checkpoint {self.latest_step()}")
+
+  def restore(
+    self,
+    *,
+    params: Any,
+    ema: Any | None,
+    optimizer: Any,
+    experiment: Experiment | None = None,
+    step: int | None = None,
+  ) -> Restored:
+    """Restores a checkpoint onto the devices that the given trees name.
+
+    Without `step` a newest checkpoint that cannot be read is moved to `checkpoints_damaged` with a
+    logged warning, and the one before it is taken. It has to move: Orbax would otherwise skip all
+    saves up to its step.
+
+    Args:
+      params: tree of jax.ShapeDtypeStruct with sharding.
+      ema: the same, or None to restore none.
+      optimizer: the same.
+      experiment: refuse a checkpoint that this one must not continue.
+      step: None takes the newest.
+
+    Raises:
+      UserError: there is no such checkpoint, none can be read, or `experiment` does not fit.
+    """
+    steps = sorted(self._manager.all_steps(), reverse=True)
+    if step is not None:
+      steps = [existing for existing in steps if existing == step]
+    elif jax.process_count() > 1:
+      # Falling back would need all processes to agree on which step is whole.
+      steps = steps[:1]
+    if not steps:
+      raise UserError(
+        f"workdir {self._workdir!r} holds no checkpoint"
+        + ("" if step is None else f" of step {step}")
+      )
+    errors = {}
+    for candidate in steps:
+      try:
+        restored = self._restore_step(candidate, params, ema, optimizer, experiment)
+      except UserError:
+        raise
+      # Damage shows as whatever Orbax, TensorStore or the JSON parser stumbled over.
+      except Exception as error:
+        errors[candidate] = error
+        continue
+      # Only now is it certain that the fault lies in the files and not in the given trees.
+      self._set_aside(errors)
+      return restored
+    raise UserError(
+      f"checkpoint {self._folder / str(steps[0])} cannot be restored "
+      f"({short_text(errors[steps[0]])}); move that folder away to resume from the one before, "
+      "or start in a new --workdir"
+    ) from errors[steps[0]]
+
+  def wait(self) -> None:
+    """Blocks until the save under way is on disk.
+
+    Raises:
+      UserError: the disk is full or cannot be written; earlier checkpoints are intact.
+    """
+    with self._explained_failures():
+      self._manager.wait_until_finished()
+
+  def close(self) -> None:
+    """Finishes the save under way and releases threads; raises as `wait` does."""
+    try:
+      with self._explained_failures():
+        self._manager.close()
+    finally:
+      absl_logging.get_absl_logger().removeFilter(_drop_orbax_traceback)
+
+  def __enter__(self) -> "Checkpoints":
+    return self
+
+  def __exit__(self, *_) -> None:
+    self.close()
+
+  def _restore_step(
+    self, step: int, params: Any, ema: Any, optimizer: Any, experiment: Experiment | None
+  ) -> Restored:
+    metadata = read_metadata(self._folder / str(step))
+    if experiment is not None:
+      check_resumable(metadata, experiment)
+    items = {
+      PARAMS_ITEM: ocp.args.StandardRestore(params),
+      OPTIMIZER_ITEM: ocp.args.StandardRestore(optimizer),
+      DATA_ITEM: ocp.args.JsonRestore(),
+    }
+    if ema is not None:
+      items[EMA_ITEM] = ocp.args.StandardRestore(ema)
+    with finished_reads():
+      restored = self._manager.restore(step, args=ocp.args.Composite(**items))
+    return Restored(
+      step=step,
+      params=restored[PARAMS_ITEM],
+      ema=restored[EMA_ITEM] if ema is not None else None,
+      optimizer=restored[OPTIMIZER_ITEM],
+      data_state=restored[DATA_ITEM],
+      metadata=metadata,
+    )
+
+  def _set_aside(self, errors: Mapping[int, Exception]) -> None:
+    for step, error in errors.items():
+      place = self._folder.parent / _DAMAGED_FOLDER
+      place.mkdir(exist_ok=True)
+      name, count = str(step), 0
+      while (place / name).exists():
+        count += 1
+        name = f"{step}.{count}"
+      (self._folder / str(step)).rename(place / name)
+      absl_logging.warning(
+        "checkpoint of step %d cannot be read (%s); moved to %s, taking the one before it",
+        step,
+        short_text(error),
+        place / name,
+      )
+    if errors:
+      self._manager.reload()
+
+  @contextlib.contextmanager
+  def _explained_failures(self) -> Iterator[None]:
+    try:
+      yield
+    except Exception as error:
+      # Orbax forgets the steps that the failed save would have replaced.
+      self._manager.reload()
+      number = _os_error_number(error)
+      if number is None:
+        raise
+      raise UserError(
+        f"workdir {self._workdir!r}: the checkpoint could not be saved: {os.strerror(number)}; "
+        f"the newest whole one is of step {self.latest_step()}; "
+        "make room and run the same command again to resume"
+      ) from error
+
+
+def check_resumable(saved_metadata: Mapping[str, Any], experiment: Experiment) -> None:
+  """Refuses to continue a run as another experiment.
+
+  Args:
+    saved_metadata: of a checkpoint; its "experiment" is what `to_json` gave.
+    experiment: what the user asks for now.
+
+  Raises:
+    UserError: names each changed field outside `CHANGEABLE_ON_RESUME`, both values and the way out.
+  """
+  saved = field_values(from_json(saved_metadata["experiment"]))
+  asked = field_values(experiment)
+  changed = [
+    field for field in asked if field not in CHANGEABLE_ON_RESUME and asked[field] != saved[field]
+  ]
+  if changed:
+    differences = "; ".join(
+      f"{field} was {saved[field]!r} and is now {asked[field]!r}" for field in changed
+    )
+    back = " ".join(as_argument(field, saved[field]) for field in changed)
+    raise UserError(
+      f"the workdir holds another experiment: {differences}. "
+      f"Resume it with {back}, or start in a new --workdir"
+    )
+
+
+def _os_error_number(error: BaseException | None) -> int | None:
+  # TensorStore gives a ValueError with the number in its text.
+  while error is not None:
+    if isinstance(error, OSError) and error.errno is not None:
+      return error.errno
+    if found := re.search(r"os_error_code='(\d+)'", str(error)):
+      return int(found[1])
+    error = error.__cause__ or error.__context__
+  return None
+
+
+def _drop_orbax_traceback(record: logging.LogRecord) -> bool:
+  # Orbax logs the traceback of a failed save in its threads and raises the same error to us.
+  return not (record.exc_info and f"orbax{os.sep}checkpoint" in record.pathname)
