@@ -10,19 +10,33 @@ class UserError(Exception):
   """Something a user can mend: one line that says what, which value, and what to do."""
 
 
-def run_main(main: Callable[[list[str]], None], **absl_arguments) -> None:
-  """Runs `main` under absl; a `UserError` becomes one line on stderr and exit code 2."""
+def run_main(
+  main: Callable[[list[str]], None],
+  *,
+  flags_parser: Callable[[list[str]], list[str]] | None = None,
+) -> None:
+  """Runs `main` under absl; a `UserError` becomes one line on stderr and exit code 2.
 
-  def quiet_main(arguments: list[str]) -> None:
-    # absl shows INFO by default, and Orbax writes some 100 such lines for each checkpoint.
+  Args:
+    main: takes what the parser left of the arguments.
+    flags_parser: parses sys.argv; None is absl's own.
+  """
+
+  def parse_quietly(arguments: list[str]) -> list[str]:
+    rest = (flags_parser or flags.FLAGS)(arguments)
+    # absl would show INFO next, and Orbax writes some 100 such lines for each checkpoint.
     if flags.FLAGS["verbosity"].using_default_value:
-      logging.set_verbosity(logging.WARNING)
-    main(arguments)
+      flags.FLAGS.verbosity = logging.WARNING
+    return rest
 
   # Around all of absl, because its parsing of the arguments can raise too.
   try:
-    app.run(quiet_main, **absl_arguments)
-  except UserError as error:
+    app.run(main, flags_parser=parse_quietly)
+  except (UserError, flags.Error) as error:
     sys.stdout.flush()
     print(f"error: {error}", file=sys.stderr)
     sys.exit(2)
+  except KeyboardInterrupt:
+    sys.stdout.flush()
+    print("interrupted", file=sys.stderr)
+    sys.exit(130)

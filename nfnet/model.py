@@ -223,9 +223,24 @@ def apply(
   Raises:
     ValueError: `parameters` lacks one or has one too many.
   """
+  _check_names(parameters, parameter_shapes(model))
   graph, state = nnx.split(model)
   nnx.replace_by_pure_dict(state, parameters)
   return nnx.merge(graph, state)(images, keys=keys)
+
+
+def _check_names(parameters: Parameters, needed: Parameters) -> None:
+  def names(tree):
+    return {
+      jax.tree_util.keystr(path, simple=True, separator="/")
+      for path, _ in jax.tree.leaves_with_path(tree)
+    }
+
+  # NNX would leave a missing one without a value, to fail somewhere inside of an op.
+  if missing := sorted(names(needed) - names(parameters)):
+    raise ValueError(f"parameters lack {missing[0]}, of {len(missing)} that are missing")
+  if superfluous := sorted(names(parameters) - names(needed)):
+    raise ValueError(f"parameters have {superfluous[0]}, which the network does not have")
 
 
 def _with_string_keys(tree: Any) -> Any:

@@ -143,14 +143,19 @@ def _family() -> Iterator[Variant]:
         test_pixels=_TEST_PIXELS[n],
         randaugment_magnitude=_RANDAUGMENT_MAGNITUDES[n],
       )
-  # For a CPU: F's channels divided by 8 ("N", nano) or 4 ("M", micro), its depths, 32 px images.
-  for letter, divisor, stem_channels in (("N", 8, (8, 8, 16)), ("M", 4, (8, 16, 32))):
+  # For a CPU and 32 px images: "M" (micro) has F's channels divided by 4 and its depths; "N" (nano)
+  # has them divided by 8; "P" (pico) is N with half of the blocks.
+  for letter, divisor, stem_channels, depths in (
+    ("M", 4, (8, 16, 32), (1, 2, 6, 3)),
+    ("N", 8, (8, 8, 16), (1, 2, 6, 3)),
+    ("P", 8, (8, 8, 16), (1, 1, 3, 1)),
+  ):
     for n in range(4):
       yield Variant(
         name=f"{letter}{n}",
         stem_channels=stem_channels,
         stage_channels=tuple(c // divisor for c in (256, 512, 1536, 1536)),
-        stage_depths=tuple((n + 1) * depth for depth in (1, 2, 6, 3)),
+        stage_depths=tuple((n + 1) * depth for depth in depths),
         group_channels=128 // divisor,
         dropout_rate=_DROPOUT_RATES[n],
         train_pixels=32,

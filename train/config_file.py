@@ -6,6 +6,7 @@ command line by its dotted name, for example `--config.optimizer.peak_learning_r
 
 import dataclasses
 import difflib
+import inspect
 import math
 import pathlib
 import re
@@ -57,15 +58,24 @@ def load_experiment(path: str, overrides: Iterable[str] = ()) -> Experiment:
   """Runs the configuration file, applies the overrides and validates the result.
 
   Args:
-    path: a Python file whose function `experiment()` returns an `Experiment`.
+    path: a Python file whose function `experiment()` returns an `Experiment`. Where the function
+      has keyword arguments, they may follow: `FILE.py:variant=F3,epochs=2`.
     overrides: arguments `--config.FIELD=VALUE`; a later one wins.
 
   Raises:
     UserError: the file is missing or fails, or a field is unknown or has a value it cannot take.
   """
-  experiment = _run_file(path)
-  for override in overrides:
-    experiment = _apply(experiment, override)
+  return override(_run_file(path), overrides)
+
+
+def override(experiment: Experiment, overrides: Iterable[str]) -> Experiment:
+  """Returns the experiment with fields set by arguments `--config.FIELD=VALUE`, validated.
+
+  Raises:
+    UserError: a field is unknown or has a value it cannot take.
+  """
+  for argument in overrides:
+    experiment = _apply(experiment, argument)
   validate(experiment)
   return experiment
 
@@ -210,7 +220,10 @@ _RANGES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
 )
 
 
-def _run_file(path: str) -> Experiment:
+def _run_file(path_and_arguments: str) -> Experiment:
+  path, colon, arguments = path_and_arguments.partition(".py:")
+  if colon:
+    path += ".py"
   try:
     source = pathlib.Path(path).read_text(encoding="utf-8")
   except (OSError, UnicodeDecodeError) as error:
@@ -225,7 +238,7 @@ def _run_file(path: str) -> Experiment:
         f"configuration file {path!r} has no function experiment(); "
         "define one that returns a train.experiment.Experiment"
       )
-    experiment = module.experiment()
+    experiment = module.experiment(**_parse_file_arguments(path, module.experiment, arguments))
   except UserError:
     raise
   except Exception as error:
@@ -236,6 +249,24 @@ def _run_file(path: str) -> Experiment:
       "must return a train.experiment.Experiment"
     )
   return experiment
+
+
+def _parse_file_arguments(
+  path: str, function: Callable[..., Experiment], arguments: str
+) -> dict[str, Any]:
+  annotations = {
+    name: parameter.annotation for name, parameter in inspect.signature(function).parameters.items()
+  }
+  values = {}
+  for argument in filter(None, arguments.split(",")):
+    name, equals, text = argument.partition("=")
+    if name not in annotations:
+      hint = f"nearest: {_nearest(name, annotations)}" if annotations else "it takes none"
+      raise UserError(f"configuration file {path!r} has no argument {name!r}; {hint}")
+    if not equals:
+      raise UserError(f"configuration file {path!r}: argument {name} has no value")
+    values[name] = _parse(f"argument {name} of {path}", annotations[name], text)
+  return values
 
 
 def _explain_failure(path: str, error: Exception) -> str:
@@ -252,8 +283,8 @@ def _explain_failure(path: str, error: Exception) -> str:
   return f"configuration file {path}{place}: {type(error).__name__}: {error}{hint}"
 
 
-def _apply(experiment: Experiment, override: str) -> Experiment:
-  field, equals, text = _OVERRIDE_PREFIX.sub("", override, count=1).partition("=")
+def _apply(experiment: Experiment, argument: str) -> Experiment:
+  field, equals, text = _OVERRIDE_PREFIX.sub("", argument, count=1).partition("=")
   annotations = field_types()
   if field not in annotations:
     if inner := [name for name in annotations if name.startswith(f"{field}.")]:
@@ -266,10 +297,10 @@ def _apply(experiment: Experiment, override: str) -> Experiment:
     )
   if not equals:
     raise UserError(f"--config.{field} has no value; write --config.{field}=VALUE")
-  return _replace(experiment, field, _parse(field, annotations[field], text))
+  return _replace(experiment, field, _parse(f"--config.{field}", annotations[field], text))
 
 
-def _parse(field: str, annotation: Any, text: str) -> Any:
+def _parse(label: str, annotation: Any, text: str) -> Any:
   base, optional = _split_optional(annotation)
   if optional and text.lower() == "none":
     return None
@@ -284,7 +315,7 @@ def _parse(field: str, annotation: Any, text: str) -> Any:
   else:
     value = text
   if not _has_type(value, base):
-    raise _invalid(f"--config.{field}", text, f"must be {_describe(annotation)}")
+    raise _invalid(label, text, f"must be {_describe(annotation)}")
   return value
 
 

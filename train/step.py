@@ -155,7 +155,7 @@ def make_train_step(
     metrics = {
       "loss": loss * share,
       "top1": hits * share,
-      "gradient_norm": optax.global_norm(gradients),
+      "gradient_norm": optax.tree.norm(gradients),
       "learning_rate": jnp.asarray(learning_rate(step), jnp.float32),
       "examples": examples,
     }

@@ -1,0 +1,51 @@
+# Everything here sets itself up: the only needs are Python 3.11 to 3.14 with pip, and a package index.
+PYTHON ?= python3
+ENVIRONMENT := .venv
+RUN := $(ENVIRONMENT)/bin/python
+INSTALLED := $(ENVIRONMENT)/installed
+
+export JAX_PLATFORMS ?= cpu
+
+.PHONY: help demo test test-all lint lock clean
+
+help:
+	@echo "make demo      pre-train on Fashion-MNIST, fine-tune on digits, evaluate (10 minutes on 2 cores)"
+	@echo "make test      the tests that take minutes"
+	@echo "make test-all  all tests, the slow ones too"
+	@echo "make lint      formatter and linter, changing nothing"
+	@echo "make lock      resolve the locked versions anew"
+	@echo "make clean     remove the environment and the demo's results"
+
+# --without-pip and --python: some systems ship Python's venv without the wheel of pip it wants.
+$(INSTALLED): requirements.lock pyproject.toml
+	@echo "== Setting up $(ENVIRONMENT) with the versions in requirements.lock (once; about 1 GB)"
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v < (3, 15) else f"Python {v[0]}.{v[1]} is outside 3.11 to 3.14; name another one: make PYTHON=python3.12")'
+	$(PYTHON) -m venv --clear --without-pip $(ENVIRONMENT)
+	$(PYTHON) -m pip --python $(RUN) install --quiet --disable-pip-version-check --require-hashes --requirement requirements.lock
+	$(PYTHON) -m pip --python $(RUN) install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+demo: $(INSTALLED)
+	@echo "== Demo: pre-training on Fashion-MNIST, fine-tuning on digits, the same from scratch"
+	@$(RUN) -m train.demo --workdir=workdirs/demo
+
+test: $(INSTALLED)
+	@echo "== Tests (make test-all runs the slow ones too)"
+	@$(RUN) -m pytest
+
+test-all: $(INSTALLED)
+	@echo "== All tests"
+	@$(RUN) -m pytest -m "slow or not slow"
+
+lint: $(INSTALLED)
+	@echo "== Formatter and linter"
+	@$(RUN) -m ruff format --check .
+	@$(RUN) -m ruff check .
+
+# Fewest forks: one version of each package for all Pythons, since what is tested is one set.
+lock: $(INSTALLED)
+	@$(PYTHON) -m pip --python $(RUN) install --quiet --disable-pip-version-check uv
+	@$(RUN) -m uv pip compile --quiet --upgrade --universal --python-version 3.11 --fork-strategy fewest --generate-hashes --no-annotate --no-header --extra test --output-file requirements.lock pyproject.toml
+
+clean:
+	rm -rf $(ENVIRONMENT) workdirs

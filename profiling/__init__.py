@@ -1,0 +1,1 @@
+"""Cost of training: step time, core-hours, kernels, traces."""

@@ -1,0 +1,230 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from nfnet.initialization import initial_parameters
+from nfnet.model import NFNet, _dropout, apply, parameter_shapes
+
+PIXELS = 32
+NUM_IMAGES = 4
+NUM_CLASSES = 5
+
+# Each program runs a few times: a network of 12 blocks compiles in 4 seconds instead of 13.
+jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+
+def some_parameters(name):
+  """Skip gains are not 0, as they are at first, so that every branch counts."""
+  rng = np.random.default_rng(0)
+
+  def draw(path, value):
+    if path[-1].key == "skip_gain":
+      return jnp.float32(rng.uniform(0.5, 1.0))
+    if path[-1].key == "bias":
+      return jnp.asarray(0.1 * rng.standard_normal(value.shape), jnp.float32)
+    return jnp.asarray(value)
+
+  model = NFNet(name, NUM_CLASSES)
+  return jax.tree_util.tree_map_with_path(draw, initial_parameters(model, seed=0))
+
+
+@pytest.fixture(scope="module")
+def parameters():
+  return some_parameters("P0")
+
+
+@pytest.fixture(scope="module")
+def images():
+  rng = np.random.default_rng(1)
+  return jnp.asarray(rng.standard_normal((NUM_IMAGES, PIXELS, PIXELS, 3)), jnp.float32)
+
+
+@pytest.fixture(scope="module")
+def keys():
+  return jax.random.split(jax.random.key(2), NUM_IMAGES)
+
+
+@functools.cache
+def compiled(name="P0", **arguments):
+  model = NFNet(name, NUM_CLASSES, **arguments)
+  return jit(lambda parameters, images, keys: apply(model, parameters, images, keys=keys))
+
+
+@functools.cache
+def compiled_gradient(name, **arguments):
+  model = NFNet(name, NUM_CLASSES, stochastic_depth_rate=0.5, **arguments)
+
+  def loss(parameters, images, keys):
+    return jnp.sum(jnp.square(apply(model, parameters, images, keys=keys)))
+
+  return jit(jax.value_and_grad(loss))
+
+
+# P1 has 2, 2, 6 and 2 blocks in its stages.
+SIZES = ["P1", *(pytest.param(name, marks=pytest.mark.slow) for name in ("N0", "N1"))]
+
+
+@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize(
+  ("block_execution", "rematerialize"), [("scan", False), ("scan", True), ("unrolled", True)]
+)
+def test_every_way_to_run_the_blocks_gives_the_same(
+  name, block_execution, rematerialize, images, keys
+):
+  parameters = some_parameters(name)
+  expected = compiled_gradient(name, block_execution="unrolled")(parameters, images, keys)
+  function = compiled_gradient(name, block_execution=block_execution, rematerialize=rematerialize)
+  loss, gradients = function(parameters, images, keys)
+  np.testing.assert_allclose(loss, expected[0], rtol=1e-5)
+  for (path, actual), wanted in zip(
+    jax.tree.leaves_with_path(gradients), jax.tree.leaves(expected[1]), strict=True
+  ):
+    # Equal arithmetic in other fusions. A skip gain's gradient is a sum of thousands of terms that
+    # nearly cancel; the others are within rounding over some 50 layers.
+    tolerance = 1e-3 if wanted.ndim == 0 else 2e-5
+    atol = tolerance * np.abs(wanted).max()
+    assert atol > 0
+    np.testing.assert_allclose(actual, wanted, rtol=0, atol=atol, err_msg=str(path))
+
+
+def traced(images, keys, **arguments):
+  model = NFNet("P0", NUM_CLASSES, **arguments)
+  shapes = parameter_shapes(model)
+  return str(jax.make_jaxpr(lambda p, x: apply(model, p, x, keys=keys))(shapes, images))
+
+
+def test_inference_ignores_stochastic_depth_and_dropout(images):
+  random = {"dropout_rate": 0.9, "stochastic_depth_rate": 0.9}
+  assert traced(images, None, **random) == traced(images, None, dropout_rate=0.0)
+
+
+def test_training_without_rates_is_inference(images, keys):
+  assert traced(images, keys, dropout_rate=0.0) == traced(images, None, dropout_rate=0.0)
+
+
+def test_each_example_has_its_own_key(parameters, images, keys):
+  """So the result does not depend on how the batch is laid out over devices."""
+  function = compiled(dropout_rate=0.5, stochastic_depth_rate=0.8)
+  order = np.array([2, 0, 3, 1])
+  expected = function(parameters, images, keys)[order]
+  np.testing.assert_allclose(function(parameters, images[order], keys[order]), expected, rtol=1e-5)
+  assert not np.allclose(function(parameters, images, keys[order])[order], expected, rtol=1e-3)
+
+
+def test_equal_images_with_different_keys_differ(parameters, images, keys):
+  same = jnp.broadcast_to(images[:1], images.shape)
+  logits = compiled(dropout_rate=0.0, stochastic_depth_rate=0.8)(parameters, same, keys)
+  assert len(np.unique(np.round(logits, 4), axis=0)) > 1
+
+
+def test_stochastic_depth_drops_by_block_at_its_rate():
+  model = NFNet("P0", NUM_CLASSES, stochastic_depth_rate=0.6)
+  num_draws = 4000
+  keep = model._draw_keep(jax.random.split(jax.random.key(0), num_draws))
+  assert keep.shape == (6, num_draws)
+  assert set(np.unique(keep)) == {0.0, 1.0}
+  expected = 1 - 0.6 * np.arange(6) / 6
+  # Four standard deviations of a mean of Bernoulli draws.
+  assert np.abs(np.mean(keep, axis=1) - expected).max() < 4 * 0.5 / np.sqrt(num_draws)
+  # Blocks are independent of each other.
+  correlation = np.corrcoef(keep[1:])
+  assert np.abs(correlation - np.eye(5)).max() < 4.5 / np.sqrt(num_draws)
+
+
+def test_a_dropped_branch_leaves_the_shortcut(parameters, images, keys):
+  """With all skip gains at 0 it makes no difference what is dropped."""
+  function = compiled(dropout_rate=0.0, stochastic_depth_rate=0.8)
+  without_branches = jax.tree_util.tree_map_with_path(
+    lambda path, value: value * 0 if path[-1].key == "skip_gain" else value, parameters
+  )
+  np.testing.assert_array_equal(
+    function(without_branches, images, keys), function(without_branches, images, None)
+  )
+  assert not np.allclose(function(parameters, images, keys), function(parameters, images, None))
+
+
+def test_dropout_keeps_the_mean_and_its_share():
+  features = jnp.ones((64, 1000), jnp.float32)
+  dropped = _dropout(features, jax.random.split(jax.random.key(0), 64), 0.25)
+  assert np.unique(dropped).tolist() == pytest.approx([0, 1 / 0.75])
+  assert np.mean(dropped == 0) == pytest.approx(0.25, abs=0.01)
+  assert len(np.unique(dropped, axis=0)) == 64
+
+
+def test_dropout_and_stochastic_depth_draw_independently(keys):
+  """Both come from one key an example, folded with different numbers."""
+  model = NFNet("P0", NUM_CLASSES, stochastic_depth_rate=0.6)
+  many = jax.random.split(jax.random.key(0), 4000)
+  last_block = np.asarray(model._draw_keep(many))[-1]
+  first_feature = np.asarray(_dropout(jnp.ones((4000, 1)), many, 0.5))[:, 0]
+  assert abs(np.corrcoef(last_block, first_feature)[0, 1]) < 4 / np.sqrt(4000)
+
+
+def test_bfloat16_compute_gives_float32_logits_close_to_float32(parameters, images):
+  logits = compiled(compute_dtype=jnp.dtype("bfloat16"))(parameters, images, None)
+  expected = compiled(dropout_rate=0.0)(parameters, images, None)
+  assert logits.dtype == jnp.float32
+  # 8 bits of mantissa, 25 layers whose errors add like a random walk: 2^-9 * sqrt(25) = 1 %.
+  error = np.linalg.norm(logits - expected) / np.linalg.norm(expected)
+  assert 1e-5 < error < 0.03
+
+
+def test_bfloat16_gradients_are_float32(parameters, images, keys):
+  _, gradients = jax.eval_shape(
+    compiled_gradient("P0", compute_dtype=jnp.dtype("bfloat16")), parameters, images, keys
+  )
+  assert {leaf.dtype for leaf in jax.tree.leaves(gradients)} == {jnp.dtype("float32")}
+
+
+def test_images_are_nhwc(parameters, images):
+  """Height and width may differ; swapping them is another image."""
+  wide = images[:, :16]
+  logits = jax.eval_shape(functools.partial(apply, NFNet("P0", NUM_CLASSES)), parameters, wide)
+  assert logits.shape == (NUM_IMAGES, NUM_CLASSES)
+  function = compiled(dropout_rate=0.0)
+  flipped = function(parameters, jnp.swapaxes(images, 1, 2), None)
+  assert not np.allclose(flipped, function(parameters, images, None), atol=1e-4)
+
+
+def test_images_do_not_see_each_other(parameters, images):
+  function = compiled(dropout_rate=0.0)
+  changed = images.at[1].set(0.0)
+  before, after = function(parameters, images, None), function(parameters, changed, None)
+  others = np.array([0, 2, 3])
+  np.testing.assert_allclose(after[others], before[others], rtol=1e-5, atol=1e-6)
+  assert not np.allclose(after[1], before[1])
+
+
+def test_initial_network_is_its_shortcuts():
+  """Skip gains start at 0."""
+  shapes = parameter_shapes(NFNet("P0", NUM_CLASSES))
+  fresh = initial_parameters(NFNet("P0", NUM_CLASSES), seed=3)
+  assert jax.tree.map(np.shape, fresh) == jax.tree.map(lambda shape: shape.shape, shapes)
+  assert all(fresh["blocks"][str(i)]["skip_gain"] == 0 for i in range(6))
+
+
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    ({"variant": "F9"}, "variant 'F9'"),
+    ({"activation": "swish"}, "activation 'swish'"),
+    ({"bottleneck": "half"}, "bottleneck"),
+    ({"block_execution": "loop"}, "block_execution"),
+  ],
+)
+def test_bad_arguments(arguments, message):
+  arguments = {"variant": "P0", "num_classes": NUM_CLASSES, **arguments}
+  with pytest.raises(Exception, match=message):
+    NFNet(**arguments)
+
+
+def test_missing_and_superfluous_parameters_are_errors(parameters, images):
+  model = NFNet("P0", NUM_CLASSES)
+  without = {key: value for key, value in parameters.items() if key != "final_conv"}
+  with pytest.raises(ValueError, match="lack final_conv/bias, of 3"):
+    apply(model, without, images)
+  with pytest.raises(ValueError, match="have surplus"):
+    apply(model, {**parameters, "surplus": jnp.zeros(3)}, images)

@@ -1,0 +1,247 @@
+import functools
+import pathlib
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from nfnet.errors import UserError
+from nfnet.model import NFNet, apply, parameter_shapes
+from nfnet.predict import (
+  batches,
+  load_classifier,
+  predict,
+  read_images,
+  read_inputs,
+  top_classes,
+)
+from nfnet.preprocessing import MEAN_RGB, STDDEV_RGB
+from nfnet.released_weights import save_haiku, save_timm
+from train.checkpoint import Checkpoints
+from train.config_file import to_json
+from train.experiment import Data, Experiment, Loss, Model
+
+ROOT = pathlib.Path(__file__).parents[2]
+NUM_CLASSES = 7
+CLASS_NAMES = [f"name {i}" for i in range(NUM_CLASSES)]
+
+
+@pytest.fixture(scope="module")
+def parameters():
+  rng = np.random.default_rng(0)
+  return jax.tree.map(
+    lambda shape: np.asarray(0.5 * rng.standard_normal(shape.shape), np.float32),
+    parameter_shapes(NFNet("P0", NUM_CLASSES)),
+  )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, parameters):
+  """Weights of each kind, three images and an array of inputs."""
+  folder = tmp_path_factory.mktemp("predict")
+  save_haiku(str(folder / "haiku.npz"), parameters, "P0")
+  save_timm(str(folder / "timm.safetensors"), parameters, "P0")
+  for name, kind, activation in (("softmax", "softmax", "silu"), ("sigmoid", "sigmoid", "gelu")):
+    experiment = Experiment(
+      name=name,
+      model=Model(variant="P0", activation=activation),
+      data=Data(evaluation_pixels=24, evaluation_resize_margin=0),
+      loss=Loss(kind=kind),
+    )
+    with Checkpoints(str(folder / name), keep=1) as checkpoints:
+      checkpoints.save(
+        1,
+        params=parameters,
+        ema=None,
+        optimizer={"momentum": np.zeros(3, np.float32)},
+        data_state={},
+        metadata={"experiment": to_json(experiment), "class_names": CLASS_NAMES},
+      )
+  rng = np.random.default_rng(1)
+  for name, size in (("a.png", (40, 50)), ("b.jpg", (64, 64)), ("c.webp", (30, 90))):
+    Image.fromarray(rng.integers(0, 256, (*size, 3), np.uint8)).save(folder / name)
+  np.save(folder / "inputs.npy", rng.standard_normal((5, 32, 32, 3)).astype(np.float32))
+  return folder
+
+
+def expected_logits(parameters, images, **arguments):
+  model = NFNet("P0", NUM_CLASSES, block_execution="unrolled", **arguments)
+  return np.asarray(jax.jit(functools.partial(apply, model))(parameters, images))
+
+
+def run(*arguments):
+  command = [sys.executable, "-m", "nfnet.predict", *map(str, arguments)]
+  return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("weights", ["haiku.npz", "timm.safetensors"])
+def test_logits_of_arrays(folder, weights, parameters):
+  classifier = load_classifier(str(folder / weights), variant="P0")
+  inputs = read_inputs(str(folder / "inputs.npy"))
+  logits = np.stack(list(predict(classifier, iter(inputs), num_images=5, batch_size=2)))
+  assert logits.dtype == np.float32
+  np.testing.assert_allclose(logits, expected_logits(parameters, inputs), rtol=1e-4, atol=1e-5)
+
+
+def test_activations_differ_and_the_checkpoint_knows_its_own(folder, parameters):
+  inputs = np.array(read_inputs(str(folder / "inputs.npy")))
+  silu = load_classifier(str(folder / "softmax")).logits(inputs)
+  expected = expected_logits(parameters, inputs, activation="silu")
+  np.testing.assert_allclose(silu, expected, rtol=1e-4, atol=1e-5)
+  asked = load_classifier(str(folder / "haiku.npz"), activation="silu").logits(inputs)
+  np.testing.assert_allclose(asked, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+  ("weights", "pixels", "used"),
+  [("haiku.npz", None, (32, 32)), ("haiku.npz", 48, (48, 32)), ("softmax", None, (24, 0))],
+)
+def test_resolution_is_that_of_the_checkpoint_or_the_variant(folder, weights, pixels, used):
+  classifier = load_classifier(str(folder / weights), pixels=pixels)
+  assert (classifier.pixels, classifier.resize_margin) == used
+  images = list(read_images([str(folder / "a.png"), str(folder / "c.webp")], classifier))
+  assert [image.shape for image in images] == [(used[0], used[0], 3)] * 2
+  assert {image.dtype for image in images} == {np.dtype("float32")}
+
+
+def test_images_are_normalized(folder):
+  Image.new("RGB", (64, 64), (10, 20, 30)).save(folder / "plain.png")
+  classifier = load_classifier(str(folder / "haiku.npz"))
+  (image,) = read_images([str(folder / "plain.png")], classifier)
+  expected = (np.array([10, 20, 30]) - MEAN_RGB) / STDDEV_RGB
+  np.testing.assert_allclose(image[5, 7], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5])
+def test_batches_are_of_one_size_and_hold_each_image_once(count):
+  images = [np.full((2, 2, 3), i + 1, np.float32) for i in range(count)]
+  stacks = list(batches(iter(images), 2))
+  assert {stack.shape for stack, _ in stacks} == {(2, 2, 2, 3)}
+  real = np.concatenate([stack[:number] for stack, number in stacks])
+  np.testing.assert_array_equal(real, np.stack(images))
+
+
+def test_softmax_probabilities_and_names(folder):
+  text = top_classes(
+    load_classifier(str(folder / "softmax")), np.log(np.arange(1, 8, dtype=np.float32))
+  )
+  assert text.splitlines() == [
+    f"  {probability:>8}  name {i}"
+    for i, probability in zip(
+      (6, 5, 4, 3, 2), ("25.00%", "21.43%", "17.86%", "14.29%", "10.71%"), strict=True
+    )
+  ]
+
+
+def test_sigmoid_probabilities_are_independent(folder):
+  logits = np.zeros(NUM_CLASSES, np.float32)
+  text = top_classes(load_classifier(str(folder / "sigmoid")), logits)
+  assert [line.split()[0] for line in text.splitlines()] == ["50.00%"] * 5
+
+
+def test_released_weights_have_numbers_for_names(folder):
+  classifier = load_classifier(str(folder / "haiku.npz"))
+  assert "class 0" in top_classes(classifier, np.zeros(NUM_CLASSES, np.float32))
+
+
+@pytest.mark.parametrize(
+  ("array", "message"),
+  [
+    (np.zeros((2, 8, 8, 3)), r"are float64 \[2, 8, 8, 3\]; must be float32"),
+    (np.zeros((2, 8, 8, 3), np.uint8), "are uint8"),
+    (np.zeros((8, 8, 3), np.float32), r"\[8, 8, 3\]; must be"),
+    (np.zeros((2, 3, 8, 8), np.float32), r"\[2, 3, 8, 8\]; must be"),
+    (np.zeros((0, 8, 8, 3), np.float32), "not empty"),
+    (np.array([{}]), "cannot be read as a .npy array"),
+  ],
+)
+def test_inputs_of_another_kind_are_errors(array, message, tmp_path):
+  path = str(tmp_path / "x.npy")
+  np.save(path, array, allow_pickle=True)
+  with pytest.raises(UserError, match=message):
+    read_inputs(path)
+
+
+def test_files_that_are_no_array_are_errors(tmp_path):
+  for name, content in (("empty.npy", b""), ("text.npy", b"text"), ("cut.npy", b"\x93NUMPY")):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match="cannot be read as a .npy array"):
+      read_inputs(str(tmp_path / name))
+  np.savez(tmp_path / "archive.npz", x=np.zeros(3))
+  with pytest.raises(UserError, match="archive of arrays"):
+    read_inputs(str(tmp_path / "archive.npz"))
+  with pytest.raises(UserError, match="cannot be read"):
+    read_inputs(str(tmp_path / "missing.npy"))
+
+
+def test_bad_images_are_errors_that_name_the_file(folder):
+  classifier = load_classifier(str(folder / "haiku.npz"))
+  (folder / "broken.jpg").write_bytes((folder / "b.jpg").read_bytes()[:300])
+  with pytest.raises(UserError, match=r"image '.*broken\.jpg' cannot be decoded"):
+    list(read_images([str(folder / "broken.jpg")], classifier))
+  with pytest.raises(UserError, match=r"image '.*missing\.jpg' cannot be read: No such file"):
+    list(read_images([str(folder / "missing.jpg")], classifier))
+
+
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    ({"variant": "N0"}, "trained as variant P0, not N0"),
+    ({"activation": "gelu"}, "trained with --activation=silu, not gelu"),
+  ],
+)
+def test_contradicting_the_checkpoint_is_an_error(folder, arguments, message):
+  with pytest.raises(UserError, match=message):
+    load_classifier(str(folder / "softmax"), **arguments)
+
+
+def test_the_command_prints_the_top_5_of_each_image(folder):
+  images = [folder / "a.png", folder / "b.jpg", folder / "c.webp"]
+  result = run(f"--weights={folder / 'softmax'}", "--batch_size=2", *images)
+  assert result.returncode == 0, result.stderr
+  lines = result.stdout.splitlines()
+  assert lines[::6] == [str(image) for image in images]
+  for first in (1, 7, 13):
+    probabilities = [float(line.split("%")[0]) for line in lines[first : first + 5]]
+    assert probabilities == sorted(probabilities, reverse=True)
+
+
+def test_the_command_writes_logits(folder, parameters, tmp_path):
+  out = tmp_path / "logits"
+  result = run(
+    f"--weights={folder / 'haiku.npz'}",
+    "--variant=P0",
+    f"--inputs={folder / 'inputs.npy'}",
+    f"--logits_out={out}",
+  )
+  assert (result.returncode, result.stdout) == (0, ""), result.stderr
+  logits = np.load(out)
+  assert logits.dtype == np.float32
+  expected = expected_logits(parameters, np.load(folder / "inputs.npy"))
+  np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    (["a.png"], "--weights"),
+    (["--weights=haiku.npz"], "give either image files or --inputs"),
+    (["--weights=haiku.npz", "--inputs=inputs.npy", "a.png"], "give either image files or"),
+    (["--weights=haiku.npz", "--inputs=inputs.npy", "--pixels=8"], "--pixels is for image files"),
+    (["--weights=haiku.npz", "--variant=P9", "a.png"], "--variant: variant 'P9'"),
+    (["--weights=haiku.npz", "--variant=N0", "a.png"], "do not fit N0"),
+    (["--weights=missing.npz", "a.png"], "weights 'missing.npz' cannot be read"),
+    (["--weights=haiku.npz", "missing.png"], "image 'missing.png' cannot be read"),
+    (["--weights=haiku.npz", "--logits_out=no/y.npy", "a.png"], "--logits_out=no/y.npy"),
+  ],
+)
+def test_user_errors_are_one_line(folder, arguments, message, monkeypatch):
+  monkeypatch.setenv("PYTHONPATH", str(ROOT))
+  monkeypatch.chdir(folder)
+  result = run(*arguments)
+  assert result.returncode == 2
+  (line,) = result.stderr.splitlines()
+  assert message in line

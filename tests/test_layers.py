@@ -1,0 +1,54 @@
+"""Who may import whom: kernels <- nfnet <- train <- profiling, and the rules inside an op."""
+
+import ast
+import pathlib
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+LAYERS = ("kernels", "nfnet", "train", "profiling")
+FILES = [path.relative_to(ROOT) for layer in LAYERS for path in (ROOT / layer).rglob("*.py")]
+OPS = sorted(path.parent.name for path in (ROOT / "kernels").glob("*/op.py"))
+
+
+def imported_modules(path):
+  """Dotted names that a file imports; `from a import b` counts as a and a.b, as b may be one."""
+  names = set()
+  for node in ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8"))):
+    if isinstance(node, ast.Import):
+      names.update(alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+      assert node.level == 0, f"{path}: relative import"
+      names.add(node.module)
+      names.update(f"{node.module}.{alias.name}" for alias in node.names)
+  return names
+
+
+def test_there_is_something_to_look_at():
+  assert len(OPS) >= 3
+  assert {path.parts[0] for path in FILES} == set(LAYERS)
+
+
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_imports_go_left(path):
+  forbidden = (*LAYERS[LAYERS.index(path.parts[0]) + 1 :], "tests")
+  tops = {name.split(".")[0] for name in imported_modules(path)}
+  assert not tops & set(forbidden)
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_a_reference_imports_jax_and_numpy_only(op):
+  path = pathlib.Path("kernels") / op / "reference.py"
+  tops = {name.split(".")[0] for name in imported_modules(path)}
+  assert tops <= {"jax", "jaxtyping", "numpy", *sys.stdlib_module_names}
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_an_op_imports_no_other_op_and_its_kernel_no_reference(op):
+  for path in (ROOT / "kernels" / op).rglob("*.py"):
+    names = imported_modules(path.relative_to(ROOT))
+    others = [f"kernels.{other}" for other in OPS if other != op]
+    assert not [name for name in names if name.startswith(tuple(others))]
+    if path.stem.endswith("_tpu"):
+      assert not [name for name in names if name.startswith(f"kernels.{op}.reference")]

@@ -1,0 +1,155 @@
+import dataclasses
+import pathlib
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from nfnet.checkpoint_reader import read_checkpoint
+from nfnet.errors import UserError
+from train.demo_data import make_digits
+from train.evaluation import evaluate_checkpoint
+from train.experiment import Data, Experiment, Loss, Model, Optimizer, Schedule
+from train.loop import train
+from train.transfer import with_new_classifier
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory):
+  digits = tmp_path_factory.mktemp("data") / "digits"
+  make_digits.make(digits)
+  return Experiment(
+    name="test run",
+    model=Model(
+      variant="P0", compute_dtype="float32", block_execution="unrolled", dropout_rate=0.1
+    ),
+    data=Data(
+      path=str(digits),
+      num_classes=10,
+      batch_size=64,
+      evaluation_batch_size=200,
+      train_pixels=32,
+      evaluation_pixels=32,
+      evaluation_resize_margin=0,
+      horizontal_flip=False,
+      crop_area_min=0.6,
+    ),
+    optimizer=Optimizer(peak_learning_rate=0.2, warmup_steps=3, ema_decay=0.9),
+    loss=Loss(label_smoothing=0.1),
+    schedule=Schedule(
+      train_steps=40, log_every_steps=10, evaluate_every_steps=20, checkpoint_every_steps=20
+    ),
+  )
+
+
+@pytest.fixture(scope="module")
+def finished(experiment, tmp_path_factory):
+  workdir = str(tmp_path_factory.mktemp("runs") / "finished")
+  return workdir, train(experiment, workdir)
+
+
+def test_records_every_part_of_the_run(finished):
+  _, records = finished
+  steps = [record for record in records if record["kind"] == "train"]
+  evaluations = [record for record in records if record["kind"] == "evaluation"]
+  assert [record["step"] for record in steps] == [10, 20, 30, 40]
+  assert [(record["step"], record["ema"]) for record in evaluations] == [
+    (20, False),
+    (20, True),
+    (40, False),
+    (40, True),
+  ]
+  assert all(record["examples"] == 797 for record in evaluations)
+  assert steps[-1]["loss"] < steps[0]["loss"]
+  # Ten classes: chance is 10 %.
+  assert evaluations[-1]["top1"] > 0.3
+  assert 0 <= steps[-1]["data_wait_share"] <= 1
+
+
+def test_leaves_checkpoints_and_plots(finished):
+  workdir = pathlib.Path(finished[0])
+  assert sorted(path.name for path in (workdir / "checkpoints").iterdir()) == ["20", "40"]
+  assert {path.name for path in (workdir / "plots").iterdir()} == {
+    "loss.png",
+    "learning_rate.png",
+    "accuracy.png",
+  }
+  assert any((workdir / "tensorboard").iterdir())
+
+
+def test_resumed_run_ends_in_the_same_parameters(experiment, finished, tmp_path):
+  shutil.copytree(finished[0], tmp_path / "resumed")
+  shutil.rmtree(tmp_path / "resumed" / "checkpoints" / "40")
+  records = train(experiment, str(tmp_path / "resumed"))
+  for prefer_ema in (False, True):
+    jax.tree.map(
+      np.testing.assert_array_equal,
+      read_checkpoint(str(tmp_path / "resumed"), prefer_ema=prefer_ema)[0],
+      read_checkpoint(finished[0], prefer_ema=prefer_ema)[0],
+    )
+  assert [(r["step"], r["kind"]) for r in records] == [(r["step"], r["kind"]) for r in finished[1]]
+
+
+def test_finished_run_started_again_does_no_step(experiment, finished):
+  assert train(experiment, finished[0]) == finished[1]
+
+
+def test_changed_experiment_is_not_resumed(experiment, finished):
+  changed = dataclasses.replace(
+    experiment, optimizer=dataclasses.replace(experiment.optimizer, peak_learning_rate=0.3)
+  )
+  with pytest.raises(UserError, match=r"optimizer\.peak_learning_rate was 0\.2 and is now 0\.3"):
+    train(changed, finished[0])
+
+
+def test_changed_images_are_not_resumed(experiment, finished, tmp_path):
+  make_digits.make(tmp_path / "digits")
+  manifest = tmp_path / "digits" / "manifest.json"
+  # The same files under other digests: another data set.
+  text = manifest.read_text()
+  digest = text.split('"sha256": "')[1][:64]
+  manifest.write_text(text.replace(digest, digest[::-1]))
+  changed = dataclasses.replace(
+    experiment, data=dataclasses.replace(experiment.data, path=str(tmp_path / "digits"))
+  )
+  with pytest.raises(UserError, match="not the one that the saved"):
+    train(changed, finished[0])
+
+
+def test_evaluation_of_the_checkpoint_is_that_of_the_run(finished):
+  results = evaluate_checkpoint(finished[0])
+  last = {r["ema"]: r for r in finished[1] if r["kind"] == "evaluation"}
+  for name, is_average in (("parameters", False), ("moving average", True)):
+    assert results[name]["top1"] == last[is_average]["top1"]
+    assert results[name]["loss"] == pytest.approx(last[is_average]["loss"], rel=1e-6)
+
+
+def test_fine_tuning_starts_from_all_but_the_classifier(experiment, finished):
+  started = with_new_classifier(
+    dataclasses.replace(experiment, initial_weights=finished[0], seed=5)
+  )
+  trained, _ = read_checkpoint(finished[0], prefer_ema=True)
+  np.testing.assert_array_equal(
+    started["stem"]["conv0"]["weight"], trained["stem"]["conv0"]["weight"]
+  )
+  assert not started["classifier"]["bias"].any()
+  assert not np.array_equal(started["classifier"]["weight"], trained["classifier"]["weight"])
+
+
+def test_run_that_diverges_stops_and_says_so(experiment, tmp_path):
+  exploding = dataclasses.replace(
+    experiment,
+    optimizer=dataclasses.replace(
+      experiment.optimizer, peak_learning_rate=1e30, agc_clipping=None, warmup_steps=1
+    ),
+  )
+  with pytest.raises(UserError, match=r"step 10 are not both finite.*peak_learning_rate=1e\+30"):
+    train(exploding, str(tmp_path / "run"))
+  assert not list((tmp_path / "run" / "checkpoints").iterdir())
+
+
+def test_batch_that_does_not_divide_among_devices_is_refused(experiment, tmp_path):
+  odd = dataclasses.replace(experiment, data=dataclasses.replace(experiment.data, batch_size=65))
+  with pytest.raises(UserError, match=r"data\.batch_size=65 does not divide among 8 devices"):
+    train(odd, str(tmp_path))

@@ -1,0 +1,172 @@
+"""The commands, run as a person runs them: what they print, and how they end."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from nfnet.initialization import initial_parameters
+from nfnet.model import NFNet
+from nfnet.released_weights import save_haiku
+from train.demo_data import make_digits
+
+REPOSITORY = pathlib.Path(__file__).parents[2]
+CONFIG = "train/configs/demo_finetune.py"
+SHORT = (
+  "--config.model.variant=P0",
+  "--config.schedule.train_steps=4",
+  "--config.optimizer.warmup_steps=1",
+  "--config.schedule.log_every_steps=2",
+  "--config.data.batch_size=16",
+  "--config.data.evaluation_batch_size=400",
+)
+
+
+def run(module, *arguments):
+  environment = {**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=0"}
+  return subprocess.run(
+    [sys.executable, "-m", module, *arguments],
+    cwd=REPOSITORY,
+    env=environment,
+    capture_output=True,
+    text=True,
+    timeout=300,
+    check=False,
+  )
+
+
+def assert_one_line_error(result, *words):
+  assert result.returncode == 2, result.stderr
+  lines = result.stderr.strip().splitlines()
+  assert len(lines) == 1, result.stderr
+  assert lines[0].startswith("error: ")
+  for word in words:
+    assert word in lines[0], lines[0]
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("data") / "digits"
+  make_digits.make(folder)
+  return folder
+
+
+@pytest.fixture(scope="module")
+def pretrained(digits, tmp_path_factory):
+  workdir = tmp_path_factory.mktemp("runs") / "pretrained"
+  result = run(
+    "train.pretrain",
+    f"--config={CONFIG}",
+    f"--workdir={workdir}",
+    f"--config.data.path={digits}",
+    *SHORT,
+  )
+  assert result.returncode == 0, result.stderr
+  return workdir, result
+
+
+def test_pretraining_shows_its_progress(pretrained):
+  workdir, result = pretrained
+  assert "step 4/4  loss " in result.stdout
+  assert "images/s  waiting for data" in result.stdout
+  assert "evaluation at step 4 (moving average): loss " in result.stdout
+  assert "held-out top-1, moving average" in result.stdout
+  assert f"{workdir}/plots/loss.png" in result.stdout
+  assert result.stderr == ""
+
+
+def test_fine_tuning_and_evaluation(pretrained, digits, tmp_path):
+  workdir, _ = pretrained
+  result = run(
+    "train.finetune",
+    f"--config={CONFIG}",
+    f"--workdir={tmp_path / 'finetuned'}",
+    f"--config.data.path={digits}",
+    f"--config.initial_weights={workdir}",
+    *SHORT,
+    "--config.data.train_pixels=40",
+    "--config.data.evaluation_pixels=48",
+  )
+  assert result.returncode == 0, result.stderr
+  result = run("train.evaluate", f"--workdir={tmp_path / 'finetuned'}")
+  assert result.returncode == 0, result.stderr
+  assert "moving average  797" in result.stdout
+
+
+@pytest.mark.parametrize("module", ["train.pretrain", "train.finetune"])
+def test_missing_arguments(module):
+  result = run(module, f"--config={CONFIG}")
+  assert_one_line_error(result, "workdir")
+
+
+def test_unknown_field_names_the_nearest(tmp_path):
+  result = run(
+    "train.pretrain",
+    f"--config={CONFIG}",
+    f"--workdir={tmp_path}",
+    "--config.optimizer.peak_learning_rat=1",
+  )
+  assert_one_line_error(result, "peak_learning_rat;", "optimizer.peak_learning_rate")
+
+
+def test_missing_data_folder(tmp_path):
+  result = run(
+    "train.pretrain",
+    f"--config={CONFIG}",
+    f"--workdir={tmp_path / 'run'}",
+    f"--config.data.path={tmp_path / 'nowhere'}",
+  )
+  assert_one_line_error(result, str(tmp_path / "nowhere"))
+
+
+def test_other_number_of_classes(digits, tmp_path):
+  result = run(
+    "train.pretrain",
+    f"--config={CONFIG}",
+    f"--workdir={tmp_path / 'run'}",
+    f"--config.data.path={digits}",
+    "--config.data.num_classes=12",
+  )
+  assert_one_line_error(result, "num_classes", "12", "10")
+
+
+def test_weights_of_another_variant(digits, tmp_path):
+  weights = tmp_path / "n0.npz"
+  save_haiku(str(weights), initial_parameters(NFNet("N0", 10), 0), "N0")
+  result = run(
+    "train.finetune",
+    f"--config={CONFIG}",
+    f"--workdir={tmp_path / 'run'}",
+    f"--config.data.path={digits}",
+    f"--config.initial_weights={weights}",
+    *SHORT,
+  )
+  assert_one_line_error(result, "n0.npz", "N0", "P0")
+
+
+def test_unwritable_workdir(digits, tmp_path):
+  file = tmp_path / "file"
+  file.write_text("")
+  result = run(
+    "train.pretrain",
+    f"--config={CONFIG}",
+    f"--workdir={file / 'run'}",
+    f"--config.data.path={digits}",
+    *SHORT,
+  )
+  assert_one_line_error(result, str(file / "run"))
+
+
+def test_changed_experiment_on_resume(pretrained, digits):
+  workdir, _ = pretrained
+  result = run(
+    "train.pretrain",
+    f"--config={CONFIG}",
+    f"--workdir={workdir}",
+    f"--config.data.path={digits}",
+    *SHORT,
+    "--config.seed=1",
+  )
+  assert_one_line_error(result, "seed was 0 and is now 1")

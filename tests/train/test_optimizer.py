@@ -1,0 +1,79 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from nfnet.initialization import initial_parameters
+from nfnet.model import NFNet
+from train.optimizer import moving_average, sgd_agc
+
+
+@pytest.fixture(scope="module")
+def parameters():
+  return jax.tree.map(jnp.asarray, initial_parameters(NFNet("P0", 10), 0))
+
+
+@pytest.fixture(scope="module")
+def gradients(parameters):
+  leaves, structure = jax.tree.flatten(parameters)
+  generator = np.random.default_rng(0)
+  return structure.unflatten(
+    [jnp.asarray(generator.standard_normal(leaf.shape), jnp.float32) for leaf in leaves]
+  )
+
+
+def test_three_steps_without_clipping_are_those_of_optax(parameters, gradients):
+  """optax's own Nesterov momentum and masked decay, put together independently."""
+  decays = jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "weight", parameters)
+  reference = optax.chain(
+    optax.add_decayed_weights(0.01, mask=decays),
+    optax.trace(0.9, nesterov=True),
+    optax.scale_by_learning_rate(0.1),
+  )
+  ours = sgd_agc(lambda step: 0.1, momentum=0.9, weight_decay=0.01, clipping=None)
+
+  def run(transformation):
+    state = transformation.init(parameters)
+    current = parameters
+    update = jax.jit(transformation.update)
+    for _ in range(3):
+      updates, state = update(gradients, state, current)
+      current = optax.apply_updates(current, updates)
+    return current
+
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), run(ours), run(reference)
+  )
+
+
+def test_clips_all_but_the_classifiers_weight(parameters, gradients):
+  def updates(clipping):
+    transformation = sgd_agc(lambda step: 1.0, momentum=0.0, weight_decay=0.0, clipping=clipping)
+    state = transformation.init(parameters)
+    return jax.jit(transformation.update)(gradients, state, parameters)[0]
+
+  clipped, plain = updates(1e-6), updates(None)
+  np.testing.assert_array_equal(clipped["classifier"]["weight"], plain["classifier"]["weight"])
+  for path, update in jax.tree_util.tree_leaves_with_path(clipped):
+    if [key.key for key in path] != ["classifier", "weight"]:
+      assert float(jnp.max(jnp.abs(update))) < 1e-4, path
+
+
+def test_learning_rate_is_that_of_the_steps_done_before(parameters, gradients):
+  transformation = sgd_agc(
+    lambda step: jnp.where(step == 0, 0.0, 1.0), momentum=0.0, weight_decay=0.0, clipping=None
+  )
+  state = transformation.init(parameters)
+  update = jax.jit(transformation.update)
+  first, state = update(gradients, state, parameters)
+  second, state = update(gradients, state, parameters)
+  assert not np.asarray(first["classifier"]["weight"]).any()
+  np.testing.assert_array_equal(second["classifier"]["weight"], -gradients["classifier"]["weight"])
+  assert int(state.step) == 2
+
+
+@pytest.mark.parametrize("step", [0, 9, 10**6])
+def test_moving_average_ramps_its_decay(step):
+  got = moving_average({"w": jnp.ones(3)}, {"w": jnp.zeros(3)}, jnp.asarray(step, jnp.int32), 0.999)
+  np.testing.assert_allclose(got["w"], min(0.999, (1 + step) / (10 + step)), rtol=1e-4)

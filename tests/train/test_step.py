@@ -1,0 +1,154 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import kernels
+from nfnet.initialization import initial_parameters
+from train.experiment import Data, Experiment, Loss, Model, Optimizer, Schedule
+from train.schedule import learning_rate_schedule
+from train.step import (
+  batch_sharding,
+  initial_state,
+  make_evaluation_step,
+  make_mesh,
+  make_model,
+  make_optimizer,
+  make_train_step,
+  replicated,
+)
+
+BATCH = 16
+EXPERIMENT = Experiment(
+  name="test",
+  model=Model(
+    variant="P0",
+    compute_dtype="float32",
+    block_execution="unrolled",
+    stochastic_depth_rate=0.5,
+    dropout_rate=0.2,
+  ),
+  data=Data(num_classes=10, batch_size=BATCH),
+  optimizer=Optimizer(peak_learning_rate=0.1, warmup_steps=1, ema_decay=0.9),
+  loss=Loss(label_smoothing=0.1),
+  schedule=Schedule(train_steps=20),
+)
+
+
+def make_batch():
+  generator = np.random.default_rng(0)
+  weight = np.ones(BATCH, np.float32)
+  weight[3] = 0
+  return {
+    "image": generator.integers(0, 256, (BATCH, 32, 32, 3)).astype(np.uint8),
+    "labels": generator.integers(0, 10, (BATCH, 1)).astype(np.int32),
+    "weight": weight,
+  }
+
+
+def run(experiment, *, devices=1, steps=3, batch=None):
+  """The state after some steps on one batch, and the metrics of each step."""
+  mesh = make_mesh(jax.devices()[:devices])
+  model = make_model(experiment)
+  rate = learning_rate_schedule(experiment, train_examples=1000)
+  optimizer = make_optimizer(experiment, rate)
+  parameters = jax.device_put(initial_parameters(model, experiment.seed), replicated(mesh))
+  state = initial_state(experiment, optimizer, parameters)
+  step = jax.jit(make_train_step(experiment, model, optimizer, rate, mesh), donate_argnums=0)
+  batch = jax.device_put(make_batch() if batch is None else batch, batch_sharding(mesh))
+  metrics = []
+  for _ in range(steps):
+    state, step_metrics = step(state, batch)
+    metrics.append(jax.device_get(step_metrics))
+  return jax.device_get(state), metrics
+
+
+@pytest.fixture(scope="module")
+def one_device():
+  return run(EXPERIMENT)
+
+
+def assert_close(left, right, relative=1e-5):
+  """Each leaf within `relative` of its largest value."""
+  for (path, a), b in zip(
+    jax.tree_util.tree_leaves_with_path(left), jax.tree.leaves(right), strict=True
+  ):
+    np.testing.assert_allclose(
+      a, b, rtol=relative, atol=relative * max(np.abs(b).max(), 1e-6), err_msg=str(path)
+    )
+
+
+def test_eight_devices_are_as_one(one_device):
+  """Float32 sums of 16 examples in another order; 3 steps of a network of 6 blocks."""
+  state, metrics = run(EXPERIMENT, devices=8)
+  assert_close(state.parameters, one_device[0].parameters)
+  assert_close(state.average, one_device[0].average)
+  assert_close(metrics, one_device[1])
+
+
+def test_accumulated_parts_are_as_the_whole_batch(one_device):
+  accumulated = dataclasses.replace(EXPERIMENT.optimizer, gradient_accumulation=2)
+  state, metrics = run(dataclasses.replace(EXPERIMENT, optimizer=accumulated), devices=2)
+  assert_close(state.parameters, one_device[0].parameters)
+  assert_close(metrics, one_device[1])
+
+
+def test_scan_is_as_unrolled(one_device):
+  scanned = dataclasses.replace(EXPERIMENT.model, block_execution="scan")
+  state, _ = run(dataclasses.replace(EXPERIMENT, model=scanned))
+  assert_close(state.parameters, one_device[0].parameters)
+
+
+def test_an_example_of_weight_zero_changes_nothing(one_device):
+  batch = make_batch()
+  batch["image"][3] = 255 - batch["image"][3]
+  batch["labels"][3] = -1
+  state, metrics = run(EXPERIMENT, batch=batch)
+  assert_close(state.parameters, one_device[0].parameters)
+  assert [step["examples"] for step in metrics] == [BATCH - 1] * 3
+
+
+def test_pallas_without_a_kernel_falls_back_and_is_counted(one_device):
+  kernels.fallback_counts.clear()
+  pallas = dataclasses.replace(EXPERIMENT.model, kernels="pallas")
+  state, _ = run(dataclasses.replace(EXPERIMENT, model=pallas))
+  assert_close(state.parameters, one_device[0].parameters, relative=0)
+  assert {op for op, _ in kernels.fallback_counts} == {"scaled_ws_conv", "se_residual", "sgd_agc"}
+
+
+def test_loss_falls_on_a_fixed_batch():
+  plain = dataclasses.replace(EXPERIMENT.model, stochastic_depth_rate=0.0, dropout_rate=0.0)
+  _, metrics = run(dataclasses.replace(EXPERIMENT, model=plain), steps=20)
+  assert metrics[-1]["loss"] < metrics[0]["loss"] - 0.5
+
+
+def test_seed_changes_the_draws_and_the_parameters(one_device):
+  _, metrics = run(dataclasses.replace(EXPERIMENT, seed=1), steps=1)
+  assert metrics[0]["loss"] != one_device[1][0]["loss"]
+
+
+def test_metrics_are_those_of_the_step(one_device):
+  first, second, *_ = one_device[1]
+  assert first["learning_rate"] == 0
+  assert second["learning_rate"] == pytest.approx(0.1)
+  assert first["gradient_norm"] > 0
+  assert 0 <= first["top1"] <= 1
+
+
+def test_evaluation_sums_over_real_examples_without_smoothing():
+  mesh = make_mesh(jax.devices()[:4])
+  model = make_model(EXPERIMENT)
+  parameters = initial_parameters(model, 0)
+  parameters["classifier"]["weight"] *= 0
+  step = jax.jit(make_evaluation_step(model, EXPERIMENT.loss, mesh))
+  batch = jax.device_put(make_batch(), batch_sharding(mesh))
+  sums = step(jax.device_put(parameters, replicated(mesh)), batch)
+  assert float(sums["examples"]) == BATCH - 1
+  np.testing.assert_allclose(sums["loss"], (BATCH - 1) * np.log(10), rtol=1e-5)
+  # All logits are equal: the first classes win.
+  labels = make_batch()["labels"][np.arange(BATCH) != 3, 0]
+  assert float(sums["top1"]) == np.sum(labels == 0)
+  assert float(sums["top5"]) == np.sum(labels < 5)
+  assert jnp.asarray(sums["loss"]).dtype == jnp.float32

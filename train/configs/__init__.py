@@ -1,0 +1,1 @@
+"""Experiments: one file each, with its command, expected cost and expected result."""

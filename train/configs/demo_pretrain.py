@@ -1,0 +1,42 @@
+"""Demo, first part: a small NFNet on Fashion-MNIST, 28x28 photographs of clothes in 10 classes.
+
+    python -m train.pretrain --config=train/configs/demo_pretrain.py --workdir=DIR
+
+Expected cost: 6 minutes on 2 CPU cores. Expected result: 88 % top-1 on the 10,000 held-out images.
+"""
+
+import pathlib
+
+from train.experiment import Data, Experiment, Loss, Model, Optimizer, Schedule
+
+_DATA = pathlib.Path(__file__).parent.parent / "demo_data" / "fashion_mnist"
+
+
+def experiment() -> Experiment:
+  return Experiment(
+    name="demo: Fashion-MNIST",
+    model=Model(
+      variant="N0",
+      compute_dtype="float32",
+      block_execution="unrolled",
+      dropout_rate=0.1,
+      stochastic_depth_rate=0.0,
+    ),
+    data=Data(
+      path=str(_DATA),
+      num_classes=10,
+      batch_size=128,
+      evaluation_batch_size=500,
+      train_pixels=32,
+      evaluation_pixels=32,
+      evaluation_resize_margin=0,
+      crop_area_min=0.5,
+    ),
+    optimizer=Optimizer(
+      peak_learning_rate=0.2, warmup_steps=100, weight_decay=5e-4, ema_decay=0.999
+    ),
+    loss=Loss(label_smoothing=0.1),
+    schedule=Schedule(
+      train_steps=1800, log_every_steps=50, evaluate_every_steps=600, checkpoint_every_steps=600
+    ),
+  )

@@ -1,0 +1,34 @@
+"""Fine-tuning on ImageNet (paper A, section 3; what it leaves open is taken from paper B).
+
+    python -m train.finetune --config=train/configs/imagenet_finetune.py:variant=F7+ \\
+        --workdir=DIR --config.data.path=DATA --config.initial_weights=PRETRAINED
+
+Expected result in paper A for F7+ after 8 epochs of JFT-4B: 90.3 % top-1 at 480 px, for 1.6k
+TPU-v4 core-hours. Paper A states 50 epochs, 384 px for training and 480 px for evaluation,
+stochastic depth and dropout; batch, learning rate, decays and rates are those of paper B.
+
+Sharpness-aware minimization (SAM) and repeated augmentation are not in this configuration; without
+them expect less than the paper's figure.
+"""
+
+from train.experiment import Data, Experiment, Loss, Model, Optimizer, Schedule
+
+
+def experiment(variant: str = "F7+") -> Experiment:
+  return Experiment(
+    name=f"fine-tuning NFNet-{variant} on ImageNet",
+    model=Model(variant=variant, stochastic_depth_rate=0.1, dropout_rate=0.25),
+    data=Data(
+      num_classes=1000,
+      batch_size=2048,
+      evaluation_batch_size=2048,
+      train_pixels=384,
+      evaluation_pixels=480,
+      workers=16,
+    ),
+    optimizer=Optimizer(
+      peak_learning_rate=0.1, warmup_steps=5000, weight_decay=1e-5, ema_decay=0.9999
+    ),
+    loss=Loss(label_smoothing=0.1),
+    schedule=Schedule(train_epochs=50, evaluate_every_steps=3128, checkpoint_every_steps=1564),
+  )

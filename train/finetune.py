@@ -1,0 +1,27 @@
+"""Goes on from trained parameters with a new classifier, on other images, at another resolution.
+
+    python -m train.finetune --config=FILE --workdir=DIR --config.initial_weights=PATH
+
+PATH is a workdir or checkpoint of this project, a released haiku file, or timm's safetensors.
+"""
+
+from absl import flags
+
+from nfnet.errors import run_main
+from train.config_file import load_experiment, parse_arguments
+from train.loop import train
+from train.transfer import with_new_classifier
+
+_CONFIG = flags.DEFINE_string("config", None, "Python file that describes the experiment.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder for checkpoints, metrics and plots.")
+
+
+def main(overrides: list[str]) -> None:
+  """Loads the experiment and its initial parameters and trains."""
+  experiment = load_experiment(_CONFIG.value, overrides[1:])
+  train(experiment, _WORKDIR.value, parameters=with_new_classifier(experiment))
+
+
+if __name__ == "__main__":
+  flags.mark_flags_as_required([_CONFIG, _WORKDIR])
+  run_main(main, flags_parser=parse_arguments)

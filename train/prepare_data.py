@@ -1,0 +1,80 @@
+"""Turns images into a data set that training reads.
+
+    python -m train.prepare_data --source=DIR --out=DIR
+    python -m train.prepare_data --verify=DIR
+
+DIR holds `train/CLASS/*` and `val/CLASS/*` (also `validation` or `test`), or only `CLASS/*`, of
+which a share is held out, or the four idx files of MNIST or Fashion-MNIST. JPEG, PNG and WebP
+files are stored as they are, after each was decoded once. The same command continues a run that
+was stopped, and refuses to write over a finished data set.
+"""
+
+import os
+
+from absl import flags
+
+from nfnet.errors import UserError, run_main
+from train import dataset_writer, image_sources, records
+
+_SOURCE = flags.DEFINE_string("source", None, "Folder with the images.")
+_OUT = flags.DEFINE_string("out", None, "Folder to write the data set to.")
+_EVALUATION_SHARE = flags.DEFINE_float(
+  "evaluation_share", 0.1, "Share that is held out where the source does not say which images."
+)
+_CLASS_NAMES = flags.DEFINE_list(
+  "class_names", [], "Names of the classes of idx files, separated by commas."
+)
+_SHARDS = flags.DEFINE_integer(
+  "shards", None, "Record files a split; about 256 MiB each by default.", lower_bound=1
+)
+_SEED = flags.DEFINE_integer("seed", 0, "Of the order in which records are stored.")
+_WORKERS = flags.DEFINE_integer(
+  "workers", os.cpu_count(), "Processes that read and decode images.", lower_bound=0
+)
+_SKIP_BAD_IMAGES = flags.DEFINE_bool(
+  "skip_bad_images", False, "Leave out images that cannot be decoded, and list them."
+)
+_VERIFY = flags.DEFINE_string("verify", None, "Only compare this data set with its manifest.")
+
+
+def main(arguments: list[str]) -> None:
+  """Writes or verifies, as the flags say."""
+  if len(arguments) > 1:
+    raise UserError(f"unexpected argument {arguments[1]!r}: every value needs its --flag=")
+  if _VERIFY.value:
+    manifest = records.load_manifest(_VERIFY.value)
+    dataset_writer.verify_with_progress(_VERIFY.value, manifest)
+    _print_summary(_VERIFY.value, manifest)
+    return
+  if not _SOURCE.value or not _OUT.value:
+    raise UserError("--source=DIR and --out=DIR are needed, or --verify=DIR")
+  source = image_sources.read_source(_SOURCE.value, _EVALUATION_SHARE.value, _CLASS_NAMES.value)
+  for suffix, files in source.ignored_suffixes.items():
+    print(f"ignored {files} files that end in {suffix or 'nothing'}")
+  manifest = dataset_writer.write_dataset(
+    _OUT.value,
+    source,
+    shards=_SHARDS.value,
+    seed=_SEED.value,
+    workers=_WORKERS.value,
+    skip_bad_images=_SKIP_BAD_IMAGES.value,
+  )
+  _print_summary(_OUT.value, manifest)
+
+
+def _print_summary(folder: str, manifest: records.Manifest) -> None:
+  print(f"{folder}: {len(manifest.class_names)} classes, verified")
+  for name, split in manifest.splits.items():
+    print(
+      f"  {name}: {split.records:,} images, {split.size_bytes / 1e6:,.1f} MB, "
+      f"{len(split.shards)} files"
+    )
+  if manifest.skipped_images:
+    print(
+      f"  {len(manifest.skipped_images)} images left out because they cannot be decoded; "
+      f"{records.MANIFEST_NAME} lists them"
+    )
+
+
+if __name__ == "__main__":
+  run_main(main)

@@ -1,0 +1,31 @@
+"""Trains a network from random parameters.
+
+    python -m train.pretrain --config=FILE --workdir=DIR [--config.FIELD=VALUE ...]
+
+Run again with the same arguments, it resumes from the newest checkpoint in the workdir.
+"""
+
+from absl import flags
+
+from nfnet.errors import UserError, run_main
+from train.config_file import load_experiment, parse_arguments
+from train.loop import train
+
+_CONFIG = flags.DEFINE_string("config", None, "Python file that describes the experiment.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder for checkpoints, metrics and plots.")
+
+
+def main(overrides: list[str]) -> None:
+  """Loads the experiment and trains."""
+  experiment = load_experiment(_CONFIG.value, overrides[1:])
+  if experiment.initial_weights is not None:
+    raise UserError(
+      f"initial_weights={experiment.initial_weights!r}: pre-training starts from random "
+      "parameters; run train.finetune instead"
+    )
+  train(experiment, _WORKDIR.value)
+
+
+if __name__ == "__main__":
+  flags.mark_flags_as_required([_CONFIG, _WORKDIR])
+  run_main(main, flags_parser=parse_arguments)
