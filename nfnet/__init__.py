@@ -1,0 +1,1 @@
+"""Normalizer-free networks: structure, initial values, cost, released weights, prediction."""

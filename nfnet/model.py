@@ -40,6 +40,7 @@ class Stem(nnx.Module):
     self.conv3 = ScaledWSConv(channels[2], channels[3], kernel_pixels=3, stride=2, **arguments)
 
   def __call__(self, x: Float[Array, "h w n c"], activation) -> Float[Array, "h2 w2 n o"]:
+    """The input of the first stage, a quarter as high and wide."""
     for conv in (self.conv0, self.conv1, self.conv2):
       x = conv(x, output_activation=activation)
     return self.conv3(x)

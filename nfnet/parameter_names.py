@@ -62,9 +62,7 @@ def parameter_names(variant: str) -> Iterator[ParameterName]:
         f"{timm}.attn_last.{timm_name}",
         "matrix_as_filter",
       )
-    yield ParameterName(
-      (*ours, "skip_gain"), haiku, "skip_gain", f"{timm}.skipinit_gain", "scalar"
-    )
+    yield ParameterName((*ours, "skip_gain"), haiku, "skip_gain", f"{timm}.skipinit_gain", "scalar")
   yield from _conv(("final_conv",), "NFNet/~/final_conv", "final_conv")
   yield from _linear(("classifier",), "NFNet/~/linear", "head.fc", "matrix")
 

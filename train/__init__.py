@@ -1,0 +1,1 @@
+"""Training: data, step, loop, checkpoints, and the commands that run them."""

@@ -1,7 +1,6 @@
 """The training loop, the same for pre-training and fine-tuning."""
 
 import math
-import pathlib
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -21,7 +20,7 @@ from train.experiment import Experiment
 from train.metrics import MetricsWriter, read_metrics
 from train.optimizer import SGDAGCState
 from train.plots import write_plots
-from train.progress import ProgressLine, format_duration, summary
+from train.progress import ProgressLine, summary
 from train.schedule import learning_rate_schedule, train_steps
 from train.state import TrainState
 from train.step import (
@@ -87,9 +86,7 @@ class _Run:
       self.mesh,
       parts=experiment.optimizer.gradient_accumulation,
     )
-    check_batch_size(
-      "data.evaluation_batch_size", experiment.data.evaluation_batch_size, self.mesh
-    )
+    check_batch_size("data.evaluation_batch_size", experiment.data.evaluation_batch_size, self.mesh)
     self.train_examples = data.train_examples(experiment.data)
     self.total_steps = train_steps(experiment, self.train_examples)
     self.model = make_model(experiment)
@@ -99,9 +96,7 @@ class _Run:
       make_train_step(experiment, self.model, self.optimizer, learning_rate, self.mesh),
       donate_argnums=0,
     )
-    self.evaluation_step = jax.jit(
-      make_evaluation_step(self.model, experiment.loss, self.mesh)
-    )
+    self.evaluation_step = jax.jit(make_evaluation_step(self.model, experiment.loss, self.mesh))
     self.metadata = {
       "experiment": to_json(experiment),
       "class_names": list(data.class_names(experiment.data)),

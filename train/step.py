@@ -24,7 +24,7 @@ from train.state import TrainState
 
 DATA_AXIS = "data"
 Batch = Mapping[str, Any]
-"""image uint8 [n, h, w, 3]; labels int32 [n, l], -1 for none; weight float32 [n], 0 for no image."""
+"""image uint8 [n, h, w, 3]; labels int32 [n, l], -1 for none; weight float32 [n], 0 or 1."""
 Metrics = dict[str, Any]
 
 

@@ -69,7 +69,10 @@ def folder(tmp_path_factory, parameters):
 
 def expected_logits(parameters, images, **arguments):
   model = NFNet("P0", NUM_CLASSES, block_execution="unrolled", **arguments)
-  return np.asarray(jax.jit(functools.partial(apply, model))(parameters, images))
+  # Runs once: compiling is what takes time.
+  options = {"xla_backend_optimization_level": 0}
+  function = jax.jit(functools.partial(apply, model), compiler_options=options)
+  return np.asarray(function(parameters, images))
 
 
 def run(*arguments):
@@ -155,7 +158,7 @@ def test_released_weights_have_numbers_for_names(folder):
     (np.zeros((8, 8, 3), np.float32), r"\[8, 8, 3\]; must be"),
     (np.zeros((2, 3, 8, 8), np.float32), r"\[2, 3, 8, 8\]; must be"),
     (np.zeros((0, 8, 8, 3), np.float32), "not empty"),
-    (np.array([{}]), "cannot be read as a .npy array"),
+    (np.array([{}]), r"cannot be read as a \.npy array"),
   ],
 )
 def test_inputs_of_another_kind_are_errors(array, message, tmp_path):
@@ -168,7 +171,7 @@ def test_inputs_of_another_kind_are_errors(array, message, tmp_path):
 def test_files_that_are_no_array_are_errors(tmp_path):
   for name, content in (("empty.npy", b""), ("text.npy", b"text"), ("cut.npy", b"\x93NUMPY")):
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(UserError, match="cannot be read as a .npy array"):
+    with pytest.raises(UserError, match=r"cannot be read as a \.npy array"):
       read_inputs(str(tmp_path / name))
   np.savez(tmp_path / "archive.npz", x=np.zeros(3))
   with pytest.raises(UserError, match="archive of arrays"):
@@ -232,8 +235,6 @@ def test_the_command_writes_logits(folder, parameters, tmp_path):
     (["--weights=haiku.npz", "--inputs=inputs.npy", "a.png"], "give either image files or"),
     (["--weights=haiku.npz", "--inputs=inputs.npy", "--pixels=8"], "--pixels is for image files"),
     (["--weights=haiku.npz", "--variant=P9", "a.png"], "--variant: variant 'P9'"),
-    (["--weights=haiku.npz", "--variant=N0", "a.png"], "do not fit N0"),
-    (["--weights=missing.npz", "a.png"], "weights 'missing.npz' cannot be read"),
     (["--weights=haiku.npz", "missing.png"], "image 'missing.png' cannot be read"),
     (["--weights=haiku.npz", "--logits_out=no/y.npy", "a.png"], "--logits_out=no/y.npy"),
   ],

@@ -1,6 +1,5 @@
 """The commands, run as a person runs them: what they print, and how they end."""
 
-import os
 import pathlib
 import subprocess
 import sys
@@ -25,11 +24,9 @@ SHORT = (
 
 
 def run(module, *arguments):
-  environment = {**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=0"}
   return subprocess.run(
     [sys.executable, "-m", module, *arguments],
     cwd=REPOSITORY,
-    env=environment,
     capture_output=True,
     text=True,
     timeout=300,

@@ -2,7 +2,6 @@ import gzip
 import hashlib
 import os
 import pathlib
-import resource
 import signal
 import struct
 import subprocess
@@ -26,16 +25,22 @@ def prepare(source, out, evaluation_share=0.3, **options):
   )
 
 
-def run_main(*arguments, **options):
+def run_main(*arguments, interpreter_arguments=("-m", "train.prepare_data")):
   return subprocess.run(
-    [sys.executable, "-m", "train.prepare_data", *arguments],
+    [sys.executable, *interpreter_arguments, *arguments],
     cwd=ROOT,
     capture_output=True,
     text=True,
     timeout=120,
     check=False,
-    **options,
   )
+
+
+RUN_WITH_LITTLE_DISK = """
+import resource, runpy
+resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
+runpy.run_module("train.prepare_data", run_name="__main__", alter_sys=True)
+"""
 
 
 def read_all(folder, split):
@@ -179,11 +184,7 @@ def test_a_killed_run_is_continued_to_the_same_bytes(tmp_path):
 def test_a_full_disk_is_one_line_and_the_run_can_be_continued(tmp_path):
   source = image_files.write_class_folders(tmp_path / "source", 30, height=100, width=100)
   arguments = [f"--source={source}", f"--out={tmp_path / 'data'}", "--workers=0"]
-
-  def limit_file_size():
-    resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
-
-  failed = run_main(*arguments, preexec_fn=limit_file_size)
+  failed = run_main(*arguments, interpreter_arguments=("-c", RUN_WITH_LITTLE_DISK))
   assert failed.returncode == 2
   assert "Traceback" not in failed.stderr
   assert "train-00000-of-00001.array_record" in failed.stderr.splitlines()[-1]

@@ -124,11 +124,6 @@ def test_loss_falls_on_a_fixed_batch():
   assert metrics[-1]["loss"] < metrics[0]["loss"] - 0.5
 
 
-def test_seed_changes_the_draws_and_the_parameters(one_device):
-  _, metrics = run(dataclasses.replace(EXPERIMENT, seed=1), steps=1)
-  assert metrics[0]["loss"] != one_device[1][0]["loss"]
-
-
 def test_metrics_are_those_of_the_step(one_device):
   first, second, *_ = one_device[1]
   assert first["learning_rate"] == 0

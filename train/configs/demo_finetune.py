@@ -15,7 +15,7 @@ def experiment() -> Experiment:
   return Experiment(
     name="demo: digits",
     model=Model(
-      variant="N0", compute_dtype="float32", block_execution="unrolled", dropout_rate=0.1
+      variant="P0", compute_dtype="float32", block_execution="unrolled", dropout_rate=0.1
     ),
     data=Data(
       num_classes=10,
@@ -28,9 +28,7 @@ def experiment() -> Experiment:
       # A mirrored digit is another sign.
       horizontal_flip=False,
     ),
-    optimizer=Optimizer(
-      peak_learning_rate=0.2, warmup_steps=20, weight_decay=5e-4, ema_decay=0.99
-    ),
+    optimizer=Optimizer(peak_learning_rate=0.2, warmup_steps=20, weight_decay=5e-4, ema_decay=0.99),
     loss=Loss(label_smoothing=0.1),
     schedule=Schedule(train_steps=150, log_every_steps=25, checkpoint_every_steps=None),
   )

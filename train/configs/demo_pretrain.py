@@ -16,7 +16,7 @@ def experiment() -> Experiment:
   return Experiment(
     name="demo: Fashion-MNIST",
     model=Model(
-      variant="N0",
+      variant="P0",
       compute_dtype="float32",
       block_execution="unrolled",
       dropout_rate=0.1,
