@@ -20,5 +20,9 @@ def with_new_classifier(experiment: Experiment) -> dict[str, Any]:
       "initial_weights is not set: give --config.initial_weights=PATH, or run train.pretrain"
     )
   fresh = initial_parameters(make_model(experiment), experiment.seed)
-  trained = load_weights(experiment.initial_weights, experiment.model.variant)
+  trained = load_weights(
+    experiment.initial_weights,
+    experiment.model.variant,
+    bottleneck=experiment.model.bottleneck,
+  )
   return {**trained.parameters, "classifier": fresh["classifier"]}

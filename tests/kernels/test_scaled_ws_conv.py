@@ -165,9 +165,9 @@ def test_gradients_agree_with_finite_differences(kernel, stride, groups, pool):
   arrays = operands(rng, height=5, width=4, channels=4, outputs=4, kernel=kernel, groups=groups)
 
   def function(*operands):
-    # `check_grads` perturbs with NumPy arrays.
+    # `check_grads` perturbs with NumPy arrays, and would pull one back.
     *arrays, scale = map(jnp.asarray, operands)
-    return scaled_ws_conv(
+    result = scaled_ws_conv(
       *arrays,
       stride=stride,
       groups=groups,
@@ -176,6 +176,8 @@ def test_gradients_agree_with_finite_differences(kernel, stride, groups, pool):
       input_scale=scale,
       output_activation=jnp.tanh,
     )
+    weights = np.random.default_rng(7).standard_normal(result.shape)
+    return jnp.sum(result * jnp.asarray(weights, jnp.float32))
 
   arguments = (*map(jnp.asarray, arrays), jnp.float32(0.8))
   # Differences over 1e-2 in float32: third derivatives and rounding leave about 1e-3.

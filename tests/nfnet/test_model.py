@@ -63,8 +63,8 @@ def compiled_gradient(name, **arguments):
   return jit(jax.value_and_grad(loss))
 
 
-# P1 has 2, 2, 6 and 2 blocks in its stages.
-SIZES = ["P1", *(pytest.param(name, marks=pytest.mark.slow) for name in ("N0", "N1"))]
+# P0 has 1, 1, 3 and 1 blocks in its stages; only three make a loop.
+SIZES = ["P0", *(pytest.param(name, marks=pytest.mark.slow) for name in ("N0", "N1"))]
 
 
 @pytest.mark.parametrize("name", SIZES)
@@ -154,13 +154,15 @@ def test_dropout_keeps_the_mean_and_its_share():
   assert len(np.unique(dropped, axis=0)) == 64
 
 
-def test_dropout_and_stochastic_depth_draw_independently(keys):
+def test_dropout_and_stochastic_depth_draw_independently():
   """Both come from one key an example, folded with different numbers."""
+  num_draws = 4000
+  many = jax.random.split(jax.random.key(0), num_draws)
   model = NFNet("P0", NUM_CLASSES, stochastic_depth_rate=0.6)
-  many = jax.random.split(jax.random.key(0), 4000)
+  # Equal keys would give equal numbers at equal places of arrays of equal shape.
   last_block = np.asarray(model._draw_keep(many))[-1]
-  first_feature = np.asarray(_dropout(jnp.ones((4000, 1)), many, 0.5))[:, 0]
-  assert abs(np.corrcoef(last_block, first_feature)[0, 1]) < 4 / np.sqrt(4000)
+  last_feature = np.asarray(_dropout(jnp.ones((num_draws, 6)), many, 0.5))[:, -1]
+  assert abs(np.corrcoef(last_block, last_feature)[0, 1]) < 4 / np.sqrt(num_draws)
 
 
 def test_bfloat16_compute_gives_float32_logits_close_to_float32(parameters, images):
@@ -179,14 +181,11 @@ def test_bfloat16_gradients_are_float32(parameters, images, keys):
   assert {leaf.dtype for leaf in jax.tree.leaves(gradients)} == {jnp.dtype("float32")}
 
 
-def test_images_are_nhwc(parameters, images):
-  """Height and width may differ; swapping them is another image."""
-  wide = images[:, :16]
-  logits = jax.eval_shape(functools.partial(apply, NFNet("P0", NUM_CLASSES)), parameters, wide)
-  assert logits.shape == (NUM_IMAGES, NUM_CLASSES)
-  function = compiled(dropout_rate=0.0)
-  flipped = function(parameters, jnp.swapaxes(images, 1, 2), None)
-  assert not np.allclose(flipped, function(parameters, images, None), atol=1e-4)
+@pytest.mark.parametrize("shape", [(1, 16, 32, 3), (2, 33, 20, 3), (1, 1, 1, 3)])
+def test_images_of_any_sides(shape, parameters):
+  function = functools.partial(apply, NFNet("P0", NUM_CLASSES))
+  logits = jax.eval_shape(function, parameters, jax.ShapeDtypeStruct(shape, jnp.float32))
+  assert logits.shape == (shape[0], NUM_CLASSES)
 
 
 def test_images_do_not_see_each_other(parameters, images):
