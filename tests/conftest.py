@@ -6,10 +6,11 @@ import tempfile
 os.environ["JAX_PLATFORMS"] = "cpu"
 # Several devices, so that sharding is real.
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
-# Compiling is most of what the tests take, and many compile the same program; the commands that
-# tests start share the folder through the environment.
-_compilation_cache = tempfile.TemporaryDirectory(prefix="compilation_cache_")
-os.environ["JAX_COMPILATION_CACHE_DIR"] = _compilation_cache.name
+# Compiling is most of what the tests take, and many compile the same program. The other test
+# processes, and the commands that tests start, share the folder through the environment.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+  _compilation_cache = tempfile.TemporaryDirectory(prefix="compilation_cache_")
+  os.environ["JAX_COMPILATION_CACHE_DIR"] = _compilation_cache.name
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 import jax
