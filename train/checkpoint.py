@@ -100,6 +100,9 @@ class Checkpoints:
       raise UserError(
         f"workdir {workdir!r} cannot be written: {error.strerror}; give another --workdir"
       ) from error
+    # Orbax waits for this at the first save only: a run that ends before that would print the
+    # traceback of a thread which finds the interpreter gone.
+    self._manager._maybe_await_cleanup_tmp_directory()
     absl_logging.get_absl_logger().addFilter(_drop_orbax_traceback)
 
   def latest_step(self) -> int | None:

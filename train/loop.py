@@ -56,8 +56,8 @@ def train(
   validate(experiment)
   run = _Run(experiment, workdir)
   with (
-    Checkpoints(workdir, keep=experiment.schedule.checkpoints_kept) as checkpoints,
     data.train_batches(experiment.data, experiment.seed) as batches,
+    Checkpoints(workdir, keep=experiment.schedule.checkpoints_kept) as checkpoints,
   ):
     state, step = run.start_or_resume(checkpoints, batches, parameters)
     with (

@@ -80,25 +80,17 @@ def assert_close(left, right, relative=1e-5):
     )
 
 
-def test_eight_devices_are_as_one(one_device):
+def test_devices_accumulation_and_scan_change_nothing(one_device):
   """Float32 sums of 16 examples in another order; 3 steps of a network of 6 blocks."""
-  state, metrics = run(EXPERIMENT, devices=8)
+  spread = dataclasses.replace(
+    EXPERIMENT,
+    model=dataclasses.replace(EXPERIMENT.model, block_execution="scan"),
+    optimizer=dataclasses.replace(EXPERIMENT.optimizer, gradient_accumulation=2),
+  )
+  state, metrics = run(spread, devices=8)
   assert_close(state.parameters, one_device[0].parameters)
   assert_close(state.average, one_device[0].average)
   assert_close(metrics, one_device[1])
-
-
-def test_accumulated_parts_are_as_the_whole_batch(one_device):
-  accumulated = dataclasses.replace(EXPERIMENT.optimizer, gradient_accumulation=2)
-  state, metrics = run(dataclasses.replace(EXPERIMENT, optimizer=accumulated), devices=2)
-  assert_close(state.parameters, one_device[0].parameters)
-  assert_close(metrics, one_device[1])
-
-
-def test_scan_is_as_unrolled(one_device):
-  scanned = dataclasses.replace(EXPERIMENT.model, block_execution="scan")
-  state, _ = run(dataclasses.replace(EXPERIMENT, model=scanned))
-  assert_close(state.parameters, one_device[0].parameters)
 
 
 def test_an_example_of_weight_zero_changes_nothing(one_device):
@@ -119,9 +111,8 @@ def test_pallas_without_a_kernel_falls_back_and_is_counted(one_device):
 
 
 def test_loss_falls_on_a_fixed_batch():
-  plain = dataclasses.replace(EXPERIMENT.model, stochastic_depth_rate=0.0, dropout_rate=0.0)
-  _, metrics = run(dataclasses.replace(EXPERIMENT, model=plain), steps=20)
-  assert metrics[-1]["loss"] < metrics[0]["loss"] - 0.5
+  _, metrics = run(EXPERIMENT, steps=20)
+  assert metrics[-1]["loss"] < metrics[0]["loss"] - 0.3
 
 
 def test_metrics_are_those_of_the_step(one_device):

@@ -15,11 +15,11 @@ def experiment() -> Experiment:
   return Experiment(
     name="demo: digits",
     model=Model(
-      variant="P0", compute_dtype="float32", block_execution="unrolled", dropout_rate=0.1
+      variant="P0", compute_dtype="float32", block_execution="unrolled", dropout_rate=0.0
     ),
     data=Data(
       num_classes=10,
-      batch_size=128,
+      batch_size=64,
       evaluation_batch_size=500,
       train_pixels=32,
       evaluation_pixels=32,
@@ -28,7 +28,13 @@ def experiment() -> Experiment:
       # A mirrored digit is another sign.
       horizontal_flip=False,
     ),
-    optimizer=Optimizer(peak_learning_rate=0.2, warmup_steps=20, weight_decay=5e-4, ema_decay=0.99),
+    optimizer=Optimizer(
+      peak_learning_rate=0.05,
+      warmup_steps=20,
+      weight_decay=5e-4,
+      agc_clipping=0.1,
+      ema_decay=0.99,
+    ),
     loss=Loss(label_smoothing=0.1),
     schedule=Schedule(train_steps=150, log_every_steps=25, checkpoint_every_steps=None),
   )

@@ -19,24 +19,28 @@ def experiment() -> Experiment:
       variant="P0",
       compute_dtype="float32",
       block_execution="unrolled",
-      dropout_rate=0.1,
-      stochastic_depth_rate=0.0,
+      dropout_rate=0.0,
     ),
     data=Data(
       path=str(_DATA),
       num_classes=10,
-      batch_size=128,
+      batch_size=64,
       evaluation_batch_size=500,
       train_pixels=32,
       evaluation_pixels=32,
       evaluation_resize_margin=0,
-      crop_area_min=0.5,
+      crop_area_min=0.7,
     ),
     optimizer=Optimizer(
-      peak_learning_rate=0.2, warmup_steps=100, weight_decay=5e-4, ema_decay=0.999
+      peak_learning_rate=0.05,
+      warmup_steps=100,
+      weight_decay=5e-4,
+      # Small batches want a looser clip (paper B, section 4.1).
+      agc_clipping=0.1,
+      ema_decay=0.999,
     ),
     loss=Loss(label_smoothing=0.1),
     schedule=Schedule(
-      train_steps=1800, log_every_steps=50, evaluate_every_steps=600, checkpoint_every_steps=600
+      train_steps=3000, log_every_steps=100, evaluate_every_steps=1000, checkpoint_every_steps=1000
     ),
   )
