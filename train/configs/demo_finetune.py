@@ -5,7 +5,7 @@
         --config.data.path=DIGITS --config.initial_weights=PRETRAINED
 
 Expected cost: one minute on 2 CPU cores, most of it compilation. Expected result: 98 % top-1 on the
-797 held-out digits, 96 % from scratch. `train.pretrain` with the same configuration trains the same network from scratch.
+797 held-out digits; 96 % from scratch, which is `train.pretrain` with the same configuration.
 """
 
 from train.experiment import Data, Experiment, Loss, Model, Optimizer, Schedule
