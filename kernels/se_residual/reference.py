@@ -16,7 +16,9 @@ def gate(
   excite_weight: Float[Array, "s c"],
   excite_bias: Float[Array, " c"],
 ) -> Float[Array, "n c"]:
-  """2 * sigmoid(fc(relu(fc(mean over space)))), in float32; in the open interval (0, 2).
+  """2 * sigmoid(fc(relu(fc(mean over space)))), in float32.
+
+  Lies in (0, 2); the sigmoid of a large argument (17 and more) is rounded to that interval's end.
 
   The two products take operands of the compute dtype, as the MXU does, and sum in float32.
   """

@@ -55,11 +55,17 @@ def test_a_kept_example_is_not_rescaled():
 @settings(deadline=None, max_examples=25)
 def test_the_gate_lies_between_0_and_2(seed, size):
   branch, _, *parameters, _ = operands(seed)
-  value = gate(jnp.asarray(branch * size), *map(jnp.asarray, parameters))
+  value = np.asarray(gate(jnp.asarray(branch * size), *map(jnp.asarray, parameters)))
   assert value.shape == (N, C)
-  assert value.dtype == jnp.float32
-  assert (value > 0).all()
-  assert (value < 2).all()
+  assert value.dtype == np.float32
+  assert (value >= 0).all()
+  assert (value <= 2).all()
+  # Float32 rounds a sigmoid to 0 or 1 once its argument is large; short of that it may not.
+  exact = gate_float64(branch * size, *parameters)
+  inside = value[(exact > 1e-5) & (exact < 2 - 1e-5)]
+  assert inside.size
+  assert (inside > 0).all()
+  assert (inside < 2).all()
 
 
 def test_zero_parameters_give_a_gate_of_1():
