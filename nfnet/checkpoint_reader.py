@@ -13,6 +13,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from nfnet.block_arrangement import BLOCKS, arrange_blocks
 from nfnet.errors import UserError
 from nfnet.finished_reads import finished_reads
 
@@ -35,7 +36,8 @@ def read_checkpoint(path: str, *, prefer_ema: bool = True) -> tuple[dict[str, An
     prefer_ema: take the moving average of the parameters where one was kept.
 
   Returns:
-    The parameters as nested dict of numpy arrays, and the metadata that was saved beside them.
+    The parameters as nested dict of numpy arrays, each block under its number, and the metadata
+    that was saved beside them.
 
   Raises:
     UserError: there is no checkpoint, or it cannot be read.
@@ -52,7 +54,13 @@ def read_checkpoint(path: str, *, prefer_ema: bool = True) -> tuple[dict[str, An
       f"checkpoint {folder} cannot be read, it may be damaged ({short_text(error)}); "
       "name another step's folder"
     ) from error
-  return params, metadata
+  return arrange_blocks(params), metadata
+
+
+def block_keys(folder: pathlib.Path) -> tuple[str, ...] | None:
+  """How the blocks of one checkpoint's folder are arranged; None if its parameters have none."""
+  tree = ocp.PyTreeCheckpointHandler().metadata(folder / PARAMS_ITEM).tree
+  return tuple(tree[BLOCKS]) if BLOCKS in tree else None
 
 
 def read_metadata(folder: pathlib.Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ things differ from that code on purpose:
 """
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 import jax
@@ -22,6 +22,7 @@ from jaxtyping import Array, Float, Key
 import kernels
 from nfnet.activations import scaled_activation
 from nfnet.block import Block
+from nfnet.block_arrangement import BLOCKS, arrange_blocks, block_key, is_stacked
 from nfnet.layers import Linear, ScaledWSConv
 from nfnet.variants import Bottleneck, get_variant
 
@@ -58,7 +59,7 @@ class NFNet(nnx.Module):
     dropout_rate: before the classifier; None is the variant's own.
     bottleneck: see `Variant.blocks`.
     block_execution: "scan" runs equal blocks as one loop over their stacked parameters;
-      "unrolled" writes them out. The parameters are the same.
+      "unrolled" writes them out. The parameters are the same (`block_arrangement.py`).
     rematerialize: recompute the inside of each block in the backward pass.
     compute_dtype: of activations and matrix products.
     implementation: of the ops, "reference" or "pallas".
@@ -88,11 +89,14 @@ class NFNet(nnx.Module):
     common = dict(implementation=implementation)
     self.activation = scaled_activation(activation)
     self.compute_dtype = jnp.dtype(compute_dtype)
-    self.block_execution = block_execution
     self.rematerialize = rematerialize
     self.dropout_rate = shape.dropout_rate if dropout_rate is None else dropout_rate
     block_shapes = shape.blocks(alpha=alpha, bottleneck=bottleneck)
-    self.stages = tuple(block.stage for block in block_shapes)
+    # What one run of blocks has in common: the program that computes them.
+    runs = range(len(block_shapes))
+    if block_execution == "scan":
+      runs = [(block.stage, block.index_in_stage > 0) for block in block_shapes]
+    self.runs = tuple(_ranges_of_equals(runs))
     self.betas = tuple(block.beta for block in block_shapes)
     self.drop_rates = tuple(
       stochastic_depth_rate * block.stochastic_depth_share for block in block_shapes
@@ -100,7 +104,8 @@ class NFNet(nnx.Module):
 
     self.stem = Stem((*shape.stem_channels, shape.stage_channels[0] // 2), **common)
     self.blocks = nnx.List(
-      Block(block, activation=self.activation, alpha=alpha, **common) for block in block_shapes
+      Block(block_shapes[run.start], activation=self.activation, alpha=alpha, **common)
+      for run in self.runs
     )
     self.final_conv = ScaledWSConv(
       shape.stage_channels[3], shape.head_channels, kernel_pixels=1, **common
@@ -150,32 +155,40 @@ class NFNet(nnx.Module):
   ) -> Float[Array, "h2 w2 n o"]:
     betas = jnp.asarray(self.betas, jnp.float32)
 
-    def run(block, x, beta, keep):
+    def run_block(block, x, beta, keep):
       return block(x, beta=beta, keep=keep)
 
     if self.rematerialize:
       # NNX modules are not JAX types: pass the parameters and rebuild the block inside.
-      run = _rematerialized(run)
+      run_block = _rematerialized(run_block)
 
-    for _, group in itertools.groupby(range(len(self.blocks)), key=lambda i: self.stages[i]):
-      first, *rest = group
-      x = run(self.blocks[first], x, betas[first], None if keep is None else keep[first])
-      if not rest:
+    for run, block in zip(self.runs, self.blocks, strict=True):
+      if len(run) == 1:
+        i = run.start
+        x = run_block(block, x, betas[i], None if keep is None else keep[i])
         continue
-      if self.block_execution == "unrolled":
-        for i in rest:
-          x = run(self.blocks[i], x, betas[i], None if keep is None else keep[i])
-        continue
-      graphs, parameters = zip(*(nnx.split(self.blocks[i]) for i in rest), strict=True)
-      stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *parameters)
-      span = slice(rest[0], rest[-1] + 1)
+      # The block is that of one position; its parameters are those of all.
+      graph, stacked = nnx.split(block)
 
-      def body(x, inputs, graph=graphs[0]):
+      def body(x, inputs, graph=graph):
         parameters, beta, keep = inputs
-        return run(nnx.merge(graph, parameters), x, beta, keep), None
+        return run_block(nnx.merge(graph, parameters), x, beta, keep), None
 
+      span = slice(run.start, run.stop)
       x, _ = jax.lax.scan(body, x, (stacked, betas[span], None if keep is None else keep[span]))
     return x
+
+  @property
+  def block_keys(self) -> tuple[str, ...]:
+    """How the parameters of blocks are arranged that need no stacking any more."""
+    return tuple(map(block_key, self.runs))
+
+
+def _ranges_of_equals(values: Iterable[Any]) -> Iterator[range]:
+  stop = 0
+  for _, group in itertools.groupby(values):
+    start, stop = stop, stop + len(list(group))
+    yield range(start, stop)
 
 
 def _rematerialized(run):
@@ -202,8 +215,12 @@ def _dropout(
 
 
 def parameter_shapes(model: NFNet) -> dict[str, Any]:
-  """Nested dictionaries, by name, of `jax.ShapeDtypeStruct`; keys of lists are "0", "1", ..."""
-  return _with_string_keys(nnx.to_pure_dict(nnx.state(model, nnx.Param)))
+  """Nested dictionaries, by name, of `jax.ShapeDtypeStruct`; each block under its number."""
+  shapes = nnx.to_pure_dict(nnx.state(model, nnx.Param))
+  blocks = {
+    str(i): shapes[BLOCKS][position] for position, run in enumerate(model.runs) for i in run
+  }
+  return {**shapes, BLOCKS: blocks}
 
 
 def apply(
@@ -217,16 +234,22 @@ def apply(
 
   Args:
     model: the structure.
-    parameters: like `parameter_shapes(model)`.
+    parameters: like `parameter_shapes(model)`, or the same by `arrange_blocks` with
+      `model.block_keys`, which saves stacking them here.
     images: normalized (`nfnet.preprocessing`).
     keys: one an example for training, None for inference.
 
   Raises:
     ValueError: `parameters` lacks one or has one too many.
   """
-  _check_names(parameters, parameter_shapes(model))
+  needed = parameter_shapes(model)
+  if any(map(is_stacked, parameters.get(BLOCKS, ()))):
+    needed = arrange_blocks(needed, model.block_keys)
+  _check_names(parameters, needed)
+  arranged = arrange_blocks(parameters, model.block_keys)
+  blocks = {i: arranged[BLOCKS][key] for i, key in enumerate(model.block_keys)}
   graph, state = nnx.split(model)
-  nnx.replace_by_pure_dict(state, parameters)
+  nnx.replace_by_pure_dict(state, {**arranged, BLOCKS: blocks})
   return nnx.merge(graph, state)(images, keys=keys)
 
 
@@ -242,9 +265,3 @@ def _check_names(parameters: Parameters, needed: Parameters) -> None:
     raise ValueError(f"parameters lack {missing[0]}, of {len(missing)} that are missing")
   if superfluous := sorted(names(parameters) - names(needed)):
     raise ValueError(f"parameters have {superfluous[0]}, which the network does not have")
-
-
-def _with_string_keys(tree: Any) -> Any:
-  if isinstance(tree, Mapping):
-    return {str(key): _with_string_keys(value) for key, value in tree.items()}
-  return tree

@@ -18,6 +18,7 @@ import orbax.checkpoint as ocp
 from absl import logging as absl_logging
 from orbax.checkpoint import checkpoint_managers
 
+from nfnet.block_arrangement import BLOCKS, arrange_blocks
 from nfnet.checkpoint_reader import (
   CHECKPOINTS_FOLDER,
   DATA_ITEM,
@@ -26,6 +27,7 @@ from nfnet.checkpoint_reader import (
   ITEMS,
   OPTIMIZER_ITEM,
   PARAMS_ITEM,
+  block_keys,
   read_metadata,
   short_text,
 )
@@ -241,20 +243,25 @@ class Checkpoints:
     metadata = read_metadata(self._folder / str(step))
     if experiment is not None:
       check_resumable(metadata, experiment)
-    items = {
-      PARAMS_ITEM: ocp.args.StandardRestore(params),
-      OPTIMIZER_ITEM: ocp.args.StandardRestore(optimizer),
-      DATA_ITEM: ocp.args.JsonRestore(),
-    }
+    trees = {PARAMS_ITEM: params, OPTIMIZER_ITEM: optimizer}
     if ema is not None:
-      items[EMA_ITEM] = ocp.args.StandardRestore(ema)
+      trees[EMA_ITEM] = ema
     with finished_reads():
-      restored = self._manager.restore(step, args=ocp.args.Composite(**items))
+      # A run that goes on with another `model.block_execution` finds blocks arranged otherwise.
+      saved_keys = block_keys(self._folder / str(step))
+      arguments = {
+        item: ocp.args.StandardRestore(arrange_blocks(tree, saved_keys))
+        for item, tree in trees.items()
+      }
+      restored = self._manager.restore(
+        step, args=ocp.args.Composite(**arguments, **{DATA_ITEM: ocp.args.JsonRestore()})
+      )
+    arranged = {item: arrange_blocks(restored[item], params.get(BLOCKS)) for item in trees}
     return Restored(
       step=step,
-      params=restored[PARAMS_ITEM],
-      ema=restored[EMA_ITEM] if ema is not None else None,
-      optimizer=restored[OPTIMIZER_ITEM],
+      params=arranged[PARAMS_ITEM],
+      ema=arranged.get(EMA_ITEM),
+      optimizer=arranged[OPTIMIZER_ITEM],
       data_state=restored[DATA_ITEM],
       metadata=metadata,
     )

@@ -10,7 +10,7 @@ from train.config_file import from_json, override
 from train.data import evaluation_batches
 from train.devices import check_batch_size, put_batch
 from train.experiment import Experiment
-from train.step import make_evaluation_step, make_mesh, make_model, replicated
+from train.step import make_evaluation_step, make_mesh, make_model, put_parameters
 
 
 def evaluate(
@@ -66,10 +66,11 @@ def evaluate_networks(
   """`evaluate` for each tree of parameters, by name, on the experiment's held-out split."""
   mesh = make_mesh()
   check_batch_size("data.evaluation_batch_size", experiment.data.evaluation_batch_size, mesh)
-  step = jax.jit(make_evaluation_step(make_model(experiment), experiment.loss, mesh))
+  model = make_model(experiment)
+  step = jax.jit(make_evaluation_step(model, experiment.loss, mesh))
   results = {}
   for name, parameters in networks.items():
     with evaluation_batches(experiment.data) as batches:
-      on_devices = jax.device_put(parameters, replicated(mesh))
+      on_devices = put_parameters(model, parameters, mesh)
       results[name] = evaluate(step, on_devices, batches, mesh)
   return results

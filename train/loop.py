@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from nfnet.block_arrangement import arrange_blocks
 from nfnet.errors import UserError
 from nfnet.initialization import initial_parameters
 from nfnet.model import parameter_shapes
@@ -30,6 +31,7 @@ from train.step import (
   make_model,
   make_optimizer,
   make_train_step,
+  put_parameters,
   replicated,
 )
 
@@ -120,10 +122,11 @@ class _Run:
     if checkpoints.latest_step() is None:
       if parameters is None:
         parameters = initial_parameters(self.model, self.experiment.seed)
-      return self._fresh_state(jax.device_put(parameters, replicated(self.mesh))), 0
+      return self._fresh_state(put_parameters(self.model, parameters, self.mesh)), 0
+    shapes = arrange_blocks(parameter_shapes(self.model), self.model.block_keys)
     abstract = jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(self.mesh)),
-      jax.eval_shape(self._fresh_state, parameter_shapes(self.model)),
+      jax.eval_shape(self._fresh_state, shapes),
     )
     restored = checkpoints.restore(
       params=abstract.parameters,

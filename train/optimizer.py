@@ -1,5 +1,6 @@
 """SGD with AGC as an optax transformation, and the moving average of parameters."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -8,6 +9,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 import kernels
+from nfnet.block_arrangement import is_stacked
 from train.parameter_groups import assign_groups
 
 
@@ -39,6 +41,8 @@ def sgd_agc(
     weight_decay: L2, added after the clip, for the groups that decay.
     clipping: AGC's lambda, for the groups that are clipped; None clips nothing.
     implementation: of the op.
+
+  Parameters may have stacked blocks (`nfnet.block_arrangement`).
   """
 
   def init(parameters):
@@ -47,11 +51,9 @@ def sgd_agc(
   def update(gradients, state, parameters):
     rate = jnp.asarray(learning_rate(state.step), jnp.float32)
 
-    def update_one(group, parameter, gradient, buffer):
-      return kernels.sgd_agc(
-        parameter,
-        gradient,
-        buffer,
+    def update_leaf(path, group, *leaves):
+      update_one = functools.partial(
+        kernels.sgd_agc,
         learning_rate=rate,
         momentum=jnp.asarray(momentum, jnp.float32),
         weight_decay=jnp.asarray(weight_decay if group.decayed else 0.0, jnp.float32),
@@ -60,9 +62,12 @@ def sgd_agc(
         else jnp.asarray(clipping, jnp.float32),
         implementation=implementation,
       )
+      # Each block of a stack has its own norms.
+      stacked = any(is_stacked(key.key) for key in path)
+      return (jax.vmap(update_one) if stacked else update_one)(*leaves)
 
-    pairs = jax.tree.map(
-      update_one, assign_groups(parameters), parameters, gradients, state.momentum
+    pairs = jax.tree_util.tree_map_with_path(
+      update_leaf, assign_groups(parameters), parameters, gradients, state.momentum
     )
     updates, buffers = jax.tree.transpose(
       jax.tree.structure(parameters), jax.tree.structure((0, 0)), pairs

@@ -15,6 +15,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Int, Key
 
+from nfnet.block_arrangement import arrange_blocks
 from nfnet.model import NFNet, apply
 from nfnet.preprocessing import normalize
 from train.experiment import Experiment, Loss
@@ -44,6 +45,17 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 def replicated(mesh: Mesh) -> NamedSharding:
   """The whole array on every device."""
   return NamedSharding(mesh, P())
+
+
+def put_parameters(model: NFNet, parameters: Any, mesh: Mesh) -> Any:
+  """Parameters on every device, in the arrangement in which `model` runs its blocks.
+
+  Args:
+    model: the structure.
+    parameters: like `nfnet.model.parameter_shapes(model)`, on the host.
+    mesh: of devices.
+  """
+  return jax.device_put(arrange_blocks(parameters, model.block_keys), replicated(mesh))
 
 
 def make_model(experiment: Experiment) -> NFNet:

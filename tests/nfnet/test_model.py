@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from nfnet.block_arrangement import arrange_blocks
 from nfnet.initialization import initial_parameters
 from nfnet.model import NFNet, _dropout, apply, parameter_shapes
 
@@ -88,6 +89,30 @@ def test_every_way_to_run_the_blocks_gives_the_same(
     atol = tolerance * np.abs(wanted).max()
     assert atol > 0
     np.testing.assert_allclose(actual, wanted, rtol=0, atol=atol, err_msg=str(path))
+
+
+@pytest.mark.parametrize("block_execution", ["scan", "unrolled"])
+def test_stacked_blocks_are_the_same_parameters(block_execution, parameters, images):
+  model = NFNet("P0", NUM_CLASSES, block_execution=block_execution)
+  assert model.block_keys == (
+    ("0", "1", "2", "3:5", "5") if block_execution == "scan" else ("0", "1", "2", "3", "4", "5")
+  )
+  arranged = arrange_blocks(parameters, model.block_keys)
+  function = compiled(block_execution=block_execution, dropout_rate=0.0)
+  np.testing.assert_array_equal(
+    function(arranged, images, None), function(parameters, images, None)
+  )
+  if block_execution == "unrolled":
+    stacked = arrange_blocks(parameters, NFNet("P0", NUM_CLASSES).block_keys)
+    with pytest.raises(ValueError, match="lack blocks/3/"):
+      function(stacked, images, None)
+
+
+@pytest.mark.parametrize("block_execution", ["scan", "unrolled"])
+def test_shapes_do_not_depend_on_how_blocks_are_run(block_execution):
+  shapes = parameter_shapes(NFNet("N1", NUM_CLASSES, block_execution=block_execution))
+  assert list(shapes["blocks"]) == [str(i) for i in range(24)]
+  assert shapes == parameter_shapes(NFNet("N1", NUM_CLASSES))
 
 
 def traced(images, keys, **arguments):

@@ -4,6 +4,7 @@ import numpy as np
 import optax
 import pytest
 
+from nfnet.block_arrangement import arrange_blocks
 from nfnet.initialization import initial_parameters
 from nfnet.model import NFNet
 from train.optimizer import moving_average, sgd_agc
@@ -58,6 +59,27 @@ def test_clips_all_but_the_classifiers_weight(parameters, gradients):
   for path, update in jax.tree_util.tree_leaves_with_path(clipped):
     if [key.key for key in path] != ["classifier", "weight"]:
       assert float(jnp.max(jnp.abs(update))) < 1e-4, path
+
+
+def test_each_block_of_a_stack_is_clipped_by_its_own_norms(parameters, gradients):
+  keys = NFNet("P0", 10, block_execution="scan").block_keys
+  assert "3:5" in keys
+  # Blocks whose gradients differ in size: a common norm would show.
+  gradients = jax.tree.map(jnp.copy, gradients)
+  gradients["blocks"]["4"] = jax.tree.map(lambda g: g * 100, gradients["blocks"]["4"])
+  transformation = sgd_agc(lambda step: 1.0, momentum=0.9, weight_decay=0.01, clipping=0.05)
+
+  def updates(parameters, gradients):
+    state = transformation.init(parameters)
+    return jax.jit(transformation.update)(gradients, state, parameters)[0]
+
+  one_by_one = updates(parameters, gradients)
+  stacked = updates(arrange_blocks(parameters, keys), arrange_blocks(gradients, keys))
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-8),
+    arrange_blocks(stacked),
+    one_by_one,
+  )
 
 
 def test_learning_rate_is_that_of_the_steps_done_before(parameters, gradients):
