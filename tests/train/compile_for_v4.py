@@ -1,6 +1,6 @@
 """Compiles a variant's training step for described TPU-v4 chips; prints seconds and bytes.
 
-    python tests/train/compile_for_v4.py F7+ scan
+    python tests/train/compile_for_v4.py F7+ scan [rematerialize]
 
 Needs the extra `tpu`, whose package holds the compiler, and no TPU. Images are 224 px, 32 a chip on
 four chips of two cores; the ops are the XLA references.
@@ -45,7 +45,7 @@ IMAGES_PER_CHIP = 32
 PIXELS = 224
 
 
-def main(variant, block_execution):
+def main(variant, block_execution, rematerialize=None):
   topology = topologies.get_topology_desc(
     platform="tpu", topology_name="v4:2x2x1", chip_config_name="megacore"
   )
@@ -53,7 +53,11 @@ def main(variant, block_execution):
   batch_size = IMAGES_PER_CHIP * mesh.size
   experiment = Experiment(
     name="compilation",
-    model=Model(variant=variant, block_execution=block_execution),
+    model=Model(
+      variant=variant,
+      block_execution=block_execution,
+      rematerialize=rematerialize == "rematerialize",
+    ),
     data=Data(num_classes=1000, batch_size=batch_size, train_pixels=PIXELS),
     optimizer=Optimizer(warmup_steps=1, ema_decay=None),
     schedule=Schedule(train_steps=1000),
@@ -85,6 +89,7 @@ def main(variant, block_execution):
       {
         "variant": variant,
         "block_execution": block_execution,
+        "rematerialize": experiment.model.rematerialize,
         "lower_seconds": round(lowered_seconds - started_seconds, 1),
         "compile_seconds": round(time.monotonic() - lowered_seconds, 1),
         "peak_host_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
