@@ -44,7 +44,7 @@ def demo(workdir: pathlib.Path) -> None:
   config = str(_CONFIGS / "demo_finetune.py")
   finetuning = load_experiment(config, [*on_digits, f"--config.initial_weights={pretrained}"])
   finetuning_records = train(
-    finetuning, str(workdir / "finetuned"), parameters=with_new_classifier(finetuning)
+    finetuning, str(workdir / "finetuned"), initial=lambda: with_new_classifier(finetuning)
   )
   from_scratch = load_experiment(config, [*on_digits, "--config.name=demo: digits from scratch"])
   from_scratch_records = train(from_scratch, str(workdir / "from_scratch"))

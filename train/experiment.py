@@ -17,7 +17,7 @@ class Model:
     variant: a name from `nfnet.variants.VARIANTS`, for example "F0" or "F7+".
     bottleneck: "paper" gives F+ stage 1 a bottleneck of 192 channels in one group; "released"
       rounds it down to 128 as the released code does. No other variant differs.
-    activation: a name from `nfnet.activations.GAMMA`.
+    activation: a name from `nfnet.activations.ACTIVATIONS`.
     stochastic_depth_rate: drop rate that the last block would have; blocks grow linearly to it.
     dropout_rate: before the classifier; None takes the variant's own rate (paper B, table 1).
     compute_dtype: of activations and convolutions; parameters, logits and loss are float32.

@@ -2,7 +2,8 @@
 
     python -m train.finetune --config=FILE --workdir=DIR --config.initial_weights=PATH
 
-PATH is a workdir or checkpoint of this project, a released haiku file, or timm's safetensors.
+PATH is a workdir or checkpoint of this project, a released haiku file, or timm's safetensors. Run
+again with the same arguments, it resumes from the newest checkpoint in the workdir.
 """
 
 from absl import flags
@@ -19,7 +20,7 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Folder for checkpoints, metrics
 def main(overrides: list[str]) -> None:
   """Loads the experiment and its initial parameters and trains."""
   experiment = load_experiment(_CONFIG.value, overrides[1:])
-  train(experiment, _WORKDIR.value, parameters=with_new_classifier(experiment))
+  train(experiment, _WORKDIR.value, initial=lambda: with_new_classifier(experiment))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -37,7 +37,7 @@ from train.step import (
 
 
 def train(
-  experiment: Experiment, workdir: str, *, parameters: Any | None = None
+  experiment: Experiment, workdir: str, *, initial: Callable[[], Any] | None = None
 ) -> list[dict[str, Any]]:
   """Trains until the schedule's end, resuming from the newest checkpoint in `workdir`.
 
@@ -46,8 +46,8 @@ def train(
   Args:
     experiment: what to train.
     workdir: folder of the run; created if needed.
-    parameters: to start from, nested dictionaries; None draws them from the seed. Not used when
-      the run resumes.
+    initial: gives the parameters to start from, nested dictionaries; None draws them from the
+      seed. Not called when the run resumes.
 
   Returns:
     The records of metrics.jsonl.
@@ -61,7 +61,7 @@ def train(
     data.train_batches(experiment.data, experiment.seed) as batches,
     Checkpoints(workdir, keep=experiment.schedule.checkpoints_kept) as checkpoints,
   ):
-    state, step = run.start_or_resume(checkpoints, batches, parameters)
+    state, step = run.start_or_resume(checkpoints, batches, initial)
     with (
       MetricsWriter(workdir, restored_step=step or None) as metrics,
       ProgressLine(run.total_steps) as progress,
@@ -116,12 +116,17 @@ class _Run:
     )
 
   def start_or_resume(
-    self, checkpoints: Checkpoints, batches: data.Batches, parameters: Any | None
+    self,
+    checkpoints: Checkpoints,
+    batches: data.Batches,
+    initial: Callable[[], Any] | None,
   ) -> tuple[TrainState, int]:
     """The state to go on from and its step."""
     if checkpoints.latest_step() is None:
-      if parameters is None:
+      if initial is None:
         parameters = initial_parameters(self.model, self.experiment.seed)
+      else:
+        parameters = initial()
       return self._fresh_state(put_parameters(self.model, parameters, self.mesh)), 0
     shapes = arrange_blocks(parameter_shapes(self.model), self.model.block_keys)
     abstract = jax.tree.map(

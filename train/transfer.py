@@ -13,7 +13,8 @@ def with_new_classifier(experiment: Experiment) -> dict[str, Any]:
   """The parameters in `experiment.initial_weights`, their classifier drawn anew.
 
   Raises:
-    UserError: there are none, or they are of another variant.
+    UserError: there are none, or they are of another variant or were trained with another
+      activation.
   """
   if experiment.initial_weights is None:
     raise UserError(
@@ -25,4 +26,12 @@ def with_new_classifier(experiment: Experiment) -> dict[str, Any]:
     experiment.model.variant,
     bottleneck=experiment.model.bottleneck,
   )
+  # Files of other projects do not say.
+  if trained.metadata is not None:
+    activation = trained.metadata["experiment"]["model"]["activation"]
+    if activation != experiment.model.activation:
+      raise UserError(
+        f"initial_weights={experiment.initial_weights!r} were trained with "
+        f"--config.model.activation={activation}, not {experiment.model.activation}"
+      )
   return {**trained.parameters, "classifier": fresh["classifier"]}

@@ -163,6 +163,16 @@ def test_fine_tuning_starts_from_all_but_the_classifier(experiment, finished):
   assert not np.array_equal(started["classifier"]["weight"], trained["classifier"]["weight"])
 
 
+def test_fine_tuning_refuses_weights_of_another_activation(experiment, finished):
+  silu = dataclasses.replace(
+    experiment,
+    initial_weights=finished[0],
+    model=dataclasses.replace(experiment.model, activation="silu"),
+  )
+  with pytest.raises(UserError, match=r"trained with --config\.model\.activation=gelu, not silu"):
+    with_new_classifier(silu)
+
+
 def test_run_that_diverges_stops_and_says_so(experiment, tmp_path):
   exploding = dataclasses.replace(
     experiment,

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -79,8 +80,9 @@ def test_pretraining_shows_its_progress(pretrained):
 
 
 def test_fine_tuning_and_evaluation(pretrained, digits, tmp_path):
-  workdir, _ = pretrained
-  result = run(
+  workdir = tmp_path / "pretrained"
+  shutil.copytree(pretrained[0], workdir)
+  command = (
     "train.finetune",
     f"--config={CONFIG}",
     f"--workdir={tmp_path / 'finetuned'}",
@@ -90,7 +92,13 @@ def test_fine_tuning_and_evaluation(pretrained, digits, tmp_path):
     "--config.data.train_pixels=40",
     "--config.data.evaluation_pixels=48",
   )
+  result = run(*command)
   assert result.returncode == 0, result.stderr
+  # Going on needs the checkpoint only.
+  shutil.rmtree(workdir)
+  result = run(*command)
+  assert result.returncode == 0, result.stderr
+  assert "resuming after step 4" in result.stdout
   result = run("train.evaluate", f"--workdir={tmp_path / 'finetuned'}")
   assert result.returncode == 0, result.stderr
   assert "moving average  797" in result.stdout
