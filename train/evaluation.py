@@ -4,37 +4,55 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
+import numpy as np
+from tqdm import tqdm
 
 from nfnet.checkpoint_reader import read_checkpoint
 from train.config_file import from_json, override
-from train.data import evaluation_batches
+from train.data import evaluation_batches, evaluation_examples
 from train.devices import check_batch_size, put_batch
-from train.experiment import Experiment
+from train.experiment import Data, Experiment
 from train.step import make_evaluation_step, make_mesh, make_model, put_parameters
 
 
 def evaluate(
   evaluation_step: Callable[[Any, Any], dict[str, Any]],
   parameters: Any,
-  batches: Iterable[dict[str, Any]],
+  images: Data,
   mesh: jax.sharding.Mesh,
 ) -> dict[str, float]:
-  """Means over the images of `batches` that have weight 1.
+  """Means over the held-out images that have weight 1. A terminal shows a progress bar meanwhile.
 
   Args:
     evaluation_step: jitted `train.step.make_evaluation_step`.
     parameters: on the devices of `mesh`.
-    batches: all of the split.
+    images: whose held-out split is taken.
     mesh: of devices.
 
   Returns:
     loss (nats), top1 and top5 (shares), examples.
   """
-  # Summed on the devices, so that the host does not wait for each batch.
+  # Summed on the devices: the host waits for a batch only after it has handed over the next, so
+  # that two are there at once, not all.
   sums = None
-  for batch in batches:
-    part = evaluation_step(parameters, put_batch(batch, mesh))
-    sums = part if sums is None else jax.tree.map(lambda a, b: a + b, sums, part)
+  with (
+    evaluation_batches(images) as batches,
+    tqdm(
+      total=evaluation_examples(images),
+      desc="evaluating",
+      unit="image",
+      leave=False,
+      disable=None,
+    ) as bar,
+  ):
+    for batch in batches:
+      part = evaluation_step(parameters, put_batch(batch, mesh))
+      if sums is None:
+        sums = part
+      else:
+        jax.block_until_ready(sums)
+        sums = jax.tree.map(lambda a, b: a + b, sums, part)
+      bar.update(int(np.count_nonzero(batch["id"] >= 0)))
   sums = {name: float(value) for name, value in jax.device_get(sums).items()}
   examples = max(sums["examples"], 1.0)
   return {name: sums[name] / examples for name in ("loss", "top1", "top5")} | {
@@ -70,7 +88,6 @@ def evaluate_networks(
   step = jax.jit(make_evaluation_step(model, experiment.loss, mesh))
   results = {}
   for name, parameters in networks.items():
-    with evaluation_batches(experiment.data) as batches:
-      on_devices = put_parameters(model, parameters, mesh)
-      results[name] = evaluate(step, on_devices, batches, mesh)
+    on_devices = put_parameters(model, parameters, mesh)
+    results[name] = evaluate(step, on_devices, experiment.data, mesh)
   return results

@@ -193,8 +193,7 @@ class _Run:
     if state.average is not None:
       networks[True] = state.average
     for is_average, parameters in networks.items():
-      with data.evaluation_batches(self.experiment.data) as batches:
-        result = evaluate(self.evaluation_step, parameters, batches, self.mesh)
+      result = evaluate(self.evaluation_step, parameters, self.experiment.data, self.mesh)
       record = {"step": step, "kind": "evaluation", "ema": is_average, **result}
       metrics.write(record)
       progress.evaluation(record)

@@ -1,11 +1,12 @@
 """Compiles a variant's training step for described TPU-v4 chips; prints seconds and bytes.
 
-    python tests/train/compile_for_v4.py F7+ scan [rematerialize]
+    python tests/train/compile_for_v4.py --variant=F7+ [--rematerialize] [--pixels=224] ...
 
-Needs the extra `tpu`, whose package holds the compiler, and no TPU. Images are 224 px, 32 a chip on
-four chips of two cores; the ops are the XLA references.
+Needs the extra `tpu`, whose package holds the compiler, and no TPU. Four chips of two cores each;
+the ops are the XLA references, with equal blocks in a loop.
 """
 
+import argparse
 import os
 import pathlib
 import sys
@@ -41,25 +42,30 @@ from train.step import (
   replicated,
 )
 
-IMAGES_PER_CHIP = 32
-PIXELS = 224
+
+def parse_arguments():
+  parser = argparse.ArgumentParser()
+  parser.add_argument("--variant", required=True)
+  parser.add_argument("--rematerialize", action="store_true")
+  parser.add_argument("--images_per_chip", type=int, default=32)
+  parser.add_argument("--pixels", type=int, default=224)
+  parser.add_argument("--num_classes", type=int, default=1000)
+  parser.add_argument("--ema", action="store_true")
+  return parser.parse_args()
 
 
-def main(variant, block_execution, rematerialize=None):
+def main(arguments):
   topology = topologies.get_topology_desc(
     platform="tpu", topology_name="v4:2x2x1", chip_config_name="megacore"
   )
   mesh = make_mesh(topology.devices)
-  batch_size = IMAGES_PER_CHIP * mesh.size
+  batch_size = arguments.images_per_chip * mesh.size
+  pixels = arguments.pixels
   experiment = Experiment(
     name="compilation",
-    model=Model(
-      variant=variant,
-      block_execution=block_execution,
-      rematerialize=rematerialize == "rematerialize",
-    ),
-    data=Data(num_classes=1000, batch_size=batch_size, train_pixels=PIXELS),
-    optimizer=Optimizer(warmup_steps=1, ema_decay=None),
+    model=Model(variant=arguments.variant, rematerialize=arguments.rematerialize),
+    data=Data(num_classes=arguments.num_classes, batch_size=batch_size, train_pixels=pixels),
+    optimizer=Optimizer(warmup_steps=1, ema_decay=0.9999 if arguments.ema else None),
     schedule=Schedule(train_steps=1000),
   )
   model = make_model(experiment)
@@ -74,7 +80,7 @@ def main(variant, block_execution, rematerialize=None):
     arrange_blocks(parameter_shapes(model), model.block_keys),
   )
   batch = {
-    "image": jax.ShapeDtypeStruct((batch_size, PIXELS, PIXELS, 3), "uint8"),
+    "image": jax.ShapeDtypeStruct((batch_size, pixels, pixels, 3), "uint8"),
     "labels": jax.ShapeDtypeStruct((batch_size, 1), "int32"),
     "weight": jax.ShapeDtypeStruct((batch_size,), "float32"),
   }
@@ -87,9 +93,7 @@ def main(variant, block_execution, rematerialize=None):
   print(
     json.dumps(
       {
-        "variant": variant,
-        "block_execution": block_execution,
-        "rematerialize": experiment.model.rematerialize,
+        **vars(arguments),
         "lower_seconds": round(lowered_seconds - started_seconds, 1),
         "compile_seconds": round(time.monotonic() - lowered_seconds, 1),
         "peak_host_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
@@ -103,4 +107,4 @@ def main(variant, block_execution, rematerialize=None):
 
 
 if __name__ == "__main__":
-  main(*sys.argv[1:])
+  main(parse_arguments())
