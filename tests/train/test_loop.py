@@ -1,6 +1,8 @@
 import dataclasses
+import io
 import pathlib
 import shutil
+import sys
 
 import jax
 import numpy as np
@@ -149,6 +151,19 @@ def test_evaluation_of_the_checkpoint_is_that_of_the_run(finished):
   for name, is_average in (("parameters", False), ("moving average", True)):
     assert results[name]["top1"] == last[is_average]["top1"]
     assert results[name]["loss"] == pytest.approx(last[is_average]["loss"], rel=1e-6)
+
+
+def test_evaluation_shows_its_progress_on_a_terminal_only(finished, monkeypatch):
+  class Stream(io.StringIO):
+    def __init__(self, is_terminal):
+      super().__init__()
+      self.isatty = lambda: is_terminal
+
+  for is_terminal in (True, False):
+    monkeypatch.setattr(sys, "stderr", Stream(is_terminal))
+    evaluate_checkpoint(finished[0])
+    assert ("evaluating" in sys.stderr.getvalue()) == is_terminal
+    assert ("/797 [" in sys.stderr.getvalue()) == is_terminal
 
 
 def test_fine_tuning_starts_from_all_but_the_classifier(experiment, finished):
