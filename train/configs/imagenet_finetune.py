@@ -13,11 +13,20 @@ them expect less than the paper's figure.
 
 from train.experiment import Data, Experiment, Loss, Model, Optimizer, Schedule
 
+# At 16 images a chip F7+ needs 23.2 GB of HBM with it and some 49 GB without, of which a TPU v4 has
+# 34.4 (BUILD_NOTES.md, "Compiling the training step"); the other two by proportion to their depth.
+_REMATERIALIZED_ON_16_IMAGES = ("F5+", "F6+", "F7+")
+
 
 def experiment(variant: str = "F7+") -> Experiment:
   return Experiment(
     name=f"fine-tuning NFNet-{variant} on ImageNet",
-    model=Model(variant=variant, stochastic_depth_rate=0.1, dropout_rate=0.25),
+    model=Model(
+      variant=variant,
+      stochastic_depth_rate=0.1,
+      dropout_rate=0.25,
+      rematerialize=variant in _REMATERIALIZED_ON_16_IMAGES,
+    ),
     data=Data(
       num_classes=1000,
       batch_size=2048,
