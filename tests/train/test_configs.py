@@ -1,0 +1,115 @@
+"""The experiments that ship with the project."""
+
+import ast
+import pathlib
+
+import pytest
+
+from train.config_file import load_experiment
+
+FOLDER = pathlib.Path(__file__).parents[2] / "train" / "configs"
+FILES = sorted(path for path in FOLDER.glob("*.py") if path.name != "__init__.py")
+# Paper A, figure 4: the best peak learning rate at batch 4096, for 0.25 to 8 epochs.
+EPOCHS = (0.25, 0.5, 1, 2, 4, 8)
+PAPER_A_RATES = {
+  "F0": (1.6, 1.6, 1.6, 1.6, 1.6, 0.8),
+  "F3": (1.6, 1.6, 1.6, 0.8, 0.8, 0.4),
+  "F7+": (1.6, 1.6, 1.6, 0.8, 0.4, 0.4),
+}
+PAPER_A_VARIANTS = ("F0", "F1", "F3", "F3+", "F7", "F7+")
+
+
+def load(name):
+  return load_experiment(str(FOLDER / name))
+
+
+def test_there_are_the_experiments_of_both_papers():
+  assert [path.stem for path in FILES] == [
+    "demo_finetune",
+    "demo_pretrain",
+    "imagenet_f0",
+    "imagenet_finetune",
+    "jft_pretrain",
+  ]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_each_is_valid_and_says_command_cost_and_result(path):
+  assert load(path.name).name
+  text = ast.get_docstring(ast.parse(path.read_text()))
+  for words in ("python -m train.", f"--config=train/configs/{path.name}", "cost", "result"):
+    assert words in text
+
+
+@pytest.mark.parametrize("variant", PAPER_A_VARIANTS)
+@pytest.mark.parametrize("epochs", EPOCHS)
+def test_jft_pretraining_is_paper_a(variant, epochs):
+  experiment = load(f"jft_pretrain.py:variant={variant},epochs={epochs}")
+  assert experiment.model.variant == variant
+  assert experiment.model.bottleneck == "paper"
+  assert experiment.schedule.train_epochs == epochs
+  assert experiment.data.batch_size == 4096
+  assert experiment.data.num_classes == 30_000
+  assert (experiment.data.train_pixels, experiment.data.evaluation_pixels) == (224, 256)
+  assert experiment.optimizer.weight_decay == 1e-6
+  assert experiment.optimizer.ema_decay is None
+  if variant in PAPER_A_RATES:
+    rate = PAPER_A_RATES[variant][EPOCHS.index(epochs)]
+    assert experiment.optimizer.peak_learning_rate == rate
+
+
+def test_the_best_rate_never_rises_with_size_or_epochs():
+  def rates(variant):
+    return [
+      load(f"jft_pretrain.py:variant={variant},epochs={e}").optimizer.peak_learning_rate
+      for e in EPOCHS
+    ]
+
+  table = [rates(variant) for variant in PAPER_A_VARIANTS]
+  for row in table:
+    assert row == sorted(row, reverse=True)
+  for column in zip(*table, strict=True):
+    assert list(column) == sorted(column, reverse=True)
+
+
+def test_imagenet_from_scratch_is_paper_b():
+  experiment = load("imagenet_f0.py")
+  assert experiment.optimizer.peak_learning_rate == 1.6
+  assert experiment.optimizer.warmup_epochs == 5
+  assert experiment.optimizer.weight_decay == 2e-5
+  assert experiment.optimizer.ema_decay == 0.99999
+  assert experiment.optimizer.agc_clipping == 0.01
+  assert experiment.optimizer.momentum == 0.9
+  assert experiment.loss.label_smoothing == 0.1
+  assert experiment.schedule.train_epochs == 360
+  assert experiment.data.batch_size == 4096
+  assert (experiment.data.train_pixels, experiment.data.evaluation_pixels) == (192, 256)
+  assert experiment.model.stochastic_depth_rate == 0.25
+  # The variant's own, 0.2 for F0.
+  assert experiment.model.dropout_rate is None
+
+
+def test_fine_tuning_is_paper_a_with_paper_b_where_it_is_silent():
+  experiment = load("imagenet_finetune.py:variant=F7+")
+  assert experiment.schedule.train_epochs == 50
+  assert (experiment.data.train_pixels, experiment.data.evaluation_pixels) == (384, 480)
+  assert experiment.data.batch_size == 2048
+  assert experiment.optimizer.peak_learning_rate == 0.1
+  assert experiment.optimizer.warmup_steps == 5000
+  assert experiment.optimizer.weight_decay == 1e-5
+  assert experiment.optimizer.ema_decay == 0.9999
+  assert experiment.model.stochastic_depth_rate == 0.1
+  assert experiment.model.dropout_rate == 0.25
+
+
+@pytest.mark.parametrize(
+  ("name", "rematerialized"),
+  [
+    ("jft_pretrain.py:variant=F7", False),
+    ("jft_pretrain.py:variant=F7+", True),
+    ("imagenet_finetune.py:variant=F3", False),
+    ("imagenet_finetune.py:variant=F7+", True),
+  ],
+)
+def test_rematerializes_what_would_not_fit(name, rematerialized):
+  assert load(name).model.rematerialize == rematerialized
