@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from nfnet.checkpoint_reader import read_checkpoint
+from nfnet.checkpoint_reader import block_keys, checkpoint_folder, read_checkpoint
 from nfnet.errors import UserError
 from train.demo_data import make_digits
 from train.evaluation import evaluate_checkpoint
@@ -107,6 +107,8 @@ def test_resumes_with_blocks_run_another_way(experiment, finished, tmp_path):
       schedule=dataclasses.replace(experiment.schedule, checkpoint_every_steps=10),
     )
     train(changed, str(workdir))
+    keys = block_keys(checkpoint_folder(str(workdir)))
+    assert ("3:5" in keys) == (execution == "scan")
   for prefer_ema in (False, True):
     found, _ = read_checkpoint(str(workdir), prefer_ema=prefer_ema)
     expected, _ = read_checkpoint(finished[0], prefer_ema=prefer_ema)
