@@ -97,6 +97,7 @@ class NFNet(nnx.Module):
     if block_execution == "scan":
       runs = [(block.stage, block.index_in_stage > 0) for block in block_shapes]
     self.runs = tuple(_ranges_of_equals(runs))
+    self.stages = tuple(block_shapes[run.start].stage for run in self.runs)
     self.betas = tuple(block.beta for block in block_shapes)
     self.drop_rates = tuple(
       stochastic_depth_rate * block.stochastic_depth_share for block in block_shapes
@@ -126,19 +127,22 @@ class NFNet(nnx.Module):
         None is inference.
     """
     x = jnp.transpose(images, (1, 2, 0, 3)).astype(self.compute_dtype)
-    x = self.stem(x, self.activation)
+    # Scopes name the parts in compiled programs and traces.
+    with jax.named_scope("stem"):
+      x = self.stem(x, self.activation)
     x = self._run_blocks(x, self._draw_keep(keys))
-    x = self.final_conv(x, output_activation=self.activation)
-    features = jnp.mean(x, axis=(0, 1), dtype=jnp.float32)
-    if keys is not None and self.dropout_rate > 0:
-      features = _dropout(features, keys, self.dropout_rate)
-    classifier = self.classifier
-    logits = jnp.dot(
-      features.astype(self.compute_dtype),
-      classifier.weight[...].astype(self.compute_dtype),
-      preferred_element_type=jnp.float32,
-    )
-    return logits + classifier.bias[...][None, :]
+    with jax.named_scope("head"):
+      x = self.final_conv(x, output_activation=self.activation)
+      features = jnp.mean(x, axis=(0, 1), dtype=jnp.float32)
+      if keys is not None and self.dropout_rate > 0:
+        features = _dropout(features, keys, self.dropout_rate)
+      classifier = self.classifier
+      logits = jnp.dot(
+        features.astype(self.compute_dtype),
+        classifier.weight[...].astype(self.compute_dtype),
+        preferred_element_type=jnp.float32,
+      )
+      return logits + classifier.bias[...][None, :]
 
   def _draw_keep(self, keys: Key[Array, " n"] | None) -> Float[Array, "blocks n"] | None:
     """For each block and example 1, or 0 where stochastic depth drops the branch."""
@@ -162,20 +166,22 @@ class NFNet(nnx.Module):
       # NNX modules are not JAX types: pass the parameters and rebuild the block inside.
       run_block = _rematerialized(run_block)
 
-    for run, block in zip(self.runs, self.blocks, strict=True):
-      if len(run) == 1:
-        i = run.start
-        x = run_block(block, x, betas[i], None if keep is None else keep[i])
-        continue
+    def scan_blocks(block, x, beta, keep):
       # The block is that of one position; its parameters are those of all.
       graph, stacked = nnx.split(block)
 
-      def body(x, inputs, graph=graph):
+      def body(x, inputs):
         parameters, beta, keep = inputs
         return run_block(nnx.merge(graph, parameters), x, beta, keep), None
 
-      span = slice(run.start, run.stop)
-      x, _ = jax.lax.scan(body, x, (stacked, betas[span], None if keep is None else keep[span]))
+      return jax.lax.scan(body, x, (stacked, beta, keep))[0]
+
+    for run, stage, block in zip(self.runs, self.stages, self.blocks, strict=True):
+      at, execute = (
+        (run.start, run_block) if len(run) == 1 else (slice(run.start, run.stop), scan_blocks)
+      )
+      with jax.named_scope(f"stage_{stage + 1}"):
+        x = execute(block, x, betas[at], None if keep is None else keep[at])
     return x
 
   @property

@@ -155,15 +155,17 @@ def make_train_step(
     # summed in one visible place instead of inside every operation's derivative.
     parameters = jax.lax.pcast(state.parameters, DATA_AXIS, to="varying")
     sums = local_sums(parameters, batch, keys)
-    (loss, hits), gradients = jax.lax.psum(sums, DATA_AXIS)
-    examples = jax.lax.psum(jnp.sum(batch["weight"]), DATA_AXIS)
+    with jax.named_scope("gradient_sum"):
+      (loss, hits), gradients = jax.lax.psum(sums, DATA_AXIS)
+      examples = jax.lax.psum(jnp.sum(batch["weight"]), DATA_AXIS)
     share = 1 / jnp.maximum(examples, 1)
-    gradients = jax.tree.map(lambda g: g * share, gradients)
-    updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.parameters)
-    parameters = optax.apply_updates(state.parameters, updates)
-    average = state.average
-    if average is not None:
-      average = moving_average(average, parameters, step, experiment.optimizer.ema_decay)
+    with jax.named_scope("optimizer"):
+      gradients = jax.tree.map(lambda g: g * share, gradients)
+      updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.parameters)
+      parameters = optax.apply_updates(state.parameters, updates)
+      average = state.average
+      if average is not None:
+        average = moving_average(average, parameters, step, experiment.optimizer.ema_decay)
     metrics = {
       "loss": loss * share,
       "top1": hits * share,
