@@ -18,7 +18,7 @@ help:
 
 # --without-pip and --python: some systems ship Python's venv without the wheel of pip it wants.
 $(INSTALLED): requirements.lock pyproject.toml
-	@echo "== Setting up $(ENVIRONMENT) with the versions in requirements.lock (once; about 1 GB)"
+	@echo "== Setting up $(ENVIRONMENT) with the versions in requirements.lock (once; about 1.5 GB)"
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v < (3, 15) else f"Python {v[0]}.{v[1]} is outside 3.11 to 3.14; name another one: make PYTHON=python3.12")'
 	$(PYTHON) -m venv --clear --without-pip $(ENVIRONMENT)
 	$(PYTHON) -m pip --python $(RUN) install --quiet --disable-pip-version-check --require-hashes --requirement requirements.lock
@@ -45,7 +45,7 @@ lint: $(INSTALLED)
 # Fewest forks: one version of each package for all Pythons, since what is tested is one set.
 lock: $(INSTALLED)
 	@$(PYTHON) -m pip --python $(RUN) install --quiet --disable-pip-version-check uv
-	@$(RUN) -m uv pip compile --quiet --upgrade --universal --python-version 3.11 --fork-strategy fewest --generate-hashes --no-annotate --no-header --extra test --output-file requirements.lock pyproject.toml
+	@$(RUN) -m uv pip compile --quiet --upgrade --universal --python-version 3.11 --fork-strategy fewest --generate-hashes --no-annotate --no-header --extra test --extra tpu --output-file requirements.lock pyproject.toml
 
 clean:
 	rm -rf $(ENVIRONMENT) workdirs

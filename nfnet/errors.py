@@ -5,6 +5,8 @@ from collections.abc import Callable
 
 from absl import app, flags, logging
 
+from nfnet.absent_tpu import skip_absent_tpu
+
 
 class UserError(Exception):
   """Something a user can mend: one line that says what, which value, and what to do."""
@@ -16,6 +18,8 @@ def run_main(
   flags_parser: Callable[[list[str]], list[str]] | None = None,
 ) -> None:
   """Runs `main` under absl; a `UserError` becomes one line on stderr and exit code 2.
+
+  On a machine without TPU or GPU, JAX is kept from looking for one.
 
   Args:
     main: takes what the parser left of the arguments.
@@ -29,6 +33,7 @@ def run_main(
       flags.FLAGS.verbosity = logging.WARNING
     return rest
 
+  skip_absent_tpu()
   # Around all of absl, because its parsing of the arguments can raise too.
   try:
     app.run(main, flags_parser=parse_quietly)

@@ -1,0 +1,217 @@
+"""Compiles training steps for TPUs that are not there: in a process with limits, and once only.
+
+The compiler may take minutes and gigabytes and may abort its process; none of that must reach the
+caller. Results are kept in a folder by a key of everything that they depend on.
+"""
+
+import dataclasses
+import gzip
+import hashlib
+import importlib.metadata
+import json
+import os
+import pathlib
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+
+from tqdm import tqdm
+
+from nfnet.errors import UserError
+from profiling.request import StepRequest
+
+TIME_LIMIT_SECONDS = 1800
+MEMORY_LIMIT_BYTES = 16 * 10**9
+
+# Decided before JAX is imported: there is no TPU to ask what it is, and several processes may load
+# the compiler at once.
+_ENVIRONMENT = {
+  "JAX_PLATFORMS": "cpu",
+  "TPU_SKIP_MDS_QUERY": "1",
+  "TPU_ACCELERATOR_TYPE": "v4-8",
+  "TPU_WORKER_HOSTNAMES": "localhost",
+  "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}
+_FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
+_PACKAGES = ("jax", "jaxlib", "libtpu", "flax", "optax")
+_ROOT = pathlib.Path(__file__).parent.parent
+_SOURCES = ("kernels", "nfnet", "train", "profiling/compile_worker.py", "profiling/request.py")
+_POLL_SECONDS = 0.2
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Compilation:
+  """A compiled training step.
+
+  Attributes:
+    hlo_text: the optimized program.
+    lower_seconds: tracing and lowering.
+    compile_seconds: the compiler's work.
+    peak_memory_bytes: resident, of the compiling process.
+    hbm_bytes: that the step needs on each device: arguments + outputs - shared + temporaries. The
+      compiler itself refuses only temporaries that do not fit.
+    versions: of what compiled it.
+  """
+
+  hlo_text: str
+  lower_seconds: float
+  compile_seconds: float
+  peak_memory_bytes: int
+  hbm_bytes: int
+  versions: dict[str, str]
+
+
+def compile_step(
+  request: StepRequest,
+  *,
+  cache: pathlib.Path | None = None,
+  time_limit_seconds: float = TIME_LIMIT_SECONDS,
+  memory_limit_bytes: int = MEMORY_LIMIT_BYTES,
+) -> Compilation:
+  """Compiles, or finds what was compiled before.
+
+  Args:
+    request: which step.
+    cache: folder of results; None is the user's cache folder.
+    time_limit_seconds: after which the compiler is stopped.
+    memory_limit_bytes: resident, likewise.
+
+  Raises:
+    UserError: the request cannot be met, the compiler refuses or dies, or a limit is reached; one
+      line with the reason.
+  """
+  versions = _versions()
+  folder = (cache or _default_cache()) / _key(request, versions)
+  if not (folder / "result.json").exists():
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix="unfinished_") as unfinished:
+      _run_worker(request, pathlib.Path(unfinished), time_limit_seconds, memory_limit_bytes)
+      # Whoever compiles the same at the same time gets the same.
+      shutil.rmtree(folder, ignore_errors=True)
+      shutil.copytree(unfinished, folder)
+  result = json.loads((folder / "result.json").read_text())
+  with gzip.open(folder / "program.hlo.gz", "rt") as file:
+    text = file.read()
+  return Compilation(
+    hlo_text=text,
+    lower_seconds=result["lower_seconds"],
+    compile_seconds=result["compile_seconds"],
+    peak_memory_bytes=result["peak_memory_bytes"],
+    hbm_bytes=result["argument_bytes"]
+    + result["output_bytes"]
+    - result["alias_bytes"]
+    + result["temp_bytes"],
+    versions=versions,
+  )
+
+
+def _run_worker(
+  request: StepRequest,
+  folder: pathlib.Path,
+  time_limit_seconds: float,
+  memory_limit_bytes: int,
+) -> None:
+  request_path = folder / "request.json"
+  request_path.write_text(json.dumps(dataclasses.asdict(request)))
+  what = f"compiling {request.variant} for {request.topology}"
+  with (folder / "log.txt").open("w") as log:
+    worker = subprocess.Popen(
+      [sys.executable, "-m", "profiling.compile_worker", str(request_path), str(folder)],
+      cwd=_ROOT,
+      env={**os.environ, **_ENVIRONMENT},
+      stdin=subprocess.DEVNULL,
+      stdout=log,
+      stderr=subprocess.STDOUT,
+      preexec_fn=_leave_no_core,
+    )
+  try:
+    peak_memory_bytes = _watch(worker, what, time_limit_seconds, memory_limit_bytes)
+  finally:
+    worker.kill()
+    worker.wait()
+  if (folder / "error.txt").exists():
+    raise UserError(f"{what}: {(folder / 'error.txt').read_text()}")
+  if worker.returncode or not (folder / "result.json").exists():
+    lines = [line for line in (folder / "log.txt").read_text().splitlines() if line.strip()]
+    raise UserError(
+      f"{what}: the compiling process ended with code {worker.returncode}"
+      + (f": {lines[-1]}" if lines else "")
+    )
+  result = json.loads((folder / "result.json").read_text())
+  result["peak_memory_bytes"] = peak_memory_bytes
+  (folder / "result.json").write_text(json.dumps(result, indent=1))
+
+
+def _watch(
+  worker: subprocess.Popen, what: str, time_limit_seconds: float, memory_limit_bytes: int
+) -> int:
+  """Waits for the worker and returns its peak resident memory in bytes."""
+  started_seconds = time.monotonic()
+  peak_bytes = 0
+  # A progress line on a terminal; how long the compiler takes nobody knows before.
+  with tqdm(bar_format="{desc} {elapsed}", desc=what, leave=False, disable=None) as line:
+    while worker.poll() is None:
+      time.sleep(_POLL_SECONDS)
+      peak_bytes = max(peak_bytes, _peak_memory_bytes(worker.pid))
+      line.set_description_str(f"{what}, {peak_bytes / 1e9:.1f} GB,")
+      if peak_bytes > memory_limit_bytes:
+        raise UserError(
+          f"{what}: the compiler wanted more than {memory_limit_bytes / 1e9:g} GB of memory; "
+          "raise --memory_limit_gb"
+        )
+      if time.monotonic() - started_seconds > time_limit_seconds:
+        raise UserError(
+          f"{what}: the compiler took more than {time_limit_seconds:g} seconds; "
+          "raise --time_limit_seconds"
+        )
+  return peak_bytes
+
+
+def _peak_memory_bytes(process: int) -> int:
+  try:
+    status = pathlib.Path(f"/proc/{process}/status").read_text()
+  except OSError:
+    return 0
+  for line in status.splitlines():
+    if line.startswith("VmHWM:"):
+      return int(line.split()[1]) * 1024
+  # A process that has ended and was not waited for has no memory left.
+  return 0
+
+
+def _leave_no_core() -> None:
+  resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _versions() -> dict[str, str]:
+  try:
+    return {package: importlib.metadata.version(package) for package in _PACKAGES}
+  except importlib.metadata.PackageNotFoundError as error:
+    raise UserError(
+      f"package {error.name} is not installed; the TPU compiler comes with: pip install -e '.[tpu]'"
+    ) from error
+
+
+def _default_cache() -> pathlib.Path:
+  base = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+  return pathlib.Path(base) / "nfnets-at-scale" / "compilations"
+
+
+def _key(request: StepRequest, versions: Mapping[str, str]) -> str:
+  digest = hashlib.sha256()
+  flags = {name: os.environ.get(name, "") for name in _FLAGS}
+  digest.update(json.dumps([dataclasses.asdict(request), dict(versions), flags]).encode())
+  for path in _source_files():
+    digest.update(str(path.relative_to(_ROOT)).encode() + b"\0")
+    digest.update(path.read_bytes())
+  return digest.hexdigest()
+
+
+def _source_files() -> Iterator[pathlib.Path]:
+  for source in _SOURCES:
+    path = _ROOT / source
+    yield from sorted(path.rglob("*.py")) if path.is_dir() else [path]

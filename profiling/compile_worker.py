@@ -1,0 +1,104 @@
+"""Compiles one training step, in a process of its own; `profiling.compilation` starts it.
+
+    python -m profiling.compile_worker REQUEST.json FOLDER
+
+Writes FOLDER/program.hlo.gz and FOLDER/result.json, or FOLDER/error.txt, one line, where the
+request or the compiler says no.
+"""
+
+import dataclasses
+import gzip
+import json
+import pathlib
+import sys
+import time
+
+import jax
+
+from nfnet.block_arrangement import arrange_blocks
+from nfnet.errors import UserError
+from nfnet.model import parameter_shapes
+from profiling.request import StepRequest, experiment_for
+from profiling.topology import describe_devices, parse_topology
+from train.config_file import validate
+from train.devices import check_batch_size
+from train.schedule import learning_rate_schedule
+from train.step import (
+  batch_sharding,
+  initial_state,
+  make_mesh,
+  make_model,
+  make_optimizer,
+  make_train_step,
+  replicated,
+)
+
+
+def compile_step(request: StepRequest) -> tuple[dict, str]:
+  """Compiles the step that `train.loop` runs, for the slice that the request names.
+
+  Returns:
+    Figures: lower_seconds, compile_seconds, argument_bytes, output_bytes, alias_bytes, temp_bytes
+    (of one device); and the optimized program's text.
+
+  Raises:
+    UserError: the request cannot be met.
+    jax.errors.JaxRuntimeError: the compiler refuses.
+  """
+  topology = parse_topology(request.topology)
+  experiment = experiment_for(request, topology.chips)
+  validate(experiment)
+  mesh = make_mesh(describe_devices(topology))
+  check_batch_size("batch_per_chip x chips", experiment.data.batch_size, mesh)
+  model = make_model(experiment)
+  rate = learning_rate_schedule(experiment, train_examples=10**6)
+  optimizer = make_optimizer(experiment, rate)
+
+  def described(tree, sharding):
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
+
+  state = jax.eval_shape(
+    lambda parameters: initial_state(experiment, optimizer, parameters),
+    arrange_blocks(parameter_shapes(model), model.block_keys),
+  )
+  images = experiment.data.batch_size
+  batch = {
+    "image": jax.ShapeDtypeStruct((images, request.pixels, request.pixels, 3), "uint8"),
+    "labels": jax.ShapeDtypeStruct((images, 1), "int32"),
+    "weight": jax.ShapeDtypeStruct((images,), "float32"),
+  }
+  started_seconds = time.monotonic()
+  step = jax.jit(make_train_step(experiment, model, optimizer, rate, mesh), donate_argnums=0)
+  lowered = step.lower(described(state, replicated(mesh)), described(batch, batch_sharding(mesh)))
+  lowered_seconds = time.monotonic()
+  compiled = lowered.compile()
+  compiled_seconds = time.monotonic()
+  memory = compiled.memory_analysis()
+  return {
+    "lower_seconds": lowered_seconds - started_seconds,
+    "compile_seconds": compiled_seconds - lowered_seconds,
+    "argument_bytes": memory.argument_size_in_bytes,
+    "output_bytes": memory.output_size_in_bytes,
+    "alias_bytes": memory.alias_size_in_bytes,
+    "temp_bytes": memory.temp_size_in_bytes,
+  }, compiled.as_text()
+
+
+def main(request_path: str, folder: str) -> None:
+  """Compiles what the file asks for and writes what came of it."""
+  request = StepRequest(**json.loads(pathlib.Path(request_path).read_text()))
+  out = pathlib.Path(folder)
+  try:
+    result, text = compile_step(request)
+  except (UserError, jax.errors.JaxRuntimeError) as error:
+    (out / "error.txt").write_text(str(error).splitlines()[0])
+    return
+  with gzip.open(out / "program.hlo.gz", "wt", compresslevel=5) as file:
+    file.write(text)
+  (out / "result.json").write_text(
+    json.dumps({"request": dataclasses.asdict(request), **result}, indent=1)
+  )
+
+
+if __name__ == "__main__":
+  main(*sys.argv[1:])

@@ -1,0 +1,207 @@
+r"""What one training step costs on a TPU slice, which need not be there.
+
+    python -m profiling.step --variant=F3 --batch_per_chip=32 --pixels=224 --num_classes=1000 \
+        --topology=v4:2x2x1 [--kernels=pallas] [--json=OUT]
+
+Compiles the training step of this project ahead of time with the real TPU compiler (extra `tpu`)
+and adds up the compiler's own estimates. Every time printed is such an estimate, no measurement.
+The second call with the same arguments is instant.
+"""
+
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+from absl import flags
+
+from nfnet.cost import count
+from nfnet.errors import UserError, run_main
+from nfnet.variants import VARIANTS, get_variant
+from profiling.chips import CHIPS, core_hours
+from profiling.compilation import (
+  MEMORY_LIMIT_BYTES,
+  TIME_LIMIT_SECONDS,
+  Compilation,
+  compile_step,
+)
+from profiling.hlo_cycles import read_operations
+from profiling.request import StepRequest
+from profiling.step_time import RULES, StepTime, estimate
+from profiling.topology import parse_topology
+from train.progress import format_table
+
+MFU_DEFINITION = "6 x multiply-adds of a forward pass x images/s / peak bfloat16 FLOP/s of the chip"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StepReport:
+  """A step's estimates and what they were made from.
+
+  Attributes:
+    request: which step.
+    compilation: of it.
+    time: estimated.
+  """
+
+  request: StepRequest
+  compilation: Compilation
+  time: StepTime
+
+  @property
+  def images_per_second_per_chip(self) -> float:
+    """Estimated."""
+    return self.request.batch_per_chip / self.time.seconds
+
+  @property
+  def mfu(self) -> float:
+    """Model FLOP utilization, see `MFU_DEFINITION`."""
+    cost = count(
+      self.request.variant,
+      num_classes=self.request.num_classes,
+      pixels=self.request.pixels,
+      bottleneck=self.request.bottleneck,
+    )
+    chip = parse_topology(self.request.topology).chip
+    return cost.training_flops * self.images_per_second_per_chip / chip.peak_flops
+
+  @property
+  def fits(self) -> bool:
+    """Whether the step's memory is there."""
+    chip = parse_topology(self.request.topology).chip
+    return self.compilation.hbm_bytes <= chip.hbm_bytes * chip.cores_per_device // chip.cores
+
+  @property
+  def core_hours_per_million_images(self) -> float:
+    """Estimated."""
+    topology = parse_topology(self.request.topology)
+    images_per_second = self.images_per_second_per_chip * topology.chips
+    return core_hours(topology.chip, topology.chips, 1e6 / images_per_second)
+
+
+def report(request: StepRequest, **limits: Any) -> StepReport:
+  """Compiles and estimates.
+
+  Args:
+    request: which step.
+    **limits: see `profiling.compilation.compile_step`.
+
+  Raises:
+    UserError: the request cannot be met or the compiler refuses.
+  """
+  topology = parse_topology(request.topology)
+  compilation = compile_step(request, **limits)
+  operations = read_operations(compilation.hlo_text)
+  return StepReport(request=request, compilation=compilation, time=estimate(operations, topology))
+
+
+def as_json(result: StepReport) -> dict[str, Any]:
+  """Everything that is printed, in base units."""
+  compilation = dataclasses.asdict(result.compilation)
+  del compilation["hlo_text"]
+  return {
+    "request": dataclasses.asdict(result.request),
+    "compilation": compilation,
+    "estimated": {
+      "rules": RULES,
+      "step_seconds": result.time.seconds,
+      "images_per_second_per_chip": result.images_per_second_per_chip,
+      "mfu": result.mfu,
+      "mfu_definition": MFU_DEFINITION,
+      "core_hours_per_million_images": result.core_hours_per_million_images,
+      "collective_bytes": result.time.collective_bytes,
+      "rows": [dataclasses.asdict(row) for row in result.time.rows],
+    },
+    "fits": result.fits,
+  }
+
+
+def as_text(result: StepReport) -> str:
+  """For a terminal."""
+  request, compilation, time = result.request, result.compilation, result.time
+  chip = parse_topology(request.topology).chip
+  mode = f", {chip.chip_config}" if chip.chip_config else ""
+  gigabyte = 2**30
+  device = "chip" if chip.cores_per_device == chip.cores else "core"
+  hbm = chip.hbm_bytes * chip.cores_per_device // chip.cores
+  head = [
+    f"NFNet-{request.variant}, {request.num_classes:,} classes, {request.pixels} px, "
+    f"{request.batch_per_chip} images a chip on {request.topology}{mode}, kernels: "
+    f"{request.kernels}" + (", blocks rematerialized" if request.rematerialize else ""),
+    "Estimated from the compiler's schedule, not measured:",
+    f"  step              {time.seconds * 1e3:9.2f} ms",
+    f"  images/s/chip     {result.images_per_second_per_chip:9.1f}",
+    f"  MFU               {result.mfu:9.1%}  ({MFU_DEFINITION})",
+    f"  core-hours        {result.core_hours_per_million_images:9.3f}  for a million images",
+    "Stated by the compiler:",
+    f"  HBM a {device:<11} {compilation.hbm_bytes / gigabyte:9.2f} GiB of {hbm / gigabyte:.0f}"
+    + ("" if result.fits else ": DOES NOT FIT"),
+    "Measured:",
+    f"  compiling         {compilation.compile_seconds:9.1f} s, "
+    f"{compilation.peak_memory_bytes / 1e9:.1f} GB of memory at most, "
+    f"lowering {compilation.lower_seconds:.1f} s",
+    "",
+  ]
+  parts = [
+    (part, direction, f"{seconds * 1e3:.2f}", f"{seconds / time.seconds:.1%}")
+    for (part, direction), seconds in time.by("part", "direction").items()
+  ]
+  kinds = [
+    (kind, f"{seconds * 1e3:.2f}", f"{seconds / time.seconds:.1%}")
+    for (kind,), seconds in sorted(time.by("kind").items(), key=lambda item: -item[1])
+  ]
+  return "\n".join(
+    [
+      *head,
+      format_table(parts, ("part", "direction", "ms", "share")),
+      "",
+      format_table(kinds, ("kind of operation", "ms", "share")),
+      f"Rules: {RULES}.",
+    ]
+  )
+
+
+def _define_flags() -> None:
+  flags.DEFINE_string("variant", None, f"One of {', '.join(VARIANTS)}.", required=True)
+  flags.DEFINE_integer("batch_per_chip", 32, "Images a step and chip.", lower_bound=1)
+  flags.DEFINE_integer("pixels", 224, "Side of an image.", lower_bound=1)
+  flags.DEFINE_integer("num_classes", 1000, "Width of the classifier.", lower_bound=1)
+  flags.DEFINE_string("topology", "v4:2x2x1", f"Slice; generations: {', '.join(CHIPS)}.")
+  flags.DEFINE_enum("kernels", "reference", ["reference", "pallas"], "How the ops are computed.")
+  flags.DEFINE_enum(
+    "bottleneck", "paper", ["paper", "released"], "First stage of F+: 192 channels or 128."
+  )
+  flags.DEFINE_bool("rematerialize", False, "Recompute each block in the backward pass.")
+  flags.DEFINE_bool("ema", False, "Keep a moving average of the parameters.")
+  flags.DEFINE_string("json", None, "Write everything to this file too.")
+  flags.DEFINE_float("time_limit_seconds", TIME_LIMIT_SECONDS, "For the compiler.")
+  flags.DEFINE_float("memory_limit_gb", MEMORY_LIMIT_BYTES / 1e9, "For the compiler.")
+
+
+def main(arguments: list[str]) -> None:
+  """Prints the report that the flags ask for."""
+  if len(arguments) > 1:
+    raise UserError(f"unexpected argument {arguments[1]!r}: every argument is --NAME=VALUE")
+  values = flags.FLAGS
+  try:
+    get_variant(values.variant)
+  except ValueError as error:
+    raise UserError(f"--variant: {error}") from error
+  result = report(
+    StepRequest(
+      **{field.name: getattr(values, field.name) for field in dataclasses.fields(StepRequest)}
+    ),
+    time_limit_seconds=values.time_limit_seconds,
+    memory_limit_bytes=int(values.memory_limit_gb * 1e9),
+  )
+  if values.json:
+    try:
+      pathlib.Path(values.json).write_text(json.dumps(as_json(result), indent=1) + "\n")
+    except OSError as error:
+      raise UserError(f"--json={values.json} cannot be written: {error.strerror}") from error
+  print(as_text(result))
+
+
+if __name__ == "__main__":
+  _define_flags()
+  run_main(main)

@@ -1,0 +1,107 @@
+"""From the operations of a compiled training step to seconds, by part and by kind."""
+
+import collections
+import dataclasses
+import re
+from collections.abc import Sequence
+from typing import Literal
+
+from profiling.hlo_cycles import Operation
+from profiling.topology import Topology
+
+Direction = Literal["forward", "backward", ""]
+
+RULES = (
+  "the compiler's cycles of each operation x its executions / clock, one after the other; then all "
+  "collectives, bytes over the slice's links, overlapped with nothing; asynchronous copies and "
+  "scalar arithmetic free"
+)
+"""What overlaps with what, in the one place where it is decided."""
+
+# Scopes that nfnet.model and train.step put around their parts.
+_PARTS = ("stem", "stage_1", "stage_2", "stage_3", "stage_4", "head", "optimizer")
+OTHER = "other"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Row:
+  """Time of some operations of a step.
+
+  Attributes:
+    part: "stem", "stage_1" to "stage_4", "head", "optimizer", "collectives" or "other".
+    direction: of the network's parts; "" for the rest.
+    kind: of the operations.
+    seconds: in one step.
+  """
+
+  part: str
+  direction: Direction
+  kind: str
+  seconds: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StepTime:
+  """Estimated time of one training step.
+
+  Attributes:
+    rows: one for each part, direction and kind that takes time.
+    collective_bytes: summed over the slice's chips in one step, counted once.
+  """
+
+  rows: tuple[Row, ...]
+  collective_bytes: int
+
+  @property
+  def seconds(self) -> float:
+    """Of the whole step."""
+    return sum(row.seconds for row in self.rows)
+
+  def by(self, *fields: str) -> dict[tuple[str, ...], float]:
+    """Seconds summed by some of the rows' fields, in the order in which they first appear."""
+    sums: dict[tuple[str, ...], float] = collections.defaultdict(float)
+    for row in self.rows:
+      sums[tuple(getattr(row, field) for field in fields)] += row.seconds
+    return dict(sums)
+
+
+def estimate(operations: Sequence[Operation], topology: Topology) -> StepTime:
+  """Applies `RULES`.
+
+  Args:
+    operations: of the whole program, as one device runs it.
+    topology: that it was compiled for.
+
+  Raises:
+    ValueError: there is a Pallas kernel among them, whose schedule is not in the program's text.
+  """
+  seconds: dict[tuple[str, Direction, str], float] = collections.defaultdict(float)
+  collective_bytes = 0
+  for operation in operations:
+    if operation.kind == "kernel":
+      raise ValueError(f"{operation.name} is a Pallas kernel, whose cycles are not known here")
+    if operation.kind == "collective":
+      size_bytes = operation.result_bytes * operation.executions
+      collective_bytes += size_bytes
+      seconds["collectives", "", operation.kind] += topology.all_reduce_seconds(size_bytes)
+    else:
+      part, direction = attribute(operation.source)
+      cycles = operation.cycles * operation.executions
+      seconds[part, direction, operation.kind] += cycles / topology.chip.clock_hz
+  order = (*_PARTS, "collectives", OTHER)
+  rows = (
+    Row(part=part, direction=direction, kind=kind, seconds=value)
+    for (part, direction, kind), value in seconds.items()
+  )
+  return StepTime(
+    rows=tuple(sorted(rows, key=lambda row: (order.index(row.part), row.direction != "forward"))),
+    collective_bytes=collective_bytes,
+  )
+
+
+def attribute(source: str) -> tuple[str, Direction]:
+  """Part and direction that a path of JAX names stands for; see `Operation.source`."""
+  part = next((name for name in _PARTS if re.search(rf"\b{name}\b", source)), OTHER)
+  if part in ("optimizer", OTHER):
+    return part, ""
+  return part, "backward" if "transpose(" in source else "forward"

@@ -1,0 +1,342 @@
+"""Compiles small Pallas kernels for described TPUs and keeps what the compiler wrote about them.
+
+    python tests/profiling/dump_kernels.py
+
+writes all of `tests/profiling/excerpts/` anew, in about half a minute on two cores. Needs the extra
+`tpu`, whose package holds the compiler, and no TPU.
+
+For each kernel: the final schedule, the use of the units, and for v5p also the compiler's own
+static profile and the last lines of its trace of all bundles in the order that it issues them. The
+compiler refuses both for v4. Long texts are compressed, and nothing in them is changed.
+"""
+
+import argparse
+import functools
+import gzip
+import os
+import pathlib
+import resource
+import subprocess
+import sys
+import tempfile
+
+EXCERPTS = pathlib.Path(__file__).parent / "excerpts"
+COMPRESS_ABOVE_BYTES = 20_000
+TRACE_END_BYTES = 200
+
+# For v4, two cores a chip and a grid that is split over them: "megacore".
+TOPOLOGIES = {
+  "v4": dict(topology_name="v4:2x2x1", chip_config_name="megacore"),
+  "v5p": dict(topology_name="v5p:2x2x1"),
+}
+DUMPS = (
+  ("v4", "matmul"),
+  ("v4", "nested_loops"),
+  ("v4", "first_and_last"),
+  ("v4", "odd_grid"),
+  ("v4", "region_by_data"),
+  ("v4", "loop_by_data"),
+  ("v5p", "matmul"),
+  ("v5p", "nested_loops"),
+  ("v5p", "normalize"),
+  ("v5p", "convolution_3x3"),
+  ("v5p", "weight_gradient"),
+)
+
+
+def kernel_and_arguments(name):
+  """Returns a function and the shapes of its arguments."""
+  import jax
+  import jax.numpy as jnp
+  from jax.experimental import pallas as pl
+  from jax.experimental.pallas import tpu as pltpu
+
+  f32, bf16 = jnp.float32, jnp.bfloat16
+  shape = jax.ShapeDtypeStruct
+  vector = shape((8, 128), f32)
+
+  def call(body, *, out_shape, semantics=None, **keywords):
+    return pl.pallas_call(
+      body,
+      out_shape=out_shape,
+      name=name,
+      compiler_params=pltpu.CompilerParams(dimension_semantics=semantics),
+      **keywords,
+    )
+
+  def matmul():
+    """4096^3 in blocks of 512."""
+    size, block = 4096, 512
+    steps = size // block
+
+    def body(x_ref, y_ref, out_ref, sum_ref):
+      @pl.when(pl.program_id(2) == 0)
+      def _():
+        sum_ref[...] = jnp.zeros_like(sum_ref)
+
+      sum_ref[...] += jnp.dot(x_ref[...], y_ref[...], preferred_element_type=f32)
+
+      @pl.when(pl.program_id(2) == steps - 1)
+      def _():
+        out_ref[...] = sum_ref[...].astype(out_ref.dtype)
+
+    return call(
+      body,
+      grid=(steps, steps, steps),
+      in_specs=[
+        pl.BlockSpec((block, block), lambda i, j, k: (i, k)),
+        pl.BlockSpec((block, block), lambda i, j, k: (k, j)),
+      ],
+      out_specs=pl.BlockSpec((block, block), lambda i, j, k: (i, j)),
+      out_shape=shape((size, size), bf16),
+      scratch_shapes=[pltpu.VMEM((block, block), f32)],
+      semantics=("parallel", "parallel", "arbitrary"),
+    ), [shape((size, size), bf16)] * 2
+
+  def nested_loops():
+    """5 times 7 steps of an inner loop."""
+
+    def body(x_ref, out_ref):
+      def inner(_, sum_):
+        return sum_ * 1.5 + x_ref[...]
+
+      def outer(_, sum_):
+        return jax.lax.fori_loop(0, 7, inner, sum_) - 1
+
+      out_ref[...] = jax.lax.fori_loop(0, 5, outer, x_ref[...])
+
+    return call(body, out_shape=vector), [vector]
+
+  def first_and_last():
+    """A sum over a grid of 6 steps, which is set at the first and written at the last."""
+
+    def body(x_ref, out_ref, sum_ref):
+      @pl.when(pl.program_id(0) == 0)
+      def _():
+        sum_ref[...] = jnp.zeros_like(sum_ref)
+
+      sum_ref[...] += x_ref[0]
+
+      @pl.when(pl.program_id(0) == 5)
+      def _():
+        out_ref[...] = jnp.exp(sum_ref[...])
+
+    return call(
+      body,
+      grid=(6,),
+      in_specs=[pl.BlockSpec((1, 8, 128), lambda i: (i, 0, 0))],
+      out_specs=pl.BlockSpec((8, 128), lambda i: (0, 0)),
+      out_shape=vector,
+      scratch_shapes=[pltpu.VMEM((8, 128), f32)],
+      semantics=("arbitrary",),
+    ), [shape((6, 8, 128), f32)]
+
+  def odd_grid():
+    """A parallel axis of 5 steps, for two cores."""
+
+    def body(x_ref, out_ref):
+      out_ref[...] = jnp.exp(x_ref[...])
+
+    block = pl.BlockSpec((1, 8, 128), lambda i: (i, 0, 0))
+    return call(
+      body,
+      grid=(5,),
+      in_specs=[block],
+      out_specs=block,
+      out_shape=shape((5, 8, 128), f32),
+      semantics=("parallel",),
+    ), [shape((5, 8, 128), f32)]
+
+  def region_by_data():
+    """A region that is entered if an argument says so, with a loop of 9 in it."""
+
+    def body(number_ref, x_ref, out_ref):
+      out_ref[...] = x_ref[...]
+
+      @pl.when(number_ref[0] > 0)
+      def _():
+        out_ref[...] = jax.lax.fori_loop(0, 9, lambda _, sum_: sum_ * sum_ + 1.0, x_ref[...])
+
+    smem = pl.BlockSpec(memory_space=pltpu.SMEM)
+    vmem = pl.BlockSpec(memory_space=pltpu.VMEM)
+    return call(body, out_shape=vector, in_specs=[smem, vmem]), [shape((1,), jnp.int32), vector]
+
+  def loop_by_data():
+    """A loop with as many steps as an argument says."""
+
+    def body(number_ref, x_ref, out_ref):
+      out_ref[...] = jax.lax.fori_loop(
+        0, number_ref[0], lambda _, sum_: sum_ * sum_ + 1.0, x_ref[...]
+      )
+
+    smem = pl.BlockSpec(memory_space=pltpu.SMEM)
+    vmem = pl.BlockSpec(memory_space=pltpu.VMEM)
+    return call(body, out_shape=vector, in_specs=[smem, vmem]), [shape((1,), jnp.int32), vector]
+
+  def normalize():
+    """Rows of 1024 to mean 0 and variance 1: elementwise operations and reductions."""
+
+    def body(x_ref, out_ref):
+      x = x_ref[...].astype(f32)
+      x = x - jnp.mean(x, axis=1, keepdims=True)
+      variance = jnp.mean(x * x, axis=1, keepdims=True)
+      out_ref[...] = (x * jax.lax.rsqrt(variance + 1e-6)).astype(out_ref.dtype)
+
+    block = pl.BlockSpec((128, 1024), lambda i: (i, 0))
+    return call(
+      body,
+      grid=(32,),
+      in_specs=[block],
+      out_specs=block,
+      out_shape=shape((4096, 1024), bf16),
+      semantics=("parallel",),
+    ), [shape((4096, 1024), bf16)]
+
+  def convolution_3x3():
+    """[16, 16, 64, 128] (padded) to [14, 14, 64, 128]: nine products, image rows in a loop."""
+
+    def body(x_ref, weight_ref, out_ref):
+      def row(i, _):
+        sum_ = jnp.zeros((14 * 16, 128), f32)
+        for di in range(3):
+          for dj in range(3):
+            pixels = x_ref[i + di, dj : dj + 14].reshape(14 * 16, 128)
+            sum_ += jnp.dot(pixels, weight_ref[di, dj], preferred_element_type=f32)
+        out_ref[i] = jax.nn.relu(sum_).astype(out_ref.dtype).reshape(14, 16, 128)
+        return 0
+
+      jax.lax.fori_loop(0, 14, row, 0)
+
+    return call(
+      body,
+      grid=(4,),
+      in_specs=[
+        pl.BlockSpec((16, 16, 16, 128), lambda n: (0, 0, n, 0)),
+        pl.BlockSpec((3, 3, 128, 128), lambda n: (0, 0, 0, 0)),
+      ],
+      out_specs=pl.BlockSpec((14, 14, 16, 128), lambda n: (0, 0, n, 0)),
+      out_shape=shape((14, 14, 64, 128), bf16),
+      semantics=("parallel",),
+    ), [shape((16, 16, 64, 128), bf16), shape((3, 3, 128, 128), bf16)]
+
+  def weight_gradient():
+    """x^T y with x and y [4096, 256], both contracted over rows; masked in every other step."""
+    steps = 16
+
+    def body(x_ref, y_ref, out_ref, sum_ref):
+      step = pl.program_id(0)
+
+      @pl.when(step == 0)
+      def _():
+        sum_ref[...] = jnp.zeros_like(sum_ref)
+
+      contract_rows = (((0,), (0,)), ((), ()))
+      product = jax.lax.dot_general(x_ref[...], y_ref[...], contract_rows, preferred_element_type=f32)
+
+      @pl.when(step % 2 == 0)
+      def _():
+        sum_ref[...] += product
+
+      @pl.when(step % 2 == 1)
+      def _():
+        sum_ref[...] += jnp.maximum(product, 0.0)
+
+      @pl.when(step == steps - 1)
+      def _():
+        out_ref[...] = sum_ref[...]
+
+    block = pl.BlockSpec((256, 256), lambda i: (i, 0))
+    return call(
+      body,
+      grid=(steps,),
+      in_specs=[block, block],
+      out_specs=pl.BlockSpec((256, 256), lambda i: (0, 0)),
+      out_shape=shape((256, 256), f32),
+      scratch_shapes=[pltpu.VMEM((256, 256), f32)],
+      semantics=("arbitrary",),
+    ), [shape((4096, 256), bf16)] * 2
+
+  return locals()[name]()
+
+
+def compile_one(chip, name):
+  """In a process whose environment is `environment`'s."""
+  import jax
+  from jax.experimental import topologies
+
+  topology = topologies.get_topology_desc(platform="tpu", **TOPOLOGIES[chip])
+  sharding = jax.sharding.SingleDeviceSharding(topology.devices[0])
+  function, arguments = kernel_and_arguments(name)
+  arguments = [jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding) for x in arguments]
+  jax.jit(function).lower(*arguments).compile()
+
+
+def environment(chip, directory):
+  """For a process that compiles for a chip and dumps into a directory."""
+  flags = [
+    f"--xla_jf_dump_to={directory}",
+    "--xla_jf_dump_llo_text=true",
+    "--xla_jf_dump_hlo_text=true",
+    "--xla_jf_dump_llo_pass_label_regex=final",
+  ]
+  if chip != "v4":
+    flags += [
+      f"--xla_jf_dump_static_llo_profile_to={directory}",
+      "--xla_tpu_impure_dump_unrolled_bundles=true",
+    ]
+  return os.environ | dict(
+    JAX_PLATFORMS="cpu",
+    TPU_SKIP_MDS_QUERY="1",
+    TPU_ACCELERATOR_TYPE=f"{chip}-8",
+    TPU_WORKER_HOSTNAMES="localhost",
+    ALLOW_MULTIPLE_LIBTPU_LOAD="1",
+    LIBTPU_INIT_ARGS=" ".join(flags),
+  )
+
+
+def dump_texts(chip, name):
+  """Returns the compiler's texts by the end of an excerpt's name."""
+  with tempfile.TemporaryDirectory() as directory:
+    subprocess.run(
+      [sys.executable, __file__, f"--chip={chip}", f"--kernel={name}"],
+      env=environment(chip, directory),
+      check=True,
+      preexec_fn=functools.partial(resource.setrlimit, resource.RLIMIT_CORE, (0, 0)),
+    )
+
+    def read(pattern):
+      (path,) = pathlib.Path(directory).glob(pattern)
+      return path.read_text()
+
+    texts = {
+      "final_bundles.txt": read(f"*-{name}.*-final_bundles.txt"),
+      "utilization.txt": read(f"*-{name}.*-final_hlo-static-per-bundle-utilization.txt"),
+    }
+    if chip != "v4":
+      texts["static_llo_profile.textproto"] = read(f"{name}.*_static_llo_profile.textproto")
+      texts["trace_end.txt"] = read(f"{name}.*_bundles.txt")[-TRACE_END_BYTES:]
+    return texts
+
+
+def main():
+  parser = argparse.ArgumentParser()
+  parser.add_argument("--chip", choices=TOPOLOGIES, help="with --kernel: only compile that one")
+  parser.add_argument("--kernel")
+  arguments = parser.parse_args()
+  if arguments.kernel:
+    compile_one(arguments.chip, arguments.kernel)
+    return
+  EXCERPTS.mkdir(exist_ok=True)
+  for chip, name in DUMPS:
+    for end, text in dump_texts(chip, name).items():
+      path = EXCERPTS / f"{chip}_{name}_{end}"
+      if len(text) > COMPRESS_ABOVE_BYTES:
+        path = path.with_name(path.name + ".gz")
+        path.write_bytes(gzip.compress(text.encode(), mtime=0))
+      else:
+        path.write_text(text)
+      print(path.name, path.stat().st_size)
+
+
+if __name__ == "__main__":
+  main()
