@@ -1,0 +1,148 @@
+"""Compiles with the real TPU compiler, for chips that are not there."""
+
+import dataclasses
+import json
+import os
+
+import pytest
+
+from nfnet.errors import UserError
+from profiling import compilation
+from profiling.compilation import compile_step
+from profiling.request import StepRequest, experiment_for
+
+REQUEST = StepRequest(
+  variant="P0", topology="v4:2x2x1", batch_per_chip=8, pixels=32, num_classes=10
+)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+  return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def compiled(cache):
+  return compile_step(REQUEST, cache=cache)
+
+
+def test_has_the_program_of_the_real_step(compiled):
+  assert "HloModule jit_step_on_device" in compiled.hlo_text
+  # The network's parts, the sum of the gradients over four chips and the optimizer are in it.
+  for name in ("jvp(stem)", "transpose(jvp(stage_3))", "jvp(head)", "optimizer/"):
+    assert name in compiled.hlo_text
+  assert "replica_groups={{0,1,2,3}}" in compiled.hlo_text
+
+
+def test_has_measured_and_stated_figures(compiled):
+  assert compiled.compile_seconds > 0
+  assert compiled.lower_seconds > 0
+  # Python and JAX alone take more than this.
+  assert compiled.peak_memory_bytes > 10**8
+  # Parameters and momentum of 78,466 float32 each are the least there must be.
+  assert 2 * 4 * 78_000 < compiled.hbm_bytes < 10**9
+  assert set(compiled.versions) == {"jax", "jaxlib", "libtpu", "flax", "optax"}
+
+
+def test_the_second_time_nothing_is_compiled(compiled, cache, monkeypatch):
+  monkeypatch.setattr(compilation, "_run_worker", lambda *unused: pytest.fail("compiled again"))
+  assert compile_step(REQUEST, cache=cache) == compiled
+
+
+def test_only_the_result_is_left_behind(compiled, cache):
+  (folder,) = cache.iterdir()
+  assert {path.name for path in folder.iterdir()} == {
+    "log.txt",
+    "program.hlo.gz",
+    "request.json",
+    "result.json",
+  }
+
+
+@pytest.mark.parametrize(
+  "change",
+  [
+    {"variant": "P1"},
+    {"topology": "v4:2x2x2"},
+    {"batch_per_chip": 9},
+    {"pixels": 33},
+    {"num_classes": 11},
+    {"kernels": "pallas"},
+    {"bottleneck": "released"},
+    {"rematerialize": True},
+    {"ema": True},
+  ],
+  ids=lambda change: next(iter(change)),
+)
+def test_every_field_is_part_of_the_key(change):
+  assert set(change) < {field.name for field in dataclasses.fields(StepRequest)}
+  changed = dataclasses.replace(REQUEST, **change)
+  assert compilation._key(changed, {}) != compilation._key(REQUEST, {})
+
+
+def test_versions_flags_and_source_are_part_of_the_key(monkeypatch, tmp_path):
+  before = compilation._key(REQUEST, {"jax": "1"})
+  assert compilation._key(REQUEST, {"jax": "1"}) == before
+  assert compilation._key(REQUEST, {"jax": "2"}) != before
+  for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS"):
+    with monkeypatch.context() as context:
+      context.setenv(name, "--xla_something=1")
+      assert compilation._key(REQUEST, {"jax": "1"}) != before
+  file = tmp_path / "model.py"
+  monkeypatch.setattr(compilation, "_ROOT", tmp_path)
+  monkeypatch.setattr(compilation, "_SOURCES", ("model.py",))
+  file.write_text("a = 1\n")
+  before = compilation._key(REQUEST, {})
+  file.write_text("a = 2\n")
+  assert compilation._key(REQUEST, {}) != before
+
+
+@pytest.mark.parametrize(
+  ("change", "limits", "message"),
+  [
+    ({"topology": "v4:2x3x1"}, {}, r"compiling P0 for v4:2x3x1: topology 'v4:2x3x1'"),
+    ({"num_classes": 0}, {}, r"data\.num_classes=0: must be at least 1"),
+    ({}, {"memory_limit_bytes": 10**8}, r"more than 0\.1 GB of memory; raise --memory_limit_gb"),
+    ({}, {"time_limit_seconds": 0.5}, r"took more than 0\.5 seconds; raise --time_limit_seconds"),
+    ({"batch_per_chip": 4_000_000}, {}, r"RESOURCE_EXHAUSTED: .* exceeds available HBM"),
+  ],
+  ids=["topology", "field", "memory", "time", "hbm"],
+)
+def test_what_goes_wrong_is_one_line_and_leaves_nothing(change, limits, message, tmp_path):
+  with pytest.raises(UserError, match=message) as error:
+    compile_step(dataclasses.replace(REQUEST, **change), cache=tmp_path, **limits)
+  assert "\n" not in str(error.value)
+  assert not list(tmp_path.iterdir())
+
+
+def test_a_compiler_that_dies_is_reported(tmp_path, monkeypatch):
+  monkeypatch.setenv("LIBTPU_INIT_ARGS", "--no_such_flag=1")
+  with pytest.raises(UserError, match=r"the compiling process ended with code -?\d+") as error:
+    compile_step(REQUEST, cache=tmp_path)
+  assert "\n" not in str(error.value)
+  assert not list(tmp_path.iterdir())
+  assert not [name for name in os.listdir() if name.startswith("core")]
+
+
+def test_a_missing_compiler_is_reported(tmp_path, monkeypatch):
+  monkeypatch.setattr(compilation, "_PACKAGES", ("no_such_package",))
+  with pytest.raises(UserError, match=r"no_such_package is not installed.*pip install"):
+    compile_step(REQUEST, cache=tmp_path)
+
+
+def test_the_experiment_is_that_of_the_papers():
+  experiment = experiment_for(REQUEST, chips=4)
+  assert experiment.data.batch_size == 32
+  assert experiment.model.compute_dtype == "bfloat16"
+  assert experiment.model.block_execution == "scan"
+  assert experiment.optimizer.agc_clipping == 0.01
+  assert experiment.optimizer.ema_decay is None
+  pallas = experiment_for(dataclasses.replace(REQUEST, kernels="pallas", ema=True), chips=4)
+  assert pallas.model.kernels == "pallas"
+  assert pallas.model.block_execution == "unrolled"
+  assert pallas.optimizer.ema_decay is not None
+
+
+def test_a_request_survives_json():
+  text = json.dumps(dataclasses.asdict(REQUEST))
+  assert StepRequest(**json.loads(text)) == REQUEST
