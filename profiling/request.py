@@ -18,6 +18,8 @@ class StepRequest:
     num_classes: width of the classifier.
     kernels: "reference" or "pallas".
     bottleneck: see `nfnet.variants`.
+    block_execution: "scan" or "unrolled"; None is what the kernels want: a loop for the references,
+      which compiles in minutes at any depth, though its copies cost time; unrolled for Pallas.
     rematerialize: recompute each block in the backward pass.
     ema: keep a moving average of the parameters.
   """
@@ -29,6 +31,7 @@ class StepRequest:
   num_classes: int
   kernels: Literal["reference", "pallas"] = "reference"
   bottleneck: Literal["paper", "released"] = "paper"
+  block_execution: Literal["scan", "unrolled"] | None = None
   rematerialize: bool = False
   ema: bool = False
 
@@ -41,8 +44,8 @@ def experiment_for(request: StepRequest, chips: int) -> Experiment:
       variant=request.variant,
       bottleneck=request.bottleneck,
       kernels=request.kernels,
-      # Kernels want unrolled blocks; the reference compiles as a loop only (BUILD_NOTES.md).
-      block_execution="scan" if request.kernels == "reference" else "unrolled",
+      block_execution=request.block_execution
+      or ("scan" if request.kernels == "reference" else "unrolled"),
       rematerialize=request.rematerialize,
     ),
     data=Data(

@@ -171,6 +171,12 @@ def _define_flags() -> None:
   flags.DEFINE_enum(
     "bottleneck", "paper", ["paper", "released"], "First stage of F+: 192 channels or 128."
   )
+  flags.DEFINE_enum(
+    "block_execution",
+    None,
+    ["scan", "unrolled"],
+    "Equal blocks as a loop or written out; default: a loop for the references only.",
+  )
   flags.DEFINE_bool("rematerialize", False, "Recompute each block in the backward pass.")
   flags.DEFINE_bool("ema", False, "Keep a moving average of the parameters.")
   flags.DEFINE_string("json", None, "Write everything to this file too.")

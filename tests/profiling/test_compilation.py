@@ -69,6 +69,7 @@ def test_only_the_result_is_left_behind(compiled, cache):
     {"num_classes": 11},
     {"kernels": "pallas"},
     {"bottleneck": "released"},
+    {"block_execution": "unrolled"},
     {"rematerialize": True},
     {"ema": True},
   ],
@@ -137,6 +138,8 @@ def test_the_experiment_is_that_of_the_papers():
   assert experiment.model.block_execution == "scan"
   assert experiment.optimizer.agc_clipping == 0.01
   assert experiment.optimizer.ema_decay is None
+  unrolled = experiment_for(dataclasses.replace(REQUEST, block_execution="unrolled"), chips=4)
+  assert unrolled.model.block_execution == "unrolled"
   pallas = experiment_for(dataclasses.replace(REQUEST, kernels="pallas", ema=True), chips=4)
   assert pallas.model.kernels == "pallas"
   assert pallas.model.block_execution == "unrolled"
