@@ -1,0 +1,287 @@
+r"""What pre-training and fine-tuning cost in TPU-v4 core-hours, beside what paper A published.
+
+    python -m profiling.core_hours [--topology=v4:4x4x8] [--kernels=pallas] [--json=OUT] \
+        [--plot=PNG]
+
+Compiles the training step of each of the paper's six networks for the slice (extra `tpu`; half an
+hour on two cores, instant the second time) and multiplies. Every core-hour of this project that is
+printed is estimated from the compiler's schedule, not measured. A core is a TensorCore: two a chip.
+"""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from absl import flags
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from tqdm import tqdm
+
+from nfnet.errors import UserError, run_main
+from profiling import published
+from profiling.request import StepRequest
+from profiling.step import StepReport, report
+from profiling.step_time import RULES
+from profiling.topology import Topology, parse_topology
+from train.progress import format_table
+
+# What a v4 chip's memory does not hold otherwise (BUILD_NOTES.md, "Compiling the training step").
+_REMATERIALIZED = ("F7+",)
+
+_FINETUNING_VARIANT = "F7+"
+_FINETUNING_PIXELS = 384
+_FINETUNING_BATCH = 2048
+_FINETUNING_IMAGES = 50 * 1_281_167
+# The ascent gradient of SAM comes from 20 % of the batch: at most a fifth of a step more, by the
+# count of operations. Paper B saw 20 to 40 %.
+SAM_COST_FACTOR = 1.2
+
+_PLAN_CHIPS = (64, 128, 256, 512, 1024)
+_SECONDS_PER_DAY = 86_400
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Estimates:
+  """Steps of all networks on one slice.
+
+  Attributes:
+    pretraining: by variant.
+    finetuning: of F7+ at 384 px, without SAM.
+  """
+
+  pretraining: dict[str, StepReport]
+  finetuning: StepReport
+
+  def core_hours(self, variant: str, epochs: float) -> float:
+    """Of pre-training, without evaluation, input and restarts."""
+    millions = epochs * published.PRETRAINING_IMAGES_PER_EPOCH / 1e6
+    return millions * self.pretraining[variant].core_hours_per_million_images
+
+  @property
+  def finetuning_core_hours(self) -> float:
+    """With SAM."""
+    millions = _FINETUNING_IMAGES / 1e6
+    return millions * self.finetuning.core_hours_per_million_images * SAM_COST_FACTOR
+
+
+def requests(topology: Topology, kernels: str) -> dict[str, StepRequest]:
+  """The steps to compile: each of the paper's variants, and "finetuning".
+
+  Raises:
+    UserError: the batches do not divide among the chips.
+  """
+  chips = topology.chips
+  for name, batch in (
+    ("pre-training", published.PRETRAINING_BATCH),
+    ("fine-tuning", _FINETUNING_BATCH),
+  ):
+    if batch % chips:
+      raise UserError(
+        f"topology {topology.name!r}: a {name} batch of {batch} does not divide among {chips} chips"
+      )
+  found = {
+    variant: StepRequest(
+      variant=variant,
+      topology=topology.name,
+      batch_per_chip=published.PRETRAINING_BATCH // chips,
+      pixels=published.PRETRAINING_PIXELS,
+      num_classes=published.PRETRAINING_CLASSES,
+      kernels=kernels,
+      rematerialize=variant in _REMATERIALIZED,
+    )
+    for variant in published.VARIANTS
+  }
+  found["finetuning"] = StepRequest(
+    variant=_FINETUNING_VARIANT,
+    topology=topology.name,
+    batch_per_chip=_FINETUNING_BATCH // chips,
+    pixels=_FINETUNING_PIXELS,
+    num_classes=1000,
+    kernels=kernels,
+    rematerialize=True,
+    ema=True,
+  )
+  return found
+
+
+def estimate_all(topology: Topology, kernels: str) -> Estimates:
+  """Compiles every step, one after the other.
+
+  Raises:
+    UserError: a step cannot be compiled.
+  """
+  steps = requests(topology, kernels)
+  reports = {
+    name: report(request)
+    for name, request in tqdm(steps.items(), desc="networks", leave=False, disable=None)
+  }
+  finetuning = reports.pop("finetuning")
+  return Estimates(pretraining=reports, finetuning=finetuning)
+
+
+def as_json(estimates: Estimates) -> dict[str, Any]:
+  """Everything that is printed, with what it was made from."""
+  first = estimates.finetuning
+  return {
+    "what": "estimated from the compiler's schedule, not measured",
+    "rules": RULES,
+    "topology": first.request.topology,
+    "kernels": first.request.kernels,
+    "versions": first.compilation.versions,
+    "pretraining": [
+      {
+        "variant": run.variant,
+        "epochs": run.epochs,
+        "estimated_core_hours": estimates.core_hours(run.variant, run.epochs),
+        "published_core_hours": run.core_hours,
+        "published_loss_nats": run.loss,
+      }
+      for run in published.RUNS
+    ],
+    "steps": {
+      name: {
+        **dataclasses.asdict(step.request),
+        "step_seconds": step.time.seconds,
+        "images_per_second_per_chip": step.images_per_second_per_chip,
+        "mfu": step.mfu,
+        "hbm_bytes": step.compilation.hbm_bytes,
+        "fits": step.fits,
+      }
+      for name, step in {**estimates.pretraining, "finetuning": estimates.finetuning}.items()
+    },
+    "finetuning": {
+      "sam_cost_factor": SAM_COST_FACTOR,
+      "estimated_core_hours": estimates.finetuning_core_hours,
+      "published_core_hours": published.FINETUNING_CORE_HOURS,
+    },
+  }
+
+
+def as_text(estimates: Estimates) -> str:
+  """For a terminal."""
+  first = estimates.finetuning.request
+  published_hours = {(run.variant, run.epochs): run.core_hours for run in published.RUNS}
+  speed = [
+    (
+      variant,
+      f"{step.request.batch_per_chip}" + (" remat" if step.request.rematerialize else ""),
+      f"{step.time.seconds * 1e3:.1f}",
+      f"{step.images_per_second_per_chip:.0f}",
+      f"{step.mfu:.1%}",
+      f"{step.compilation.hbm_bytes / 2**30:.1f}" + ("" if step.fits else " DOES NOT FIT"),
+    )
+    for variant, step in estimates.pretraining.items()
+  ]
+  hours = [
+    (
+      variant,
+      *(
+        f"{estimates.core_hours(variant, epochs):,.0f} / "
+        f"{published_hours[variant, epochs]:,.0f} = "
+        f"{estimates.core_hours(variant, epochs) / published_hours[variant, epochs]:.2f}"
+        for epochs in published.EPOCHS
+      ),
+    )
+    for variant in published.VARIANTS
+  ]
+  cores = parse_topology(first.topology).chip.cores
+  plan = [
+    (
+      variant,
+      *(
+        f"{estimates.core_hours(variant, 1) * 3600 / cores / chips / _SECONDS_PER_DAY:.1f}"
+        for chips in _PLAN_CHIPS
+      ),
+    )
+    for variant in published.VARIANTS
+  ]
+  return "\n".join(
+    [
+      f"Steps on {first.topology}, kernels: {first.kernels}; batch "
+      f"{published.PRETRAINING_BATCH}, {published.PRETRAINING_PIXELS} px, "
+      f"{published.PRETRAINING_CLASSES:,} classes. Estimated, not measured:",
+      format_table(
+        speed, ("variant", "images a chip", "step ms", "images/s/chip", "MFU", "HBM GiB")
+      ),
+      "",
+      "Core-hours of pre-training by epochs of 4e9 images: estimated / published = ratio",
+      format_table(hours, ("variant", *(f"{epochs:g}" for epochs in published.EPOCHS))),
+      "",
+      f"Fine-tuning of {first.variant}, 50 epochs of ImageNet at {first.pixels} px, SAM counted as "
+      f"{SAM_COST_FACTOR} times a step: estimated {estimates.finetuning_core_hours:,.0f} "
+      f"core-hours, published {published.FINETUNING_CORE_HOURS:,}",
+      "",
+      "Days for one epoch by chips, were each chip as fast as on this slice:",
+      format_table(plan, ("variant", *map(str, _PLAN_CHIPS))),
+      f"Rules: {RULES}.",
+    ]
+  )
+
+
+# Okabe and Ito's colors, which people with any color vision tell apart.
+_COLORS = dict(
+  zip(
+    published.VARIANTS,
+    ("#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00"),
+    strict=True,
+  )
+)
+
+
+def draw(estimates: Estimates) -> Figure:
+  """Published losses against core-hours: the published ones, and those of this project."""
+  figure = Figure(figsize=(8, 5), dpi=150, layout="constrained")
+  FigureCanvasAgg(figure)
+  axes = figure.add_subplot()
+  for variant in published.VARIANTS:
+    runs: Sequence[published.Run] = [run for run in published.RUNS if run.variant == variant]
+    losses = [run.loss for run in runs]
+    style = {"color": _COLORS[variant], "linewidth": 1.2, "markersize": 4}
+    axes.plot([run.core_hours for run in runs], losses, "o-", label=variant, **style)
+    axes.plot(
+      [estimates.core_hours(variant, run.epochs) for run in runs],
+      losses,
+      "x--",
+      **{**style, "linewidth": 0.8},
+    )
+  axes.plot([], [], "o-", color="#777777", label="cost as published")
+  axes.plot([], [], "x--", color="#777777", label="cost estimated for this project")
+  axes.set_xscale("log")
+  axes.set_xlabel("TPU-v4 core-hours")
+  axes.set_ylabel("held-out loss as published (nats)")
+  axes.set_title("NFNets pre-trained on JFT-4B", loc="left", fontweight="bold")
+  axes.grid(color="#DDDDDD", linewidth=0.6)
+  axes.set_axisbelow(True)
+  axes.spines[["top", "right"]].set_visible(False)
+  axes.legend(frameon=False, ncols=2)
+  return figure
+
+
+def _define_flags() -> None:
+  flags.DEFINE_string("topology", "v4:4x4x8", "Slice; must divide batches of 4096 and 2048.")
+  flags.DEFINE_enum("kernels", "reference", ["reference", "pallas"], "How the ops are computed.")
+  flags.DEFINE_string("json", None, "Write the figures to this file too.")
+  flags.DEFINE_string("plot", None, "Write the picture to this PNG file.")
+
+
+def main(arguments: list[str]) -> None:
+  """Prints the tables and writes what the flags ask for."""
+  if len(arguments) > 1:
+    raise UserError(f"unexpected argument {arguments[1]!r}: every argument is --NAME=VALUE")
+  values = flags.FLAGS
+  estimates = estimate_all(parse_topology(values.topology), values.kernels)
+  print(as_text(estimates))
+  try:
+    if values.json:
+      pathlib.Path(values.json).write_text(json.dumps(as_json(estimates), indent=1) + "\n")
+    if values.plot:
+      draw(estimates).savefig(values.plot, format="png")
+  except OSError as error:
+    raise UserError(f"{error.filename} cannot be written: {error.strerror}") from error
+
+
+if __name__ == "__main__":
+  _define_flags()
+  run_main(main)
