@@ -11,7 +11,6 @@ import importlib.metadata
 import json
 import os
 import pathlib
-import resource
 import shutil
 import subprocess
 import sys
@@ -126,7 +125,6 @@ def _run_worker(
       stdin=subprocess.DEVNULL,
       stdout=log,
       stderr=subprocess.STDOUT,
-      preexec_fn=_leave_no_core,
     )
   try:
     peak_memory_bytes = _watch(worker, what, time_limit_seconds, memory_limit_bytes)
@@ -181,10 +179,6 @@ def _peak_memory_bytes(process: int) -> int:
       return int(line.split()[1]) * 1024
   # A process that has ended and was not waited for has no memory left.
   return 0
-
-
-def _leave_no_core() -> None:
-  resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def _versions() -> dict[str, str]:

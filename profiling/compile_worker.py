@@ -10,6 +10,7 @@ import dataclasses
 import gzip
 import json
 import pathlib
+import resource
 import sys
 import time
 
@@ -86,6 +87,8 @@ def compile_step(request: StepRequest) -> tuple[dict, str]:
 
 def main(request_path: str, folder: str) -> None:
   """Compiles what the file asks for and writes what came of it."""
+  # A compiler that aborts would leave gigabytes.
+  resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
   request = StepRequest(**json.loads(pathlib.Path(request_path).read_text()))
   out = pathlib.Path(folder)
   try:
