@@ -186,7 +186,7 @@ class NFNet(nnx.Module):
 
   @property
   def block_keys(self) -> tuple[str, ...]:
-    """How the parameters of blocks are arranged that need no stacking any more."""
+    """For `arrange_blocks`: the arrangement in which `apply` has nothing to stack."""
     return tuple(map(block_key, self.runs))
 
 
