@@ -36,6 +36,11 @@ class Chip:
   chip_config: str | None
   cores_per_device: int
 
+  @property
+  def hbm_bytes_per_device(self) -> int:
+    """A device's share of the chip's memory."""
+    return self.hbm_bytes * self.cores_per_device // self.cores
+
 
 CHIPS: dict[str, Chip] = {
   chip.name: chip

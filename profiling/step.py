@@ -69,7 +69,7 @@ class StepReport:
   def fits(self) -> bool:
     """Whether the step's memory is there."""
     chip = parse_topology(self.request.topology).chip
-    return self.compilation.hbm_bytes <= chip.hbm_bytes * chip.cores_per_device // chip.cores
+    return self.compilation.hbm_bytes <= chip.hbm_bytes_per_device
 
   @property
   def core_hours_per_million_images(self) -> float:
@@ -123,7 +123,6 @@ def as_text(result: StepReport) -> str:
   mode = f", {chip.chip_config}" if chip.chip_config else ""
   gigabyte = 2**30
   device = "chip" if chip.cores_per_device == chip.cores else "core"
-  hbm = chip.hbm_bytes * chip.cores_per_device // chip.cores
   head = [
     f"NFNet-{request.variant}, {request.num_classes:,} classes, {request.pixels} px, "
     f"{request.batch_per_chip} images a chip on {request.topology}{mode}, kernels: "
@@ -134,8 +133,8 @@ def as_text(result: StepReport) -> str:
     f"  MFU               {result.mfu:9.1%}  ({MFU_DEFINITION})",
     f"  core-hours        {result.core_hours_per_million_images:9.3f}  for a million images",
     "Stated by the compiler:",
-    f"  HBM a {device:<11} {compilation.hbm_bytes / gigabyte:9.2f} GiB of {hbm / gigabyte:.0f}"
-    + ("" if result.fits else ": DOES NOT FIT"),
+    f"  HBM a {device:<11} {compilation.hbm_bytes / gigabyte:9.2f} GiB of "
+    f"{chip.hbm_bytes_per_device / gigabyte:.0f}" + ("" if result.fits else ": DOES NOT FIT"),
     "Measured:",
     f"  compiling         {compilation.compile_seconds:9.1f} s, "
     f"{compilation.peak_memory_bytes / 1e9:.1f} GB of memory at most, "
