@@ -16,22 +16,19 @@ import time
 
 import jax
 
-from nfnet.block_arrangement import arrange_blocks
 from nfnet.errors import UserError
-from nfnet.model import parameter_shapes
 from profiling.request import StepRequest, experiment_for
 from profiling.topology import describe_devices, parse_topology
 from train.config_file import validate
 from train.devices import check_batch_size
 from train.schedule import learning_rate_schedule
 from train.step import (
+  abstract_state,
   batch_sharding,
-  initial_state,
   make_mesh,
   make_model,
   make_optimizer,
   make_train_step,
-  replicated,
 )
 
 
@@ -55,22 +52,19 @@ def compile_step(request: StepRequest) -> tuple[dict, str]:
   rate = learning_rate_schedule(experiment, train_examples=10**6)
   optimizer = make_optimizer(experiment, rate)
 
-  def described(tree, sharding):
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
-
-  state = jax.eval_shape(
-    lambda parameters: initial_state(experiment, optimizer, parameters),
-    arrange_blocks(parameter_shapes(model), model.block_keys),
-  )
   images = experiment.data.batch_size
+
+  def described(dtype, *shape):
+    return jax.ShapeDtypeStruct((images, *shape), dtype, sharding=batch_sharding(mesh))
+
   batch = {
-    "image": jax.ShapeDtypeStruct((images, request.pixels, request.pixels, 3), "uint8"),
-    "labels": jax.ShapeDtypeStruct((images, 1), "int32"),
-    "weight": jax.ShapeDtypeStruct((images,), "float32"),
+    "image": described("uint8", request.pixels, request.pixels, 3),
+    "labels": described("int32", 1),
+    "weight": described("float32"),
   }
   started_seconds = time.monotonic()
   step = jax.jit(make_train_step(experiment, model, optimizer, rate, mesh), donate_argnums=0)
-  lowered = step.lower(described(state, replicated(mesh)), described(batch, batch_sharding(mesh)))
+  lowered = step.lower(abstract_state(experiment, model, optimizer, mesh), batch)
   lowered_seconds = time.monotonic()
   compiled = lowered.compile()
   compiled_seconds = time.monotonic()

@@ -19,20 +19,19 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
+import train.configs
 from nfnet.errors import UserError, run_main
 from profiling import published
 from profiling.request import StepRequest
 from profiling.step import StepReport, report
 from profiling.step_time import RULES
 from profiling.topology import Topology, parse_topology
+from train.config_file import load_experiment
 from train.progress import format_table
 
-# What a v4 chip's memory does not hold otherwise (BUILD_NOTES.md, "Compiling the training step").
-_REMATERIALIZED = ("F7+",)
-
-_FINETUNING_VARIANT = "F7+"
-_FINETUNING_PIXELS = 384
-_FINETUNING_BATCH = 2048
+# What is costed is what these configurations train.
+_CONFIGS = pathlib.Path(train.configs.__file__).parent
+_FINETUNING_CONFIG = "imagenet_finetune.py:variant=F7+"
 _FINETUNING_IMAGES = 50 * 1_281_167
 # The ascent gradient of SAM comes from 20 % of the batch: at most a fifth of a step more, by the
 # count of operations. Paper B saw 20 to 40 %.
@@ -72,38 +71,32 @@ def requests(topology: Topology, kernels: str) -> dict[str, StepRequest]:
   Raises:
     UserError: the batches do not divide among the chips.
   """
-  chips = topology.chips
-  for name, batch in (
-    ("pre-training", published.PRETRAINING_BATCH),
-    ("fine-tuning", _FINETUNING_BATCH),
-  ):
-    if batch % chips:
-      raise UserError(
-        f"topology {topology.name!r}: a {name} batch of {batch} does not divide among {chips} chips"
-      )
-  found = {
-    variant: StepRequest(
-      variant=variant,
-      topology=topology.name,
-      batch_per_chip=published.PRETRAINING_BATCH // chips,
-      pixels=published.PRETRAINING_PIXELS,
-      num_classes=published.PRETRAINING_CLASSES,
-      kernels=kernels,
-      rematerialize=variant in _REMATERIALIZED,
-    )
+  pretraining = {
+    variant: _request(f"jft_pretrain.py:variant={variant}", "pre-training", topology, kernels)
     for variant in published.VARIANTS
   }
-  found["finetuning"] = StepRequest(
-    variant=_FINETUNING_VARIANT,
+  finetuning = _request(_FINETUNING_CONFIG, "fine-tuning", topology, kernels)
+  return {**pretraining, "finetuning": finetuning}
+
+
+def _request(config: str, what: str, topology: Topology, kernels: str) -> StepRequest:
+  experiment = load_experiment(str(_CONFIGS / config))
+  batch, chips = experiment.data.batch_size, topology.chips
+  if batch % chips:
+    raise UserError(
+      f"topology {topology.name!r}: a {what} batch of {batch} does not divide among {chips} chips"
+    )
+  return StepRequest(
+    variant=experiment.model.variant,
     topology=topology.name,
-    batch_per_chip=_FINETUNING_BATCH // chips,
-    pixels=_FINETUNING_PIXELS,
-    num_classes=1000,
+    batch_per_chip=batch // chips,
+    pixels=experiment.data.train_pixels,
+    num_classes=experiment.data.num_classes,
     kernels=kernels,
-    rematerialize=True,
-    ema=True,
+    bottleneck=experiment.model.bottleneck,
+    rematerialize=experiment.model.rematerialize,
+    ema=experiment.optimizer.ema_decay is not None,
   )
-  return found
 
 
 def estimate_all(topology: Topology, kernels: str) -> Estimates:
@@ -161,7 +154,9 @@ def as_json(estimates: Estimates) -> dict[str, Any]:
 
 def as_text(estimates: Estimates) -> str:
   """For a terminal."""
-  first = estimates.finetuning.request
+  finetuning = estimates.finetuning.request
+  pretraining = next(iter(estimates.pretraining.values())).request
+  batch = pretraining.batch_per_chip * estimates.finetuning.topology.chips
   published_hours = {(run.variant, run.epochs): run.core_hours for run in published.RUNS}
   speed = [
     (
@@ -186,22 +181,21 @@ def as_text(estimates: Estimates) -> str:
     )
     for variant in published.VARIANTS
   ]
-  cores = parse_topology(first.topology).chip.cores
   plan = [
     (
       variant,
       *(
-        f"{estimates.core_hours(variant, 1) * 3600 / cores / chips / _SECONDS_PER_DAY:.1f}"
+        f"{published.PRETRAINING_IMAGES_PER_EPOCH / (speed_of_chip * chips) / _SECONDS_PER_DAY:.1f}"
         for chips in _PLAN_CHIPS
       ),
     )
-    for variant in published.VARIANTS
+    for variant, step in estimates.pretraining.items()
+    for speed_of_chip in [step.images_per_second_per_chip]
   ]
   return "\n".join(
     [
-      f"Steps on {first.topology}, kernels: {first.kernels}; batch "
-      f"{published.PRETRAINING_BATCH}, {published.PRETRAINING_PIXELS} px, "
-      f"{published.PRETRAINING_CLASSES:,} classes. Estimated, not measured:",
+      f"Steps on {pretraining.topology}, kernels: {pretraining.kernels}; batch {batch}, "
+      f"{pretraining.pixels} px, {pretraining.num_classes:,} classes. Estimated, not measured:",
       format_table(
         speed, ("variant", "images a chip", "step ms", "images/s/chip", "MFU", "HBM GiB")
       ),
@@ -209,9 +203,9 @@ def as_text(estimates: Estimates) -> str:
       "Core-hours of pre-training by epochs of 4e9 images: estimated / published = ratio",
       format_table(hours, ("variant", *(f"{epochs:g}" for epochs in published.EPOCHS))),
       "",
-      f"Fine-tuning of {first.variant}, 50 epochs of ImageNet at {first.pixels} px, SAM counted as "
-      f"{SAM_COST_FACTOR} times a step: estimated {estimates.finetuning_core_hours:,.0f} "
-      f"core-hours, published {published.FINETUNING_CORE_HOURS:,}",
+      f"Fine-tuning of {finetuning.variant}, 50 epochs of ImageNet at {finetuning.pixels} px, SAM "
+      f"counted as {SAM_COST_FACTOR} times a step: estimated "
+      f"{estimates.finetuning_core_hours:,.0f} core-hours, published {published.FINETUNING_CORE_HOURS:,}",
       "",
       "Days for one epoch by chips, were each chip as fast as on this slice:",
       format_table(plan, ("variant", *map(str, _PLAN_CHIPS))),

@@ -15,7 +15,6 @@ trip counts. What has no such figure:
 
 import collections
 import dataclasses
-import functools
 import math
 import re
 from collections.abc import Iterator
@@ -105,11 +104,6 @@ def read_operations(text: str) -> list[Operation]:
     for computation, times in executions.items()
     for operation in _operations(computations, computation, times, sources.get(computation, ""))
   ]
-
-
-def total_cycles(operations: list[Operation]) -> int:
-  """Of one run of the program on each core."""
-  return sum(operation.cycles * operation.executions for operation in operations)
 
 
 def _parse(text: str) -> tuple[_Computations, str]:
@@ -209,7 +203,6 @@ def _source(instruction: _Instruction) -> str:
 def _operations(
   computations: _Computations, name: str, times: int, default_source: str
 ) -> Iterator[Operation]:
-  contains_convolution = functools.cache(lambda called: _contains_convolution(computations, called))
   for instruction in computations[name].values():
     cycles = _estimated_cycles(instruction)
     called = instruction.attribute("calls")
@@ -222,7 +215,9 @@ def _operations(
       kind = "kernel"
     elif not cycles:
       continue
-    elif instruction.opcode == "convolution" or (called and contains_convolution(called)):
+    elif instruction.opcode == "convolution" or (
+      called and _contains_convolution(computations, called)
+    ):
       kind = "convolution"
     elif instruction.opcode in _LAYOUT or (called and _only_moves(computations[called])):
       kind = "copy or layout"

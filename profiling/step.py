@@ -28,7 +28,7 @@ from profiling.compilation import (
 from profiling.hlo_cycles import read_operations
 from profiling.request import StepRequest
 from profiling.step_time import RULES, StepTime, estimate
-from profiling.topology import parse_topology
+from profiling.topology import Topology, parse_topology
 from train.progress import format_table
 
 MFU_DEFINITION = "6 x multiply-adds of a forward pass x images/s / peak bfloat16 FLOP/s of the chip"
@@ -49,6 +49,11 @@ class StepReport:
   time: StepTime
 
   @property
+  def topology(self) -> Topology:
+    """Of the slice."""
+    return parse_topology(self.request.topology)
+
+  @property
   def images_per_second_per_chip(self) -> float:
     """Estimated."""
     return self.request.batch_per_chip / self.time.seconds
@@ -62,21 +67,18 @@ class StepReport:
       pixels=self.request.pixels,
       bottleneck=self.request.bottleneck,
     )
-    chip = parse_topology(self.request.topology).chip
-    return cost.training_flops * self.images_per_second_per_chip / chip.peak_flops
+    peak_flops = self.topology.chip.peak_flops
+    return cost.training_flops * self.images_per_second_per_chip / peak_flops
 
   @property
   def fits(self) -> bool:
     """Whether the step's memory is there."""
-    chip = parse_topology(self.request.topology).chip
-    return self.compilation.hbm_bytes <= chip.hbm_bytes_per_device
+    return self.compilation.hbm_bytes <= self.topology.chip.hbm_bytes_per_device
 
   @property
   def core_hours_per_million_images(self) -> float:
     """Estimated."""
-    topology = parse_topology(self.request.topology)
-    images_per_second = self.images_per_second_per_chip * topology.chips
-    return core_hours(topology.chip, topology.chips, 1e6 / images_per_second)
+    return core_hours(self.topology.chip, 1, 1e6 / self.images_per_second_per_chip)
 
 
 def report(request: StepRequest, **limits: Any) -> StepReport:
@@ -119,7 +121,7 @@ def as_json(result: StepReport) -> dict[str, Any]:
 def as_text(result: StepReport) -> str:
   """For a terminal."""
   request, compilation, time = result.request, result.compilation, result.time
-  chip = parse_topology(request.topology).chip
+  chip = result.topology.chip
   mode = f", {chip.chip_config}" if chip.chip_config else ""
   gigabyte = 2**30
   device = "chip" if chip.cores_per_device == chip.cores else "core"

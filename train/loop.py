@@ -8,10 +8,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from nfnet.block_arrangement import arrange_blocks
 from nfnet.errors import UserError
 from nfnet.initialization import initial_parameters
-from nfnet.model import parameter_shapes
 from train import data
 from train.checkpoint import Checkpoints
 from train.config_file import to_json, validate
@@ -25,6 +23,7 @@ from train.progress import ProgressLine, summary
 from train.schedule import learning_rate_schedule, train_steps
 from train.state import TrainState
 from train.step import (
+  abstract_state,
   initial_state,
   make_evaluation_step,
   make_mesh,
@@ -32,7 +31,6 @@ from train.step import (
   make_optimizer,
   make_train_step,
   put_parameters,
-  replicated,
 )
 
 
@@ -127,12 +125,9 @@ class _Run:
         parameters = initial_parameters(self.model, self.experiment.seed)
       else:
         parameters = initial()
-      return self._fresh_state(put_parameters(self.model, parameters, self.mesh)), 0
-    shapes = arrange_blocks(parameter_shapes(self.model), self.model.block_keys)
-    abstract = jax.tree.map(
-      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(self.mesh)),
-      jax.eval_shape(self._fresh_state, shapes),
-    )
+      on_devices = put_parameters(self.model, parameters, self.mesh)
+      return initial_state(self.experiment, self.optimizer, on_devices), 0
+    abstract = abstract_state(self.experiment, self.model, self.optimizer, self.mesh)
     restored = checkpoints.restore(
       params=abstract.parameters,
       ema=abstract.average,
@@ -142,9 +137,6 @@ class _Run:
     batches.set_state(restored.data_state)
     state = TrainState(restored.params, SGDAGCState(**restored.optimizer), restored.ema)
     return state, restored.step
-
-  def _fresh_state(self, parameters: Any) -> TrainState:
-    return initial_state(self.experiment, self.optimizer, parameters)
 
   def continue_from(
     self,

@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Int, Key
 
 from nfnet.block_arrangement import arrange_blocks
-from nfnet.model import NFNet, apply
+from nfnet.model import NFNet, apply, parameter_shapes
 from nfnet.preprocessing import normalize
 from train.experiment import Experiment, Loss
 from train.losses import example_losses, hits_in_top, targets_from_labels
@@ -177,6 +177,19 @@ def make_train_step(
 
   return jax.shard_map(
     step_on_device, mesh=mesh, in_specs=(P(), P(DATA_AXIS)), out_specs=(P(), P())
+  )
+
+
+def abstract_state(
+  experiment: Experiment, model: NFNet, optimizer: optax.GradientTransformation, mesh: Mesh
+) -> TrainState:
+  """What a state of the run looks like: shapes, dtypes and shardings, without values."""
+  shapes = jax.eval_shape(
+    lambda parameters: initial_state(experiment, optimizer, parameters),
+    arrange_blocks(parameter_shapes(model), model.block_keys),
+  )
+  return jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)), shapes
   )
 
 
