@@ -205,7 +205,8 @@ def as_text(estimates: Estimates) -> str:
       "",
       f"Fine-tuning of {finetuning.variant}, 50 epochs of ImageNet at {finetuning.pixels} px, SAM "
       f"counted as {SAM_COST_FACTOR} times a step: estimated "
-      f"{estimates.finetuning_core_hours:,.0f} core-hours, published {published.FINETUNING_CORE_HOURS:,}",
+      f"{estimates.finetuning_core_hours:,.0f} core-hours, published "
+      f"{published.FINETUNING_CORE_HOURS:,}",
       "",
       "Days for one epoch by chips, were each chip as fast as on this slice:",
       format_table(plan, ("variant", *map(str, _PLAN_CHIPS))),
