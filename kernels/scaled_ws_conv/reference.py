@@ -27,8 +27,14 @@ def standardize_weight(
   """
   weight = weight.astype(jnp.float32)
   fan_in = weight.shape[0] * weight.shape[1] * weight.shape[2]
-  mean = jnp.mean(weight, axis=(0, 1, 2))
-  variance = jnp.var(weight, axis=(0, 1, 2))
+  # Mean and variance in one pass over the weight. Squares are summed relative to a value of the
+  # filter itself, so that a mean far from zero costs no precision; the result does not depend on
+  # which value it is, so it has no derivative.
+  origin = jax.lax.stop_gradient(weight[0, 0, 0])
+  offset = weight - origin[None, None, None, :]
+  mean_offset = jnp.mean(offset, axis=(0, 1, 2))
+  variance = jnp.mean(jnp.square(offset), axis=(0, 1, 2)) - jnp.square(mean_offset)
+  mean = origin + mean_offset
   scale = jax.lax.rsqrt(jnp.maximum(variance * fan_in, VARIANCE_FLOOR)) * gain.astype(jnp.float32)
   return weight * scale[None, None, None, :] - (mean * scale)[None, None, None, :]
 
