@@ -1,7 +1,11 @@
 """What a TPU chip can do, and the one place where core-hours are counted.
 
 TPU v4: Jouppi et al., arXiv 2304.01433, table 4; TPU v3: table 4 there and arXiv 2102.06171,
-appendix. A core is a TensorCore; both generations have two a chip.
+appendix; later ones: "System architecture" of each in Google's Cloud TPU documentation
+(docs.cloud.google.com/tpu/docs/v5e, v5p, v6e, tpu7x), which gives peak, memory and links but no
+clock. A clock is then the peak over the operations that the matrix units do in a cycle; that a
+256 x 256 unit takes two operands a cycle shows in the compiler's cycles for a large product. A core
+is a TensorCore.
 """
 
 import dataclasses
@@ -13,6 +17,7 @@ class Chip:
 
   Attributes:
     name: as in topology names, for example "v4".
+    device_kind: as JAX names its devices, for example "TPU v4".
     cores: TensorCores.
     clock_hz: of the cores.
     peak_flops: a second, bfloat16, over all cores; a multiply-add is two.
@@ -26,6 +31,7 @@ class Chip:
   """
 
   name: str
+  device_kind: str
   cores: int
   clock_hz: float
   peak_flops: float
@@ -47,6 +53,7 @@ CHIPS: dict[str, Chip] = {
   for chip in (
     Chip(
       name="v4",
+      device_kind="TPU v4",
       cores=2,
       clock_hz=1.05e9,
       peak_flops=275e12,
@@ -60,6 +67,7 @@ CHIPS: dict[str, Chip] = {
     ),
     Chip(
       name="v3",
+      device_kind="TPU v3",
       cores=2,
       clock_hz=0.94e9,
       peak_flops=123e12,
@@ -70,10 +78,67 @@ CHIPS: dict[str, Chip] = {
       chip_config=None,
       cores_per_device=1,
     ),
+    Chip(
+      name="v5e",
+      device_kind="TPU v5 lite",
+      cores=1,
+      clock_hz=1.5e9,
+      peak_flops=197e12,
+      hbm_bytes=16 * 2**30,
+      hbm_bytes_per_second=8.19e11,
+      links=4,
+      link_bytes_per_second=50e9,
+      chip_config=None,
+      cores_per_device=1,
+    ),
+    Chip(
+      name="v5p",
+      device_kind="TPU v5",
+      cores=2,
+      clock_hz=1.75e9,
+      peak_flops=459e12,
+      hbm_bytes=95 * 2**30,
+      hbm_bytes_per_second=2.765e12,
+      links=6,
+      link_bytes_per_second=100e9,
+      chip_config="megacore",
+      cores_per_device=2,
+    ),
+    Chip(
+      name="v6e",
+      device_kind="TPU v6 lite",
+      cores=1,
+      clock_hz=1.75e9,
+      peak_flops=918e12,
+      hbm_bytes=32 * 2**30,
+      hbm_bytes_per_second=1.638e12,
+      links=4,
+      link_bytes_per_second=100e9,
+      chip_config=None,
+      cores_per_device=1,
+    ),
+    Chip(
+      name="tpu7x",
+      device_kind="TPU7x",
+      cores=2,
+      clock_hz=2.2e9,
+      peak_flops=2307e12,
+      hbm_bytes=192 * 2**30,
+      hbm_bytes_per_second=7.38e12,
+      links=6,
+      link_bytes_per_second=100e9,
+      chip_config=None,
+      cores_per_device=1,
+    ),
   )
 }
 
 
-def core_hours(chip: Chip, chips: int, seconds: float) -> float:
+def chip_of_device_kind(device_kind: str) -> Chip | None:
+  """The generation of a JAX device, or None if it is no TPU that is known here."""
+  return next((chip for chip in CHIPS.values() if chip.device_kind == device_kind), None)
+
+
+def core_hours(chip: Chip, chips: float, seconds: float) -> float:
   """TensorCore-hours: chips x cores a chip x hours. Paper A counts this way (two a v4 chip)."""
   return chips * chip.cores * seconds / 3600

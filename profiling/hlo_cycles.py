@@ -15,26 +15,10 @@ trip counts. What has no such figure:
 
 import collections
 import dataclasses
-import math
 import re
-from collections.abc import Iterator
-from typing import Literal
+from collections.abc import Iterator, Mapping
 
-Kind = Literal["convolution", "elementwise or reduction", "copy or layout", "collective", "kernel"]
-
-COLLECTIVES = (
-  "all-gather",
-  "all-reduce",
-  "all-to-all",
-  "collective-permute",
-  "reduce-scatter",
-)
-_LAYOUT = ("bitcast", "copy", "reverse", "transpose", "concatenate", "slice", "pad")
-_PALLAS_TARGET = "tpu_custom_call"
-_ELEMENT_BYTES = {
-  "pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2,
-  "f32": 4, "s32": 4, "u32": 4, "f64": 8, "s64": 8, "u64": 8,
-}  # fmt: skip
+from profiling.hlo_text import Computations, Instruction, Kind, kind_of, parse, source_of
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,27 +43,6 @@ class Operation:
   result_bytes: int
 
 
-@dataclasses.dataclass(frozen=True)
-class _Instruction:
-  name: str
-  opcode: str
-  type: str
-  rest: str
-
-  def attribute(self, name: str) -> str | None:
-    """The computation that an attribute names, such as body=%region_1."""
-    match = re.search(rf"\b{name}=%([\w.\-]+)", self.rest)
-    return match and match[1]
-
-  @property
-  def operands(self) -> list[str]:
-    """Names up to the parenthesis that closes the operands."""
-    return re.findall(r"%([\w.\-]+)", self.rest.split(")", 1)[0])
-
-
-_Computations = dict[str, dict[str, _Instruction]]
-
-
 def read_operations(text: str) -> list[Operation]:
   """Every operation that takes time, once, in the order of the text.
 
@@ -89,12 +52,12 @@ def read_operations(text: str) -> list[Operation]:
   Raises:
     ValueError: it is no such module, or a loop's trip count cannot be read.
   """
-  computations, entry = _parse(text)
+  computations, entry = parse(text)
   executions: collections.Counter[str] = collections.Counter()
   _count_executions(computations, entry, 1, executions)
   # What the compiler added to a loop's body has no source of its own.
   sources = {
-    body: _source(instruction)
+    body: instruction.own_source
     for instructions in computations.values()
     for instruction in instructions.values()
     if instruction.opcode == "while" and (body := instruction.attribute("body"))
@@ -106,24 +69,8 @@ def read_operations(text: str) -> list[Operation]:
   ]
 
 
-def _parse(text: str) -> tuple[_Computations, str]:
-  computations: _Computations = {}
-  entry = None
-  current: dict[str, _Instruction] = {}
-  for line in text.splitlines():
-    if header := re.match(r"(ENTRY )?%([\w.\-]+) \(.*\{$", line):
-      current = computations[header[2]] = {}
-      if header[1]:
-        entry = header[2]
-    elif found := re.match(r"\s+(?:ROOT )?%([\w.\-]+) = (.*?) ([a-z][a-z0-9\-]*)\((.*)$", line):
-      current[found[1]] = _Instruction(found[1], found[3], found[2], found[4])
-  if entry is None:
-    raise ValueError("text holds no ENTRY computation: it is no HLO module")
-  return computations, entry
-
-
 def _count_executions(
-  computations: _Computations, name: str, times: int, executions: collections.Counter[str]
+  computations: Computations, name: str, times: int, executions: collections.Counter[str]
 ) -> None:
   executions[name] += times
   for instruction in computations[name].values():
@@ -141,13 +88,13 @@ def _count_executions(
         _count_executions(computations, slowest, times, executions)
 
 
-def _branches(instruction: _Instruction) -> list[str]:
+def _branches(instruction: Instruction) -> list[str]:
   if listed := re.search(r"branch_computations=\{([^}]*)\}", instruction.rest):
     return re.findall(r"%([\w.\-]+)", listed[1])
   return [instruction.attribute(f"{side}_computation") for side in ("true", "false")]
 
 
-def _cycles_of(computations: _Computations, name: str) -> int:
+def _cycles_of(computations: Computations, name: str) -> int:
   executions: collections.Counter[str] = collections.Counter()
   _count_executions(computations, name, 1, executions)
   return sum(
@@ -157,7 +104,7 @@ def _cycles_of(computations: _Computations, name: str) -> int:
   )
 
 
-def _trip_count(computations: _Computations, where: str, loop: _Instruction) -> int:
+def _trip_count(computations: Computations, where: str, loop: Instruction) -> int:
   """The bound that the loop's condition compares its counter with, less the counter's start.
 
   `jax.lax.scan` and `fori_loop` count up by one.
@@ -178,7 +125,7 @@ def _trip_count(computations: _Computations, where: str, loop: _Instruction) -> 
 
 
 def _start_of_counter(
-  computation: dict[str, _Instruction], loop: _Instruction, index: int
+  computation: Mapping[str, Instruction], loop: Instruction, index: int
 ) -> int | None:
   start = computation.get(loop.operands[0])
   if start is not None and start.opcode == "tuple":
@@ -190,83 +137,29 @@ def _start_of_counter(
   return int(start.rest.split(")")[0])
 
 
-def _estimated_cycles(instruction: _Instruction) -> int:
+def _estimated_cycles(instruction: Instruction) -> int:
   found = re.search(r'"estimated_cycles":"(\d+)"', instruction.rest)
   return int(found[1]) if found else 0
 
 
-def _source(instruction: _Instruction) -> str:
-  found = re.search(r'op_name="([^"]*)"', instruction.rest)
-  return found[1] if found else ""
-
-
 def _operations(
-  computations: _Computations, name: str, times: int, default_source: str
+  computations: Computations, name: str, times: int, default_source: str
 ) -> Iterator[Operation]:
   for instruction in computations[name].values():
     cycles = _estimated_cycles(instruction)
-    called = instruction.attribute("calls")
-    collective = instruction.opcode.removesuffix("-start") in COLLECTIVES
-    if collective:
-      kind: Kind = "collective"
-      # A collective may have an estimate of its own; the links decide, which it does not know.
-      cycles = 0
-    elif f'custom_call_target="{_PALLAS_TARGET}"' in instruction.rest:
-      kind = "kernel"
-    elif not cycles:
+    if instruction.opcode.endswith("-done"):
       continue
-    elif instruction.opcode == "convolution" or (
-      called and _contains_convolution(computations, called)
-    ):
-      kind = "convolution"
-    elif instruction.opcode in _LAYOUT or (called and _only_moves(computations[called])):
-      kind = "copy or layout"
-    else:
-      kind = "elementwise or reduction"
+    kind = kind_of(computations, instruction)
+    if kind == "collective":
+      # It may have an estimate of its own; the links decide, which the estimate does not know.
+      cycles = 0
+    elif kind != "kernel" and not cycles:
+      continue
     yield Operation(
       name=instruction.name,
       kind=kind,
       cycles=cycles,
       executions=times,
-      source=_source(instruction) or default_source,
-      result_bytes=_bytes(instruction),
+      source=source_of(computations, name, instruction) or default_source,
+      result_bytes=instruction.result_bytes,
     )
-
-
-def _contains_convolution(computations: _Computations, name: str) -> bool:
-  return any(
-    instruction.opcode in ("convolution", "dot")
-    or (
-      (called := instruction.attribute("calls")) is not None
-      and _contains_convolution(computations, called)
-    )
-    for instruction in computations[name].values()
-  )
-
-
-def _only_moves(computation: dict[str, _Instruction]) -> bool:
-  """Whether a fusion computes nothing and only puts elements elsewhere."""
-  moving = (
-    *_LAYOUT,
-    "broadcast",
-    "constant",
-    "dynamic-slice",
-    "dynamic-update-slice",
-    "get-tuple-element",
-    "parameter",
-    "reshape",
-    "tuple",
-  )
-  return all(instruction.opcode in moving for instruction in computation.values())
-
-
-def _bytes(instruction: _Instruction) -> int:
-  shapes = re.findall(r"\b([a-z]+\d*)\[([\d,]*)\]", instruction.type)
-  # An asynchronous start has its operands in the type as well.
-  if instruction.opcode.endswith("-start") and len(shapes) > 1:
-    shapes = shapes[len(shapes) // 2 :]
-  return sum(
-    _ELEMENT_BYTES[element] * math.prod(map(int, filter(None, sides.split(","))))
-    for element, sides in shapes
-    if element in _ELEMENT_BYTES
-  )

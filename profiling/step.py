@@ -27,9 +27,8 @@ from profiling.compilation import (
 )
 from profiling.hlo_cycles import read_operations
 from profiling.request import StepRequest
-from profiling.step_time import RULES, StepTime, estimate
+from profiling.step_time import RULES, StepTime, estimate, format_rows
 from profiling.topology import Topology, parse_topology
-from train.progress import format_table
 
 MFU_DEFINITION = "6 x multiply-adds of a forward pass x images/s / peak bfloat16 FLOP/s of the chip"
 
@@ -143,20 +142,10 @@ def as_text(result: StepReport) -> str:
     f"lowering {compilation.lower_seconds:.1f} s",
     "",
   ]
-  parts = [
-    (part, direction, f"{seconds * 1e3:.2f}", f"{seconds / time.seconds:.1%}")
-    for (part, direction), seconds in time.by("part", "direction").items()
-  ]
-  kinds = [
-    (kind, f"{seconds * 1e3:.2f}", f"{seconds / time.seconds:.1%}")
-    for (kind,), seconds in sorted(time.by("kind").items(), key=lambda item: -item[1])
-  ]
   return "\n".join(
     [
       *head,
-      format_table(parts, ("part", "direction", "ms", "share")),
-      "",
-      format_table(kinds, ("kind of operation", "ms", "share")),
+      format_rows(time.rows, time.seconds),
       f"Rules: {RULES}.",
     ]
   )

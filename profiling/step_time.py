@@ -3,11 +3,12 @@
 import collections
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from profiling.hlo_cycles import Operation
 from profiling.topology import Topology
+from train.progress import format_table
 
 Direction = Literal["forward", "backward", ""]
 
@@ -20,6 +21,7 @@ RULES = (
 
 # Scopes that nfnet.model and train.step put around their parts.
 _PARTS = ("stem", "stage_1", "stage_2", "stage_3", "stage_4", "head", "optimizer")
+COLLECTIVES = "collectives"
 OTHER = "other"
 
 
@@ -58,11 +60,46 @@ class StepTime:
     return sum(row.seconds for row in self.rows)
 
   def by(self, *fields: str) -> dict[tuple[str, ...], float]:
-    """Seconds summed by some of the rows' fields, in the order in which they first appear."""
-    sums: dict[tuple[str, ...], float] = collections.defaultdict(float)
-    for row in self.rows:
-      sums[tuple(getattr(row, field) for field in fields)] += row.seconds
-    return dict(sums)
+    """`sum_by` of the step's rows."""
+    return sum_by(self.rows, *fields)
+
+
+def sum_by(rows: Iterable[Row], *fields: str) -> dict[tuple[str, ...], float]:
+  """Seconds summed by some of the rows' fields, in the order in which they first appear."""
+  sums: dict[tuple[str, ...], float] = collections.defaultdict(float)
+  for row in rows:
+    sums[tuple(getattr(row, field) for field in fields)] += row.seconds
+  return dict(sums)
+
+
+def format_rows(rows: Sequence[Row], whole_seconds: float) -> str:
+  """Two tables for a terminal: by part and direction, and by kind, the longest first.
+
+  Args:
+    rows: of a step.
+    whole_seconds: of what the shares are.
+  """
+  parts = [
+    (part, direction, f"{seconds * 1e3:.2f}", f"{seconds / whole_seconds:.1%}")
+    for (part, direction), seconds in sum_by(_in_order(rows), "part", "direction").items()
+  ]
+  kinds = [
+    (kind, f"{seconds * 1e3:.2f}", f"{seconds / whole_seconds:.1%}")
+    for (kind,), seconds in sorted(sum_by(rows, "kind").items(), key=lambda item: -item[1])
+  ]
+  return "\n".join(
+    [
+      format_table(parts, ("part", "direction", "ms", "share")),
+      "",
+      format_table(kinds, ("kind of operation", "ms", "share")),
+    ]
+  )
+
+
+def _in_order(rows: Iterable[Row]) -> list[Row]:
+  """As a step runs: from the stem to the optimizer, forward before backward."""
+  order = (*_PARTS, COLLECTIVES, OTHER)
+  return sorted(rows, key=lambda row: (order.index(row.part), row.direction != "forward"))
 
 
 def estimate(operations: Sequence[Operation], topology: Topology) -> StepTime:
@@ -83,20 +120,16 @@ def estimate(operations: Sequence[Operation], topology: Topology) -> StepTime:
     if operation.kind == "collective":
       size_bytes = operation.result_bytes * operation.executions
       collective_bytes += size_bytes
-      seconds["collectives", "", operation.kind] += topology.all_reduce_seconds(size_bytes)
+      seconds[COLLECTIVES, "", operation.kind] += topology.all_reduce_seconds(size_bytes)
     else:
       part, direction = attribute(operation.source)
       cycles = operation.cycles * operation.executions
       seconds[part, direction, operation.kind] += cycles / topology.chip.clock_hz
-  order = (*_PARTS, "collectives", OTHER)
-  rows = (
+  rows = [
     Row(part=part, direction=direction, kind=kind, seconds=value)
     for (part, direction, kind), value in seconds.items()
-  )
-  return StepTime(
-    rows=tuple(sorted(rows, key=lambda row: (order.index(row.part), row.direction != "forward"))),
-    collective_bytes=collective_bytes,
-  )
+  ]
+  return StepTime(rows=tuple(_in_order(rows)), collective_bytes=collective_bytes)
 
 
 def attribute(source: str) -> tuple[str, Direction]:

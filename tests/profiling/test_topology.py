@@ -39,9 +39,19 @@ def test_a_sum_over_all_chips_takes_its_bytes_over_their_links(name, seconds):
   assert parse_topology(name).all_reduce_seconds(10**9) == pytest.approx(seconds)
 
 
-def test_peaks_are_those_of_the_matrix_units():
-  """A matrix unit of 128 x 128 does 2 * 128 * 128 FLOP a cycle; a v4 core has four, a v3 two."""
-  for name, units in (("v4", 4), ("v3", 2)):
-    chip = CHIPS[name]
-    flops = chip.cores * units * 2 * 128 * 128 * chip.clock_hz
-    assert flops == pytest.approx(chip.peak_flops, rel=0.002)
+@pytest.mark.parametrize(
+  ("name", "operations_a_cycle"),
+  [
+    # Units a core times multiply-adds a cycle of each.
+    ("v3", 2 * 128 * 128),
+    ("v4", 4 * 128 * 128),
+    ("v5e", 4 * 128 * 128),
+    ("v5p", 4 * 128 * 128),
+    ("v6e", 2 * 2 * 256 * 256),
+    ("tpu7x", 2 * 2 * 256 * 256),
+  ],
+)
+def test_peaks_are_those_of_the_matrix_units(name, operations_a_cycle):
+  chip = CHIPS[name]
+  flops = chip.cores * 2 * operations_a_cycle * chip.clock_hz
+  assert flops == pytest.approx(chip.peak_flops, rel=0.003)
