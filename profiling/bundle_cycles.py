@@ -17,7 +17,9 @@ and counts the bundles on the way.
 - Bundles right behind a branch (one on v4, four on v5p) are issued whether it is taken or not.
 - A loop whose number of iterations depends on data is an error.
 
-Cycles in which nothing is issued are not in it: waits for copies, barriers and stalls.
+Cycles in which nothing is issued are not in it: waits for copies, barriers and stalls. What the
+core copies between HBM and VMEM is counted on the same path, so that the caller can see whether the
+copies take longer than the bundles.
 """
 
 import bisect
@@ -40,6 +42,7 @@ _REGION = re.compile(r"(?P<kind>Start/End empty|Start|End) region (?P<number>\d+
 _CONTROL = re.compile(r"(?:[sv]br|scall|sret|inlined_call)(?:\..*)?")
 _ALLOCATION = re.compile(r"#allocation\w+")
 _WORD = 2**32
+_COPIES = ("dma.hbm_to_vmem", "dma.vmem_to_hbm")
 _PHIS = ("sphi", "pphi")
 
 
@@ -99,12 +102,15 @@ class BundleCount:
     regions: in the order of their branches.
     branch_delay_bundles: bundles behind a branch that are issued also when it is taken; None in a
       text without branches.
+    copied_granules: that the core copies from HBM to VMEM and back, in units of the chip's
+      `copy_granule_bytes`. A copy whose predicate depends on data counts each time.
   """
 
   issues: tuple[int, ...]
   loops: tuple[Loop, ...]
   regions: tuple[Region, ...]
   branch_delay_bundles: int | None
+  copied_granules: int
 
   @property
   def issue_cycles(self) -> int:
@@ -424,6 +430,7 @@ class _Path:
     self.reached = dict.fromkeys(schedule.branches, 0)
     self.taken = dict.fromkeys(schedule.branches, 0)
     self.assumed: set[int] = set()
+    self.copied_granules = 0
 
   def follow(self) -> BundleCount:
     position, branches = 0, 0
@@ -466,6 +473,7 @@ class _Path:
         if not branch.is_backward
       ),
       branch_delay_bundles=self.schedule.branch_delay_bundles,
+      copied_granules=self.copied_granules,
     )
 
   def _issue(self, start: int, stop: int) -> None:
@@ -513,6 +521,10 @@ class _Path:
 
   def _execute_instruction(self, instruction: _Instruction) -> None:
     condition = self._condition(instruction)
+    if instruction.operation in _COPIES:
+      if condition != 0:
+        self.copied_granules += self._copied_granules(instruction)
+      return
     if condition is None:
       self.undecided.setdefault(instruction.predicate, []).append(instruction)
     operands = instruction.operands
@@ -541,6 +553,12 @@ class _Path:
         otherwise = self._recall(instruction.result)[1]
       value = otherwise if condition == 0 or value == otherwise else None
     self._set(instruction.result, value)
+
+  def _copied_granules(self, copy: _Instruction) -> int:
+    size = self._value(_copied_size(copy))
+    if size is None:
+      raise ValueError(f"the size of copy %{copy.result} depends on data")
+    return size
 
   def _condition(self, instruction: _Instruction) -> int | None:
     """1 if the instruction is executed, 0 if it is not, None if that is not known."""
@@ -587,20 +605,28 @@ class _Path:
 def _relevant_instructions(
   schedule: _Schedule,
 ) -> dict[int, tuple[list[_Instruction], list[_Instruction]]]:
-  """Instructions that a branch depends on, by bundle: phis, and all others with stores last.
+  """Instructions that a branch or copy depends on, by bundle: phis, all others with stores last.
 
   Of many thousand instructions of a kernel's body, some dozens decide where it goes.
   """
   setters: dict[str, list[tuple[int, _Instruction]]] = {}
   stores: list[tuple[int, _Instruction]] = []
+  copies: list[tuple[int, _Instruction]] = []
   for address, bundle in enumerate(schedule.bundles):
     for instruction in bundle:
-      if instruction.operation == "sst":
+      if instruction.operation in _COPIES:
+        copies.append((address, instruction))
+      elif instruction.operation == "sst":
         stores.append((address, instruction))
       elif instruction.result is not None:
         setters.setdefault(instruction.result, []).append((address, instruction))
   found: dict[int, dict[int, _Instruction]] = {}
   pending = [name for branch in schedule.branches.values() for name in branch.instruction.names]
+  for address, copy in copies:
+    found.setdefault(address, {})[id(copy)] = copy
+    # Where it copies from and to, its flag and its strides do not matter.
+    pending += [copy.predicate] if copy.predicate else []
+    pending += re.findall(r"%(\w+)", _copied_size(copy))
   seen = set(pending)
   while pending:
     found_now = setters.get(pending.pop(), [])
@@ -618,6 +644,12 @@ def _relevant_instructions(
     others = [one for one in instructions.values() if one.operation not in _PHIS]
     result[address] = phis, sorted(others, key=lambda one: one.operation == "sst")
   return result
+
+
+def _copied_size(copy: _Instruction) -> str:
+  """The operand that is a copy's size in granules: [thread], source, size, destination, ..."""
+  # Where the predicate was, there is an empty one.
+  return [operand for operand in copy.operands if operand][2]
 
 
 def _possibly_same(address: str, others: Iterable[str]) -> set[str]:

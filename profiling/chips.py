@@ -28,6 +28,8 @@ class Chip:
     chip_config: how JAX has to name the mode in which one device is a whole chip; None where the
       compiler knows only one mode.
     cores_per_device: in that mode.
+    copy_granule_bytes: in which the compiler's schedules count copies between HBM and VMEM; None
+      where no schedule was looked at.
   """
 
   name: str
@@ -41,6 +43,7 @@ class Chip:
   link_bytes_per_second: float
   chip_config: str | None
   cores_per_device: int
+  copy_granule_bytes: int | None = None
 
   @property
   def hbm_bytes_per_device(self) -> int:
@@ -64,6 +67,7 @@ CHIPS: dict[str, Chip] = {
       # Without it the compiler takes split mode: two devices of one core.
       chip_config="megacore",
       cores_per_device=2,
+      copy_granule_bytes=512,
     ),
     Chip(
       name="v3",
@@ -103,6 +107,7 @@ CHIPS: dict[str, Chip] = {
       link_bytes_per_second=100e9,
       chip_config="megacore",
       cores_per_device=2,
+      copy_granule_bytes=32,
     ),
     Chip(
       name="v6e",

@@ -9,7 +9,6 @@ printed is estimated from the compiler's schedule, not measured. A core is a Ten
 """
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -22,6 +21,7 @@ from tqdm import tqdm
 import train.configs
 from nfnet.errors import UserError, run_main
 from profiling import published
+from profiling.output import write_json
 from profiling.request import StepRequest
 from profiling.step import StepReport, report
 from profiling.step_time import RULES
@@ -268,13 +268,12 @@ def main(arguments: list[str]) -> None:
   values = flags.FLAGS
   estimates = estimate_all(parse_topology(values.topology), values.kernels)
   print(as_text(estimates))
-  try:
-    if values.json:
-      pathlib.Path(values.json).write_text(json.dumps(as_json(estimates), indent=1) + "\n")
-    if values.plot:
+  write_json("json", values.json, as_json(estimates))
+  if values.plot:
+    try:
       draw(estimates).savefig(values.plot, format="png")
-  except OSError as error:
-    raise UserError(f"{error.filename} cannot be written: {error.strerror}") from error
+    except OSError as error:
+      raise UserError(f"--plot={values.plot} cannot be written: {error.strerror}") from error
 
 
 if __name__ == "__main__":

@@ -9,8 +9,6 @@ The second call with the same arguments is instant.
 """
 
 import dataclasses
-import json
-import pathlib
 from typing import Any
 
 from absl import flags
@@ -26,6 +24,7 @@ from profiling.compilation import (
   compile_step,
 )
 from profiling.hlo_cycles import read_operations
+from profiling.output import write_json
 from profiling.request import StepRequest
 from profiling.step_time import RULES, StepTime, estimate, format_rows
 from profiling.topology import Topology, parse_topology
@@ -94,6 +93,18 @@ def report(request: StepRequest, **limits: Any) -> StepReport:
   compilation = compile_step(request, **limits)
   operations = read_operations(compilation.hlo_text)
   return StepReport(request=request, compilation=compilation, time=estimate(operations, topology))
+
+
+def check_variant(name: str) -> None:
+  """Complains about a flag.
+
+  Raises:
+    UserError: there is no such network.
+  """
+  try:
+    get_variant(name)
+  except ValueError as error:
+    raise UserError(f"--variant: {error}") from error
 
 
 def as_json(result: StepReport) -> dict[str, Any]:
@@ -179,10 +190,7 @@ def main(arguments: list[str]) -> None:
   if len(arguments) > 1:
     raise UserError(f"unexpected argument {arguments[1]!r}: every argument is --NAME=VALUE")
   values = flags.FLAGS
-  try:
-    get_variant(values.variant)
-  except ValueError as error:
-    raise UserError(f"--variant: {error}") from error
+  check_variant(values.variant)
   result = report(
     StepRequest(
       **{field.name: getattr(values, field.name) for field in dataclasses.fields(StepRequest)}
@@ -190,11 +198,7 @@ def main(arguments: list[str]) -> None:
     time_limit_seconds=values.time_limit_seconds,
     memory_limit_bytes=int(values.memory_limit_gb * 1e9),
   )
-  if values.json:
-    try:
-      pathlib.Path(values.json).write_text(json.dumps(as_json(result), indent=1) + "\n")
-    except OSError as error:
-      raise UserError(f"--json={values.json} cannot be written: {error.strerror}") from error
+  write_json("json", values.json, as_json(result))
   print(as_text(result))
 
 

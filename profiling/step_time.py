@@ -59,6 +59,11 @@ class StepTime:
     """Of the whole step."""
     return sum(row.seconds for row in self.rows)
 
+  @property
+  def collective_seconds(self) -> float:
+    """Of these, in collectives."""
+    return sum(row.seconds for row in self.rows if row.part == COLLECTIVES)
+
   def by(self, *fields: str) -> dict[tuple[str, ...], float]:
     """`sum_by` of the step's rows."""
     return sum_by(self.rows, *fields)

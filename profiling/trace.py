@@ -10,7 +10,6 @@ stays in the folder for TensorBoard (extra `profile`).
 """
 
 import dataclasses
-import json
 import pathlib
 import time
 from typing import Any
@@ -23,6 +22,7 @@ from nfnet.cost import count
 from nfnet.errors import UserError, run_main
 from nfnet.initialization import initial_parameters
 from profiling.chips import chip_of_device_kind, core_hours
+from profiling.output import write_json
 from profiling.step_time import Row, format_rows
 from profiling.trace_events import busy_share, module_name, read_events, rows_of
 from train.config_file import load_experiment, parse_arguments
@@ -242,13 +242,7 @@ def main(arguments: list[str]) -> None:
   folder = pathlib.Path(values.folder)
   measurement = measure(experiment, values.steps, folder)
   print(as_text(measurement, experiment, folder))
-  if values.json:
-    try:
-      pathlib.Path(values.json).write_text(
-        json.dumps(as_json(measurement, experiment), indent=1) + "\n"
-      )
-    except OSError as error:
-      raise UserError(f"--json={values.json} cannot be written: {error.strerror}") from error
+  write_json("json", values.json, as_json(measurement, experiment))
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import re
 import pytest
 
 from profiling.bundle_cycles import Loop, Region, count_bundles, parse_utilization, unit_utilization
+from profiling.chips import CHIPS
 from profiling.static_profile import read_estimated_cycles, read_traced_bundles
 
 EXCERPTS = pathlib.Path(__file__).parent / "excerpts" / "bundles"
@@ -332,6 +333,38 @@ def test_profiles_that_say_nothing_are_refused():
     read_estimated_cycles(text * 2)
   with pytest.raises(ValueError, match="traced bundle"):
     read_traced_bundles(text)
+
+
+@pytest.mark.parametrize(
+  ("kernel", "copied_bytes"),
+  [
+    # A core has 4 x 8 x 8 steps, each with new blocks of both operands, and 4 x 8 blocks of results.
+    ("v4_matmul", (2 * 4 * 8 * 8 + 4 * 8) * 512 * 512 * 2),
+    ("v5p_matmul", (2 * 4 * 8 * 8 + 4 * 8) * 512 * 512 * 2),
+    # Six blocks in, one out at the end.
+    ("v4_first_and_last", 7 * 8 * 128 * 4),
+    # Three of five steps, one block in and one out.
+    ("v4_odd_grid", 6 * 8 * 128 * 4),
+    # Half of an array in and out.
+    ("v5p_normalize", 4096 * 1024 * 2),
+    # All of two arrays in, a block of sums out.
+    ("v5p_weight_gradient", 2 * 4096 * 256 * 2 + 256 * 256 * 4),
+    # Without a grid, once in and once out.
+    ("v4_nested_loops", 2 * 8 * 128 * 4),
+  ],
+)
+def test_copies_are_those_of_the_grids_blocks(kernel, copied_bytes):
+  chip = CHIPS[kernel.split("_")[0]]
+  count = count_bundles(schedule(kernel))
+  assert count.copied_granules * chip.copy_granule_bytes == copied_bytes
+
+
+def test_a_copy_whose_size_depends_on_data_is_an_error():
+  text = schedule("v4_first_and_last")
+  changed = re.sub(r"/\*size_in_granules=\*/\d+", "/*size_in_granules=*/%s9999", text)
+  assert changed != text
+  with pytest.raises(ValueError, match=r"size of copy .* depends on data"):
+    count_bundles(changed)
 
 
 def test_units_of_nested_loops():

@@ -1,0 +1,202 @@
+r"""Estimates beside what was published from real TPUs: how far to trust every other estimate.
+
+    python -m profiling.calibrate [--json=OUT]
+
+Two comparisons, both on this project's reference model:
+
+- TPU v3: training steps of F0 to F5, whose times paper B gives. That code is public and is the same
+  program as this project's with unrolled blocks, so the ratio is the estimator's own error.
+- TPU v4: paper A's core-hours of pre-training. The code is not public and may be faster, so the
+  ratio holds both the estimator's error and the difference between the programs.
+
+Twelve compilations, the largest of which takes 10 minutes and 20 GB on two cores; instant the
+second time. `profiling.error_bar` prints the spread of the ratios with every estimate.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from absl import flags
+from tqdm import tqdm
+
+from nfnet.errors import UserError, run_main
+from profiling import published
+from profiling.core_hours import estimate_all
+from profiling.error_bar import Spread, spread
+from profiling.output import write_json
+from profiling.request import StepRequest
+from profiling.step import StepReport, report
+from profiling.step_time import RULES
+from profiling.topology import parse_topology
+from train.progress import format_table
+
+# Paper B's 32 cores, one JAX device each.
+_SLICE_V3 = "v3:4x4"
+_IMAGES_PER_CHIP_V3 = 64
+_SLICE_V4 = "v4:4x4x8"
+_COMPILE_SECONDS = 3600
+_COMPILE_BYTES = 22 * 10**9
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Comparison:
+  """One network.
+
+  Attributes:
+    variant: of which network.
+    pixels: side of an image.
+    estimated: time or hours by this project.
+    published: the same from a real TPU.
+    fits: whether the compiled step fits the memory.
+  """
+
+  variant: str
+  pixels: int
+  estimated: float
+  published: float
+  fits: bool
+
+  @property
+  def ratio(self) -> float:
+    """Published over estimated."""
+    return self.published / self.estimated
+
+
+def requests_v3() -> list[StepRequest]:
+  """Paper B's steps."""
+  return [
+    StepRequest(
+      variant=step.variant,
+      topology=_SLICE_V3,
+      batch_per_chip=_IMAGES_PER_CHIP_V3,
+      pixels=step.pixels,
+      num_classes=1000,
+      block_execution="unrolled",
+      ema=True,
+    )
+    for step in published.STEPS_V3
+  ]
+
+
+def compare_v3(reports: Sequence[StepReport]) -> list[Comparison]:
+  """Seconds of a step.
+
+  Args:
+    reports: of `requests_v3()`.
+  """
+  return [
+    Comparison(
+      variant=measured.variant,
+      pixels=measured.pixels,
+      estimated=step.time.seconds,
+      published=measured.seconds,
+      fits=step.fits,
+    )
+    for measured, step in zip(published.STEPS_V3, reports, strict=True)
+  ]
+
+
+def compare_v4(reports: dict[str, StepReport]) -> list[Comparison]:
+  """Core-hours of one epoch of 4e9 images.
+
+  Args:
+    reports: of pre-training, by variant.
+  """
+  millions = published.PRETRAINING_IMAGES_PER_EPOCH / 1e6
+  return [
+    Comparison(
+      variant=variant,
+      pixels=step.request.pixels,
+      estimated=millions * step.core_hours_per_million_images,
+      published=published.core_hours_per_epoch(variant),
+      fits=step.fits,
+    )
+    for variant, step in reports.items()
+  ]
+
+
+def as_json(tables: dict[str, list[Comparison]], versions: dict[str, str]) -> dict[str, Any]:
+  """Everything that is printed."""
+  units = {"v3": "seconds of a step", "v4": "core-hours of 4e9 images"}
+  return {
+    "what": "estimated from the compiler's schedule, beside what was published from real TPUs",
+    "rules": RULES,
+    "versions": versions,
+    "tables": {
+      name: {
+        "unit": units[name],
+        "slice": {"v3": _SLICE_V3, "v4": _SLICE_V4}[name],
+        "rows": [{**dataclasses.asdict(row), "ratio": row.ratio} for row in rows],
+        "spread": dataclasses.asdict(spread([row.ratio for row in rows])),
+      }
+      for name, rows in tables.items()
+    },
+  }
+
+
+def as_text(tables: dict[str, list[Comparison]]) -> str:
+  """For a terminal."""
+  titles = {
+    "v3": (
+      f"Training steps on {_SLICE_V3}, 32 images a core, unrolled blocks; published: paper B, "
+      "measured on TPU v3",
+      "ms",
+      1e3,
+    ),
+    "v4": (
+      f"Core-hours of pre-training on 4e9 images, {_SLICE_V4}, blocks in a loop; published: paper "
+      "A, on TPU v4",
+      "core-hours",
+      1.0,
+    ),
+  }
+  lines = []
+  for name, rows in tables.items():
+    title, unit, factor = titles[name]
+    table = [
+      (
+        row.variant,
+        str(row.pixels),
+        f"{row.estimated * factor:,.1f}",
+        f"{row.published * factor:,.1f}",
+        f"{row.ratio:.2f}",
+        "yes" if row.fits else "NO",
+      )
+      for row in rows
+    ]
+    columns = ("variant", "px", f"estimated {unit}", f"published {unit}", "published / estimated")
+    lines += [
+      title,
+      format_table(table, (*columns, "fits")),
+      _describe(spread([row.ratio for row in rows])),
+      "",
+    ]
+  return "\n".join([*lines, f"Rules: {RULES}."])
+
+
+def _describe(ratios: Spread) -> str:
+  return (
+    f"Published over estimated: {ratios.mean:.2f} in the geometric mean, from {ratios.lowest:.2f} "
+    f"to {ratios.highest:.2f} ({ratios.lowest / ratios.mean - 1:+.0%} to "
+    f"{ratios.highest / ratios.mean - 1:+.0%} of the mean)."
+  )
+
+
+def main(arguments: list[str]) -> None:
+  """Compiles, compares and prints."""
+  if len(arguments) > 1:
+    raise UserError(f"unexpected argument {arguments[1]!r}: every argument is --NAME=VALUE")
+  reports = [
+    report(request, time_limit_seconds=_COMPILE_SECONDS, memory_limit_bytes=_COMPILE_BYTES)
+    for request in tqdm(requests_v3(), desc="TPU v3", leave=False, disable=None)
+  ]
+  pretraining = estimate_all(parse_topology(_SLICE_V4), "reference").pretraining
+  tables = {"v3": compare_v3(reports), "v4": compare_v4(pretraining)}
+  write_json("json", flags.FLAGS.json, as_json(tables, reports[0].compilation.versions))
+  print(as_text(tables))
+
+
+if __name__ == "__main__":
+  flags.DEFINE_string("json", None, "Write the figures to this file too.")
+  run_main(main)

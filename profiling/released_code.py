@@ -1,0 +1,124 @@
+r"""The project's reference model beside the code released with paper B, on TPU v4.
+
+    python -m profiling.released_code [--json=OUT]
+
+Both compiled by the same compiler and estimated the same way: the sum of the cycles that the
+compiler gives each operation, 32 images a chip, 224 px, megacore, blocks written out. The released
+code was compiled for one chip; collectives are in neither figure. Five compilations, the largest of
+which takes 6 minutes and 15 GB on two cores.
+"""
+
+from typing import Any
+
+from absl import flags
+from tqdm import tqdm
+
+from nfnet.errors import UserError, run_main
+from profiling import published
+from profiling.error_bar import error_bar_text
+from profiling.output import write_json
+from profiling.request import StepRequest
+from profiling.step import StepReport, report
+from profiling.step_time import RULES
+from train.progress import format_table
+
+_COMPILE_BYTES = 20 * 10**9
+
+
+def request_for(released: published.ReleasedStep) -> StepRequest:
+  """The same step of this project."""
+  return StepRequest(
+    variant=released.variant,
+    topology="v4:2x2x1",
+    batch_per_chip=32,
+    pixels=224,
+    num_classes=released.num_classes,
+    # The others have no other.
+    bottleneck="released" if released.variant.endswith("+") else "paper",
+    block_execution="unrolled",
+  )
+
+
+def speed_without_collectives(step: StepReport) -> float:
+  """Images a second and chip."""
+  seconds = step.time.seconds - step.time.collective_seconds
+  return step.request.batch_per_chip / seconds
+
+
+def as_json(reports: list[StepReport]) -> dict[str, Any]:
+  """Everything that is printed."""
+  return {
+    "what": "estimated from the compiler's schedule, not measured; collectives aside",
+    "rules": RULES,
+    "versions": reports[0].compilation.versions,
+    "steps": [
+      {
+        "variant": released.variant,
+        "num_classes": released.num_classes,
+        "images_per_second_per_chip": speed_without_collectives(step),
+        "with_collectives": step.images_per_second_per_chip,
+        "released_code": released.images_per_second_per_chip,
+        "paper_a": _paper_a(released),
+      }
+      for released, step in zip(published.RELEASED_STEPS_V4, reports, strict=True)
+    ],
+  }
+
+
+def _paper_a(released: published.ReleasedStep) -> float | None:
+  """Images a second and chip, where the paper trained that network."""
+  if released.variant not in published.VARIANTS:
+    return None
+  return published.images_per_second_per_chip(released.variant)
+
+
+def as_text(reports: list[StepReport]) -> str:
+  """For a terminal."""
+  rows = []
+  for released, step in zip(published.RELEASED_STEPS_V4, reports, strict=True):
+    ours, theirs, paper = (
+      speed_without_collectives(step),
+      released.images_per_second_per_chip,
+      _paper_a(released),
+    )
+    rows.append(
+      (
+        released.variant,
+        f"{released.num_classes:,}",
+        f"{ours:.0f}",
+        f"{theirs:.0f}",
+        f"{ours / theirs:.3f}",
+        f"{step.images_per_second_per_chip:.0f}",
+        f"{paper:.0f}" if paper else "",
+      )
+    )
+  columns = (
+    "variant", "classes", "this project", "released code", "ratio", "with collectives",
+    "paper A's hours imply",
+  )  # fmt: skip
+  return "\n".join(
+    [
+      "Training, images/s/chip on TPU v4, kernels: reference. Estimated, not measured:",
+      format_table(rows, columns),
+      "Collectives (on v4:2x2x1) are in the last but one column only.",
+      f"Rules: {RULES}.",
+      f"{error_bar_text()}.",
+    ]
+  )
+
+
+def main(arguments: list[str]) -> None:
+  """Compiles and prints the table."""
+  if len(arguments) > 1:
+    raise UserError(f"unexpected argument {arguments[1]!r}: every argument is --NAME=VALUE")
+  reports = [
+    report(request_for(released), memory_limit_bytes=_COMPILE_BYTES)
+    for released in tqdm(published.RELEASED_STEPS_V4, desc="steps", leave=False, disable=None)
+  ]
+  write_json("json", flags.FLAGS.json, as_json(reports))
+  print(as_text(reports))
+
+
+if __name__ == "__main__":
+  flags.DEFINE_string("json", None, "Write the figures to this file too.")
+  run_main(main)
