@@ -1,4 +1,4 @@
-"""Compiles training steps for TPUs that are not there: in a process with limits, and once only.
+"""Compiles programs for TPUs that are not there: in a process with limits, and once only.
 
 The compiler may take minutes and gigabytes and may abort its process; none of that must reach the
 caller. Results are kept in a folder by a key of everything that they depend on.
@@ -11,17 +11,21 @@ import importlib.metadata
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from tqdm import tqdm
 
 from nfnet.errors import UserError
+from profiling.kernel_dumps import KernelProfile, dump_arguments, keep, read_profiles
 from profiling.request import StepRequest
+from profiling.topology import parse_topology
 
 TIME_LIMIT_SECONDS = 1800
 MEMORY_LIMIT_BYTES = 16 * 10**9
@@ -38,8 +42,17 @@ _ENVIRONMENT = {
 _FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
 _PACKAGES = ("jax", "jaxlib", "libtpu", "flax", "optax")
 _ROOT = pathlib.Path(__file__).parent.parent
-_SOURCES = ("kernels", "nfnet", "train", "profiling/compile_worker.py", "profiling/request.py")
+_SOURCES = ("kernels", "nfnet", "train")
+_WORKER_SOURCES = {
+  "profiling.compile_worker": ("profiling/compile_worker.py", "profiling/request.py"),
+  "profiling.op_worker": (
+    "profiling/op_worker.py",
+    "profiling/op_shapes.py",
+    "profiling/matmul_kernel.py",
+  ),
+}
 _POLL_SECONDS = 0.2
+_DUMPS = "dumps"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,9 +67,11 @@ class Compilation:
     hbm_bytes: that the step needs on each device: arguments + outputs - shared + temporaries. The
       compiler itself refuses only temporaries that do not fit.
     versions: of what compiled it.
+    kernels: profiles of its Pallas kernels by the name of the instruction that calls one.
   """
 
   hlo_text: str
+  kernels: dict[str, KernelProfile]
   lower_seconds: float
   compile_seconds: float
   peak_memory_bytes: int
@@ -64,39 +79,27 @@ class Compilation:
   versions: dict[str, str]
 
 
-def compile_step(
-  request: StepRequest,
-  *,
-  cache: pathlib.Path | None = None,
-  time_limit_seconds: float = TIME_LIMIT_SECONDS,
-  memory_limit_bytes: int = MEMORY_LIMIT_BYTES,
-) -> Compilation:
-  """Compiles, or finds what was compiled before.
+def compile_step(request: StepRequest, **limits: Any) -> Compilation:
+  """Compiles a training step, or finds what was compiled before.
 
   Args:
     request: which step.
-    cache: folder of results; None is the user's cache folder.
-    time_limit_seconds: after which the compiler is stopped.
-    memory_limit_bytes: resident, likewise.
+    **limits: see `run_worker`.
 
   Raises:
-    UserError: the request cannot be met, the compiler refuses or dies, or a limit is reached; one
-      line with the reason.
+    UserError: as `run_worker`.
   """
-  versions = _versions()
-  folder = (cache or _default_cache()) / _key(request, versions)
-  if not (folder / "result.json").exists():
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix="unfinished_") as unfinished:
-      _run_worker(request, pathlib.Path(unfinished), time_limit_seconds, memory_limit_bytes)
-      # Whoever compiles the same at the same time gets the same.
-      shutil.rmtree(folder, ignore_errors=True)
-      shutil.copytree(unfinished, folder)
+  folder, versions = run_worker(
+    "profiling.compile_worker",
+    request,
+    what=f"compiling {request.variant} for {request.topology}",
+    dumps=request.kernels == "pallas",
+    **limits,
+  )
   result = json.loads((folder / "result.json").read_text())
-  with gzip.open(folder / "program.hlo.gz", "rt") as file:
-    text = file.read()
   return Compilation(
-    hlo_text=text,
+    hlo_text=gzip.decompress((folder / "program.hlo.gz").read_bytes()).decode(),
+    kernels=read_profiles(folder, parse_topology(request.topology).chip),
     lower_seconds=result["lower_seconds"],
     compile_seconds=result["compile_seconds"],
     peak_memory_bytes=result["peak_memory_bytes"],
@@ -108,26 +111,87 @@ def compile_step(
   )
 
 
-def _run_worker(
-  request: StepRequest,
+def run_worker(
+  module: str,
+  request: Any,
+  *,
+  what: str,
+  dumps: bool,
+  cache: pathlib.Path | None = None,
+  time_limit_seconds: float = TIME_LIMIT_SECONDS,
+  memory_limit_bytes: int = MEMORY_LIMIT_BYTES,
+) -> tuple[pathlib.Path, dict[str, str]]:
+  """Runs a module of `profiling` that compiles, or finds what it left before.
+
+  Args:
+    module: run as `python -m MODULE REQUEST.json FOLDER`; writes FOLDER/result.json, or
+      FOLDER/error.txt, one line, where the request or the compiler says no.
+    request: a dataclass of what to compile.
+    what: for messages and progress.
+    dumps: the compiler is to write about Pallas kernels, to FOLDER/dumps. What is left there is
+      about FOLDER/program.hlo.gz and kept with it (`profiling.kernel_dumps`).
+    cache: folder of results; None is the user's cache folder.
+    time_limit_seconds: after which the compiler is stopped.
+    memory_limit_bytes: resident, likewise.
+
+  Returns:
+    The folder that the module wrote to, and the versions of what compiled. "peak_memory_bytes" of
+    the process is added to its result.json.
+
+  Raises:
+    UserError: the request cannot be met, the compiler refuses or dies, or a limit is reached; one
+      line with the reason.
+  """
+  versions = _versions()
+  folder = (cache or _default_cache()) / _key(module, request, versions)
+  if not (folder / "result.json").exists():
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix="unfinished_") as unfinished:
+      _run(
+        module,
+        request,
+        pathlib.Path(unfinished),
+        what,
+        dumps,
+        time_limit_seconds,
+        memory_limit_bytes,
+      )
+      # Whoever compiles the same at the same time gets the same.
+      shutil.rmtree(folder, ignore_errors=True)
+      shutil.copytree(unfinished, folder)
+  return folder, versions
+
+
+def _run(
+  module: str,
+  request: Any,
   folder: pathlib.Path,
+  what: str,
+  dumps: bool,
   time_limit_seconds: float,
   memory_limit_bytes: int,
 ) -> None:
   request_path = folder / "request.json"
   request_path.write_text(json.dumps(dataclasses.asdict(request)))
-  what = f"compiling {request.variant} for {request.topology}"
+  environment = {**os.environ, **_ENVIRONMENT}
+  if dumps:
+    (folder / _DUMPS).mkdir()
+    environment["LIBTPU_INIT_ARGS"] = " ".join(
+      [environment.get("LIBTPU_INIT_ARGS", ""), dump_arguments(folder / _DUMPS)]
+    )
   with (folder / "log.txt").open("w") as log:
     worker = subprocess.Popen(
-      [sys.executable, "-m", "profiling.compile_worker", str(request_path), str(folder)],
+      [sys.executable, "-m", module, str(request_path), str(folder)],
       cwd=_ROOT,
-      env={**os.environ, **_ENVIRONMENT},
+      env=environment,
       stdin=subprocess.DEVNULL,
       stdout=log,
       stderr=subprocess.STDOUT,
     )
   try:
-    peak_memory_bytes = _watch(worker, what, time_limit_seconds, memory_limit_bytes)
+    peak_memory_bytes = _watch(
+      worker, what, folder / "log.txt", time_limit_seconds, memory_limit_bytes
+    )
   finally:
     worker.kill()
     worker.wait()
@@ -139,13 +203,22 @@ def _run_worker(
       f"{what}: the compiling process ended with code {worker.returncode}"
       + (f": {lines[-1]}" if lines else "")
     )
+  if dumps:
+    program = folder / "program.hlo.gz"
+    if program.exists():
+      keep(folder / _DUMPS, gzip.decompress(program.read_bytes()).decode(), folder)
+    shutil.rmtree(folder / _DUMPS)
   result = json.loads((folder / "result.json").read_text())
   result["peak_memory_bytes"] = peak_memory_bytes
   (folder / "result.json").write_text(json.dumps(result, indent=1))
 
 
 def _watch(
-  worker: subprocess.Popen, what: str, time_limit_seconds: float, memory_limit_bytes: int
+  worker: subprocess.Popen,
+  what: str,
+  log: pathlib.Path,
+  time_limit_seconds: float,
+  memory_limit_bytes: int,
 ) -> int:
   """Waits for the worker and returns its peak resident memory in bytes."""
   started_seconds = time.monotonic()
@@ -155,7 +228,7 @@ def _watch(
     while worker.poll() is None:
       time.sleep(_POLL_SECONDS)
       peak_bytes = max(peak_bytes, _peak_memory_bytes(worker.pid))
-      line.set_description_str(f"{what}, {peak_bytes / 1e9:.1f} GB,")
+      line.set_description_str(f"{what}{_progress(log)}, {peak_bytes / 1e9:.1f} GB,")
       if peak_bytes > memory_limit_bytes:
         raise UserError(
           f"{what}: the compiler wanted more than {memory_limit_bytes / 1e9:g} GB of memory; "
@@ -167,6 +240,12 @@ def _watch(
           "raise --time_limit_seconds"
         )
   return peak_bytes
+
+
+def _progress(log: pathlib.Path) -> str:
+  """The newest "NUMBER/OF ..." in a worker's log, if it writes such lines."""
+  lines = [line for line in log.read_text().splitlines() if re.match(r"\d+/\d+ ", line)]
+  return f", {lines[-1]}" if lines else ""
 
 
 def _peak_memory_bytes(process: int) -> int:
@@ -195,17 +274,17 @@ def _default_cache() -> pathlib.Path:
   return pathlib.Path(base) / "nfnets-at-scale" / "compilations"
 
 
-def _key(request: StepRequest, versions: Mapping[str, str]) -> str:
+def _key(module: str, request: Any, versions: Mapping[str, str]) -> str:
   digest = hashlib.sha256()
   flags = {name: os.environ.get(name, "") for name in _FLAGS}
   digest.update(json.dumps([dataclasses.asdict(request), dict(versions), flags]).encode())
-  for path in _source_files():
+  for path in _source_files(module):
     digest.update(str(path.relative_to(_ROOT)).encode() + b"\0")
     digest.update(path.read_bytes())
   return digest.hexdigest()
 
 
-def _source_files() -> Iterator[pathlib.Path]:
-  for source in _SOURCES:
+def _source_files(module: str) -> Iterator[pathlib.Path]:
+  for source in (*_SOURCES, *_WORKER_SOURCES[module]):
     path = _ROOT / source
     yield from sorted(path.rglob("*.py")) if path.is_dir() else [path]

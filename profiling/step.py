@@ -92,7 +92,11 @@ def report(request: StepRequest, **limits: Any) -> StepReport:
   topology = parse_topology(request.topology)
   compilation = compile_step(request, **limits)
   operations = read_operations(compilation.hlo_text)
-  return StepReport(request=request, compilation=compilation, time=estimate(operations, topology))
+  return StepReport(
+    request=request,
+    compilation=compilation,
+    time=estimate(operations, topology, compilation.kernels),
+  )
 
 
 def check_variant(name: str) -> None:
@@ -111,6 +115,7 @@ def as_json(result: StepReport) -> dict[str, Any]:
   """Everything that is printed, in base units."""
   compilation = dataclasses.asdict(result.compilation)
   del compilation["hlo_text"]
+  del compilation["kernels"]
   return {
     "request": dataclasses.asdict(result.request),
     "compilation": compilation,

@@ -3,17 +3,19 @@
 import collections
 import dataclasses
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 from profiling.hlo_cycles import Operation
+from profiling.kernel_dumps import KernelProfile
 from profiling.topology import Topology
 from train.progress import format_table
 
 Direction = Literal["forward", "backward", ""]
 
 RULES = (
-  "the compiler's cycles of each operation x its executions / clock, one after the other; then all "
+  "the compiler's cycles of each operation x its executions / clock, one after the other; a Pallas "
+  "kernel takes the longer of its bundles / clock and its copies / HBM bandwidth; then all "
   "collectives, bytes over the slice's links, overlapped with nothing; asynchronous copies and "
   "scalar arithmetic free"
 )
@@ -107,29 +109,35 @@ def _in_order(rows: Iterable[Row]) -> list[Row]:
   return sorted(rows, key=lambda row: (order.index(row.part), row.direction != "forward"))
 
 
-def estimate(operations: Sequence[Operation], topology: Topology) -> StepTime:
+def estimate(
+  operations: Sequence[Operation],
+  topology: Topology,
+  kernels: Mapping[str, KernelProfile] | None = None,
+) -> StepTime:
   """Applies `RULES`.
 
   Args:
     operations: of the whole program, as one device runs it.
     topology: that it was compiled for.
+    kernels: profiles of the Pallas kernels by the name of the operation.
 
   Raises:
-    ValueError: there is a Pallas kernel among them, whose schedule is not in the program's text.
+    KeyError: there is a Pallas kernel among them that has no profile.
   """
   seconds: dict[tuple[str, Direction, str], float] = collections.defaultdict(float)
   collective_bytes = 0
   for operation in operations:
-    if operation.kind == "kernel":
-      raise ValueError(f"{operation.name} is a Pallas kernel, whose cycles are not known here")
     if operation.kind == "collective":
       size_bytes = operation.result_bytes * operation.executions
       collective_bytes += size_bytes
       seconds[COLLECTIVES, "", operation.kind] += topology.all_reduce_seconds(size_bytes)
     else:
+      if operation.kind == "kernel":
+        once = (kernels or {})[operation.name].seconds(topology.chip)
+      else:
+        once = operation.cycles / topology.chip.clock_hz
       part, direction = attribute(operation.source)
-      cycles = operation.cycles * operation.executions
-      seconds[part, direction, operation.kind] += cycles / topology.chip.clock_hz
+      seconds[part, direction, operation.kind] += once * operation.executions
   rows = [
     Row(part=part, direction=direction, kind=kind, seconds=value)
     for (part, direction, kind), value in seconds.items()

@@ -338,7 +338,7 @@ def test_profiles_that_say_nothing_are_refused():
 @pytest.mark.parametrize(
   ("kernel", "copied_bytes"),
   [
-    # A core has 4 x 8 x 8 steps, each with new blocks of both operands, and 4 x 8 blocks of results.
+    # A core has 4 x 8 x 8 steps, each with new blocks of both operands, and writes 4 x 8 blocks.
     ("v4_matmul", (2 * 4 * 8 * 8 + 4 * 8) * 512 * 512 * 2),
     ("v5p_matmul", (2 * 4 * 8 * 8 + 4 * 8) * 512 * 512 * 2),
     # Six blocks in, one out at the end.

@@ -11,6 +11,7 @@ from profiling import compilation
 from profiling.compilation import compile_step
 from profiling.request import StepRequest, experiment_for
 
+STEP = "profiling.compile_worker"
 REQUEST = StepRequest(
   variant="P0", topology="v4:2x2x1", batch_per_chip=8, pixels=32, num_classes=10
 )
@@ -45,7 +46,7 @@ def test_has_measured_and_stated_figures(compiled):
 
 
 def test_the_second_time_nothing_is_compiled(compiled, cache, monkeypatch):
-  monkeypatch.setattr(compilation, "_run_worker", lambda *unused: pytest.fail("compiled again"))
+  monkeypatch.setattr(compilation, "_run", lambda *unused: pytest.fail("compiled again"))
   assert compile_step(REQUEST, cache=cache) == compiled
 
 
@@ -78,24 +79,25 @@ def test_only_the_result_is_left_behind(compiled, cache):
 def test_every_field_is_part_of_the_key(change):
   assert set(change) < {field.name for field in dataclasses.fields(StepRequest)}
   changed = dataclasses.replace(REQUEST, **change)
-  assert compilation._key(changed, {}) != compilation._key(REQUEST, {})
+  assert compilation._key(STEP, changed, {}) != compilation._key(STEP, REQUEST, {})
 
 
 def test_versions_flags_and_source_are_part_of_the_key(monkeypatch, tmp_path):
-  before = compilation._key(REQUEST, {"jax": "1"})
-  assert compilation._key(REQUEST, {"jax": "1"}) == before
-  assert compilation._key(REQUEST, {"jax": "2"}) != before
+  before = compilation._key(STEP, REQUEST, {"jax": "1"})
+  assert compilation._key(STEP, REQUEST, {"jax": "1"}) == before
+  assert compilation._key(STEP, REQUEST, {"jax": "2"}) != before
   for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS"):
     with monkeypatch.context() as context:
       context.setenv(name, "--xla_something=1")
-      assert compilation._key(REQUEST, {"jax": "1"}) != before
+      assert compilation._key(STEP, REQUEST, {"jax": "1"}) != before
   file = tmp_path / "model.py"
   monkeypatch.setattr(compilation, "_ROOT", tmp_path)
   monkeypatch.setattr(compilation, "_SOURCES", ("model.py",))
+  monkeypatch.setattr(compilation, "_WORKER_SOURCES", {STEP: ()})
   file.write_text("a = 1\n")
-  before = compilation._key(REQUEST, {})
+  before = compilation._key(STEP, REQUEST, {})
   file.write_text("a = 2\n")
-  assert compilation._key(REQUEST, {}) != before
+  assert compilation._key(STEP, REQUEST, {}) != before
 
 
 @pytest.mark.parametrize(

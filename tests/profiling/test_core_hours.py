@@ -19,6 +19,7 @@ def step(request, seconds):
     request=request,
     compilation=Compilation(
       hlo_text="",
+      kernels={},
       lower_seconds=1.0,
       compile_seconds=1.0,
       peak_memory_bytes=1,

@@ -23,6 +23,7 @@ def result():
     request=REQUEST,
     compilation=Compilation(
       hlo_text="HloModule",
+      kernels={},
       lower_seconds=2.0,
       compile_seconds=70.0,
       peak_memory_bytes=5 * 10**9,

@@ -1,6 +1,7 @@
 import pytest
 
 from profiling.hlo_cycles import Operation
+from profiling.kernel_dumps import KernelProfile
 from profiling.step_time import attribute, estimate
 from profiling.topology import parse_topology
 
@@ -59,6 +60,34 @@ def test_collectives_take_their_bytes_over_the_links():
   assert time.rows[0].part == "collectives"
 
 
-def test_a_kernel_without_a_schedule_is_an_error_and_not_free():
-  with pytest.raises(ValueError, match="Pallas kernel"):
+def kernel_profile(bundles, hbm_bytes):
+  return KernelProfile(
+    bundles=bundles,
+    is_upper_bound=False,
+    utilization={},
+    spills=0,
+    vmem_bytes=0,
+    hbm_bytes=hbm_bytes,
+  )
+
+
+@pytest.mark.parametrize(
+  ("profile", "seconds"),
+  [
+    # Issuing takes longer, or copying at 1.2e12 bytes a second, or copying is not known.
+    (kernel_profile(1_050_000, 12 * 10**8), 1e-3),
+    (kernel_profile(1_050_000, 12 * 10**9), 1e-2),
+    (kernel_profile(1_050_000, None), 1e-3),
+  ],
+)
+def test_a_kernel_takes_the_longer_of_issuing_and_copying(profile, seconds):
+  kernel = operation("kernel", executions=3, source="transpose(jvp(stage_2))/pallas_call")
+  time = estimate([kernel], V4, {"x": profile})
+  assert time.by("part", "direction", "kind") == pytest.approx(
+    {("stage_2", "backward", "kernel"): 3 * seconds}
+  )
+
+
+def test_a_kernel_without_a_profile_is_an_error_and_not_free():
+  with pytest.raises(KeyError):
     estimate([operation("kernel")], V4)

@@ -1,0 +1,145 @@
+"""What the compiler writes about each Pallas kernel of a program, and the figures in it.
+
+`LIBTPU_INIT_ARGS` with `dump_arguments` makes the compiler write one set of texts a kernel call.
+Equal calls have equal texts, which are kept once.
+"""
+
+import dataclasses
+import functools
+import gzip
+import hashlib
+import json
+import pathlib
+import re
+
+from profiling.bundle_cycles import count_bundles, unit_utilization
+from profiling.chips import Chip
+from profiling.hlo_text import kind_of, parse
+
+_TEXTS = {
+  "allocations": "*-{name}-*-pre-finalize-registers-and-allocations.txt",
+  "bundles": "*-{name}-[0-9]*-final_bundles.txt",
+  "utilization": "*-{name}-*-final_hlo-static-per-bundle-utilization.txt",
+}
+_INDEX = "kernels.json"
+_VMEM = re.compile(r"space=vmem, size = (0x[0-9a-f]+|\d+)")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class KernelProfile:
+  """One call of a kernel, by the compiler's final schedule.
+
+  Attributes:
+    bundles: issued by the busier core, one a cycle.
+    is_upper_bound: some of them may not be issued, which depends on data.
+    utilization: share of each unit's capacity over all issued bundles, by the compiler's name.
+    spills: vector registers stored and loaded again, in all issued bundles.
+    vmem_bytes: reserved on each core.
+    hbm_bytes: copied by all cores of the device; None where that is not known for the chip.
+  """
+
+  bundles: int
+  is_upper_bound: bool
+  utilization: dict[str, float]
+  spills: int
+  vmem_bytes: int
+  hbm_bytes: int | None
+
+  def seconds(self, chip: Chip) -> float:
+    """The longer of issuing and copying, which overlap but for the first and last blocks."""
+    copying_seconds = (self.hbm_bytes or 0) / (
+      chip.hbm_bytes_per_second * chip.cores_per_device / chip.cores
+    )
+    return max(self.bundles / chip.clock_hz, copying_seconds)
+
+
+def dump_arguments(folder: pathlib.Path) -> str:
+  """For LIBTPU_INIT_ARGS, before JAX starts."""
+  return (
+    f"--xla_jf_dump_to={folder} --xla_jf_dump_llo_text=true --xla_jf_dump_hlo_text=true "
+    "--xla_jf_dump_llo_pass_label_regex=final"
+  )
+
+
+def keep(dumps: pathlib.Path, hlo_text: str, folder: pathlib.Path) -> None:
+  """Keeps the texts of a program's kernels, and forgets all other dumps.
+
+  Args:
+    dumps: that the compiler wrote to.
+    hlo_text: of the compiled program.
+    folder: to keep them in.
+
+  Raises:
+    FileNotFoundError: the compiler wrote nothing about a kernel.
+  """
+  computations, _ = parse(hlo_text)
+  kept = {}
+  for instructions in computations.values():
+    for instruction in instructions.values():
+      if kind_of(computations, instruction) == "kernel":
+        texts = {
+          name: _read_dump(dumps, pattern.format(name=instruction.name))
+          for name, pattern in _TEXTS.items()
+        }
+        content = json.dumps(texts).encode()
+        key = hashlib.sha256(content).hexdigest()
+        path = folder / f"kernel_{key}.json.gz"
+        if not path.exists():
+          path.write_bytes(gzip.compress(content, compresslevel=5, mtime=0))
+        kept[instruction.name] = path.name
+  (folder / _INDEX).write_text(json.dumps(kept, indent=1))
+  for path in dumps.iterdir():
+    path.unlink()
+
+
+def _read_dump(dumps: pathlib.Path, pattern: str) -> str:
+  # Not the one whose name ends in "schedule-analysis_final_bundles.txt".
+  paths = [path for path in dumps.glob(pattern) if "schedule-analysis" not in path.name]
+  if len(paths) != 1:
+    raise FileNotFoundError(f"{len(paths)} dumps are named {pattern}")
+  # The compiler's own name of the call would make equal kernels differ.
+  return re.sub(r"#\{[\w.]+\}", "#{kernel}", paths[0].read_text())
+
+
+def read_profiles(folder: pathlib.Path, chip: Chip) -> dict[str, KernelProfile]:
+  """Profiles by the name of the instruction that calls the kernel; empty where none was kept.
+
+  Args:
+    folder: that `keep` wrote to.
+    chip: that it was compiled for.
+
+  Raises:
+    ValueError: a schedule cannot be read.
+  """
+  index = folder / _INDEX
+  if not index.exists():
+    return {}
+  kept = json.loads(index.read_text())
+  profiles = {name: _read_profile(folder / name, chip) for name in set(kept.values())}
+  return {instruction: profiles[name] for instruction, name in kept.items()}
+
+
+def _read_profile(path: pathlib.Path, chip: Chip) -> KernelProfile:
+  texts = json.loads(gzip.decompress(path.read_bytes()))
+  return profile_kernel(texts["bundles"], texts["utilization"], texts["allocations"], chip=chip)
+
+
+@functools.lru_cache(maxsize=256)
+def profile_kernel(
+  bundles_text: str, utilization_text: str, allocations_text: str, *, chip: Chip
+) -> KernelProfile:
+  """Figures of one kernel from the compiler's texts about it."""
+  counts = [count_bundles(bundles_text, core=core) for core in range(chip.cores_per_device)]
+  busier = max(counts, key=lambda count: count.issue_cycles)
+  utilization = unit_utilization(utilization_text, busier)
+  return KernelProfile(
+    bundles=busier.issue_cycles,
+    is_upper_bound=busier.is_upper_bound,
+    utilization=utilization,
+    # One of each at most in a bundle.
+    spills=round((utilization["VLOAD:FILL"] + utilization["VSTORE:SPILL"]) * busier.issue_cycles),
+    vmem_bytes=sum(int(size, 0) for size in _VMEM.findall(allocations_text)),
+    hbm_bytes=None
+    if chip.copy_granule_bytes is None
+    else sum(count.copied_granules for count in counts) * chip.copy_granule_bytes,
+  )

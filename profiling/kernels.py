@@ -1,0 +1,405 @@
+r"""Every op at every shape of the published networks: XLA's program, the kernel's, and the bound.
+
+    python -m profiling.kernels [--kernels=pallas] [--topology=v4:2x2x1] [--images=32] \
+        [--only=TEXT] [--json=OUT]
+
+Compiles each op alone for one chip (184 programs, some ten minutes on two cores, instant the second
+time). Cycles are those of a core, all of whose chip's cores work at the same time, estimated from
+the compiler's schedules and not measured. "backward" is what all gradients cost on top of the
+forward pass. The bound is the longer of the multiply-adds on the matrix units and the least bytes
+over HBM: operands and results, once. With --kernels=pallas the ops' kernels are compiled as well.
+"""
+
+import dataclasses
+import gzip
+import json
+import math
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from absl import flags
+
+from nfnet.errors import UserError, run_main
+from profiling import matmul_kernel
+from profiling.chips import CHIPS, Chip
+from profiling.compilation import run_worker
+from profiling.error_bar import error_bar_text
+from profiling.hlo_cycles import read_operations
+from profiling.kernel_dumps import KernelProfile, read_profiles
+from profiling.op_shapes import ConvShape, ResidualShape, UpdateShape, named_shapes
+from profiling.op_worker import YARDSTICK, OpRequest
+from profiling.output import write_json
+from profiling.topology import parse_topology
+from train.progress import format_table
+
+# Of the networks that the summary is about.
+_SUMMARIZED = ("F0", "F7+")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CompiledOp:
+  """One program on one chip.
+
+  Attributes:
+    operation_cycles: of XLA's operations.
+    kernels: profiles of the Pallas kernels that it calls.
+    argument_bytes: of its arguments in HBM.
+    output_bytes: of its results in HBM.
+    error: of the compiler, which then has nothing else to say.
+  """
+
+  operation_cycles: int = 0
+  kernels: tuple[KernelProfile, ...] = ()
+  argument_bytes: int = 0
+  output_bytes: int = 0
+  error: str | None = None
+
+  def cycles(self, chip: Chip) -> float:
+    """Of all, one after the other."""
+    in_kernels = sum(kernel.seconds(chip) for kernel in self.kernels)
+    return self.operation_cycles + in_kernels * chip.clock_hz
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OpRow:
+  """One op at one shape in one direction.
+
+  Attributes:
+    label: op and shape.
+    direction: "forward", "backward", "update" or "yardstick".
+    calls: in one training step, by network.
+    matrix_cycles: of a core, were its matrix units busy all the time.
+    memory_cycles: likewise for the chip's HBM.
+    xla_cycles: of the reference; None where it did not compile.
+    kernel_cycles: of the kernel; None where there is none.
+    kernels: profiles of what `kernel_cycles` is made of, for a backward pass with the forward pass.
+    error: of the compiler.
+  """
+
+  label: str
+  direction: str
+  calls: dict[str, int]
+  matrix_cycles: float
+  memory_cycles: float
+  xla_cycles: float | None
+  kernel_cycles: float | None = None
+  kernels: tuple[KernelProfile, ...] = ()
+  error: str | None = None
+
+  @property
+  def bound_cycles(self) -> float:
+    """The least that the chip could do it in."""
+    return max(self.matrix_cycles, self.memory_cycles)
+
+
+_Compiled = Mapping[tuple[str, str], CompiledOp]
+"""By label and the program's direction."""
+
+
+def compile_ops(request: OpRequest, **limits: Any) -> tuple[_Compiled, dict[str, str]]:
+  """Compiles all ops of a request.
+
+  Args:
+    request: which.
+    **limits: see `run_worker`.
+
+  Returns:
+    The programs, and the versions of what compiled them.
+
+  Raises:
+    UserError: as `run_worker`.
+  """
+  folder, versions = run_worker(
+    "profiling.op_worker",
+    request,
+    what=f"compiling ops for {request.topology}",
+    dumps=True,
+    **limits,
+  )
+  chip = parse_topology(request.topology).chip
+  entries = json.loads((folder / "result.json").read_text())["programs"]
+  compiled = {}
+  for i, entry in enumerate(entries):
+    key = entry["label"], entry["direction"]
+    compiled[key] = (
+      CompiledOp(error=entry["error"])
+      if "error" in entry
+      else _read(folder / str(i), entry["argument_bytes"], entry["output_bytes"], chip)
+    )
+  return compiled, versions
+
+
+def _read(folder: pathlib.Path, argument_bytes: int, output_bytes: int, chip: Chip) -> CompiledOp:
+  text = gzip.decompress((folder / "program.hlo.gz").read_bytes()).decode()
+  operations = read_operations(text)
+  profiles = read_profiles(folder, chip)
+  return CompiledOp(
+    operation_cycles=sum(one.cycles * one.executions for one in operations),
+    kernels=tuple(
+      profiles[one.name]
+      for one in operations
+      if one.kind == "kernel"
+      for _ in range(one.executions)
+    ),
+    argument_bytes=argument_bytes,
+    output_bytes=output_bytes,
+  )
+
+
+def make_rows(
+  reference: _Compiled, pallas: _Compiled | None, *, chip: Chip, images: int
+) -> list[OpRow]:
+  """The table.
+
+  Args:
+    reference: programs of the references.
+    pallas: of the kernels, where they were asked for.
+    chip: that they are for.
+    images: of the chip.
+  """
+  rows = []
+  for (label, direction), program in reference.items():
+    if (label, direction) == (YARDSTICK, "yardstick"):
+      by_xla = reference[YARDSTICK, "yardstick by XLA"]
+      macs = matmul_kernel.SIZE**3
+      rows.append(_row(label, direction, {}, macs, 0, by_xla, None, program, None, chip))
+  pallas = pallas or {}
+  for shape, calls in named_shapes().items():
+    label = shape.label
+    match shape:
+      case ConvShape() | ResidualShape():
+        if (label, "forward") not in reference:
+          continue
+        forward, both = reference[label, "forward"], reference[label, "both"]
+        kernel_forward, kernel_both = (pallas.get((label, name)) for name in ("forward", "both"))
+        macs = shape.macs * images
+        rows.append(
+          _row(
+            label,
+            "forward",
+            calls,
+            macs,
+            _bytes(forward),
+            forward,
+            None,
+            kernel_forward,
+            None,
+            chip,
+          )
+        )
+        # Operands, cotangent and gradients; the forward pass's result is not part of it.
+        least_bytes = _bytes(both) - forward.output_bytes
+        macs = shape.backward_macs * images
+        rows.append(
+          _row(
+            label, "backward", calls, macs, least_bytes, both, forward, kernel_both, kernel_forward,
+            chip,
+          )
+        )  # fmt: skip
+      case UpdateShape():
+        if (label, "update") in reference:
+          program = reference[label, "update"]
+          kernel = pallas.get((label, "update"))
+          rows.append(
+            _row(label, "update", calls, 0, _bytes(program), program, None, kernel, None, chip)
+          )
+  return rows
+
+
+def _bytes(program: CompiledOp) -> int:
+  return program.argument_bytes + program.output_bytes
+
+
+def _row(
+  label: str,
+  direction: str,
+  calls: dict[str, int],
+  macs: int,
+  least_bytes: int,
+  xla: CompiledOp,
+  xla_before: CompiledOp | None,
+  kernel: CompiledOp | None,
+  kernel_before: CompiledOp | None,
+  chip: Chip,
+) -> OpRow:
+  """`*_before` is the forward pass, whose cycles are taken off."""
+  has_kernel = kernel is not None and kernel.error is None and kernel.kernels
+  error = xla.error or (kernel and kernel.error)
+  device_share = chip.cores_per_device / chip.cores
+  return OpRow(
+    label=label,
+    direction=direction,
+    calls=calls,
+    matrix_cycles=2 * macs / (chip.peak_flops * device_share) * chip.clock_hz,
+    memory_cycles=least_bytes / (chip.hbm_bytes_per_second * device_share) * chip.clock_hz,
+    xla_cycles=None if xla.error else _difference(xla, xla_before, chip),
+    kernel_cycles=_difference(kernel, kernel_before, chip) if has_kernel else None,
+    kernels=kernel.kernels if has_kernel else (),
+    error=error or None,
+  )
+
+
+def _difference(program: CompiledOp, before: CompiledOp | None, chip: Chip) -> float:
+  return program.cycles(chip) - (before.cycles(chip) if before else 0)
+
+
+def geometric_mean(values: Sequence[float]) -> float:
+  """Of positive values."""
+  return math.exp(sum(map(math.log, values)) / len(values))
+
+
+def summary(rows: Sequence[OpRow]) -> list[tuple[str, str, str, str, str]]:
+  """For each op and direction of F0 and F7+: shapes, XLA over bound, XLA over kernel, coverage."""
+  lines = []
+  for op in ("conv", "se_residual", "sgd_agc"):
+    for direction in ("forward", "backward", "update"):
+      chosen = [
+        row
+        for row in rows
+        if row.label.startswith(op)
+        and row.direction == direction
+        and row.xla_cycles
+        and any(variant in row.calls for variant in _SUMMARIZED)
+      ]
+      if not chosen:
+        continue
+      with_kernel = [row for row in chosen if row.kernel_cycles]
+      lines.append(
+        (
+          f"{op}, {direction}",
+          str(len(chosen)),
+          f"{geometric_mean([row.xla_cycles / row.bound_cycles for row in chosen]):.2f}",
+          f"{geometric_mean([row.xla_cycles / row.kernel_cycles for row in with_kernel]):.2f}"
+          if with_kernel
+          else "",
+          f"{len(with_kernel)} of {len(chosen)}",
+        )
+      )
+  return lines
+
+
+def as_json(rows: Sequence[OpRow], request: OpRequest, versions: dict[str, str]) -> dict[str, Any]:
+  """Everything that is printed."""
+  return {
+    "what": "estimated from the compiler's schedules, not measured",
+    "unit": "cycles of a core; all cores of the chip work at the same time",
+    "topology": request.topology,
+    "images_per_chip": request.images,
+    "kernels": request.kernels,
+    "versions": versions,
+    "rows": [
+      {
+        **dataclasses.asdict(row),
+        "bound_cycles": row.bound_cycles,
+      }
+      for row in rows
+    ],
+  }
+
+
+def as_text(rows: Sequence[OpRow], request: OpRequest) -> str:
+  """For a terminal."""
+  chip = parse_topology(request.topology).chip
+  mode = f", {chip.chip_config}" if chip.chip_config else ""
+  table = [
+    (
+      row.label,
+      row.direction,
+      _networks(row.calls),
+      _number(row.xla_cycles),
+      _number(row.bound_cycles),
+      "MXU" if row.matrix_cycles > row.memory_cycles else "HBM",
+      f"{row.xla_cycles / row.bound_cycles:.2f}" if row.xla_cycles else row.error or "",
+      *_kernel_columns(row, chip),
+    )
+    for row in rows
+  ]
+  columns = (
+    "op", "pass", "in", "XLA", "bound", "by", "XLA / bound", "kernel", "XLA / kernel",
+    "MXU VALU VLOAD VSTORE %", "spills", "VMEM KiB", "HBM MB", "HBM us",
+  )  # fmt: skip
+  return "\n".join(
+    [
+      f"Cycles of a core on TPU {chip.name}{mode}, {request.images} images a chip. Estimated from "
+      "the compiler's schedules, not measured:",
+      format_table(table, columns),
+      "",
+      f"Geometric means over the shapes of {' and '.join(_SUMMARIZED)}:",
+      format_table(
+        summary(rows), ("op", "shapes", "XLA / bound", "XLA / kernel", "shapes with a kernel")
+      ),
+      f"{error_bar_text()}.",
+    ]
+  )
+
+
+def _networks(calls: Mapping[str, int]) -> str:
+  families = {variant.endswith("+") for variant in calls}
+  return {frozenset(): "", frozenset({False}): "F", frozenset({True}): "F+"}.get(
+    frozenset(families), "F F+"
+  )
+
+
+def _number(cycles: float | None) -> str:
+  return "" if cycles is None else f"{cycles:,.0f}"
+
+
+def _kernel_columns(row: OpRow, chip: Chip) -> tuple[str, ...]:
+  if row.kernel_cycles is None:
+    return ("",) * 7
+  bundles = sum(kernel.bundles for kernel in row.kernels)
+  units = (
+    sum(kernel.utilization[unit] * kernel.bundles for kernel in row.kernels) / bundles
+    for unit in ("MXU", "VALU", "VLOAD", "VSTORE")
+  )
+  hbm_bytes = [kernel.hbm_bytes for kernel in row.kernels]
+  known = None not in hbm_bytes
+  return (
+    _number(row.kernel_cycles),
+    f"{row.xla_cycles / row.kernel_cycles:.2f}" if row.xla_cycles else "",
+    " ".join(f"{100 * unit:.0f}" for unit in units),
+    str(sum(kernel.spills for kernel in row.kernels)),
+    f"{max(kernel.vmem_bytes for kernel in row.kernels) / 1024:.0f}",
+    f"{sum(hbm_bytes) / 1e6:.1f}" if known else "",
+    f"{sum(hbm_bytes) / chip.hbm_bytes_per_second * 1e6:.1f}" if known else "",
+  )
+
+
+def _define_flags() -> None:
+  flags.DEFINE_string("topology", "v4:2x2x1", f"Slice; generations: {', '.join(CHIPS)}.")
+  flags.DEFINE_integer("images", 32, "On a chip.", lower_bound=1)
+  flags.DEFINE_enum(
+    "kernels", "reference", ["reference", "pallas"], "pallas compiles the kernels as well."
+  )
+  flags.DEFINE_string("only", "", "Compile only ops whose label has this in it.")
+  flags.DEFINE_string("json", None, "Write the figures to this file too.")
+
+
+def main(arguments: list[str]) -> None:
+  """Compiles, compares and prints."""
+  if len(arguments) > 1:
+    raise UserError(f"unexpected argument {arguments[1]!r}: every argument is --NAME=VALUE")
+  values = flags.FLAGS
+  chip = parse_topology(values.topology).chip
+  request = OpRequest(
+    topology=values.topology,
+    images=values.images * chip.cores_per_device // chip.cores,
+    kernels="reference",
+    only=values.only,
+  )
+  reference, versions = compile_ops(request)
+  if not reference:
+    raise UserError(f"--only={values.only}: no op has this in its label")
+  pallas = None
+  if values.kernels == "pallas":
+    request = dataclasses.replace(request, kernels="pallas")
+    pallas, _ = compile_ops(request)
+  rows = make_rows(reference, pallas, chip=chip, images=request.images)
+  write_json("json", values.json, as_json(rows, request, versions))
+  print(as_text(rows, request))
+
+
+if __name__ == "__main__":
+  _define_flags()
+  run_main(main)

@@ -1,0 +1,253 @@
+"""Compiles the ops one by one, in a process of its own; `profiling.kernels` starts it.
+
+    python -m profiling.op_worker REQUEST.json FOLDER
+
+For each program a folder FOLDER/NUMBER with program.hlo.gz and what the compiler wrote about Pallas
+kernels, and in FOLDER/result.json a list of what the programs are and the bytes of their arguments
+and results, or the compiler's complaint. FOLDER/error.txt, one line, says what is wrong with the
+request.
+"""
+
+import dataclasses
+import gzip
+import json
+import pathlib
+import resource
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+import kernels
+from nfnet.activations import scaled_activation
+from nfnet.errors import UserError
+from profiling import kernel_dumps, matmul_kernel
+from profiling.op_shapes import ConvShape, OpShape, ResidualShape, UpdateShape, named_shapes
+from profiling.topology import describe_devices, parse_topology
+
+DUMPS = "dumps"
+YARDSTICK = f"matmul {matmul_kernel.SIZE}x{matmul_kernel.SIZE}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OpRequest:
+  """Every op at every published shape, on one device.
+
+  Attributes:
+    topology: name of a slice of which the device is one.
+    images: of a device; all of its cores share them.
+    kernels: "reference" or "pallas".
+    only: substring of the labels of what to compile; "" is everything.
+  """
+
+  topology: str
+  images: int
+  kernels: Literal["reference", "pallas"]
+  only: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Program:
+  """What is compiled.
+
+  Attributes:
+    label: of the op's shape.
+    direction: "forward"; "both" is forward with all gradients; "update"; "yardstick" is the matrix
+      product as a kernel and "yardstick by XLA" the same by XLA.
+    function: of JAX arrays.
+    arguments: what these look like.
+    donated: positions of those that the results may overwrite.
+  """
+
+  label: str
+  direction: Literal["forward", "both", "update", "yardstick", "yardstick by XLA"]
+  function: Callable[..., Any]
+  arguments: tuple[jax.ShapeDtypeStruct, ...]
+  donated: tuple[int, ...] = ()
+
+
+def programs(request: OpRequest) -> Iterator[Program]:
+  """All programs of a request."""
+  size = (matmul_kernel.SIZE, matmul_kernel.SIZE)
+  everything = [
+    Program(
+      label=YARDSTICK,
+      direction=direction,
+      function=function,
+      arguments=(jax.ShapeDtypeStruct(size, jnp.bfloat16),) * 2,
+    )
+    for direction, function in (
+      ("yardstick", matmul_kernel.matmul),
+      ("yardstick by XLA", jnp.dot),
+    )
+  ]
+  for shape in named_shapes():
+    everything += _programs_of(shape, request)
+  return (program for program in everything if request.only in program.label)
+
+
+def _programs_of(shape: OpShape, request: OpRequest) -> list[Program]:
+  match shape:
+    case ConvShape():
+      return _conv_programs(shape, request)
+    case ResidualShape():
+      return _residual_programs(shape, request)
+    case UpdateShape():
+      return [_update_program(shape, request)]
+
+
+def _described(*shape: int, dtype: str = "float32") -> jax.ShapeDtypeStruct:
+  return jax.ShapeDtypeStruct(shape, jnp.dtype(dtype))
+
+
+def _conv_programs(shape: ConvShape, request: OpRequest) -> list[Program]:
+  activation = scaled_activation("gelu")
+  kernel, outputs = shape.kernel_pixels, shape.out_channels
+
+  def forward(weight, gain, bias, beta, x):
+    return kernels.scaled_ws_conv(
+      x,
+      weight,
+      gain,
+      bias,
+      stride=shape.stride,
+      groups=shape.groups,
+      pool=shape.pool,
+      input_activation=activation if shape.activates_input else None,
+      input_scale=beta if shape.activates_input else None,
+      output_activation=activation if shape.activates_output else None,
+      implementation=request.kernels,
+    )
+
+  x = _described(shape.pixels, shape.pixels, request.images, shape.in_channels, dtype="bfloat16")
+  y = _described(shape.out_pixels, shape.out_pixels, request.images, outputs, dtype="bfloat16")
+  arguments = (
+    _described(kernel, kernel, shape.in_channels // shape.groups, outputs),
+    _described(outputs),
+    _described(outputs),
+    _described(),
+    x,
+  )
+  differentiated = (0, 1, 2, 4) if shape.differentiates_input else (0, 1, 2)
+  return _forward_and_both(shape.label, forward, arguments, differentiated, y)
+
+
+def _residual_programs(shape: ResidualShape, request: OpRequest) -> list[Program]:
+  wide = _described(shape.pixels, shape.pixels, request.images, shape.channels, dtype="bfloat16")
+
+  def forward(*arguments):
+    *others, keep = arguments
+    return kernels.se_residual(*others, keep=keep, implementation=request.kernels)
+
+  arguments = (
+    wide,
+    wide,
+    _described(shape.channels, shape.squeeze_channels),
+    _described(shape.squeeze_channels),
+    _described(shape.squeeze_channels, shape.channels),
+    _described(shape.channels),
+    _described(),
+    _described(request.images),
+  )
+  return _forward_and_both(shape.label, forward, arguments, tuple(range(7)), wide)
+
+
+def _forward_and_both(
+  label: str,
+  forward: Callable[..., Any],
+  arguments: tuple[jax.ShapeDtypeStruct, ...],
+  differentiated: tuple[int, ...],
+  result: jax.ShapeDtypeStruct,
+) -> list[Program]:
+  def both(cotangent, *arguments):
+    def of_differentiated(*values):
+      changed = dict(zip(differentiated, values, strict=True))
+      return forward(*(changed.get(i, argument) for i, argument in enumerate(arguments)))
+
+    y, pullback = jax.vjp(of_differentiated, *(arguments[i] for i in differentiated))
+    return y, pullback(cotangent)
+
+  return [
+    Program(label=label, direction="forward", function=forward, arguments=arguments),
+    Program(label=label, direction="both", function=both, arguments=(result, *arguments)),
+  ]
+
+
+def _update_program(shape: UpdateShape, request: OpRequest) -> Program:
+  def update(parameter, gradient, buffer, rate):
+    step, buffer = kernels.sgd_agc(
+      parameter,
+      gradient,
+      buffer,
+      learning_rate=rate,
+      momentum=jnp.float32(0.9),
+      weight_decay=jnp.float32(2e-5),
+      clipping=jnp.float32(0.01) if shape.clipped else None,
+      implementation=request.kernels,
+    )
+    return parameter + step, buffer
+
+  leaf = _described(*shape.shape)
+  return Program(
+    label=shape.label,
+    direction="update",
+    function=update,
+    arguments=(leaf, leaf, leaf, _described()),
+    donated=(0, 2),
+  )
+
+
+def compile_all(request: OpRequest, folder: pathlib.Path) -> list[dict[str, Any]]:
+  """Compiles one program after the other and leaves what came of each in its folder.
+
+  Raises:
+    UserError: there is no such slice.
+  """
+  device = describe_devices(parse_topology(request.topology))[0]
+  sharding = jax.sharding.SingleDeviceSharding(device)
+  entries = []
+  todo = list(programs(request))
+  for i, program in enumerate(todo):
+    # Shown by the process that waits for this one.
+    print(f"{i + 1}/{len(todo)} {program.label}, {program.direction}", flush=True)
+    entry = {"label": program.label, "direction": program.direction}
+    entries.append(entry)
+    arguments = [
+      jax.ShapeDtypeStruct(argument.shape, argument.dtype, sharding=sharding)
+      for argument in program.arguments
+    ]
+    function = jax.jit(program.function, donate_argnums=program.donated)
+    try:
+      compiled = function.lower(*arguments).compile()
+    except jax.errors.JaxRuntimeError as error:
+      entry["error"] = str(error).splitlines()[0]
+      continue
+    memory = compiled.memory_analysis()
+    entry["argument_bytes"] = memory.argument_size_in_bytes
+    entry["output_bytes"] = memory.output_size_in_bytes
+    own = folder / str(i)
+    own.mkdir()
+    text = compiled.as_text()
+    (own / "program.hlo.gz").write_bytes(gzip.compress(text.encode(), compresslevel=5))
+    kernel_dumps.keep(folder / DUMPS, text, own)
+  return entries
+
+
+def main(request_path: str, folder: str) -> None:
+  """Compiles what the file asks for and writes what came of it."""
+  # A compiler that aborts would leave gigabytes.
+  resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+  request = OpRequest(**json.loads(pathlib.Path(request_path).read_text()))
+  out = pathlib.Path(folder)
+  try:
+    entries = compile_all(request, out)
+  except UserError as error:
+    (out / "error.txt").write_text(str(error))
+    return
+  (out / "result.json").write_text(json.dumps({"programs": entries}, indent=1))
+
+
+if __name__ == "__main__":
+  main(*sys.argv[1:])
