@@ -73,7 +73,6 @@ def requests_v3() -> list[StepRequest]:
       pixels=step.pixels,
       num_classes=1000,
       block_execution="unrolled",
-      ema=True,
     )
     for step in published.STEPS_V3
   ]

@@ -21,6 +21,7 @@ from tqdm import tqdm
 import train.configs
 from nfnet.errors import UserError, run_main
 from profiling import published
+from profiling.error_bar import error_bar_text, error_bars, error_bars_json
 from profiling.output import write_json
 from profiling.request import StepRequest
 from profiling.step import StepReport, report
@@ -122,6 +123,7 @@ def as_json(estimates: Estimates) -> dict[str, Any]:
     "rules": RULES,
     "topology": first.request.topology,
     "kernels": first.request.kernels,
+    "error_bars": error_bars_json(),
     "versions": first.compilation.versions,
     "pretraining": [
       {
@@ -211,6 +213,7 @@ def as_text(estimates: Estimates) -> str:
       "Days for one epoch by chips, were each chip as fast as on this slice:",
       format_table(plan, ("variant", *map(str, _PLAN_CHIPS))),
       f"Rules: {RULES}.",
+      f"{error_bar_text()}.",
     ]
   )
 
@@ -230,19 +233,32 @@ def draw(estimates: Estimates) -> Figure:
   figure = Figure(figsize=(8, 5), dpi=150, layout="constrained")
   FigureCanvasAgg(figure)
   axes = figure.add_subplot()
+  # The one of the two that compares equal programs.
+  bar = error_bars()["v3"]
   for variant in published.VARIANTS:
     runs: Sequence[published.Run] = [run for run in published.RUNS if run.variant == variant]
     losses = [run.loss for run in runs]
     style = {"color": _COLORS[variant], "linewidth": 1.2, "markersize": 4}
     axes.plot([run.core_hours for run in runs], losses, "o-", label=variant, **style)
-    axes.plot(
-      [estimates.core_hours(variant, run.epochs) for run in runs],
+    hours = [estimates.core_hours(variant, run.epochs) for run in runs]
+    axes.plot(hours, losses, "x--", **{**style, "linewidth": 0.8})
+    axes.hlines(
       losses,
-      "x--",
-      **{**style, "linewidth": 0.8},
+      [bar.lowest * estimate for estimate in hours],
+      [bar.highest * estimate for estimate in hours],
+      color=_COLORS[variant],
+      linewidth=0.8,
     )
   axes.plot([], [], "o-", color="#777777", label="cost as published")
   axes.plot([], [], "x--", color="#777777", label="cost estimated for this project")
+  axes.plot(
+    [],
+    [],
+    "-",
+    color="#777777",
+    linewidth=0.8,
+    label=f"what real steps took of an estimate: {bar.lowest:.2f} to {bar.highest:.2f}",
+  )
   axes.set_xscale("log")
   axes.set_xlabel("TPU-v4 core-hours")
   axes.set_ylabel("held-out loss as published (nats)")

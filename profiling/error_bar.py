@@ -42,6 +42,11 @@ def error_bars() -> dict[str, Spread]:
   return {name: Spread(**table["spread"]) for name, table in calibration["tables"].items()}
 
 
+def error_bars_json() -> dict[str, dict[str, float]]:
+  """The same, for files of figures."""
+  return {name: dataclasses.asdict(bar) for name, bar in error_bars().items()}
+
+
 def error_bar_text() -> str:
   """One line for the foot of a table of estimates."""
   v3, v4 = error_bars()["v3"], error_bars()["v4"]

@@ -14,7 +14,7 @@ from absl import flags
 from tqdm import tqdm
 
 from nfnet.errors import UserError, run_main
-from profiling.error_bar import error_bar_text
+from profiling.error_bar import error_bar_text, error_bars_json
 from profiling.output import write_json
 from profiling.request import StepRequest
 from profiling.step import MFU_DEFINITION, StepReport, check_variant, report
@@ -31,6 +31,7 @@ def as_json(reports: Sequence[StepReport]) -> dict[str, Any]:
     "what": "estimated from the compiler's schedule, not measured",
     "rules": RULES,
     "mfu_definition": MFU_DEFINITION,
+    "error_bars": error_bars_json(),
     "versions": reports[0].compilation.versions,
     "steps": [
       {

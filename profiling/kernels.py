@@ -24,7 +24,7 @@ from nfnet.errors import UserError, run_main
 from profiling import matmul_kernel
 from profiling.chips import CHIPS, Chip
 from profiling.compilation import run_worker
-from profiling.error_bar import error_bar_text
+from profiling.error_bar import error_bar_text, error_bars_json
 from profiling.hlo_cycles import read_operations
 from profiling.kernel_dumps import KernelProfile, read_profiles
 from profiling.op_shapes import ConvShape, ResidualShape, UpdateShape, named_shapes
@@ -287,6 +287,7 @@ def as_json(rows: Sequence[OpRow], request: OpRequest, versions: dict[str, str])
     "topology": request.topology,
     "images_per_chip": request.images,
     "kernels": request.kernels,
+    "error_bars": error_bars_json(),
     "versions": versions,
     "rows": [
       {

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from nfnet.errors import UserError, run_main
 from profiling import published
-from profiling.error_bar import error_bar_text
+from profiling.error_bar import error_bar_text, error_bars_json
 from profiling.output import write_json
 from profiling.request import StepRequest
 from profiling.step import StepReport, report
@@ -50,6 +50,7 @@ def as_json(reports: list[StepReport]) -> dict[str, Any]:
   return {
     "what": "estimated from the compiler's schedule, not measured; collectives aside",
     "rules": RULES,
+    "error_bars": error_bars_json(),
     "versions": reports[0].compilation.versions,
     "steps": [
       {

@@ -23,6 +23,7 @@ from profiling.compilation import (
   Compilation,
   compile_step,
 )
+from profiling.error_bar import error_bar_text, error_bars_json
 from profiling.hlo_cycles import read_operations
 from profiling.output import write_json
 from profiling.request import StepRequest
@@ -121,6 +122,7 @@ def as_json(result: StepReport) -> dict[str, Any]:
     "compilation": compilation,
     "estimated": {
       "rules": RULES,
+      "error_bars": error_bars_json(),
       "step_seconds": result.time.seconds,
       "images_per_second_per_chip": result.images_per_second_per_chip,
       "mfu": result.mfu,
@@ -163,6 +165,7 @@ def as_text(result: StepReport) -> str:
       *head,
       format_rows(time.rows, time.seconds),
       f"Rules: {RULES}.",
+      f"{error_bar_text()}.",
     ]
   )
 

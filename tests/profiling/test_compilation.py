@@ -100,6 +100,21 @@ def test_versions_flags_and_source_are_part_of_the_key(monkeypatch, tmp_path):
   assert compilation._key(STEP, REQUEST, {}) != before
 
 
+def test_dumps_about_kernels_are_not_left_behind(tmp_path):
+  """No op has a kernel yet that this step would call, so nothing is to be kept either."""
+  request = dataclasses.replace(REQUEST, kernels="pallas")
+  compiled = compile_step(request, cache=tmp_path)
+  assert compiled.kernels == {}
+  (folder,) = tmp_path.iterdir()
+  assert {path.name for path in folder.iterdir()} == {
+    "kernels.json",
+    "log.txt",
+    "program.hlo.gz",
+    "request.json",
+    "result.json",
+  }
+
+
 @pytest.mark.parametrize(
   ("change", "limits", "message"),
   [

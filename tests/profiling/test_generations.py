@@ -1,0 +1,77 @@
+import dataclasses
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+from nfnet.cost import count
+from profiling.chips import CHIPS
+from profiling.compilation import Compilation
+from profiling.generations import SLICES, as_json, as_text
+from profiling.request import StepRequest
+from profiling.step import StepReport
+from profiling.step_time import Row, StepTime
+from profiling.topology import parse_topology
+
+
+def report(topology):
+  rows = (
+    Row(part="stem", direction="forward", kind="convolution", seconds=0.06),
+    Row(part="collectives", direction="", kind="collective", seconds=0.02),
+  )
+  return StepReport(
+    request=StepRequest(
+      variant="F3", topology=topology, batch_per_chip=32, pixels=224, num_classes=1000
+    ),
+    compilation=Compilation(
+      hlo_text="",
+      kernels={},
+      lower_seconds=1.0,
+      compile_seconds=1.0,
+      peak_memory_bytes=1,
+      hbm_bytes=20 * 2**30,
+      versions={"jax": "1"},
+    ),
+    time=StepTime(rows=rows, collective_bytes=0),
+  )
+
+
+def test_there_is_one_slice_of_four_chips_of_each_generation():
+  slices = [parse_topology(name) for name in SLICES]
+  assert {one.chip.name for one in slices} == set(CHIPS)
+  assert [one.chips for one in slices] == [4] * len(CHIPS)
+
+
+def test_a_row_a_generation():
+  reports = [report(name) for name in SLICES]
+  text = as_text(reports)
+  assert "not measured" in text
+  flops = 6 * count("F3", num_classes=1000, pixels=224).macs * 400
+  for chip in CHIPS.values():
+    (line,) = [line for line in text.splitlines() if line.startswith(f"{chip.name} ")]
+    fields = line.split()
+    assert fields[2:5] == ["80.0", "20.0", "400"]
+    assert fields[5] == f"{flops / chip.peak_flops:.1%}"
+    # 20 GiB a device: a v3 device is one core of two and a v5e chip has 16.
+    assert ("DOES NOT FIT" in line) == (chip.name in ("v3", "v5e"))
+  figures = json.loads(json.dumps(as_json(reports)))
+  assert figures["steps"][1]["images_per_second_per_chip"] == pytest.approx(400)
+  assert figures["steps"][1]["mfu"] == pytest.approx(flops / 275e12)
+  assert set(dataclasses.asdict(reports[0].request)) <= set(figures["steps"][0])
+
+
+@pytest.mark.parametrize(
+  ("argument", "message"),
+  [("--variant=F9", "--variant: "), ("stray", "unexpected argument 'stray'")],
+)
+def test_what_a_user_gets_wrong_is_one_line(argument, message):
+  result = subprocess.run(
+    [sys.executable, "-m", "profiling.generations", argument],
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert result.returncode == 2
+  assert re.fullmatch(rf"error: .*{re.escape(message)}.*\n", result.stderr), result.stderr

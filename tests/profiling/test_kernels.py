@@ -1,0 +1,193 @@
+"""On programs that the real TPU compiler made, for chips that are not there."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+from nfnet.errors import UserError
+from profiling.chips import CHIPS
+from profiling.kernel_dumps import KernelProfile
+from profiling.kernels import (
+  CompiledOp,
+  OpRow,
+  as_json,
+  as_text,
+  compile_ops,
+  geometric_mean,
+  make_rows,
+  summary,
+)
+from profiling.op_worker import YARDSTICK, OpRequest
+
+V4 = CHIPS["v4"]
+LABEL = "se_residual 7px 1536 squeeze 768"
+PROFILE = KernelProfile(
+  bundles=1000,
+  is_upper_bound=False,
+  utilization={"MXU": 0.5, "VALU": 0.25, "VLOAD": 0.1, "VSTORE": 0.2},
+  spills=3,
+  vmem_bytes=2048,
+  hbm_bytes=10**6,
+)
+
+
+@pytest.fixture(scope="module")
+def yardstick(tmp_path_factory):
+  request = OpRequest(topology="v4:2x2x1", images=32, kernels="reference", only="matmul")
+  programs, _ = compile_ops(request, cache=tmp_path_factory.mktemp("cache"))
+  return make_rows(programs, None, chip=V4, images=32)
+
+
+def test_the_yardstick_is_the_matrix_product_whose_schedule_is_known(yardstick):
+  (row,) = yardstick
+  assert (row.label, row.direction) == (YARDSTICK, "yardstick")
+  (kernel,) = row.kernels
+  # 573,083 bundles were counted independently; see test_bundle_cycles.py.
+  assert kernel.bundles == pytest.approx(573_083, rel=0.02)
+  assert kernel.vmem_bytes == 4 * 2**20 + 0x9000
+  assert kernel.hbm_bytes == (2 * 8 + 1) * 4096**2 * 2
+  assert row.kernel_cycles == kernel.bundles
+  # Half of the multiply-adds on four 128 x 128 units.
+  assert row.matrix_cycles == pytest.approx(4096**3 / 2 / 4 / 128**2, rel=2e-3)
+  assert row.bound_cycles == row.matrix_cycles
+  assert row.bound_cycles < row.xla_cycles < 2 * row.bound_cycles
+
+
+@pytest.fixture(scope="module")
+def update(tmp_path_factory):
+  label = "sgd_agc 1x1x2048x4096"
+  request = OpRequest(topology="v4:2x2x1", images=32, kernels="pallas", only=label)
+  programs, _ = compile_ops(request, cache=tmp_path_factory.mktemp("cache"))
+  return make_rows(programs, programs, chip=V4, images=32)
+
+
+def test_an_update_is_bound_by_its_bytes(update):
+  (row,) = update
+  # Parameter, gradient and buffer in, parameter and buffer out; the learning rate is a word.
+  seconds = 20 * 2048 * 4096 / 1.2e12
+  assert row.memory_cycles == pytest.approx(seconds * 1.05e9, rel=1e-3)
+  assert row.bound_cycles == row.memory_cycles
+  assert row.calls["F7+"] == 1
+  assert row.bound_cycles < row.xla_cycles < 10 * row.bound_cycles
+
+
+def op(cycles, *kernels, argument_bytes=0, output_bytes=0):
+  return CompiledOp(
+    operation_cycles=cycles,
+    kernels=kernels,
+    argument_bytes=argument_bytes,
+    output_bytes=output_bytes,
+  )
+
+
+def test_backward_is_what_both_cost_on_top_of_forward():
+  reference = {
+    (LABEL, "forward"): op(100, argument_bytes=1000, output_bytes=400),
+    (LABEL, "both"): op(350, argument_bytes=1400, output_bytes=1600),
+  }
+  pallas = {
+    (LABEL, "forward"): op(10, PROFILE),
+    (LABEL, "both"): op(20, PROFILE, PROFILE),
+  }
+  forward, backward = make_rows(reference, pallas, chip=V4, images=32)
+  assert (forward.direction, backward.direction) == ("forward", "backward")
+  assert (forward.xla_cycles, backward.xla_cycles) == (100, 250)
+  assert forward.kernel_cycles == pytest.approx(1010)
+  assert backward.kernel_cycles == pytest.approx(1010)
+  macs = 2 * 1536 * 768 * 32
+  assert forward.matrix_cycles == pytest.approx(macs / 2 / 4 / 128**2, rel=2e-3)
+  assert backward.matrix_cycles == pytest.approx(2 * forward.matrix_cycles)
+  # 1000 in and 400 out; 1400 in and gradients of 1200 out.
+  assert forward.memory_cycles == pytest.approx(1400 / 1.2e12 * 1.05e9)
+  assert backward.memory_cycles == pytest.approx(2600 / 1.2e12 * 1.05e9)
+
+
+def test_without_a_kernel_there_is_no_ratio():
+  reference = {(LABEL, "forward"): op(100), (LABEL, "both"): op(350)}
+  # It was asked for, and the reference ran instead.
+  rows = make_rows(reference, reference, chip=V4, images=32)
+  assert [row.kernel_cycles for row in rows] == [None, None]
+
+
+def test_what_does_not_compile_is_in_the_table():
+  reference = {(LABEL, "forward"): op(100), (LABEL, "both"): op(350)}
+  pallas = {
+    (LABEL, "forward"): CompiledOp(error="RESOURCE_EXHAUSTED: vmem"),
+    (LABEL, "both"): CompiledOp(error="RESOURCE_EXHAUSTED: vmem"),
+  }
+  rows = make_rows(reference, pallas, chip=V4, images=32)
+  assert {row.error for row in rows} == {"RESOURCE_EXHAUSTED: vmem"}
+  request = OpRequest(topology="v4:2x2x1", images=32, kernels="pallas")
+  assert "RESOURCE_EXHAUSTED: vmem" in as_text(rows, request)
+
+
+def row(label, direction, xla, kernel, calls):
+  return OpRow(
+    label=label,
+    direction=direction,
+    calls=calls,
+    matrix_cycles=100,
+    memory_cycles=50,
+    xla_cycles=xla,
+    kernel_cycles=kernel,
+    kernels=(PROFILE,) if kernel else (),
+  )
+
+
+ROWS = [
+  row("conv a", "forward", 200, 100, {"F0": 2}),
+  row("conv b", "forward", 800, 100, {"F7+": 2}),
+  row("conv c", "forward", 10**6, 100, {"F1+": 2}),
+  row("conv a", "backward", 400, None, {"F0": 2}),
+]
+
+
+def test_the_summary_is_of_two_networks_and_says_what_has_no_kernel():
+  assert summary(ROWS) == [
+    ("conv, forward", "2", "4.00", "4.00", "2 of 2"),
+    ("conv, backward", "1", "4.00", "", "0 of 1"),
+  ]
+  assert geometric_mean([2, 8]) == pytest.approx(4)
+
+
+def test_the_table_has_the_kernels_figures():
+  request = OpRequest(topology="v4:2x2x1", images=32, kernels="pallas")
+  text = as_text(ROWS, request)
+  assert "not measured" in text
+  (line,) = [line for line in text.splitlines() if line.startswith("conv b")]
+  columns = re.split(r" {2,}", line.strip())
+  assert columns == [
+    "conv b", "forward", "F+", "800", "100", "MXU", "8.00", "100", "8.00", "50 25 10 20", "3", "2",
+    "1.0", "0.8",
+  ]  # fmt: skip
+  figures = json.loads(json.dumps(as_json(ROWS, request, {"jax": "1"})))
+  assert figures["rows"][1]["kernels"][0]["spills"] == 3
+  assert figures["rows"][1]["bound_cycles"] == 100
+
+
+def test_a_slice_that_is_not_there_is_an_error(tmp_path):
+  request = OpRequest(topology="v4:2x3x1", images=32, kernels="reference", only="matmul")
+  with pytest.raises(UserError, match="v4:2x3x1"):
+    compile_ops(request, cache=tmp_path)
+
+
+@pytest.mark.parametrize(
+  ("argument", "message"),
+  [
+    ("--only=no such op", "--only=no such op: no op has this in its label"),
+    ("--topology=v9:2", "topology 'v9:2'"),
+    ("stray", "unexpected argument 'stray'"),
+  ],
+)
+def test_what_a_user_gets_wrong_is_one_line(argument, message, tmp_path):
+  result = subprocess.run(
+    [sys.executable, "-m", "profiling.kernels", argument],
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert result.returncode == 2
+  assert re.fullmatch(rf"error: .*{re.escape(message)}.*\n", result.stderr), result.stderr

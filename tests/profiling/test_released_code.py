@@ -1,0 +1,75 @@
+import dataclasses
+import json
+
+import pytest
+
+from profiling import published
+from profiling.compilation import Compilation
+from profiling.output import RESULTS
+from profiling.released_code import as_json, as_text, request_for, speed_without_collectives
+from profiling.step import StepReport
+from profiling.step_time import Row, StepTime
+
+
+def report(released, compute_seconds, collective_seconds):
+  rows = (
+    Row(part="stem", direction="forward", kind="convolution", seconds=compute_seconds),
+    Row(part="collectives", direction="", kind="collective", seconds=collective_seconds),
+  )
+  return StepReport(
+    request=request_for(released),
+    compilation=Compilation(
+      hlo_text="",
+      kernels={},
+      lower_seconds=1.0,
+      compile_seconds=1.0,
+      peak_memory_bytes=1,
+      hbm_bytes=1,
+      versions={"jax": "1"},
+    ),
+    time=StepTime(rows=rows, collective_bytes=0),
+  )
+
+
+def test_the_steps_are_those_that_the_released_code_was_estimated_at():
+  requests = [request_for(released) for released in published.RELEASED_STEPS_V4]
+  assert [(one.variant, one.num_classes) for one in requests] == [
+    ("F0", 1000), ("F1", 1000), ("F3", 1000), ("F0+", 30_000), ("F1+", 30_000)
+  ]  # fmt: skip
+  # The released code has 128 channels in the first bottlenecks of F+.
+  assert [one.bottleneck for one in requests] == ["paper"] * 3 + ["released"] * 2
+  for request in requests:
+    assert (request.batch_per_chip, request.pixels, request.kernels) == (32, 224, "reference")
+    assert request.block_execution == "unrolled"
+    assert not request.rematerialize
+
+
+def test_collectives_are_apart():
+  reports = [report(one, 0.025, 0.005) for one in published.RELEASED_STEPS_V4]
+  assert speed_without_collectives(reports[0]) == pytest.approx(32 / 0.025)
+  figures = json.loads(json.dumps(as_json(reports)))["steps"]
+  assert figures[0]["images_per_second_per_chip"] == pytest.approx(1280)
+  assert figures[0]["with_collectives"] == pytest.approx(32 / 0.030)
+  assert figures[0]["released_code"] == 1185
+  assert figures[0]["paper_a"] == pytest.approx(1373, rel=2e-3)
+  # Paper A did not train F0+.
+  assert figures[3]["paper_a"] is None
+  (line,) = [line for line in as_text(reports).splitlines() if line.startswith("F0 ")]
+  assert line.split() == ["F0", "1,000", "1280", "1185", "1.080", "1067", "1374"]
+
+
+def test_the_stored_figures_are_not_below_the_released_codes():
+  stored = json.loads((RESULTS / "released_code.json").read_text())["steps"]
+  assert [step["variant"] for step in stored] == [
+    step.variant for step in published.RELEASED_STEPS_V4
+  ]
+  for step, released in zip(stored, published.RELEASED_STEPS_V4, strict=True):
+    assert step["released_code"] == released.images_per_second_per_chip
+    assert step["images_per_second_per_chip"] >= step["released_code"], step["variant"]
+    assert (
+      dataclasses.asdict(released).items()
+      >= {
+        "variant": step["variant"],
+        "num_classes": step["num_classes"],
+      }.items()
+    )
