@@ -93,8 +93,7 @@ def keep(dumps: pathlib.Path, hlo_text: str, folder: pathlib.Path) -> None:
 
 
 def _read_dump(dumps: pathlib.Path, pattern: str) -> str:
-  # Not the one whose name ends in "schedule-analysis_final_bundles.txt".
-  paths = [path for path in dumps.glob(pattern) if "schedule-analysis" not in path.name]
+  paths = list(dumps.glob(pattern))
   if len(paths) != 1:
     raise FileNotFoundError(f"{len(paths)} dumps are named {pattern}")
   # The compiler's own name of the call would make equal kernels differ.

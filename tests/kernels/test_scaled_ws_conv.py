@@ -119,6 +119,17 @@ def test_pooling_at_an_odd_edge_is_the_mean_of_what_is_there():
   np.testing.assert_array_equal(average_pool(x)[..., 0, 0], [[2.0, 3.5], [6.5, 8.0]])
 
 
+def test_a_mean_far_from_zero_costs_no_precision():
+  rng = np.random.default_rng(0)
+  # A hundred deviations: squares summed relative to zero would lose 6e-4 of the variance.
+  weight = (1 + 0.01 * rng.standard_normal((3, 3, 16, 8))).astype(np.float32)
+  gain = np.ones(8, np.float32)
+  expected = standardize_float64(weight, gain)
+  actual = standardize_weight(jnp.asarray(weight), jnp.asarray(gain))
+  # What is left is 2^-24 of the mean, which is a hundred times as large as the values.
+  np.testing.assert_allclose(actual, expected, rtol=0, atol=2e-5 * np.abs(expected).max())
+
+
 @given(
   seed=st.integers(0, 2**32 - 1),
   shift=st.floats(-3, 3, width=32),

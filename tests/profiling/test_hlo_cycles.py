@@ -54,6 +54,15 @@ def test_a_collective_has_its_bytes(loops):
   assert psum.result_bytes == 512 * 512 * 2
 
 
+def test_a_collectives_own_cycles_do_not_count(loops):
+  lines = [
+    line + ', backend_config={"estimated_cycles":"123"}' if " all-reduce(" in line else line
+    for line in loops.splitlines()
+  ]
+  (psum,) = (o for o in read_operations("\n".join(lines)) if o.kind == "collective")
+  assert psum.cycles == 0
+
+
 def test_bytes_of_a_tuple_are_those_of_its_arrays(loops):
   single = "= bf16[512,512]{1,0:T(8,128)(2,1)} all-reduce("
   assert single in loops

@@ -28,7 +28,7 @@ ENTRY %main (a: f32[8,8], b: f32[8]) -> f32[8] {
   %cudnn = f32[8]{0} custom-call(%a, %b), custom_call_target="__cudnn$convForward"
   %gemm = f32[8]{0} custom-call(%a, %b), custom_call_target="__cublas$gemm"
   %pallas = f32[8]{0} custom-call(%b), custom_call_target="tpu_custom_call"
-  %sum-start = f32[8]{0} all-reduce-start(%b)
+  %sum-start = (f32[8]{0}, f32[8]{0}) all-reduce-start(%b)
   %sum-done = f32[8]{0} all-reduce-done(%sum-start)
   ROOT %moving-start = f32[8]{0} copy-start(%b)
 }
@@ -80,6 +80,8 @@ def test_sources(computations, name, source):
 def test_bytes_are_those_of_the_result(computations):
   assert computations["main"]["plain"].result_bytes == 32
   assert computations["main"]["a"].result_bytes == 256
+  # Its type is that of its operands and its results.
+  assert computations["main"]["sum-start"].result_bytes == 32
 
 
 def test_other_text_is_refused():

@@ -61,6 +61,14 @@ def test_what_the_calls_of_a_network_are():
   assert shapes[ResidualShape(pixels=14, channels=1536, squeeze_channels=768)] == 12
   assert shapes[UpdateShape(shape=(3072, 1000), clipped=False)] == 1
   assert UpdateShape(shape=(3072, 1000)) not in shapes
+  # The stem: no activation after its last convolution.
+  labels = [shape.label for shape in shapes if shape.label.startswith("conv 3x3")]
+  assert labels[:4] == [
+    "conv 3x3 224px 3->16 stride 2 gelu out",
+    "conv 3x3 112px 16->32 gelu out",
+    "conv 3x3 112px 32->64 gelu out",
+    "conv 3x3 112px 64->128 stride 2",
+  ]
   # The images need no gradient.
   (first,) = [shape for shape in shapes if isinstance(shape, ConvShape) and shape.pixels == 224]
   assert first.backward_macs == first.macs
