@@ -177,7 +177,7 @@ def _forward_and_both(
 
 def _update_program(shape: UpdateShape, request: OpRequest) -> Program:
   def update(parameter, gradient, buffer, rate):
-    step, buffer = kernels.sgd_agc(
+    return kernels.sgd_agc(
       parameter,
       gradient,
       buffer,
@@ -187,7 +187,6 @@ def _update_program(shape: UpdateShape, request: OpRequest) -> Program:
       clipping=jnp.float32(0.01) if shape.clipped else None,
       implementation=request.kernels,
     )
-    return parameter + step, buffer
 
   leaf = _described(*shape.shape)
   return Program(

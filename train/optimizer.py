@@ -1,6 +1,7 @@
 """SGD with AGC as an optax transformation, and the moving average of parameters."""
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -25,6 +26,22 @@ class SGDAGCState(NamedTuple):
   momentum: Any
 
 
+class OnePassTransformation(NamedTuple):
+  """An `optax.GradientTransformation` that can also write the new parameters itself.
+
+  Attributes:
+    init: parameters -> state, as optax has it.
+    update: (gradients, state, parameters) -> (updates, state), likewise; for use inside of other
+      transformations. The updates are differences of new and old parameters.
+    step: (gradients, state, parameters) -> (parameters, state, gradient_norm): without a pass over
+      memory for adding the updates. The norm is that of all gradients together, before clipping.
+  """
+
+  init: optax.TransformInitFn
+  update: optax.TransformUpdateFn
+  step: Callable[[Any, Any, Any], tuple[Any, Any, Float[Array, ""]]]
+
+
 def sgd_agc(
   learning_rate: optax.Schedule,
   *,
@@ -32,7 +49,7 @@ def sgd_agc(
   weight_decay: float,
   clipping: float | None,
   implementation: kernels.Implementation = "reference",
-) -> optax.GradientTransformation:
+) -> OnePassTransformation:
   """Adaptive gradient clipping, L2 decay and Nesterov momentum (`kernels.sgd_agc`).
 
   Args:
@@ -48,7 +65,7 @@ def sgd_agc(
   def init(parameters):
     return SGDAGCState(jnp.zeros((), jnp.int32), jax.tree.map(jnp.zeros_like, parameters))
 
-  def update(gradients, state, parameters):
+  def step(gradients, state, parameters):
     rate = jnp.asarray(learning_rate(state.step), jnp.float32)
 
     def update_leaf(path, group, *leaves):
@@ -64,17 +81,23 @@ def sgd_agc(
       )
       # Each block of a stack has its own norms.
       stacked = any(is_stacked(key.key) for key in path)
-      return (jax.vmap(update_one) if stacked else update_one)(*leaves)
+      return tuple((jax.vmap(update_one) if stacked else update_one)(*leaves))
 
-    pairs = jax.tree_util.tree_map_with_path(
+    steps = jax.tree_util.tree_map_with_path(
       update_leaf, assign_groups(parameters), parameters, gradients, state.momentum
     )
-    updates, buffers = jax.tree.transpose(
-      jax.tree.structure(parameters), jax.tree.structure((0, 0)), pairs
+    parameters, buffers, square_sums = jax.tree.transpose(
+      jax.tree.structure(parameters), jax.tree.structure((0, 0, 0)), steps
     )
-    return updates, SGDAGCState(state.step + 1, buffers)
+    # Of a stack, one for each of its blocks.
+    norm = jnp.sqrt(sum(jnp.sum(square_sum) for square_sum in jax.tree.leaves(square_sums)))
+    return parameters, SGDAGCState(state.step + 1, buffers), norm
 
-  return optax.GradientTransformation(init, update)
+  def update(gradients, state, parameters):
+    new_parameters, state, _ = step(gradients, state, parameters)
+    return jax.tree.map(jnp.subtract, new_parameters, parameters), state
+
+  return OnePassTransformation(init, update, step)
 
 
 def moving_average(average: Any, parameters: Any, step: Int[Array, ""], decay: float) -> Any:

@@ -20,7 +20,7 @@ from nfnet.model import NFNet, apply, parameter_shapes
 from nfnet.preprocessing import normalize
 from train.experiment import Experiment, Loss
 from train.losses import example_losses, hits_in_top, targets_from_labels
-from train.optimizer import moving_average, sgd_agc
+from train.optimizer import OnePassTransformation, moving_average, sgd_agc
 from train.state import TrainState
 
 DATA_AXIS = "data"
@@ -79,9 +79,7 @@ def make_model(experiment: Experiment) -> NFNet:
   )
 
 
-def make_optimizer(
-  experiment: Experiment, learning_rate: optax.Schedule
-) -> optax.GradientTransformation:
+def make_optimizer(experiment: Experiment, learning_rate: optax.Schedule) -> OnePassTransformation:
   """The optimizer that the experiment describes."""
   optimizer = experiment.optimizer
   return sgd_agc(
@@ -94,7 +92,7 @@ def make_optimizer(
 
 
 def initial_state(
-  experiment: Experiment, optimizer: optax.GradientTransformation, parameters: Any
+  experiment: Experiment, optimizer: OnePassTransformation, parameters: Any
 ) -> TrainState:
   """The state before the first step."""
   average = None
@@ -107,7 +105,7 @@ def initial_state(
 def make_train_step(
   experiment: Experiment,
   model: NFNet,
-  optimizer: optax.GradientTransformation,
+  optimizer: OnePassTransformation,
   learning_rate: optax.Schedule,
   mesh: Mesh,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
@@ -161,15 +159,16 @@ def make_train_step(
     share = 1 / jnp.maximum(examples, 1)
     with jax.named_scope("optimizer"):
       gradients = jax.tree.map(lambda g: g * share, gradients)
-      updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.parameters)
-      parameters = optax.apply_updates(state.parameters, updates)
+      parameters, optimizer_state, gradient_norm = optimizer.step(
+        gradients, state.optimizer, state.parameters
+      )
       average = state.average
       if average is not None:
         average = moving_average(average, parameters, step, experiment.optimizer.ema_decay)
     metrics = {
       "loss": loss * share,
       "top1": hits * share,
-      "gradient_norm": optax.tree.norm(gradients),
+      "gradient_norm": gradient_norm,
       "learning_rate": jnp.asarray(learning_rate(step), jnp.float32),
       "examples": examples,
     }
@@ -181,7 +180,7 @@ def make_train_step(
 
 
 def abstract_state(
-  experiment: Experiment, model: NFNet, optimizer: optax.GradientTransformation, mesh: Mesh
+  experiment: Experiment, model: NFNet, optimizer: OnePassTransformation, mesh: Mesh
 ) -> TrainState:
   """What a state of the run looks like: shapes, dtypes and shardings, without values."""
   shapes = jax.eval_shape(

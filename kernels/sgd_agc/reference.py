@@ -47,12 +47,12 @@ def sgd_agc(
   momentum: Float[Array, ""],
   weight_decay: Float[Array, ""],
   clipping: Float[Array, ""] | None,
-) -> tuple[Float[Array, "*p"], Float[Array, "*p"]]:
-  """The parameter's update and the new momentum buffer, both float32.
+) -> tuple[Float[Array, "*p"], Float[Array, "*p"], Float[Array, ""]]:
+  """The new parameter and momentum buffer.
 
       g = clip(gradient) + weight_decay * parameter
       buffer = momentum * buffer + g
-      update = -learning_rate * (g + momentum * buffer)
+      parameter = parameter - learning_rate * (g + momentum * buffer)
 
   Args:
     parameter: float32.
@@ -62,10 +62,15 @@ def sgd_agc(
     momentum: 0.9 in the papers.
     weight_decay: L2; 0 for gains, biases and skip gains.
     clipping: AGC's lambda; None does not clip (the classifier's weight).
+
+  Returns:
+    The new parameter, the new buffer, and the sum of the squared gradient before clipping.
   """
   gradient = gradient.astype(jnp.float32)
+  square_sum = jnp.sum(jnp.square(gradient))
   if clipping is not None:
     gradient = clip_gradient(gradient, parameter, clipping)
   gradient = gradient + weight_decay * parameter
   momentum_buffer = momentum * momentum_buffer + gradient
-  return -learning_rate * (gradient + momentum * momentum_buffer), momentum_buffer
+  step = learning_rate * (gradient + momentum * momentum_buffer)
+  return parameter - step, momentum_buffer, square_sum

@@ -41,7 +41,7 @@ def test_two_steps_against_float64(shape, clipping, gradient_scale, weight_decay
   expected_parameter, expected_buffer = parameter.astype(np.float64), buffer.astype(np.float64)
   for step in range(2):
     gradient = draw(shape, 1 + step, gradient_scale)
-    update, buffer = sgd_agc(
+    parameter, buffer, square_sum = sgd_agc(
       jnp.asarray(parameter),
       jnp.asarray(gradient),
       jnp.asarray(buffer),
@@ -50,8 +50,8 @@ def test_two_steps_against_float64(shape, clipping, gradient_scale, weight_decay
       weight_decay=jnp.float32(weight_decay),
       clipping=None if clipping is None else jnp.asarray(clipping),
     )
-    parameter = parameter + np.asarray(update)
     g = gradient.astype(np.float64)
+    np.testing.assert_allclose(square_sum, np.sum(np.square(g)), rtol=1e-6)
     if clipping is not None:
       g = clip_float64(g, expected_parameter, axes, clipping)
     g = g + weight_decay * expected_parameter

@@ -58,20 +58,34 @@ def test_the_yardstick_is_the_matrix_product_whose_schedule_is_known(yardstick):
 
 @pytest.fixture(scope="module")
 def update(tmp_path_factory):
-  label = "sgd_agc 1x1x2048x4096"
-  request = OpRequest(topology="v4:2x2x1", images=32, kernels="pallas", only=label)
-  programs, _ = compile_ops(request, cache=tmp_path_factory.mktemp("cache"))
-  return make_rows(programs, programs, chip=V4, images=32)
+  """The largest update, by the reference and by the kernel."""
+
+  def compiled(kernels):
+    label = "sgd_agc 1x1x2048x4096"
+    request = OpRequest(topology="v4:2x2x1", images=32, kernels=kernels, only=label)
+    return compile_ops(request, cache=tmp_path_factory.mktemp("cache"))[0]
+
+  (row,) = make_rows(compiled("reference"), compiled("pallas"), chip=V4, images=32)
+  return row
 
 
 def test_an_update_is_bound_by_its_bytes(update):
-  (row,) = update
   # Parameter, gradient and buffer in, parameter and buffer out; the learning rate is a word.
   seconds = 20 * 2048 * 4096 / 1.2e12
-  assert row.memory_cycles == pytest.approx(seconds * 1.05e9, rel=1e-3)
-  assert row.bound_cycles == row.memory_cycles
-  assert row.calls["F7+"] == 1
-  assert row.bound_cycles < row.xla_cycles < 10 * row.bound_cycles
+  assert update.memory_cycles == pytest.approx(seconds * 1.05e9, rel=1e-3)
+  assert update.bound_cycles == update.memory_cycles
+  assert update.calls["F7+"] == 1
+  assert update.bound_cycles < update.xla_cycles < 10 * update.bound_cycles
+
+
+def test_the_kernel_does_an_update_in_one_pass(update):
+  (kernel,) = update.kernels
+  # Besides: sums of squares, eight for each column, which may stay on the chip.
+  assert kernel.hbm_bytes == pytest.approx(20 * 2048 * 4096, rel=2e-3)
+  assert kernel.spills == 0
+  assert kernel.bundles < 0.5 * update.bound_cycles
+  assert update.kernel_cycles < update.bound_cycles / 0.95
+  assert update.xla_cycles > 2 * update.kernel_cycles
 
 
 def op(cycles, *kernels, argument_bytes=0, output_bytes=0):

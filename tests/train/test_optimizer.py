@@ -91,8 +91,28 @@ def test_learning_rate_is_that_of_the_steps_done_before(parameters, gradients):
   first, state = update(gradients, state, parameters)
   second, state = update(gradients, state, parameters)
   assert not np.asarray(first["classifier"]["weight"]).any()
-  np.testing.assert_array_equal(second["classifier"]["weight"], -gradients["classifier"]["weight"])
+  # A difference of new and old parameters, which are at most 2 here.
+  np.testing.assert_allclose(
+    second["classifier"]["weight"], -gradients["classifier"]["weight"], rtol=0, atol=2**-22
+  )
   assert int(state.step) == 2
+
+
+@pytest.mark.parametrize("stacked", [False, True])
+def test_a_step_is_an_update_and_the_norm_of_all_gradients(parameters, gradients, stacked):
+  transformation = sgd_agc(lambda step: 0.1, momentum=0.9, weight_decay=0.01, clipping=0.05)
+  keys = NFNet("P0", 10, block_execution="scan").block_keys if stacked else None
+  old, g = (arrange_blocks(tree, keys) for tree in (parameters, gradients))
+  state = transformation.init(old)
+  new, after, norm = jax.jit(transformation.step)(g, state, old)
+  updates, after_update = jax.jit(transformation.update)(g, state, old)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=2**-22),
+    new,
+    optax.apply_updates(old, updates),
+  )
+  jax.tree.map(np.testing.assert_array_equal, after, after_update)
+  assert float(norm) == pytest.approx(float(optax.tree.norm(gradients)), rel=1e-6)
 
 
 @pytest.mark.parametrize("step", [0, 9, 10**6])
