@@ -6,8 +6,8 @@ backend_config. It counts once there, however often a loop runs it, so loops are
 trip counts. What has no such figure:
 
 - Collectives: their bytes are given instead, for the caller to time by the slice's links.
-- Asynchronous copies and slices between memories (copy-start, slice-start): counted as free, as
-  the compiler schedules them behind other operations.
+- Asynchronous copies and slices between memories (copy-start, slice-start, and what TPU 7x leaves
+  to its SparseCores): counted as free, as the compiler schedules them behind other operations.
 - Pallas kernels (custom calls to "tpu_custom_call"): listed, for the caller to time by their own
   schedule.
 - Scalar arithmetic, tuples, parameters: free.
@@ -62,10 +62,17 @@ def read_operations(text: str) -> list[Operation]:
     for instruction in instructions.values()
     if instruction.opcode == "while" and (body := instruction.attribute("body"))
   }
+  elsewhere = {
+    instruction.attribute("to_apply")
+    for instructions in computations.values()
+    for instruction in instructions.values()
+    if instruction.opcode == "call-start"
+  }
   return [
     operation
     for computation, times in executions.items()
     for operation in _operations(computations, computation, times, sources.get(computation, ""))
+    if computation not in elsewhere or operation.kind == "collective"
   ]
 
 
@@ -79,7 +86,8 @@ def _count_executions(
         trips = _trip_count(computations, name, instruction)
         body = instruction.attribute("body")
         _count_executions(computations, body, times * trips, executions)
-      case "call":
+      # The second is how TPU 7x has its SparseCores sum and copy meanwhile.
+      case "call" | "call-start":
         _count_executions(computations, instruction.attribute("to_apply"), times, executions)
       case "conditional":
         # Which branch runs is not known; the slowest one is an upper bound.

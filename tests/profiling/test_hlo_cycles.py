@@ -63,6 +63,35 @@ def test_a_collectives_own_cycles_do_not_count(loops):
   assert psum.cycles == 0
 
 
+def test_a_collective_that_another_core_does_is_counted():
+  """As libtpu writes it for TPU 7x: SparseCores sum and copy while the TensorCores compute."""
+  text = """HloModule jit_step
+
+%copied (q: f32[256]) -> f32[256] {
+  %q = f32[256]{0} parameter(0)
+  ROOT %copy.1 = f32[256]{0} copy(%q), backend_config={"estimated_cycles":"9223372036854775807"}
+}
+
+%called (p: f32[256]) -> f32[256] {
+  %p = f32[256]{0} parameter(0)
+  ROOT %all-reduce.1 = f32[256]{0} all-reduce(%p), to_apply=%add
+}
+
+ENTRY %main (x: f32[256]) -> f32[256] {
+  %x = f32[256]{0} parameter(0)
+  %all-reduce.2.call-start = ((f32[256]{0}, token[]), f32[256]{0}) call-start(%x), \
+async_execution_thread="sparsecore", to_apply=%called
+  %all-reduce.2.call-done = f32[256]{0} call-done(%all-reduce.2.call-start)
+  %copy.2.call-start = ((f32[256]{0}, token[]), f32[256]{0}) call-start(%x), \
+async_execution_thread="sparsecore", to_apply=%copied
+  ROOT %copy.2.call-done = f32[256]{0} call-done(%copy.2.call-start)
+}
+"""
+  (collective,) = read_operations(text)
+  assert (collective.kind, collective.result_bytes) == ("collective", 1024)
+  assert collective.executions == 1
+
+
 def test_bytes_of_a_tuple_are_those_of_its_arrays(loops):
   single = "= bf16[512,512]{1,0:T(8,128)(2,1)} all-reduce("
   assert single in loops
