@@ -348,7 +348,8 @@ def _number(cycles: float | None) -> str:
 
 def _kernel_columns(row: OpRow, chip: Chip) -> tuple[str, ...]:
   if row.kernel_cycles is None:
-    return ("",) * 7
+    # Of the reference, an error stands in the column before.
+    return (row.error or "" if row.xla_cycles else "",) + ("",) * 6
   bundles = sum(kernel.bundles for kernel in row.kernels)
   units = (
     sum(kernel.utilization[unit] * kernel.bundles for kernel in row.kernels) / bundles
