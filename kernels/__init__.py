@@ -3,6 +3,6 @@
 from kernels.dispatch import Implementation, fallback_counts
 from kernels.scaled_ws_conv.op import scaled_ws_conv
 from kernels.se_residual.op import se_residual
-from kernels.sgd_agc.op import sgd_agc
+from kernels.sgd_agc.op import Step, sgd_agc
 
-__all__ = ["Implementation", "fallback_counts", "scaled_ws_conv", "se_residual", "sgd_agc"]
+__all__ = ["Implementation", "Step", "fallback_counts", "scaled_ws_conv", "se_residual", "sgd_agc"]

@@ -33,13 +33,14 @@ class OnePassTransformation(NamedTuple):
     init: parameters -> state, as optax has it.
     update: (gradients, state, parameters) -> (updates, state), likewise; for use inside of other
       transformations. The updates are differences of new and old parameters.
-    step: (gradients, state, parameters) -> (parameters, state, gradient_norm): without a pass over
-      memory for adding the updates. The norm is that of all gradients together, before clipping.
+    step: (gradients, state, parameters, average) -> (parameters, state, average, gradient_norm):
+      without further passes over memory for adding the updates and for the moving average, which
+      may be None. The norm is that of all gradients together, before clipping.
   """
 
   init: optax.TransformInitFn
   update: optax.TransformUpdateFn
-  step: Callable[[Any, Any, Any], tuple[Any, Any, Float[Array, ""]]]
+  step: Callable[[Any, Any, Any, Any], tuple[Any, Any, Any, Float[Array, ""]]]
 
 
 def sgd_agc(
@@ -48,6 +49,7 @@ def sgd_agc(
   momentum: float,
   weight_decay: float,
   clipping: float | None,
+  average_decay: float | None = None,
   implementation: kernels.Implementation = "reference",
 ) -> OnePassTransformation:
   """Adaptive gradient clipping, L2 decay and Nesterov momentum (`kernels.sgd_agc`).
@@ -57,6 +59,7 @@ def sgd_agc(
     momentum: Nesterov.
     weight_decay: L2, added after the clip, for the groups that decay.
     clipping: AGC's lambda, for the groups that are clipped; None clips nothing.
+    average_decay: of the moving average of `step`, ramped as `ramped_decay` says.
     implementation: of the op.
 
   Parameters may have stacked blocks (`nfnet.block_arrangement`).
@@ -65,8 +68,9 @@ def sgd_agc(
   def init(parameters):
     return SGDAGCState(jnp.zeros((), jnp.int32), jax.tree.map(jnp.zeros_like, parameters))
 
-  def step(gradients, state, parameters):
+  def step(gradients, state, parameters, average=None):
     rate = jnp.asarray(learning_rate(state.step), jnp.float32)
+    decay = None if average is None else ramped_decay(state.step, average_decay)
 
     def update_leaf(path, group, *leaves):
       update_one = functools.partial(
@@ -77,35 +81,35 @@ def sgd_agc(
         clipping=None
         if clipping is None or not group.clipped
         else jnp.asarray(clipping, jnp.float32),
+        average_decay=decay,
         implementation=implementation,
       )
       # Each block of a stack has its own norms.
       stacked = any(is_stacked(key.key) for key in path)
-      return tuple((jax.vmap(update_one) if stacked else update_one)(*leaves))
+      return (jax.vmap(update_one) if stacked else update_one)(*leaves)
 
-    steps = jax.tree_util.tree_map_with_path(
-      update_leaf, assign_groups(parameters), parameters, gradients, state.momentum
+    trees = [parameters, gradients, state.momentum, *([] if average is None else [average])]
+    steps = jax.tree_util.tree_map_with_path(update_leaf, assign_groups(parameters), *trees)
+    parameters, buffers, average, square_sums = (
+      jax.tree.map(lambda one, i=i: one[i], steps, is_leaf=lambda x: isinstance(x, kernels.Step))
+      for i in range(4)
     )
-    parameters, buffers, square_sums = jax.tree.transpose(
-      jax.tree.structure(parameters), jax.tree.structure((0, 0, 0)), steps
-    )
+    average = None if len(trees) == 3 else average
     # Of a stack, one for each of its blocks.
     norm = jnp.sqrt(sum(jnp.sum(square_sum) for square_sum in jax.tree.leaves(square_sums)))
-    return parameters, SGDAGCState(state.step + 1, buffers), norm
+    return parameters, SGDAGCState(state.step + 1, buffers), average, norm
 
   def update(gradients, state, parameters):
-    new_parameters, state, _ = step(gradients, state, parameters)
+    new_parameters, state, _, _ = step(gradients, state, parameters)
     return jax.tree.map(jnp.subtract, new_parameters, parameters), state
 
   return OnePassTransformation(init, update, step)
 
 
-def moving_average(average: Any, parameters: Any, step: Int[Array, ""], decay: float) -> Any:
-  """average + (1 - d) * (parameters - average), d = min(decay, (1 + step) / (10 + step)).
+def ramped_decay(step: Int[Array, ""], decay: float) -> Float[Array, ""]:
+  """min(decay, (1 + step) / (10 + step)), where `step` counts from 0 at the first update.
 
-  `step` counts from 0 at the first update. The ramp lets the average forget its start (paper B,
-  appendix A).
+  The ramp lets a moving average forget its start (paper B, appendix A).
   """
   step = step.astype(jnp.float32)
-  d: Float[Array, ""] = jnp.minimum(decay, (1 + step) / (10 + step))
-  return jax.tree.map(lambda old, new: old + (1 - d) * (new - old), average, parameters)
+  return jnp.minimum(decay, (1 + step) / (10 + step))

@@ -20,7 +20,7 @@ from nfnet.model import NFNet, apply, parameter_shapes
 from nfnet.preprocessing import normalize
 from train.experiment import Experiment, Loss
 from train.losses import example_losses, hits_in_top, targets_from_labels
-from train.optimizer import OnePassTransformation, moving_average, sgd_agc
+from train.optimizer import OnePassTransformation, sgd_agc
 from train.state import TrainState
 
 DATA_AXIS = "data"
@@ -87,6 +87,7 @@ def make_optimizer(experiment: Experiment, learning_rate: optax.Schedule) -> One
     momentum=optimizer.momentum,
     weight_decay=optimizer.weight_decay,
     clipping=optimizer.agc_clipping,
+    average_decay=optimizer.ema_decay,
     implementation=experiment.model.kernels,
   )
 
@@ -159,12 +160,9 @@ def make_train_step(
     share = 1 / jnp.maximum(examples, 1)
     with jax.named_scope("optimizer"):
       gradients = jax.tree.map(lambda g: g * share, gradients)
-      parameters, optimizer_state, gradient_norm = optimizer.step(
-        gradients, state.optimizer, state.parameters
+      parameters, optimizer_state, average, gradient_norm = optimizer.step(
+        gradients, state.optimizer, state.parameters, state.average
       )
-      average = state.average
-      if average is not None:
-        average = moving_average(average, parameters, step, experiment.optimizer.ema_decay)
     metrics = {
       "loss": loss * share,
       "top1": hits * share,

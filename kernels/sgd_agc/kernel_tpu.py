@@ -21,28 +21,32 @@ SUBLANES = 8
 CHUNK_ROWS_MAX = 40
 """Rows that are worked on at a time: with more, vectors of three arrays are spilled."""
 BLOCK_ROWS_MAX = 2048
-"""Five arrays of 2048 x 128 float32, each with two buffers, take 10 of VMEM's 16 MiB."""
+"""Seven arrays of 2048 x 128 float32, each with two buffers, take 14 of VMEM's 16 MiB."""
 
 
 def sgd_agc(
   parameter: Float[Array, "*p"],
   gradient: Float[Array, "*p"],
   momentum_buffer: Float[Array, "*p"],
+  average: Float[Array, "*p"] | None,
   learning_rate: Float[Array, ""],
   momentum: Float[Array, ""],
   weight_decay: Float[Array, ""],
   clipping: Float[Array, ""] | None,
+  average_decay: Float[Array, ""] | None,
   *,
   parameter_norm_floor: float,
   gradient_norm_floor: float,
-) -> tuple[Float[Array, "*p"], Float[Array, "*p"], Float[Array, ""]]:
+) -> tuple[Float[Array, "*p"], Float[Array, "*p"], Float[Array, "*p"] | None, Float[Array, ""]]:
   """As the reference; the floors are its constants.
 
   Raises:
     NotImplementedError: for other shapes than matrices (IO) and filters (HWIO) of whole tiles, and
       other dtypes than float32.
   """
-  arrays = (parameter, gradient, momentum_buffer)
+  arrays = [parameter, gradient, momentum_buffer]
+  if average is not None:
+    arrays.append(average)
   if {x.dtype for x in arrays} != {jnp.dtype(jnp.float32)}:
     raise NotImplementedError("a dtype other than float32")
   if parameter.ndim not in (2, 4):
@@ -61,18 +65,27 @@ def sgd_agc(
   block_rows = rows if clipping is not None else _largest_divisor(rows, BLOCK_ROWS_MAX)
   if block_rows > BLOCK_ROWS_MAX:
     raise NotImplementedError("units that do not fit VMEM")
-  hyper_parameters = [learning_rate, momentum, weight_decay]
-  new_parameter, new_buffer, squares = _call(
+  nothing = jnp.zeros((), jnp.float32)
+  hyper_parameters = [
+    learning_rate,
+    momentum,
+    weight_decay,
+    nothing if clipping is None else clipping,
+    nothing if average_decay is None else 1 - average_decay,
+  ]
+  squares, *results = _call(
+    jnp.stack(hyper_parameters),
     matrices,
-    jnp.stack(hyper_parameters if clipping is None else [*hyper_parameters, clipping]),
     block_rows=block_rows,
+    clips=clipping is not None,
     floors=(parameter_norm_floor, gradient_norm_floor),
   )
 
   def as_parameter(x):
     return jnp.reshape(jnp.transpose(x) if transposes else x, parameter.shape)
 
-  return as_parameter(new_parameter), as_parameter(new_buffer), jnp.sum(squares)
+  new_parameter, new_buffer, *new_average = map(as_parameter, results)
+  return new_parameter, new_buffer, new_average[0] if new_average else None, jnp.sum(squares)
 
 
 def _largest_divisor(rows: int, at_most: int) -> int:
@@ -80,7 +93,8 @@ def _largest_divisor(rows: int, at_most: int) -> int:
   return max(divisor for divisor in range(SUBLANES, at_most + 1, SUBLANES) if rows % divisor == 0)
 
 
-def _call(matrices, hyper_parameters, *, block_rows, floors):
+def _call(hyper_parameters, matrices, *, block_rows, clips, floors):
+  """Sums of squares, and all matrices but the second anew, in place."""
   rows, columns = matrices[0].shape
   grid = (columns // LANES, rows // block_rows)
   block = pl.BlockSpec((block_rows, LANES), lambda column, row: (row, column))
@@ -92,30 +106,32 @@ def _call(matrices, hyper_parameters, *, block_rows, floors):
       shape, like.dtype, manual_axis_type=jax.typeof(like).manual_axis_type
     )
 
-  parameter, gradient, buffer = matrices
+  parameter, gradient, *others = matrices
+  changed = [parameter, *others]
   return pl.pallas_call(
-    functools.partial(_body, floors=floors),
+    functools.partial(_body, clips=clips, floors=floors),
     grid=grid,
-    in_specs=[pl.BlockSpec(memory_space=pltpu.SMEM), block, block, block],
-    out_specs=[block, block, squares],
+    in_specs=[pl.BlockSpec(memory_space=pltpu.SMEM), *[block] * len(matrices)],
+    out_specs=[squares, *[block] * len(changed)],
     out_shape=[
-      described(parameter, parameter.shape),
-      described(buffer, buffer.shape),
       described(gradient, (grid[1] * SUBLANES, columns)),
+      *(described(matrix, matrix.shape) for matrix in changed),
     ],
-    input_output_aliases={1: 0, 3: 1},
+    # The first operand is the hyper-parameters, the third the gradient.
+    input_output_aliases={1: 1, **{i + 1: i for i in range(2, len(changed) + 1)}},
     compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "parallel")),
     name="sgd_agc",
   )(hyper_parameters, *matrices)
 
 
-def _body(
-  hyper_parameters, parameter, gradient, buffer, new_parameter, new_buffer, squares, *, floors
-):
-  learning_rate, momentum, weight_decay = (hyper_parameters[i] for i in range(3))
+def _body(hyper_parameters, parameter, gradient, buffer, *refs, clips, floors):
+  # With an average, it comes first and its new value last.
+  *average, squares, new_parameter, new_buffer = refs if len(refs) == 3 else refs[:-1]
+  learning_rate, momentum, weight_decay, clipping, average_rate = (
+    hyper_parameters[i] for i in range(5)
+  )
   rows, columns = parameter.shape
   chunk_rows = _largest_divisor(rows, CHUNK_ROWS_MAX)
-  clips = hyper_parameters.shape[0] == 4
   zeros = jnp.zeros((SUBLANES, columns), jnp.float32)
 
   def at(i):
@@ -135,7 +151,7 @@ def _body(
     parameter_norm, norm = (
       jnp.sqrt(jnp.sum(x, axis=0, keepdims=True)) for x in (parameter_squares, squares[...])
     )
-    largest = hyper_parameters[3] * jnp.maximum(parameter_norm, floors[0])
+    largest = clipping * jnp.maximum(parameter_norm, floors[0])
     scale = jnp.where(norm > largest, largest / jnp.maximum(norm, floors[1]), 1.0)
 
   def update(i, sums):
@@ -146,8 +162,12 @@ def _body(
       sums = sums + square_sum(g)
     g = g + weight_decay * p
     m = momentum * buffer[at(i)] + g
+    p = p - learning_rate * (g + momentum * m)
     new_buffer[at(i)] = m
-    new_parameter[at(i)] = p - learning_rate * (g + momentum * m)
+    new_parameter[at(i)] = p
+    if average:
+      old = average[0][at(i)]
+      refs[-1][at(i)] = old + average_rate * (p - old)
     return sums
 
   sums = over_chunks(update, zeros)

@@ -43,28 +43,33 @@ def sgd_agc(
   parameter: Float[Array, "*p"],
   gradient: Float[Array, "*p"],
   momentum_buffer: Float[Array, "*p"],
+  average: Float[Array, "*p"] | None,
   learning_rate: Float[Array, ""],
   momentum: Float[Array, ""],
   weight_decay: Float[Array, ""],
   clipping: Float[Array, ""] | None,
-) -> tuple[Float[Array, "*p"], Float[Array, "*p"], Float[Array, ""]]:
-  """The new parameter and momentum buffer.
+  average_decay: Float[Array, ""] | None,
+) -> tuple[Float[Array, "*p"], Float[Array, "*p"], Float[Array, "*p"] | None, Float[Array, ""]]:
+  """The new parameter, momentum buffer and moving average.
 
       g = clip(gradient) + weight_decay * parameter
       buffer = momentum * buffer + g
       parameter = parameter - learning_rate * (g + momentum * buffer)
+      average = average + (1 - average_decay) * (parameter - average)
 
   Args:
     parameter: float32.
     gradient: already averaged over all examples of the global batch.
     momentum_buffer: float32, zeros at first.
+    average: of the parameter over steps, float32, or None.
     learning_rate: of this step.
     momentum: 0.9 in the papers.
     weight_decay: L2; 0 for gains, biases and skip gains.
     clipping: AGC's lambda; None does not clip (the classifier's weight).
+    average_decay: None without an average.
 
   Returns:
-    The new parameter, the new buffer, and the sum of the squared gradient before clipping.
+    The three, and the sum of the squared gradient before clipping.
   """
   gradient = gradient.astype(jnp.float32)
   square_sum = jnp.sum(jnp.square(gradient))
@@ -72,5 +77,7 @@ def sgd_agc(
     gradient = clip_gradient(gradient, parameter, clipping)
   gradient = gradient + weight_decay * parameter
   momentum_buffer = momentum * momentum_buffer + gradient
-  step = learning_rate * (gradient + momentum * momentum_buffer)
-  return parameter - step, momentum_buffer, square_sum
+  parameter = parameter - learning_rate * (gradient + momentum * momentum_buffer)
+  if average is not None:
+    average = average + (1 - average_decay) * (parameter - average)
+  return parameter, momentum_buffer, average, square_sum

@@ -41,7 +41,7 @@ def test_two_steps_against_float64(shape, clipping, gradient_scale, weight_decay
   expected_parameter, expected_buffer = parameter.astype(np.float64), buffer.astype(np.float64)
   for step in range(2):
     gradient = draw(shape, 1 + step, gradient_scale)
-    parameter, buffer, square_sum = sgd_agc(
+    parameter, buffer, _, square_sum = sgd_agc(
       jnp.asarray(parameter),
       jnp.asarray(gradient),
       jnp.asarray(buffer),

@@ -17,7 +17,11 @@ kernel_step = functools.partial(
   gradient_norm_floor=reference.GRADIENT_NORM_FLOOR,
 )
 HYPER_PARAMETERS = dict(
-  learning_rate=jnp.float32(0.1), momentum=jnp.float32(0.9), weight_decay=jnp.float32(2e-5)
+  average=None,
+  learning_rate=jnp.float32(0.1),
+  momentum=jnp.float32(0.9),
+  weight_decay=jnp.float32(2e-5),
+  average_decay=None,
 )
 CLIPPING = jnp.float32(0.01)
 # Shapes of the networks, smaller where only the number of blocks differs.
@@ -59,12 +63,16 @@ def agree(actual, expected, shape):
   # Float32 sums of other orders: relative 2^-24 x sqrt(the values of a unit), twice for a quotient.
   rows = np.prod(shape[:-1])
   tolerance = 2 * 2**-24 * np.sqrt(rows)
-  for name, ours, theirs in zip(("parameter", "buffer"), actual[:2], expected[:2], strict=True):
+  names = ("parameter", "buffer", "average")
+  for name, ours, theirs in zip(names, actual[:3], expected[:3], strict=True):
+    if theirs is None:
+      assert ours is None
+      continue
     largest = np.abs(np.asarray(theirs)).max()
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=tolerance * largest, err_msg=name)
   np.testing.assert_allclose(
-    actual[2],
-    expected[2],
+    actual[3],
+    expected[3],
     rtol=2**-24 * np.sqrt(rows * shape[-1]),
   )
 
@@ -86,6 +94,17 @@ def test_what_is_not_clipped(shape):
   arrays = draw(shape)
   expected = reference.sgd_agc(*arrays, **HYPER_PARAMETERS, clipping=None)
   agree(kernel_step(*arrays, **HYPER_PARAMETERS, clipping=None), expected, shape)
+
+
+@pytest.mark.parametrize("clipping", [CLIPPING, None])
+def test_the_average_is_kept_in_the_same_pass(clipping):
+  shape = (3, 3, 64, 128)
+  average = jnp.asarray(np.random.default_rng(5).standard_normal(shape), jnp.float32)
+  arguments = {**HYPER_PARAMETERS, "average": average, "average_decay": jnp.float32(0.75)}
+  arrays = draw(shape)
+  expected = reference.sgd_agc(*arrays, **arguments, clipping=clipping)
+  agree(kernel_step(*arrays, **arguments, clipping=clipping), expected, shape)
+  assert not np.array_equal(expected[2], average)
 
 
 def test_zeros_can_move_and_are_finite():

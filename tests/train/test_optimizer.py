@@ -7,7 +7,7 @@ import pytest
 from nfnet.block_arrangement import arrange_blocks
 from nfnet.initialization import initial_parameters
 from nfnet.model import NFNet
-from train.optimizer import moving_average, sgd_agc
+from train.optimizer import ramped_decay, sgd_agc
 
 
 @pytest.fixture(scope="module")
@@ -99,23 +99,39 @@ def test_learning_rate_is_that_of_the_steps_done_before(parameters, gradients):
 
 
 @pytest.mark.parametrize("stacked", [False, True])
-def test_a_step_is_an_update_and_the_norm_of_all_gradients(parameters, gradients, stacked):
-  transformation = sgd_agc(lambda step: 0.1, momentum=0.9, weight_decay=0.01, clipping=0.05)
+def test_a_step_is_an_update_an_average_and_the_norm_of_all_gradients(
+  parameters, gradients, stacked
+):
+  transformation = sgd_agc(
+    lambda step: 0.1, momentum=0.9, weight_decay=0.01, clipping=0.05, average_decay=0.999
+  )
   keys = NFNet("P0", 10, block_execution="scan").block_keys if stacked else None
   old, g = (arrange_blocks(tree, keys) for tree in (parameters, gradients))
-  state = transformation.init(old)
-  new, after, norm = jax.jit(transformation.step)(g, state, old)
+  state = transformation.init(old)._replace(step=jnp.asarray(8, jnp.int32))
+  zeros = jax.tree.map(jnp.zeros_like, old)
+  new, after, average, norm = jax.jit(transformation.step)(g, state, old, zeros)
   updates, after_update = jax.jit(transformation.update)(g, state, old)
-  jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=2**-22),
-    new,
-    optax.apply_updates(old, updates),
-  )
-  jax.tree.map(np.testing.assert_array_equal, after, after_update)
+
+  def close(actual, expected, atol=2**-22):
+    jax.tree.map(
+      lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=atol), actual, expected
+    )
+
+  close(new, optax.apply_updates(old, updates))
+  close(after, after_update, atol=1e-7)
+  # The decay is still (1 + 8) / (10 + 8).
+  close(average, jax.tree.map(lambda x: 0.5 * x, new), atol=0)
   assert float(norm) == pytest.approx(float(optax.tree.norm(gradients)), rel=1e-6)
 
 
+def test_without_an_average_there_is_none(parameters, gradients):
+  transformation = sgd_agc(lambda step: 0.1, momentum=0.9, weight_decay=0.01, clipping=0.05)
+  state = transformation.init(parameters)
+  _, _, average, _ = jax.jit(transformation.step)(gradients, state, parameters)
+  assert average is None
+
+
 @pytest.mark.parametrize("step", [0, 9, 10**6])
-def test_moving_average_ramps_its_decay(step):
-  got = moving_average({"w": jnp.ones(3)}, {"w": jnp.zeros(3)}, jnp.asarray(step, jnp.int32), 0.999)
-  np.testing.assert_allclose(got["w"], min(0.999, (1 + step) / (10 + step)), rtol=1e-4)
+def test_an_averages_decay_is_ramped(step):
+  decay = ramped_decay(jnp.asarray(step, jnp.int32), 0.999)
+  np.testing.assert_allclose(decay, min(0.999, (1 + step) / (10 + step)), rtol=1e-6)
