@@ -11,10 +11,11 @@ import hashlib
 import json
 import pathlib
 import re
+from collections.abc import Mapping
 
 from profiling.bundle_cycles import count_bundles, unit_utilization
 from profiling.chips import Chip
-from profiling.hlo_text import kind_of, parse
+from profiling.hlo_text import Instruction, kind_of, parse
 
 _TEXTS = {
   "allocations": "*-{name}-*-pre-finalize-registers-and-allocations.txt",
@@ -64,6 +65,9 @@ def dump_arguments(folder: pathlib.Path) -> str:
 def keep(dumps: pathlib.Path, hlo_text: str, folder: pathlib.Path) -> None:
   """Keeps the texts of a program's kernels, and forgets all other dumps.
 
+  The compiler writes nothing about a call that equals one that it has compiled already: kernel,
+  types and memories of operands and results. Such a call has the texts of the other.
+
   Args:
     dumps: that the compiler wrote to.
     hlo_text: of the compiled program.
@@ -73,29 +77,39 @@ def keep(dumps: pathlib.Path, hlo_text: str, folder: pathlib.Path) -> None:
     FileNotFoundError: the compiler wrote nothing about a kernel.
   """
   computations, _ = parse(hlo_text)
-  kept = {}
-  for instructions in computations.values():
-    for instruction in instructions.values():
-      if kind_of(computations, instruction) == "kernel":
-        texts = {
-          name: _read_dump(dumps, pattern.format(name=instruction.name))
-          for name, pattern in _TEXTS.items()
-        }
-        content = json.dumps(texts).encode()
-        key = hashlib.sha256(content).hexdigest()
-        path = folder / f"kernel_{key}.json.gz"
-        if not path.exists():
-          path.write_bytes(gzip.compress(content, compresslevel=5, mtime=0))
-        kept[instruction.name] = path.name
+  calls = {
+    instruction.name: _signature(instructions, instruction)
+    for instructions in computations.values()
+    for instruction in instructions.values()
+    if kind_of(computations, instruction) == "kernel"
+  }
+  kept_by_signature: dict[str, str] = {}
+  for name, signature in calls.items():
+    texts = {key: _read_dump(dumps, pattern.format(name=name)) for key, pattern in _TEXTS.items()}
+    if None not in texts.values():
+      content = json.dumps(texts).encode()
+      path = folder / f"kernel_{hashlib.sha256(content).hexdigest()}.json.gz"
+      path.write_bytes(gzip.compress(content, compresslevel=5, mtime=0))
+      kept_by_signature[signature] = path.name
+  if unknown := [name for name, signature in calls.items() if signature not in kept_by_signature]:
+    raise FileNotFoundError(f"the compiler wrote nothing about {', '.join(unknown)}")
+  kept = {name: kept_by_signature[signature] for name, signature in calls.items()}
   (folder / _INDEX).write_text(json.dumps(kept, indent=1))
   for path in dumps.iterdir():
     path.unlink()
 
 
-def _read_dump(dumps: pathlib.Path, pattern: str) -> str:
+def _signature(instructions: Mapping[str, Instruction], call: Instruction) -> str:
+  operands = [instructions[name].type for name in call.operands if name in instructions]
+  # The kernel itself, as the compiler got it.
+  body = re.search(r'"body":"([^"]*)"', call.rest)
+  return json.dumps([call.type, operands, body and body[1]])
+
+
+def _read_dump(dumps: pathlib.Path, pattern: str) -> str | None:
   paths = list(dumps.glob(pattern))
-  if len(paths) != 1:
-    raise FileNotFoundError(f"{len(paths)} dumps are named {pattern}")
+  if not paths:
+    return None
   # The compiler's own name of the call would make equal kernels differ.
   return re.sub(r"#\{[\w.]+\}", "#{kernel}", paths[0].read_text())
 

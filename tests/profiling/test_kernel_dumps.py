@@ -16,12 +16,12 @@ HLO = """HloModule jit_f
 
 ENTRY %main (x: f32[8]) -> f32[8] {
   %x = f32[8]{0} parameter(0)
-  %matmul.2 = f32[8]{0} custom-call(%x), custom_call_target="tpu_custom_call"
-  %matmul.3 = f32[8]{0} custom-call(%matmul.2), custom_call_target="tpu_custom_call"
-  %first_and_last.1 = f32[8]{0} custom-call(%matmul.3), custom_call_target="tpu_custom_call"
+  %matmul.2 = f32[8]{0} custom-call(%x), TPU, "body":"A"
+  %matmul.3 = f32[8]{0} custom-call(%matmul.2), TPU, "body":"A"
+  %first_and_last.1 = f32[8]{0} custom-call(%matmul.3), TPU, "body":"B"
   ROOT %other.1 = f32[8]{0} custom-call(%first_and_last.1), custom_call_target="Sharding"
 }
-"""
+""".replace("TPU", 'custom_call_target="tpu_custom_call"')
 EXCERPTS = pathlib.Path(__file__).parent / "excerpts" / "bundles"
 
 
@@ -100,9 +100,36 @@ def test_equal_kernels_are_kept_once_and_all_else_is_forgotten(tmp_path):
   }
 
 
+def test_a_call_that_equals_another_has_its_texts(tmp_path):
+  """The compiler writes about the first of equal calls only; others differ in type or body."""
+  body = 'backend_config={"custom_call_config":{"body":"TUz"}}'
+  call = 'custom_call_target="tpu_custom_call", ' + body
+  hlo = f"""HloModule jit_f
+
+ENTRY %main (x: f32[8]) -> f32[8] {{
+  %x = f32[8]{{0}} parameter(0)
+  %y = f32[8]{{0:S(3)}} copy(%x)
+  %k.1 = f32[8]{{0}} custom-call(%x), {call}
+  %k.2 = f32[8]{{0}} custom-call(%k.1), {call}
+  ROOT %k.3 = f32[8]{{0}} custom-call(%y), {call}
+}}
+"""
+  write_dumps(tmp_path / "dumps", "k.1", "matmul", 0)
+  with pytest.raises(FileNotFoundError, match=r"wrote nothing about k\.3$"):
+    keep(tmp_path / "dumps", hlo, tmp_path)
+  write_dumps(tmp_path / "dumps", "k.3", "first_and_last", 1)
+  keep(tmp_path / "dumps", hlo, tmp_path)
+  profiles = read_profiles(tmp_path, CHIPS["v4"])
+  assert {name: profile.bundles for name, profile in profiles.items()} == {
+    "k.1": 570_931,
+    "k.2": 570_931,
+    "k.3": 459,
+  }
+
+
 def test_a_kernel_without_dumps_is_an_error(tmp_path):
   (tmp_path / "dumps").mkdir()
-  with pytest.raises(FileNotFoundError, match=r"0 dumps .*matmul\.2"):
+  with pytest.raises(FileNotFoundError, match=r"nothing about matmul\.2, matmul\.3, first"):
     keep(tmp_path / "dumps", HLO, tmp_path)
 
 
