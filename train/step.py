@@ -121,30 +121,32 @@ def make_train_step(
   """
   accumulation = experiment.optimizer.gradient_accumulation
 
-  def loss_and_hits(parameters, batch, keys):
+  def loss_and_hits(parameters, batch, keys, share):
+    """The part that this device has in the mean loss and in the share of hits."""
     logits = apply(model, parameters, normalize(batch["image"]), keys=keys)
     targets = targets_from_labels(batch["labels"], logits.shape[-1])
     weight = batch["weight"]
     losses = example_losses(experiment.loss, logits, targets)
-    return jnp.sum(losses * weight), jnp.sum(hits_in_top(1, logits, targets) * weight)
+    hits = hits_in_top(1, logits, targets)
+    return share * jnp.sum(losses * weight), share * jnp.sum(hits * weight)
 
   differentiate = jax.value_and_grad(loss_and_hits, has_aux=True)
 
-  def local_sums(parameters, batch, keys):
+  def local_sums(parameters, batch, keys, share):
     """Sums over this device's examples: ((loss, hits), gradients of the loss)."""
     if accumulation == 1:
-      return differentiate(parameters, batch, keys)
+      return differentiate(parameters, batch, keys, share)
     parts = jax.tree.map(
       lambda x: jnp.reshape(x, (accumulation, x.shape[0] // accumulation, *x.shape[1:])),
       (batch, keys),
     )
 
     def add_part(sums, part):
-      return jax.tree.map(jnp.add, sums, differentiate(parameters, *part)), None
+      return jax.tree.map(jnp.add, sums, differentiate(parameters, *part, share)), None
 
     first = jax.tree.map(lambda x: x[0], parts)
     rest = jax.tree.map(lambda x: x[1:], parts)
-    sums, _ = jax.lax.scan(add_part, differentiate(parameters, *first), rest)
+    sums, _ = jax.lax.scan(add_part, differentiate(parameters, *first, share), rest)
     return sums
 
   def step_on_device(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -153,19 +155,19 @@ def make_train_step(
     # Marked as different on each device, the parameters get local gradients, which are then
     # summed in one visible place instead of inside every operation's derivative.
     parameters = jax.lax.pcast(state.parameters, DATA_AXIS, to="varying")
-    sums = local_sums(parameters, batch, keys)
+    examples = jax.lax.psum(jnp.sum(batch["weight"]), DATA_AXIS)
+    # Divided by here, the gradients of all parameters need not be.
+    share = jax.lax.pcast(1 / jnp.maximum(examples, 1), DATA_AXIS, to="varying")
+    sums = local_sums(parameters, batch, keys, share)
     with jax.named_scope("gradient_sum"):
       (loss, hits), gradients = jax.lax.psum(sums, DATA_AXIS)
-      examples = jax.lax.psum(jnp.sum(batch["weight"]), DATA_AXIS)
-    share = 1 / jnp.maximum(examples, 1)
     with jax.named_scope("optimizer"):
-      gradients = jax.tree.map(lambda g: g * share, gradients)
       parameters, optimizer_state, average, gradient_norm = optimizer.step(
         gradients, state.optimizer, state.parameters, state.average
       )
     metrics = {
-      "loss": loss * share,
-      "top1": hits * share,
+      "loss": loss,
+      "top1": hits,
       "gradient_norm": gradient_norm,
       "learning_rate": jnp.asarray(learning_rate(step), jnp.float32),
       "examples": examples,
