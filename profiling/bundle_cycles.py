@@ -18,8 +18,8 @@ and counts the bundles on the way.
 - A loop whose number of iterations depends on data is an error.
 
 Cycles in which nothing is issued are not in it: waits for copies, barriers and stalls. What the
-core copies between HBM and VMEM is counted on the same path, so that the caller can see whether the
-copies take longer than the bundles.
+core copies between HBM (or CMEM) and VMEM is counted on the same path, so that the caller can see
+whether the copies take longer than the bundles.
 """
 
 import bisect
@@ -42,7 +42,9 @@ _REGION = re.compile(r"(?P<kind>Start/End empty|Start|End) region (?P<number>\d+
 _CONTROL = re.compile(r"(?:[sv]br|scall|sret|inlined_call)(?:\..*)?")
 _ALLOCATION = re.compile(r"#allocation\w+")
 _WORD = 2**32
-_COPIES = ("dma.hbm_to_vmem", "dma.vmem_to_hbm")
+# v4 has a memory between the two, where XLA may put an operand. Its copies count as those of HBM,
+# over which the operand has come or will go.
+_COPIES = ("dma.hbm_to_vmem", "dma.vmem_to_hbm", "dma.cmem_to_vmem", "dma.vmem_to_cmem")
 _PHIS = ("sphi", "pphi")
 
 
@@ -647,9 +649,9 @@ def _relevant_instructions(
 
 
 def _copied_size(copy: _Instruction) -> str:
-  """The operand that is a copy's size in granules: [thread], source, size, destination, ..."""
-  # Where the predicate was, there is an empty one.
-  return [operand for operand in copy.operands if operand][2]
+  """The operand that is a copy's size in granules: source, size, destination, ..."""
+  # HBM's copies name a thread first; where the predicate was, there is an empty operand.
+  return [one for one in copy.operands if one and not one.startswith("[thread")][1]
 
 
 def _possibly_same(address: str, others: Iterable[str]) -> set[str]:

@@ -359,6 +359,14 @@ def test_copies_are_those_of_the_grids_blocks(kernel, copied_bytes):
   assert count.copied_granules * chip.copy_granule_bytes == copied_bytes
 
 
+def test_copies_of_the_memory_between_count_as_those_of_hbm():
+  """As v4's compiler writes it for a result that it puts into CMEM."""
+  text = schedule("v4_first_and_last")
+  there = text.replace("dma.vmem_to_hbm [thread:$0] ", "dma.vmem_to_cmem ")
+  assert there != text
+  assert count_bundles(there).copied_granules == count_bundles(text).copied_granules
+
+
 def test_a_copy_whose_size_depends_on_data_is_an_error():
   text = schedule("v4_first_and_last")
   changed = re.sub(r"/\*size_in_granules=\*/\d+", "/*size_in_granules=*/%s9999", text)
