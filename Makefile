@@ -53,7 +53,7 @@ results: $(INSTALLED)
 	$(RUN) -m profiling.core_hours --json=$(RESULTS)/core_hours_reference.json --plot=$(RESULTS)/core_hours_reference.png
 	$(RUN) -m profiling.released_code --json=$(RESULTS)/released_code.json
 	$(RUN) -m profiling.generations --json=$(RESULTS)/generations.json
-	$(RUN) -m profiling.kernels --json=$(RESULTS)/ops_reference.json
+	$(RUN) -m profiling.kernels --kernels=pallas --json=$(RESULTS)/ops.json
 	env -u JAX_PLATFORMS $(RUN) -m profiling.gpu --json=$(RESULTS)/gpu.json
 
 # Fewest forks: one version of each package for all Pythons, since what is tested is one set.

@@ -116,6 +116,18 @@ def test_zeros_can_move_and_are_finite():
     agree(kernel_step(*parts, **HYPER_PARAMETERS, clipping=CLIPPING), expected, shape)
 
 
+def test_gradients_of_almost_nothing_are_divided_by_the_floor():
+  shape = (3, 3, 128, 128)
+  zeros = jnp.zeros(shape, jnp.float32)
+  # Norms of 3e-8, which are above a clip of 1e-8 and below the floor of 1e-6.
+  gradient = draw(shape, 1e-9)[1]
+  arguments = (zeros, gradient, zeros)
+  expected = reference.sgd_agc(*arguments, **HYPER_PARAMETERS, clipping=jnp.float32(1e-5))
+  actual = kernel_step(*arguments, **HYPER_PARAMETERS, clipping=jnp.float32(1e-5))
+  np.testing.assert_allclose(expected[1], 0.01 * gradient, rtol=1e-5)
+  agree(actual, expected, shape)
+
+
 @pytest.mark.parametrize(
   ("shape", "dtype", "clipping", "reason"),
   [
