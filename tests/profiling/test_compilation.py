@@ -9,7 +9,10 @@ import pytest
 from nfnet.errors import UserError
 from profiling import compilation
 from profiling.compilation import compile_step
+from profiling.hlo_cycles import read_operations
 from profiling.request import StepRequest, experiment_for
+from profiling.step_time import estimate
+from profiling.topology import parse_topology
 
 STEP = "profiling.compile_worker"
 REQUEST = StepRequest(
@@ -100,19 +103,25 @@ def test_versions_flags_and_source_are_part_of_the_key(monkeypatch, tmp_path):
   assert compilation._key(STEP, REQUEST, {}) != before
 
 
-def test_dumps_about_kernels_are_not_left_behind(tmp_path):
-  """No op has a kernel yet that this step would call, so nothing is to be kept either."""
+def test_what_the_compiler_wrote_about_kernels_is_kept_and_all_else_is_not(tmp_path):
+  """The optimizer's kernel covers some of the smallest network's parameters."""
   request = dataclasses.replace(REQUEST, kernels="pallas")
   compiled = compile_step(request, cache=tmp_path)
-  assert compiled.kernels == {}
+  assert {name.split(".")[0] for name in compiled.kernels} == {"sgd_agc"}
   (folder,) = tmp_path.iterdir()
-  assert {path.name for path in folder.iterdir()} == {
+  assert {path.name for path in folder.iterdir() if not path.name.startswith("kernel_")} == {
     "kernels.json",
     "log.txt",
     "program.hlo.gz",
     "request.json",
     "result.json",
   }
+  topology = parse_topology(request.topology)
+  time = estimate(read_operations(compiled.hlo_text), topology, compiled.kernels)
+  seconds = time.by("part", "kind")["optimizer", "kernel"]
+  assert seconds == pytest.approx(
+    sum(kernel.seconds(topology.chip) for kernel in compiled.kernels.values())
+  )
 
 
 @pytest.mark.parametrize(
