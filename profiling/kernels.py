@@ -3,7 +3,7 @@ r"""Every op at every shape of the published networks: XLA's program, the kernel
     python -m profiling.kernels [--kernels=pallas] [--topology=v4:2x2x1] [--images=32] \
         [--only=TEXT] [--json=OUT]
 
-Compiles each op alone for one chip (185 programs, some five minutes on two cores, instant the second
+Compiles each op alone for one chip (185 programs, five minutes on two cores, instant the second
 time). Cycles are those of a core, all of whose chip's cores work at the same time, estimated from
 the compiler's schedules and not measured. "backward" is what all gradients cost on top of the
 forward pass. The bound is the longer of the multiply-adds on the matrix units and the least bytes
