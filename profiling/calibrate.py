@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from nfnet.errors import UserError, run_main
 from profiling import published
-from profiling.core_hours import estimate_all
+from profiling.core_hours import Estimates, estimate_all
 from profiling.error_bar import Spread, spread
 from profiling.output import write_json
 from profiling.request import StepRequest
@@ -96,22 +96,17 @@ def compare_v3(reports: Sequence[StepReport]) -> list[Comparison]:
   ]
 
 
-def compare_v4(reports: dict[str, StepReport]) -> list[Comparison]:
-  """Core-hours of one epoch of 4e9 images.
-
-  Args:
-    reports: of pre-training, by variant.
-  """
-  millions = published.PRETRAINING_IMAGES_PER_EPOCH / 1e6
+def compare_v4(estimates: Estimates) -> list[Comparison]:
+  """Core-hours of one epoch of 4e9 images."""
   return [
     Comparison(
       variant=variant,
       pixels=step.request.pixels,
-      estimated=millions * step.core_hours_per_million_images,
+      estimated=estimates.core_hours(variant, 1),
       published=published.core_hours_per_epoch(variant),
       fits=step.fits,
     )
-    for variant, step in reports.items()
+    for variant, step in estimates.pretraining.items()
   ]
 
 
@@ -190,8 +185,8 @@ def main(arguments: list[str]) -> None:
     report(request, time_limit_seconds=_COMPILE_SECONDS, memory_limit_bytes=_COMPILE_BYTES)
     for request in tqdm(requests_v3(), desc="TPU v3", leave=False, disable=None)
   ]
-  pretraining = estimate_all(parse_topology(_SLICE_V4), "reference").pretraining
-  tables = {"v3": compare_v3(reports), "v4": compare_v4(pretraining)}
+  estimates = estimate_all(parse_topology(_SLICE_V4), "reference")
+  tables = {"v3": compare_v3(reports), "v4": compare_v4(estimates)}
   write_json("json", flags.FLAGS.json, as_json(tables, reports[0].compilation.versions))
   print(as_text(tables))
 

@@ -23,7 +23,7 @@ from typing import Any
 from tqdm import tqdm
 
 from nfnet.errors import UserError
-from profiling.kernel_dumps import KernelProfile, dump_arguments, keep, read_profiles
+from profiling.kernel_dumps import DUMPS, KernelProfile, dump_arguments, keep, read_profiles
 from profiling.request import StepRequest
 from profiling.topology import parse_topology
 
@@ -52,7 +52,6 @@ _WORKER_SOURCES = {
   ),
 }
 _POLL_SECONDS = 0.2
-_DUMPS = "dumps"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -175,9 +174,9 @@ def _run(
   request_path.write_text(json.dumps(dataclasses.asdict(request)))
   environment = {**os.environ, **_ENVIRONMENT}
   if dumps:
-    (folder / _DUMPS).mkdir()
+    (folder / DUMPS).mkdir()
     environment["LIBTPU_INIT_ARGS"] = " ".join(
-      [environment.get("LIBTPU_INIT_ARGS", ""), dump_arguments(folder / _DUMPS)]
+      [environment.get("LIBTPU_INIT_ARGS", ""), dump_arguments(folder / DUMPS)]
     )
   with (folder / "log.txt").open("w") as log:
     worker = subprocess.Popen(
@@ -206,8 +205,8 @@ def _run(
   if dumps:
     program = folder / "program.hlo.gz"
     if program.exists():
-      keep(folder / _DUMPS, gzip.decompress(program.read_bytes()).decode(), folder)
-    shutil.rmtree(folder / _DUMPS)
+      keep(folder / DUMPS, gzip.decompress(program.read_bytes()).decode(), folder)
+    shutil.rmtree(folder / DUMPS)
   result = json.loads((folder / "result.json").read_text())
   result["peak_memory_bytes"] = peak_memory_bytes
   (folder / "result.json").write_text(json.dumps(result, indent=1))

@@ -5,7 +5,6 @@ Equal calls have equal texts, which are kept once.
 """
 
 import dataclasses
-import functools
 import gzip
 import hashlib
 import json
@@ -22,6 +21,8 @@ _TEXTS = {
   "bundles": "*-{name}-[0-9]*-final_bundles.txt",
   "utilization": "*-{name}-*-final_hlo-static-per-bundle-utilization.txt",
 }
+DUMPS = "dumps"
+"""Folder that the compiler writes to, in that of the process that compiles."""
 _INDEX = "kernels.json"
 _VMEM = re.compile(r"space=vmem, size = (0x[0-9a-f]+|\d+)")
 
@@ -137,7 +138,6 @@ def _read_profile(path: pathlib.Path, chip: Chip) -> KernelProfile:
   return profile_kernel(texts["bundles"], texts["utilization"], texts["allocations"], chip=chip)
 
 
-@functools.lru_cache(maxsize=256)
 def profile_kernel(
   bundles_text: str, utilization_text: str, allocations_text: str, *, chip: Chip
 ) -> KernelProfile:

@@ -27,7 +27,6 @@ from profiling import kernel_dumps, matmul_kernel
 from profiling.op_shapes import ConvShape, OpShape, ResidualShape, UpdateShape, named_shapes
 from profiling.topology import describe_devices, parse_topology
 
-DUMPS = "dumps"
 YARDSTICK = f"matmul {matmul_kernel.SIZE}x{matmul_kernel.SIZE}"
 
 
@@ -230,7 +229,7 @@ def compile_all(request: OpRequest, folder: pathlib.Path) -> list[dict[str, Any]
     own.mkdir()
     text = compiled.as_text()
     (own / "program.hlo.gz").write_bytes(gzip.compress(text.encode(), compresslevel=5))
-    kernel_dumps.keep(folder / DUMPS, text, own)
+    kernel_dumps.keep(folder / kernel_dumps.DUMPS, text, own)
   return entries
 
 

@@ -12,6 +12,7 @@ from profiling.calibrate import (
   compare_v4,
   requests_v3,
 )
+from profiling.core_hours import Estimates
 from profiling.error_bar import CALIBRATION, Spread, error_bar_text, error_bars, spread
 from profiling.step import StepReport
 from profiling.step_time import Row, StepTime
@@ -40,7 +41,8 @@ def test_ratios_are_published_over_estimated():
   assert rows[0].ratio == pytest.approx(0.0733 / 0.1)
   assert rows[5].ratio == pytest.approx(1.3985 / 0.1)
   request = dataclasses.replace(requests_v3()[0], topology="v4:2x2x1", batch_per_chip=32)
-  (row,) = compare_v4({"F0": report(request, 0.032)})
+  step = report(request, 0.032)
+  (row,) = compare_v4(Estimates(pretraining={"F0": step}, finetuning=step))
   # A thousand images a second and chip: 4e9 images take 4e6 s of two cores.
   assert row.estimated == pytest.approx(8e6 / 3600)
   assert row.published == pytest.approx(1617, rel=2e-3)
