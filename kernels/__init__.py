@@ -1,8 +1,17 @@
 """Ops of normalizer-free networks: plain-JAX references and the dispatch to TPU kernels."""
 
 from kernels.dispatch import Implementation, fallback_counts
-from kernels.scaled_ws_conv.op import scaled_ws_conv
+from kernels.scaled_ws_conv.op import Convolution, scaled_ws_conv, stem
 from kernels.se_residual.op import se_residual
 from kernels.sgd_agc.op import Step, sgd_agc
 
-__all__ = ["Implementation", "Step", "fallback_counts", "scaled_ws_conv", "se_residual", "sgd_agc"]
+__all__ = [
+  "Convolution",
+  "Implementation",
+  "Step",
+  "fallback_counts",
+  "scaled_ws_conv",
+  "se_residual",
+  "sgd_agc",
+  "stem",
+]

@@ -4,7 +4,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 import kernels
-from kernels.scaled_ws_conv.reference import Activation
+from nfnet.activations import ScaledActivation
 from nfnet.layers import Linear, ScaledWSConv, declare
 from nfnet.variants import BlockShape
 
@@ -34,7 +34,7 @@ class Block(nnx.Module):
     self,
     shape: BlockShape,
     *,
-    activation: Activation,
+    activation: ScaledActivation,
     alpha: float,
     implementation: kernels.Implementation,
   ):
@@ -70,15 +70,18 @@ class Block(nnx.Module):
   ) -> Float[Array, "h2 w2 n o"]:
     """The block's output; `keep` is 0 where stochastic depth drops the branch, else 1."""
     activation = self.activation
-    entry = dict(input_activation=activation, input_scale=beta)
-    shortcut = self.conv_shortcut(x, **entry) if self.has_projection else x
-    branch = self.conv0(x, **entry, output_activation=activation)
-    branch = self.conv1(branch, output_activation=activation)
-    branch = self.conv1b(branch, output_activation=activation)
-    branch = self.conv2(branch)
+    entry = dict(activation=activation, beta=beta)
+    # The shortcut takes the input from the branch: see `kernels.Convolution.input`.
+    branch, _, shortcut = self.conv0(x, **entry, returns_input=True)
+    if self.has_projection:
+      shortcut = self.conv_shortcut(shortcut, **entry).result
+    for conv in (self.conv1, self.conv1b):
+      branch = conv(branch, activation=activation).result
+    branch, mean, _ = self.conv2(branch, activation=activation, returns_mean=True)
     gate = self.squeeze_excite
     return kernels.se_residual(
       branch,
+      mean,
       shortcut,
       gate.squeeze.weight[...],
       gate.squeeze.bias[...],

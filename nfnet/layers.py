@@ -11,7 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 import kernels
-from kernels.scaled_ws_conv.reference import Activation
+from nfnet.activations import ScaledActivation
 
 
 def declare(*shape: int) -> nnx.Param:
@@ -55,11 +55,12 @@ class ScaledWSConv(nnx.Module):
     self,
     x: Float[Array, "h w n c"],
     *,
-    input_activation: Activation | None = None,
-    input_scale: Float[Array, ""] | None = None,
-    output_activation: Activation | None = None,
-  ) -> Float[Array, "h2 w2 n o"]:
-    """act_out(conv(pool(act_in(x) * input_scale)) + bias)."""
+    activation: ScaledActivation | None = None,
+    beta: Float[Array, ""] | float = 1.0,
+    returns_mean: bool = False,
+    returns_input: bool = False,
+  ) -> kernels.Convolution:
+    """conv(pool(beta * activation(x))) + bias; without an activation, beta must be 1."""
     return kernels.scaled_ws_conv(
       x,
       self.weight[...],
@@ -68,9 +69,10 @@ class ScaledWSConv(nnx.Module):
       stride=self.stride,
       groups=self.groups,
       pool=self.pool,
-      input_activation=input_activation,
-      input_scale=input_scale,
-      output_activation=output_activation,
+      activation=activation and activation.function,
+      input_scale=activation and jnp.float32(beta * activation.gain),
+      returns_mean=returns_mean,
+      returns_input=returns_input,
       implementation=self.implementation,
     )
 

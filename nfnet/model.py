@@ -20,7 +20,8 @@ from flax import nnx
 from jaxtyping import Array, Float, Key
 
 import kernels
-from nfnet.activations import scaled_activation
+from kernels.scaled_ws_conv.reference import activate
+from nfnet.activations import ScaledActivation, scaled_activation
 from nfnet.block import Block
 from nfnet.block_arrangement import BLOCKS, arrange_blocks, block_key, is_stacked
 from nfnet.layers import Linear, ScaledWSConv
@@ -34,17 +35,33 @@ Parameters = Mapping[str, Any]
 class Stem(nnx.Module):
   """Four 3x3 convolutions, strides 2, 1, 1, 2, with activations between."""
 
-  def __init__(self, channels: tuple[int, int, int, int], **arguments):
-    self.conv0 = ScaledWSConv(3, channels[0], kernel_pixels=3, stride=2, **arguments)
-    self.conv1 = ScaledWSConv(channels[0], channels[1], kernel_pixels=3, **arguments)
-    self.conv2 = ScaledWSConv(channels[1], channels[2], kernel_pixels=3, **arguments)
-    self.conv3 = ScaledWSConv(channels[2], channels[3], kernel_pixels=3, stride=2, **arguments)
+  def __init__(
+    self,
+    channels: tuple[int, int, int, int],
+    *,
+    activation: ScaledActivation,
+    implementation: kernels.Implementation,
+  ):
+    inputs = (3, *channels[:-1])
+    self.conv0, self.conv1, self.conv2, self.conv3 = (
+      ScaledWSConv(*sizes, kernel_pixels=3, implementation=implementation)
+      for sizes in zip(inputs, channels, strict=True)
+    )
+    self.activation = activation
+    self.implementation = implementation
 
-  def __call__(self, x: Float[Array, "h w n c"], activation) -> Float[Array, "h2 w2 n o"]:
+  def __call__(self, x: Float[Array, "h w n c"]) -> Float[Array, "h2 w2 n o"]:
     """The input of the first stage, a quarter as high and wide."""
-    for conv in (self.conv0, self.conv1, self.conv2):
-      x = conv(x, output_activation=activation)
-    return self.conv3(x)
+    convs = (self.conv0, self.conv1, self.conv2, self.conv3)
+    return kernels.stem(
+      x,
+      tuple(conv.weight[...] for conv in convs),
+      tuple(conv.gain[...] for conv in convs),
+      tuple(conv.bias[...] for conv in convs),
+      activation=self.activation.function,
+      input_scale=jnp.float32(self.activation.gain),
+      implementation=self.implementation,
+    )
 
 
 class NFNet(nnx.Module):
@@ -103,7 +120,9 @@ class NFNet(nnx.Module):
       stochastic_depth_rate * block.stochastic_depth_share for block in block_shapes
     )
 
-    self.stem = Stem((*shape.stem_channels, shape.stage_channels[0] // 2), **common)
+    self.stem = Stem(
+      (*shape.stem_channels, shape.stage_channels[0] // 2), activation=self.activation, **common
+    )
     self.blocks = nnx.List(
       Block(block_shapes[run.start], activation=self.activation, alpha=alpha, **common)
       for run in self.runs
@@ -129,10 +148,10 @@ class NFNet(nnx.Module):
     x = jnp.transpose(images, (1, 2, 0, 3)).astype(self.compute_dtype)
     # Scopes name the parts in compiled programs and traces.
     with jax.named_scope("stem"):
-      x = self.stem(x, self.activation)
+      x = self.stem(x)
     x = self._run_blocks(x, self._draw_keep(keys))
     with jax.named_scope("head"):
-      x = self.final_conv(x, output_activation=self.activation)
+      x = activate(self.activation, self.final_conv(x).result)
       features = jnp.mean(x, axis=(0, 1), dtype=jnp.float32)
       if keys is not None and self.dropout_rate > 0:
         features = _dropout(features, keys, self.dropout_rate)

@@ -1,12 +1,30 @@
-"""The public op: convolution with scaled weight standardization."""
+"""The public ops: convolution with scaled weight standardization, and four of them in a row."""
 
 import functools
+from collections.abc import Sequence
+from typing import NamedTuple
 
+import jax
 from jaxtyping import Array, Float
 
 from kernels.dispatch import Implementation, dispatch
-from kernels.scaled_ws_conv import reference
+from kernels.scaled_ws_conv import kernel_tpu, reference, stem_tpu
 from kernels.scaled_ws_conv.reference import Activation
+
+
+class Convolution(NamedTuple):
+  """What a convolution returns.
+
+  Attributes:
+    result: of the input's dtype.
+    mean: of each image's results, float32, or None.
+    input: as it was given, or None. Who uses this one has the gradients of all uses added inside of
+      the convolution's backward pass.
+  """
+
+  result: Float[Array, "h2 w2 n o"]
+  mean: Float[Array, "n o"] | None
+  input: Float[Array, "h w n c"] | None
 
 
 def scaled_ws_conv(
@@ -18,11 +36,12 @@ def scaled_ws_conv(
   stride: int = 1,
   groups: int = 1,
   pool: bool = False,
-  input_activation: Activation | None = None,
+  activation: Activation | None = None,
   input_scale: Float[Array, ""] | None = None,
-  output_activation: Activation | None = None,
+  returns_mean: bool = False,
+  returns_input: bool = False,
   implementation: Implementation = "reference",
-) -> Float[Array, "h2 w2 n o"]:
+) -> Convolution:
   """`reference.scaled_ws_conv`, by a TPU kernel where one covers the arguments.
 
   Raises:
@@ -37,13 +56,41 @@ def scaled_ws_conv(
     stride=stride,
     groups=groups,
     pool=pool,
-    input_activation=input_activation,
-    output_activation=output_activation,
+    activation=activation,
+    returns_mean=returns_mean,
+    returns_input=returns_input,
   )
+  if input_scale is not None:
+    input_scale = jax.lax.stop_gradient(input_scale)
+  return Convolution(
+    *dispatch(
+      "scaled_ws_conv",
+      implementation,
+      reference=functools.partial(reference.scaled_ws_conv, **static),
+      kernel=functools.partial(
+        kernel_tpu.scaled_ws_conv, **static, variance_floor=reference.VARIANCE_FLOOR
+      ),
+      arguments=(x, weight, gain, bias, input_scale),
+    )
+  )
+
+
+def stem(
+  images: Float[Array, "h w n c"],
+  weights: Sequence[Float[Array, "3 3 _ _"]],
+  gains: Sequence[Float[Array, " _"]],
+  biases: Sequence[Float[Array, " _"]],
+  *,
+  activation: Activation,
+  input_scale: Float[Array, ""],
+  implementation: Implementation = "reference",
+) -> Float[Array, "h2 w2 n o"]:
+  """`reference.stem`, by TPU kernels where these cover the arguments."""
+  static = dict(strides=reference.STEM_STRIDES, activation=activation)
   return dispatch(
-    "scaled_ws_conv",
+    "stem",
     implementation,
-    reference=functools.partial(reference.scaled_ws_conv, **static),
-    kernel=None,
-    arguments=(x, weight, gain, bias, input_scale),
+    reference=functools.partial(reference.stem, **static),
+    kernel=functools.partial(stem_tpu.stem, **static, standardize=reference.standardize_weight),
+    arguments=(images, weights, gains, biases, jax.lax.stop_gradient(input_scale)),
   )

@@ -6,7 +6,7 @@ a shift in space is then an index of a major dimension, which costs a TPU kernel
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -148,30 +148,74 @@ def scaled_ws_conv(
   stride: int,
   groups: int,
   pool: bool,
-  input_activation: Activation | None,
-  output_activation: Activation | None,
-) -> Float[Array, "h2 w2 n o"]:
-  """y = act_out(conv(pool(act_in(x) * input_scale), standardized weight) + bias).
+  activation: Activation | None,
+  returns_mean: bool,
+  returns_input: bool,
+) -> tuple[Float[Array, "h2 w2 n o"], Float[Array, "n o"] | None, Float[Array, "h w n c"] | None]:
+  """y = conv(pool(activation(x)), input_scale * standardized weight) + bias.
+
+  Scaling the input is the same as scaling the weights, of which there are far fewer.
 
   Args:
     x: activations, of the compute dtype, which the result has as well.
     weight: parameters; i = c / groups.
     gain: of each output channel.
     bias: of each output channel.
-    input_scale: beta of a block, or None for 1.
+    input_scale: of the activated input: the activation's gain and a block's beta; None for 1.
+      A constant: there is no derivative by it.
     stride: of the convolution, whose padding is "SAME" in XLA's sense.
     groups: output channel k sees the input channels of group k * groups // o.
     pool: 2x2 average pooling before the convolution.
-    input_activation: scaled activation on x, or None.
-    output_activation: scaled activation on the result, or None.
+    activation: of the input, or None.
+    returns_mean: the mean of each image's results is returned too.
+    returns_input: the input is returned too.
+
+  Returns:
+    The result; its mean in float32, or None; `x`, or None.
   """
-  dtype = x.dtype
-  if input_activation is not None:
-    x = activate(input_activation, x)
-  if input_scale is not None:
-    x = x * input_scale.astype(dtype)
+  dtype, given = x.dtype, x
+  if activation is not None:
+    x = activate(activation, x)
   if pool:
     x = average_pool(x)
-  y = convolve(x, standardize_weight(weight, gain).astype(dtype), stride, groups)
+  weight = standardize_weight(weight, gain)
+  if input_scale is not None:
+    weight = weight * input_scale
+  y = convolve(x, weight.astype(dtype), stride, groups)
   y = y + bias.astype(dtype)[None, None, None, :]
-  return y if output_activation is None else activate(output_activation, y)
+  mean = jnp.mean(y, axis=(0, 1), dtype=jnp.float32) if returns_mean else None
+  return y, mean, given if returns_input else None
+
+
+STEM_STRIDES = (2, 1, 1, 2)
+
+
+def stem(
+  images: Float[Array, "h w n c"],
+  weights: Sequence[Float[Array, "3 3 _ _"]],
+  gains: Sequence[Float[Array, " _"]],
+  biases: Sequence[Float[Array, " _"]],
+  input_scale: Float[Array, ""],
+  *,
+  strides: Sequence[int],
+  activation: Activation,
+) -> Float[Array, "h2 w2 n o"]:
+  """One `scaled_ws_conv` after the other; all but the first activate and scale their input."""
+  x = images
+  for i, (weight, gain, bias, stride) in enumerate(
+    zip(weights, gains, biases, strides, strict=True)
+  ):
+    x, _, _ = scaled_ws_conv(
+      x,
+      weight,
+      gain,
+      bias,
+      input_scale if i else None,
+      stride=stride,
+      groups=1,
+      pool=False,
+      activation=activation if i else None,
+      returns_mean=False,
+      returns_input=False,
+    )
+  return x

@@ -5,11 +5,12 @@ import functools
 from jaxtyping import Array, Float
 
 from kernels.dispatch import Implementation, dispatch
-from kernels.se_residual import reference
+from kernels.se_residual import kernel_tpu, reference
 
 
 def se_residual(
   branch: Float[Array, "h w n c"],
+  mean: Float[Array, "n c"],
   shortcut: Float[Array, "h w n c"],
   squeeze_weight: Float[Array, "c s"],
   squeeze_bias: Float[Array, " s"],
@@ -26,9 +27,12 @@ def se_residual(
     "se_residual",
     implementation,
     reference=functools.partial(reference.se_residual, alpha=alpha),
-    kernel=None,
+    kernel=functools.partial(
+      kernel_tpu.se_residual, branch_scale=reference.branch_scale, alpha=alpha
+    ),
     arguments=(
       branch,
+      mean,
       shortcut,
       squeeze_weight,
       squeeze_bias,

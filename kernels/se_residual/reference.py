@@ -10,11 +10,12 @@ from jaxtyping import Array, Float
 
 
 def gate(
-  branch: Float[Array, "h w n c"],
+  mean: Float[Array, "n c"],
   squeeze_weight: Float[Array, "c s"],
   squeeze_bias: Float[Array, " s"],
   excite_weight: Float[Array, "s c"],
   excite_bias: Float[Array, " c"],
+  dtype: jnp.dtype,
 ) -> Float[Array, "n c"]:
   """2 * sigmoid(fc(relu(fc(mean over space)))), in float32.
 
@@ -22,19 +23,36 @@ def gate(
 
   The two products take operands of the compute dtype, as the MXU does, and sum in float32.
   """
-  dtype = branch.dtype
 
   def fully_connected(x, weight, bias):
     product = jnp.dot(x.astype(dtype), weight.astype(dtype), preferred_element_type=jnp.float32)
     return product + bias.astype(jnp.float32)[None, :]
 
-  mean = jnp.mean(branch, axis=(0, 1), dtype=jnp.float32)
   hidden = jax.nn.relu(fully_connected(mean, squeeze_weight, squeeze_bias))
   return 2.0 * jax.nn.sigmoid(fully_connected(hidden, excite_weight, excite_bias))
 
 
+def branch_scale(
+  mean: Float[Array, "n c"],
+  squeeze_weight: Float[Array, "c s"],
+  squeeze_bias: Float[Array, " s"],
+  excite_weight: Float[Array, "s c"],
+  excite_bias: Float[Array, " c"],
+  skip_gain: Float[Array, ""],
+  keep: Float[Array, " n"] | None,
+  *,
+  alpha: float,
+  dtype: jnp.dtype,
+) -> Float[Array, "n c"]:
+  """alpha * skip_gain * keep * gate, in float32."""
+  scale = gate(mean, squeeze_weight, squeeze_bias, excite_weight, excite_bias, dtype)
+  scale = scale * (alpha * skip_gain.astype(jnp.float32))
+  return scale if keep is None else scale * keep.astype(jnp.float32)[:, None]
+
+
 def se_residual(
   branch: Float[Array, "h w n c"],
+  mean: Float[Array, "n c"],
   shortcut: Float[Array, "h w n c"],
   squeeze_weight: Float[Array, "c s"],
   squeeze_bias: Float[Array, " s"],
@@ -49,6 +67,7 @@ def se_residual(
 
   Args:
     branch: the residual branch, before squeeze-excite.
+    mean: of each image and channel of it, float32: the squeeze.
     shortcut: of the same shape and dtype; the result has both.
     squeeze_weight: of the first fully connected layer.
     squeeze_bias: likewise.
@@ -59,8 +78,15 @@ def se_residual(
       as in the released code.
     alpha: 0.2 in the papers.
   """
-  scale = gate(branch, squeeze_weight, squeeze_bias, excite_weight, excite_bias)
-  scale = scale * (alpha * skip_gain.astype(jnp.float32))
-  if keep is not None:
-    scale = scale * keep.astype(jnp.float32)[:, None]
+  scale = branch_scale(
+    mean,
+    squeeze_weight,
+    squeeze_bias,
+    excite_weight,
+    excite_bias,
+    skip_gain,
+    keep,
+    alpha=alpha,
+    dtype=branch.dtype,
+  )
   return shortcut + scale.astype(branch.dtype)[None, None] * branch

@@ -1,3 +1,5 @@
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.test_util import check_grads
 
-from kernels import scaled_ws_conv
+from kernels import scaled_ws_conv, stem
 from kernels.scaled_ws_conv.reference import (
   VARIANCE_FLOOR,
   activate,
@@ -84,7 +86,8 @@ def test_convolution(height, width, kernel, stride, groups):
   x, weight, gain, bias = operands(
     rng, height=height, width=width, channels=6, outputs=9, kernel=kernel, groups=groups
   )
-  actual = scaled_ws_conv(*map(jnp.asarray, (x, weight, gain, bias)), stride=stride, groups=groups)
+  arrays = map(jnp.asarray, (x, weight, gain, bias))
+  actual = scaled_ws_conv(*arrays, stride=stride, groups=groups).result
   expected = convolve_float64(x, standardize_float64(weight, gain), stride, groups) + bias
   assert actual.dtype == jnp.float32
   # Sums of up to 54 products of float32: 2^-24 * 54 = 3e-6 at worst.
@@ -93,9 +96,8 @@ def test_convolution(height, width, kernel, stride, groups):
 
 @pytest.mark.parametrize(("height", "width"), [(4, 4), (5, 7), (1, 1), (4, 3)])
 @pytest.mark.parametrize("pool", [False, True])
-@pytest.mark.parametrize("before", [False, True])
-@pytest.mark.parametrize("after", [False, True])
-def test_activations_scale_and_pool(height, width, pool, before, after):
+@pytest.mark.parametrize("activated", [False, True])
+def test_activation_scale_and_pool(height, width, pool, activated):
   rng = np.random.default_rng(1)
   x, weight, gain, bias = operands(
     rng, height=height, width=width, channels=4, outputs=8, kernel=1, groups=1
@@ -103,14 +105,12 @@ def test_activations_scale_and_pool(height, width, pool, before, after):
   actual = scaled_ws_conv(
     *map(jnp.asarray, (x, weight, gain, bias)),
     pool=pool,
-    input_activation=scaled_gelu if before else None,
-    input_scale=jnp.float32(0.7) if before else None,
-    output_activation=scaled_gelu if after else None,
-  )
-  expected = 0.7 * gelu_float64(x.astype(np.float64)) if before else x
+    activation=scaled_gelu if activated else None,
+    input_scale=jnp.float32(0.7) if activated else None,
+  ).result
+  expected = 0.7 * gelu_float64(x.astype(np.float64)) if activated else x
   expected = pool_float64(expected) if pool else expected
   expected = convolve_float64(expected, standardize_float64(weight, gain), 1, 1) + bias
-  expected = gelu_float64(expected) if after else expected
   np.testing.assert_allclose(actual, expected, rtol=0, atol=2e-6 * np.abs(expected).max())
 
 
@@ -175,22 +175,20 @@ def test_gradients_agree_with_finite_differences(kernel, stride, groups, pool):
   rng = np.random.default_rng(3)
   arrays = operands(rng, height=5, width=4, channels=4, outputs=4, kernel=kernel, groups=groups)
 
-  def function(*operands):
-    # `check_grads` perturbs with NumPy arrays, and would pull one back.
-    *arrays, scale = map(jnp.asarray, operands)
+  def function(*arrays):
     result = scaled_ws_conv(
-      *arrays,
+      # `check_grads` perturbs with NumPy arrays.
+      *map(jnp.asarray, arrays),
       stride=stride,
       groups=groups,
       pool=pool,
-      input_activation=jnp.tanh,
-      input_scale=scale,
-      output_activation=jnp.tanh,
-    )
+      activation=jnp.tanh,
+      input_scale=jnp.float32(0.8),
+    ).result
     weights = np.random.default_rng(7).standard_normal(result.shape)
     return jnp.sum(result * jnp.asarray(weights, jnp.float32))
 
-  arguments = (*map(jnp.asarray, arrays), jnp.float32(0.8))
+  arguments = tuple(map(jnp.asarray, arrays))
   # Differences over 1e-2 in float32: third derivatives and rounding leave about 1e-3.
   check_grads(function, arguments, order=1, modes=["rev"], eps=1e-2, atol=1e-2, rtol=1e-2)
 
@@ -207,7 +205,7 @@ def test_convolution_gradients_are_those_of_xla(kernel, stride, groups):
   def ours(x, weight):
     return scaled_ws_conv(
       x, weight, jnp.asarray(gain), jnp.asarray(bias), stride=stride, groups=groups
-    )
+    ).result
 
   def xla(x, weight):
     y = jax.lax.conv_general_dilated(
@@ -247,13 +245,9 @@ def test_bfloat16_stays_bfloat16_and_is_close_to_float32():
       operands(rng, height=6, width=6, channels=16, outputs=16, kernel=3, groups=1),
     )
   )
-  options = {
-    "input_activation": scaled_gelu,
-    "input_scale": jnp.float32(0.9),
-    "output_activation": scaled_gelu,
-  }
-  expected = scaled_ws_conv(*arrays, **options)
-  actual = scaled_ws_conv(arrays[0].astype(jnp.bfloat16), *arrays[1:], **options)
+  options = {"activation": scaled_gelu, "input_scale": jnp.float32(0.9)}
+  expected = scaled_ws_conv(*arrays, **options).result
+  actual = scaled_ws_conv(arrays[0].astype(jnp.bfloat16), *arrays[1:], **options).result
   assert actual.dtype == jnp.bfloat16
   error = np.linalg.norm(actual.astype(jnp.float32) - expected) / np.linalg.norm(expected)
   # Roundings of x, weights, products' sum, bias and result: 2^-9 * sqrt(5) or so.
@@ -269,3 +263,54 @@ def test_channels_that_do_not_fit_are_an_error(channels, outputs, groups, messag
   x, vector = jnp.zeros((4, 4, 1, channels)), jnp.zeros(outputs)
   with pytest.raises(ValueError, match=message):
     scaled_ws_conv(x, weight, vector, vector, groups=groups)
+
+
+def test_the_input_scale_is_a_constant():
+  rng = np.random.default_rng(8)
+  arrays = operands(rng, height=2, width=2, channels=4, outputs=4, kernel=1, groups=1)
+  arrays = tuple(map(jnp.asarray, arrays))
+
+  def total(scale):
+    return jnp.sum(scaled_ws_conv(*arrays, input_scale=scale).result)
+
+  assert total(jnp.float32(0.5)) != total(jnp.float32(0.7))
+  assert jax.grad(total)(jnp.float32(0.5)) == 0
+
+
+def test_the_mean_and_the_input_come_where_they_are_asked_for():
+  rng = np.random.default_rng(9)
+  arrays = operands(rng, height=3, width=2, channels=4, outputs=4, kernel=1, groups=1)
+  arrays = tuple(map(jnp.asarray, arrays))
+  plain = scaled_ws_conv(*arrays)
+  assert plain.mean is None
+  assert plain.input is None
+  full = scaled_ws_conv(*arrays, returns_mean=True, returns_input=True)
+  np.testing.assert_array_equal(full.result, plain.result)
+  np.testing.assert_allclose(full.mean, np.mean(plain.result, axis=(0, 1)), atol=1e-6)
+  np.testing.assert_array_equal(full.input, arrays[0])
+
+
+def test_the_stem_is_four_convolutions_in_a_row():
+  rng = np.random.default_rng(10)
+  channels = (3, 4, 6, 8, 16)
+  convs = [
+    operands(rng, height=1, width=1, channels=i, outputs=o, kernel=3, groups=1)[1:]
+    for i, o in itertools.pairwise(channels)
+  ]
+  images = rng.standard_normal((12, 8, BATCH, 3)).astype(np.float32)
+  weights, gains, biases = (tuple(map(jnp.asarray, kind)) for kind in zip(*convs, strict=True))
+  actual = stem(
+    jnp.asarray(images),
+    weights,
+    gains,
+    biases,
+    activation=scaled_gelu,
+    input_scale=jnp.float32(0.7),
+  )
+  expected = images
+  for i, (stride, (weight, gain, bias)) in enumerate(zip((2, 1, 1, 2), convs, strict=True)):
+    if i:
+      expected = 0.7 * gelu_float64(expected)
+    expected = convolve_float64(expected, standardize_float64(weight, gain), stride, 1) + bias
+  assert actual.shape == (3, 2, BATCH, 16)
+  np.testing.assert_allclose(actual, expected, rtol=0, atol=4e-6 * np.abs(expected).max())

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.test_util import check_grads
 
-from kernels import se_residual
-from kernels.se_residual.reference import gate
+import kernels
+from kernels.se_residual import reference
 
 H, W, N, C, S = 3, 2, 4, 6, 5
 
@@ -16,6 +16,18 @@ def operands(seed=0):
   rng = np.random.default_rng(seed)
   shapes = ((H, W, N, C), (H, W, N, C), (C, S), (S,), (S, C), (C,), ())
   return tuple(np.asarray(rng.standard_normal(shape), np.float32) for shape in shapes)
+
+
+def se_residual(branch, *rest, **options):
+  return kernels.se_residual(branch, mean_of(branch), *rest, **options)
+
+
+def gate(branch, *parameters):
+  return reference.gate(mean_of(branch), *parameters, branch.dtype)
+
+
+def mean_of(branch):
+  return jnp.mean(branch, axis=(0, 1), dtype=jnp.float32)
 
 
 def gate_float64(branch, w0, b0, w1, b1):

@@ -1,3 +1,4 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ def test_gamma_gives_unit_variance(name):
 
 def test_log_softmax_of_many_channels_keeps_unit_variance():
   x = np.random.default_rng(0).standard_normal((1000, 256)).astype(np.float32)
-  assert np.var(scaled_activation("log_softmax")(x)) == pytest.approx(1, abs=1e-2)
+  assert np.var(scaled_activation("log_softmax")(jnp.asarray(x))) == pytest.approx(1, abs=1e-2)
 
 
 def test_gelu_is_the_tanh_form():
@@ -35,7 +36,15 @@ def test_gelu_is_the_tanh_form():
   assert 1e-4 < np.abs(difference).max() < 1e-2
 
 
-def test_the_same_function_object_each_time():
+def test_gelu_has_the_slope_of_its_formula():
+  x = jnp.linspace(-6, 6, 121)
+  gelu = scaled_activation("gelu")
+  expected = jax.vmap(jax.grad(lambda x: 1.7015043497085571 * jax.nn.gelu(x, approximate=True)))(x)
+  # The rounding of 1 + tanh, 2^-24, times x (sqrt(2 / pi) + 0.1 x^2), at most 28, on each side.
+  np.testing.assert_allclose(jax.vmap(jax.grad(gelu))(x), expected, atol=4e-6)
+
+
+def test_the_same_object_each_time():
   assert scaled_activation("silu") is scaled_activation("silu")
 
 

@@ -1,0 +1,310 @@
+"""The convolution kernels as the TPU interpreter runs them: two cores, races looked for.
+
+The exact values are those of float64. With operands rounded to the dtype, each of the K products of
+a sum has an error of eps, independent of the others: the sum's is eps x sqrt(K) times a product's
+size, where the sum's own size is sqrt(K) times a product's. So the relative tolerance for it is
+c x eps; c counts the roundings on the way: the activated input, the standardized weight, the
+result, and one in the middle of a gradient. Each of the K additions, in float32, may add 2^-24 of
+the sum: c x 2^-24 x sqrt(K) more.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental.pallas import tpu as pltpu
+from jax.sharding import PartitionSpec as P
+
+from kernels.scaled_ws_conv import kernel_tpu, reference
+from kernels.scaled_ws_conv.tile import Blocks, Tile
+from tests.kernels import exact
+
+ROUNDINGS = 4
+EPSILON = {"float32": 2.0**-24, "bfloat16": 2.0**-9}
+ERROR_OF_REFERENCE = {"float32": 4.0, "bfloat16": 1.25}
+"""Factor that a kernel's error may be larger: XLA rounds as often, but its float32 sums are sums of
+sums, which lose less than the kernel's sums in a row."""
+SCALE = jnp.float32(0.7)
+
+
+@pytest.fixture(autouse=True)
+def interpreted():
+  with pltpu.force_tpu_interpret_mode(
+    pltpu.InterpretParams(detect_races=True, num_cores_or_threads=2)
+  ):
+    yield
+  pltpu.reset_tpu_interpret_mode_state()
+
+
+def draw(seed, *shape, dtype="float32", mean=0.0):
+  values = np.random.default_rng(seed).standard_normal(shape) + mean
+  return jnp.asarray(values, dtype)
+
+
+def problem(
+  height,
+  width,
+  images,
+  inputs,
+  outputs,
+  kernel=1,
+  *,
+  dtype="float32",
+  stride=1,
+  groups=1,
+  pool=False,
+):
+  """Operands, the cotangent of the result, and the static arguments."""
+  phases = 2 if pool else stride
+  operands = (
+    draw(0, height, width, images, inputs, dtype=dtype),
+    draw(1, kernel, kernel, inputs // groups, outputs, mean=0.3),
+    draw(2, outputs),
+    draw(3, outputs),
+  )
+  cotangent = draw(4, height // phases, width // phases, images, outputs, dtype=dtype)
+  return operands, cotangent, dict(stride=stride, groups=groups, pool=pool)
+
+
+def run(function, operands, cotangent, static, **more):
+  """Value and gradients of an implementation of the op."""
+
+  def of_operands(*operands):
+    return function(
+      *operands,
+      SCALE,
+      **static,
+      **{"activation": exact.gelu, "returns_mean": False, "returns_input": False, **more},
+    )
+
+  return exact.value_and_gradients(of_operands, operands, cotangent)
+
+
+kernel = functools.partial(kernel_tpu.scaled_ws_conv, variance_floor=reference.VARIANCE_FLOOR)
+
+
+def tolerance(operands, cotangent):
+  """Relative, for the longest sums: over a filter, or over all pixels."""
+  x, weight, *_ = operands
+  longest = max(weight[..., 0].size, cotangent[..., 0].size)
+  return ROUNDINGS * (EPSILON[str(x.dtype)] + EPSILON["float32"] * np.sqrt(longest))
+
+
+def check(operands, cotangent, static):
+  dtype = str(operands[0].dtype)
+  expected = exact.in_float64(
+    lambda *operands: exact.convolve(*operands, 0.7, **static, activation=exact.gelu),
+    operands,
+    cotangent,
+  )
+  plain = (cotangent, None, None)
+  actual = run(kernel, operands, plain, static)
+  assert actual[0].dtype == cotangent.dtype
+  errors = exact.relative_errors(actual, expected)
+  assert max(errors) < tolerance(operands, cotangent)
+  theirs = exact.relative_errors(run(reference.scaled_ws_conv, operands, plain, static), expected)
+  for ours, reference_error in zip(errors, theirs, strict=True):
+    assert ours < ERROR_OF_REFERENCE[dtype] * reference_error + EPSILON["float32"]
+
+
+PLAIN = problem(4, 4, 16, 256, 128)
+GROUPED = problem(6, 4, 32, 256, 256, 3, groups=2)
+STRIDED = problem(8, 8, 32, 256, 256, 3, groups=2, stride=2)
+POOLED = problem(8, 4, 32, 128, 256, pool=True)
+
+
+def tiled(monkeypatch, forward, backward):
+  """Makes the op use these tiles."""
+  monkeypatch.setattr(
+    kernel_tpu,
+    "choose",
+    lambda geometry, direction: Blocks(
+      geometry, direction, forward if direction == "forward" else backward
+    ),
+  )
+
+
+def tile(images, rows, columns, channels, split="positions", cores=2):
+  return Tile(
+    images=images,
+    rows=rows,
+    columns=columns,
+    channels=channels,
+    split_channels=split == "channels",
+    cores=cores,
+  )
+
+
+@pytest.mark.parametrize(
+  ("case", "forward", "backward"),
+  [
+    # Cores share rows; several channel blocks each.
+    (PLAIN, tile(16, 2, 4, 128), tile(16, 1, 2, 128)),
+    # Cores share the input channels of the backward pass.
+    (PLAIN, tile(16, 4, 4, 128, cores=1), tile(16, 2, 4, 128, "channels")),
+    # Whole pictures, a group for each core.
+    (GROUPED, tile(16, 6, 4, 128, "channels"), tile(16, 6, 4, 128, "channels")),
+    # Rows of the neighboring blocks are needed on both sides.
+    (GROUPED, tile(32, 2, 2, 128, "channels"), tile(16, 2, 2, 128)),
+    (GROUPED, tile(16, 1, 4, 128), tile(16, 3, 4, 128, "channels")),
+    (STRIDED, tile(16, 4, 4, 128, "channels"), tile(16, 4, 2, 128, "channels")),
+    (STRIDED, tile(32, 2, 4, 128), tile(32, 1, 4, 128)),
+    (POOLED, tile(16, 4, 2, 256), tile(16, 2, 2, 128)),
+    (POOLED, tile(32, 2, 2, 128, "channels"), tile(32, 1, 2, 128)),
+  ],
+)
+def test_any_tile_gives_the_same(monkeypatch, case, forward, backward):
+  tiled(monkeypatch, forward, backward)
+  check(*case)
+
+
+@pytest.mark.parametrize(
+  "case",
+  [
+    problem(4, 4, 16, 256, 256, 3, groups=2, dtype="bfloat16"),
+    problem(4, 4, 16, 256, 256, 3, groups=2, stride=2, dtype="bfloat16"),
+    problem(3, 4, 16, 256, 384, dtype="bfloat16"),
+    problem(4, 4, 16, 128, 256, pool=True, dtype="bfloat16"),
+  ],
+)
+def test_bfloat16(case):
+  check(*case)
+
+
+@pytest.mark.parametrize(
+  "case",
+  [
+    # Odd sides, one image.
+    problem(5, 3, 1, 128, 128, 3),
+    # More images than fill one tile and fewer than fill two, whose results are not multiples of
+    # the lanes.
+    problem(1, 3, 17, 64, 72),
+    # The network F0+ has a group of 192.
+    problem(3, 2, 2, 192, 192, 3),
+    problem(2, 2, 3, 384, 192, dtype="bfloat16"),
+    problem(7, 1, 2, 16, 128, 3, dtype="bfloat16"),
+  ],
+)
+def test_irregular_shapes(case):
+  check(*case)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_mean_and_the_input_with_their_gradients(dtype):
+  operands, cotangent, static = problem(4, 2, 32, 128, 256, dtype=dtype)
+  cotangents = (
+    cotangent,
+    draw(5, 32, 256) * 8,
+    draw(6, *operands[0].shape, dtype=dtype),
+  )
+
+  def exactly(x, *parameters):
+    y = exact.convolve(x, *parameters, 0.7, activation=exact.gelu)
+    return y, jnp.mean(y, axis=(0, 1)), x
+
+  expected = exact.in_float64(exactly, operands, cotangents)
+  more = dict(returns_mean=True, returns_input=True)
+  actual = run(kernel, operands, cotangents, static, **more)
+  assert actual[1].dtype == jnp.float32
+  assert max(exact.relative_errors(actual, expected)) < tolerance(operands, cotangent)
+
+
+def test_without_activation():
+  operands, cotangent, static = STRIDED
+  expected = exact.in_float64(
+    lambda *operands: exact.convolve(*operands, 0.7, **static), operands, cotangent
+  )
+  actual = run(kernel, operands, (cotangent, None, None), static, activation=None)
+  assert max(exact.relative_errors(actual, expected)) < tolerance(operands, cotangent)
+
+
+def test_a_constant_added_to_a_filter_changes_nothing():
+  (x, weight, gain, bias), _, static = PLAIN
+  static = dict(**static, activation=None, returns_mean=False, returns_input=False)
+  plain, _, _ = kernel(x, weight, gain, bias, SCALE, **static)
+  shifted, _, _ = kernel(x, weight + 2.0, gain, bias, SCALE, **static)
+  # The sum of 256 weights moves by 512, of which 2^-24 is lost.
+  np.testing.assert_allclose(shifted, plain, atol=2e-5)
+
+
+def test_constant_filters_are_finite():
+  operands, cotangent, static = PLAIN
+  x, weight, gain, bias = operands
+  operands = x, jnp.full_like(weight, 0.25), gain, bias
+  actual = run(kernel, operands, (cotangent, None, None), static)
+  expected = run(reference.scaled_ws_conv, operands, (cotangent, None, None), static)
+  for ours, theirs in zip(actual, expected, strict=True):
+    np.testing.assert_allclose(ours, theirs, atol=1e-5 * np.abs(theirs).max())
+
+
+def test_gradients_under_shard_map_are_those_of_one_device():
+  """Images over eight devices; the parameters' gradients are summed outside of the kernels.
+
+  The TPU interpreter waits in each of the devices' threads for others and stops on a machine of few
+  cores; the plain one does not, but knows nothing of arrays that vary over a mesh.
+  """
+  operands, cotangent, static = problem(2, 2, 128, 128, 128)
+  mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+
+  def gradients(x, weight, gain, bias, cotangent):
+    operands = x, weight, gain, bias
+    y, x_gradient, *others = run(kernel, operands, (cotangent, None, None), static)
+    return y, x_gradient, *(jax.lax.psum(one, "data") for one in others)
+
+  images = P(None, None, "data")
+  sharded = jax.jit(
+    jax.shard_map(
+      gradients,
+      mesh=mesh,
+      in_specs=(images, P(), P(), P(), images),
+      out_specs=(images, images, P(), P(), P()),
+      check_vma=False,
+    )
+  )
+  with pltpu.force_tpu_interpret_mode(True):
+    actual = sharded(*operands, cotangent)
+    expected = run(kernel, operands, (cotangent, None, None), static)
+  for ours, theirs in zip(actual, expected, strict=True):
+    # Sums of 512 results in another order.
+    np.testing.assert_allclose(ours, theirs, atol=1e-5 * np.abs(theirs).max())
+
+
+@pytest.mark.parametrize(
+  ("case", "activation", "reason"),
+  [
+    (problem(2, 2, 1, 128, 128, 5), None, "filters other than"),
+    (problem(3, 2, 1, 128, 128, 3, stride=2), None, "odd side"),
+    (problem(2, 5, 1, 128, 128, pool=True), None, "odd side"),
+    (problem(2, 2, 1, 128, 128, stride=2), None, "strides above"),
+    (problem(3, 3, 1, 128, 128, 3, stride=3), None, "strides above"),
+    (problem(2, 2, 1, 128, 128, 3, groups=2), None, "groups that do not fill"),
+    (problem(2, 2, 1, 3, 128), None, "sublanes"),
+    (problem(2, 2, 1, 128, 128, dtype="float16"), None, "activations other"),
+    (problem(2, 2, 1, 128, 128), jax.nn.log_softmax, "not elementwise"),
+    (problem(2, 2, 1, 16384, 128), None, "VMEM"),
+  ],
+)
+def test_says_what_it_does_not_cover(case, activation, reason):
+  operands, _, static = case
+  with pytest.raises(NotImplementedError, match=reason):
+    kernel(
+      *operands, SCALE, **static, activation=activation, returns_mean=False, returns_input=False
+    )
+
+
+def test_parameters_of_another_dtype_are_not_covered():
+  (x, weight, gain, bias), _, static = PLAIN
+  with pytest.raises(NotImplementedError, match="parameters other than float32"):
+    kernel(
+      x,
+      weight.astype(jnp.bfloat16),
+      gain,
+      bias,
+      SCALE,
+      **static,
+      activation=None,
+      returns_mean=False,
+      returns_input=False,
+    )

@@ -1,0 +1,101 @@
+"""The stem's kernels as the TPU interpreter runs them; what is tolerated is explained in
+`test_scaled_ws_conv_kernel.py`."""
+
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental.pallas import tpu as pltpu
+
+from kernels.scaled_ws_conv import reference, stem_tpu
+from tests.kernels import exact
+
+SCALE = jnp.float32(0.8)
+STATIC = dict(strides=reference.STEM_STRIDES, activation=exact.gelu)
+kernel = functools.partial(stem_tpu.stem, **STATIC, standardize=reference.standardize_weight)
+# Of the relative error: the roundings of four convolutions one after the other, forward and back.
+ROUNDINGS = 16
+EPSILON = {"float32": 2.0**-24 * np.sqrt(9 * 64), "bfloat16": 2.0**-9}
+
+
+@pytest.fixture(autouse=True)
+def interpreted():
+  with pltpu.force_tpu_interpret_mode(
+    pltpu.InterpretParams(detect_races=True, num_cores_or_threads=2)
+  ):
+    yield
+  pltpu.reset_tpu_interpret_mode_state()
+
+
+def problem(height, width, count, channels, dtype):
+  generator = np.random.default_rng(0)
+
+  def draw(*shape, dtype="float32"):
+    return jnp.asarray(generator.standard_normal(shape), dtype)
+
+  pairs = itertools.pairwise((3, *channels))
+  weights = tuple(draw(3, 3, *pair) for pair in pairs)
+  gains, biases = (tuple(map(draw, channels)) for _ in range(2))
+  images = draw(height, width, count, 3, dtype=dtype)
+  cotangent = draw(height // 4, width // 4, count, channels[-1], dtype=dtype)
+  return (images, weights, gains, biases), cotangent
+
+
+@pytest.mark.parametrize(
+  ("height", "width", "count", "last_channels", "dtype"),
+  [(16, 32, 17, 128, "float32"), (8, 16, 1, 192, "float32"), (8, 32, 16, 128, "bfloat16")],
+)
+def test_against_float64(height, width, count, last_channels, dtype):
+  operands, cotangent = problem(height, width, count, (16, 32, 64, last_channels), dtype)
+  expected = exact.in_float64(
+    lambda *operands: exact.stem(*operands, 0.8, activation=exact.gelu), operands, cotangent
+  )
+  actual = exact.value_and_gradients(
+    lambda *operands: kernel(*operands, SCALE), operands, cotangent
+  )
+  errors = exact.relative_errors(actual, expected)
+  assert max(errors) < ROUNDINGS * EPSILON[dtype]
+  by_xla = exact.value_and_gradients(
+    lambda *operands: reference.stem(*operands, SCALE, **STATIC), operands, cotangent
+  )
+  # Rounded as often; float32 sums of sums lose less than sums in a row.
+  factor = {"float32": 4, "bfloat16": 1.25}[dtype]
+  for ours, theirs in zip(errors, exact.relative_errors(by_xla, expected), strict=True):
+    assert ours < factor * theirs
+
+
+def test_images_have_a_gradient_only_where_it_is_asked_for():
+  """It is not needed in training, and would take as long as the weights' gradients."""
+  operands, _ = problem(8, 16, 1, (16, 32, 64, 128), "float32")
+
+  def total(images, *parameters):
+    return jnp.sum(kernel(images, *parameters, SCALE))
+
+  def results_of_first_convolution(*arguments, argnums):
+    jaxpr = jax.make_jaxpr(jax.grad(total, argnums))(*arguments)
+    # The last to run: pallas_call is inside of the function that is traced once.
+    *_, last = (one for one in jaxpr.eqns if one.params.get("name") == "gradients")
+    return len(last.outvars)
+
+  # Of weights and biases, and one of the images.
+  assert results_of_first_convolution(*operands, argnums=(1, 2, 3)) == 2
+  assert results_of_first_convolution(*operands, argnums=(0, 1, 2, 3)) == 3
+
+
+@pytest.mark.parametrize(
+  ("height", "width", "channels", "dtype", "reason"),
+  [
+    (10, 16, (16, 32, 64, 128), "float32", "sides"),
+    (8, 24, (16, 32, 64, 128), "float32", "sides"),
+    (8, 16, (24, 32, 64, 128), "float32", "fill the lanes"),
+    (8, 16, (4, 32, 64, 128), "float32", "too many channels"),
+    (8, 16, (16, 32, 64, 128), "float16", "images other"),
+  ],
+)
+def test_says_what_it_does_not_cover(height, width, channels, dtype, reason):
+  operands, _ = problem(height, width, 1, channels, dtype)
+  with pytest.raises(NotImplementedError, match=reason):
+    kernel(*operands, SCALE)
