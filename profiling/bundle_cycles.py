@@ -44,7 +44,14 @@ _ALLOCATION = re.compile(r"#allocation\w+")
 _WORD = 2**32
 # v4 has a memory between the two, where XLA may put an operand. Its copies count as those of HBM,
 # over which the operand has come or will go.
-_COPIES = ("dma.hbm_to_vmem", "dma.vmem_to_hbm", "dma.cmem_to_vmem", "dma.vmem_to_cmem")
+_COPIES = (
+  "dma.hbm_to_vmem",
+  "dma.vmem_to_hbm",
+  "dma.cmem_to_vmem",
+  "dma.vmem_to_cmem",
+  # With more than one stride, whatever the direction.
+  "dma.general",
+)
 _PHIS = ("sphi", "pphi")
 
 

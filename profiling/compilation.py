@@ -50,6 +50,12 @@ _WORKER_SOURCES = {
     "profiling/op_shapes.py",
     "profiling/matmul_kernel.py",
   ),
+  "profiling.tile_worker": (
+    "profiling/tile_worker.py",
+    "profiling/op_worker.py",
+    "profiling/op_shapes.py",
+    "profiling/matmul_kernel.py",
+  ),
 }
 _POLL_SECONDS = 0.2
 
@@ -286,4 +292,9 @@ def _key(module: str, request: Any, versions: Mapping[str, str]) -> str:
 def _source_files(module: str) -> Iterator[pathlib.Path]:
   for source in (*_SOURCES, *_WORKER_SOURCES[module]):
     path = _ROOT / source
-    yield from sorted(path.rglob("*.py")) if path.is_dir() else [path]
+    # Python, and the tiles that kernels read.
+    yield from (
+      sorted(file for file in path.rglob("*") if file.suffix in (".py", ".json"))
+      if path.is_dir()
+      else [path]
+    )

@@ -2,12 +2,16 @@ r"""Every op at every shape of the published networks: XLA's program, the kernel
 
     python -m profiling.kernels [--kernels=pallas] [--topology=v4:2x2x1] [--images=32] \
         [--only=TEXT] [--json=OUT]
+    python -m profiling.kernels --sweep=scaled_ws_conv [--only=TEXT] [--write_tiles]
 
 Compiles each op alone for one chip (185 programs, five minutes on two cores, instant the second
 time). Cycles are those of a core, all of whose chip's cores work at the same time, estimated from
 the compiler's schedules and not measured. "backward" is what all gradients cost on top of the
 forward pass. The bound is the longer of the multiply-adds on the matrix units and the least bytes
 over HBM: operands and results, once. With --kernels=pallas the ops' kernels are compiled as well.
+
+--sweep compiles candidates for the tiles of an op's kernels instead and ranks them by their cycles;
+--write_tiles makes the best the ones that the op uses.
 """
 
 import dataclasses
@@ -21,13 +25,13 @@ from typing import Any
 from absl import flags
 
 from nfnet.errors import UserError, run_main
-from profiling import matmul_kernel
+from profiling import matmul_kernel, tile_sweep
 from profiling.chips import CHIPS, Chip
 from profiling.compilation import run_worker
 from profiling.error_bar import error_bar_text, error_bars_json
 from profiling.hlo_cycles import read_operations
 from profiling.kernel_dumps import KernelProfile, read_profiles
-from profiling.op_shapes import ConvShape, ResidualShape, UpdateShape, named_shapes
+from profiling.op_shapes import ConvShape, ResidualShape, StemShape, UpdateShape, named_shapes
 from profiling.op_worker import YARDSTICK, OpRequest
 from profiling.output import write_json
 from profiling.topology import parse_topology
@@ -163,52 +167,29 @@ def make_rows(
     if (label, direction) == (YARDSTICK, "yardstick"):
       by_xla = reference[YARDSTICK, "yardstick by XLA"]
       macs = matmul_kernel.SIZE**3
-      rows.append(_row(label, direction, {}, macs, 0, by_xla, None, program, None, chip))
+      rows.append(_row(label, direction, {}, macs, (by_xla, program), chip))
   pallas = pallas or {}
   for shape, calls in named_shapes().items():
     label = shape.label
+    if not any(shape.label == compiled for compiled, _ in reference):
+      continue
+    programs = {
+      direction: (reference[label, direction], pallas.get((label, direction)))
+      for direction in ("forward", "backward", "both", "update")
+      if (label, direction) in reference
+    }
     match shape:
-      case ConvShape() | ResidualShape():
-        if (label, "forward") not in reference:
-          continue
-        forward, both = reference[label, "forward"], reference[label, "both"]
-        kernel_forward, kernel_both = (pallas.get((label, name)) for name in ("forward", "both"))
-        macs = shape.macs * images
-        rows.append(
-          _row(
-            label,
-            "forward",
-            calls,
-            macs,
-            _bytes(forward),
-            forward,
-            None,
-            kernel_forward,
-            None,
-            chip,
-          )
-        )
-        # Operands, cotangent and gradients; the forward pass's result is not part of it.
-        least_bytes = _bytes(both) - forward.output_bytes
-        macs = shape.backward_macs * images
-        rows.append(
-          _row(
-            label, "backward", calls, macs, least_bytes, both, forward, kernel_both, kernel_forward,
-            chip,
-          )
-        )  # fmt: skip
       case UpdateShape():
-        if (label, "update") in reference:
-          program = reference[label, "update"]
-          kernel = pallas.get((label, "update"))
-          rows.append(
-            _row(label, "update", calls, 0, _bytes(program), program, None, kernel, None, chip)
-          )
+        rows.append(_row(label, "update", calls, 0, programs["update"], chip))
+      case ResidualShape():
+        for direction, macs in (("forward", shape.macs), ("backward", shape.backward_macs)):
+          rows.append(_row(label, direction, calls, macs * images, programs[direction], chip))
+      case ConvShape() | StemShape():
+        forward, both = programs["forward"], programs["both"]
+        rows.append(_row(label, "forward", calls, shape.macs * images, forward, chip))
+        macs = shape.backward_macs * images
+        rows.append(_row(label, "backward", calls, macs, both, chip, before=forward))
   return rows
-
-
-def _bytes(program: CompiledOp) -> int:
-  return program.argument_bytes + program.output_bytes
 
 
 def _row(
@@ -216,14 +197,17 @@ def _row(
   direction: str,
   calls: dict[str, int],
   macs: int,
-  least_bytes: int,
-  xla: CompiledOp,
-  xla_before: CompiledOp | None,
-  kernel: CompiledOp | None,
-  kernel_before: CompiledOp | None,
+  programs: tuple[CompiledOp, CompiledOp | None],
   chip: Chip,
+  *,
+  before: tuple[CompiledOp, CompiledOp | None] = (None, None),
 ) -> OpRow:
-  """`*_before` is the forward pass, whose cycles are taken off."""
+  """Of the programs by XLA and with kernels; cycles of those `before` are taken off."""
+  (xla, kernel), (xla_before, kernel_before) = programs, before
+  least_bytes = xla.argument_bytes + xla.output_bytes
+  if xla_before is not None:
+    # Operands, cotangent and gradients; the forward pass's result is not part of it.
+    least_bytes -= xla_before.output_bytes
   has_kernel = kernel is not None and kernel.error is None and kernel.kernels
   error = xla.error or (kernel and kernel.error)
   device_share = chip.cores_per_device / chip.cores
@@ -376,6 +360,8 @@ def _define_flags() -> None:
   )
   flags.DEFINE_string("only", "", "Compile only ops whose label has this in it.")
   flags.DEFINE_string("json", None, "Write the figures to this file too.")
+  flags.DEFINE_enum("sweep", None, ["scaled_ws_conv"], "Op whose tiles to rank.")
+  flags.DEFINE_boolean("write_tiles", False, "Use the best tiles from now on.")
 
 
 def main(arguments: list[str]) -> None:
@@ -384,11 +370,15 @@ def main(arguments: list[str]) -> None:
     raise UserError(f"unexpected argument {arguments[1]!r}: every argument is --NAME=VALUE")
   values = flags.FLAGS
   chip = parse_topology(values.topology).chip
+  images = values.images * chip.cores_per_device // chip.cores
+  if values.sweep:
+    found = tile_sweep.sweep(values.topology, images, values.only)
+    print(tile_sweep.as_text(found))
+    if values.write_tiles:
+      tile_sweep.write_tiles(found)
+    return
   request = OpRequest(
-    topology=values.topology,
-    images=values.images * chip.cores_per_device // chip.cores,
-    kernels="reference",
-    only=values.only,
+    topology=values.topology, images=images, kernels="reference", only=values.only
   )
   reference, versions = compile_ops(request)
   if not reference:

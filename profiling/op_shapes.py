@@ -10,6 +10,9 @@ from collections.abc import Iterator
 
 import jax
 
+from kernels.scaled_ws_conv import kernel_tpu, stem_tpu
+from kernels.scaled_ws_conv.geometry import Geometry
+from kernels.scaled_ws_conv.reference import STEM_STRIDES
 from nfnet.model import NFNet, parameter_shapes
 from nfnet.variants import VARIANTS, get_variant
 
@@ -32,9 +35,9 @@ class ConvShape:
     stride: of the convolution.
     groups: of channels.
     pool: 2x2 average pooling first.
-    activates_input: gelu and beta on the input.
-    activates_output: gelu on the result.
-    differentiates_input: false for the first convolution.
+    activates_input: gelu on the input.
+    returns_mean: with the mean of each image's results.
+    returns_input: with the input, for other uses.
   """
 
   pixels: int
@@ -45,13 +48,29 @@ class ConvShape:
   groups: int = 1
   pool: bool = False
   activates_input: bool = False
-  activates_output: bool = False
-  differentiates_input: bool = True
+  returns_mean: bool = False
+  returns_input: bool = False
 
   @property
   def out_pixels(self) -> int:
     """Side of the result."""
     return self.pixels // (2 if self.pool else self.stride)
+
+  def geometries(self, images: int) -> list[Geometry]:
+    """What the kernels compute, in bfloat16."""
+    size = self.kernel_pixels
+    return [
+      kernel_tpu.geometry_of(
+        (self.pixels, self.pixels, images, self.in_channels),
+        (size, size, self.in_channels // self.groups, self.out_channels),
+        stride=self.stride,
+        groups=self.groups,
+        pool=self.pool,
+        returns_mean=self.returns_mean,
+        returns_input=self.returns_input,
+        itemsize=2,
+      )
+    ]
 
   @property
   def macs(self) -> int:
@@ -62,7 +81,7 @@ class ConvShape:
   @property
   def backward_macs(self) -> int:
     """Of the gradients of weight and input."""
-    return self.macs * (2 if self.differentiates_input else 1)
+    return 2 * self.macs
 
   @property
   def label(self) -> str:
@@ -76,8 +95,62 @@ class ConvShape:
     parts += ["stride 2"] if self.stride > 1 else []
     parts += ["pooled"] if self.pool else []
     parts += ["gelu in"] if self.activates_input else []
-    parts += ["gelu out"] if self.activates_output else []
+    parts += ["with mean"] if self.returns_mean else []
+    parts += ["with input"] if self.returns_input else []
     return " ".join(parts)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StemShape:
+  """One call of stem.
+
+  Attributes:
+    pixels: side of the images.
+    channels: of the results of its four convolutions.
+  """
+
+  pixels: int
+  channels: tuple[int, int, int, int]
+
+  @property
+  def out_pixels(self) -> int:
+    """Side of the result."""
+    return self.pixels // 4
+
+  def geometries(self, images: int) -> list[Geometry]:
+    """What the kernels compute, in bfloat16."""
+    pairs = zip((3, *self.channels), self.channels, strict=False)
+    layers = stem_tpu.layers_of(
+      (self.pixels, self.pixels, images, 3),
+      [(3, 3, *pair) for pair in pairs],
+      strides=STEM_STRIDES,
+      itemsize=2,
+    )
+    return [layer.geometry for layer in layers]
+
+  @property
+  def _macs_by_convolution(self) -> list[int]:
+    channels = (3, *self.channels)
+    sides = [self.pixels // side for side in (2, 2, 2, 4)]
+    return [
+      side**2 * 9 * inputs * outputs
+      for side, inputs, outputs in zip(sides, channels, self.channels, strict=False)
+    ]
+
+  @property
+  def macs(self) -> int:
+    """Multiply-adds of the forward pass for one image."""
+    return sum(self._macs_by_convolution)
+
+  @property
+  def backward_macs(self) -> int:
+    """Of the gradients of all weights and of the inputs of all convolutions but the first."""
+    return 2 * self.macs - self._macs_by_convolution[0]
+
+  @property
+  def label(self) -> str:
+    """For a table."""
+    return f"stem {self.pixels}px {'->'.join(map(str, (3, *self.channels)))}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -134,7 +207,7 @@ class UpdateShape:
     return f"sgd_agc {'x'.join(map(str, self.shape)) or 'scalar'}{clip}"
 
 
-OpShape = ConvShape | ResidualShape | UpdateShape
+OpShape = ConvShape | StemShape | ResidualShape | UpdateShape
 
 
 def op_shapes(variant: str, num_classes: int = 1000) -> collections.Counter[OpShape]:
@@ -144,19 +217,9 @@ def op_shapes(variant: str, num_classes: int = 1000) -> collections.Counter[OpSh
 
 def _forward_shapes(variant: str) -> Iterator[OpShape]:
   size = get_variant(variant)
-  pixels, channels = PIXELS, 3
-  stem = (*size.stem_channels, size.stage_channels[0] // 2)
-  for i, (out_channels, stride) in enumerate(zip(stem, (2, 1, 1, 2), strict=True)):
-    yield ConvShape(
-      pixels=pixels,
-      in_channels=channels,
-      out_channels=out_channels,
-      kernel_pixels=3,
-      stride=stride,
-      activates_output=i < len(stem) - 1,
-      differentiates_input=i > 0,
-    )
-    pixels, channels = pixels // stride, out_channels
+  channels = size.stage_channels[0] // 2
+  yield StemShape(pixels=PIXELS, channels=(*size.stem_channels, channels))
+  pixels = PIXELS // 4
   for block in size.blocks():
     width, outputs = block.bottleneck_channels, block.out_channels
     entry = dict(pixels=pixels, in_channels=channels, kernel_pixels=1, activates_input=True)
@@ -165,22 +228,28 @@ def _forward_shapes(variant: str) -> Iterator[OpShape]:
       out_channels=width,
       kernel_pixels=3,
       groups=block.groups,
-      activates_output=True,
+      activates_input=True,
     )
     if block.has_projection:
       yield ConvShape(**entry, out_channels=outputs, pool=block.stride > 1)
-    yield ConvShape(**entry, out_channels=width, activates_output=True)
+    yield ConvShape(**entry, out_channels=width, returns_input=True)
     yield ConvShape(pixels=pixels, stride=block.stride, **grouped)
     pixels, channels = pixels // block.stride, outputs
     yield ConvShape(pixels=pixels, **grouped)
-    yield ConvShape(pixels=pixels, in_channels=width, out_channels=outputs, kernel_pixels=1)
+    yield ConvShape(
+      pixels=pixels,
+      in_channels=width,
+      out_channels=outputs,
+      kernel_pixels=1,
+      activates_input=True,
+      returns_mean=True,
+    )
     yield ResidualShape(pixels=pixels, channels=outputs, squeeze_channels=block.squeeze_channels)
   yield ConvShape(
     pixels=pixels,
     in_channels=channels,
     out_channels=size.head_channels,
     kernel_pixels=1,
-    activates_output=True,
   )
 
 

@@ -14,7 +14,7 @@ import json
 import pathlib
 import resource
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
@@ -24,7 +24,14 @@ import kernels
 from nfnet.activations import scaled_activation
 from nfnet.errors import UserError
 from profiling import kernel_dumps, matmul_kernel
-from profiling.op_shapes import ConvShape, OpShape, ResidualShape, UpdateShape, named_shapes
+from profiling.op_shapes import (
+  ConvShape,
+  OpShape,
+  ResidualShape,
+  StemShape,
+  UpdateShape,
+  named_shapes,
+)
 from profiling.topology import describe_devices, parse_topology
 
 YARDSTICK = f"matmul {matmul_kernel.SIZE}x{matmul_kernel.SIZE}"
@@ -53,18 +60,20 @@ class Program:
 
   Attributes:
     label: of the op's shape.
-    direction: "forward"; "both" is forward with all gradients; "update"; "yardstick" is the matrix
-      product as a kernel and "yardstick by XLA" the same by XLA.
+    direction: "forward"; "backward"; "both" is forward with all gradients; "update"; "yardstick"
+      is the matrix product as a kernel and "yardstick by XLA" the same by XLA.
     function: of JAX arrays.
-    arguments: what these look like.
+    arguments: what these look like: trees of `jax.ShapeDtypeStruct`.
     donated: positions of those that the results may overwrite.
+    facts: that are not looked at here and stay with what comes of the program.
   """
 
   label: str
-  direction: Literal["forward", "both", "update", "yardstick", "yardstick by XLA"]
+  direction: Literal["forward", "backward", "both", "update", "yardstick", "yardstick by XLA"]
   function: Callable[..., Any]
-  arguments: tuple[jax.ShapeDtypeStruct, ...]
+  arguments: tuple[Any, ...]
   donated: tuple[int, ...] = ()
+  facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def programs(request: OpRequest) -> Iterator[Program]:
@@ -91,6 +100,8 @@ def _programs_of(shape: OpShape, request: OpRequest) -> list[Program]:
   match shape:
     case ConvShape():
       return _conv_programs(shape, request)
+    case StemShape():
+      return _stem_programs(shape, request)
     case ResidualShape():
       return _residual_programs(shape, request)
     case UpdateShape():
@@ -114,9 +125,10 @@ def _conv_programs(shape: ConvShape, request: OpRequest) -> list[Program]:
       stride=shape.stride,
       groups=shape.groups,
       pool=shape.pool,
-      input_activation=activation if shape.activates_input else None,
+      activation=activation.function if shape.activates_input else None,
       input_scale=beta if shape.activates_input else None,
-      output_activation=activation if shape.activates_output else None,
+      returns_mean=shape.returns_mean,
+      returns_input=shape.returns_input,
       implementation=request.kernels,
     )
 
@@ -129,8 +141,39 @@ def _conv_programs(shape: ConvShape, request: OpRequest) -> list[Program]:
     _described(),
     x,
   )
-  differentiated = (0, 1, 2, 4) if shape.differentiates_input else (0, 1, 2)
-  return _forward_and_both(shape.label, forward, arguments, differentiated, y)
+  mean = _described(request.images, outputs)
+  result = kernels.Convolution(
+    y, mean if shape.returns_mean else None, x if shape.returns_input else None
+  )
+  return _forward_and_both(shape.label, forward, arguments, (0, 1, 2, 4), result)
+
+
+def _stem_programs(shape: StemShape, request: OpRequest) -> list[Program]:
+  activation = scaled_activation("gelu")
+
+  def forward(weights, gains, biases, images):
+    return kernels.stem(
+      images,
+      weights,
+      gains,
+      biases,
+      activation=activation.function,
+      input_scale=jnp.float32(activation.gain),
+      implementation=request.kernels,
+    )
+
+  channels = (3, *shape.channels)
+  pairs = zip(channels, shape.channels, strict=False)
+  vectors = tuple(map(_described, shape.channels))
+  side = shape.out_pixels
+  arguments = (
+    tuple(_described(3, 3, *pair) for pair in pairs),
+    vectors,
+    vectors,
+    _described(shape.pixels, shape.pixels, request.images, 3, dtype="bfloat16"),
+  )
+  y = _described(side, side, request.images, shape.channels[-1], dtype="bfloat16")
+  return _forward_and_both(shape.label, forward, arguments, (0, 1, 2), y)
 
 
 def _residual_programs(shape: ResidualShape, request: OpRequest) -> list[Program]:
@@ -142,6 +185,7 @@ def _residual_programs(shape: ResidualShape, request: OpRequest) -> list[Program
 
   arguments = (
     wide,
+    _described(request.images, shape.channels),
     wide,
     _described(shape.channels, shape.squeeze_channels),
     _described(shape.squeeze_channels),
@@ -150,15 +194,29 @@ def _residual_programs(shape: ResidualShape, request: OpRequest) -> list[Program
     _described(),
     _described(request.images),
   )
-  return _forward_and_both(shape.label, forward, arguments, tuple(range(7)), wide)
+
+  def backward(cotangent, branch, mean, shortcut, *others):
+    # The shortcut's gradient is the cotangent itself, which takes no time.
+    *gate, keep = others
+    _, pullback = jax.vjp(
+      lambda branch, mean, *gate: forward(branch, mean, shortcut, *gate, keep), branch, mean, *gate
+    )
+    return pullback(cotangent)
+
+  return [
+    Program(label=shape.label, direction="forward", function=forward, arguments=arguments),
+    Program(
+      label=shape.label, direction="backward", function=backward, arguments=(wide, *arguments)
+    ),
+  ]
 
 
 def _forward_and_both(
   label: str,
   forward: Callable[..., Any],
-  arguments: tuple[jax.ShapeDtypeStruct, ...],
+  arguments: tuple[Any, ...],
   differentiated: tuple[int, ...],
-  result: jax.ShapeDtypeStruct,
+  result: Any,
 ) -> list[Program]:
   def both(cotangent, *arguments):
     def of_differentiated(*values):
@@ -166,12 +224,22 @@ def _forward_and_both(
       return forward(*(changed.get(i, argument) for i, argument in enumerate(arguments)))
 
     y, pullback = jax.vjp(of_differentiated, *(arguments[i] for i in differentiated))
-    return y, pullback(cotangent)
+    return _new(y), pullback(cotangent)
 
   return [
-    Program(label=label, direction="forward", function=forward, arguments=arguments),
+    Program(
+      label=label,
+      direction="forward",
+      function=lambda *arguments: _new(forward(*arguments)),
+      arguments=arguments,
+    ),
     Program(label=label, direction="both", function=both, arguments=(result, *arguments)),
   ]
+
+
+def _new(result: Any) -> Any:
+  """Without the input that a convolution gives back: to copy it would take time here only."""
+  return result._replace(input=None) if isinstance(result, kernels.Convolution) else result
 
 
 def _update_program(shape: UpdateShape, request: OpRequest) -> Program:
@@ -197,25 +265,26 @@ def _update_program(shape: UpdateShape, request: OpRequest) -> Program:
   )
 
 
-def compile_all(request: OpRequest, folder: pathlib.Path) -> list[dict[str, Any]]:
+def compile_all(
+  todo: Sequence[Program], topology: str, folder: pathlib.Path
+) -> list[dict[str, Any]]:
   """Compiles one program after the other and leaves what came of each in its folder.
 
   Raises:
     UserError: there is no such slice.
   """
-  device = describe_devices(parse_topology(request.topology))[0]
+  device = describe_devices(parse_topology(topology))[0]
   sharding = jax.sharding.SingleDeviceSharding(device)
   entries = []
-  todo = list(programs(request))
   for i, program in enumerate(todo):
     # Shown by the process that waits for this one.
     print(f"{i + 1}/{len(todo)} {program.label}, {program.direction}", flush=True)
-    entry = {"label": program.label, "direction": program.direction}
+    entry = {"label": program.label, "direction": program.direction, **program.facts}
     entries.append(entry)
-    arguments = [
-      jax.ShapeDtypeStruct(argument.shape, argument.dtype, sharding=sharding)
-      for argument in program.arguments
-    ]
+    arguments = jax.tree.map(
+      lambda argument: jax.ShapeDtypeStruct(argument.shape, argument.dtype, sharding=sharding),
+      program.arguments,
+    )
     function = jax.jit(program.function, donate_argnums=program.donated)
     try:
       compiled = function.lower(*arguments).compile()
@@ -233,14 +302,26 @@ def compile_all(request: OpRequest, folder: pathlib.Path) -> list[dict[str, Any]
   return entries
 
 
-def main(request_path: str, folder: str) -> None:
-  """Compiles what the file asks for and writes what came of it."""
+def main(
+  make_request: Callable[..., Any],
+  make_programs: Callable[[Any], Iterable[Program]],
+  request_path: str,
+  folder: str,
+) -> None:
+  """Compiles what the file asks for and writes what came of it.
+
+  Args:
+    make_request: of the file's entries; has a topology.
+    make_programs: of the request.
+    request_path: of the file.
+    folder: to write to.
+  """
   # A compiler that aborts would leave gigabytes.
   resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-  request = OpRequest(**json.loads(pathlib.Path(request_path).read_text()))
+  request = make_request(**json.loads(pathlib.Path(request_path).read_text()))
   out = pathlib.Path(folder)
   try:
-    entries = compile_all(request, out)
+    entries = compile_all(list(make_programs(request)), request.topology, out)
   except UserError as error:
     (out / "error.txt").write_text(str(error))
     return
@@ -248,4 +329,4 @@ def main(request_path: str, folder: str) -> None:
 
 
 if __name__ == "__main__":
-  main(*sys.argv[1:])
+  main(OpRequest, programs, *sys.argv[1:])

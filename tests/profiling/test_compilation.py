@@ -104,10 +104,15 @@ def test_versions_flags_and_source_are_part_of_the_key(monkeypatch, tmp_path):
 
 
 def test_what_the_compiler_wrote_about_kernels_is_kept_and_all_else_is_not(tmp_path):
-  """The optimizer's kernel covers some of the smallest network's parameters."""
+  """Some of the smallest network's channels fill the lanes."""
   request = dataclasses.replace(REQUEST, kernels="pallas")
   compiled = compile_step(request, cache=tmp_path)
-  assert {name.split(".")[0] for name in compiled.kernels} == {"sgd_agc"}
+  assert {name.split(".")[0] for name in compiled.kernels} == {
+    "scaled_ws_conv",
+    "scaled_ws_conv_gradients",
+    "sgd_agc",
+    "standardization_gradient",
+  }
   (folder,) = tmp_path.iterdir()
   assert {path.name for path in folder.iterdir() if not path.name.startswith("kernel_")} == {
     "kernels.json",
@@ -118,8 +123,9 @@ def test_what_the_compiler_wrote_about_kernels_is_kept_and_all_else_is_not(tmp_p
   }
   topology = parse_topology(request.topology)
   time = estimate(read_operations(compiled.hlo_text), topology, compiled.kernels)
-  seconds = time.by("part", "kind")["optimizer", "kernel"]
-  assert seconds == pytest.approx(
+  seconds = {part: s for (part, kind), s in time.by("part", "kind").items() if kind == "kernel"}
+  assert seconds["optimizer"] > 0
+  assert sum(seconds.values()) == pytest.approx(
     sum(kernel.seconds(topology.chip) for kernel in compiled.kernels.values())
   )
 

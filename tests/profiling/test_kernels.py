@@ -23,7 +23,7 @@ from profiling.kernels import (
 from profiling.op_worker import YARDSTICK, OpRequest
 
 V4 = CHIPS["v4"]
-LABEL = "se_residual 7px 1536 squeeze 768"
+LABEL = "conv 1x1 7px 1536->3072"
 PROFILE = KernelProfile(
   bundles=1000,
   is_upper_bound=False,
@@ -111,12 +111,27 @@ def test_backward_is_what_both_cost_on_top_of_forward():
   assert (forward.xla_cycles, backward.xla_cycles) == (100, 250)
   assert forward.kernel_cycles == pytest.approx(1010)
   assert backward.kernel_cycles == pytest.approx(1010)
-  macs = 2 * 1536 * 768 * 32
+  macs = 7 * 7 * 1536 * 3072 * 32
   assert forward.matrix_cycles == pytest.approx(macs / 2 / 4 / 128**2, rel=2e-3)
   assert backward.matrix_cycles == pytest.approx(2 * forward.matrix_cycles)
   # 1000 in and 400 out; 1400 in and gradients of 1200 out.
   assert forward.memory_cycles == pytest.approx(1400 / 1.2e12 * 1.05e9)
   assert backward.memory_cycles == pytest.approx(2600 / 1.2e12 * 1.05e9)
+
+
+def test_a_residual_addition_is_measured_each_way_for_itself():
+  label = "se_residual 7px 1536 squeeze 768"
+  reference = {
+    (label, "forward"): op(100, argument_bytes=1000, output_bytes=400),
+    (label, "backward"): op(350, argument_bytes=1400, output_bytes=1600),
+  }
+  forward, backward = make_rows(reference, None, chip=V4, images=32)
+  assert (forward.xla_cycles, backward.xla_cycles) == (100, 350)
+  assert forward.memory_cycles == pytest.approx(1400 / 1.2e12 * 1.05e9)
+  assert backward.memory_cycles == pytest.approx(3000 / 1.2e12 * 1.05e9)
+  macs = 2 * 1536 * 768 * 32
+  assert forward.matrix_cycles == pytest.approx(macs / 2 / 4 / 128**2, rel=2e-3)
+  assert backward.matrix_cycles == pytest.approx(2 * forward.matrix_cycles)
 
 
 def test_without_a_kernel_there_is_no_ratio():

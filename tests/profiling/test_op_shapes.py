@@ -5,6 +5,7 @@ from profiling.op_shapes import (
   NAMED_VARIANTS,
   ConvShape,
   ResidualShape,
+  StemShape,
   UpdateShape,
   named_shapes,
   op_shapes,
@@ -39,11 +40,11 @@ def test_what_the_calls_of_a_network_are():
     out_channels=768,
     kernel_pixels=3,
     groups=6,
-    activates_output=True,
+    activates_input=True,
   )
   # Stage 3 has 12 blocks with two of them each, of which one has a stride.
   assert shapes[grouped] == 23
-  assert grouped.label == "conv 3x3 14px 768->768 groups 6 gelu out"
+  assert grouped.label == "conv 3x3 14px 768->768 groups 6 gelu in"
   strided = ConvShape(
     pixels=28,
     in_channels=768,
@@ -51,7 +52,7 @@ def test_what_the_calls_of_a_network_are():
     kernel_pixels=3,
     stride=2,
     groups=6,
-    activates_output=True,
+    activates_input=True,
   )
   assert (shapes[strided], strided.out_pixels) == (1, 14)
   pooled = ConvShape(
@@ -61,18 +62,40 @@ def test_what_the_calls_of_a_network_are():
   assert shapes[ResidualShape(pixels=14, channels=1536, squeeze_channels=768)] == 12
   assert shapes[UpdateShape(shape=(3072, 1000), clipped=False)] == 1
   assert UpdateShape(shape=(3072, 1000)) not in shapes
-  # The stem: no activation after its last convolution.
-  labels = [shape.label for shape in shapes if shape.label.startswith("conv 3x3")]
-  assert labels[:4] == [
-    "conv 3x3 224px 3->16 stride 2 gelu out",
-    "conv 3x3 112px 16->32 gelu out",
-    "conv 3x3 112px 32->64 gelu out",
-    "conv 3x3 112px 64->128 stride 2",
-  ]
+  # What branch and shortcut have of each other: the last convolution's mean, the first one's input.
+  returned = [shape for shape in shapes if isinstance(shape, ConvShape) and shape.returns_mean]
+  assert {(shape.pixels, shape.kernel_pixels) for shape in returned} == {
+    (pixels, 1) for pixels in (56, 28, 14, 7)
+  }
+  entries = [shape for shape in shapes if isinstance(shape, ConvShape) and shape.returns_input]
+  assert sum(shapes[shape] for shape in entries) == 24
+  (stem,) = [shape for shape in shapes if isinstance(shape, StemShape)]
+  assert stem.label == "stem 224px 3->16->32->64->128"
+  first = 112**2 * 9 * 3 * 16
+  assert stem.macs == first + 112**2 * 9 * (16 * 32 + 32 * 64) + 56**2 * 9 * 64 * 128
   # The images need no gradient.
-  (first,) = [shape for shape in shapes if isinstance(shape, ConvShape) and shape.pixels == 224]
-  assert first.backward_macs == first.macs
+  assert stem.backward_macs == 2 * stem.macs - first
   assert grouped.backward_macs == 2 * grouped.macs
+
+
+def test_the_geometries_have_the_arithmetic_of_their_shapes():
+  for shape in named_shapes():
+    if isinstance(shape, ConvShape):
+      (geometry,) = shape.geometries(images=20)
+      # A batch is filled up to tiles.
+      assert geometry.images == 32
+      pixels = geometry.height * geometry.width
+      outputs = geometry.group_inputs * geometry.out_channels
+      assert pixels * len(geometry.taps) * outputs == shape.macs
+    elif isinstance(shape, StemShape):
+      geometries = shape.geometries(images=16)
+      last = geometries[-1]
+      assert (last.height, last.width, last.out_channels) == (56, 56, shape.channels[-1])
+      # Of the bands' squares, a sixth to a half is no zeros.
+      squares = sum(
+        g.height * g.width * len(g.taps) * g.in_channels * g.out_channels for g in geometries
+      )
+      assert 2 * shape.macs < squares < 6 * shape.macs
 
 
 def test_a_shape_is_named_once_for_all_networks_that_have_it():

@@ -1,0 +1,102 @@
+"""The ops' kernels, compiled for TPU v4 by the real compiler."""
+
+import json
+
+import pytest
+
+from kernels.scaled_ws_conv.tile import VMEM_BYTES
+from profiling.chips import CHIPS
+from profiling.kernels import compile_ops, make_rows
+from profiling.op_shapes import ConvShape, ResidualShape, StemShape, named_shapes
+from profiling.op_worker import OpRequest
+from profiling.tile_sweep import as_text, sweep, write_tiles
+
+V4 = CHIPS["v4"]
+GROUPED = "conv 3x3 14px 768->768 groups 6 gelu in"
+RESIDUAL = "se_residual 7px 1536 squeeze 768"
+
+
+def compiled(only, cache):
+  request = OpRequest(topology="v4:2x2x1", images=32, kernels="pallas", only=only)
+  return compile_ops(request, cache=cache)[0]
+
+
+@pytest.fixture(scope="module")
+def grouped(tmp_path_factory):
+  programs = compiled(GROUPED, tmp_path_factory.mktemp("cache"))
+  return make_rows(programs, programs, chip=V4, images=32)
+
+
+def test_the_grouped_convolution_takes_little_longer_than_its_products(grouped):
+  """The shape of which the networks have the most."""
+  forward, backward = grouped
+  assert forward.matrix_cycles == pytest.approx(42_336, rel=2e-3)
+  # 90 % and more of the matrix units' peak.
+  assert forward.kernel_cycles < 47_000
+  # Input gradient, weight gradient and the derivative of the standardization.
+  assert backward.kernel_cycles < 1.35 * backward.matrix_cycles
+
+
+def test_the_grouped_convolution_reads_and_writes_everything_once(grouped):
+  forward, backward = (row.kernels for row in grouped)
+  activations, weights = 14 * 14 * 32 * 768 * 2, 9 * 128 * 768 * 4
+  (kernel,) = forward
+  # Vectors: bias, gain, mean and scale of a filter.
+  assert kernel.hbm_bytes == pytest.approx(2 * activations + weights, rel=5e-3)
+  assert [one.hbm_bytes for one in backward] == [
+    kernel.hbm_bytes,
+    pytest.approx(3 * activations + 2 * weights, rel=5e-3),
+    pytest.approx(3 * weights, rel=5e-3),
+  ]
+  assert all(one.vmem_bytes < 16 << 20 for one in backward)
+
+
+def test_the_residual_addition_is_bound_by_its_bytes(tmp_path):
+  programs = compiled(RESIDUAL, tmp_path)
+  forward, backward = make_rows(programs, programs, chip=V4, images=32)
+  wide = 7 * 7 * 32 * 1536 * 2
+  for row in (forward, backward):
+    (kernel,) = row.kernels
+    # Three wide arrays, and the scales.
+    assert kernel.hbm_bytes == pytest.approx(3 * wide, rel=0.03)
+    assert kernel.bundles / V4.clock_hz < kernel.seconds(V4)
+
+
+@pytest.mark.slow
+def test_every_kernel_of_every_published_network_compiles(tmp_path):
+  """A quarter of an hour on two cores."""
+  programs = compiled("", tmp_path)
+  assert {key: program.error for key, program in programs.items() if program.error} == {}
+  for shape in named_shapes():
+    if isinstance(shape, ConvShape | StemShape | ResidualShape):
+      directions = {direction for label, direction in programs if label == shape.label}
+      assert len(directions) == 2
+      for direction in directions:
+        kernels = programs[shape.label, direction].kernels
+        # None is a reference that ran instead.
+        assert kernels
+        assert all(kernel.vmem_bytes <= 16 << 20 for kernel in kernels)
+
+
+def test_the_sweep_ranks_tiles_and_keeps_the_best(tmp_path, monkeypatch):
+  monkeypatch.setattr("profiling.tile_sweep.CANDIDATES", 3)
+  name = "3x3 768->768 groups 6 stride 2 to 7x7x32"
+  found = sweep("v4:2x2x1", 32, name, cache=tmp_path)
+  ((forward, _), (backward, _)) = found
+  assert forward.startswith(name)
+  assert forward == backward
+  for candidates in found.values():
+    cycles = [one.cycles for one in candidates]
+    assert len(cycles) == 3
+    assert cycles == sorted(cycles)
+    assert all(one.vmem_bytes <= VMEM_BYTES for one in candidates)
+    assert len({str(one.tile) for one in candidates}) == 3
+  assert f"{found[forward, 'forward'][0].cycles:,.0f}" in as_text(found)
+
+  path = tmp_path / "tiles.json"
+  path.write_text('[{"name": "other", "direction": "forward", "tile": {}}]')
+  write_tiles(found, path)
+  entries = {(one["name"], one["direction"]): one["tile"] for one in json.loads(path.read_text())}
+  assert entries["other", "forward"] == {}
+  assert entries[forward, "backward"] == found[forward, "backward"][0].tile
+  assert len(entries) == 3
