@@ -49,11 +49,13 @@ class TiledKernel:
   Attributes:
     geometry: what it computes.
     activates_input: with a gelu.
+    standardizes: false for the stem, whose weights come standardized.
     differentiates_input: false for the first convolution.
   """
 
   geometry: Geometry
   activates_input: bool
+  standardizes: bool
   differentiates_input: bool = True
 
 
@@ -64,11 +66,13 @@ def tiled_kernels(images: int) -> dict[str, TiledKernel]:
     if not isinstance(shape, ConvShape | StemShape):
       continue
     for i, geometry in enumerate(shape.geometries(images)):
+      is_stem = isinstance(shape, StemShape)
       # The stem's first convolution has the images.
-      is_first = isinstance(shape, StemShape) and i == 0
+      is_first = is_stem and i == 0
       kernels[geometry.name] = TiledKernel(
         geometry=geometry,
-        activates_input=not is_first if isinstance(shape, StemShape) else shape.activates_input,
+        activates_input=not is_first if is_stem else shape.activates_input,
+        standardizes=not is_stem,
         differentiates_input=not is_first,
       )
   return kernels
@@ -112,8 +116,7 @@ def _activation(kernel: TiledKernel):
 
 def _forward_program(kernel: TiledKernel, blocks: Blocks) -> Program:
   x, _, weight, vector, scale = _operands(kernel)
-  # The stem's weights come standardized.
-  gain = None if kernel.geometry.name.startswith("stem") else vector
+  gain = vector if kernel.standardizes else None
   return Program(
     label=kernel.geometry.name,
     direction="forward",
