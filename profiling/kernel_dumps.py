@@ -38,6 +38,7 @@ class KernelProfile:
     spills: vector registers stored and loaded again, in all issued bundles.
     vmem_bytes: reserved on each core.
     hbm_bytes: copied by all cores of the device; None where that is not known for the chip.
+    copies_overlap: with work, as there is a loop over the steps of a grid.
   """
 
   bundles: int
@@ -46,13 +47,19 @@ class KernelProfile:
   spills: int
   vmem_bytes: int
   hbm_bytes: int | None
+  copies_overlap: bool = True
 
   def seconds(self, chip: Chip) -> float:
-    """The longer of issuing and copying, which overlap but for the first and last blocks."""
+    """The longer of issuing and copying, which overlap but for the first and last blocks.
+
+    Of a kernel without a grid, the sum of both.
+    """
     copying_seconds = (self.hbm_bytes or 0) / (
       chip.hbm_bytes_per_second * chip.cores_per_device / chip.cores
     )
-    return max(self.bundles / chip.clock_hz, copying_seconds)
+    issuing_seconds = self.bundles / chip.clock_hz
+    combine = max if self.copies_overlap else sum
+    return combine((issuing_seconds, copying_seconds))
 
 
 def dump_arguments(folder: pathlib.Path) -> str:
@@ -155,4 +162,5 @@ def profile_kernel(
     hbm_bytes=None
     if chip.copy_granule_bytes is None
     else sum(count.copied_granules for count in counts) * chip.copy_granule_bytes,
+    copies_overlap=bool(busier.loops),
   )

@@ -31,14 +31,18 @@ from profiling.compilation import run_worker
 from profiling.error_bar import error_bar_text, error_bars_json
 from profiling.hlo_cycles import read_operations
 from profiling.kernel_dumps import KernelProfile, read_profiles
-from profiling.op_shapes import ConvShape, ResidualShape, StemShape, UpdateShape, named_shapes
+from profiling.op_shapes import (
+  SUMMARIZED_VARIANTS,
+  ConvShape,
+  ResidualShape,
+  StemShape,
+  UpdateShape,
+  named_shapes,
+)
 from profiling.op_worker import YARDSTICK, OpRequest
 from profiling.output import write_json
 from profiling.topology import parse_topology
 from train.progress import format_table
-
-# Of the networks that the summary is about.
-_SUMMARIZED = ("F0", "F7+")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -244,7 +248,7 @@ def summary(rows: Sequence[OpRow]) -> list[tuple[str, str, str, str, str]]:
         if row.label.startswith(op)
         and row.direction == direction
         and row.xla_cycles
-        and any(variant in row.calls for variant in _SUMMARIZED)
+        and any(variant in row.calls for variant in SUMMARIZED_VARIANTS)
       ]
       if not chosen:
         continue
@@ -310,7 +314,7 @@ def as_text(rows: Sequence[OpRow], request: OpRequest) -> str:
       "the compiler's schedules, not measured:",
       format_table(table, columns),
       "",
-      f"Geometric means over the shapes of {' and '.join(_SUMMARIZED)}:",
+      f"Geometric means over the shapes of {' and '.join(SUMMARIZED_VARIANTS)}:",
       format_table(
         summary(rows), ("op", "shapes", "XLA / bound", "XLA / kernel", "shapes with a kernel")
       ),

@@ -13,6 +13,7 @@ import jax
 from kernels.scaled_ws_conv import kernel_tpu, stem_tpu
 from kernels.scaled_ws_conv.geometry import Geometry
 from kernels.scaled_ws_conv.reference import STEM_STRIDES
+from kernels.sgd_agc import small_tpu
 from nfnet.model import NFNet, parameter_shapes
 from nfnet.variants import VARIANTS, get_variant
 
@@ -21,6 +22,8 @@ NAMED_VARIANTS = tuple(
   name for name in VARIANTS if name.startswith("F") and name.rstrip("+")[1:].isdigit()
 )
 """F0 to F7 and F0+ to F7+."""
+SUMMARIZED_VARIANTS = ("F0", "F7+")
+"""The smallest and the largest."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -188,23 +191,26 @@ class UpdateShape:
   """One call of sgd_agc.
 
   Attributes:
-    shape: of the parameter.
+    shapes: of the parameters; one, or all small ones of a network.
     clipped: by AGC; the classifier's weight is not.
   """
 
-  shape: tuple[int, ...]
+  shapes: tuple[tuple[int, ...], ...]
   clipped: bool = True
 
   @property
   def elements(self) -> int:
-    """Of the parameter."""
-    return math.prod(self.shape)
+    """Of the parameters."""
+    return sum(map(math.prod, self.shapes))
 
   @property
   def label(self) -> str:
     """For a table."""
+    if len(self.shapes) > 1:
+      return f"sgd_agc {len(self.shapes)} small parameters"
+    (shape,) = self.shapes
     clip = "" if self.clipped else " not clipped"
-    return f"sgd_agc {'x'.join(map(str, self.shape)) or 'scalar'}{clip}"
+    return f"sgd_agc {'x'.join(map(str, shape))}{clip}"
 
 
 OpShape = ConvShape | StemShape | ResidualShape | UpdateShape
@@ -255,15 +261,25 @@ def _forward_shapes(variant: str) -> Iterator[OpShape]:
 
 def _update_shapes(variant: str, num_classes: int) -> Iterator[UpdateShape]:
   shapes = parameter_shapes(NFNet(variant, num_classes))
+  small = []
   for path, leaf in jax.tree.leaves_with_path(shapes):
-    names = [key.key for key in path]
-    yield UpdateShape(shape=leaf.shape, clipped=names != ["classifier", "weight"])
+    if small_tpu.is_small(leaf.shape, stacked=False):
+      small.append(leaf.shape)
+    else:
+      clipped = [key.key for key in path] != ["classifier", "weight"]
+      yield UpdateShape(shapes=(leaf.shape,), clipped=clipped)
+  yield UpdateShape(shapes=tuple(small))
 
 
 def named_shapes() -> dict[OpShape, dict[str, int]]:
-  """All shapes of the published networks, each with the networks and how often they have it."""
+  """All shapes of the published networks, each with the networks and how often they have it.
+
+  Of the small parameters, which are one call in each network, those of F0 and F7+.
+  """
   shapes: dict[OpShape, dict[str, int]] = {}
   for variant in NAMED_VARIANTS:
     for shape, times in op_shapes(variant).items():
-      shapes.setdefault(shape, {})[variant] = times
+      is_small = isinstance(shape, UpdateShape) and len(shape.shapes) > 1
+      if not is_small or variant in SUMMARIZED_VARIANTS:
+        shapes.setdefault(shape, {})[variant] = times
   return shapes

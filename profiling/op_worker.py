@@ -243,11 +243,11 @@ def _new(result: Any) -> Any:
 
 
 def _update_program(shape: UpdateShape, request: OpRequest) -> Program:
-  def update(parameter, gradient, buffer, rate):
+  def update(parameters, gradients, buffers, rate):
     return kernels.sgd_agc(
-      parameter,
-      gradient,
-      buffer,
+      parameters,
+      gradients,
+      buffers,
       learning_rate=rate,
       momentum=jnp.float32(0.9),
       weight_decay=jnp.float32(2e-5),
@@ -255,12 +255,12 @@ def _update_program(shape: UpdateShape, request: OpRequest) -> Program:
       implementation=request.kernels,
     )
 
-  leaf = _described(*shape.shape)
+  leaves = {f"{i}": _described(*one) for i, one in enumerate(shape.shapes)}
   return Program(
     label=shape.label,
     direction="update",
     function=update,
-    arguments=(leaf, leaf, leaf, _described()),
+    arguments=(leaves, leaves, leaves, _described()),
     donated=(0, 2),
   )
 
@@ -274,7 +274,8 @@ def compile_all(
     UserError: there is no such slice.
   """
   device = describe_devices(parse_topology(topology))[0]
-  sharding = jax.sharding.SingleDeviceSharding(device)
+  mesh = jax.make_mesh((1,), ("device",), (jax.sharding.AxisType.Auto,), devices=[device])
+  sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
   entries = []
   for i, program in enumerate(todo):
     # Shown by the process that waits for this one.
@@ -287,7 +288,9 @@ def compile_all(
     )
     function = jax.jit(program.function, donate_argnums=program.donated)
     try:
-      compiled = function.lower(*arguments).compile()
+      # Pallas asks the mesh what it compiles for.
+      with jax.set_mesh(mesh):
+        compiled = function.lower(*arguments).compile()
     except jax.errors.JaxRuntimeError as error:
       entry["error"] = str(error).splitlines()[0]
       continue

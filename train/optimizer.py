@@ -1,6 +1,5 @@
 """SGD with AGC as an optax transformation, and the moving average of parameters."""
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -11,7 +10,7 @@ from jaxtyping import Array, Float, Int
 
 import kernels
 from nfnet.block_arrangement import is_stacked
-from train.parameter_groups import assign_groups
+from train.parameter_groups import assign_groups, parameter_name
 
 
 class SGDAGCState(NamedTuple):
@@ -72,32 +71,40 @@ def sgd_agc(
     rate = jnp.asarray(learning_rate(state.step), jnp.float32)
     decay = None if average is None else ramped_decay(state.step, average_decay)
 
-    def update_leaf(path, group, *leaves):
-      update_one = functools.partial(
-        kernels.sgd_agc,
+    paths, structure = jax.tree.flatten_with_path(parameters)
+    names = [parameter_name(path) for path, _ in paths]
+    # Each block of a stack has its own norms.
+    stacks = [any(is_stacked(key.key) for key in path) for path, _ in paths]
+    kinds = list(zip(jax.tree.leaves(assign_groups(parameters)), stacks, strict=True))
+    trees = [parameters, gradients, state.momentum, *([] if average is None else [average])]
+    leaves = [dict(zip(names, structure.flatten_up_to(tree), strict=True)) for tree in trees]
+
+    def step_of(group, stacked):
+      own = [name for name, kind in zip(names, kinds, strict=True) if kind == (group, stacked)]
+      clips = clipping is not None and group.clipped
+      return kernels.sgd_agc(
+        *({name: tree[name] for name in own} for tree in leaves),
         learning_rate=rate,
         momentum=jnp.asarray(momentum, jnp.float32),
         weight_decay=jnp.asarray(weight_decay if group.decayed else 0.0, jnp.float32),
-        clipping=None
-        if clipping is None or not group.clipped
-        else jnp.asarray(clipping, jnp.float32),
+        clipping=jnp.asarray(clipping, jnp.float32) if clips else None,
         average_decay=decay,
+        stacked=stacked,
         implementation=implementation,
       )
-      # Each block of a stack has its own norms.
-      stacked = any(is_stacked(key.key) for key in path)
-      return (jax.vmap(update_one) if stacked else update_one)(*leaves)
 
-    trees = [parameters, gradients, state.momentum, *([] if average is None else [average])]
-    steps = jax.tree_util.tree_map_with_path(update_leaf, assign_groups(parameters), *trees)
-    parameters, buffers, average, square_sums = (
-      jax.tree.map(lambda one, i=i: one[i], steps, is_leaf=lambda x: isinstance(x, kernels.Step))
-      for i in range(4)
+    steps = [step_of(*kind) for kind in dict.fromkeys(kinds)]
+
+    def as_tree(kind):
+      new = {name: x for one in steps for name, x in getattr(one, kind).items()}
+      return structure.unflatten(new[name] for name in names)
+
+    return (
+      as_tree("parameters"),
+      SGDAGCState(state.step + 1, as_tree("momentum_buffers")),
+      None if average is None else as_tree("averages"),
+      jnp.sqrt(sum(one.gradient_square_sum for one in steps)),
     )
-    average = None if len(trees) == 3 else average
-    # Of a stack, one for each of its blocks.
-    norm = jnp.sqrt(sum(jnp.sum(square_sum) for square_sum in jax.tree.leaves(square_sums)))
-    return parameters, SGDAGCState(state.step + 1, buffers), average, norm
 
   def update(gradients, state, parameters):
     new_parameters, state, _, _ = step(gradients, state, parameters)

@@ -5,7 +5,7 @@ are known before the block is written back: parameter, gradient and buffer are r
 and buffer written once, in place. What is not clipped needs no whole units.
 
 The chip's HBM takes 36 cycles of its two cores for every 2 x 1024 elements; the arithmetic takes 7
-to 13 of them.
+to 13 of them. Small parameters, for which a launch takes longer than the work, are in small_tpu.py.
 """
 
 import functools
@@ -60,7 +60,7 @@ def sgd_agc(
 
   matrices = [as_matrix(x) for x in arrays]
   rows, columns = matrices[0].shape
-  if columns % LANES or rows % SUBLANES:
+  if rows % SUBLANES or (transposes and columns % LANES):
     raise NotImplementedError("rows or columns that do not fill tiles")
   block_rows = rows if clipping is not None else _largest_divisor(rows, BLOCK_ROWS_MAX)
   if block_rows > BLOCK_ROWS_MAX:
@@ -93,10 +93,13 @@ def _largest_divisor(rows: int, at_most: int) -> int:
   return max(divisor for divisor in range(SUBLANES, at_most + 1, SUBLANES) if rows % divisor == 0)
 
 
+# Traced once for all equal parameters.
+@functools.partial(jax.jit, static_argnames=("block_rows", "clips", "floors"))
 def _call(hyper_parameters, matrices, *, block_rows, clips, floors):
   """Sums of squares, and all matrices but the second anew, in place."""
   rows, columns = matrices[0].shape
-  grid = (columns // LANES, rows // block_rows)
+  # What the last block has beyond the last column are units of their own, which nobody reads.
+  grid = (pl.cdiv(columns, LANES), rows // block_rows)
   block = pl.BlockSpec((block_rows, LANES), lambda column, row: (row, column))
   squares = pl.BlockSpec((SUBLANES, LANES), lambda column, row: (row, column))
 
@@ -151,8 +154,7 @@ def _body(hyper_parameters, parameter, gradient, buffer, *refs, clips, floors):
     parameter_norm, norm = (
       jnp.sqrt(jnp.sum(x, axis=0, keepdims=True)) for x in (parameter_squares, squares[...])
     )
-    largest = clipping * jnp.maximum(parameter_norm, floors[0])
-    scale = jnp.where(norm > largest, largest / jnp.maximum(norm, floors[1]), 1.0)
+    scale = clip_scale(parameter_norm, norm, clipping, floors)
 
   def update(i, sums):
     p, g = parameter[at(i)], gradient[at(i)]
@@ -160,9 +162,7 @@ def _body(hyper_parameters, parameter, gradient, buffer, *refs, clips, floors):
       g = g * scale
     else:
       sums = sums + square_sum(g)
-    g = g + weight_decay * p
-    m = momentum * buffer[at(i)] + g
-    p = p - learning_rate * (g + momentum * m)
+    p, m = moved(p, g, buffer[at(i)], learning_rate, momentum, weight_decay)
     new_buffer[at(i)] = m
     new_parameter[at(i)] = p
     if average:
@@ -173,3 +173,17 @@ def _body(hyper_parameters, parameter, gradient, buffer, *refs, clips, floors):
   sums = over_chunks(update, zeros)
   if not clips:
     squares[...] = sums
+
+
+def clip_scale(parameter_norm, gradient_norm, clipping, floors):
+  """What AGC multiplies gradients by, given the norms of their units."""
+  largest = clipping * jnp.maximum(parameter_norm, floors[0])
+  scale = largest / jnp.maximum(gradient_norm, floors[1])
+  return jnp.where(gradient_norm > largest, scale, 1.0)
+
+
+def moved(parameter, gradient, buffer, learning_rate, momentum, weight_decay):
+  """New parameter and buffer."""
+  gradient = gradient + weight_decay * parameter
+  buffer = momentum * buffer + gradient
+  return parameter - learning_rate * (gradient + momentum * buffer), buffer

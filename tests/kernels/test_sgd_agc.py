@@ -41,15 +41,17 @@ def test_two_steps_against_float64(shape, clipping, gradient_scale, weight_decay
   expected_parameter, expected_buffer = parameter.astype(np.float64), buffer.astype(np.float64)
   for step in range(2):
     gradient = draw(shape, 1 + step, gradient_scale)
-    parameter, buffer, _, square_sum = sgd_agc(
-      jnp.asarray(parameter),
-      jnp.asarray(gradient),
-      jnp.asarray(buffer),
+    step = sgd_agc(
+      {"x": jnp.asarray(parameter)},
+      {"x": jnp.asarray(gradient)},
+      {"x": jnp.asarray(buffer)},
       learning_rate=jnp.float32(learning_rate),
       momentum=jnp.float32(momentum),
       weight_decay=jnp.float32(weight_decay),
       clipping=None if clipping is None else jnp.asarray(clipping),
     )
+    parameter, buffer = step.parameters["x"], step.momentum_buffers["x"]
+    square_sum = step.gradient_square_sum
     g = gradient.astype(np.float64)
     np.testing.assert_allclose(square_sum, np.sum(np.square(g)), rtol=1e-6)
     if clipping is not None:
@@ -128,7 +130,7 @@ def test_hyper_parameters_are_operands():
   @jax.jit
   def step(learning_rate, clipping):
     compilations.append(1)
-    ones = jnp.ones(3)
+    ones = {"x": jnp.ones(3)}
     return sgd_agc(
       ones,
       ones,

@@ -137,12 +137,12 @@ def one_step(path, parameter, gradient, buffer):
   names = tuple(key.key for key in path)
   is_decayed = names[-1] not in ("gain", "bias", "skip_gain")
   step = sgd_agc(
-    parameter,
-    gradient,
-    buffer,
+    {"x": parameter},
+    {"x": gradient},
+    {"x": buffer},
     learning_rate=jnp.float32(LEARNING_RATE),
     momentum=jnp.float32(MOMENTUM),
     weight_decay=jnp.float32(WEIGHT_DECAY if is_decayed else 0.0),
     clipping=None if names == ("classifier", "weight") else jnp.float32(CLIPPING),
   )
-  return step.parameter, step.momentum_buffer
+  return step.parameters["x"], step.momentum_buffers["x"]

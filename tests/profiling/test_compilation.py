@@ -111,6 +111,7 @@ def test_what_the_compiler_wrote_about_kernels_is_kept_and_all_else_is_not(tmp_p
     "scaled_ws_conv",
     "scaled_ws_conv_gradients",
     "sgd_agc",
+    "sgd_agc_small",
     "standardization_gradient",
   }
   (folder,) = tmp_path.iterdir()

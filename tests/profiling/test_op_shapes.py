@@ -60,8 +60,12 @@ def test_what_the_calls_of_a_network_are():
   )
   assert (shapes[pooled], pooled.out_pixels) == (1, 28)
   assert shapes[ResidualShape(pixels=14, channels=1536, squeeze_channels=768)] == 12
-  assert shapes[UpdateShape(shape=(3072, 1000), clipped=False)] == 1
-  assert UpdateShape(shape=(3072, 1000)) not in shapes
+  assert shapes[UpdateShape(shapes=((3072, 1000),), clipped=False)] == 1
+  assert UpdateShape(shapes=((3072, 1000),)) not in shapes
+  (small,) = [shape for shape in shapes if isinstance(shape, UpdateShape) and len(shape.shapes) > 1]
+  assert small.label == f"sgd_agc {len(small.shapes)} small parameters"
+  # Skip gains, one a block.
+  assert small.shapes.count(()) == 24
   # What branch and shortcut have of each other: the last convolution's mean, the first one's input.
   returned = [shape for shape in shapes if isinstance(shape, ConvShape) and shape.returns_mean]
   assert {(shape.pixels, shape.kernel_pixels) for shape in returned} == {

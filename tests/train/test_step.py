@@ -112,7 +112,6 @@ def test_pallas_without_a_kernel_falls_back_and_is_counted(one_device):
   assert {op for op, _ in kernels.fallback_counts} == {
     "scaled_ws_conv",
     "se_residual",
-    "sgd_agc",
     "stem",
   }
 
