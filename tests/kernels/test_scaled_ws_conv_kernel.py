@@ -229,10 +229,12 @@ def test_a_constant_added_to_a_filter_changes_nothing():
   np.testing.assert_allclose(shifted, plain, atol=2e-5)
 
 
-def test_constant_filters_are_finite():
+@pytest.mark.parametrize("deviation", [0.0, 1e-5])
+def test_constant_filters_are_finite(deviation):
+  """And filters with so little variance that its floor counts."""
   operands, cotangent, static = PLAIN
   x, weight, gain, bias = operands
-  operands = x, jnp.full_like(weight, 0.25), gain, bias
+  operands = x, 0.25 + deviation * weight, gain, bias
   actual = run(kernel, operands, (cotangent, None, None), static)
   expected = run(reference.scaled_ws_conv, operands, (cotangent, None, None), static)
   for ours, theirs in zip(actual, expected, strict=True):
