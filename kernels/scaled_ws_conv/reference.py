@@ -182,7 +182,8 @@ def scaled_ws_conv(
   if input_scale is not None:
     weight = weight * input_scale
   y = convolve(x, weight.astype(dtype), stride, groups)
-  y = y + bias.astype(dtype)[None, None, None, :]
+  # In float32, so that the bias's gradient is a sum in float32.
+  y = (y.astype(jnp.float32) + bias.astype(jnp.float32)[None, None, None, :]).astype(dtype)
   mean = jnp.mean(y, axis=(0, 1), dtype=jnp.float32) if returns_mean else None
   return y, mean, given if returns_input else None
 

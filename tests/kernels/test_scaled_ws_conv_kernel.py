@@ -229,12 +229,12 @@ def test_a_constant_added_to_a_filter_changes_nothing():
   np.testing.assert_allclose(shifted, plain, atol=2e-5)
 
 
-@pytest.mark.parametrize("deviation", [0.0, 1e-5])
-def test_constant_filters_are_finite(deviation):
+@pytest.mark.parametrize(("mean", "deviation"), [(0.25, 0.0), (0.0, 1e-5)])
+def test_constant_filters_are_finite(mean, deviation):
   """And filters with so little variance that its floor counts."""
   operands, cotangent, static = PLAIN
   x, weight, gain, bias = operands
-  operands = x, 0.25 + deviation * weight, gain, bias
+  operands = x, mean + deviation * weight, gain, bias
   actual = run(kernel, operands, (cotangent, None, None), static)
   expected = run(reference.scaled_ws_conv, operands, (cotangent, None, None), static)
   for ours, theirs in zip(actual, expected, strict=True):

@@ -1,3 +1,4 @@
+import dataclasses
 import gzip
 import pathlib
 
@@ -47,6 +48,15 @@ def test_profile_of_a_matrix_product():
   assert profile.hbm_bytes == (2 * 8 + 1) * 4096 * 4096 * 2
   # 571 MB take 475 us at 1.2e12 bytes a second, the bundles 544.
   assert profile.seconds(CHIPS["v4"]) == pytest.approx(570_931 / 1.05e9)
+
+
+def test_without_a_grid_copies_come_before_and_after_work():
+  profile = profile_kernel(*texts("matmul"), ALLOCATIONS, chip=CHIPS["v4"])
+  assert profile.copies_overlap
+  in_a_row = dataclasses.replace(profile, copies_overlap=False)
+  assert in_a_row.seconds(CHIPS["v4"]) == pytest.approx(
+    570_931 / 1.05e9 + profile.hbm_bytes / 1.2e12, rel=1e-3
+  )
 
 
 def test_spills_are_counted_as_often_as_they_are_issued():
