@@ -22,10 +22,9 @@ from profiling.topology import describe_devices, parse_topology
 from train.config_file import validate
 from train.devices import check_batch_size
 from train.schedule import learning_rate_schedule
+from train.sharding import batch_sharding, make_mesh
 from train.step import (
   abstract_state,
-  batch_sharding,
-  make_mesh,
   make_model,
   make_optimizer,
   make_train_step,
@@ -46,7 +45,9 @@ def compile_step(request: StepRequest) -> tuple[dict, str]:
   topology = parse_topology(request.topology)
   experiment = experiment_for(request, topology.chips)
   validate(experiment)
-  mesh = make_mesh(describe_devices(topology))
+  mesh = make_mesh(
+    describe_devices(topology), parameter_shards=experiment.parallelism.parameter_shards
+  )
   check_batch_size("batch_per_chip x chips", experiment.data.batch_size, mesh)
   model = make_model(experiment)
   rate = learning_rate_schedule(experiment, train_examples=10**6)

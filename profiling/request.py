@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Literal
 
-from train.experiment import Data, Experiment, Model, Optimizer, Schedule
+from train.experiment import Data, Experiment, Model, Optimizer, Parallelism, Schedule
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -22,6 +22,7 @@ class StepRequest:
       which compiles in minutes at any depth, though its copies cost time; unrolled for Pallas.
     rematerialize: recompute each block in the backward pass.
     ema: keep a moving average of the parameters.
+    parameter_shards: chips that hold one copy of the parameters together.
   """
 
   variant: str
@@ -34,6 +35,7 @@ class StepRequest:
   block_execution: Literal["scan", "unrolled"] | None = None
   rematerialize: bool = False
   ema: bool = False
+  parameter_shards: int = 1
 
 
 def experiment_for(request: StepRequest, chips: int) -> Experiment:
@@ -54,6 +56,7 @@ def experiment_for(request: StepRequest, chips: int) -> Experiment:
       train_pixels=request.pixels,
     ),
     optimizer=Optimizer(warmup_steps=1, ema_decay=0.9999 if request.ema else None),
+    parallelism=Parallelism(parameter_shards=request.parameter_shards),
     # The length changes a constant of the learning rate's schedule only.
     schedule=Schedule(train_steps=1000),
   )

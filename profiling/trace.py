@@ -29,9 +29,9 @@ from train.config_file import load_experiment, parse_arguments
 from train.devices import check_batch_size, put_batch
 from train.experiment import Experiment
 from train.schedule import learning_rate_schedule
+from train.sharding import make_mesh
 from train.step import (
   initial_state,
-  make_mesh,
   make_model,
   make_optimizer,
   make_train_step,

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from nfnet.errors import UserError
-from train.step import batch_sharding
+from train.sharding import batch_sharding
 
 _ON_DEVICE = ("image", "labels", "weight")
 

@@ -12,7 +12,8 @@ from train.config_file import from_json, override
 from train.data import evaluation_batches, evaluation_examples
 from train.devices import check_batch_size, put_batch
 from train.experiment import Data, Experiment
-from train.step import make_evaluation_step, make_mesh, make_model, put_parameters
+from train.sharding import make_mesh
+from train.step import make_evaluation_step, make_model, put_parameters
 
 
 def evaluate(

@@ -117,6 +117,19 @@ class Loss:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Parallelism:
+  """How the devices share the work.
+
+  Attributes:
+    parameter_shards: devices that hold one copy of parameters, momentum and moving average
+      together; each gathers the whole parameters for a step, in the compute dtype, and keeps the
+      gradients of its part. 1 has everything on every device.
+  """
+
+  parameter_shards: int = 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Schedule:
   """How long, how often. Exactly one of `train_epochs` and `train_steps` is set.
 
@@ -154,6 +167,7 @@ class Experiment:
   optimizer: Optimizer = Optimizer()
   loss: Loss = Loss()
   schedule: Schedule = Schedule()
+  parallelism: Parallelism = Parallelism()
   seed: int = 0
   initial_weights: str | None = None
 
@@ -174,6 +188,7 @@ CHANGEABLE_ON_RESUME = frozenset(
     "model.kernels",
     "model.rematerialize",
     "optimizer.gradient_accumulation",
+    "parallelism.parameter_shards",
     # When something is written, not what is computed.
     "schedule.log_every_steps",
     "schedule.evaluate_every_steps",

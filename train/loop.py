@@ -21,12 +21,12 @@ from train.optimizer import SGDAGCState
 from train.plots import write_plots
 from train.progress import ProgressLine, summary
 from train.schedule import learning_rate_schedule, train_steps
+from train.sharding import make_mesh
 from train.state import TrainState
 from train.step import (
   abstract_state,
   initial_state,
   make_evaluation_step,
-  make_mesh,
   make_model,
   make_optimizer,
   make_train_step,
@@ -79,7 +79,7 @@ class _Run:
   def __init__(self, experiment: Experiment, workdir: str):
     self.experiment = experiment
     self.workdir = workdir
-    self.mesh = make_mesh()
+    self.mesh = make_mesh(parameter_shards=experiment.parallelism.parameter_shards)
     check_batch_size(
       "data.batch_size",
       experiment.data.batch_size,

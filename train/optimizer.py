@@ -75,12 +75,16 @@ def sgd_agc(
     names = [parameter_name(path) for path, _ in paths]
     # Each block of a stack has its own norms.
     stacks = [any(is_stacked(key.key) for key in path) for path, _ in paths]
-    kinds = list(zip(jax.tree.leaves(assign_groups(parameters)), stacks, strict=True))
+    # What differs over axes of a mesh is a part of a parameter, with whole units.
+    axes = [jax.typeof(x).manual_axis_type.varying for _, x in paths]
+    groups = jax.tree.leaves(assign_groups(parameters))
+    kinds = list(zip(groups, stacks, axes, strict=True))
     trees = [parameters, gradients, state.momentum, *([] if average is None else [average])]
     leaves = [dict(zip(names, structure.flatten_up_to(tree), strict=True)) for tree in trees]
 
-    def step_of(group, stacked):
-      own = [name for name, kind in zip(names, kinds, strict=True) if kind == (group, stacked)]
+    def step_of(kind):
+      group, stacked, _ = kind
+      own = [name for name, other in zip(names, kinds, strict=True) if other == kind]
       clips = clipping is not None and group.clipped
       return kernels.sgd_agc(
         *({name: tree[name] for name in own} for tree in leaves),
@@ -93,17 +97,20 @@ def sgd_agc(
         implementation=implementation,
       )
 
-    steps = [step_of(*kind) for kind in dict.fromkeys(kinds)]
+    steps = {kind: step_of(kind) for kind in dict.fromkeys(kinds)}
+    square_sums = [
+      jax.lax.psum(one.gradient_square_sum, tuple(axes)) for (_, _, axes), one in steps.items()
+    ]
 
     def as_tree(kind):
-      new = {name: x for one in steps for name, x in getattr(one, kind).items()}
+      new = {name: x for one in steps.values() for name, x in getattr(one, kind).items()}
       return structure.unflatten(new[name] for name in names)
 
     return (
       as_tree("parameters"),
       SGDAGCState(state.step + 1, as_tree("momentum_buffers")),
       None if average is None else as_tree("averages"),
-      jnp.sqrt(sum(one.gradient_square_sum for one in steps)),
+      jnp.sqrt(sum(square_sums)),
     )
 
   def update(gradients, state, parameters):

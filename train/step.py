@@ -1,8 +1,8 @@
 """One step of training and one of evaluation, as pure functions over a mesh of devices.
 
 Imports no input pipeline, checkpoint or metrics code, so that `profiling` can compile exactly this.
-The batch is split over the mesh axis "data"; parameters are replicated. All arithmetic that a
-device does is inside `shard_map`, where Pallas kernels see their local shard.
+What is where says `train.sharding`. All arithmetic that a device does is inside `shard_map`, where
+Pallas kernels see their local shard.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Int, Key
 
@@ -21,41 +21,31 @@ from nfnet.preprocessing import normalize
 from train.experiment import Experiment, Loss
 from train.losses import example_losses, hits_in_top, targets_from_labels
 from train.optimizer import OnePassTransformation, sgd_agc
+from train.sharding import (
+  DATA_AXES,
+  gather,
+  parameter_specs,
+  shardings,
+  state_specs,
+  sum_gradients,
+)
 from train.state import TrainState
 
-DATA_AXIS = "data"
 Batch = Mapping[str, Any]
 """image uint8 [n, h, w, 3]; labels int32 [n, l], -1 for none; weight float32 [n], 0 or 1."""
 Metrics = dict[str, Any]
 
 
-def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
-  """A mesh of all devices (or of `devices`) with the one axis "data"."""
-  devices = jax.devices() if devices is None else devices
-  return jax.make_mesh(
-    (len(devices),), (DATA_AXIS,), (jax.sharding.AxisType.Auto,), devices=devices
-  )
-
-
-def batch_sharding(mesh: Mesh) -> NamedSharding:
-  """Examples spread over the devices."""
-  return NamedSharding(mesh, P(DATA_AXIS))
-
-
-def replicated(mesh: Mesh) -> NamedSharding:
-  """The whole array on every device."""
-  return NamedSharding(mesh, P())
-
-
 def put_parameters(model: NFNet, parameters: Any, mesh: Mesh) -> Any:
-  """Parameters on every device, in the arrangement in which `model` runs its blocks.
+  """Parameters on the devices, in the arrangement in which `model` runs its blocks.
 
   Args:
     model: the structure.
     parameters: like `nfnet.model.parameter_shapes(model)`, on the host.
     mesh: of devices.
   """
-  return jax.device_put(arrange_blocks(parameters, model.block_keys), replicated(mesh))
+  arranged = arrange_blocks(parameters, model.block_keys)
+  return jax.device_put(arranged, shardings(parameter_specs(arranged, mesh), mesh))
 
 
 def make_model(experiment: Experiment) -> NFNet:
@@ -154,13 +144,15 @@ def make_train_step(
     keys = _example_keys(experiment.seed, step, batch["weight"].shape[0])
     # Marked as different on each device, the parameters get local gradients, which are then
     # summed in one visible place instead of inside every operation's derivative.
-    parameters = jax.lax.pcast(state.parameters, DATA_AXIS, to="varying")
-    examples = jax.lax.psum(jnp.sum(batch["weight"]), DATA_AXIS)
+    with jax.named_scope("parameter_gather"):
+      parameters = gather(state.parameters, specs, model.compute_dtype)
+    examples = jax.lax.psum(jnp.sum(batch["weight"]), DATA_AXES)
     # Divided by here, the gradients of all parameters need not be.
-    share = jax.lax.pcast(1 / jnp.maximum(examples, 1), DATA_AXIS, to="varying")
-    sums = local_sums(parameters, batch, keys, share)
+    share = jax.lax.pcast(1 / jnp.maximum(examples, 1), DATA_AXES, to="varying")
+    sums, gradients = local_sums(parameters, batch, keys, share)
     with jax.named_scope("gradient_sum"):
-      (loss, hits), gradients = jax.lax.psum(sums, DATA_AXIS)
+      loss, hits = jax.lax.psum(sums, DATA_AXES)
+      gradients = sum_gradients(gradients, specs)
     with jax.named_scope("optimizer"):
       parameters, optimizer_state, average, gradient_norm = optimizer.step(
         gradients, state.optimizer, state.parameters, state.average
@@ -174,9 +166,15 @@ def make_train_step(
     }
     return TrainState(parameters, optimizer_state, average), metrics
 
+  specs = _specs(model, mesh)
+  state = state_specs(specs, has_average=experiment.optimizer.ema_decay is not None)
   return jax.shard_map(
-    step_on_device, mesh=mesh, in_specs=(P(), P(DATA_AXIS)), out_specs=(P(), P())
+    step_on_device, mesh=mesh, in_specs=(state, P(DATA_AXES)), out_specs=(state, P())
   )
+
+
+def _specs(model: NFNet, mesh: Mesh) -> Any:
+  return parameter_specs(arrange_blocks(parameter_shapes(model), model.block_keys), mesh)
 
 
 def abstract_state(
@@ -187,8 +185,11 @@ def abstract_state(
     lambda parameters: initial_state(experiment, optimizer, parameters),
     arrange_blocks(parameter_shapes(model), model.block_keys),
   )
+  specs = state_specs(_specs(model, mesh), has_average=shapes.average is not None)
   return jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)), shapes
+    lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+    shapes,
+    shardings(specs, mesh),
   )
 
 
@@ -200,7 +201,10 @@ def make_evaluation_step(model: NFNet, loss: Loss, mesh: Mesh) -> Callable[[Any,
   """
   plain_loss = Loss(kind=loss.kind)
 
+  specs = _specs(model, mesh)
+
   def step_on_device(parameters: Any, batch: Batch) -> Metrics:
+    parameters = gather(parameters, specs, model.compute_dtype)
     logits = apply(model, parameters, normalize(batch["image"]))
     targets = targets_from_labels(batch["labels"], logits.shape[-1])
     values = {
@@ -210,13 +214,13 @@ def make_evaluation_step(model: NFNet, loss: Loss, mesh: Mesh) -> Callable[[Any,
       "examples": jnp.ones_like(batch["weight"]),
     }
     sums = jax.tree.map(lambda value: jnp.sum(value * batch["weight"]), values)
-    return jax.lax.psum(sums, DATA_AXIS)
+    return jax.lax.psum(sums, DATA_AXES)
 
-  return jax.shard_map(step_on_device, mesh=mesh, in_specs=(P(), P(DATA_AXIS)), out_specs=P())
+  return jax.shard_map(step_on_device, mesh=mesh, in_specs=(specs, P(DATA_AXES)), out_specs=P())
 
 
 def _example_keys(seed: int, step: Int[Array, ""], local_batch: int) -> Key[Array, " n"]:
   """One key for each local example, by its position in the global batch."""
-  position = jax.lax.axis_index(DATA_AXIS) * local_batch + jnp.arange(local_batch)
+  position = jax.lax.axis_index(DATA_AXES) * local_batch + jnp.arange(local_batch)
   step_key = jax.random.fold_in(jax.random.key(seed), step)
   return jax.vmap(lambda i: jax.random.fold_in(step_key, i))(position)

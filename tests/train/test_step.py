@@ -10,11 +10,10 @@ from nfnet.block_arrangement import arrange_blocks
 from nfnet.initialization import initial_parameters
 from train.experiment import Data, Experiment, Loss, Model, Optimizer, Schedule
 from train.schedule import learning_rate_schedule
+from train.sharding import batch_sharding, make_mesh
 from train.step import (
-  batch_sharding,
   initial_state,
   make_evaluation_step,
-  make_mesh,
   make_model,
   make_optimizer,
   make_train_step,
@@ -51,7 +50,8 @@ def make_batch():
 
 def run(experiment, *, devices=1, steps=3, batch=None):
   """The state after some steps on one batch, and the metrics of each step."""
-  mesh = make_mesh(jax.devices()[:devices])
+  shards = experiment.parallelism.parameter_shards
+  mesh = make_mesh(jax.devices()[:devices], parameter_shards=shards)
   model = make_model(experiment)
   rate = learning_rate_schedule(experiment, train_examples=1000)
   optimizer = make_optimizer(experiment, rate)
