@@ -15,7 +15,8 @@ Direction = Literal["forward", "backward", ""]
 
 RULES = (
   "the compiler's cycles of each operation x its executions / clock, one after the other; a Pallas "
-  "kernel takes the longer of its bundles / clock and its copies / HBM bandwidth; then all "
+  "kernel takes the longer of its bundles / clock and its copies / HBM bandwidth, the sum where it "
+  "has no grid; then all "
   "collectives, bytes over the slice's links, overlapped with nothing; asynchronous copies and "
   "scalar arithmetic free"
 )
