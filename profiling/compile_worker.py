@@ -62,6 +62,7 @@ def compile_step(request: StepRequest) -> tuple[dict, str]:
     "image": described("uint8", request.pixels, request.pixels, 3),
     "labels": described("int32", 1),
     "weight": described("float32"),
+    "position": described("int32"),
   }
   started_seconds = time.monotonic()
   step = jax.jit(make_train_step(experiment, model, optimizer, rate, mesh), donate_argnums=0)

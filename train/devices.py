@@ -13,8 +13,23 @@ _ON_DEVICE = ("image", "labels", "weight")
 
 
 def put_batch(batch: Mapping[str, np.ndarray], mesh: jax.sharding.Mesh) -> dict[str, Any]:
-  """The arrays that a step uses, spread over the devices; the ids stay behind."""
-  return jax.device_put({name: batch[name] for name in _ON_DEVICE}, batch_sharding(mesh))
+  """The arrays that a step uses, spread over the devices; the ids stay behind.
+
+  Args:
+    batch: what this process has of it: of n processes, every n-th example from the process's index
+      on, as `train.data` deals them out.
+    mesh: of devices.
+
+  Returns:
+    The arrays of all processes, with "position" in the global batch.
+  """
+  local = {name: batch[name] for name in _ON_DEVICE}
+  count = len(batch["weight"])
+  local["position"] = np.arange(count, dtype=np.int32) * jax.process_count() + jax.process_index()
+  sharding = batch_sharding(mesh)
+  return {
+    name: jax.make_array_from_process_local_data(sharding, array) for name, array in local.items()
+  }
 
 
 def check_batch_size(

@@ -37,13 +37,16 @@ def evaluate(
   # that two are there at once, not all.
   sums = None
   with (
-    evaluation_batches(images) as batches,
+    evaluation_batches(
+      images, shard_index=jax.process_index(), shard_count=jax.process_count()
+    ) as batches,
     tqdm(
       total=evaluation_examples(images),
       desc="evaluating",
       unit="image",
       leave=False,
-      disable=None,
+      # Of several processes, one shows it, where there is a terminal.
+      disable=None if jax.process_index() == 0 else True,
     ) as bar,
   ):
     for batch in batches:

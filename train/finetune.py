@@ -9,6 +9,7 @@ again with the same arguments, it resumes from the newest checkpoint in the work
 from absl import flags
 
 from nfnet.errors import run_main
+from train import processes
 from train.config_file import load_experiment, parse_arguments
 from train.loop import train
 from train.transfer import with_new_classifier
@@ -20,7 +21,8 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Folder for checkpoints, metrics
 def main(overrides: list[str]) -> None:
   """Loads the experiment and its initial parameters and trains."""
   experiment = load_experiment(_CONFIG.value, overrides[1:])
-  train(experiment, _WORKDIR.value, initial=lambda: with_new_classifier(experiment))
+  with processes.joined():
+    train(experiment, _WORKDIR.value, initial=lambda: with_new_classifier(experiment))
 
 
 if __name__ == "__main__":

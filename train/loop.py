@@ -1,5 +1,6 @@
 """The training loop, the same for pre-training and fine-tuning."""
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -10,7 +11,7 @@ import numpy as np
 
 from nfnet.errors import UserError
 from nfnet.initialization import initial_parameters
-from train import data
+from train import data, processes
 from train.checkpoint import Checkpoints
 from train.config_file import to_json, validate
 from train.devices import check_batch_size, put_batch
@@ -39,7 +40,8 @@ def train(
 ) -> list[dict[str, Any]]:
   """Trains until the schedule's end, resuming from the newest checkpoint in `workdir`.
 
-  Leaves in `workdir`: checkpoints, metrics.jsonl, TensorBoard event files and plots.
+  Leaves in `workdir`: checkpoints, metrics.jsonl, TensorBoard event files and plots. Where several
+  processes train together, all have the same `workdir`.
 
   Args:
     experiment: what to train.
@@ -48,7 +50,7 @@ def train(
       seed. Not called when the run resumes.
 
   Returns:
-    The records of metrics.jsonl.
+    The records of metrics.jsonl; none but in the first process.
 
   Raises:
     UserError: what the person who started it can mend.
@@ -56,16 +58,20 @@ def train(
   validate(experiment)
   run = _Run(experiment, workdir)
   with (
-    data.train_batches(experiment.data, experiment.seed) as batches,
+    data.train_batches(
+      experiment.data,
+      experiment.seed,
+      shard_index=jax.process_index(),
+      shard_count=jax.process_count(),
+    ) as batches,
     Checkpoints(workdir, keep=experiment.schedule.checkpoints_kept) as checkpoints,
   ):
     state, step = run.start_or_resume(checkpoints, batches, initial)
-    with (
-      MetricsWriter(workdir, restored_step=step or None) as metrics,
-      ProgressLine(run.total_steps) as progress,
-    ):
-      progress.message(run.describe(step))
-      run.continue_from(state, step, batches, checkpoints, metrics, progress)
+    with _Reports(workdir, run.total_steps, step) as reports:
+      reports.message(run.describe(step))
+      run.continue_from(state, step, batches, checkpoints, reports)
+  if not processes.is_first():
+    return []
   records = read_metrics(workdir)
   plots = write_plots(workdir, title=experiment.name)
   print(summary(records, {"experiment": experiment.name, "workdir": workdir}))
@@ -144,8 +150,7 @@ class _Run:
     step: int,
     batches: data.Batches,
     checkpoints: Checkpoints,
-    metrics: MetricsWriter,
-    progress: ProgressLine,
+    reports: "_Reports",
   ) -> None:
     """Steps, progress lines, evaluations and checkpoints until the end."""
     schedule = self.experiment.schedule
@@ -161,9 +166,8 @@ class _Run:
       if saves or evaluates or step % schedule.log_every_steps == 0:
         record = {"step": step, "kind": "train", **window.close()}
         self._check_finite(record, checkpoints)
-        metrics.write(record)
-        progress.update(record)
-      results = self._evaluate(state, step, metrics, progress) if evaluates else None
+        reports.training(record)
+      results = self._evaluate(state, step, reports) if evaluates else None
       if saves:
         checkpoints.save(
           step,
@@ -177,9 +181,7 @@ class _Run:
       if saves or evaluates:
         window.restart_clock()
 
-  def _evaluate(
-    self, state: TrainState, step: int, metrics: MetricsWriter, progress: ProgressLine
-  ) -> dict[str, float]:
+  def _evaluate(self, state: TrainState, step: int, reports: "_Reports") -> dict[str, float]:
     """Writes one record for each kind of parameters; returns what ranks checkpoints."""
     networks = {False: state.parameters}
     if state.average is not None:
@@ -187,8 +189,7 @@ class _Run:
     for is_average, parameters in networks.items():
       result = evaluate(self.evaluation_step, parameters, self.experiment.data, self.mesh)
       record = {"step": step, "kind": "evaluation", "ema": is_average, **result}
-      metrics.write(record)
-      progress.evaluation(record)
+      reports.evaluation(record)
     # Of the network that is used later: the moving average where there is one.
     return {"evaluation_top1": result["top1"]}
 
@@ -201,6 +202,40 @@ class _Run:
       f"{checkpoints.latest_step()}; lower optimizer.peak_learning_rate="
       f"{self.experiment.optimizer.peak_learning_rate:g} or optimizer.agc_clipping"
     )
+
+
+class _Reports:
+  """Metrics and the progress line, both by the first process only. Use as a context manager."""
+
+  def __init__(self, workdir: str, total_steps: int, restored_step: int):
+    self._open = contextlib.ExitStack()
+    if processes.is_first():
+      self._metrics = MetricsWriter(workdir, restored_step=restored_step or None)
+      self._open.enter_context(self._metrics)
+      self._progress = self._open.enter_context(ProgressLine(total_steps))
+
+  def __enter__(self) -> "_Reports":
+    return self
+
+  def __exit__(self, *unused_exception) -> None:
+    self._open.close()
+
+  def message(self, text: str) -> None:
+    """A line for the person who started the run."""
+    if processes.is_first():
+      self._progress.message(text)
+
+  def training(self, record: dict[str, Any]) -> None:
+    """Of some steps."""
+    if processes.is_first():
+      self._metrics.write(record)
+      self._progress.update(record)
+
+  def evaluation(self, record: dict[str, Any]) -> None:
+    """Of one kind of parameters."""
+    if processes.is_first():
+      self._metrics.write(record)
+      self._progress.evaluation(record)
 
 
 class _Window:

@@ -8,6 +8,7 @@ Run again with the same arguments, it resumes from the newest checkpoint in the 
 from absl import flags
 
 from nfnet.errors import UserError, run_main
+from train import processes
 from train.config_file import load_experiment, parse_arguments
 from train.loop import train
 
@@ -23,7 +24,8 @@ def main(overrides: list[str]) -> None:
       f"initial_weights={experiment.initial_weights!r}: pre-training starts from random "
       "parameters; run train.finetune instead"
     )
-  train(experiment, _WORKDIR.value)
+  with processes.joined():
+    train(experiment, _WORKDIR.value)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,8 @@ from train.sharding import (
 from train.state import TrainState
 
 Batch = Mapping[str, Any]
-"""image uint8 [n, h, w, 3]; labels int32 [n, l], -1 for none; weight float32 [n], 0 or 1."""
+"""image uint8 [n, h, w, 3]; labels int32 [n, l], -1 for none; weight float32 [n], 0 or 1; position
+int32 [n] in the global batch, in which the devices need not have it."""
 Metrics = dict[str, Any]
 
 
@@ -141,7 +142,7 @@ def make_train_step(
 
   def step_on_device(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
     step = state.optimizer.step
-    keys = _example_keys(experiment.seed, step, batch["weight"].shape[0])
+    keys = _example_keys(experiment.seed, step, batch["position"])
     # Marked as different on each device, the parameters get local gradients, which are then
     # summed in one visible place instead of inside every operation's derivative.
     with jax.named_scope("parameter_gather"):
@@ -219,8 +220,7 @@ def make_evaluation_step(model: NFNet, loss: Loss, mesh: Mesh) -> Callable[[Any,
   return jax.shard_map(step_on_device, mesh=mesh, in_specs=(specs, P(DATA_AXES)), out_specs=P())
 
 
-def _example_keys(seed: int, step: Int[Array, ""], local_batch: int) -> Key[Array, " n"]:
+def _example_keys(seed: int, step: Int[Array, ""], position: Int[Array, " n"]) -> Key[Array, " n"]:
   """One key for each local example, by its position in the global batch."""
-  position = jax.lax.axis_index(DATA_AXES) * local_batch + jnp.arange(local_batch)
   step_key = jax.random.fold_in(jax.random.key(seed), step)
   return jax.vmap(lambda i: jax.random.fold_in(step_key, i))(position)

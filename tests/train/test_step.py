@@ -45,6 +45,7 @@ def make_batch():
     "image": generator.integers(0, 256, (BATCH, 32, 32, 3)).astype(np.uint8),
     "labels": generator.integers(0, 10, (BATCH, 1)).astype(np.int32),
     "weight": weight,
+    "position": np.arange(BATCH, dtype=np.int32),
   }
 
 

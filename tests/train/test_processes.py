@@ -1,0 +1,152 @@
+"""Real processes on one machine, over loopback."""
+
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from nfnet.checkpoint_reader import read_checkpoint
+from tests.train.test_sharding import norm
+from train.metrics import read_metrics
+from train.processes import EXIT_LOST_PROCESS
+
+DEVICES = 4
+STEPS = 8
+ARGUMENTS = {
+  "schedule.log_every_steps": 2,
+  "schedule.evaluate_every_steps": "none",
+  "schedule.checkpoint_every_steps": 4,
+  "optimizer.warmup_steps": 2,
+  "optimizer.ema_decay": 0.9,
+  "data.evaluation_batch_size": 2000,
+  "data.batch_size": 16,
+  "model.stochastic_depth_rate": 0.5,
+  "parallelism.parameter_shards": 2,
+}
+
+
+def start(workdir, count, **arguments):
+  """The processes, which have `DEVICES` devices together."""
+  with socket.socket() as some:
+    some.bind(("localhost", 0))
+    port = some.getsockname()[1]
+  fields = {**ARGUMENTS, "schedule.train_steps": STEPS, **arguments}
+  command = [sys.executable, "-m", "train.pretrain", "--config=train/configs/demo_pretrain.py"]
+  command += [f"--workdir={workdir}", *(f"--config.{field}={x}" for field, x in fields.items())]
+  flags = f"--xla_force_host_platform_device_count={DEVICES // count}"
+  environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
+  started = []
+  for i in range(count):
+    who = [f"--coordinator=localhost:{port}", f"--process_count={count}", f"--process_index={i}"]
+    with pathlib.Path(f"{workdir}.{count}.{i}.log").open("w") as log:
+      started.append(
+        subprocess.Popen(
+          [*command, *(who if count > 1 else [])],
+          env=environment,
+          stdout=log,
+          stderr=subprocess.STDOUT,
+          cwd=pathlib.Path(__file__).parents[2],
+        )
+      )
+  return started
+
+
+def finish(started):
+  for process in started:
+    assert process.wait(timeout=500) == 0
+
+
+def assert_same(workdir, expected):
+  """Parameters, average and losses of two runs, up to the order of float32 sums."""
+  for prefer_ema in (False, True):
+    ours, theirs = (
+      read_checkpoint(str(one), prefer_ema=prefer_ema)[0] for one in (workdir, expected)
+    )
+    assert norm(jax.tree.map(np.subtract, ours, theirs)) < 1e-5 * norm(theirs)
+  ours, theirs = (read_metrics(str(one)) for one in (workdir, expected))
+  assert [record["step"] for record in ours] == [record["step"] for record in theirs]
+  for one, other in zip(ours, theirs, strict=True):
+    assert one["loss"] == pytest.approx(other["loss"], rel=1e-5)
+
+
+@pytest.fixture(scope="module")
+def one_process(tmp_path_factory):
+  workdir = tmp_path_factory.mktemp("one") / "run"
+  finish(start(workdir, 1))
+  return workdir
+
+
+def test_two_processes_train_the_same_network(one_process, tmp_path):
+  workdir = tmp_path / "run"
+  finish(start(workdir, 2))
+  assert_same(workdir, one_process)
+  # One of them writes records and says how it goes.
+  first, second = (pathlib.Path(f"{workdir}.2.{i}.log").read_text() for i in range(2))
+  assert f"step {STEPS}/{STEPS}" in first
+  assert "step " not in second
+
+
+@pytest.mark.slow
+def test_four_processes_train_the_same_network(one_process, tmp_path):
+  workdir = tmp_path / "run"
+  finish(start(workdir, 4))
+  assert_same(workdir, one_process)
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_ends_the_others_and_all_resume(one_process, tmp_path):
+  workdir = tmp_path / "run"
+  processes = start(workdir, 2)
+  checkpoint = workdir / "checkpoints" / "4"
+  while not checkpoint.exists():
+    assert all(process.poll() is None for process in processes)
+    time.sleep(0.05)
+  processes[1].send_signal(signal.SIGKILL)
+  started_seconds = time.monotonic()
+  code = processes[0].wait(timeout=60)
+  assert time.monotonic() - started_seconds < 60
+  processes[1].wait()
+  if code:
+    assert code == EXIT_LOST_PROCESS
+    (line,) = (
+      line
+      for line in pathlib.Path(f"{workdir}.2.0.log").read_text().splitlines()
+      if line.startswith("error:")
+    )
+    assert "process 0 of 2 has lost another one: process 1 has been silent for" in line
+    assert line.endswith("start all of them again, they resume from the newest checkpoint")
+  # In another number than before.
+  finish(start(workdir, 1))
+  assert_same(workdir, one_process)
+
+
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    (["--coordinator=localhost:1"], "all three, anywhere else"),
+    (["--multi_host", "--process_count=2"], "give --multi_host on a TPU slice, or"),
+    (
+      ["--coordinator=localhost:1", "--process_count=2", "--process_index=2"],
+      "--process_index=2 is not one of --process_count=2 processes",
+    ),
+  ],
+)
+def test_flags_that_do_not_fit_together_are_one_line(arguments, message, tmp_path):
+  command = [sys.executable, "-m", "train.pretrain", "--config=train/configs/demo_pretrain.py"]
+  run = subprocess.run(
+    [*command, f"--workdir={tmp_path}", *arguments],
+    capture_output=True,
+    text=True,
+    env={**os.environ, "JAX_PLATFORMS": "cpu"},
+    check=False,
+  )
+  assert run.returncode == 2
+  (line,) = run.stderr.splitlines()
+  assert message in line
