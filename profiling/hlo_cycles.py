@@ -33,6 +33,8 @@ class Operation:
     source: the path of JAX names that it came from, for example
       "jit(step)/transpose(jvp(stage_3))/while/body/conv_general_dilated".
     result_bytes: of what it computes.
+    opcode: in the text, without "-start".
+    group_devices: that take part in a collective together; None is all.
   """
 
   name: str
@@ -41,6 +43,14 @@ class Operation:
   executions: int
   source: str
   result_bytes: int
+  opcode: str = ""
+  group_devices: int | None = None
+
+  @property
+  def whole_bytes(self) -> int:
+    """Of a collective's arrays before they are scattered or after they are gathered."""
+    parts = (self.group_devices or 1) if self.opcode == "reduce-scatter" else 1
+    return self.result_bytes * parts
 
 
 def read_operations(text: str) -> list[Operation]:
@@ -170,4 +180,15 @@ def _operations(
       executions=times,
       source=source_of(computations, name, instruction) or default_source,
       result_bytes=instruction.result_bytes,
+      opcode=instruction.opcode.removesuffix("-start"),
+      group_devices=_group_devices(instruction) if kind == "collective" else None,
     )
+
+
+def _group_devices(collective: Instruction) -> int | None:
+  """From replica_groups={{0,1},{2,3}} or [groups,devices]<=[...]; {} is all devices."""
+  if listed := re.search(r"replica_groups=\{\{([\d,]+)\}", collective.rest):
+    return listed[1].count(",") + 1
+  if iota := re.search(r"replica_groups=\[\d+,(\d+)\]", collective.rest):
+    return int(iota[1])
+  return None

@@ -188,6 +188,9 @@ def _define_flags() -> None:
   )
   flags.DEFINE_bool("rematerialize", False, "Recompute each block in the backward pass.")
   flags.DEFINE_bool("ema", False, "Keep a moving average of the parameters.")
+  flags.DEFINE_integer(
+    "parameter_shards", 1, "Chips that hold one copy of the parameters together.", lower_bound=1
+  )
   flags.DEFINE_string("json", None, "Write everything to this file too.")
   flags.DEFINE_float("time_limit_seconds", TIME_LIMIT_SECONDS, "For the compiler.")
   flags.DEFINE_float("memory_limit_gb", MEMORY_LIMIT_BYTES / 1e9, "For the compiler.")

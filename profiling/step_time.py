@@ -51,7 +51,7 @@ class StepTime:
 
   Attributes:
     rows: one for each part, direction and kind that takes time.
-    collective_bytes: summed over the slice's chips in one step, counted once.
+    collective_bytes: of the arrays that are summed, scattered or gathered in one step, each once.
   """
 
   rows: tuple[Row, ...]
@@ -129,9 +129,11 @@ def estimate(
   collective_bytes = 0
   for operation in operations:
     if operation.kind == "collective":
-      size_bytes = operation.result_bytes * operation.executions
-      collective_bytes += size_bytes
-      seconds[COLLECTIVES, "", operation.kind] += topology.all_reduce_seconds(size_bytes)
+      collective_bytes += operation.whole_bytes * operation.executions
+      once = topology.collective_seconds(
+        operation.opcode, operation.whole_bytes, operation.group_devices
+      )
+      seconds[COLLECTIVES, "", operation.kind] += once * operation.executions
     else:
       if operation.kind == "kernel":
         once = (kernels or {})[operation.name].seconds(topology.chip)

@@ -8,6 +8,8 @@ from typing import Any
 from nfnet.errors import UserError
 from profiling.chips import CHIPS, Chip
 
+_ONE_WAY = ("all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
@@ -36,16 +38,29 @@ class Topology:
     """As JAX counts them."""
     return self.chips * self.chip.cores // self.chip.cores_per_device
 
-  def all_reduce_seconds(self, size_bytes: int) -> float:
-    """Time to sum arrays of `size_bytes` over all chips, were the links the only limit.
+  def collective_seconds(
+    self, opcode: str, whole_bytes: int, group_devices: int | None = None
+  ) -> float:
+    """Time of a collective, were the links the only limit.
 
-    Every chip sends 2 (n - 1) / n of the bytes, over all its links at once: one along an axis of
-    two chips, two along a longer one.
+    Of n chips, each sends (n - 1) / n of the whole arrays, twice for a sum that all chips get: the
+    parts are summed on one each and then gathered. All links work at once: one along an axis of
+    two chips, two along a longer one. A group that is not the whole slice is taken to lie along one
+    axis, which is an upper bound.
+
+    Args:
+      opcode: of the compiler's text; what is not known to send once is timed as a sum.
+      whole_bytes: of the arrays before they are scattered or after they are gathered.
+      group_devices: that take part together; None is all.
     """
-    links = sum(min(side - 1, 2) for side in self.sides)
+    is_whole = group_devices is None or group_devices == self.devices
+    chips = self.chips if is_whole else group_devices
+    sides = self.sides if is_whole else (group_devices,)
+    links = sum(min(side - 1, 2) for side in sides)
     if not links:
       return 0.0
-    sent_bytes = 2 * (self.chips - 1) / self.chips * size_bytes
+    times = 1 if opcode in _ONE_WAY else 2
+    sent_bytes = times * (chips - 1) / chips * whole_bytes
     return sent_bytes / (links * self.chip.link_bytes_per_second)
 
 

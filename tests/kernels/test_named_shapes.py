@@ -106,7 +106,8 @@ def test_stem(shape):
   )
   assert max(errors) < test_stem_kernel.ROUNDINGS * test_stem_kernel.EPSILON["bfloat16"]
   for ours, by_reference in zip(errors, theirs, strict=True):
-    assert ours < 1.25 * by_reference
+    # Of biases, both are sums in float32.
+    assert ours < 1.25 * by_reference + 2.0**-24
 
 
 @named(ResidualShape)

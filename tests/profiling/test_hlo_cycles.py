@@ -92,6 +92,27 @@ async_execution_thread="sparsecore", to_apply=%copied
   assert collective.executions == 1
 
 
+@pytest.mark.parametrize(
+  ("groups", "devices"),
+  [
+    ("{{0,1,2,3},{4,5,6,7}}", 4),
+    ("[16,8]<=[2,64]T(1,0)", 8),
+  ],
+)
+def test_the_whole_of_what_a_collective_scatters(groups, devices):
+  text = f"""HloModule jit_step
+
+ENTRY %main (x: f32[256]) -> f32[64] {{
+  %x = f32[256]{{0}} parameter(0)
+  ROOT %reduce-scatter.1 = f32[64]{{0}} reduce-scatter(%x), channel_id=1, \
+replica_groups={groups}, use_global_device_ids=true, dimensions={{0}}, to_apply=%add
+}}
+"""
+  (collective,) = read_operations(text)
+  assert (collective.opcode, collective.group_devices) == ("reduce-scatter", devices)
+  assert collective.whole_bytes == 256 * devices
+
+
 def test_bytes_of_a_tuple_are_those_of_its_arrays(loops):
   single = "= bf16[512,512]{1,0:T(8,128)(2,1)} all-reduce("
   assert single in loops

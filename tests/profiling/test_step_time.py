@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 
 from profiling.hlo_cycles import Operation
@@ -54,10 +56,23 @@ def test_time_is_cycles_times_executions_over_the_clock():
 
 
 def test_collectives_take_their_bytes_over_the_links():
-  time = estimate([operation("collective", cycles=10**9, executions=2, result_bytes=10**8)], V4)
+  psum = operation("collective", cycles=10**9, executions=2, result_bytes=10**8)
+  time = estimate([dataclasses.replace(psum, opcode="all-reduce")], V4)
   assert time.collective_bytes == 2 * 10**8
-  assert time.seconds == pytest.approx(V4.all_reduce_seconds(2 * 10**8))
+  assert time.seconds == pytest.approx(V4.collective_seconds("all-reduce", 2 * 10**8))
   assert time.rows[0].part == "collectives"
+
+
+def test_parts_that_are_scattered_and_gathered_are_counted_whole():
+  gather, scatter = (
+    dataclasses.replace(
+      operation("collective", result_bytes=size_bytes), opcode=opcode, group_devices=4
+    )
+    for opcode, size_bytes in (("all-gather", 400), ("reduce-scatter", 100))
+  )
+  time = estimate([gather, scatter], V4)
+  assert time.collective_bytes == 800
+  assert time.seconds == pytest.approx(2 * V4.collective_seconds("all-gather", 400, 4))
 
 
 def kernel_profile(bundles, hbm_bytes):

@@ -36,7 +36,18 @@ def test_core_hours_count_two_cores_a_chip():
   ],
 )
 def test_a_sum_over_all_chips_takes_its_bytes_over_their_links(name, seconds):
-  assert parse_topology(name).all_reduce_seconds(10**9) == pytest.approx(seconds)
+  topology = parse_topology(name)
+  assert topology.collective_seconds("all-reduce", 10**9) == pytest.approx(seconds)
+  # A sum is scattered and gathered.
+  for half in ("reduce-scatter", "all-gather"):
+    assert topology.collective_seconds(half, 10**9, topology.devices) == pytest.approx(seconds / 2)
+
+
+def test_a_group_within_a_slice_has_the_links_of_one_axis():
+  topology = parse_topology("v4:4x4x4")
+  expected = 3 / 4 * 10**9 / (2 * topology.chip.link_bytes_per_second)
+  assert topology.collective_seconds("all-gather", 10**9, 4) == pytest.approx(expected)
+  assert topology.collective_seconds("all-reduce", 10**9, 1) == 0
 
 
 @pytest.mark.parametrize(
