@@ -28,6 +28,7 @@ ARGUMENTS = {
   "data.evaluation_batch_size": 2000,
   "data.batch_size": 16,
   "model.stochastic_depth_rate": 0.5,
+  "model.dropout_rate": 0.3,
   "parallelism.parameter_shards": 2,
 }
 
