@@ -15,9 +15,10 @@ import jax
 import jax.numpy as jnp
 
 from kernels.scaled_ws_conv import backward_tpu, forward_tpu
-from kernels.scaled_ws_conv.geometry import SUBLANES, Geometry
+from kernels.scaled_ws_conv.geometry import Geometry
 from kernels.scaled_ws_conv.reference import VARIANCE_FLOOR
 from kernels.scaled_ws_conv.tile import VMEM_BYTES, Blocks, Direction, candidates, choose
+from kernels.tpu import SUBLANES
 from nfnet.activations import scaled_activation
 from profiling.op_shapes import ConvShape, StemShape, named_shapes
 from profiling.op_worker import Program, main

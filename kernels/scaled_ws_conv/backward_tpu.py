@@ -14,8 +14,9 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float
 
-from kernels.scaled_ws_conv.geometry import LANES, SUBLANES, lane_tiles
+from kernels.scaled_ws_conv.geometry import lane_tiles
 from kernels.scaled_ws_conv.tile import Blocks
+from kernels.tpu import LANES, SUBLANES, result_like
 
 
 # Traced once for all equal calls: the body is long.
@@ -84,9 +85,6 @@ def gradients(
   below = result_rows(halo, lambda row: jnp.minimum((row + 1) * tile.rows, g.height - 1))
   halos = [above] * g.after + [below] * g.before if blocks.row_blocks > 1 else []
 
-  def described(shape, dtype):
-    return jax.ShapeDtypeStruct(shape, dtype, manual_axis_type=jax.typeof(x).manual_axis_type)
-
   parts = 1 if tile.split_channels else tile.cores
   bias_block = (None, None, SUBLANES, blocks.block_outputs)
   input_block = pl.BlockSpec(blocks.input_shape, input_at)
@@ -114,9 +112,9 @@ def gradients(
       pl.BlockSpec(bias_block, lambda core, channel, _: (core, channel, 0, 0)),
     ],
     out_shape=[
-      *[described(x.shape, x.dtype)] * differentiates_input,
-      described((parts, *weight.shape), jnp.float32),
-      described((*blocks.grid[:2], *bias_block[2:]), jnp.float32),
+      *[result_like(x, x.shape, x.dtype)] * differentiates_input,
+      result_like(x, (parts, *weight.shape), jnp.float32),
+      result_like(x, (*blocks.grid[:2], *bias_block[2:]), jnp.float32),
     ],
     scratch_shapes=[
       pltpu.VMEM(blocks.activated_shape, x.dtype),

@@ -14,8 +14,9 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float
 
-from kernels.scaled_ws_conv.geometry import LANES, SUBLANES, lane_tiles
+from kernels.scaled_ws_conv.geometry import lane_tiles
 from kernels.scaled_ws_conv.tile import Blocks
+from kernels.tpu import LANES, SUBLANES, result_like
 
 
 # Traced once for all equal calls: the body is long.
@@ -80,10 +81,6 @@ def convolve(
   below = input_rows(halo, lambda row: jnp.minimum((row + 1) * tile.rows, g.height - 1))
   halos = [above] * g.before + [below] * g.after if blocks.row_blocks > 1 else []
 
-  def described(shape, dtype):
-    # Inside of shard_map, a result has to say over which axes it differs.
-    return jax.ShapeDtypeStruct(shape, dtype, manual_axis_type=jax.typeof(x).manual_axis_type)
-
   parts = 1 if tile.split_channels else tile.cores
   parameters = [weight, bias] if gain is None else [weight, bias, gain]
   result, statistics, *mean = pl.pallas_call(
@@ -107,9 +104,9 @@ def convolve(
       *[pl.BlockSpec(blocks.image_shape, image_at)] * g.returns_mean,
     ],
     out_shape=[
-      described((g.height, g.width, g.outputs, g.images, g.out_channels), x.dtype),
-      described((parts, SUBLANES, g.out_channels), jnp.float32),
-      *[described((g.images, g.out_channels), jnp.float32)] * g.returns_mean,
+      result_like(x, (g.height, g.width, g.outputs, g.images, g.out_channels), x.dtype),
+      result_like(x, (parts, SUBLANES, g.out_channels), jnp.float32),
+      *[result_like(x, (g.images, g.out_channels), jnp.float32)] * g.returns_mean,
     ],
     scratch_shapes=[
       pltpu.VMEM(blocks.activated_shape, x.dtype),

@@ -11,8 +11,7 @@ import functools
 import itertools
 from typing import NamedTuple
 
-LANES = 128
-SUBLANES = 8
+from kernels.tpu import LANES
 
 
 def lane_tiles(channels: int) -> list[slice]:

@@ -10,8 +10,9 @@ from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float
 
 from kernels.scaled_ws_conv import backward_tpu, forward_tpu, standardize_tpu
-from kernels.scaled_ws_conv.geometry import LANES, SUBLANES, Geometry, convolution
+from kernels.scaled_ws_conv.geometry import Geometry, convolution
 from kernels.scaled_ws_conv.tile import IMAGES_MULTIPLE, choose
+from kernels.tpu import LANES, SUBLANES
 
 
 def scaled_ws_conv(

@@ -15,7 +15,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float
 
-from kernels.scaled_ws_conv.geometry import LANES, SUBLANES
+from kernels.tpu import LANES, SUBLANES, result_like
 
 CHUNK_ROWS_MAX = 64
 """Rows that are worked on at a time."""
@@ -44,11 +44,6 @@ def gradient(
   columns = LANES if outputs % LANES == 0 else outputs
   parts = standardized_gradient.shape[0]
 
-  def described(shape):
-    return jax.ShapeDtypeStruct(
-      shape, jnp.float32, manual_axis_type=jax.typeof(standardized_gradient).manual_axis_type
-    )
-
   vector = pl.BlockSpec((1, columns), lambda column: (0, column))
   matrix = pl.BlockSpec((rows, columns), lambda column: (0, column))
   weight_gradient, gain_gradient = pl.pallas_call(
@@ -61,7 +56,10 @@ def gradient(
       vector,
     ],
     out_specs=[matrix, vector],
-    out_shape=[described((rows, outputs)), described((1, outputs))],
+    out_shape=[
+      result_like(standardized_gradient, shape, jnp.float32)
+      for shape in ((rows, outputs), (1, outputs))
+    ],
     compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel",)),
     name="standardization_gradient",
   )(

@@ -16,9 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from kernels.scaled_ws_conv.geometry import LANES, Geometry, Tap
+from kernels.scaled_ws_conv.geometry import Geometry, Tap
 from kernels.scaled_ws_conv.kernel_tpu import convolve
 from kernels.scaled_ws_conv.tile import IMAGES_MULTIPLE, choose
+from kernels.tpu import LANES
 
 FILTER_PIXELS = 3
 

@@ -11,7 +11,8 @@ from typing import Literal
 
 import jax
 
-from kernels.scaled_ws_conv.geometry import LANES, SUBLANES, Geometry
+from kernels.scaled_ws_conv.geometry import Geometry
+from kernels.tpu import LANES, SUBLANES
 
 Direction = Literal["forward", "backward"]
 IMAGES_MULTIPLE = 16

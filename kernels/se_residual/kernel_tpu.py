@@ -13,7 +13,8 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float
 
-LANES = 128
+from kernels.tpu import LANES, result_like
+
 IMAGES_MULTIPLE = 16
 CORES = 2
 BLOCK_BYTES_MAX = 3 << 19
@@ -90,18 +91,14 @@ def _call(body, name, arrays, scale, *, sums):
   )
   narrow = pl.BlockSpec((images, channels), lambda image, channel, row: (image, channel))
 
-  def described(array):
-    # Inside of shard_map, a result has to say over which axes it differs.
-    return jax.ShapeDtypeStruct(
-      array.shape, array.dtype, manual_axis_type=jax.typeof(arrays[0]).manual_axis_type
-    )
-
   return pl.pallas_call(
     body,
     grid=(image_blocks, channel_blocks, height // rows),
     in_specs=[*[wide] * len(arrays), narrow],
     out_specs=[wide] + [narrow] * sums,
-    out_shape=[described(arrays[0])] + [described(scale)] * sums,
+    out_shape=[
+      result_like(arrays[0], like.shape, like.dtype) for like in [arrays[0]] + [scale] * sums
+    ],
     compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "parallel", "arbitrary")),
     name=name,
   )(*arrays, scale)

@@ -16,8 +16,8 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float
 
-LANES = 128
-SUBLANES = 8
+from kernels.tpu import LANES, SUBLANES, result_like
+
 CHUNK_ROWS_MAX = 40
 """Rows that are worked on at a time: with more, vectors of three arrays are spilled."""
 BLOCK_ROWS_MAX = 2048
@@ -65,16 +65,8 @@ def sgd_agc(
   block_rows = rows if clipping is not None else _largest_divisor(rows, BLOCK_ROWS_MAX)
   if block_rows > BLOCK_ROWS_MAX:
     raise NotImplementedError("units that do not fit VMEM")
-  nothing = jnp.zeros((), jnp.float32)
-  hyper_parameters = [
-    learning_rate,
-    momentum,
-    weight_decay,
-    nothing if clipping is None else clipping,
-    nothing if average_decay is None else 1 - average_decay,
-  ]
   squares, *results = _call(
-    jnp.stack(hyper_parameters),
+    stacked_hyper_parameters(learning_rate, momentum, weight_decay, clipping, average_decay),
     matrices,
     block_rows=block_rows,
     clips=clipping is not None,
@@ -103,12 +95,6 @@ def _call(hyper_parameters, matrices, *, block_rows, clips, floors):
   block = pl.BlockSpec((block_rows, LANES), lambda column, row: (row, column))
   squares = pl.BlockSpec((SUBLANES, LANES), lambda column, row: (row, column))
 
-  def described(like, shape):
-    # Inside of shard_map, a result has to say over which axes it differs.
-    return jax.ShapeDtypeStruct(
-      shape, like.dtype, manual_axis_type=jax.typeof(like).manual_axis_type
-    )
-
   parameter, gradient, *others = matrices
   changed = [parameter, *others]
   return pl.pallas_call(
@@ -117,8 +103,8 @@ def _call(hyper_parameters, matrices, *, block_rows, clips, floors):
     in_specs=[pl.BlockSpec(memory_space=pltpu.SMEM), *[block] * len(matrices)],
     out_specs=[squares, *[block] * len(changed)],
     out_shape=[
-      described(gradient, (grid[1] * SUBLANES, columns)),
-      *(described(matrix, matrix.shape) for matrix in changed),
+      result_like(gradient, (grid[1] * SUBLANES, columns), jnp.float32),
+      *(result_like(matrix, matrix.shape, jnp.float32) for matrix in changed),
     ],
     # The first operand is the hyper-parameters, the third the gradient.
     input_output_aliases={1: 1, **{i + 1: i for i in range(2, len(changed) + 1)}},
@@ -166,13 +152,20 @@ def _body(hyper_parameters, parameter, gradient, buffer, *refs, clips, floors):
     new_buffer[at(i)] = m
     new_parameter[at(i)] = p
     if average:
-      old = average[0][at(i)]
-      refs[-1][at(i)] = old + average_rate * (p - old)
+      refs[-1][at(i)] = averaged(average[0][at(i)], p, average_rate)
     return sums
 
   sums = over_chunks(update, zeros)
   if not clips:
     squares[...] = sums
+
+
+def stacked_hyper_parameters(learning_rate, momentum, weight_decay, clipping, average_decay):
+  """As a kernel's scalars: in this order, 0 for None, and the average's rate for its decay."""
+  nothing = jnp.zeros((), jnp.float32)
+  clipping = nothing if clipping is None else clipping
+  average_rate = nothing if average_decay is None else 1 - average_decay
+  return jnp.stack([learning_rate, momentum, weight_decay, clipping, average_rate])
 
 
 def clip_scale(parameter_norm, gradient_norm, clipping, floors):
@@ -187,3 +180,8 @@ def moved(parameter, gradient, buffer, learning_rate, momentum, weight_decay):
   gradient = gradient + weight_decay * parameter
   buffer = momentum * buffer + gradient
   return parameter - learning_rate * (gradient + momentum * buffer), buffer
+
+
+def averaged(average, parameter, rate):
+  """New average."""
+  return average + rate * (parameter - average)

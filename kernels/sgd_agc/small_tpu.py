@@ -14,7 +14,8 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float
 
-from kernels.sgd_agc.kernel_tpu import LANES, SUBLANES, clip_scale, moved
+from kernels.sgd_agc.kernel_tpu import averaged, clip_scale, moved, stacked_hyper_parameters
+from kernels.tpu import LANES, SUBLANES, result_like
 
 ELEMENTS_MAX = 32_768
 """Of filters and matrices; larger ones keep HBM busy on their own."""
@@ -71,18 +72,11 @@ def sgd_agc(
   kinds = [parameters, gradients, momentum_buffers, *([] if averages is None else [averages])]
   if {kind[name].dtype for kind in kinds for name in names} != {jnp.dtype(jnp.float32)}:
     raise NotImplementedError("a dtype other than float32")
-  nothing = jnp.zeros((), jnp.float32)
-  hyper_parameters = jnp.stack(
-    [
-      learning_rate,
-      momentum,
-      weight_decay,
-      nothing if clipping is None else clipping,
-      nothing if average_decay is None else 1 - average_decay,
-    ]
+  hyper_parameters = stacked_hyper_parameters(
+    learning_rate, momentum, weight_decay, clipping, average_decay
   )
   changed = [{} for _ in range(len(kinds) - 1)]
-  square_sum = nothing
+  square_sum = jnp.zeros((), jnp.float32)
   for some in _calls(parameters, 2 * len(kinds) - 1):
     results, squares = _call(
       hyper_parameters,
@@ -139,11 +133,6 @@ def _call(hyper_parameters, kinds, *, stacked, clips, floors):
 
   operands = [as_operand(*pair) for kind in kinds for pair in zip(kind, transposes, strict=True)]
 
-  def described(shape):
-    # Inside of shard_map, a result has to say over which axes it differs.
-    varying = jax.typeof(operands[n]).manual_axis_type
-    return jax.ShapeDtypeStruct(shape, jnp.float32, manual_axis_type=varying)
-
   # The rows of a matrix the other way round are units, as vectors of a stack are.
   stacks = [stacked or one for one in transposes]
   in_vmem, in_smem = (pl.BlockSpec(memory_space=space) for space in (pltpu.VMEM, pltpu.SMEM))
@@ -152,7 +141,10 @@ def _call(hyper_parameters, kinds, *, stacked, clips, floors):
     functools.partial(_body, stacked=stacks, clips=clips, floors=floors),
     in_specs=[in_smem, *[in_vmem] * len(operands)],
     out_specs=[*[in_vmem] * len(changed), in_smem],
-    out_shape=[*(described(operands[i].shape) for i in changed), described((1,))],
+    out_shape=[
+      result_like(operands[n], shape, jnp.float32)
+      for shape in (*(operands[i].shape for i in changed), (1,))
+    ],
     input_output_aliases={1 + i: output for output, i in enumerate(changed)},
     name="sgd_agc_small",
   )(hyper_parameters, *operands)
@@ -188,8 +180,7 @@ def _body(hyper_parameters, *refs, stacked, clips, floors):
       new_parameter[at] = p
       new_buffer[at] = m
       if average:
-        old = average[0][at]
-        others[-1][at] = old + average_rate * (p - old)
+        others[-1][at] = averaged(average[0][at], p, average_rate)
   squares[0] = total
 
 
