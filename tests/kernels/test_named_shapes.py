@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from jax.experimental.pallas import tpu as pltpu
 
-from kernels.scaled_ws_conv import kernel_tpu, reference
+from kernels.scaled_ws_conv import reference, tile
+from kernels.scaled_ws_conv.tile import choose
 from kernels.sgd_agc.small_tpu import is_small
 from profiling.op_shapes import ConvShape, ResidualShape, StemShape, UpdateShape, named_shapes
 from tests.kernels import (
@@ -86,7 +87,11 @@ def test_convolution(shape):
   assert max(errors) < test_conv.tolerance(operands, cotangent)
   for ours, by_reference in zip(errors, theirs, strict=True):
     assert ours < test_conv.ERROR_OF_REFERENCE["bfloat16"] * by_reference + 2.0**-24
-  assert kernel_tpu.choose(shape.geometries(IMAGES)[0], "forward").geometry.images == IMAGES
+  (geometry,) = shape.geometries(IMAGES)
+  assert geometry.images == IMAGES
+  # What ran are the tiles that a sweep has found, not the likely best ones.
+  for direction in ("forward", "backward"):
+    assert choose(geometry, direction).tile == tile._chosen()[geometry.name, direction]
 
 
 @named(StemShape)
