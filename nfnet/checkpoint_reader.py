@@ -14,6 +14,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from nfnet.block_arrangement import BLOCKS, arrange_blocks
+from nfnet.checkpoint_digests import find_damage
 from nfnet.errors import UserError
 from nfnet.finished_reads import finished_reads
 
@@ -44,6 +45,8 @@ def read_checkpoint(path: str, *, prefer_ema: bool = True) -> tuple[dict[str, An
   """
   folder = checkpoint_folder(path)
   item = EMA_ITEM if prefer_ema and (folder / EMA_ITEM).is_dir() else PARAMS_ITEM
+  if damage := find_damage(folder, (item, EXPERIMENT_ITEM)):
+    raise UserError(f"checkpoint {folder} cannot be read: {damage}; name another step's folder")
   # Damage shows as whatever Orbax, TensorStore or the JSON parser stumbled over.
   try:
     with finished_reads():

@@ -14,11 +14,14 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging as absl_logging
+from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
 from nfnet.block_arrangement import BLOCKS, arrange_blocks
+from nfnet.checkpoint_digests import find_damage, write_digests
 from nfnet.checkpoint_reader import (
   CHECKPOINTS_FOLDER,
   DATA_ITEM,
@@ -49,6 +52,7 @@ class Restored(NamedTuple):
     optimizer: tree as given to `restore`.
     data_state: JSON state of the data iterator.
     metadata: JSON that was saved beside the arrays, with "step" added.
+    set_aside: steps of newer checkpoints that were damaged; known to the first process.
   """
 
   step: int
@@ -57,6 +61,7 @@ class Restored(NamedTuple):
   optimizer: Any
   data_state: dict[str, Any]
   metadata: dict[str, Any]
+  set_aside: tuple[int, ...] = ()
 
 
 class Checkpoints:
@@ -96,6 +101,7 @@ class Checkpoints:
             ]
           ),
           cleanup_tmp_directories=True,
+          async_options=ocp.AsyncOptions(post_finalization_callback=self._write_digests),
         ),
       )
     except OSError as error:
@@ -152,6 +158,8 @@ class Checkpoints:
     if ema is not None:
       items[EMA_ITEM] = ocp.args.StandardSave(ema)
     with self._explained_failures():
+      self._manager.wait_until_finished()
+      self._saving = step
       # Orbax warns at each save without metrics; no metrics of many is not none.
       started = self._manager.save(
         step, args=ocp.args.Composite(**items), metrics=dict(metrics or {})
@@ -170,9 +178,10 @@ class Checkpoints:
   ) -> Restored:
     """Restores a checkpoint onto the devices that the given trees name.
 
-    Without `step` a newest checkpoint that cannot be read is moved to `checkpoints_damaged` with a
-    logged warning, and the one before it is taken. It has to move: Orbax would otherwise skip all
-    saves up to its step.
+    Without `step`, newest checkpoints whose files are not those that were saved are moved to
+    `checkpoints_damaged` with a logged warning, and the one before them is taken. They have to
+    move: Orbax would otherwise skip all saves up to their steps. Of several processes, the first
+    decides.
 
     Args:
       params: tree of jax.ShapeDtypeStruct with sharding.
@@ -187,32 +196,43 @@ class Checkpoints:
     steps = sorted(self._manager.all_steps(), reverse=True)
     if step is not None:
       steps = [existing for existing in steps if existing == step]
-    elif jax.process_count() > 1:
-      # Falling back would need all processes to agree on which step is whole.
-      steps = steps[:1]
     if not steps:
       raise UserError(
         f"workdir {self._workdir!r} holds no checkpoint"
         + ("" if step is None else f" of step {step}")
       )
-    errors = {}
-    for candidate in steps:
-      try:
-        restored = self._restore_step(candidate, params, ema, optimizer, experiment)
-      except UserError:
-        raise
-      # Damage shows as whatever Orbax, TensorStore or the JSON parser stumbled over.
-      except Exception as error:
-        errors[candidate] = error
-        continue
-      # Only now is it certain that the fault lies in the files and not in the given trees.
-      self._set_aside(errors)
-      return restored
-    raise UserError(
-      f"checkpoint {self._folder / str(steps[0])} cannot be restored "
-      f"({short_text(errors[steps[0]])}); move that folder away to resume from the one before, "
-      "or start in a new --workdir"
-    ) from errors[steps[0]]
+    damages: dict[int, str] = {}
+    chosen = -1
+    if jax.process_index() == 0:
+      for candidate in steps:
+        damage = find_damage(self._folder / str(candidate))
+        if damage is None:
+          chosen = candidate
+          break
+        damages[candidate] = damage
+      if chosen >= 0:
+        self._set_aside(damages)
+    chosen = int(multihost_utils.broadcast_one_to_all(np.int32(chosen)))
+    if chosen < 0:
+      reason = damages.get(steps[0], "process 0 says why")
+      raise UserError(
+        f"checkpoint {self._folder / str(steps[0])} cannot be restored: {reason}"
+        + (f", and so with all {len(steps)} of this workdir" if len(steps) > 1 else "")
+        + "; start in a new --workdir"
+      )
+    self._manager.reload()
+    try:
+      restored = self._restore_step(chosen, params, ema, optimizer, experiment)
+    except UserError:
+      raise
+    # What does not fit shows as whatever Orbax or TensorStore stumbled over.
+    except Exception as error:
+      raise UserError(
+        f"checkpoint {self._folder / str(chosen)} cannot be restored ({short_text(error)}); "
+        "its files are as they were saved, so it is of another network or version: start in a new "
+        "--workdir"
+      ) from error
+    return restored._replace(set_aside=tuple(damages))
 
   def wait(self) -> None:
     """Blocks until the save under way is on disk.
@@ -236,6 +256,12 @@ class Checkpoints:
 
   def __exit__(self, *_) -> None:
     self.close()
+
+  def _write_digests(self) -> None:
+    """Called by Orbax when all files of a checkpoint are written, before the folder is renamed."""
+    if jax.process_index() == 0:
+      (folder,) = self._folder.glob(f"{self._saving}.*")
+      write_digests(folder)
 
   def _restore_step(
     self, step: int, params: Any, ema: Any, optimizer: Any, experiment: Experiment | None
@@ -266,8 +292,8 @@ class Checkpoints:
       metadata=metadata,
     )
 
-  def _set_aside(self, errors: Mapping[int, Exception]) -> None:
-    for step, error in errors.items():
+  def _set_aside(self, damages: Mapping[int, str]) -> None:
+    for step, damage in damages.items():
       place = self._folder.parent / _DAMAGED_FOLDER
       place.mkdir(exist_ok=True)
       name, count = str(step), 0
@@ -276,13 +302,11 @@ class Checkpoints:
         name = f"{step}.{count}"
       (self._folder / str(step)).rename(place / name)
       absl_logging.warning(
-        "checkpoint of step %d cannot be read (%s); moved to %s, taking the one before it",
+        "checkpoint of step %d is damaged (%s); moved to %s, taking the one before it",
         step,
-        short_text(error),
+        damage,
         place / name,
       )
-    if errors:
-      self._manager.reload()
 
   @contextlib.contextmanager
   def _explained_failures(self) -> Iterator[None]:

@@ -1,3 +1,4 @@
+import contextlib
 import dataclasses
 import itertools
 import os
@@ -204,9 +205,20 @@ def cut(path):
   path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
+def zero(path):
+  path.write_bytes(bytes(path.stat().st_size))
+
+
+def flip(path, bit=77):
+  content = bytearray(path.read_bytes())
+  content[bit // 8] ^= 1 << bit % 8
+  path.write_bytes(content)
+
+
 DAMAGES = [
-  *itertools.product((cut, pathlib.Path.unlink), ("params/d/*", "optimizer/d/*", "experiment/m*")),
-  *itertools.product((cut, pathlib.Path.unlink), ("data/metadata", "params/manifest.ocdbt")),
+  *itertools.product((cut, flip), ("params/d/*", "optimizer/d/*")),
+  *itertools.product((zero, flip, pathlib.Path.unlink), ("data/metadata", "params/manifest.ocdbt")),
+  *itertools.product((cut, zero, flip, pathlib.Path.unlink), ("experiment/m*", "digests.sha256")),
 ]
 
 
@@ -230,6 +242,46 @@ def test_damaged_newest_is_set_aside(tmp_path, how, pattern):
     save(checkpoints, 2)
     checkpoints.wait()
     assert_is_step(checkpoints.restore(**abstract(state(0))), 2)
+
+
+def test_several_damaged_ones_are_set_aside_and_named(tmp_path):
+  with Checkpoints(str(tmp_path), keep=3) as checkpoints:
+    for step in (1, 2, 3):
+      save(checkpoints, step)
+  for step in (2, 3):
+    damage(tmp_path / f"checkpoints/{step}", flip, "params/d/*")
+  with Checkpoints(str(tmp_path), keep=3) as checkpoints:
+    restored = checkpoints.restore(**abstract(state(0)))
+    assert_is_step(restored, 1)
+    assert restored.set_aside == (3, 2)
+    assert checkpoints.latest_step() == 1
+
+
+def test_of_200_flipped_bits_none_is_accepted(tmp_path):
+  with Checkpoints(str(tmp_path), keep=3) as checkpoints:
+    save(checkpoints, 1, top1=0.5)
+    checkpoints.wait()
+    folder = tmp_path / "checkpoints/1"
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    sizes = [path.stat().st_size for path in files]
+    random = np.random.default_rng(0)
+    # Bits of all files alike, and of each file at least some.
+    bits = [
+      (files[i], int(random.integers(8 * sizes[i])))
+      for i in [*range(len(files)), *random.choice(len(files), 200, p=np.divide(sizes, sum(sizes)))]
+      if sizes[i]
+    ]
+    accepted = set()
+    for path, bit in bits:
+      flip(path, bit)
+      with contextlib.suppress(UserError):
+        # What is accepted has no bit of this file.
+        assert_is_step(checkpoints.restore(**abstract(state(0)), step=1), 1)
+        accepted.add(path.relative_to(folder).as_posix())
+      flip(path, bit)
+    # When a save began and ended; of no use to anybody who restores.
+    assert accepted <= {"_CHECKPOINT_METADATA", "commit_success.txt"}
+    assert_is_step(checkpoints.restore(**abstract(state(0)), step=1), 1)
 
 
 def test_damage_is_reported_in_one_line(tmp_path):
@@ -262,6 +314,7 @@ def test_damage_is_reported_in_one_line(tmp_path):
   assert (process.returncode, errors) == (0, "")
   lines = output.splitlines()
   assert [re.search("cannot be (read|restored)", line)[1] for line in lines] == ["restored", "read"]
+  assert all("params/manifest.ocdbt is missing" in line for line in lines)
 
 
 def test_nothing_moves_when_no_checkpoint_can_be_restored(tmp_path):
