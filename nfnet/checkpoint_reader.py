@@ -50,7 +50,7 @@ def read_checkpoint(path: str, *, prefer_ema: bool = True) -> tuple[dict[str, An
   # Damage shows as whatever Orbax, TensorStore or the JSON parser stumbled over.
   try:
     with finished_reads():
-      params = _read_arrays(folder / item)
+      params = read_arrays(folder / item)
     metadata = read_metadata(folder)
   except Exception as error:
     raise UserError(
@@ -91,7 +91,8 @@ def checkpoint_folder(path: str) -> pathlib.Path:
   return folder / CHECKPOINTS_FOLDER / str(max(steps))
 
 
-def _read_arrays(folder: pathlib.Path) -> dict[str, Any]:
+def read_arrays(folder: pathlib.Path) -> dict[str, Any]:
+  """The tree of numpy arrays in one item's folder, as the run that saved it arranged its blocks."""
   handler = ocp.PyTreeCheckpointHandler()
   # Without this the arrays would go to the devices named in the checkpoint.
   as_numpy = jax.tree.map(

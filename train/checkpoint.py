@@ -117,6 +117,17 @@ class Checkpoints:
     """Step of the newest checkpoint; None if there is none."""
     return self._manager.latest_step()
 
+  def all_steps(self) -> list[int]:
+    """Steps of all checkpoints, in order."""
+    return sorted(self._manager.all_steps())
+
+  def delete_after(self, step: int) -> None:
+    """Deletes the checkpoints of later steps, once the save under way is on disk."""
+    self.wait()
+    for later in self.all_steps():
+      if later > step:
+        self._manager.delete(later)
+
   def best_step(self) -> int | None:
     """Step of the checkpoint with the highest `best_metric`; None if there is none."""
     return self._manager.best_step()
@@ -193,7 +204,7 @@ class Checkpoints:
     Raises:
       UserError: there is no such checkpoint, none can be read, or `experiment` does not fit.
     """
-    steps = sorted(self._manager.all_steps(), reverse=True)
+    steps = self.all_steps()[::-1]
     if step is not None:
       steps = [existing for existing in steps if existing == step]
     if not steps:

@@ -11,11 +11,13 @@ A batch is a dict of NumPy arrays:
     labels  int32 [batch, labels]   class indices, filled up with -1
     weight  float32 [batch]         0 for a black image in place of one that cannot be decoded
     id      int64 [batch]           index of the record in its split; -1 for padding
+    position int64 [batch]          place in the order, counted over all batches
 """
 
 import hashlib
 import multiprocessing
 import os
+import threading
 import weakref
 from collections.abc import Mapping
 from typing import Any
@@ -38,6 +40,7 @@ BAD_IMAGE_SHARE_MIN_IMAGES = 10_000
 _DECODED_BYTES_MAX = 256 * 2**20
 
 _BAD_IMAGES_NAMED = 5
+_SECONDS_TO_CLOSE = 3.0
 _PREFETCH_THREADS_MAX = 16
 _PREFETCH_BYTES_MAX = 2 * 2**30
 
@@ -59,7 +62,6 @@ class Batches:
     self._loader = loader
     self._bad_image_share_max = bad_image_share_max
     self._order_sha256 = order_sha256
-    self._images = 0
     self._bad_ids: list[int] = []
     # Grain's destructors fail, loudly, in what is still there when the interpreter ends; finalizers
     # run before that.
@@ -76,11 +78,7 @@ class Batches:
     except StopIteration:
       self.close()
       raise
-    self._images += int(np.count_nonzero(batch["id"] >= 0))
     self._bad_ids += batch["id"][(batch["weight"] == 0) & (batch["id"] >= 0)].tolist()
-    limit = self._bad_image_share_max * max(self._images, BAD_IMAGE_SHARE_MIN_IMAGES)
-    if len(self._bad_ids) > limit:
-      raise UserError(self._describe_bad_images())
     return batch
 
   def __enter__(self) -> "Batches":
@@ -106,19 +104,32 @@ class Batches:
     """Ends threads and worker processes; there are no batches after this."""
     self._close()
 
-  def _describe_bad_images(self) -> str:
+  def check_bad_images(self, bad: int, images: int) -> None:
+    """Raises UserError if so many of the images that all hosts have had are too many bad ones.
+
+    The message names some of those that this host has had.
+    """
+    if bad <= self._bad_image_share_max * max(images, BAD_IMAGE_SHARE_MIN_IMAGES):
+      return
     different = list(dict.fromkeys(self._bad_ids))[:_BAD_IMAGES_NAMED]
-    named = "; ".join(map(self._loader.describe_bad, different))
-    return (
-      f"{len(self._bad_ids)} of {self._images} images of {self._loader.reader.folder} could not "
-      f"be decoded, more than data.bad_image_share_max={self._bad_image_share_max} allows: "
-      f"{named}"
+    named = "; ".join(map(self._loader.describe_bad, different)) or "none of this host's"
+    raise UserError(
+      f"{bad} of {images} images of {self._loader.reader.folder} could not be decoded, more than "
+      f"data.bad_image_share_max={self._bad_image_share_max} allows: {named}"
     )
 
 
 def _close_and_forget(iterators: list[grain.experimental.ElasticIterator]) -> None:
   while iterators:
-    iterators.pop().close()
+    closing = threading.Thread(target=iterators.pop().close, daemon=True)
+    closing.start()
+    closing.join(_SECONDS_TO_CLOSE)
+    if closing.is_alive():
+      # A read that does not return: Grain would wait longer than a machine does that is taken away.
+      for child in multiprocessing.active_children():
+        if child.name.startswith("grain-"):
+          child.kill()
+      closing.join()
 
 
 def class_names(data: experiment.Data) -> tuple[str, ...]:
@@ -151,13 +162,8 @@ def train_batches(
     UserError: the data set is missing, damaged, or another one than `data` says.
   """
   loader = _make_loader(data, data.train_split)
-  # Grain shuffles epoch e with (seed + e): unmixed, a run with seed + 1 would be this one shifted.
-  (shuffle_seed,) = np.random.SeedSequence(seed).generate_state(1)
-  examples = (
-    grain.MapDataset.range(len(loader.reader))
-    .shuffle(seed=int(shuffle_seed))
-    .repeat()
-    .map_with_index(_TrainExample(loader, data, seed))
+  examples = shuffled(grain.MapDataset.range(len(loader.reader)), seed).map_with_index(
+    _TrainExample(loader, data, seed)
   )
   return Batches(
     _elastic_iterator(examples, data, data.batch_size, data.train_pixels, shard_index, shard_count),
@@ -203,6 +209,13 @@ def evaluation_batches(
   )
 
 
+def shuffled(dataset: grain.MapDataset, seed: int) -> grain.MapDataset:
+  """The data set again and again, each time in another order of the seed."""
+  # Grain shuffles epoch e with (seed + e): unmixed, a run with seed + 1 would be this one shifted.
+  (shuffle_seed,) = np.random.SeedSequence(seed).generate_state(1)
+  return dataset.shuffle(seed=int(shuffle_seed)).repeat()
+
+
 class _Loader:
   """Reads and decodes records of one split; the same object in every thread and worker."""
 
@@ -237,11 +250,11 @@ class _Loader:
       self._decoded_bytes += image.nbytes
     return image, labels
 
-  def blank(self, pixels: int, index: int) -> Batch:
+  def blank(self, pixels: int, index: int, position: int) -> Batch:
     """Returns a black image without labels that counts for nothing."""
     image = np.zeros((pixels, pixels, 3), np.uint8)
     labels = np.full(self._labels_per_record_max, -1, np.int32)
-    return _example(image, labels, 0.0, index)
+    return _example(image, labels, 0.0, index, position)
 
   def describe_bad(self, index: int) -> str:
     """Says where a record is and what is wrong with it."""
@@ -266,7 +279,7 @@ class _TrainExample:
     try:
       image, labels = self._loader.load(index)
     except (records.BadRecordError, preprocessing.BadImageError):
-      return self._loader.blank(data.train_pixels, index)
+      return self._loader.blank(data.train_pixels, index, position)
     epoch = position // len(self._loader.reader)
     generator = augmentation.image_generator(self._seed, epoch, index)
     image = augmentation.random_resized_crop(
@@ -278,7 +291,7 @@ class _TrainExample:
     )
     if data.horizontal_flip:
       image = augmentation.random_horizontal_flip(image, generator)
-    return _example(image, labels, 1.0, index)
+    return _example(image, labels, 1.0, index, position)
 
 
 class _EvaluationExample:
@@ -291,21 +304,24 @@ class _EvaluationExample:
   def __call__(self, index: int) -> Batch:
     pixels = self._data.evaluation_pixels
     if index >= len(self._loader.reader):
-      return self._loader.blank(pixels, index=-1)
+      return self._loader.blank(pixels, -1, position=index)
     try:
       image, labels = self._loader.load(index)
     except (records.BadRecordError, preprocessing.BadImageError):
-      return self._loader.blank(pixels, index)
+      return self._loader.blank(pixels, index, position=index)
     image = preprocessing.resize_and_center_crop(image, pixels, self._data.evaluation_resize_margin)
-    return _example(image, labels, 1.0, index)
+    return _example(image, labels, 1.0, index, position=index)
 
 
-def _example(image: np.ndarray, labels: np.ndarray, weight: float, index: int) -> Batch:
+def _example(
+  image: np.ndarray, labels: np.ndarray, weight: float, index: int, position: int
+) -> Batch:
   return {
     "image": image,
     "labels": labels,
     "weight": np.float32(weight),
     "id": np.int64(index),
+    "position": np.int64(position),
   }
 
 

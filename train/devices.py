@@ -16,16 +16,15 @@ def put_batch(batch: Mapping[str, np.ndarray], mesh: jax.sharding.Mesh) -> dict[
   """The arrays that a step uses, spread over the devices; the ids stay behind.
 
   Args:
-    batch: what this process has of it: of n processes, every n-th example from the process's index
-      on, as `train.data` deals them out.
+    batch: what this process has of it, as `train.data` deals it out.
     mesh: of devices.
 
   Returns:
     The arrays of all processes, with "position" in the global batch.
   """
   local = {name: batch[name] for name in _ON_DEVICE}
-  count = len(batch["weight"])
-  local["position"] = np.arange(count, dtype=np.int32) * jax.process_count() + jax.process_index()
+  batch_size = len(batch["weight"]) * jax.process_count()
+  local["position"] = (batch["position"] % batch_size).astype(np.int32)
   sharding = batch_sharding(mesh)
   return {
     name: jax.make_array_from_process_local_data(sharding, array) for name, array in local.items()

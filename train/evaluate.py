@@ -10,6 +10,7 @@ or resolution: --config.data.path=DIR, --config.data.evaluation_pixels=N.
 from absl import flags
 
 from nfnet.errors import UserError, run_main
+from train import processes
 from train.config_file import parse_arguments
 from train.evaluation import evaluate_checkpoint
 from train.progress import format_table
@@ -21,9 +22,13 @@ def main(overrides: list[str]) -> None:
   """Prints a table."""
   if _WORKDIR.value is None:
     raise UserError("--workdir=DIR is missing; name a run's workdir or one checkpoint's folder")
+  with processes.joined():
+    results = evaluate_checkpoint(_WORKDIR.value, overrides[1:])
+    if not processes.is_first():
+      return
   rows = [
     (name, f"{r['examples']:.0f}", f"{r['loss']:.4f}", f"{r['top1']:.2%}", f"{r['top5']:.2%}")
-    for name, r in evaluate_checkpoint(_WORKDIR.value, overrides[1:]).items()
+    for name, r in results.items()
   ]
   print(format_table(rows, ("network", "images", "loss", "top-1", "top-5")))
 

@@ -21,7 +21,9 @@ def evaluate(
   parameters: Any,
   images: Data,
   mesh: jax.sharding.Mesh,
-) -> dict[str, float]:
+  *,
+  is_interrupted: Callable[[], bool] = lambda: False,
+) -> dict[str, float] | None:
   """Means over the held-out images that have weight 1. A terminal shows a progress bar meanwhile.
 
   Args:
@@ -29,9 +31,13 @@ def evaluate(
     parameters: on the devices of `mesh`.
     images: whose held-out split is taken.
     mesh: of devices.
+    is_interrupted: asked after each batch; true ends the evaluation.
 
   Returns:
-    loss (nats), top1 and top5 (shares), examples.
+    loss (nats), top1 and top5 (shares), examples; None if it was interrupted.
+
+  Raises:
+    UserError: too many images could not be decoded.
   """
   # Summed on the devices: the host waits for a batch only after it has handed over the next, so
   # that two are there at once, not all.
@@ -57,7 +63,11 @@ def evaluate(
         jax.block_until_ready(sums)
         sums = jax.tree.map(lambda a, b: a + b, sums, part)
       bar.update(int(np.count_nonzero(batch["id"] >= 0)))
-  sums = {name: float(value) for name, value in jax.device_get(sums).items()}
+      if is_interrupted():
+        return None
+    sums = {name: float(value) for name, value in jax.device_get(sums).items()}
+    total = evaluation_examples(images)
+    batches.check_bad_images(total - int(sums["examples"]), total)
   examples = max(sums["examples"], 1.0)
   return {name: sums[name] / examples for name in ("loss", "top1", "top5")} | {
     "examples": sums["examples"]

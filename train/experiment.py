@@ -117,6 +117,32 @@ class Loss:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Faults:
+  """What is done about steps that go wrong.
+
+  A step whose loss is not finite, or larger than `loss_max`, is skipped: it changes nothing but the
+  count of steps, and is counted. A gradient that is not finite though the loss was is noticed when
+  it has been applied: the run then goes back to a checkpoint and on without that step, which leaves
+  what skipping it would have left.
+
+  Attributes:
+    loss_max: a larger loss is an explosion; None takes only what is not finite for one.
+    skipped_in_a_row_max: after this many skipped steps in a row, the run does what `then` says.
+    then: "stop" ends the run, whose newest checkpoint is good. "roll_back" goes back to a
+      checkpoint and on from there, without the batches around the bad steps.
+    roll_back_steps: batches before the first bad step that are left out after rolling back, since
+      what explodes began earlier.
+    roll_backs_max: of one start of the run; where one more would be due, it ends.
+  """
+
+  loss_max: float | None = None
+  skipped_in_a_row_max: int = 10
+  then: Literal["stop", "roll_back"] = "stop"
+  roll_back_steps: int = 100
+  roll_backs_max: int = 3
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Parallelism:
   """How the devices share the work.
 
@@ -168,6 +194,7 @@ class Experiment:
   loss: Loss = Loss()
   schedule: Schedule = Schedule()
   parallelism: Parallelism = Parallelism()
+  faults: Faults = Faults()
   seed: int = 0
   initial_weights: str | None = None
 

@@ -11,6 +11,7 @@ from absl import flags
 from nfnet.errors import run_main
 from train import processes
 from train.config_file import load_experiment, parse_arguments
+from train.goodput import process_began_seconds
 from train.loop import train
 from train.transfer import with_new_classifier
 
@@ -22,7 +23,12 @@ def main(overrides: list[str]) -> None:
   """Loads the experiment and its initial parameters and trains."""
   experiment = load_experiment(_CONFIG.value, overrides[1:])
   with processes.joined():
-    train(experiment, _WORKDIR.value, initial=lambda: with_new_classifier(experiment))
+    train(
+      experiment,
+      _WORKDIR.value,
+      initial=lambda: with_new_classifier(experiment),
+      began_seconds=process_began_seconds(),
+    )
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from absl import flags
 from nfnet.errors import UserError, run_main
 from train import processes
 from train.config_file import load_experiment, parse_arguments
+from train.goodput import process_began_seconds
 from train.loop import train
 
 _CONFIG = flags.DEFINE_string("config", None, "Python file that describes the experiment.")
@@ -25,7 +26,7 @@ def main(overrides: list[str]) -> None:
       "parameters; run train.finetune instead"
     )
   with processes.joined():
-    train(experiment, _WORKDIR.value)
+    train(experiment, _WORKDIR.value, began_seconds=process_began_seconds())
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ import jax
 from absl import flags
 
 from nfnet.errors import UserError
+from train.termination import Terminated
 
 EXIT_LOST_PROCESS = 75
 """Exit code when another process is gone: start all of them again (EX_TEMPFAIL of sysexits.h)."""
@@ -82,6 +83,10 @@ def joined() -> Iterator[None]:
   except jax.errors.JaxRuntimeError as error:
     # A collective that noticed by itself.
     _leave(str(error).splitlines()[0][:200])
+  except Terminated:
+    # All of them end so.
+    watch.stop(_FINISHED)
+    raise
   except BaseException:
     watch.stop(_FAILED)
     raise

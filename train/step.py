@@ -5,6 +5,7 @@ What is where says `train.sharding`. All arithmetic that a device does is inside
 Pallas kernels see their local shard.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -107,10 +108,15 @@ def make_train_step(
   draws dropout and stochastic depth from a key of (seed, step, position in the global batch) alone,
   so that results do not depend on how many devices there are.
 
-  Metrics are float32 scalars: loss, top1 (share of the batch), gradient_norm (before clipping),
-  learning_rate, examples (of weight 1).
+  A step whose loss is not finite, or larger than `faults.loss_max`, is skipped: it leaves
+  parameters, momentum and average as they are, to the bit, and the count of steps goes on. After a
+  step that was not skipped, a gradient_norm that is not finite means that the state is not either.
+
+  Metrics are float32 scalars: loss, top1 (share of the batch), gradient_norm (before clipping; NaN
+  of a skipped step), learning_rate, examples (of weight 1), skipped (1 or 0).
   """
   accumulation = experiment.optimizer.gradient_accumulation
+  loss_max = experiment.faults.loss_max
 
   def loss_and_hits(parameters, batch, keys, share):
     """The part that this device has in the mean loss and in the share of hits."""
@@ -140,6 +146,12 @@ def make_train_step(
     sums, _ = jax.lax.scan(add_part, differentiate(parameters, *first, share), rest)
     return sums
 
+  def optimizer_step(state: TrainState, gradients: Any) -> tuple[TrainState, Array]:
+    *new_state, gradient_norm = optimizer.step(
+      gradients, state.optimizer, state.parameters, state.average
+    )
+    return TrainState(*new_state), gradient_norm
+
   def step_on_device(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
     step = state.optimizer.step
     keys = _example_keys(experiment.seed, step, batch["position"])
@@ -155,8 +167,13 @@ def make_train_step(
       loss, hits = jax.lax.psum(sums, DATA_AXES)
       gradients = sum_gradients(gradients, specs)
     with jax.named_scope("optimizer"):
-      parameters, optimizer_state, average, gradient_norm = optimizer.step(
-        gradients, state.optimizer, state.parameters, state.average
+      is_good = jnp.isfinite(loss)
+      if loss_max is not None:
+        is_good &= loss <= loss_max
+      # The norm of the gradients is known only when the parameters are new already: the kernels
+      # compute it in their one pass over memory.
+      new_state, gradient_norm = jax.lax.cond(
+        is_good, optimizer_step, skipped_step, state, gradients
       )
     metrics = {
       "loss": loss,
@@ -164,14 +181,21 @@ def make_train_step(
       "gradient_norm": gradient_norm,
       "learning_rate": jnp.asarray(learning_rate(step), jnp.float32),
       "examples": examples,
+      "skipped": 1 - is_good.astype(jnp.float32),
     }
-    return TrainState(parameters, optimizer_state, average), metrics
+    return new_state, metrics
 
   specs = _specs(model, mesh)
   state = state_specs(specs, has_average=experiment.optimizer.ema_decay is not None)
   return jax.shard_map(
     step_on_device, mesh=mesh, in_specs=(state, P(DATA_AXES)), out_specs=(state, P())
   )
+
+
+def skipped_step(state: TrainState, *unused_gradients: Any) -> tuple[TrainState, Array]:
+  """The state after a step that changes nothing but the count of steps, and NaN for the norm."""
+  optimizer = state.optimizer._replace(step=state.optimizer.step + 1)
+  return dataclasses.replace(state, optimizer=optimizer), jnp.full((), jnp.nan)
 
 
 def _specs(model: NFNet, mesh: Mesh) -> Any:

@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 import json
 import os
@@ -81,7 +82,9 @@ def test_a_batch_is_what_it_says(dataset):
     "labels": (np.int32, (BATCH_SIZE, 1)),
     "weight": (np.float32, (BATCH_SIZE,)),
     "id": (np.int64, (BATCH_SIZE,)),
+    "position": (np.int64, (BATCH_SIZE,)),
   }
+  np.testing.assert_array_equal(batch["position"], np.arange(BATCH_SIZE))
   assert batch["weight"].all()
   assert set(batch["labels"].ravel()) == {0, 1, 2}
 
@@ -119,6 +122,30 @@ def test_a_run_resumes_on_other_hosts_and_workers(dataset, before, after):
   first, state = global_batches(config(dataset, workers=workers), hosts, 2)
   rest, _ = global_batches(config(dataset, workers=later_workers), later_hosts, 4, state)
   assert_equal_batches(first + rest, whole)
+
+
+def test_hosts_and_workers_switched_at_random_steps_change_nothing(tmp_path):
+  """Three epochs: the same global batches, each id once an epoch, the same draws."""
+  examples, batches = 248, 31
+  image_files.write_dataset(tmp_path / "data", train=examples, validation=1, shards=3)
+  settings = config(tmp_path / "data")
+  expected, _ = global_batches(settings, 1, batches)
+  random = np.random.default_rng(0)
+  hosts = np.concatenate([random.permutation([1, 2, 3, 4, 8]) for _ in range(2)])
+  cuts = np.sort(random.choice(np.arange(1, batches), len(hosts) - 1, replace=False))
+  # Workers take seconds to start, so few of the stretches have them.
+  workers = [2 if i == np.argmax(hosts == 1) else 0 for i in range(len(hosts))]
+  workers[len(hosts) - 1 - np.argmax(hosts[::-1] == 2)] = 1
+  found, state = [], None
+  for i, count in enumerate(np.diff([0, *cuts, batches])):
+    stretch = dataclasses.replace(settings, workers=workers[i])
+    part, state = global_batches(stretch, int(hosts[i]), count, state)
+    found += part
+  assert_equal_batches(found, expected)
+  ids = np.concatenate([batch["id"][np.argsort(batch["position"])] for batch in found])
+  for epoch in range(3):
+    own = ids[epoch * examples : (epoch + 1) * examples]
+    np.testing.assert_array_equal(np.sort(own), np.arange(examples))
 
 
 def test_an_iterator_can_be_set_back(dataset):
@@ -246,9 +273,14 @@ def test_too_many_bad_images_end_the_run_naming_the_records(tmp_path):
   write_with_bad_images(tmp_path / "data", good=20)
   settings = config(tmp_path / "data", bad_image_share_max=0.0005)
   # Five of 10,000 are allowed, four come an epoch of 27.
-  with data.train_batches(settings, seed=0) as batches, pytest.raises(UserError) as raised:
-    list(itertools.islice(batches, 3))
+  with data.train_batches(settings, seed=0) as batches:
+    for _ in range(3):
+      next(batches)
+    batches.check_bad_images(5, 48)
+    with pytest.raises(UserError) as raised:
+      batches.check_bad_images(6, 48)
   message = str(raised.value)
+  assert message.startswith("6 of 48 images")
   assert "data.bad_image_share_max=0.0005" in message
   assert str(tmp_path / "data") in message
   assert "record 0 of train.array_record (the file is empty)" in message
@@ -259,8 +291,10 @@ def test_too_many_bad_images_end_the_run_naming_the_records(tmp_path):
 def test_no_bad_image_is_tolerated_when_the_share_is_zero(tmp_path):
   write_with_bad_images(tmp_path / "data", good=20)
   settings = config(tmp_path / "data", bad_image_share_max=0.0)
-  with pytest.raises(UserError, match=r"4 of 24 images"):
-    list(data.evaluation_batches(settings))
+  with data.evaluation_batches(settings) as batches:
+    batches.check_bad_images(0, 24)
+    with pytest.raises(UserError, match=r"1 of 24 images.*: none of this host's"):
+      batches.check_bad_images(1, 24)
 
 
 @pytest.mark.parametrize("read", [data.train_examples, lambda d: data.train_batches(d, 0)])

@@ -8,7 +8,17 @@ import pytest
 import kernels
 from nfnet.block_arrangement import arrange_blocks
 from nfnet.initialization import initial_parameters
-from train.experiment import Data, Experiment, Loss, Model, Optimizer, Schedule
+from train.experiment import (
+  Data,
+  Experiment,
+  Faults,
+  Loss,
+  Model,
+  Optimizer,
+  Parallelism,
+  Schedule,
+)
+from train.optimizer import SGDAGCState
 from train.schedule import learning_rate_schedule
 from train.sharding import batch_sharding, make_mesh
 from train.step import (
@@ -128,6 +138,49 @@ def test_metrics_are_those_of_the_step(one_device):
   assert second["learning_rate"] == pytest.approx(0.1)
   assert first["gradient_norm"] > 0
   assert 0 <= first["top1"] <= 1
+
+
+def exploded(parameters):
+  parameters["classifier"]["bias"] = np.full_like(parameters["classifier"]["bias"], np.nan)
+  return parameters
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize(
+  ("faults", "change"),
+  [(Faults(), exploded), (Faults(loss_max=0.01), lambda parameters: parameters)],
+)
+def test_a_bad_step_changes_nothing_but_the_count(devices, faults, change):
+  experiment = dataclasses.replace(
+    EXPERIMENT, faults=faults, parallelism=Parallelism(parameter_shards=devices)
+  )
+  mesh = make_mesh(jax.devices()[:devices], parameter_shards=devices)
+  model = make_model(experiment)
+  rate = learning_rate_schedule(experiment, train_examples=1000)
+  optimizer = make_optimizer(experiment, rate)
+  parameters = put_parameters(model, change(initial_parameters(model, 0)), mesh)
+  state = initial_state(experiment, optimizer, parameters)
+  momentum = jax.tree.map(lambda x: x + 1e-3, state.optimizer.momentum)
+  state = dataclasses.replace(
+    state, optimizer=SGDAGCState(jnp.asarray(7, jnp.int32), momentum), average=momentum
+  )
+  before = jax.device_get(state)
+  step = jax.jit(make_train_step(experiment, model, optimizer, rate, mesh), donate_argnums=0)
+  after, metrics = jax.device_get(step(state, jax.device_put(make_batch(), batch_sharding(mesh))))
+  assert metrics["skipped"] == 1
+  assert np.isnan(metrics["gradient_norm"])
+  assert after.optimizer.step == 8
+  for name in ("parameters", "average"):
+    jax.tree.map(assert_same_bits, getattr(after, name), getattr(before, name))
+  jax.tree.map(assert_same_bits, after.optimizer.momentum, before.optimizer.momentum)
+
+
+def assert_same_bits(one, other):
+  assert one.tobytes() == other.tobytes()
+
+
+def test_a_good_step_is_not_skipped(one_device):
+  assert [step["skipped"] for step in one_device[1]] == [0, 0, 0]
 
 
 def test_evaluation_sums_over_real_examples_without_smoothing():

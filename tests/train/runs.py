@@ -1,0 +1,65 @@
+"""Runs of the training program as processes that can be killed."""
+
+import contextlib
+import hashlib
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+
+from nfnet.checkpoint_reader import read_arrays
+
+ROOT = pathlib.Path(__file__).parents[2]
+FIELDS = {
+  "data.num_classes": 10,
+  "data.batch_size": 16,
+  "data.evaluation_batch_size": 100,
+  "data.train_pixels": 32,
+  "data.evaluation_pixels": 32,
+  "data.evaluation_resize_margin": 0,
+  "model.dropout_rate": 0.1,
+  "model.stochastic_depth_rate": 0.1,
+  "optimizer.warmup_steps": 3,
+  "optimizer.ema_decay": 0.9,
+  "schedule.train_epochs": "none",
+  "schedule.train_steps": 24,
+  "schedule.log_every_steps": 1,
+  "schedule.evaluate_every_steps": 8,
+  "schedule.checkpoint_every_steps": 4,
+}
+
+
+def start(workdir, data, cache, log, **fields):
+  """Starts or resumes a run on one device, which compiles only what no run with `cache` has."""
+  fields = {**FIELDS, "data.path": data, **fields}
+  command = [sys.executable, "-m", "train.pretrain", "--config=train/configs/demo_pretrain.py"]
+  command += [f"--workdir={workdir}", *(f"--config.{field}={x}" for field, x in fields.items())]
+  environment = {
+    **os.environ,
+    "JAX_PLATFORMS": "cpu",
+    "XLA_FLAGS": "",
+    "JAX_COMPILATION_CACHE_DIR": str(cache),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+  }
+  with pathlib.Path(log).open("a") as file:
+    return subprocess.Popen(
+      command, env=environment, stdout=file, stderr=subprocess.STDOUT, cwd=ROOT
+    )
+
+
+def final_sha256(workdir):
+  """Of parameters, momentum, moving average and step of the newest checkpoint, with its number."""
+  newest = max((pathlib.Path(workdir) / "checkpoints").iterdir(), key=lambda path: int(path.name))
+  digest = hashlib.sha256()
+  for item in ("params", "optimizer", "ema"):
+    for path, leaf in jax.tree.leaves_with_path(read_arrays(newest / item)):
+      digest.update(f"{path} {leaf.dtype} {leaf.shape}".encode() + leaf.tobytes())
+  return newest.name, digest.hexdigest()
+
+
+def send(pid, signal_number):
+  """A signal, to a process that may be gone."""
+  with contextlib.suppress(ProcessLookupError):
+    os.kill(pid, signal_number)

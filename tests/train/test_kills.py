@@ -1,0 +1,101 @@
+"""SIGKILL to real runs, at random times: a run that is resumed ends as if nothing had happened."""
+
+import collections
+import json
+import signal
+import time
+
+import numpy as np
+import pytest
+
+from tests.train import runs
+from train.audit_data import audit
+from train.demo_data import make_digits
+from train.goodput import LEDGER_FILE, read_goodput
+
+KILLS_A_RUN = 5
+# Little between what can be interrupted: a checkpoint or an evaluation every few steps.
+FIELDS = {
+  "model.block_execution": "scan",
+  "schedule.train_steps": 24,
+  "schedule.checkpoint_every_steps": 3,
+  "schedule.evaluate_every_steps": 6,
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("data") / "digits"
+  make_digits.make(folder)
+  return folder
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(data, tmp_path_factory):
+  """Its final hash, the seconds that it takes when everything is compiled, and the cache."""
+  folder = tmp_path_factory.mktemp("uninterrupted")
+  for name in ("first", "second"):
+    started_seconds = time.monotonic()
+    process = runs.start(folder / name, data, folder / "cache", folder / "log", **FIELDS)
+    assert process.wait(timeout=500) == 0
+    seconds = time.monotonic() - started_seconds
+  final = runs.final_sha256(folder / "second")
+  assert final == runs.final_sha256(folder / "first")
+  return final, seconds, folder / "cache"
+
+
+def is_saving(workdir):
+  return any("tmp" in path.name for path in workdir.glob("checkpoints/*"))
+
+
+def last_phases(workdir):
+  """The phases of the last line of the ledger, before the kill."""
+  try:
+    lines = (workdir / LEDGER_FILE).read_text().splitlines()
+    return tuple(json.loads(lines[-1]).get("seconds", {"start-up": 0}))
+  except (OSError, IndexError, ValueError):
+    return ("start-up",)
+
+
+def kill_often(folder, number, data, uninterrupted):
+  """One run, killed `KILLS_A_RUN` times; says in which phases."""
+  final, seconds, cache = uninterrupted
+  random = np.random.default_rng(number)
+  workdir, log = folder / "run", folder / "log"
+  phases = []
+  for kill in range(KILLS_A_RUN):
+    process = runs.start(workdir, data, cache, log, **FIELDS)
+    # One in three in the middle of a save, wherever that is, the others anywhere.
+    deadline_seconds = time.monotonic() + random.uniform(0, seconds)
+    aims_at_save = kill % 3 == 2
+    while process.poll() is None and time.monotonic() < deadline_seconds + seconds * aims_at_save:
+      if aims_at_save and time.monotonic() > deadline_seconds and is_saving(workdir):
+        break
+      time.sleep(0.001)
+    saves = is_saving(workdir)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    phases.append("save" if saves else "/".join(last_phases(workdir)))
+  # The ledger has a gap for each kill.
+  assert runs.start(workdir, data, cache, log, **FIELDS).wait(timeout=500) == 0
+  assert runs.final_sha256(workdir) == final
+  found = audit(str(workdir))
+  assert (found.steps, found.images) == (24, 24 * 16)
+  assert read_goodput(str(workdir)).starts >= 2
+  assert not is_saving(workdir)
+  return phases
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_20_kills(number, data, uninterrupted, tmp_path):
+  print(kill_often(tmp_path, number, data, uninterrupted))
+
+
+@pytest.mark.slow
+def test_50_kills(data, uninterrupted, tmp_path):
+  phases = collections.Counter()
+  for number in range(100, 110):
+    folder = tmp_path / str(number)
+    folder.mkdir()
+    phases.update(kill_often(folder, number, data, uninterrupted))
+  print(phases)

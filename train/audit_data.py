@@ -1,0 +1,152 @@
+"""Proves from a run's record which images it has trained on, and how often.
+
+    python -m train.audit_data --workdir=DIR
+
+For a finished or an interrupted run, of any number of processes and restarts. Two proofs, which
+share no code with the input pipeline but, in the second, the shuffle:
+
+- of each complete epoch, the ids that were used add up to those of the data set: each came once;
+- of the epoch that is not complete, each batch holds the ids that the order has at its place.
+"""
+
+import dataclasses
+
+import grain
+import numpy as np
+from absl import flags
+
+from nfnet.errors import UserError, run_main
+from train.data import shuffled
+from train.id_log import id_sum, read_order, read_records
+from train.progress import format_table
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Audit:
+  """What was found.
+
+  Attributes:
+    steps: whose batches are on record, without a gap.
+    images: of these.
+    blank: of these, those that could not be decoded.
+    left_out: images of batches that were left out after rolling back.
+    complete_epochs: in which each image came once.
+    partial_epoch_images: of the epoch after these, none of them twice.
+    repeated_steps: done again after a restart, each with the same ids as before.
+    starts: of the run.
+  """
+
+  steps: int
+  images: int
+  blank: int
+  left_out: int
+  complete_epochs: int
+  partial_epoch_images: int
+  repeated_steps: int
+  starts: int
+
+
+def audit(workdir: str) -> Audit:
+  """Reads and proves.
+
+  Raises:
+    UserError: there is no record, or it does not show what it should; the message says where.
+  """
+  order = read_order(workdir)
+  records = read_records(workdir)
+  if not len(records):
+    raise UserError(f"{workdir!r} has no record of a batch")
+  batch_size, examples = order["batch_size"], order["examples"]
+  used, repeated_steps = _used_records(records, batch_size)
+
+  last = int(used["step"].max())
+  steps = np.unique(used["step"])
+  if len(steps) != last:
+    missing = int(np.setdiff1d(np.arange(1, last + 1), steps)[0])
+    raise UserError(f"{workdir!r}: no record of step {missing}, though there is one of {last}")
+  complete, rest = divmod(last * batch_size, examples)
+  whole_sum = id_sum(np.arange(examples))
+  for epoch in range(complete):
+    own = used[used["epoch"] == epoch]
+    count = int(own["images"].sum())
+    if count != examples or int(own["id_sum"].sum(dtype=np.uint64)) != whole_sum:
+      raise UserError(
+        f"{workdir!r}: the {count} images of epoch {epoch} are not the {examples} of the data set, "
+        f"each once (steps {own['step'].min()} to {own['step'].max()})"
+      )
+  _check_partial_epoch(workdir, used[used["epoch"] == complete], order, complete)
+  return Audit(
+    steps=last,
+    images=int(used["images"].sum()),
+    blank=int(used["blank"].sum()),
+    left_out=int(used["images"][used["left_out"] == 1].sum()),
+    complete_epochs=complete,
+    partial_epoch_images=rest,
+    repeated_steps=repeated_steps,
+    starts=len(np.unique(records["start"])),
+  )
+
+
+def _used_records(records: np.ndarray, batch_size: int) -> tuple[np.ndarray, int]:
+  """Of each step those of the last start that has all of them, and how many were done again."""
+  records = records[np.lexsort((records["start"], records["step"]))]
+  keys = np.stack([records["step"], records["start"]], axis=1)
+  _, firsts = np.unique(keys, axis=0, return_index=True)
+  used: dict[int, np.ndarray] = {}
+  repeated_steps = 0
+  for group in np.split(records, np.sort(firsts)[1:]):
+    step = int(group["step"][0])
+    images = int(group["images"].sum())
+    if images < batch_size:
+      # A process was killed before it had written its part.
+      continue
+    if images > batch_size:
+      raise UserError(f"step {step} has {images} images where a batch has {batch_size}")
+    if step in used:
+      repeated_steps += 1
+      before, after = (int(one["id_sum"].sum(dtype=np.uint64)) for one in (used[step], group))
+      if before != after:
+        raise UserError(f"step {step} was done again with other images than before")
+    used[step] = group
+  if not used:
+    raise UserError("no step has the records of all of its processes")
+  return np.concatenate([used[step] for step in sorted(used)]), repeated_steps
+
+
+def _check_partial_epoch(workdir: str, used: np.ndarray, order: dict, epoch: int) -> None:
+  examples, batch_size = order["examples"], order["batch_size"]
+  ids = shuffled(grain.MapDataset.range(examples), order["seed"])
+  for step in np.unique(used["step"]):
+    positions = np.arange((step - 1) * batch_size, step * batch_size)
+    positions = positions[positions // examples == epoch]
+    expected = id_sum(np.array([ids[int(position)] for position in positions]))
+    if int(used["id_sum"][used["step"] == step].sum(dtype=np.uint64)) != expected:
+      raise UserError(f"{workdir!r}: the images of step {step} are not those of its place")
+
+
+def as_text(found: Audit) -> str:
+  """A table."""
+  return format_table(
+    [
+      ("steps on record, without a gap", f"{found.steps:,}"),
+      ("images", f"{found.images:,}"),
+      ("complete epochs, each image once", f"{found.complete_epochs:,}"),
+      ("images of the epoch after these, each once", f"{found.partial_epoch_images:,}"),
+      ("images that could not be decoded", f"{found.blank:,}"),
+      ("images left out after rolling back", f"{found.left_out:,}"),
+      ("starts", f"{found.starts:,}"),
+      ("steps done again with the same images", f"{found.repeated_steps:,}"),
+    ]
+  )
+
+
+def main(arguments: list[str]) -> None:
+  """Prints the counts."""
+  if len(arguments) > 1:
+    raise UserError(f"unexpected argument {arguments[1]!r}: every argument is --NAME=VALUE")
+  print(as_text(audit(flags.FLAGS.workdir)))
+
+
+if __name__ == "__main__":
+  flags.DEFINE_string("workdir", None, "The run's folder.", required=True)
+  run_main(main)
