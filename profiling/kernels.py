@@ -4,11 +4,16 @@ r"""Every op at every shape of the published networks: XLA's program, the kernel
         [--only=TEXT] [--json=OUT]
     python -m profiling.kernels --sweep=scaled_ws_conv [--only=TEXT] [--write_tiles]
 
-Compiles each op alone for one chip (155 programs, five minutes on two cores, instant the second
+Compiles each op alone for one chip (187 programs, five minutes on two cores, instant the second
 time). Cycles are those of a core, all of whose chip's cores work at the same time, estimated from
 the compiler's schedules and not measured. "backward" is what all gradients cost on top of the
 forward pass. The bound is the longer of the multiply-adds on the matrix units and the least bytes
 over HBM: operands and results, once. With --kernels=pallas the ops' kernels are compiled as well.
+
+"se_residual" is given the mean over each image, the squeeze, which is a result of the convolution
+before it. "squeeze and se_residual" is what that convolution with the mean and se_residual cost on
+top of the convolution alone, whoever does what where: XLA sums up the mean in the convolution, and
+scales the cotangent in the convolution's gradients.
 
 --sweep compiles candidates for the tiles of an op's kernels instead and ranks them by their cycles;
 --write_tiles makes the best the ones that the op uses.
@@ -36,6 +41,7 @@ from profiling.op_shapes import (
   ConvShape,
   ResidualShape,
   StemShape,
+  TailShape,
   UpdateShape,
   named_shapes,
 )
@@ -63,6 +69,11 @@ class CompiledOp:
   output_bytes: int = 0
   error: str | None = None
 
+  @property
+  def outer_bytes(self) -> int:
+    """Of arguments and results."""
+    return self.argument_bytes + self.output_bytes
+
   def cycles(self, chip: Chip) -> float:
     """Of all, one after the other."""
     in_kernels = sum(kernel.seconds(chip) for kernel in self.kernels)
@@ -81,7 +92,8 @@ class OpRow:
     memory_cycles: likewise for the chip's HBM.
     xla_cycles: of the reference; None where it did not compile.
     kernel_cycles: of the kernel; None where there is none.
-    kernels: profiles of what `kernel_cycles` is made of, for a backward pass with the forward pass.
+    kernels: profiles of what `kernel_cycles` is made of, with those that are taken off there: a
+      backward pass with the forward pass, a squeeze with the convolution before it.
     error: of the compiler.
   """
 
@@ -103,6 +115,9 @@ class OpRow:
 
 _Compiled = Mapping[tuple[str, str], CompiledOp]
 """By label and the program's direction."""
+
+_Pair = tuple[CompiledOp, CompiledOp | None]
+"""One program by XLA, and with kernels where these were asked for."""
 
 
 def compile_ops(request: OpRequest, **limits: Any) -> tuple[_Compiled, dict[str, str]]:
@@ -179,8 +194,8 @@ def make_rows(
       continue
     programs = {
       direction: (reference[label, direction], pallas.get((label, direction)))
-      for direction in ("forward", "backward", "both", "update")
-      if (label, direction) in reference
+      for compiled, direction in reference
+      if compiled == label
     }
     match shape:
       case UpdateShape():
@@ -192,7 +207,37 @@ def make_rows(
         forward, both = programs["forward"], programs["both"]
         rows.append(_row(label, "forward", calls, shape.macs * images, forward, chip))
         macs = shape.backward_macs * images
-        rows.append(_row(label, "backward", calls, macs, both, chip, before=forward))
+        # Operands, cotangent and gradients; the forward pass's result is not part of it.
+        least_bytes = both[0].outer_bytes - forward[0].output_bytes
+        rows.append(
+          _row(label, "backward", calls, macs, both, chip, less=[forward], least_bytes=least_bytes)
+        )
+      case TailShape():
+        forward, both = programs["forward"], programs["both"]
+        conv, conv_both = programs["convolution forward"], programs["convolution both"]
+        # What the convolution alone does not have are shortcut and gate. The branch is read again,
+        # and the result is written as well; backward, where the branch is read in place of the
+        # shortcut, the cotangent is read and the branch's gradient written.
+        two_wide = 2 * conv[0].output_bytes
+        least_bytes = forward[0].outer_bytes - conv[0].outer_bytes + two_wide
+        macs = shape.macs * images
+        rows.append(
+          _row(label, "forward", calls, macs, forward, chip, less=[conv], least_bytes=least_bytes)
+        )
+        least_bytes = both[0].outer_bytes - conv_both[0].outer_bytes + two_wide
+        rows.append(
+          _row(
+            label,
+            "backward",
+            calls,
+            shape.backward_macs * images,
+            both,
+            chip,
+            less=[forward, conv_both],
+            plus=[conv],
+            least_bytes=least_bytes,
+          )
+        )
   return rows
 
 
@@ -201,19 +246,28 @@ def _row(
   direction: str,
   calls: dict[str, int],
   macs: int,
-  programs: tuple[CompiledOp, CompiledOp | None],
+  program: _Pair,
   chip: Chip,
   *,
-  before: tuple[CompiledOp, CompiledOp | None] = (None, None),
+  plus: Sequence[_Pair] = (),
+  less: Sequence[_Pair] = (),
+  least_bytes: int | None = None,
 ) -> OpRow:
-  """Of the programs by XLA and with kernels; cycles of those `before` are taken off."""
-  (xla, kernel), (xla_before, kernel_before) = programs, before
-  least_bytes = xla.argument_bytes + xla.output_bytes
-  if xla_before is not None:
-    # Operands, cotangent and gradients; the forward pass's result is not part of it.
-    least_bytes -= xla_before.output_bytes
-  has_kernel = kernel is not None and kernel.error is None and kernel.kernels
-  error = xla.error or (kernel and kernel.error)
+  """Of a program, with the cycles of those of `plus` and without the cycles of those of `less`.
+
+  The least bytes are the program's arguments and results, unless they are given.
+  """
+  if least_bytes is None:
+    least_bytes = program[0].outer_bytes
+  by_xla, with_kernels = zip(program, *plus, *less, strict=True)
+  signs = [1] * (1 + len(plus)) + [-1] * len(less)
+  xla_cycles = _sum(by_xla, signs, chip)
+  kernel_cycles = _sum(with_kernels, signs, chip)
+  if kernel_cycles is not None:
+    # A reference that ran instead is no kernel.
+    kernels = sum(sign * len(one.kernels) for one, sign in zip(with_kernels, signs, strict=True))
+    kernel_cycles = kernel_cycles if kernels > 0 else None
+  errors = [one.error for one in (*by_xla, *with_kernels) if one and one.error]
   device_share = chip.cores_per_device / chip.cores
   return OpRow(
     label=label,
@@ -221,15 +275,18 @@ def _row(
     calls=calls,
     matrix_cycles=2 * macs / (chip.peak_flops * device_share) * chip.clock_hz,
     memory_cycles=least_bytes / (chip.hbm_bytes_per_second * device_share) * chip.clock_hz,
-    xla_cycles=None if xla.error else _difference(xla, xla_before, chip),
-    kernel_cycles=_difference(kernel, kernel_before, chip) if has_kernel else None,
-    kernels=kernel.kernels if has_kernel else (),
-    error=error or None,
+    xla_cycles=xla_cycles,
+    kernel_cycles=kernel_cycles,
+    kernels=() if kernel_cycles is None else program[1].kernels,
+    error=errors[0] if errors else None,
   )
 
 
-def _difference(program: CompiledOp, before: CompiledOp | None, chip: Chip) -> float:
-  return program.cycles(chip) - (before.cycles(chip) if before else 0)
+def _sum(programs: Sequence[CompiledOp | None], signs: Sequence[int], chip: Chip) -> float | None:
+  """Cycles; None where a program is missing or did not compile."""
+  if any(one is None or one.error for one in programs):
+    return None
+  return sum(sign * one.cycles(chip) for one, sign in zip(programs, signs, strict=True))
 
 
 def geometric_mean(values: Sequence[float]) -> float:
@@ -240,7 +297,7 @@ def geometric_mean(values: Sequence[float]) -> float:
 def summary(rows: Sequence[OpRow]) -> list[tuple[str, str, str, str, str]]:
   """For each op and direction of F0 and F7+: shapes, XLA over bound, XLA over kernel, coverage."""
   lines = []
-  for op in ("conv", "se_residual", "sgd_agc"):
+  for op in ("conv", "se_residual", "squeeze and se_residual", "sgd_agc"):
     for direction in ("forward", "backward", "update"):
       chosen = [
         row

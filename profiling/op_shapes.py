@@ -5,6 +5,7 @@
 
 import collections
 import dataclasses
+import itertools
 import math
 from collections.abc import Iterator
 
@@ -187,6 +188,40 @@ class ResidualShape:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class TailShape:
+  """The last convolution of a branch with se_residual behind it.
+
+  What both cost on top of the convolution is se_residual with the squeeze, wherever that is done.
+
+  Attributes:
+    convolution: alone, without the mean.
+    residual: what follows.
+  """
+
+  convolution: ConvShape
+  residual: ResidualShape
+
+  @property
+  def macs(self) -> int:
+    """Multiply-adds of the forward pass for one image, without the convolution's."""
+    return self.residual.macs
+
+  @property
+  def backward_macs(self) -> int:
+    """Of all gradients, likewise."""
+    return self.residual.backward_macs
+
+  @property
+  def label(self) -> str:
+    """For a table."""
+    conv, residual = self.convolution, self.residual
+    return (
+      f"squeeze and se_residual after {conv.in_channels}->{conv.out_channels} "
+      f"{residual.pixels}px squeeze {residual.squeeze_channels}"
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class UpdateShape:
   """One call of sgd_agc.
 
@@ -213,7 +248,7 @@ class UpdateShape:
     return f"sgd_agc {'x'.join(map(str, shape))}{clip}"
 
 
-OpShape = ConvShape | StemShape | ResidualShape | UpdateShape
+OpShape = ConvShape | StemShape | ResidualShape | TailShape | UpdateShape
 
 
 def op_shapes(variant: str, num_classes: int = 1000) -> collections.Counter[OpShape]:
@@ -271,14 +306,24 @@ def _update_shapes(variant: str, num_classes: int) -> Iterator[UpdateShape]:
   yield UpdateShape(shapes=tuple(small))
 
 
+def tail_shapes(variant: str) -> collections.Counter[TailShape]:
+  """The ends of a network's branches: calls that `op_shapes` has already, two by two."""
+  return collections.Counter(
+    TailShape(convolution=dataclasses.replace(conv, returns_mean=False), residual=residual)
+    for conv, residual in itertools.pairwise(_forward_shapes(variant))
+    if isinstance(residual, ResidualShape)
+  )
+
+
 def named_shapes() -> dict[OpShape, dict[str, int]]:
   """All shapes of the published networks, each with the networks and how often they have it.
 
-  Of the small parameters, which are one call in each network, those of F0 and F7+.
+  The ends of branches come on top of the calls that they consist of. Of the small parameters,
+  which are one call in each network, those of F0 and F7+.
   """
   shapes: dict[OpShape, dict[str, int]] = {}
   for variant in NAMED_VARIANTS:
-    for shape, times in op_shapes(variant).items():
+    for shape, times in (op_shapes(variant) | tail_shapes(variant)).items():
       is_small = isinstance(shape, UpdateShape) and len(shape.shapes) > 1
       if not is_small or variant in SUMMARIZED_VARIANTS:
         shapes.setdefault(shape, {})[variant] = times

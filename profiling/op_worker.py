@@ -29,6 +29,7 @@ from profiling.op_shapes import (
   OpShape,
   ResidualShape,
   StemShape,
+  TailShape,
   UpdateShape,
   named_shapes,
 )
@@ -60,8 +61,9 @@ class Program:
 
   Attributes:
     label: of the op's shape.
-    direction: "forward"; "backward"; "both" is forward with all gradients; "update"; "yardstick"
-      is the matrix product as a kernel and "yardstick by XLA" the same by XLA.
+    direction: "forward"; "backward"; "both" is forward with all gradients; "convolution forward"
+      and "convolution both" are these of a tail's convolution alone; "update"; "yardstick" is the
+      matrix product as a kernel and "yardstick by XLA" the same by XLA.
     function: of JAX arrays.
     arguments: what these look like: trees of `jax.ShapeDtypeStruct`.
     donated: positions of those that the results may overwrite.
@@ -69,7 +71,16 @@ class Program:
   """
 
   label: str
-  direction: Literal["forward", "backward", "both", "update", "yardstick", "yardstick by XLA"]
+  direction: Literal[
+    "forward",
+    "backward",
+    "both",
+    "convolution forward",
+    "convolution both",
+    "update",
+    "yardstick",
+    "yardstick by XLA",
+  ]
   function: Callable[..., Any]
   arguments: tuple[Any, ...]
   donated: tuple[int, ...] = ()
@@ -92,11 +103,12 @@ def programs(request: OpRequest) -> Iterator[Program]:
     )
   ]
   for shape in named_shapes():
-    everything += _programs_of(shape, request)
+    everything += programs_of(shape, request)
   return (program for program in everything if request.only in program.label)
 
 
-def _programs_of(shape: OpShape, request: OpRequest) -> list[Program]:
+def programs_of(shape: OpShape, request: OpRequest) -> list[Program]:
+  """Of one op."""
   match shape:
     case ConvShape():
       return _conv_programs(shape, request)
@@ -104,6 +116,8 @@ def _programs_of(shape: OpShape, request: OpRequest) -> list[Program]:
       return _stem_programs(shape, request)
     case ResidualShape():
       return _residual_programs(shape, request)
+    case TailShape():
+      return _tail_programs(shape, request)
     case UpdateShape():
       return [_update_program(shape, request)]
 
@@ -112,9 +126,8 @@ def _described(*shape: int, dtype: str = "float32") -> jax.ShapeDtypeStruct:
   return jax.ShapeDtypeStruct(shape, jnp.dtype(dtype))
 
 
-def _conv_programs(shape: ConvShape, request: OpRequest) -> list[Program]:
+def _convolution(shape: ConvShape, request: OpRequest) -> Callable[..., kernels.Convolution]:
   activation = scaled_activation("gelu")
-  kernel, outputs = shape.kernel_pixels, shape.out_channels
 
   def forward(weight, gain, bias, beta, x):
     return kernels.scaled_ws_conv(
@@ -132,20 +145,42 @@ def _conv_programs(shape: ConvShape, request: OpRequest) -> list[Program]:
       implementation=request.kernels,
     )
 
-  x = _described(shape.pixels, shape.pixels, request.images, shape.in_channels, dtype="bfloat16")
-  y = _described(shape.out_pixels, shape.out_pixels, request.images, outputs, dtype="bfloat16")
-  arguments = (
+  return forward
+
+
+def _convolution_arguments(shape: ConvShape, images: int) -> tuple[jax.ShapeDtypeStruct, ...]:
+  kernel, outputs = shape.kernel_pixels, shape.out_channels
+  return (
     _described(kernel, kernel, shape.in_channels // shape.groups, outputs),
     _described(outputs),
     _described(outputs),
     _described(),
-    x,
+    _described(shape.pixels, shape.pixels, images, shape.in_channels, dtype="bfloat16"),
   )
-  mean = _described(request.images, outputs)
+
+
+_CONVOLUTION_DIFFERENTIATED = (0, 1, 2, 4)
+"""All but beta, which is not learned."""
+
+
+def _conv_programs(
+  shape: ConvShape, request: OpRequest, *, in_order: bool = False
+) -> list[Program]:
+  arguments = _convolution_arguments(shape, request.images)
+  side, outputs = shape.out_pixels, shape.out_channels
   result = kernels.Convolution(
-    y, mean if shape.returns_mean else None, x if shape.returns_input else None
+    _described(side, side, request.images, outputs, dtype="bfloat16"),
+    _described(request.images, outputs) if shape.returns_mean else None,
+    arguments[-1] if shape.returns_input else None,
   )
-  return _forward_and_both(shape.label, forward, arguments, (0, 1, 2, 4), result)
+  return _forward_and_both(
+    shape.label,
+    _convolution(shape, request),
+    arguments,
+    _CONVOLUTION_DIFFERENTIATED,
+    result,
+    in_order=in_order,
+  )
 
 
 def _stem_programs(shape: StemShape, request: OpRequest) -> list[Program]:
@@ -176,8 +211,24 @@ def _stem_programs(shape: StemShape, request: OpRequest) -> list[Program]:
   return _forward_and_both(shape.label, forward, arguments, (0, 1, 2), y)
 
 
+def _wide(shape: ResidualShape, images: int) -> jax.ShapeDtypeStruct:
+  return _described(shape.pixels, shape.pixels, images, shape.channels, dtype="bfloat16")
+
+
+def _gate_and_keep(shape: ResidualShape, images: int) -> tuple[jax.ShapeDtypeStruct, ...]:
+  """Weights and biases of both layers, skip gain, stochastic depth."""
+  return (
+    _described(shape.channels, shape.squeeze_channels),
+    _described(shape.squeeze_channels),
+    _described(shape.squeeze_channels, shape.channels),
+    _described(shape.channels),
+    _described(),
+    _described(images),
+  )
+
+
 def _residual_programs(shape: ResidualShape, request: OpRequest) -> list[Program]:
-  wide = _described(shape.pixels, shape.pixels, request.images, shape.channels, dtype="bfloat16")
+  wide = _wide(shape, request.images)
 
   def forward(*arguments):
     *others, keep = arguments
@@ -187,12 +238,7 @@ def _residual_programs(shape: ResidualShape, request: OpRequest) -> list[Program
     wide,
     _described(request.images, shape.channels),
     wide,
-    _described(shape.channels, shape.squeeze_channels),
-    _described(shape.squeeze_channels),
-    _described(shape.squeeze_channels, shape.channels),
-    _described(shape.channels),
-    _described(),
-    _described(request.images),
+    *_gate_and_keep(shape, request.images),
   )
 
   def backward(cotangent, branch, mean, shortcut, *others):
@@ -211,19 +257,51 @@ def _residual_programs(shape: ResidualShape, request: OpRequest) -> list[Program
   ]
 
 
+def _tail_programs(shape: TailShape, request: OpRequest) -> list[Program]:
+  conv, residual = shape.convolution, shape.residual
+  convolution = _convolution(dataclasses.replace(conv, returns_mean=True), request)
+  conv_arguments = _convolution_arguments(conv, request.images)
+  count = len(conv_arguments)
+
+  def forward(*arguments):
+    shortcut, *gate, keep = arguments[count:]
+    branch, mean, _ = convolution(*arguments[:count])
+    return kernels.se_residual(
+      branch, mean, shortcut, *gate, keep=keep, implementation=request.kernels
+    )
+
+  wide = _wide(residual, request.images)
+  arguments = (*conv_arguments, wide, *_gate_and_keep(residual, request.images))
+  # The shortcut's gradient is the cotangent itself, which takes no time; keep is no parameter.
+  differentiated = (*_CONVOLUTION_DIFFERENTIATED, *range(count + 1, len(arguments) - 1))
+  return [
+    *_forward_and_both(shape.label, forward, arguments, differentiated, wide, in_order=True),
+    *(
+      dataclasses.replace(program, label=shape.label, direction=f"convolution {program.direction}")
+      for program in _conv_programs(conv, request, in_order=True)
+    ),
+  ]
+
+
 def _forward_and_both(
   label: str,
   forward: Callable[..., Any],
   arguments: tuple[Any, ...],
   differentiated: tuple[int, ...],
   result: Any,
+  *,
+  in_order: bool = False,
 ) -> list[Program]:
+  """With `in_order`, nothing of the cotangent is computed before the result, as in a network."""
+
   def both(cotangent, *arguments):
     def of_differentiated(*values):
       changed = dict(zip(differentiated, values, strict=True))
       return forward(*(changed.get(i, argument) for i, argument in enumerate(arguments)))
 
     y, pullback = jax.vjp(of_differentiated, *(arguments[i] for i in differentiated))
+    if in_order:
+      y, cotangent = jax.lax.optimization_barrier((y, cotangent))
     return _new(y), pullback(cotangent)
 
   return [

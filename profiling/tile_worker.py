@@ -20,7 +20,7 @@ from kernels.scaled_ws_conv.reference import VARIANCE_FLOOR
 from kernels.scaled_ws_conv.tile import VMEM_BYTES, Blocks, Direction, candidates, choose
 from kernels.tpu import SUBLANES
 from nfnet.activations import scaled_activation
-from profiling.op_shapes import ConvShape, StemShape, named_shapes
+from profiling.op_shapes import ConvShape, StemShape, TailShape, named_shapes
 from profiling.op_worker import Program, main
 
 
@@ -64,6 +64,8 @@ def tiled_kernels(images: int) -> dict[str, TiledKernel]:
   """By the geometry's name, for that many images a device."""
   kernels = {}
   for shape in named_shapes():
+    if isinstance(shape, TailShape):
+      shape = shape.convolution
     if not isinstance(shape, ConvShape | StemShape):
       continue
     for i, geometry in enumerate(shape.geometries(images)):

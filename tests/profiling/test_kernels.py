@@ -134,6 +134,65 @@ def test_a_residual_addition_is_measured_each_way_for_itself():
   assert backward.matrix_cycles == pytest.approx(2 * forward.matrix_cycles)
 
 
+TAIL = "squeeze and se_residual after 768->1536 7px squeeze 768"
+WIDE_BYTES = 500
+TAIL_BY_XLA = {
+  (TAIL, "forward"): op(1000, argument_bytes=2000, output_bytes=WIDE_BYTES),
+  (TAIL, "both"): op(5000, argument_bytes=2500, output_bytes=1700),
+  (TAIL, "convolution forward"): op(300, argument_bytes=1100, output_bytes=WIDE_BYTES),
+  (TAIL, "convolution both"): op(1900, argument_bytes=1600, output_bytes=1300),
+}
+TAIL_WITH_KERNELS = {
+  (TAIL, "forward"): op(100, PROFILE, PROFILE),
+  (TAIL, "both"): op(300, *[PROFILE] * 5),
+  (TAIL, "convolution forward"): op(10, PROFILE),
+  (TAIL, "convolution both"): op(40, *[PROFILE] * 3),
+}
+
+
+def test_squeeze_and_residual_are_what_a_tail_costs_on_top_of_its_convolution():
+  forward, backward = make_rows(TAIL_BY_XLA, TAIL_WITH_KERNELS, chip=V4, images=32)
+  assert (forward.direction, backward.direction) == ("forward", "backward")
+  assert forward.xla_cycles == 1000 - 300
+  assert backward.xla_cycles == (5000 - 1000) - (1900 - 300)
+  assert forward.kernel_cycles == pytest.approx(1000 + 100 - 10)
+  assert backward.kernel_cycles == pytest.approx((3 - 2) * 1000 + (300 - 100) - (40 - 10))
+  # The shortcut and the gate, in the arguments; the branch, and the result.
+  assert forward.memory_cycles == pytest.approx((900 + 2 * WIDE_BYTES) / 1.2e12 * 1.05e9)
+  # The branch and the gate; the gate's gradients; the cotangent, and the branch's gradient.
+  assert backward.memory_cycles == pytest.approx((900 + 400 + 2 * WIDE_BYTES) / 1.2e12 * 1.05e9)
+  macs = 2 * 1536 * 768 * 32
+  assert forward.matrix_cycles == pytest.approx(macs / 2 / 4 / 128**2, rel=2e-3)
+  assert backward.matrix_cycles == pytest.approx(2 * forward.matrix_cycles)
+  assert forward.calls["F0"] == 3
+
+
+@pytest.mark.parametrize("direction", ["convolution forward", "convolution both"])
+@pytest.mark.parametrize("by_xla", [True, False])
+def test_there_is_no_difference_to_what_did_not_compile(direction, by_xla):
+  failed = {(TAIL, direction): CompiledOp(error="RESOURCE_EXHAUSTED: vmem")}
+  reference = TAIL_BY_XLA | (failed if by_xla else {})
+  pallas = TAIL_WITH_KERNELS | ({} if by_xla else failed)
+  forward, backward = make_rows(reference, pallas, chip=V4, images=32)
+  needs_it = {"convolution forward": [forward, backward], "convolution both": [backward]}
+  for row in (forward, backward):
+    missing = row in needs_it[direction]
+    assert (row.xla_cycles is None) == (missing and by_xla)
+    assert (row.kernel_cycles is None) == (missing and not by_xla)
+    assert row.error == ("RESOURCE_EXHAUSTED: vmem" if missing else None)
+
+
+def test_a_tail_whose_residual_addition_has_no_kernel_has_none():
+  with_conv_kernels = {
+    (TAIL, "forward"): op(1000, PROFILE),
+    (TAIL, "both"): op(5000, *[PROFILE] * 3),
+    (TAIL, "convolution forward"): op(10, PROFILE),
+    (TAIL, "convolution both"): op(40, *[PROFILE] * 3),
+  }
+  rows = make_rows(TAIL_BY_XLA, with_conv_kernels, chip=V4, images=32)
+  assert [row.kernel_cycles for row in rows] == [None, None]
+
+
 def test_without_a_kernel_there_is_no_ratio():
   reference = {(LABEL, "forward"): op(100), (LABEL, "both"): op(350)}
   # It was asked for, and the reference ran instead.
@@ -171,6 +230,8 @@ ROWS = [
   row("conv b", "forward", 800, 100, {"F7+": 2}),
   row("conv c", "forward", 10**6, 100, {"F1+": 2}),
   row("conv a", "backward", 400, None, {"F0": 2}),
+  row("se_residual a", "forward", 300, 100, {"F0": 2}),
+  row("squeeze and se_residual a", "forward", 500, 100, {"F0": 2}),
 ]
 
 
@@ -178,6 +239,8 @@ def test_the_summary_is_of_two_networks_and_says_what_has_no_kernel():
   assert summary(ROWS) == [
     ("conv, forward", "2", "4.00", "4.00", "2 of 2"),
     ("conv, backward", "1", "4.00", "", "0 of 1"),
+    ("se_residual, forward", "1", "3.00", "3.00", "1 of 1"),
+    ("squeeze and se_residual, forward", "1", "5.00", "5.00", "1 of 1"),
   ]
   assert geometric_mean([2, 8]) == pytest.approx(4)
 

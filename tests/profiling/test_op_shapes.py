@@ -1,3 +1,6 @@
+import collections
+import dataclasses
+
 import pytest
 
 from nfnet.cost import count
@@ -9,6 +12,7 @@ from profiling.op_shapes import (
   UpdateShape,
   named_shapes,
   op_shapes,
+  tail_shapes,
 )
 
 
@@ -80,6 +84,30 @@ def test_what_the_calls_of_a_network_are():
   # The images need no gradient.
   assert stem.backward_macs == 2 * stem.macs - first
   assert grouped.backward_macs == 2 * grouped.macs
+
+
+@pytest.mark.parametrize("variant", ["F0", "F7+"])
+def test_the_tails_are_the_ends_of_all_blocks(variant):
+  shapes, tails = op_shapes(variant), tail_shapes(variant)
+  # They come on top of these calls, of whose sums they are no part.
+  assert not shapes.keys() & tails.keys()
+  assert collections.Counter({tail.residual: times for tail, times in tails.items()}) == (
+    collections.Counter(
+      {one: times for one, times in shapes.items() if isinstance(one, ResidualShape)}
+    )
+  )
+  with_mean = {
+    dataclasses.replace(tail.convolution, returns_mean=True): times for tail, times in tails.items()
+  }
+  assert with_mean == {
+    one: times for one, times in shapes.items() if isinstance(one, ConvShape) and one.returns_mean
+  }
+  for tail in tails:
+    assert not tail.convolution.returns_mean
+    assert tail.convolution.out_channels == tail.residual.channels
+    # The convolution is not part of what the row is about.
+    assert (tail.macs, tail.backward_macs) == (tail.residual.macs, tail.residual.backward_macs)
+    assert named_shapes()[tail][variant] == tails[tail]
 
 
 def test_the_geometries_have_the_arithmetic_of_their_shapes():
