@@ -60,6 +60,10 @@ _WORKER_SOURCES = {
 _POLL_SECONDS = 0.2
 
 
+class DeviceMemoryError(UserError):
+  """The compiler refuses a program whose temporaries do not fit a device."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Compilation:
   """A compiled training step.
@@ -144,6 +148,7 @@ def run_worker(
     the process is added to its result.json.
 
   Raises:
+    DeviceMemoryError: the compiler says that a device has too little memory.
     UserError: the request cannot be met, the compiler refuses or dies, or a limit is reached; one
       line with the reason.
   """
@@ -201,7 +206,9 @@ def _run(
     worker.kill()
     worker.wait()
   if (folder / "error.txt").exists():
-    raise UserError(f"{what}: {(folder / 'error.txt').read_text()}")
+    reason = (folder / "error.txt").read_text()
+    error = DeviceMemoryError if "RESOURCE_EXHAUSTED" in reason else UserError
+    raise error(f"{what}: {reason}")
   if worker.returncode or not (folder / "result.json").exists():
     lines = [line for line in (folder / "log.txt").read_text().splitlines() if line.strip()]
     raise UserError(

@@ -48,7 +48,12 @@ def compile_step(request: StepRequest) -> tuple[dict, str]:
   mesh = make_mesh(
     describe_devices(topology), parameter_shards=experiment.parallelism.parameter_shards
   )
-  check_batch_size("batch_per_chip x chips", experiment.data.batch_size, mesh)
+  check_batch_size(
+    "batch_per_chip x chips",
+    experiment.data.batch_size,
+    mesh,
+    parts=experiment.optimizer.gradient_accumulation,
+  )
   model = make_model(experiment)
   rate = learning_rate_schedule(experiment, train_examples=10**6)
   optimizer = make_optimizer(experiment, rate)

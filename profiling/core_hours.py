@@ -22,8 +22,8 @@ import train.configs
 from nfnet.errors import UserError, run_main
 from profiling import published
 from profiling.error_bar import error_bar_text, error_bars, error_bars_json
-from profiling.output import write_json
-from profiling.request import StepRequest
+from profiling.output import save_figure, write_json
+from profiling.request import StepRequest, request_for
 from profiling.step import StepReport, report
 from profiling.step_time import RULES
 from profiling.topology import Topology, parse_topology
@@ -31,7 +31,7 @@ from train.config_file import load_experiment
 from train.progress import format_table
 
 # What is costed is what these configurations train.
-_CONFIGS = pathlib.Path(train.configs.__file__).parent
+CONFIGS = pathlib.Path(train.configs.__file__).parent
 _FINETUNING_CONFIG = "imagenet_finetune.py:variant=F7+"
 _FINETUNING_IMAGES = 50 * 1_281_167
 # The ascent gradient of SAM comes from 20 % of the batch: at most a fifth of a step more, by the
@@ -73,31 +73,13 @@ def requests(topology: Topology, kernels: str) -> dict[str, StepRequest]:
     UserError: the batches do not divide among the chips.
   """
   pretraining = {
-    variant: _request(f"jft_pretrain.py:variant={variant}", "pre-training", topology, kernels)
+    variant: request_for(
+      load_experiment(str(CONFIGS / f"jft_pretrain.py:variant={variant}")), topology, kernels
+    )
     for variant in published.VARIANTS
   }
-  finetuning = _request(_FINETUNING_CONFIG, "fine-tuning", topology, kernels)
+  finetuning = request_for(load_experiment(str(CONFIGS / _FINETUNING_CONFIG)), topology, kernels)
   return {**pretraining, "finetuning": finetuning}
-
-
-def _request(config: str, what: str, topology: Topology, kernels: str) -> StepRequest:
-  experiment = load_experiment(str(_CONFIGS / config))
-  batch, chips = experiment.data.batch_size, topology.chips
-  if batch % chips:
-    raise UserError(
-      f"topology {topology.name!r}: a {what} batch of {batch} does not divide among {chips} chips"
-    )
-  return StepRequest(
-    variant=experiment.model.variant,
-    topology=topology.name,
-    batch_per_chip=batch // chips,
-    pixels=experiment.data.train_pixels,
-    num_classes=experiment.data.num_classes,
-    kernels=kernels,
-    bottleneck=experiment.model.bottleneck,
-    rematerialize=experiment.model.rematerialize,
-    ema=experiment.optimizer.ema_decay is not None,
-  )
 
 
 def estimate_all(topology: Topology, kernels: str) -> Estimates:
@@ -285,11 +267,7 @@ def main(arguments: list[str]) -> None:
   estimates = estimate_all(parse_topology(values.topology), values.kernels)
   print(as_text(estimates))
   write_json("json", values.json, as_json(estimates))
-  if values.plot:
-    try:
-      draw(estimates).savefig(values.plot, format="png")
-    except OSError as error:
-      raise UserError(f"--plot={values.plot} cannot be written: {error.strerror}") from error
+  save_figure("plot", values.plot, draw(estimates))
 
 
 if __name__ == "__main__":

@@ -70,9 +70,14 @@ class StepReport:
     return cost.training_flops * self.images_per_second_per_chip / peak_flops
 
   @property
+  def hbm_margin_bytes(self) -> int:
+    """Of a device's memory, what the step leaves."""
+    return self.topology.chip.hbm_bytes_per_device - self.compilation.hbm_bytes
+
+  @property
   def fits(self) -> bool:
     """Whether the step's memory is there."""
-    return self.compilation.hbm_bytes <= self.topology.chip.hbm_bytes_per_device
+    return self.hbm_margin_bytes >= 0
 
   @property
   def core_hours_per_million_images(self) -> float:
@@ -100,8 +105,12 @@ def report(request: StepRequest, **limits: Any) -> StepReport:
   )
 
 
-def check_variant(name: str) -> None:
+def check_variant(name: str, *, flag: str = "variant") -> None:
   """Complains about a flag.
+
+  Args:
+    name: of a network.
+    flag: that it came from.
 
   Raises:
     UserError: there is no such network.
@@ -109,7 +118,7 @@ def check_variant(name: str) -> None:
   try:
     get_variant(name)
   except ValueError as error:
-    raise UserError(f"--variant: {error}") from error
+    raise UserError(f"--{flag}: {error}") from error
 
 
 def as_json(result: StepReport) -> dict[str, Any]:
@@ -131,6 +140,7 @@ def as_json(result: StepReport) -> dict[str, Any]:
       "collective_bytes": result.time.collective_bytes,
       "rows": [dataclasses.asdict(row) for row in result.time.rows],
     },
+    "hbm_margin_bytes": result.hbm_margin_bytes,
     "fits": result.fits,
   }
 
@@ -144,8 +154,10 @@ def as_text(result: StepReport) -> str:
   device = "chip" if chip.cores_per_device == chip.cores else "core"
   head = [
     f"NFNet-{request.variant}, {request.num_classes:,} classes, {request.pixels} px, "
-    f"{request.batch_per_chip} images a chip on {request.topology}{mode}, kernels: "
-    f"{request.kernels}" + (", blocks rematerialized" if request.rematerialize else ""),
+    f"{request.batch_per_chip} images a chip"
+    + (f" in {request.gradient_accumulation} parts" if request.gradient_accumulation > 1 else "")
+    + f" on {request.topology}{mode}, kernels: {request.kernels}"
+    + (", blocks rematerialized" if request.rematerialize else ""),
     "Estimated from the compiler's schedule, not measured:",
     f"  step              {time.seconds * 1e3:9.2f} ms",
     f"  images/s/chip     {result.images_per_second_per_chip:9.1f}",
@@ -153,7 +165,8 @@ def as_text(result: StepReport) -> str:
     f"  core-hours        {result.core_hours_per_million_images:9.3f}  for a million images",
     "Stated by the compiler:",
     f"  HBM a {device:<11} {compilation.hbm_bytes / gigabyte:9.2f} GiB of "
-    f"{chip.hbm_bytes_per_device / gigabyte:.0f}" + ("" if result.fits else ": DOES NOT FIT"),
+    f"{chip.hbm_bytes_per_device / gigabyte:.0f}"
+    + (f", margin {result.hbm_margin_bytes / gigabyte:.2f}" if result.fits else ": DOES NOT FIT"),
     "Measured:",
     f"  compiling         {compilation.compile_seconds:9.1f} s, "
     f"{compilation.peak_memory_bytes / 1e9:.1f} GB of memory at most, "
@@ -172,7 +185,9 @@ def as_text(result: StepReport) -> str:
 
 def _define_flags() -> None:
   flags.DEFINE_string("variant", None, f"One of {', '.join(VARIANTS)}.", required=True)
-  flags.DEFINE_integer("batch_per_chip", 32, "Images a step and chip.", lower_bound=1)
+  flags.DEFINE_integer(
+    "batch_per_chip", 32, "Images a step and chip, over all accumulated parts.", lower_bound=1
+  )
   flags.DEFINE_integer("pixels", 224, "Side of an image.", lower_bound=1)
   flags.DEFINE_integer("num_classes", 1000, "Width of the classifier.", lower_bound=1)
   flags.DEFINE_string("topology", "v4:2x2x1", f"Slice; generations: {', '.join(CHIPS)}.")
@@ -184,12 +199,18 @@ def _define_flags() -> None:
     "block_execution",
     None,
     ["scan", "unrolled"],
-    "Equal blocks as a loop or written out; default: a loop for the references only.",
+    "Equal blocks as a loop or written out; default: written out for kernels, up to F3's 48.",
   )
   flags.DEFINE_bool("rematerialize", False, "Recompute each block in the backward pass.")
   flags.DEFINE_bool("ema", False, "Keep a moving average of the parameters.")
   flags.DEFINE_integer(
     "parameter_shards", 1, "Chips that hold one copy of the parameters together.", lower_bound=1
+  )
+  flags.DEFINE_integer(
+    "gradient_accumulation",
+    1,
+    "Parts that a chip computes its images in, one after the other.",
+    lower_bound=1,
   )
   flags.DEFINE_string("json", None, "Write everything to this file too.")
   flags.DEFINE_float("time_limit_seconds", TIME_LIMIT_SECONDS, "For the compiler.")

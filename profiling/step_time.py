@@ -67,6 +67,11 @@ class StepTime:
     """Of these, in collectives."""
     return sum(row.seconds for row in self.rows if row.part == COLLECTIVES)
 
+  @property
+  def compute_seconds(self) -> float:
+    """All others."""
+    return self.seconds - self.collective_seconds
+
   def by(self, *fields: str) -> dict[tuple[str, ...], float]:
     """`sum_by` of the step's rows."""
     return sum_by(self.rows, *fields)

@@ -141,9 +141,12 @@ def make_train_step(
     def add_part(sums, part):
       return jax.tree.map(jnp.add, sums, differentiate(parameters, *part, share)), None
 
-    first = jax.tree.map(lambda x: x[0], parts)
-    rest = jax.tree.map(lambda x: x[1:], parts)
-    sums, _ = jax.lax.scan(add_part, differentiate(parameters, *first, share), rest)
+    # From zeros, since a first part outside of the loop would be compiled a second time.
+    zeros = jax.tree.map(
+      lambda x: jax.lax.pcast(jnp.zeros(x.shape, x.dtype), DATA_AXES, to="varying"),
+      ((share, share), parameters),
+    )
+    sums, _ = jax.lax.scan(add_part, zeros, parts)
     return sums
 
   def optimizer_step(state: TrainState, gradients: Any) -> tuple[TrainState, Array]:

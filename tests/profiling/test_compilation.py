@@ -8,9 +8,9 @@ import pytest
 
 from nfnet.errors import UserError
 from profiling import compilation
-from profiling.compilation import compile_step
+from profiling.compilation import DeviceMemoryError, compile_step
 from profiling.hlo_cycles import read_operations
-from profiling.request import StepRequest, experiment_for
+from profiling.request import StepRequest, block_execution_for, experiment_for
 from profiling.step_time import estimate
 from profiling.topology import parse_topology
 
@@ -76,6 +76,8 @@ def test_only_the_result_is_left_behind(compiled, cache):
     {"block_execution": "unrolled"},
     {"rematerialize": True},
     {"ema": True},
+    {"parameter_shards": 2},
+    {"gradient_accumulation": 2},
   ],
   ids=lambda change: next(iter(change)),
 )
@@ -146,6 +148,7 @@ def test_what_goes_wrong_is_one_line_and_leaves_nothing(change, limits, message,
   with pytest.raises(UserError, match=message) as error:
     compile_step(dataclasses.replace(REQUEST, **change), cache=tmp_path, **limits)
   assert "\n" not in str(error.value)
+  assert isinstance(error.value, DeviceMemoryError) == ("exceeds available HBM" in message)
   assert not list(tmp_path.iterdir())
 
 
@@ -177,6 +180,18 @@ def test_the_experiment_is_that_of_the_papers():
   assert pallas.model.kernels == "pallas"
   assert pallas.model.block_execution == "unrolled"
   assert pallas.optimizer.ema_decay is not None
+  parts = experiment_for(dataclasses.replace(REQUEST, gradient_accumulation=2), chips=4)
+  assert parts.optimizer.gradient_accumulation == 2
+  # In parts or not, a request's images are those of the whole step.
+  assert parts.data.batch_size == 32
+
+
+@pytest.mark.parametrize(
+  ("variant", "kernels", "expected"),
+  [("F3", "pallas", "unrolled"), ("F4", "pallas", "scan"), ("F0", "reference", "scan")],
+)
+def test_kernels_get_blocks_written_out_as_far_as_the_compiler_manages(variant, kernels, expected):
+  assert block_execution_for(variant, kernels) == expected
 
 
 def test_a_request_survives_json():

@@ -57,7 +57,7 @@ def test_steps_are_those_of_the_paper():
 
 
 def test_a_slice_that_does_not_divide_the_batch_is_an_error():
-  with pytest.raises(UserError, match=r"'v4:4x4x3': a pre-training batch of 4096 .* 48 chips"):
+  with pytest.raises(UserError, match=r"'v4:4x4x3': a batch of 4096 .* 48 chips"):
     requests(parse_topology("v4:4x4x3"), "reference")
 
 

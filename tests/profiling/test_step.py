@@ -55,7 +55,9 @@ def test_says_whether_it_fits(result, hbm_bytes, fits):
   compilation = dataclasses.replace(result.compilation, hbm_bytes=hbm_bytes)
   changed = dataclasses.replace(result, compilation=compilation)
   assert changed.fits == fits
+  assert changed.hbm_margin_bytes == 32 * 2**30 - hbm_bytes
   assert ("DOES NOT FIT" in as_text(changed)) != fits
+  assert ("of 32, margin 0.00" in as_text(changed)) == fits
 
 
 def test_of_a_v3_core_half_of_the_chips_memory_counts(result):
@@ -101,11 +103,19 @@ def run(*arguments, cache):
   )
 
 
-def test_the_command(tmp_path):
+@pytest.mark.parametrize(("parts", "words"), [(1, ""), (2, " in 2 parts")])
+def test_the_command(parts, words, tmp_path):
   small = ("--variant=P0", "--pixels=32", "--batch_per_chip=8", "--num_classes=10")
-  result = run(*small, f"--json={tmp_path / 'out.json'}", cache=tmp_path)
+  result = run(
+    *small,
+    f"--gradient_accumulation={parts}",
+    f"--json={tmp_path / 'out.json'}",
+    cache=tmp_path,
+  )
   assert result.returncode == 0, result.stderr
-  assert result.stdout.startswith("NFNet-P0, 10 classes, 32 px, 8 images a chip on v4:2x2x1")
+  assert result.stdout.startswith(
+    f"NFNet-P0, 10 classes, 32 px, 8 images a chip{words} on v4:2x2x1"
+  )
   fields = json.loads((tmp_path / "out.json").read_text())
   assert fields["fits"]
   rows = fields["estimated"]["rows"]
@@ -113,7 +123,7 @@ def test_the_command(tmp_path):
     *("stem", "stage_1", "stage_2", "stage_3", "stage_4", "head"),
     *("optimizer", "collectives", "other"),
   }
-  # Float32 gradients of every parameter, and three sums over examples.
+  # Float32 gradients of every parameter, and three sums over examples: once, not once a part.
   parameters = count("P0", num_classes=10, pixels=32).parameters
   assert fields["estimated"]["collective_bytes"] == 4 * (parameters + 3)
 
@@ -126,6 +136,8 @@ def test_the_command(tmp_path):
     (["--variant=P0", "--batch_per_chip=0"], "batch_per_chip"),
     (["--variant=P0", "surplus"], "'surplus'"),
     (["--variant=P0", "--kernels=fast"], "kernels"),
+    (["--variant=P0", "--gradient_accumulation=0"], "gradient_accumulation"),
+    (["--variant=P0", "--gradient_accumulation=64"], "64 accumulated parts"),
   ],
 )
 def test_user_errors_are_one_line(arguments, words, tmp_path):

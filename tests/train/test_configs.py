@@ -5,6 +5,7 @@ import pathlib
 
 import pytest
 
+from nfnet.errors import UserError
 from train.config_file import load_experiment
 
 FOLDER = pathlib.Path(__file__).parents[2] / "train" / "configs"
@@ -107,9 +108,27 @@ def test_fine_tuning_is_paper_a_with_paper_b_where_it_is_silent():
   [
     ("jft_pretrain.py:variant=F7", False),
     ("jft_pretrain.py:variant=F7+", True),
+    ("jft_pretrain.py:variant=F7+,chips=4", True),
+    ("jft_pretrain.py:variant=F7+,chips=1024", False),
     ("imagenet_finetune.py:variant=F3", False),
     ("imagenet_finetune.py:variant=F7+", True),
   ],
 )
 def test_rematerializes_what_would_not_fit(name, rematerialized):
   assert load(name).model.rematerialize == rematerialized
+
+
+@pytest.mark.parametrize(
+  ("chips", "parts"), [(4, 32), (64, 2), (128, 1), (1024, 1)], ids=lambda value: str(value)
+)
+def test_jft_pretraining_computes_at_most_32_images_a_chip_at_once(chips, parts):
+  experiment = load(f"jft_pretrain.py:chips={chips}")
+  assert experiment.data.batch_size == 4096
+  assert experiment.optimizer.gradient_accumulation == parts
+  assert 4096 / chips / parts <= 32
+
+
+@pytest.mark.parametrize("chips", [0, 3, 8192])
+def test_chips_that_do_not_divide_the_batch_are_an_error(chips):
+  with pytest.raises(UserError, match=rf"^chips={chips}: must divide the batch of 4096$"):
+    load(f"jft_pretrain.py:chips={chips}")

@@ -3,6 +3,9 @@
     python -m train.pretrain --config=train/configs/jft_pretrain.py:variant=F3,epochs=2 \\
         --workdir=DIR --config.data.path=DATA
 
+On another number of chips than 128 add `,chips=1024`: more than 32 images a chip are computed in
+parts, and fewer need no rematerialization.
+
 DATA: about 4e9 images of 30,000 classes in the paper. Held-out evaluation at 256 px.
 
 Expected cost and result in the paper (figure 2), TPU-v4 core-hours / held-out loss:
@@ -20,6 +23,7 @@ absence of a moving average are those of paper B's JFT runs; the warm-up is pape
 ImageNet in images; softmax and no dropout are our choice, as is stochastic depth of 0.
 """
 
+from nfnet.errors import UserError
 from train.experiment import Data, Experiment, Loss, Model, Optimizer, Schedule
 
 # Paper A, figure 4 (best peak learning rate at batch 4096), where F0, F3 and F7+ are given. The
@@ -35,26 +39,39 @@ _TUNED_AS = {"F0": "F0", "F1": "F3", "F3": "F3", "F3+": "F7+", "F7": "F7+", "F7+
 # "Compiling the training step"). Fewer images a chip need none.
 _REMATERIALIZED_ON_32_IMAGES = ("F6+", "F7+")
 
+_BATCH_SIZE = 4096
+_IMAGES_A_CHIP_AT_ONCE = 32
 
-def experiment(variant: str = "F0", epochs: float = 1.0) -> Experiment:
+
+def experiment(variant: str = "F0", epochs: float = 1.0, chips: int = 128) -> Experiment:
+  if chips < 1 or _BATCH_SIZE % chips:
+    raise UserError(f"{chips=}: must divide the batch of {_BATCH_SIZE}")
+  images_a_chip = _BATCH_SIZE // chips
   rates = _PEAK_LEARNING_RATES[_TUNED_AS.get(variant, "F7+")]
   # Of the nearest budget, where the paper has not tried this one.
   rate = rates[min(rates, key=lambda tried: abs(tried - epochs))]
   return Experiment(
     name=f"JFT-style pre-training, NFNet-{variant}, {epochs:g} epochs",
     model=Model(
-      variant=variant, dropout_rate=0.0, rematerialize=variant in _REMATERIALIZED_ON_32_IMAGES
+      variant=variant,
+      dropout_rate=0.0,
+      rematerialize=variant in _REMATERIALIZED_ON_32_IMAGES
+      and images_a_chip >= _IMAGES_A_CHIP_AT_ONCE,
     ),
     data=Data(
       num_classes=30_000,
-      batch_size=4096,
+      batch_size=_BATCH_SIZE,
       evaluation_batch_size=4096,
       train_pixels=224,
       evaluation_pixels=256,
       workers=16,
     ),
     optimizer=Optimizer(
-      peak_learning_rate=rate, warmup_steps=1565, weight_decay=1e-6, ema_decay=None
+      peak_learning_rate=rate,
+      warmup_steps=1565,
+      weight_decay=1e-6,
+      ema_decay=None,
+      gradient_accumulation=max(1, images_a_chip // _IMAGES_A_CHIP_AT_ONCE),
     ),
     loss=Loss(kind="softmax"),
     schedule=Schedule(

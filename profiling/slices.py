@@ -1,0 +1,268 @@
+r"""What one batch costs on slices of 4 to 1024 chips: memory, collectives, efficiency.
+
+    python -m profiling.slices [--variants=F3,F7+] [--slices=v4:2x2x1,v4:4x4x4,v4:8x8x16] \
+        [--kernels=reference --kernels=pallas] [--json=OUT] [--plot=PNG]
+
+Compiles the step that `train/configs/jft_pretrain.py` trains with on as many chips, a batch of 4096
+(extra `tpu`; an hour on two cores for the twelve steps, instant the second time). Every time of a
+step that is printed is estimated from the compiler's schedule, not measured.
+"""
+
+import dataclasses
+import shlex
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from absl import flags
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from tqdm import tqdm
+
+from nfnet.errors import UserError, run_main
+from profiling.core_hours import CONFIGS
+from profiling.error_bar import error_bar_text, error_bars_json
+from profiling.output import save_figure, write_json
+from profiling.request import StepRequest, request_for
+from profiling.step import MFU_DEFINITION, StepReport, check_variant, report
+from profiling.step_time import RULES
+from profiling.topology import parse_topology
+from train.config_file import load_experiment
+from train.progress import format_table
+
+EFFICIENCY_DEFINITION = (
+  "images/s/chip over the fastest on the smallest slice, with collectives after everything else; "
+  "in parentheses likewise, were collectives beside everything else"
+)
+
+
+def requests(
+  variants: Iterable[str], slices: Iterable[str], kernels: Iterable[str]
+) -> list[StepRequest]:
+  """The steps to compile: each variant on each slice, from the smallest on, with each of `kernels`.
+
+  Raises:
+    UserError: a slice's chips do not divide the batch, or it is no slice.
+  """
+  topologies = sorted(map(parse_topology, slices), key=lambda topology: topology.chips)
+  return [
+    request_for(
+      load_experiment(f"{CONFIGS / 'jft_pretrain.py'}:variant={variant},chips={topology.chips}"),
+      topology,
+      kernels_,
+    )
+    for variant in variants
+    for topology in topologies
+    for kernels_ in kernels
+  ]
+
+
+def fastest(steps: Iterable[StepReport]) -> dict[tuple[str, str], StepReport]:
+  """Of the steps that fit, by variant and topology."""
+  found: dict[tuple[str, str], StepReport] = {}
+  for step in steps:
+    key = step.request.variant, step.request.topology
+    if step.fits and (key not in found or step.time.seconds < found[key].time.seconds):
+      found[key] = step
+  return found
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Efficiency:
+  """Of a step against one on another slice.
+
+  Attributes:
+    collectives_after: images a second and chip over the other's, with nothing beside collectives.
+    collectives_beside: likewise, with everything beside them: a step takes the longer of the two.
+  """
+
+  collectives_after: float
+  collectives_beside: float
+
+
+def efficiency(step: StepReport, base: StepReport) -> Efficiency:
+  """Of `step` against `base`."""
+  images = step.request.batch_per_chip / base.request.batch_per_chip
+  return Efficiency(
+    collectives_after=images * base.time.seconds / step.time.seconds,
+    collectives_beside=images * _seconds_beside(base) / _seconds_beside(step),
+  )
+
+
+def _seconds_beside(step: StepReport) -> float:
+  return max(step.time.compute_seconds, step.time.collective_seconds)
+
+
+def efficiencies(steps: Sequence[StepReport]) -> list[Efficiency | None]:
+  """Of each against the fastest of its variant on the smallest slice; None: none fits there."""
+  smallest = min((step.topology for step in steps), key=lambda topology: topology.chips).name
+  bases = fastest(steps)
+  return [
+    efficiency(step, base) if (base := bases.get((step.request.variant, smallest))) else None
+    for step in steps
+  ]
+
+
+def as_json(steps: Sequence[StepReport], command: str) -> dict[str, Any]:
+  """Everything that is printed, in base units."""
+  chosen = list(fastest(steps).values())
+  return {
+    "command": command,
+    "what": "estimated from the compiler's schedule, not measured; compiling was measured",
+    "rules": RULES,
+    "efficiency_definition": EFFICIENCY_DEFINITION,
+    "mfu_definition": MFU_DEFINITION,
+    "error_bars": error_bars_json(),
+    "versions": steps[0].compilation.versions,
+    "steps": [
+      {
+        **dataclasses.asdict(step.request),
+        "chips": step.topology.chips,
+        "hbm_bytes": step.compilation.hbm_bytes,
+        "hbm_margin_bytes": step.hbm_margin_bytes,
+        "lower_seconds": step.compilation.lower_seconds,
+        "compile_seconds": step.compilation.compile_seconds,
+        "compiler_peak_memory_bytes": step.compilation.peak_memory_bytes,
+        "compute_seconds": step.time.compute_seconds,
+        "optimizer_seconds": step.time.by("part").get(("optimizer",), 0.0),
+        "collective_bytes": step.time.collective_bytes,
+        "collective_seconds": step.time.collective_seconds,
+        "step_seconds": step.time.seconds,
+        "images_per_second_per_chip": step.images_per_second_per_chip,
+        "mfu": step.mfu,
+        "efficiency": None if efficiency_ is None else dataclasses.asdict(efficiency_),
+        "is_fastest_that_fits": step in chosen,
+      }
+      for step, efficiency_ in zip(steps, efficiencies(steps), strict=True)
+    ],
+  }
+
+
+def as_text(steps: Sequence[StepReport]) -> str:
+  """For a terminal."""
+  request = steps[0].request
+  batch = request.batch_per_chip * steps[0].topology.chips
+  chosen = list(fastest(steps).values())
+  rows = [
+    (
+      step.request.variant,
+      f"{step.topology.chips}",
+      step.request.kernels + (" *" if step in chosen else ""),
+      step.request.block_execution + (" remat" if step.request.rematerialize else ""),
+      f"{step.request.batch_per_chip} / {step.request.gradient_accumulation}",
+      f"{step.request.parameter_shards}",
+      f"{step.compilation.hbm_bytes / 2**30:.1f}, {step.hbm_margin_bytes / 2**30:.1f}",
+      f"{step.compilation.lower_seconds + step.compilation.compile_seconds:.0f} s, "
+      f"{step.compilation.peak_memory_bytes / 1e9:.1f} GB",
+      f"{step.time.compute_seconds * 1e3:.1f}",
+      f"{step.time.by('part').get(('optimizer',), 0.0) * 1e3:.1f}",
+      f"{step.time.collective_bytes / 1e9:.2f} GB, {step.time.collective_seconds * 1e3:.1f}",
+      f"{step.time.collective_seconds / step.time.compute_seconds:.1%}",
+      f"{step.time.seconds * 1e3:.1f}",
+      f"{step.images_per_second_per_chip:.1f}",
+      f"{step.mfu:.1%}",
+      ""
+      if efficiency_ is None
+      else f"{efficiency_.collectives_after:.1%} ({efficiency_.collectives_beside:.1%})",
+    )
+    for step, efficiency_ in zip(steps, efficiencies(steps), strict=True)
+  ]
+  columns = (
+    "variant", "chips", "kernels", "blocks", "images a chip / parts", "shards", "HBM GiB, margin",
+    "compiling", "compute ms", "of it optimizer", "collectives, ms", "of compute", "step ms",
+    "images/s/chip", "MFU", "efficiency",
+  )  # fmt: skip
+  return "\n".join(
+    [
+      f"Batch {batch}, {request.pixels} px, {request.num_classes:,} classes. Times of steps are "
+      "estimated, not measured; compiling is measured; *: the fastest that fits.",
+      format_table(rows, columns),
+      f"Efficiency: {EFFICIENCY_DEFINITION}.",
+      f"MFU: {MFU_DEFINITION}.",
+      f"Rules: {RULES}.",
+      f"{error_bar_text()}. Links' latency is not in the estimate.",
+    ]
+  )
+
+
+# Of Okabe and Ito's, which people with any color vision tell apart.
+_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+
+
+def draw(steps: Sequence[StepReport]) -> Figure:
+  """Efficiency of the fastest step that fits, by chips; a band between the two kinds of it."""
+  figure = Figure(figsize=(7, 4.5), dpi=150, layout="constrained")
+  FigureCanvasAgg(figure)
+  axes = figure.add_subplot()
+  chosen = list(fastest(steps).values())
+  found: dict[str, list[tuple[StepReport, Efficiency]]] = {}
+  for step, efficiency_ in zip(steps, efficiencies(steps), strict=True):
+    if step in chosen and efficiency_ is not None:
+      found.setdefault(step.request.variant, []).append((step, efficiency_))
+  for index, (variant, points) in enumerate(found.items()):
+    color = _COLORS[index % len(_COLORS)]
+    chips = [step.topology.chips for step, _ in points]
+    after = [efficiency_.collectives_after for _, efficiency_ in points]
+    beside = [efficiency_.collectives_beside for _, efficiency_ in points]
+    axes.plot(chips, after, "o-", color=color, linewidth=1.2, markersize=4, label=variant)
+    axes.plot(chips, beside, "--", color=color, linewidth=0.8)
+    axes.fill_between(chips, after, beside, color=color, alpha=0.12, linewidth=0)
+    for (step, _), height in zip(points, after, strict=True):
+      axes.annotate(
+        f"{step.images_per_second_per_chip:.0f}",
+        (step.topology.chips, height),
+        textcoords="offset points",
+        xytext=(0, -12),
+        ha="center",
+        fontsize=7,
+        color=color,
+      )
+  axes.plot([], [], "-", color="#777777", label="collectives after everything else")
+  axes.plot([], [], "--", color="#777777", linewidth=0.8, label="collectives beside it")
+  slices = sorted({step.topology.chips for step in steps})
+  axes.set_xscale("log", base=2)
+  axes.set_xticks(slices, list(map(str, slices)))
+  axes.set_ylim(bottom=0)
+  axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+  axes.set_xlabel("TPU-v4 chips (numbers: images/s/chip)")
+  axes.set_ylabel("efficiency, estimated")
+  batch = steps[0].request.batch_per_chip * steps[0].topology.chips
+  axes.set_title(f"One batch of {batch} images by slice", loc="left", fontweight="bold")
+  axes.grid(color="#DDDDDD", linewidth=0.6)
+  axes.set_axisbelow(True)
+  axes.spines[["top", "right"]].set_visible(False)
+  axes.legend(frameon=False)
+  return figure
+
+
+def _define_flags() -> None:
+  flags.DEFINE_list("variants", ["F3", "F7+"], "Of the network.")
+  flags.DEFINE_list("slices", ["v4:2x2x1", "v4:4x4x4", "v4:8x8x16"], "Their chips divide 4096.")
+  flags.DEFINE_multi_enum(
+    "kernels", ["reference", "pallas"], ["reference", "pallas"], "How the ops are computed."
+  )
+  flags.DEFINE_string("json", None, "Write the figures to this file too.")
+  flags.DEFINE_string("plot", None, "Write the picture to this PNG file.")
+
+
+def main(arguments: list[str]) -> None:
+  """Compiles for each slice, prints the table and writes what the flags ask for."""
+  if len(arguments) > 1:
+    raise UserError(f"unexpected argument {arguments[1]!r}: every argument is --NAME=VALUE")
+  values = flags.FLAGS
+  for flag in ("variants", "slices"):
+    if not values[flag].value:
+      raise UserError(f"--{flag}= names none; separate several with commas")
+  for variant in values.variants:
+    check_variant(variant, flag="variants")
+  wanted = requests(values.variants, values.slices, values.kernels)
+  steps = [report(request) for request in tqdm(wanted, desc="steps", leave=False, disable=None)]
+  print(as_text(steps))
+  command = f"python -m profiling.slices {shlex.join(sys.argv[1:])}"
+  write_json("json", values.json, as_json(steps, command))
+  save_figure("plot", values.plot, draw(steps))
+
+
+if __name__ == "__main__":
+  _define_flags()
+  run_main(main)
