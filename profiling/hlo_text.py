@@ -138,13 +138,24 @@ def source_of(computations: Computations, where: str, instruction: Instruction) 
   return ""
 
 
+def kernel_of(computations: Computations, instruction: Instruction) -> Instruction | None:
+  """The call of a Pallas kernel that an instruction is or, being a fusion, holds.
+
+  In a loop, the compiler fuses a kernel with the update of the array that its result goes into.
+  """
+  called = instruction.attribute("calls")
+  held = computations[called].values() if called else ()
+  target = f'custom_call_target="{_PALLAS_TARGET}"'
+  return next((call for call in (instruction, *held) if target in call.rest), None)
+
+
 def kind_of(computations: Computations, instruction: Instruction) -> Kind:
   """What an instruction mainly is; a fusion is what it holds."""
   called = instruction.attribute("calls")
   opcode = instruction.opcode.removesuffix("-start").removesuffix("-done")
   if opcode in COLLECTIVES:
     return "collective"
-  if f'custom_call_target="{_PALLAS_TARGET}"' in instruction.rest:
+  if kernel_of(computations, instruction) is not None:
     return "kernel"
   if (
     opcode in ("convolution", "dot")

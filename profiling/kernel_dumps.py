@@ -14,7 +14,7 @@ from collections.abc import Mapping
 
 from profiling.bundle_cycles import count_bundles, unit_utilization
 from profiling.chips import Chip
-from profiling.hlo_text import Instruction, kind_of, parse
+from profiling.hlo_text import Instruction, kernel_of, parse
 
 _TEXTS = {
   "allocations": "*-{name}-*-pre-finalize-registers-and-allocations.txt",
@@ -85,11 +85,18 @@ def keep(dumps: pathlib.Path, hlo_text: str, folder: pathlib.Path) -> None:
     FileNotFoundError: the compiler wrote nothing about a kernel.
   """
   computations, _ = parse(hlo_text)
-  calls = {
-    instruction.name: _signature(instructions, instruction)
+  # What a fusion holds goes by the fusion's name.
+  fused = {
+    instruction.attribute("calls")
     for instructions in computations.values()
     for instruction in instructions.values()
-    if kind_of(computations, instruction) == "kernel"
+  }
+  calls = {
+    instruction.name: _signature(instructions, instruction, kernel)
+    for name, instructions in computations.items()
+    if name not in fused
+    for instruction in instructions.values()
+    if (kernel := kernel_of(computations, instruction)) is not None
   }
   kept_by_signature: dict[str, str] = {}
   for name, signature in calls.items():
@@ -107,10 +114,12 @@ def keep(dumps: pathlib.Path, hlo_text: str, folder: pathlib.Path) -> None:
     path.unlink()
 
 
-def _signature(instructions: Mapping[str, Instruction], call: Instruction) -> str:
+def _signature(
+  instructions: Mapping[str, Instruction], call: Instruction, kernel: Instruction
+) -> str:
   operands = [instructions[name].type for name in call.operands if name in instructions]
   # The kernel itself, as the compiler got it.
-  body = re.search(r'"body":"([^"]*)"', call.rest)
+  body = re.search(r'"body":"([^"]*)"', kernel.rest)
   return json.dumps([call.type, operands, body and body[1]])
 
 

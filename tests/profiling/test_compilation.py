@@ -1,5 +1,6 @@
 """Compiles with the real TPU compiler, for chips that are not there."""
 
+import collections
 import dataclasses
 import json
 import os
@@ -131,6 +132,26 @@ def test_what_the_compiler_wrote_about_kernels_is_kept_and_all_else_is_not(tmp_p
   assert sum(seconds.values()) == pytest.approx(
     sum(kernel.seconds(topology.chip) for kernel in compiled.kernels.values())
   )
+
+
+def test_kernels_in_loops_are_counted_as_often_as_they_run(tmp_path):
+  """Stage 3 has a loop of two blocks, inside of that over the parts; the compiler fuses some."""
+
+  def executions(**changes):
+    compiled = compile_step(
+      dataclasses.replace(REQUEST, kernels="pallas", **changes), cache=tmp_path
+    )
+    kernels = [one for one in read_operations(compiled.hlo_text) if one.kind == "kernel"]
+    assert {kernel.name for kernel in kernels} == set(compiled.kernels)
+    counts = collections.Counter()
+    for kernel in kernels:
+      counts[kernel.name.split(".")[0]] += kernel.executions
+    return counts
+
+  written_out = executions(block_execution="unrolled")
+  loops = executions(block_execution="scan", gradient_accumulation=2)
+  for name in ("scaled_ws_conv", "scaled_ws_conv_gradients", "standardization_gradient"):
+    assert loops[name] == 2 * written_out[name] > 0
 
 
 @pytest.mark.parametrize(
