@@ -13,7 +13,7 @@ help:
 	@echo "make test      the tests that take minutes"
 	@echo "make test-all  all tests, the slow ones too"
 	@echo "make lint      formatter and linter, changing nothing"
-	@echo "make results   compile for TPU and write all of profiling/results anew (an hour, 24 GB)"
+	@echo "make results   compile for TPU and write all of profiling/results anew (two hours, 24 GB)"
 	@echo "make lock      resolve the locked versions anew"
 	@echo "make clean     remove the environment and the demo's results"
 
@@ -53,6 +53,8 @@ results: $(INSTALLED)
 	$(RUN) -m profiling.core_hours --json=$(RESULTS)/core_hours_reference.json --plot=$(RESULTS)/core_hours_reference.png
 	$(RUN) -m profiling.released_code --json=$(RESULTS)/released_code.json
 	$(RUN) -m profiling.generations --json=$(RESULTS)/generations.json
+	$(RUN) -m profiling.slices --json=$(RESULTS)/slices.json --plot=$(RESULTS)/slices.png
+	$(RUN) -m profiling.memory --json=$(RESULTS)/memory.json
 	$(RUN) -m profiling.kernels --kernels=pallas --json=$(RESULTS)/ops.json
 	env -u JAX_PLATFORMS $(RUN) -m profiling.gpu --json=$(RESULTS)/gpu.json
 

@@ -106,6 +106,7 @@ class NFNet(nnx.Module):
     common = dict(implementation=implementation)
     self.activation = scaled_activation(activation)
     self.compute_dtype = jnp.dtype(compute_dtype)
+    self.images_multiple = kernels.IMAGES_MULTIPLE if implementation == "pallas" else 1
     self.rematerialize = rematerialize
     self.dropout_rate = shape.dropout_rate if dropout_rate is None else dropout_rate
     block_shapes = shape.blocks(alpha=alpha, bottleneck=bottleneck)
@@ -145,14 +146,21 @@ class NFNet(nnx.Module):
       keys: one for each example switches dropout and stochastic depth on, as training wants;
         None is inference.
     """
+    count = images.shape[0]
+    # Each kernel would pad its operands and slice its results.
+    padding = -count % self.images_multiple
     x = jnp.transpose(images, (1, 2, 0, 3)).astype(self.compute_dtype)
+    x = jnp.pad(x, ((0, 0), (0, 0), (0, padding), (0, 0)))
+    keep = self._draw_keep(keys)
+    if keep is not None:
+      keep = jnp.pad(keep, ((0, 0), (0, padding)))
     # Scopes name the parts in compiled programs and traces.
     with jax.named_scope("stem"):
       x = self.stem(x)
-    x = self._run_blocks(x, self._draw_keep(keys))
+    x = self._run_blocks(x, keep)
     with jax.named_scope("head"):
       x = activate(self.activation, self.final_conv(x).result)
-      features = jnp.mean(x, axis=(0, 1), dtype=jnp.float32)
+      features = jnp.mean(x, axis=(0, 1), dtype=jnp.float32)[:count]
       if keys is not None and self.dropout_rate > 0:
         features = _dropout(features, keys, self.dropout_rate)
       classifier = self.classifier

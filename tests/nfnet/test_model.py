@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import kernels
 from nfnet.block_arrangement import arrange_blocks
 from nfnet.initialization import initial_parameters
 from nfnet.model import NFNet, _dropout, apply, parameter_shapes
@@ -90,6 +91,37 @@ def test_every_way_to_run_the_blocks_gives_the_same(
     atol = tolerance * np.abs(wanted).max()
     assert atol > 0
     np.testing.assert_allclose(actual, wanted, rtol=0, atol=atol, err_msg=str(path))
+
+
+@pytest.mark.parametrize(
+  ("implementation", "count"), [("pallas", kernels.IMAGES_MULTIPLE), ("reference", NUM_IMAGES)]
+)
+def test_kernels_get_images_in_whole_multiples(implementation, count, images, keys, monkeypatch):
+  """So none of them pads and slices; what is added goes nowhere."""
+  counts = []
+
+  def watch(op):
+    def watched(*arguments, **keywords):
+      counts.append(arguments[0].shape[2])
+      return op(*arguments, **keywords)
+
+    return watched
+
+  for name in ("stem", "scaled_ws_conv", "se_residual"):
+    monkeypatch.setattr(kernels, name, watch(getattr(kernels, name)))
+  parameters = some_parameters("P0")
+  expected = compiled_gradient("P0")(parameters, images, keys)
+  counts.clear()
+  # Not of the cache, in which the next test would find what was traced here.
+  loss, gradients = compiled_gradient.__wrapped__("P0", implementation=implementation)(
+    parameters, images, keys
+  )
+  assert set(counts) == {count}
+  np.testing.assert_allclose(loss, expected[0], rtol=1e-5)
+  for actual, wanted in zip(jax.tree.leaves(gradients), jax.tree.leaves(expected[1]), strict=True):
+    # Sums over more images in another order; see above.
+    tolerance = 1e-3 if wanted.ndim == 0 else 2e-5
+    np.testing.assert_allclose(actual, wanted, rtol=0, atol=tolerance * np.abs(wanted).max())
 
 
 @pytest.mark.parametrize("block_execution", ["scan", "unrolled"])
