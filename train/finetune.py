@@ -10,6 +10,7 @@ from absl import flags
 
 from nfnet.errors import run_main
 from train import processes
+from train.compilation_cache import use_compilation_cache
 from train.config_file import load_experiment, parse_arguments
 from train.goodput import process_began_seconds
 from train.loop import train
@@ -22,6 +23,7 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Folder for checkpoints, metrics
 def main(overrides: list[str]) -> None:
   """Loads the experiment and its initial parameters and trains."""
   experiment = load_experiment(_CONFIG.value, overrides[1:])
+  use_compilation_cache()
   with processes.joined():
     train(
       experiment,

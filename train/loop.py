@@ -74,6 +74,9 @@ def train(
     Terminated: after SIGTERM, when a checkpoint is saved.
   """
   validate(experiment)
+  if "://" in workdir:
+    # It would become a folder of that name on each host.
+    raise UserError(f"workdir {workdir!r}: not a folder; mount the bucket and give its path")
   with contextlib.ExitStack() as opened:
     run = _Run(experiment, workdir, began_seconds, opened)
     while not run.is_over:
@@ -195,19 +198,20 @@ class _Run:
     )
 
   def _start_or_resume(self, initial: Callable[[], Any] | None) -> "_Start":
+    abstract = abstract_state(self._experiment, self._model, self._optimizer, self._mesh)
     if self._checkpoints.latest_step() is None:
       if initial is None:
         parameters = initial_parameters(self._model, self._experiment.seed)
       else:
         parameters = initial()
       on_devices = put_parameters(self._model, parameters, self._mesh)
+      state = initial_state(self._experiment, self._optimizer, on_devices)
+      # The count of steps is on one device; left there, the second step would be compiled anew.
+      shardings = jax.tree.map(lambda x: x.sharding, abstract)
       self._batches.set_state(self._first_data_state)
       return _Start(
-        state=initial_state(self._experiment, self._optimizer, on_devices),
-        step=0,
-        data_state=self._first_data_state,
+        state=jax.device_put(state, shardings), step=0, data_state=self._first_data_state
       )
-    abstract = abstract_state(self._experiment, self._model, self._optimizer, self._mesh)
     restored = self._checkpoints.restore(
       params=abstract.parameters,
       ema=abstract.average,

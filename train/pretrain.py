@@ -9,6 +9,7 @@ from absl import flags
 
 from nfnet.errors import UserError, run_main
 from train import processes
+from train.compilation_cache import use_compilation_cache
 from train.config_file import load_experiment, parse_arguments
 from train.goodput import process_began_seconds
 from train.loop import train
@@ -25,6 +26,7 @@ def main(overrides: list[str]) -> None:
       f"initial_weights={experiment.initial_weights!r}: pre-training starts from random "
       "parameters; run train.finetune instead"
     )
+  use_compilation_cache()
   with processes.joined():
     train(experiment, _WORKDIR.value, began_seconds=process_began_seconds())
 

@@ -26,7 +26,8 @@ from nfnet.errors import UserError
 from train.termination import Terminated
 
 EXIT_LOST_PROCESS = 75
-"""Exit code when another process is gone: start all of them again (EX_TEMPFAIL of sysexits.h)."""
+"""Exit code when another process is gone or absent: start all of them again (EX_TEMPFAIL of
+sysexits.h)."""
 SILENT_SECONDS_MAX = 30
 """After which a silent process counts as gone."""
 _SIGN_OF_LIFE_SECONDS = 3
@@ -51,7 +52,8 @@ def joined() -> Iterator[None]:
   would otherwise run at exit waits for the other. Checkpoints that are whole stay.
 
   Raises:
-    UserError: the flags do not fit together, or the others did not come.
+    UserError: the flags do not fit together.
+    SystemExit: with `EXIT_LOST_PROCESS`, where process 0 is not to be found.
   """
   told = (_COORDINATOR.value, _PROCESS_COUNT.value, _PROCESS_INDEX.value)
   is_told = told != (None, None, None)
@@ -74,9 +76,17 @@ def joined() -> Iterator[None]:
       heartbeat_timeout_seconds=_JAX_TIMEOUT_SECONDS,
       shutdown_timeout_seconds=_JAX_TIMEOUT_SECONDS,
     )
-  except (RuntimeError, ValueError) as error:
+  except ValueError as error:
     message = str(error).splitlines()[0]
-    raise UserError(f"the processes did not come together: {message}") from error
+    raise UserError(f"the processes cannot come together: {message}") from error
+  except RuntimeError as error:
+    # Process 0 has no address yet. Has it one and does not answer in 5 minutes, JAX aborts (134).
+    message = str(error).splitlines()[0]
+    print(
+      f"error: the processes did not come together: {message}; start all of them again",
+      file=sys.stderr,
+    )
+    sys.exit(EXIT_LOST_PROCESS)
   watch = _Watch()
   try:
     yield

@@ -41,12 +41,21 @@ def make_mesh(devices: list[jax.Device] | None = None, *, parameter_shards: int 
     UserError: the devices cannot be divided so.
   """
   devices = jax.devices() if devices is None else devices
-  if len(devices) % parameter_shards:
-    raise UserError(
-      f"parallelism.parameter_shards={parameter_shards} does not divide the {len(devices)} devices"
-    )
-  shape = len(devices) // parameter_shards, parameter_shards
+  shape = mesh_shape(len(devices), parameter_shards)
   return jax.make_mesh(shape, DATA_AXES, (jax.sharding.AxisType.Auto,) * 2, devices=devices)
+
+
+def mesh_shape(devices: int, parameter_shards: int) -> tuple[int, int]:
+  """Replicas and shards of a mesh.
+
+  Raises:
+    UserError: the devices cannot be divided so.
+  """
+  if devices % parameter_shards:
+    raise UserError(
+      f"parallelism.parameter_shards={parameter_shards} does not divide the {devices} devices"
+    )
+  return devices // parameter_shards, parameter_shards
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

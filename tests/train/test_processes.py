@@ -11,11 +11,14 @@ import time
 import jax
 import numpy as np
 import pytest
+from absl import flags
+from absl.testing import flagsaver
 
 from nfnet.checkpoint_reader import read_checkpoint
+from nfnet.errors import UserError
 from tests.train.test_sharding import norm
 from train.metrics import read_metrics
-from train.processes import EXIT_LOST_PROCESS
+from train.processes import EXIT_LOST_PROCESS, joined
 
 DEVICES = 4
 STEPS = 8
@@ -151,3 +154,23 @@ def test_flags_that_do_not_fit_together_are_one_line(arguments, message, tmp_pat
   assert run.returncode == 2
   (line,) = run.stderr.splitlines()
   assert message in line
+
+
+@pytest.mark.parametrize(("error", "code"), [(RuntimeError, EXIT_LOST_PROCESS), (ValueError, 2)])
+def test_a_host_that_is_not_there_yet_is_worth_another_start(error, code, monkeypatch, capsys):
+  def initialize(*_, **__):
+    raise error("Failed to recognize coordinator address x\nmore")
+
+  monkeypatch.setattr(jax.distributed, "initialize", initialize)
+  flags.FLAGS.mark_as_parsed()
+  told = flagsaver.flagsaver(multi_host=True)
+  with told, pytest.raises((SystemExit, UserError)) as raised, joined():
+    pass
+  if code == EXIT_LOST_PROCESS:
+    assert raised.value.code == code
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("Failed to recognize coordinator address x; start all of them again")
+  else:
+    assert str(raised.value).endswith(
+      "cannot come together: Failed to recognize coordinator address x"
+    )

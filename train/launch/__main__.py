@@ -1,0 +1,73 @@
+r"""Checks a run on a TPU v4 slice and writes what starts it. Starts nothing itself: a dry run.
+
+    docker build --tag=IMAGE --file=train/launch/Dockerfile . && docker push IMAGE
+
+    python -m train.launch --to=queued_resources --name=NAME --topology=v4:4x4x4 --image=IMAGE \
+        --shared=HOST:/PATH --workdir=/shared/runs/NAME \
+        --config=train/configs/jft_pretrain.py:variant=F3 --config.data.path=/shared/DATA | bash
+    python -m train.launch --to=jobset ... | kubectl apply --filename=-
+    python -m train.launch --to=xpk --cluster=CLUSTER --shared=STORAGE ... | bash
+
+Without what follows the `|`, it shows what would run. All workers mount `--shared` at /shared; a
+run with --config.initial_weights is fine-tuned, any other is pre-trained.
+"""
+
+import sys
+
+from absl import flags
+
+from nfnet.errors import UserError, run_main
+from train.config_file import parse_arguments
+from train.launch.job import make_job
+from train.launch.jobset import jobset_yaml
+from train.launch.queued_resources import queued_resources_script
+from train.launch.xpk import xpk_command
+
+_WAYS = ("queued_resources", "jobset", "xpk")
+_TO = flags.DEFINE_enum("to", None, _WAYS, "What starts the run.")
+_NAME = flags.DEFINE_string("name", None, "Of the run: slice, workload, logs.")
+_TOPOLOGY = flags.DEFINE_string("topology", None, "Of the slice, for example v4:4x4x4.")
+_IMAGE = flags.DEFINE_string("image", None, "Built from train/launch/Dockerfile and pushed.")
+_SHARED = flags.DEFINE_string(
+  "shared", None, "What workers mount at /shared: HOST:/PATH (NFS), gs://BUCKET; xpk: a storage."
+)
+_CONFIG = flags.DEFINE_string("config", None, "Python file that describes the experiment.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder under /shared for checkpoints and metrics.")
+_RESTARTS_MAX = flags.DEFINE_integer("restarts_max", 20, "After which a failing run is given up.")
+_SPOT = flags.DEFINE_bool("spot", False, "Capacity that may be taken away.")
+_RESERVED = flags.DEFINE_bool("reserved", False, "Reserved capacity, for queued resources.")
+_CLUSTER = flags.DEFINE_string("cluster", None, "The cluster, for xpk.")
+_ZONE = flags.DEFINE_string("zone", None, "None is gcloud's; for queued resources and xpk.")
+_PROJECT = flags.DEFINE_string("project", None, "None is gcloud's; for queued resources and xpk.")
+
+
+def main(overrides: list[str]) -> None:
+  """Writes the script, manifest or command to stdout, what it would start to stderr."""
+  if _TO.value is None:
+    raise UserError(f"--to=None: say what starts the run: {', '.join(_WAYS)}")
+  if _SPOT.value and _RESERVED.value:
+    raise UserError("--spot and --reserved: capacity is one or the other")
+  job = make_job(
+    name=_NAME.value,
+    image=_IMAGE.value,
+    topology=_TOPOLOGY.value,
+    shared=_SHARED.value,
+    config=_CONFIG.value,
+    workdir=_WORKDIR.value,
+    overrides=overrides[1:],
+    restarts_max=_RESTARTS_MAX.value,
+    spot=_SPOT.value,
+  )
+  where = {"zone": _ZONE.value, "project": _PROJECT.value}
+  if _TO.value == "queued_resources":
+    text = queued_resources_script(job, reserved=_RESERVED.value, **where)
+  elif _TO.value == "jobset":
+    text = jobset_yaml(job)
+  else:
+    text = xpk_command(job, cluster=_CLUSTER.value, **where)
+  print(job.describe(), file=sys.stderr)
+  print(text, end="")
+
+
+if __name__ == "__main__":
+  run_main(main, flags_parser=parse_arguments)

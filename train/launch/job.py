@@ -1,0 +1,181 @@
+"""One run on a slice, checked as far as it can be without the slice."""
+
+import dataclasses
+import pathlib
+import re
+from collections.abc import Sequence
+
+from jax.sharding import AbstractMesh
+
+from nfnet.errors import UserError
+from train.config_file import load_experiment
+from train.devices import check_batch_size
+from train.experiment import Experiment
+from train.launch.slices import Slice, parse_slice
+from train.sharding import DATA_AXES, mesh_shape
+
+SHARED_FOLDER = "/shared"
+"""Where every worker has the same folder mounted."""
+FINAL_EXIT_CODES = (1, 2)
+"""Of a program that would fail in the same way again: a traceback, or what a user can mend. All
+others mean "start all workers again": 75 (a process is lost), 134 (JAX's abort), 137 (killed, out
+of memory), 143 (told to end)."""
+GRACE_SECONDS = 120
+"""Between telling a worker to end and killing it."""
+
+_REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
+# Kubernetes allows pods 63 characters; theirs are NAME-workers-0-1023-abcde.
+_NAME_CHARACTERS_MAX = 40
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Job:
+  """What is started, and where.
+
+  Attributes:
+    name: of the slice, the workload and the logs.
+    image: of the container, as a registry knows it.
+    slice: of TPUs.
+    shared: what is mounted at `SHARED_FOLDER`.
+    restarts_max: after which a run that keeps failing is given up.
+    spot: on capacity that may be taken away.
+    command: that each worker runs.
+    experiment: that the command will find.
+  """
+
+  name: str
+  image: str
+  slice: Slice
+  shared: str
+  restarts_max: int
+  spot: bool
+  command: tuple[str, ...]
+  experiment: Experiment
+
+  def describe(self) -> str:
+    """One line for the person who starts it."""
+    data = self.experiment.data
+    return (
+      f"{self.experiment.name}: {self.slice.topology} = {self.slice.chips} chips "
+      f"({self.slice.accelerator_type}) = {self.slice.hosts} worker(s); {data.batch_size} images a "
+      f"step = {data.batch_size // self.slice.chips} a chip"
+    )
+
+
+def make_job(
+  *,
+  name: str | None,
+  image: str | None,
+  topology: str | None,
+  shared: str | None,
+  config: str | None,
+  workdir: str | None,
+  overrides: Sequence[str] = (),
+  restarts_max: int = 20,
+  spot: bool = False,
+) -> Job:
+  """Puts a run together from what the command line says.
+
+  Args:
+    name: see `Job`.
+    image: see `Job`.
+    topology: for example "v4:4x4x4".
+    shared: see `Job`.
+    config: a file in this repository, with its arguments, as for `train.pretrain`.
+    workdir: a folder under `SHARED_FOLDER`.
+    overrides: arguments `--config.FIELD=VALUE`.
+    restarts_max: see `Job`.
+    spot: see `Job`.
+
+  Raises:
+    UserError: something is missing, does not fit the slice, or would not be found by a worker.
+  """
+  if not re.fullmatch(rf"[a-z]([-a-z0-9]{{0,{_NAME_CHARACTERS_MAX - 2}}}[a-z0-9])?", name or ""):
+    raise UserError(
+      f"--name={name}: give lower-case letters, digits and hyphens, the first a letter, at most "
+      f"{_NAME_CHARACTERS_MAX}"
+    )
+  if not re.fullmatch(r"[a-z0-9][\w./:@-]*", image or ""):
+    raise UserError(
+      f"--image={image}: name the image that was built from train/launch/Dockerfile and pushed, "
+      "for example REGION-docker.pkg.dev/PROJECT/REPOSITORY/nfnets:TAG"
+    )
+  if topology is None:
+    raise UserError("--topology=None: name the slice, for example v4:4x4x4 for 64 chips")
+  if restarts_max < 0:
+    raise UserError(f"--restarts_max={restarts_max}: give 0 or more")
+  if not shared:
+    raise UserError(
+      f"--shared={shared}: name what all workers mount at {SHARED_FOLDER}, an NFS share HOST:/PATH "
+      "or a bucket gs://BUCKET (with xpk, a storage's name)"
+    )
+  slice_ = parse_slice(topology)
+  config = _in_image(config)
+  if not _is_shared(workdir or ""):
+    raise UserError(
+      f"--workdir={workdir}: give a folder under {SHARED_FOLDER}, which all workers share"
+    )
+  experiment = load_experiment(str(_REPOSITORY / config), overrides)
+  _check_paths(experiment, overrides)
+  _check_sizes(experiment, slice_)
+  program = "train.pretrain" if experiment.initial_weights is None else "train.finetune"
+  return Job(
+    name=name,
+    image=image,
+    slice=slice_,
+    shared=shared,
+    restarts_max=restarts_max,
+    spot=spot,
+    experiment=experiment,
+    command=(
+      *("python", "-m", program, f"--config={config}", f"--workdir={workdir}", "--multi_host"),
+      f"--compilation_cache={SHARED_FOLDER}/compilation_cache",
+      *overrides,
+    ),
+  )
+
+
+def _is_shared(path: str) -> bool:
+  return pathlib.PurePosixPath(path).is_relative_to(SHARED_FOLDER) and ".." not in path
+
+
+def _in_image(config: str | None) -> str:
+  """The configuration as it is named in the image, which holds this repository."""
+  path, colon, arguments = (config or "").partition(".py:")
+  file = pathlib.Path(f"{path}.py" if colon else path).resolve()
+  if not (file.is_file() and file.is_relative_to(_REPOSITORY)):
+    raise UserError(
+      f"--config={config}: give a file of this repository, which is what the image holds"
+    )
+  return f"{file.relative_to(_REPOSITORY)}{colon and ':'}{arguments}"
+
+
+def _check_paths(experiment: Experiment, overrides: Sequence[str]) -> None:
+  for override in overrides:
+    if str(_REPOSITORY) in override:
+      raise UserError(
+        f"{override}: a path of this machine, not of a worker; give one under {SHARED_FOLDER}"
+      )
+  paths = {"data.path": experiment.data.path}
+  if experiment.initial_weights is not None:
+    paths["initial_weights"] = experiment.initial_weights
+  for field, path in paths.items():
+    # What a configuration finds beside itself is in the image too.
+    file = (_REPOSITORY / path).resolve()
+    in_image = path and file.exists() and file.is_relative_to(_REPOSITORY)
+    if not _is_shared(path) and not in_image:
+      raise UserError(
+        f"{field}={path!r}: workers do not have it; set --config.{field} to a path under "
+        f"{SHARED_FOLDER}"
+      )
+
+
+def _check_sizes(experiment: Experiment, slice_: Slice) -> None:
+  mesh = AbstractMesh(mesh_shape(slice_.chips, experiment.parallelism.parameter_shards), DATA_AXES)
+  check_batch_size(
+    "data.batch_size",
+    experiment.data.batch_size,
+    mesh,
+    parts=experiment.optimizer.gradient_accumulation,
+  )
+  check_batch_size("data.evaluation_batch_size", experiment.data.evaluation_batch_size, mesh)

@@ -1,0 +1,120 @@
+"""A Kubernetes JobSet for GKE (https://jobset.sigs.k8s.io), from `jobset.yaml`."""
+
+import json
+import pathlib
+import string
+from typing import Any
+
+import yaml
+
+from nfnet.errors import UserError
+from train.launch.job import FINAL_EXIT_CODES, GRACE_SECONDS, SHARED_FOLDER, Job
+from train.launch.mount import parse_mount
+from train.launch.slices import CHIPS_PER_HOST
+
+_TEMPLATE = pathlib.Path(__file__).with_suffix(".yaml")
+_ACCELERATOR = "cloud.google.com/gke-tpu-accelerator"
+_TOPOLOGY = "cloud.google.com/gke-tpu-topology"
+_TPU = "google.com/tpu"
+
+
+def jobset_yaml(job: Job, template: str | None = None) -> str:
+  """The manifest, for `kubectl apply`.
+
+  Args:
+    job: what is started.
+    template: text with the placeholders of `jobset.yaml`; None is that file.
+
+  Raises:
+    UserError: the template has been changed to something that Kubernetes or GKE would refuse, or
+      that would not run on all hosts of the slice.
+  """
+  mount = parse_mount(job.shared)
+  node_selector = {_ACCELERATOR: "tpu-v4-podslice", _TOPOLOGY: job.slice.topology}
+  if job.spot:
+    node_selector["cloud.google.com/gke-spot"] = "true"
+  if mount.bucket is None:
+    volume = {"nfs": {"server": mount.host, "path": mount.path}}
+  else:
+    attributes = {"bucketName": mount.bucket, "mountOptions": "implicit-dirs"}
+    volume = {"csi": {"driver": "gcsfuse.csi.storage.gke.io", "volumeAttributes": attributes}}
+  values = {
+    "name": job.name,
+    "image": job.image,
+    "command": job.command,
+    "hosts": job.slice.hosts,
+    "restarts_max": job.restarts_max,
+    "final_exit_codes": FINAL_EXIT_CODES,
+    "grace_seconds": GRACE_SECONDS,
+    "node_selector": node_selector,
+    "chips_per_host": CHIPS_PER_HOST,
+    "pod_annotations": {} if mount.bucket is None else {"gke-gcsfuse/volumes": "true"},
+    "shared_folder": SHARED_FOLDER,
+    "shared_volume": {"name": "shared", **volume},
+  }
+  template = _TEMPLATE.read_text(encoding="utf-8") if template is None else template
+  try:
+    # JSON is YAML.
+    text = string.Template(template).substitute(
+      {name: json.dumps(value) for name, value in values.items()}
+    )
+    document = yaml.safe_load(text)
+  except (KeyError, ValueError, yaml.YAMLError) as error:
+    reason = " ".join(str(error).split())
+    raise UserError(f"{_TEMPLATE.name} is no template of YAML: {reason}") from error
+  _check(document, job)
+  return text
+
+
+def _check(document: Any, job: Job) -> None:
+  """What an API server refuses, or what would wait for ever, as far as it shows here."""
+
+  def at(path: str) -> Any:
+    value = document
+    for part in path.split("."):
+      try:
+        value = value[int(part) if part.isdigit() else part]
+      except (KeyError, IndexError, TypeError):
+        return None
+    return value
+
+  def require(path: str, expected: Any, why: str) -> None:
+    if at(path) != expected:
+      raise UserError(f"{_TEMPLATE.name}: {path} is {at(path)!r}, must be {expected!r}: {why}")
+
+  require("apiVersion", "jobset.x-k8s.io/v1alpha2", "the API that there is")
+  require("kind", "JobSet", "the API that there is")
+  require("spec.failurePolicy.rules.0.action", "FailJobSet", "a user's error is not tried again")
+  require(
+    "spec.failurePolicy.rules.0.onJobFailureReasons",
+    ["PodFailurePolicy"],
+    "the reason that podFailurePolicy gives",
+  )
+  jobs = "spec.replicatedJobs"
+  require(f"{jobs}.1", None, "one slice is one job")
+  require(f"{jobs}.0.replicas", 1, "one slice is one job")
+  spec = f"{jobs}.0.template.spec"
+  require(f"{spec}.completionMode", "Indexed", "GKE numbers the workers by it")
+  require(f"{spec}.parallelism", job.slice.hosts, "one pod a host")
+  require(f"{spec}.completions", job.slice.hosts, "one pod a host")
+  require(f"{spec}.backoffLimit", 0, "processes cannot come back one by one")
+  pod = f"{spec}.template.spec"
+  require(f"{pod}.restartPolicy", "Never", "Kubernetes demands it beside podFailurePolicy")
+  codes = f"{spec}.podFailurePolicy.rules.0.onExitCodes"
+  require(f"{codes}.containerName", at(f"{pod}.containers.0.name"), "the container that trains")
+  require(f"{codes}.operator", "In", "all other codes are tried again")
+  require(f"{codes}.values", list(FINAL_EXIT_CODES), "all other codes are tried again")
+  selector = at(f"{pod}.nodeSelector") or {}
+  for label, expected in ((_ACCELERATOR, "tpu-v4-podslice"), (_TOPOLOGY, job.slice.topology)):
+    if selector.get(label) != expected:
+      raise UserError(f"{_TEMPLATE.name}: {pod}.nodeSelector must have {label}: {expected}")
+  for kind in ("requests", "limits"):
+    if (at(f"{pod}.containers.0.resources.{kind}") or {}).get(_TPU) != CHIPS_PER_HOST:
+      raise UserError(f"{_TEMPLATE.name}: {kind} must have {_TPU}: {CHIPS_PER_HOST}, all of a host")
+  volumes = {volume.get("name") for volume in at(f"{pod}.volumes") or []}
+  mounts = at(f"{pod}.containers.0.volumeMounts") or []
+  if missing := {mount.get("name") for mount in mounts} - volumes:
+    raise UserError(f"{_TEMPLATE.name}: volumeMounts names {min(missing)!r}, which is no volume")
+  places = {mount.get("mountPath") for mount in mounts}
+  if lacking := {SHARED_FOLDER, "/dev/shm"} - places:
+    raise UserError(f"{_TEMPLATE.name}: nothing is mounted at {min(lacking)}")

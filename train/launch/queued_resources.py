@@ -1,0 +1,79 @@
+"""Cloud TPU queued resources (https://cloud.google.com/tpu/docs/queued-resources)."""
+
+import pathlib
+import shlex
+
+from train.launch.job import FINAL_EXIT_CODES, GRACE_SECONDS, SHARED_FOLDER, Job
+from train.launch.mount import parse_mount
+
+_STARTUP = pathlib.Path(__file__).with_name("startup.sh")
+_END = "END_OF_STARTUP_SCRIPT"
+
+
+def startup_script(job: Job) -> str:
+  """What each host runs when it boots.
+
+  Raises:
+    UserError: what is shared is neither a bucket nor an NFS share.
+  """
+  parse_mount(job.shared)
+  values = {
+    "NAME": job.name,
+    "IMAGE": job.image,
+    "SHARED": job.shared,
+    "SHARED_FOLDER": SHARED_FOLDER,
+    "RESTARTS_MAX": job.restarts_max,
+    "GRACE_SECONDS": GRACE_SECONDS,
+  }
+  arrays = {"FINAL_EXIT_CODES": map(str, FINAL_EXIT_CODES), "COMMAND": job.command}
+  lines = [
+    "#!/bin/bash",
+    *(f"{name}={shlex.quote(str(value))}" for name, value in values.items()),
+    *(f"{name}=({shlex.join(items)})" for name, items in arrays.items()),
+  ]
+  return "\n".join(lines) + "\n" + _STARTUP.read_text(encoding="utf-8")
+
+
+def queued_resources_script(
+  job: Job, *, zone: str | None, project: str | None, reserved: bool
+) -> str:
+  """A script for bash that asks for the slice; each host then starts training by itself.
+
+  Args:
+    job: what is started.
+    zone: None is that of gcloud's configuration.
+    project: likewise.
+    reserved: on capacity that the project has reserved.
+
+  Raises:
+    UserError: what is shared is neither a bucket nor an NFS share.
+  """
+  where = [f"--{name}={value}" for name, value in (("zone", zone), ("project", project)) if value]
+  create = [
+    *("gcloud", "compute", "tpus", "queued-resources", "create", job.name),
+    *(f"--node-id={job.name}", "--type=v4", f"--topology={job.slice.topology}"),
+    "--runtime-version=tpu-ubuntu2204-base",
+    # Buckets and registries are reached as the slice's service account.
+    "--scopes=cloud-platform",
+    *(["--spot"] if job.spot else []),
+    *(["--reserved"] if reserved else []),
+    *where,
+  ]
+  at = shlex.join(where)
+  ssh = f"gcloud compute tpus tpu-vm ssh {job.name} {at} --worker=all"
+  return f"""\
+#!/bin/bash
+# {job.describe()}
+#
+# Waiting?  gcloud compute tpus queued-resources describe {job.name} {at}
+# Output:   {ssh} --command='sudo journalctl --unit={job.name} --lines=20'
+# Stop:     {ssh} --command='sudo systemctl stop {job.name}'
+# Delete:   gcloud compute tpus queued-resources delete {job.name} {at} --force
+# A spot slice that was taken away is SUSPENDED: delete it and run this again, training resumes.
+set -euo pipefail
+startup=$(mktemp)
+trap 'rm -f "$startup"' EXIT
+cat >"$startup" <<'{_END}'
+{startup_script(job)}{_END}
+{shlex.join(create)} --metadata-from-file=startup-script="$startup"
+"""

@@ -1,0 +1,36 @@
+# Runs as root on every host of a TPU slice, each time it boots: mounts what they share and has
+# systemd keep the container running. What comes before it sets NAME, IMAGE, SHARED, SHARED_FOLDER,
+# RESTARTS_MAX, GRACE_SECONDS, FINAL_EXIT_CODES (arrays) and COMMAND.
+set -euo pipefail
+
+mkdir -p "$SHARED_FOLDER"
+if ! mountpoint --quiet "$SHARED_FOLDER"; then
+  if [[ $SHARED == gs://* ]]; then
+    bucket=${SHARED#gs://}
+    gcsfuse --implicit-dirs "${bucket%/}" "$SHARED_FOLDER"
+  else
+    # The image of TPU hosts does not come with it.
+    command -v mount.nfs >/dev/null || { apt-get update && apt-get install --yes nfs-common; }
+    mount --types nfs "$SHARED" "$SHARED_FOLDER"
+  fi
+fi
+
+export HOME=/root
+registry=${IMAGE%%/*}
+if [[ $registry == *.pkg.dev || $registry == *gcr.io ]]; then
+  gcloud auth configure-docker --quiet "$registry"
+fi
+
+# --ipc=host: batches come from data workers through /dev/shm, of which Docker gives 64 MiB.
+container=(
+  docker run --rm --name="$NAME" --privileged --net=host --ipc=host
+  --volume="$SHARED_FOLDER:$SHARED_FOLDER" "$IMAGE" "${COMMAND[@]}"
+)
+# systemd replaces $ in arguments; doubled, it stays.
+systemd-run --unit="$NAME" --setenv=HOME="$HOME" --setenv=PATH="$PATH" \
+  --property=Restart=on-failure --property=RestartSec=10 \
+  --property=RestartPreventExitStatus="${FINAL_EXIT_CODES[*]}" \
+  --property=StartLimitIntervalSec=1d --property=StartLimitBurst="$((RESTARTS_MAX + 1))" \
+  --property=TimeoutStopSec="$GRACE_SECONDS" \
+  --property=ExecStartPre="-$(command -v docker) rm --force $NAME" \
+  "${container[@]//\$/\$\$}"

@@ -1,0 +1,44 @@
+"""A workload of xpk, which writes a JobSet by itself (https://github.com/AI-Hypercomputer/xpk)."""
+
+import re
+import shlex
+
+from nfnet.errors import UserError
+from train.launch.job import GRACE_SECONDS, SHARED_FOLDER, Job
+from train.processes import EXIT_LOST_PROCESS
+
+
+def xpk_command(job: Job, *, cluster: str | None, zone: str | None, project: str | None) -> str:
+  """The command that creates the workload.
+
+  xpk starts all pods again after exit codes of 127 and more, and those that are added here.
+
+  Args:
+    job: what is started; what it shares is the name of a storage that `xpk storage attach` has
+      attached to the cluster with `SHARED_FOLDER` as its mount point.
+    cluster: of xpk.
+    zone: None is that of gcloud's configuration.
+    project: likewise.
+
+  Raises:
+    UserError: there is no cluster named, or something else than a storage.
+  """
+  if not cluster:
+    raise UserError(f"--cluster={cluster}: name the cluster that xpk has created")
+  if not re.fullmatch(r"[a-z0-9][-a-z0-9]*", job.shared):
+    raise UserError(
+      f"--shared={job.shared}: with xpk, give the name of a storage; xpk storage attach NAME "
+      f"--mount-point={SHARED_FOLDER} ... makes one"
+    )
+  command = [
+    *("xpk", "workload", "create", f"--workload={job.name}", f"--cluster={cluster}"),
+    *(f"--{name}={value}" for name, value in (("zone", zone), ("project", project)) if value),
+    *(f"--tpu-type=v4-{job.slice.topology}", "--num-slices=1"),
+    *(["--spot"] if job.spot else []),
+    *(f"--docker-image={job.image}", f"--storage={job.shared}"),
+    f"--max-restarts={job.restarts_max}",
+    f"--restart-on-exit-codes={EXIT_LOST_PROCESS}",
+    f"--termination-grace-period-seconds={GRACE_SECONDS}",
+    f"--command={shlex.join(job.command)}",
+  ]
+  return shlex.join(command) + "\n"
