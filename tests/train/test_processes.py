@@ -16,9 +16,12 @@ from absl.testing import flagsaver
 
 from nfnet.checkpoint_reader import read_checkpoint
 from nfnet.errors import UserError
+from tests.train import image_files
 from tests.train.test_sharding import norm
+from train.audit_data import audit
 from train.metrics import read_metrics
 from train.processes import EXIT_LOST_PROCESS, joined
+from train.termination import EXIT_TERMINATED
 
 DEVICES = 4
 STEPS = 8
@@ -28,20 +31,36 @@ ARGUMENTS = {
   "schedule.checkpoint_every_steps": 4,
   "optimizer.warmup_steps": 2,
   "optimizer.ema_decay": 0.9,
-  "data.evaluation_batch_size": 2000,
+  "data.num_classes": 3,
+  "data.evaluation_batch_size": 8,
   "data.batch_size": 16,
+  # Two epochs; BAD of each 64 images cannot be decoded.
+  "data.bad_image_share_max": 0.1,
   "model.stochastic_depth_rate": 0.5,
   "model.dropout_rate": 0.3,
   "parallelism.parameter_shards": 2,
 }
 
 
-def start(workdir, count, **arguments):
+BAD = 5
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("data") / "noise"
+  images = [(image_files.encode(image_files.noise(i), "PNG"), (i % 3,)) for i in range(64)]
+  for i in range(3, 64, 13):
+    images[i] = (images[i][0][:60], (0,))
+  image_files.write_records(folder, {"train": images, "validation": images[:3]})
+  return folder
+
+
+def start(workdir, dataset, count, **arguments):
   """The processes, which have `DEVICES` devices together."""
   with socket.socket() as some:
     some.bind(("localhost", 0))
     port = some.getsockname()[1]
-  fields = {**ARGUMENTS, "schedule.train_steps": STEPS, **arguments}
+  fields = {**ARGUMENTS, "schedule.train_steps": STEPS, "data.path": dataset, **arguments}
   command = [sys.executable, "-m", "train.pretrain", "--config=train/configs/demo_pretrain.py"]
   command += [f"--workdir={workdir}", *(f"--config.{field}={x}" for field, x in fields.items())]
   flags = f"--xla_force_host_platform_device_count={DEVICES // count}"
@@ -78,18 +97,24 @@ def assert_same(workdir, expected):
   assert [record["step"] for record in ours] == [record["step"] for record in theirs]
   for one, other in zip(ours, theirs, strict=True):
     assert one["loss"] == pytest.approx(other["loss"], rel=1e-5)
+    # Of all processes together.
+    assert one.get("bad_images") == other.get("bad_images")
+  assert [r["bad_images"] for r in ours if r["kind"] == "train"][-1] == 2 * BAD
+  found = audit(str(workdir))
+  assert (found.steps, found.images, found.complete_epochs) == (STEPS, 128, 2)
+  assert found.blank == 2 * BAD
 
 
 @pytest.fixture(scope="module")
-def one_process(tmp_path_factory):
+def one_process(dataset, tmp_path_factory):
   workdir = tmp_path_factory.mktemp("one") / "run"
-  finish(start(workdir, 1))
+  finish(start(workdir, dataset, 1))
   return workdir
 
 
-def test_two_processes_train_the_same_network(one_process, tmp_path):
+def test_two_processes_train_the_same_network(one_process, dataset, tmp_path):
   workdir = tmp_path / "run"
-  finish(start(workdir, 2))
+  finish(start(workdir, dataset, 2))
   assert_same(workdir, one_process)
   # One of them writes records and says how it goes.
   first, second = (pathlib.Path(f"{workdir}.2.{i}.log").read_text() for i in range(2))
@@ -98,16 +123,16 @@ def test_two_processes_train_the_same_network(one_process, tmp_path):
 
 
 @pytest.mark.slow
-def test_four_processes_train_the_same_network(one_process, tmp_path):
+def test_four_processes_train_the_same_network(one_process, dataset, tmp_path):
   workdir = tmp_path / "run"
-  finish(start(workdir, 4))
+  finish(start(workdir, dataset, 4))
   assert_same(workdir, one_process)
 
 
 @pytest.mark.slow
-def test_a_process_that_dies_ends_the_others_and_all_resume(one_process, tmp_path):
+def test_a_process_that_dies_ends_the_others_and_all_resume(one_process, dataset, tmp_path):
   workdir = tmp_path / "run"
-  processes = start(workdir, 2)
+  processes = start(workdir, dataset, 2)
   checkpoint = workdir / "checkpoints" / "4"
   while not checkpoint.exists():
     assert all(process.poll() is None for process in processes)
@@ -127,8 +152,50 @@ def test_a_process_that_dies_ends_the_others_and_all_resume(one_process, tmp_pat
     assert "process 0 of 2 has lost another one: process 1 has been silent for" in line
     assert line.endswith("start all of them again, they resume from the newest checkpoint")
   # In another number than before.
-  finish(start(workdir, 1))
+  finish(start(workdir, dataset, 1))
   assert_same(workdir, one_process)
+
+
+@pytest.mark.slow
+def test_all_stop_at_one_step_when_one_of_them_is_terminated(one_process, dataset, tmp_path):
+  workdir = tmp_path / "run"
+  # So long that the notice, which JAX looks for once a second, comes before the end.
+  long = {"schedule.train_steps": 200, "schedule.log_every_steps": 1}
+  processes = start(workdir, dataset, 2, **long)
+  metrics = workdir / "metrics.jsonl"
+  while not (metrics.exists() and len(read_metrics(str(workdir))) > 4):
+    assert all(process.poll() is None for process in processes)
+    time.sleep(0.05)
+  processes[1].send_signal(signal.SIGTERM)
+  assert [process.wait(timeout=60) for process in processes] == [EXIT_TERMINATED] * 2
+  last = audit(str(workdir)).steps
+  assert last < 200
+  assert (workdir / "checkpoints" / str(last)).is_dir()
+  # No step is done again.
+  finish(start(workdir, dataset, 2, **long))
+  found = audit(str(workdir))
+  assert (found.steps, found.starts, found.repeated_steps) == (200, 2, 0)
+
+
+def test_evaluation_by_two_processes_is_that_of_one(one_process, tmp_path):
+  command = [sys.executable, "-m", "train.evaluate", f"--workdir={one_process}"]
+  with socket.socket() as some:
+    some.bind(("localhost", 0))
+    port = some.getsockname()[1]
+  options = {
+    "cwd": pathlib.Path(__file__).parents[2],
+    "env": {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""},
+    "stdout": subprocess.PIPE,
+    "text": True,
+  }
+  who = [f"--coordinator=localhost:{port}", "--process_count=2"]
+  both = [subprocess.Popen([*command, *who, f"--process_index={i}"], **options) for i in range(2)]
+  alone = subprocess.run(command, check=True, **options).stdout
+  first, second = (process.communicate(timeout=300)[0] for process in both)
+  assert "moving average" in alone
+  # What connects them prints too.
+  assert first.endswith(alone)
+  assert "moving average" not in second
 
 
 @pytest.mark.parametrize(
