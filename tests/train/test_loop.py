@@ -10,6 +10,7 @@ import pytest
 
 from nfnet.checkpoint_reader import block_keys, checkpoint_folder, read_checkpoint
 from nfnet.errors import UserError
+from train.config_file import load_experiment
 from train.demo_data import make_digits
 from train.evaluation import evaluate_checkpoint
 from train.experiment import Data, Experiment, Loss, Model, Optimizer, Schedule
@@ -206,3 +207,13 @@ def test_batch_that_does_not_divide_among_devices_is_refused(experiment, tmp_pat
   odd = dataclasses.replace(experiment, data=dataclasses.replace(experiment.data, batch_size=65))
   with pytest.raises(UserError, match=r"data\.batch_size=65 does not divide among 8 devices"):
     train(odd, str(tmp_path))
+
+
+def test_an_address_is_no_workdir(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  with pytest.raises(UserError, match="mount the bucket and give its path"):
+    train(
+      load_experiment(str(pathlib.Path(__file__).parents[2] / "train/configs/demo_pretrain.py")),
+      "gs://bucket/run",
+    )
+  assert not list(tmp_path.iterdir())
