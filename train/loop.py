@@ -172,7 +172,7 @@ class _Run:
           "batch_size": self._experiment.data.batch_size,
         },
       ) as ids,
-      _Reports(self._workdir, self._total_steps, start.step) as reports,
+      _Reports(self._workdir, self._total_steps, start) as reports,
     ):
       for text in (*start.events, *self._events):
         reports.event(start.step, text)
@@ -258,7 +258,7 @@ class _Run:
           metrics=metrics,
         )
 
-    def terminate(*, owes_evaluation: bool = False) -> None:
+    def terminate(*, owes_evaluation: bool = False) -> NoReturn:
       self._settle(tally, reports, running_max=0)
       if step > (self._checkpoints.latest_step() or 0):
         save(owes_evaluation=owes_evaluation)
@@ -272,7 +272,7 @@ class _Run:
       raise Terminated
 
     if start.owes_evaluation and self._evaluate(state, step, reports) is None:
-      raise Terminated
+      terminate(owes_evaluation=True)
     with BatchFetcher(self._batches) as fetcher:
       while step < self._total_steps:
         started_seconds = time.monotonic()
@@ -433,10 +433,12 @@ def _same_in_all_processes(number: int) -> int:
 class _Reports:
   """Metrics and the progress line, both by the first process only. Use as a context manager."""
 
-  def __init__(self, workdir: str, total_steps: int, restored_step: int):
+  def __init__(self, workdir: str, total_steps: int, start: _Start):
     self._open = contextlib.ExitStack()
     if processes.is_first():
-      self._metrics = MetricsWriter(workdir, restored_step=restored_step or None)
+      self._metrics = MetricsWriter(
+        workdir, restored_step=start.step or None, evaluates_again=start.owes_evaluation
+      )
       self._open.enter_context(self._metrics)
       self._progress = self._open.enter_context(ProgressLine(total_steps))
 

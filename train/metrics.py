@@ -28,12 +28,13 @@ TENSORBOARD_FOLDER = "tensorboard"
 class MetricsWriter:
   """Appends the records of a run. Use as a context manager, or call `close`."""
 
-  def __init__(self, workdir: str, *, restored_step: int | None):
+  def __init__(self, workdir: str, *, restored_step: int | None, evaluates_again: bool = False):
     """Drops the records of steps that will be done again, so that the file has each step once.
 
     Args:
       workdir: folder of the run; created if needed.
       restored_step: of the checkpoint that the run resumes from; None starts an empty record.
+      evaluates_again: the evaluation of that step was cut short and will be done again.
 
     Raises:
       UserError: `workdir` cannot be written.
@@ -41,7 +42,7 @@ class MetricsWriter:
     self._path = pathlib.Path(workdir) / METRICS_FILE
     try:
       self._path.parent.mkdir(parents=True, exist_ok=True)
-      _drop_records_after(self._path, restored_step)
+      _drop_records_to_come(self._path, restored_step, evaluates_again)
       self._file = self._path.open("a", encoding="utf-8")
       folder = self._path.parent / TENSORBOARD_FOLDER
       folder.mkdir(exist_ok=True)
@@ -126,10 +127,12 @@ def read_metrics(path: str | os.PathLike) -> list[dict[str, Any]]:
   return records
 
 
-def _drop_records_after(path: pathlib.Path, step: int | None) -> None:
+def _drop_records_to_come(path: pathlib.Path, step: int | None, evaluates_again: bool) -> None:
   if not path.exists():
     return
   kept = [] if step is None else [r for r in read_metrics(path) if r["step"] <= step]
+  if evaluates_again:
+    kept = [r for r in kept if (r["step"], r["kind"]) != (step, "evaluation")]
   temporary = path.with_suffix(".tmp")
   with temporary.open("w", encoding="utf-8") as file:
     for record in kept:

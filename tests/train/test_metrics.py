@@ -93,6 +93,20 @@ def test_resumed_run_has_each_step_once(tmp_path, restored_step, kept, torn):
   assert [record["step"] for record in read_metrics(tmp_path)] == [*kept, 10]
 
 
+def test_an_evaluation_that_was_cut_short_is_recorded_once(tmp_path):
+  with MetricsWriter(str(tmp_path), restored_step=None) as writer:
+    for step, kind in ((4, "train"), (4, "evaluation"), (8, "train"), (8, "evaluation")):
+      writer.write({"step": step, "kind": kind, "loss": 1.0})
+  with MetricsWriter(str(tmp_path), restored_step=8, evaluates_again=True) as writer:
+    writer.write({"step": 8, "kind": "evaluation", "loss": 2.0})
+  assert [(r["step"], r["kind"], r["loss"]) for r in read_metrics(tmp_path)] == [
+    (4, "train", 1.0),
+    (4, "evaluation", 1.0),
+    (8, "train", 1.0),
+    (8, "evaluation", 2.0),
+  ]
+
+
 def test_tensorboard_gets_the_numbers_and_forgets_on_resume(tmp_path):
   write(tmp_path, [1, 2])
   with MetricsWriter(str(tmp_path), restored_step=1) as writer:

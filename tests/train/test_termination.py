@@ -70,7 +70,7 @@ def assert_nothing_is_lost(workdir, step, data, cache, log, uninterrupted):
   assert (found.starts, found.steps, found.repeated_steps) == (2, STEPS, 0)
   # The same records: an evaluation that was cut short is made up for.
   ours, theirs = (
-    {(r["step"], r["kind"], r.get("ema")): r["loss"] for r in records(one)}
+    [(r["step"], r["kind"], r.get("ema"), r["loss"]) for r in records(one)]
     for one in (workdir, uninterrupted)
   )
   assert ours == theirs
