@@ -44,6 +44,8 @@ lint: $(INSTALLED)
 	@$(RUN) -m ruff check .
 
 RESULTS := profiling/results
+# An interpreter that has TensorFlow, PyTorch and timm, whose input pipelines are measured too.
+RIVALS_PYTHON ?= $(RUN)
 
 # The first one is the error bar of all that follow. What was compiled before is not compiled again.
 # A GPU is looked for, so JAX chooses its own devices.
@@ -57,6 +59,8 @@ results: $(INSTALLED)
 	$(RUN) -m profiling.memory --json=$(RESULTS)/memory.json
 	$(RUN) -m profiling.kernels --kernels=pallas --json=$(RESULTS)/ops.json
 	env -u JAX_PLATFORMS $(RUN) -m profiling.gpu --json=$(RESULTS)/gpu.json
+	$(RUN) -m profiling.step --variant=F0 --block_execution=unrolled --kernels=pallas --json=$(RESULTS)/step_f0.json
+	$(RUN) -m profiling.input_pipeline --python=$(RIVALS_PYTHON) --json=$(RESULTS)/input_pipeline.json
 
 # Fewest forks: one version of each package for all Pythons, since what is tested is one set.
 lock: $(INSTALLED)

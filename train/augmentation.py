@@ -6,11 +6,15 @@ data set, and on nothing else: not on workers, hosts, or the batch it falls into
 
 import math
 
+import cykooz_resizer
 import numpy as np
 
-from nfnet import preprocessing
-
 _CROP_TRIES = 10
+# The filter of Pillow's BICUBIC, as wide where it shrinks; integers in and out, the same on all
+# processors.
+_BICUBIC = cykooz_resizer.ResizeOptions(
+  cykooz_resizer.ResizeAlg.convolution(cykooz_resizer.FilterType.catmull_rom)
+)
 
 
 def image_generator(seed: int, epoch: int, index: int) -> np.random.Generator:
@@ -46,16 +50,34 @@ def random_resized_crop(
     aspect_ratio_max: largest width / height and height / width, >= 1.
 
   Returns:
-    uint8 [pixels, pixels, 3], bicubic, read-only.
+    uint8 [pixels, pixels, 3], bicubic with antialiasing where it shrinks, read-only.
   """
   height, width, _ = image.shape
-  box = _random_box(height, width, generator, area_min, aspect_ratio_max)
-  return preprocessing.resample(image, box, pixels)
+  left, top, right, bottom = _random_box(height, width, generator, area_min, aspect_ratio_max)
+  return _resize(image[top:bottom, left:right], pixels)
 
 
 def random_horizontal_flip(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
   """Mirrors left and right in half of the draws; uint8 [height, width, 3] in and out."""
-  return image[:, ::-1] if generator.random() < 0.5 else image
+  if generator.random() >= 0.5:
+    return image
+  # Channel by channel: NumPy copies image[:, ::-1], as a batch would, three bytes at a time (259
+  # against 60 us for 224 pixels).
+  mirrored = np.empty_like(image)
+  for channel in range(image.shape[2]):
+    mirrored[:, :, channel] = image[:, ::-1, channel]
+  return mirrored
+
+
+def _resize(image: np.ndarray, pixels: int) -> np.ndarray:
+  """Five times as fast as Pillow; see `tests/train/test_augmentation.py` for the difference."""
+  height, width, _ = image.shape
+  pixel_type = cykooz_resizer.PixelType.U8x3
+  source = cykooz_resizer.ImageData(width, height, pixel_type, image.tobytes())
+  resized = cykooz_resizer.ImageData(pixels, pixels, pixel_type)
+  # One each time: it is not to be shared by threads.
+  cykooz_resizer.Resizer().resize(source, resized, _BICUBIC)
+  return np.frombuffer(resized.get_buffer(), np.uint8).reshape(pixels, pixels, 3)
 
 
 def _random_box(

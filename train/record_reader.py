@@ -11,7 +11,7 @@ from train import records
 
 # A split this small is read at once: its records then cost no reads, and may be compressed in
 # large groups, which would otherwise be decompressed for every single record.
-_IN_MEMORY_BYTES_MAX = 64 * 2**20
+IN_MEMORY_BYTES_MAX = 64 * 2**20
 
 
 class RecordReader:
@@ -22,11 +22,13 @@ class RecordReader:
   Attributes:
     folder: of the data set.
     split: from its manifest.
+    in_memory: whether the split is small enough to be kept there.
   """
 
   def __init__(self, folder: str | os.PathLike[str], split: records.Split):
     self.folder = os.fspath(folder)
     self.split = split
+    self.in_memory = split.size_bytes <= IN_MEMORY_BYTES_MAX
     self._ends = list(itertools.accumulate(shard.records for shard in split.shards))
     self._opened: dict[int, list[bytes] | array_record_module.ArrayRecordReader] = {}
     self._lock = threading.Lock()
@@ -81,7 +83,7 @@ class RecordReader:
     self, shard: records.Shard
   ) -> list[bytes] | array_record_module.ArrayRecordReader:
     reader = records.open_shard(self.folder, shard)
-    if self.split.size_bytes <= _IN_MEMORY_BYTES_MAX:
+    if self.in_memory:
       try:
         return reader.read_all()
       except Exception:

@@ -13,7 +13,7 @@ import pytest
 
 from nfnet.errors import UserError
 from tests.train import image_files
-from train import data, experiment
+from train import data, experiment, record_reader
 
 ROOT = pathlib.Path(__file__).parents[2]
 EXAMPLES = 60
@@ -193,6 +193,14 @@ def test_without_flips_and_crops_the_images_are_the_stored_ones(tmp_path):
   np.testing.assert_array_equal(train["labels"][:, 0], [0, 1, 2, 0])
   (evaluated,) = data.evaluation_batches(settings)
   np.testing.assert_array_equal(evaluated["image"], pixels)
+
+
+def test_images_of_a_large_split_are_not_kept(dataset, monkeypatch):
+  small = data._make_loader(config(dataset), "train")
+  monkeypatch.setattr(record_reader, "IN_MEMORY_BYTES_MAX", 0)
+  large = data._make_loader(config(dataset), "train")
+  for loader, kept in ((small, True), (large, False)):
+    assert (loader.load(0)[0] is loader.load(0)[0]) == kept
 
 
 def test_several_labels_are_filled_up(tmp_path):

@@ -174,7 +174,7 @@ def test_a_manifest_that_cannot_be_written_leaves_the_old_one(tmp_path):
 
 @pytest.mark.parametrize("in_memory_bytes_max", [0, 2**30])
 def test_reader_finds_every_record_over_several_shards(tmp_path, monkeypatch, in_memory_bytes_max):
-  monkeypatch.setattr(record_reader, "_IN_MEMORY_BYTES_MAX", in_memory_bytes_max)
+  monkeypatch.setattr(record_reader, "IN_MEMORY_BYTES_MAX", in_memory_bytes_max)
   manifest = image_files.write_dataset(tmp_path / "data", train=23, shards=4)
   reader = record_reader.RecordReader(tmp_path / "data", manifest.splits["train"])
   assert len(reader) == 23
@@ -184,7 +184,7 @@ def test_reader_finds_every_record_over_several_shards(tmp_path, monkeypatch, in
 
 @pytest.mark.parametrize("in_memory_bytes_max", [0, 2**30])
 def test_reader_loses_only_the_damaged_record(folder, monkeypatch, in_memory_bytes_max):
-  monkeypatch.setattr(record_reader, "_IN_MEMORY_BYTES_MAX", in_memory_bytes_max)
+  monkeypatch.setattr(record_reader, "IN_MEMORY_BYTES_MAX", in_memory_bytes_max)
   path = folder / "train.array_record"
   content = bytearray(path.read_bytes())
   content[content.index(IMAGES[6][0]) + 500] ^= 1
