@@ -56,6 +56,7 @@ results: $(INSTALLED)
 	$(RUN) -m profiling.released_code --json=$(RESULTS)/released_code.json
 	$(RUN) -m profiling.generations --json=$(RESULTS)/generations.json
 	$(RUN) -m profiling.slices --json=$(RESULTS)/slices.json --plot=$(RESULTS)/slices.png
+	$(RUN) -m profiling.slices --slices=v4:8x8x16 --kernels=pallas --kernels=reference --json=$(RESULTS)/slices_1024.json
 	$(RUN) -m profiling.memory --json=$(RESULTS)/memory.json
 	$(RUN) -m profiling.kernels --kernels=pallas --json=$(RESULTS)/ops.json
 	env -u JAX_PLATFORMS $(RUN) -m profiling.gpu --json=$(RESULTS)/gpu.json

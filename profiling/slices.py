@@ -1,11 +1,11 @@
 r"""What one batch costs on slices of 4 to 1024 chips: memory, collectives, efficiency.
 
     python -m profiling.slices [--variants=F3,F7+] [--slices=v4:2x2x1,v4:4x4x4,v4:8x8x16] \
-        [--kernels=reference --kernels=pallas] [--json=OUT] [--plot=PNG]
+        [--kernels=pallas --kernels=reference] [--json=OUT] [--plot=PNG]
 
 Compiles the step that `train/configs/jft_pretrain.py` trains with on as many chips, a batch of 4096
-(extra `tpu`; an hour on two cores for the twelve steps, instant the second time). Every time of a
-step that is printed is estimated from the compiler's schedule, not measured.
+(extra `tpu`; half an hour on two cores, instant the second time). Every time of a step that is
+printed is estimated from the compiler's schedule, not measured.
 """
 
 import dataclasses
@@ -239,7 +239,7 @@ def _define_flags() -> None:
   flags.DEFINE_list("variants", ["F3", "F7+"], "Of the network.")
   flags.DEFINE_list("slices", ["v4:2x2x1", "v4:4x4x4", "v4:8x8x16"], "Their chips divide 4096.")
   flags.DEFINE_multi_enum(
-    "kernels", ["reference", "pallas"], ["reference", "pallas"], "How the ops are computed."
+    "kernels", ["pallas"], ["reference", "pallas"], "How the ops are computed; may be repeated."
   )
   flags.DEFINE_string("json", None, "Write the figures to this file too.")
   flags.DEFINE_string("plot", None, "Write the picture to this PNG file.")
