@@ -36,7 +36,8 @@ _PEAK_LEARNING_RATES = {
 _TUNED_AS = {"F0": "F0", "F1": "F3", "F3": "F3", "F3+": "F7+", "F7": "F7+", "F7+": "F7+"}
 
 # Without it, 32 images a chip need 35.7 and 40 GB of HBM; a TPU v4 has 34.4 (BUILD_NOTES.md,
-# "Compiling the training step"). Fewer images a chip need none.
+# "Compiling the training step"). With it, kernels and gradients in parts F7+ needs 24.4, and with 4
+# images a chip 22.3 without it (profiling/results/slices.json).
 _REMATERIALIZED_ON_32_IMAGES = ("F6+", "F7+")
 
 _BATCH_SIZE = 4096
