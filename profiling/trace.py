@@ -132,6 +132,7 @@ def measure(experiment: Experiment, steps: int, folder: pathlib.Path) -> Measure
       "image": generator.integers(0, 256, size, dtype=np.uint8),
       "labels": generator.integers(0, data.num_classes, (data.batch_size, 1), dtype=np.int32),
       "weight": np.ones(data.batch_size, np.float32),
+      "position": np.arange(data.batch_size),
     },
     mesh,
   )
