@@ -12,6 +12,19 @@ class UserError(Exception):
   """Something a user can mend: one line that says what, which value, and what to do."""
 
 
+def refuse_arguments(arguments: list[str]) -> None:
+  """For a `main` that takes flags only.
+
+  Args:
+    arguments: what the parser left: the program's name and, wrongly, more.
+
+  Raises:
+    UserError: there is more.
+  """
+  if len(arguments) > 1:
+    raise UserError(f"unexpected argument {arguments[1]!r}: every argument is --NAME=VALUE")
+
+
 def run_main(
   main: Callable[[list[str]], None],
   *,

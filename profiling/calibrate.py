@@ -20,7 +20,7 @@ from typing import Any
 from absl import flags
 from tqdm import tqdm
 
-from nfnet.errors import UserError, run_main
+from nfnet.errors import refuse_arguments, run_main
 from profiling import published
 from profiling.core_hours import Estimates, estimate_all
 from profiling.error_bar import Spread, spread
@@ -179,8 +179,7 @@ def _describe(ratios: Spread) -> str:
 
 def main(arguments: list[str]) -> None:
   """Compiles, compares and prints."""
-  if len(arguments) > 1:
-    raise UserError(f"unexpected argument {arguments[1]!r}: every argument is --NAME=VALUE")
+  refuse_arguments(arguments)
   reports = [
     report(request, time_limit_seconds=_COMPILE_SECONDS, memory_limit_bytes=_COMPILE_BYTES)
     for request in tqdm(requests_v3(), desc="TPU v3", leave=False, disable=None)

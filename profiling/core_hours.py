@@ -14,12 +14,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from absl import flags
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
 import train.configs
-from nfnet.errors import UserError, run_main
+from nfnet.errors import refuse_arguments, run_main
 from profiling import published
 from profiling.error_bar import error_bar_text, error_bars, error_bars_json
 from profiling.output import save_figure, write_json
@@ -28,6 +27,7 @@ from profiling.step import StepReport, report
 from profiling.step_time import RULES
 from profiling.topology import Topology, parse_topology
 from train.config_file import load_experiment
+from train.plots import picture
 from train.progress import format_table
 
 # What is costed is what these configurations train.
@@ -212,9 +212,12 @@ _COLORS = dict(
 
 def draw(estimates: Estimates) -> Figure:
   """Published losses against core-hours: the published ones, and those of this project."""
-  figure = Figure(figsize=(8, 5), dpi=150, layout="constrained")
-  FigureCanvasAgg(figure)
-  axes = figure.add_subplot()
+  figure, axes = picture(
+    "NFNets pre-trained on JFT-4B",
+    "TPU-v4 core-hours",
+    "held-out loss as published (nats)",
+    inches=(8, 5),
+  )
   # The one of the two that compares equal programs.
   bar = error_bars()["v3"]
   for variant in published.VARIANTS:
@@ -242,12 +245,6 @@ def draw(estimates: Estimates) -> Figure:
     label=f"what real steps took of an estimate: {bar.lowest:.2f} to {bar.highest:.2f}",
   )
   axes.set_xscale("log")
-  axes.set_xlabel("TPU-v4 core-hours")
-  axes.set_ylabel("held-out loss as published (nats)")
-  axes.set_title("NFNets pre-trained on JFT-4B", loc="left", fontweight="bold")
-  axes.grid(color="#DDDDDD", linewidth=0.6)
-  axes.set_axisbelow(True)
-  axes.spines[["top", "right"]].set_visible(False)
   axes.legend(frameon=False, ncols=2)
   return figure
 
@@ -261,8 +258,7 @@ def _define_flags() -> None:
 
 def main(arguments: list[str]) -> None:
   """Prints the tables and writes what the flags ask for."""
-  if len(arguments) > 1:
-    raise UserError(f"unexpected argument {arguments[1]!r}: every argument is --NAME=VALUE")
+  refuse_arguments(arguments)
   values = flags.FLAGS
   estimates = estimate_all(parse_topology(values.topology), values.kernels)
   print(as_text(estimates))

@@ -13,7 +13,7 @@ from typing import Any
 from absl import flags
 from tqdm import tqdm
 
-from nfnet.errors import UserError, run_main
+from nfnet.errors import refuse_arguments, run_main
 from profiling.error_bar import error_bar_text, error_bars_json
 from profiling.output import write_json
 from profiling.request import StepRequest
@@ -88,8 +88,7 @@ def _define_flags() -> None:
 
 def main(arguments: list[str]) -> None:
   """Compiles for each generation and prints the table."""
-  if len(arguments) > 1:
-    raise UserError(f"unexpected argument {arguments[1]!r}: every argument is --NAME=VALUE")
+  refuse_arguments(arguments)
   values = flags.FLAGS
   check_variant(values.variant)
   reports = [

@@ -19,7 +19,7 @@ from absl import flags
 from tqdm import tqdm
 
 import train.configs
-from nfnet.errors import UserError, run_main
+from nfnet.errors import refuse_arguments, run_main
 from profiling.output import write_json
 from train.progress import format_table
 
@@ -113,8 +113,7 @@ def _speed(figures: dict[str, Any]) -> str:
 
 def main(arguments: list[str]) -> None:
   """Measures what there is and prints it."""
-  if len(arguments) > 1:
-    raise UserError(f"unexpected argument {arguments[1]!r}: every argument is --NAME=VALUE")
+  refuse_arguments(arguments)
   steps = flags.FLAGS.steps
   nothing = {"not_measured": "there is no GPU"}
   found = has_gpu()

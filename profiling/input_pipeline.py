@@ -33,7 +33,7 @@ from absl import flags
 from PIL import Image
 from tqdm import tqdm
 
-from nfnet.errors import UserError, run_main
+from nfnet.errors import UserError, refuse_arguments, run_main
 from profiling.input_worker import PIPELINES
 from profiling.output import RESULTS, write_json
 from train import dataset_writer, image_sources, record_reader
@@ -272,8 +272,7 @@ def _run_rounds(
 
 def main(arguments: list[str]) -> None:
   """Measures what there is and prints it."""
-  if len(arguments) > 1:
-    raise UserError(f"unexpected argument {arguments[1]!r}: every argument is --NAME=VALUE")
+  refuse_arguments(arguments)
   values = flags.FLAGS
   cores = min(values.cores or sys.maxsize, len(os.sched_getaffinity(0)))
   with tempfile.TemporaryDirectory() as temporary:

@@ -29,7 +29,7 @@ from typing import Any
 
 from absl import flags
 
-from nfnet.errors import UserError, run_main
+from nfnet.errors import UserError, refuse_arguments, run_main
 from profiling import matmul_kernel, tile_sweep
 from profiling.chips import CHIPS, Chip
 from profiling.compilation import run_worker
@@ -427,8 +427,7 @@ def _define_flags() -> None:
 
 def main(arguments: list[str]) -> None:
   """Compiles, compares and prints."""
-  if len(arguments) > 1:
-    raise UserError(f"unexpected argument {arguments[1]!r}: every argument is --NAME=VALUE")
+  refuse_arguments(arguments)
   values = flags.FLAGS
   chip = parse_topology(values.topology).chip
   images = values.images * chip.cores_per_device // chip.cores

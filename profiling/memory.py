@@ -17,7 +17,7 @@ from typing import Any
 from absl import flags
 from tqdm import tqdm
 
-from nfnet.errors import UserError, run_main
+from nfnet.errors import UserError, refuse_arguments, run_main
 from profiling.compilation import DeviceMemoryError
 from profiling.core_hours import CONFIGS
 from profiling.error_bar import error_bar_text, error_bars_json
@@ -183,8 +183,7 @@ def _define_flags() -> None:
 
 def main(arguments: list[str]) -> None:
   """Compiles each trial and prints the table."""
-  if len(arguments) > 1:
-    raise UserError(f"unexpected argument {arguments[1]!r}: every argument is --NAME=VALUE")
+  refuse_arguments(arguments)
   values = flags.FLAGS
   if not values.variants:
     raise UserError("--variants= names none; separate several with commas")

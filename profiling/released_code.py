@@ -13,7 +13,7 @@ from typing import Any
 from absl import flags
 from tqdm import tqdm
 
-from nfnet.errors import UserError, run_main
+from nfnet.errors import refuse_arguments, run_main
 from profiling import published
 from profiling.error_bar import error_bar_text, error_bars_json
 from profiling.output import write_json
@@ -110,8 +110,7 @@ def as_text(reports: list[StepReport]) -> str:
 
 def main(arguments: list[str]) -> None:
   """Compiles and prints the table."""
-  if len(arguments) > 1:
-    raise UserError(f"unexpected argument {arguments[1]!r}: every argument is --NAME=VALUE")
+  refuse_arguments(arguments)
   reports = [
     report(request_for(released), memory_limit_bytes=_COMPILE_BYTES)
     for released in tqdm(published.RELEASED_STEPS_V4, desc="steps", leave=False, disable=None)

@@ -16,11 +16,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from absl import flags
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from nfnet.errors import UserError, run_main
+from nfnet.errors import UserError, refuse_arguments, run_main
 from profiling.core_hours import CONFIGS
 from profiling.error_bar import error_bar_text, error_bars_json
 from profiling.output import save_figure, write_json
@@ -29,6 +28,7 @@ from profiling.step import MFU_DEFINITION, StepReport, check_variant, report
 from profiling.step_time import RULES
 from profiling.topology import parse_topology
 from train.config_file import load_experiment
+from train.plots import picture
 from train.progress import format_table
 
 EFFICIENCY_DEFINITION = (
@@ -192,9 +192,13 @@ _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 
 def draw(steps: Sequence[StepReport]) -> Figure:
   """Efficiency of the fastest step that fits, by chips; a band between the two kinds of it."""
-  figure = Figure(figsize=(7, 4.5), dpi=150, layout="constrained")
-  FigureCanvasAgg(figure)
-  axes = figure.add_subplot()
+  batch = steps[0].request.batch_per_chip * steps[0].topology.chips
+  figure, axes = picture(
+    f"One batch of {batch} images by slice",
+    "TPU-v4 chips (numbers: images/s/chip)",
+    "efficiency, estimated",
+    inches=(7, 4.5),
+  )
   chosen = list(fastest(steps).values())
   found: dict[str, list[tuple[StepReport, Efficiency]]] = {}
   for step, efficiency_ in zip(steps, efficiencies(steps), strict=True):
@@ -226,13 +230,6 @@ def draw(steps: Sequence[StepReport]) -> Figure:
   axes.set_xticks(slices, list(map(str, slices)))
   axes.set_ylim(0, 1.1)
   axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
-  axes.set_xlabel("TPU-v4 chips (numbers: images/s/chip)")
-  axes.set_ylabel("efficiency, estimated")
-  batch = steps[0].request.batch_per_chip * steps[0].topology.chips
-  axes.set_title(f"One batch of {batch} images by slice", loc="left", fontweight="bold")
-  axes.grid(color="#DDDDDD", linewidth=0.6)
-  axes.set_axisbelow(True)
-  axes.spines[["top", "right"]].set_visible(False)
   axes.legend(frameon=False)
   return figure
 
@@ -249,8 +246,7 @@ def _define_flags() -> None:
 
 def main(arguments: list[str]) -> None:
   """Compiles for each slice, prints the table and writes what the flags ask for."""
-  if len(arguments) > 1:
-    raise UserError(f"unexpected argument {arguments[1]!r}: every argument is --NAME=VALUE")
+  refuse_arguments(arguments)
   values = flags.FLAGS
   for flag in ("variants", "slices"):
     if not values[flag].value:

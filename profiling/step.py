@@ -14,7 +14,7 @@ from typing import Any
 from absl import flags
 
 from nfnet.cost import count
-from nfnet.errors import UserError, run_main
+from nfnet.errors import UserError, refuse_arguments, run_main
 from nfnet.variants import VARIANTS, get_variant
 from profiling.chips import CHIPS, core_hours
 from profiling.compilation import (
@@ -219,8 +219,7 @@ def _define_flags() -> None:
 
 def main(arguments: list[str]) -> None:
   """Prints the report that the flags ask for."""
-  if len(arguments) > 1:
-    raise UserError(f"unexpected argument {arguments[1]!r}: every argument is --NAME=VALUE")
+  refuse_arguments(arguments)
   values = flags.FLAGS
   check_variant(values.variant)
   result = report(

@@ -15,7 +15,7 @@ import grain
 import numpy as np
 from absl import flags
 
-from nfnet.errors import UserError, run_main
+from nfnet.errors import UserError, refuse_arguments, run_main
 from train.data import shuffled
 from train.id_log import id_sum, read_order, read_records
 from train.progress import format_table
@@ -142,8 +142,7 @@ def as_text(found: Audit) -> str:
 
 def main(arguments: list[str]) -> None:
   """Prints the counts."""
-  if len(arguments) > 1:
-    raise UserError(f"unexpected argument {arguments[1]!r}: every argument is --NAME=VALUE")
+  refuse_arguments(arguments)
   print(as_text(audit(flags.FLAGS.workdir)))
 
 

@@ -21,8 +21,9 @@ from typing import Any
 import jax
 from absl import flags
 
-from nfnet.errors import UserError, run_main
+from nfnet.errors import UserError, refuse_arguments, run_main
 from train.progress import format_duration, format_table
+from train.workdir import writing_to
 
 LEDGER_FILE = "goodput.jsonl"
 START_UP, COMPILE, DATA_WAIT, STEP = "start-up", "compile", "data wait", "step"
@@ -57,7 +58,7 @@ class Ledger:
     now_seconds = time.monotonic()
     self._last_seconds = now_seconds if began_seconds is None else began_seconds
     self._path = pathlib.Path(os.devnull) if workdir is None else pathlib.Path(workdir, LEDGER_FILE)
-    with self._explained_failures():
+    with writing_to(self._path.parent):
       self._path.parent.mkdir(parents=True, exist_ok=True)
       _drop_cut_line(self._path)
       self._file = self._path.open("a", encoding="utf-8")
@@ -133,7 +134,7 @@ class Ledger:
       self._last_seconds = now_seconds
 
   def _line(self, record: dict[str, Any]) -> None:
-    with self._explained_failures():
+    with writing_to(self._path.parent):
       self._file.write(json.dumps(record) + "\n")
       self._file.flush()
 
@@ -142,16 +143,6 @@ class Ledger:
       # The main thread will see it too.
       with contextlib.suppress(UserError):
         self.write()
-
-  @contextlib.contextmanager
-  def _explained_failures(self) -> Iterator[None]:
-    try:
-      yield
-    except OSError as error:
-      raise UserError(
-        f"workdir {str(self._path.parent)!r} cannot be written: {error.strerror}; "
-        "make room and run the same command again to resume, or give another --workdir"
-      ) from error
 
 
 def process_began_seconds() -> float:
@@ -278,8 +269,7 @@ def _drop_cut_line(path: pathlib.Path) -> None:
 
 def main(arguments: list[str]) -> None:
   """Prints the table."""
-  if len(arguments) > 1:
-    raise UserError(f"unexpected argument {arguments[1]!r}: every argument is --NAME=VALUE")
+  refuse_arguments(arguments)
   print(as_text(read_goodput(flags.FLAGS.workdir)))
 
 

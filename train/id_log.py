@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from nfnet.errors import UserError
+from train.workdir import writing_to
 
 IDS_FOLDER = "ids"
 ORDER_FILE = "order.json"
@@ -69,17 +70,15 @@ class IdLog:
     self._start = start
     self._processes = processes
     self._examples = order["examples"]
-    self._folder = pathlib.Path(workdir) / IDS_FOLDER
-    path = self._folder / f"{process:05}.bin"
-    try:
-      self._folder.mkdir(parents=True, exist_ok=True)
+    self._workdir = workdir
+    folder = pathlib.Path(workdir) / IDS_FOLDER
+    with writing_to(workdir):
+      folder.mkdir(parents=True, exist_ok=True)
       if process == 0:
-        (self._folder / ORDER_FILE).write_text(json.dumps(dict(order)))
-      self._file = path.open("ab")
+        (folder / ORDER_FILE).write_text(json.dumps(dict(order)))
+      self._file = (folder / f"{process:05}.bin").open("ab")
       # A kill may have cut the last record.
       self._file.truncate(self._file.tell() // RECORD.itemsize * RECORD.itemsize)
-    except OSError as error:
-      raise self._explained(error) from error
 
   def append(self, step: int, batch: Mapping[str, np.ndarray], *, left_out: bool = False) -> None:
     """Records a batch of this process, in memory until `flush`.
@@ -99,7 +98,8 @@ class IdLog:
       record["blank"] = np.count_nonzero(batch["weight"][own] == 0)
       record["processes"], record["left_out"] = self._processes, left_out
       record["crc32"] = crc32(record.reshape(1))[0]
-      self._write(record.tobytes())
+      with writing_to(self._workdir):
+        self._file.write(record.tobytes())
 
   def flush(self) -> None:
     """On disk: before a checkpoint is, whose steps are not done again.
@@ -107,36 +107,20 @@ class IdLog:
     Raises:
       UserError: the disk is full.
     """
-    try:
+    with writing_to(self._workdir):
       self._file.flush()
       os.fsync(self._file.fileno())
-    except OSError as error:
-      raise self._explained(error) from error
 
   def close(self) -> None:
     """Flushes too."""
-    try:
+    with writing_to(self._workdir):
       self._file.close()
-    except OSError as error:
-      raise self._explained(error) from error
 
   def __enter__(self) -> "IdLog":
     return self
 
   def __exit__(self, *unused_exception) -> None:
     self.close()
-
-  def _write(self, content: bytes) -> None:
-    try:
-      self._file.write(content)
-    except OSError as error:
-      raise self._explained(error) from error
-
-  def _explained(self, error: OSError) -> UserError:
-    return UserError(
-      f"id log {str(self._folder)!r} cannot be written: {error.strerror}; "
-      "make room and run the same command again to resume"
-    )
 
 
 def crc32(records: np.ndarray) -> np.ndarray:

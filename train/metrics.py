@@ -20,6 +20,7 @@ from tensorboardX.proto import event_pb2
 from tensorboardX.summary import scalar
 
 from nfnet.errors import UserError
+from train.workdir import writing_to
 
 METRICS_FILE = "metrics.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"
@@ -40,7 +41,7 @@ class MetricsWriter:
       UserError: `workdir` cannot be written.
     """
     self._path = pathlib.Path(workdir) / METRICS_FILE
-    try:
+    with writing_to(self._path.parent):
       self._path.parent.mkdir(parents=True, exist_ok=True)
       _drop_records_to_come(self._path, restored_step, evaluates_again)
       self._file = self._path.open("a", encoding="utf-8")
@@ -53,8 +54,6 @@ class MetricsWriter:
         step=0 if restored_step is None else restored_step + 1,
         session_log=event_pb2.SessionLog(status=event_pb2.SessionLog.START),
       )
-    except OSError as error:
-      raise self._explained(error) from error
 
   def write(self, record: Mapping[str, Any]) -> None:
     """Appends one record and flushes it to both files.
@@ -67,15 +66,13 @@ class MetricsWriter:
     """
     values = {name: _as_json(value) for name, value in record.items()}
     group = values["kind"] + ("_ema" if values.get("ema") is True else "")
-    try:
+    with writing_to(self._path.parent):
       self._file.write(json.dumps(values, allow_nan=False) + "\n")
       self._file.flush()
       for name, value in values.items():
         if name != "step" and isinstance(value, int | float) and not isinstance(value, bool):
           self._write_event(values["step"], summary=scalar(f"{group}/{name}", value))
       self._events.flush()
-    except OSError as error:
-      raise self._explained(error) from error
 
   def close(self) -> None:
     """Closes both files."""
@@ -92,12 +89,6 @@ class MetricsWriter:
 
   def _write_event(self, step: int, **content) -> None:
     self._events.write_event(event_pb2.Event(wall_time=time.time(), step=step, **content))
-
-  def _explained(self, error: OSError) -> UserError:
-    return UserError(
-      f"workdir {str(self._path.parent)!r} cannot be written: {error.strerror}; "
-      "make room and run the same command again to resume, or give another --workdir"
-    )
 
 
 def read_metrics(path: str | os.PathLike) -> list[dict[str, Any]]:

@@ -43,18 +43,18 @@ def write_plots(workdir: str, *, title: str) -> list[pathlib.Path]:
   ema = [r for r in records if r["kind"] == "evaluation" and r.get("ema")]
   series = ((train, _TRAIN), (evaluation, _EVALUATION), (ema, _EMA))
 
-  loss, axes = _picture(title, "loss (nats)")
+  loss, axes = _over_steps(title, "loss (nats)")
   _draw(axes, "loss", series)
   # A loss falls by ever smaller amounts; plain labels, since it spans one or two decades.
   axes.set_yscale("log")
   axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
   axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:.2g}"))
 
-  learning_rate, axes = _picture(title, "learning rate")
+  learning_rate, axes = _over_steps(title, "learning rate")
   _draw(axes, "learning_rate", ((train, _TRAIN),))
   axes.set_ylim(bottom=0)
 
-  accuracy, axes = _picture(title, "accuracy (%)")
+  accuracy, axes = _over_steps(title, "accuracy (%)")
   _draw(axes, "top1", series, percent=True, suffix=", top-1")
   _draw(axes, "top5", series, percent=True, suffix=", top-5", linestyle="--")
 
@@ -74,17 +74,32 @@ def write_plots(workdir: str, *, title: str) -> list[pathlib.Path]:
   return written
 
 
-def _picture(title: str, quantity: str) -> tuple[Figure, Axes]:
+def picture(
+  title: str, x_label: str, y_label: str, *, inches: tuple[float, float] = (8, 4.5)
+) -> tuple[Figure, Axes]:
+  """An empty picture in the style of all others; legends and scales are the caller's.
+
+  Args:
+    title: above it.
+    x_label: quantity and unit.
+    y_label: quantity and unit.
+    inches: width and height.
+  """
   # Figure and canvas directly: pyplot would keep global state and might open a window.
-  figure = Figure(figsize=(8, 4.5), dpi=150, layout="constrained")
+  figure = Figure(figsize=inches, dpi=150, layout="constrained")
   FigureCanvasAgg(figure)
   axes = figure.add_subplot()
   axes.set_title(title, loc="left", fontweight="bold")
-  axes.set_xlabel("step")
-  axes.set_ylabel(quantity)
+  axes.set_xlabel(x_label)
+  axes.set_ylabel(y_label)
   axes.grid(color="#DDDDDD", linewidth=0.6)
   axes.set_axisbelow(True)
   axes.spines[["top", "right"]].set_visible(False)
+  return figure, axes
+
+
+def _over_steps(title: str, quantity: str) -> tuple[Figure, Axes]:
+  figure, axes = picture(title, "step", quantity)
   axes.xaxis.set_major_locator(MaxNLocator(integer=True))
   axes.xaxis.set_major_formatter(FuncFormatter(lambda step, _: f"{step:,.0f}"))
   return figure, axes

@@ -13,7 +13,6 @@ from tests.train.runs import final_sha256
 from train import loop, step
 from train.audit_data import audit
 from train.checkpoint import Checkpoints
-from train.demo_data import make_digits
 from train.experiment import Data, Experiment, Faults, Model, Optimizer, Schedule
 from train.sharding import make_mesh
 
@@ -27,25 +26,8 @@ def one_device(monkeypatch):
   monkeypatch.setattr(loop, "make_mesh", functools.partial(make_mesh, jax.devices()[:1]))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compiled_once(tmp_path_factory):
-  """All runs here have the same step."""
-  options = {
-    "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("cache")),
-    "jax_persistent_cache_min_compile_time_secs": 0,
-  }
-  before = {name: getattr(jax.config, name) for name in options}
-  for name, value in options.items():
-    jax.config.update(name, value)
-  yield
-  for name, value in before.items():
-    jax.config.update(name, value)
-
-
 @pytest.fixture(scope="module")
-def experiment(tmp_path_factory):
-  digits = tmp_path_factory.mktemp("data") / "digits"
-  make_digits.make(digits)
+def experiment(digits):
   return Experiment(
     name="faults",
     model=Model(variant="P0", compute_dtype="float32", block_execution="scan"),

@@ -10,7 +10,6 @@ import pytest
 
 from tests.train import runs
 from train.audit_data import audit
-from train.demo_data import make_digits
 from train.goodput import LEDGER_FILE, read_goodput
 
 KILLS_A_RUN = 5
@@ -24,19 +23,12 @@ FIELDS = {
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
-  folder = tmp_path_factory.mktemp("data") / "digits"
-  make_digits.make(folder)
-  return folder
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(data, tmp_path_factory):
+def uninterrupted(digits, tmp_path_factory):
   """Its final hash, the seconds that it takes when everything is compiled, and the cache."""
   folder = tmp_path_factory.mktemp("uninterrupted")
   for name in ("first", "second"):
     started_seconds = time.monotonic()
-    process = runs.start(folder / name, data, folder / "cache", folder / "log", **FIELDS)
+    process = runs.start(folder / name, digits, folder / "cache", folder / "log", **FIELDS)
     assert process.wait(timeout=500) == 0
     seconds = time.monotonic() - started_seconds
   final = runs.final_sha256(folder / "second")
@@ -57,14 +49,14 @@ def last_phases(workdir):
     return ("start-up",)
 
 
-def kill_often(folder, number, data, uninterrupted):
+def kill_often(folder, number, digits, uninterrupted):
   """One run, killed `KILLS_A_RUN` times; says in which phases."""
   final, seconds, cache = uninterrupted
   random = np.random.default_rng(number)
   workdir, log = folder / "run", folder / "log"
   phases = []
   for kill in range(KILLS_A_RUN):
-    process = runs.start(workdir, data, cache, log, **FIELDS)
+    process = runs.start(workdir, digits, cache, log, **FIELDS)
     # One in three in the middle of a save, wherever that is, the others anywhere.
     deadline_seconds = time.monotonic() + random.uniform(0, seconds)
     aims_at_save = kill % 3 == 2
@@ -76,8 +68,7 @@ def kill_often(folder, number, data, uninterrupted):
     process.send_signal(signal.SIGKILL)
     process.wait()
     phases.append("save" if saves else "/".join(last_phases(workdir)))
-  # The ledger has a gap for each kill.
-  assert runs.start(workdir, data, cache, log, **FIELDS).wait(timeout=500) == 0
+  assert runs.start(workdir, digits, cache, log, **FIELDS).wait(timeout=500) == 0
   assert runs.final_sha256(workdir) == final
   found = audit(str(workdir))
   assert (found.steps, found.images) == (24, 24 * 16)
@@ -87,15 +78,15 @@ def kill_often(folder, number, data, uninterrupted):
 
 
 @pytest.mark.parametrize("number", range(4))
-def test_20_kills(number, data, uninterrupted, tmp_path):
-  print(kill_often(tmp_path, number, data, uninterrupted))
+def test_20_kills(number, digits, uninterrupted, tmp_path):
+  print(kill_often(tmp_path, number, digits, uninterrupted))
 
 
 @pytest.mark.slow
-def test_50_kills(data, uninterrupted, tmp_path):
+def test_50_kills(digits, uninterrupted, tmp_path):
   phases = collections.Counter()
   for number in range(100, 110):
     folder = tmp_path / str(number)
     folder.mkdir()
-    phases.update(kill_often(folder, number, data, uninterrupted))
+    phases.update(kill_often(folder, number, digits, uninterrupted))
   print(phases)

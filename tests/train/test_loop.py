@@ -19,9 +19,7 @@ from train.transfer import with_new_classifier
 
 
 @pytest.fixture(scope="module")
-def experiment(tmp_path_factory):
-  digits = tmp_path_factory.mktemp("data") / "digits"
-  make_digits.make(digits)
+def experiment(digits):
   return Experiment(
     name="test run",
     model=Model(

@@ -11,7 +11,6 @@ import pytest
 from nfnet.initialization import initial_parameters
 from nfnet.model import NFNet
 from nfnet.released_weights import save_haiku
-from train.demo_data import make_digits
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
 CONFIG = "train/configs/demo_finetune.py"
@@ -46,13 +45,6 @@ def assert_one_line_error(result, *words):
   assert lines[0].startswith("error: ")
   for word in words:
     assert word in lines[0], lines[0]
-
-
-@pytest.fixture(scope="module")
-def digits(tmp_path_factory):
-  folder = tmp_path_factory.mktemp("data") / "digits"
-  make_digits.make(folder)
-  return folder
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,6 @@ import pytest
 
 from tests.train import runs
 from train.audit_data import audit
-from train.demo_data import make_digits
 from train.goodput import PHASES, read_goodput
 from train.termination import EXIT_TERMINATED
 
@@ -43,15 +42,12 @@ def newest_step(workdir):
 
 
 @pytest.mark.slow
-def test_10000_steps_need_no_more_at_their_end(tmp_path):
-  make_digits.make(tmp_path / "digits")
+def test_10000_steps_need_no_more_at_their_end(digits, tmp_path):
   workdir = tmp_path / "run"
   shared_before = len(os.listdir("/dev/shm"))
   began_seconds = time.time()
   for stop_at in (*RESTART_AT_STEPS, None):
-    process = runs.start(
-      workdir, tmp_path / "digits", tmp_path / "cache", tmp_path / "log", **FIELDS
-    )
+    process = runs.start(workdir, digits, tmp_path / "cache", tmp_path / "log", **FIELDS)
     first, samples = newest_step(workdir), []
     while process.poll() is None:
       step = newest_step(workdir)

@@ -10,18 +10,10 @@ import pytest
 from nfnet.errors import UserError
 from tests.train import runs
 from train.audit_data import audit
-from train.demo_data import make_digits
 from train.metrics import read_metrics
 from train.termination import EXIT_TERMINATED
 
 STEPS = runs.FIELDS["schedule.train_steps"]
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-  folder = tmp_path_factory.mktemp("data") / "digits"
-  make_digits.make(folder)
-  return folder
 
 
 @pytest.fixture(scope="module")
@@ -30,9 +22,9 @@ def cache(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(data, cache, tmp_path_factory):
+def uninterrupted(digits, cache, tmp_path_factory):
   workdir = tmp_path_factory.mktemp("uninterrupted") / "run"
-  assert runs.start(workdir, data, cache, f"{workdir}.log").wait(timeout=500) == 0
+  assert runs.start(workdir, digits, cache, f"{workdir}.log").wait(timeout=500) == 0
   return workdir
 
 
@@ -61,9 +53,9 @@ def terminate(process, log):
   return int(re.match(r"terminated after step (\d+),", line)[1])
 
 
-def assert_nothing_is_lost(workdir, step, data, cache, log, uninterrupted):
+def assert_nothing_is_lost(workdir, step, digits, cache, log, uninterrupted):
   assert (workdir / "checkpoints" / str(step)).is_dir()
-  assert runs.start(workdir, data, cache, log).wait(timeout=500) == 0
+  assert runs.start(workdir, digits, cache, log).wait(timeout=500) == 0
   assert f"resuming after step {step};" in pathlib.Path(log).read_text()
   assert runs.final_sha256(workdir) == runs.final_sha256(uninterrupted)
   found = audit(str(workdir))
@@ -76,29 +68,29 @@ def assert_nothing_is_lost(workdir, step, data, cache, log, uninterrupted):
   assert ours == theirs
 
 
-def test_between_steps(data, cache, uninterrupted, tmp_path):
+def test_between_steps(digits, cache, uninterrupted, tmp_path):
   workdir, log = tmp_path / "run", tmp_path / "log"
-  process = runs.start(workdir, data, cache, log)
+  process = runs.start(workdir, digits, cache, log)
   # A step without a checkpoint.
   wait_for(process, lambda: any(r["step"] >= 5 for r in records(workdir)))
   step = terminate(process, log)
   assert step < STEPS
-  assert_nothing_is_lost(workdir, step, data, cache, log, uninterrupted)
+  assert_nothing_is_lost(workdir, step, digits, cache, log, uninterrupted)
 
 
-def test_in_an_evaluation(data, cache, uninterrupted, tmp_path):
+def test_in_an_evaluation(digits, cache, uninterrupted, tmp_path):
   workdir, log = tmp_path / "run", tmp_path / "log"
-  process = runs.start(workdir, data, cache, log)
+  process = runs.start(workdir, digits, cache, log)
   # The record of step 8's training is written before its evaluation begins.
   wait_for(process, lambda: any(r["step"] == 8 for r in records(workdir)))
   assert terminate(process, log) == 8
   assert [r["kind"] for r in records(workdir) if r["step"] == 8] == ["train"]
-  assert_nothing_is_lost(workdir, 8, data, cache, log, uninterrupted)
+  assert_nothing_is_lost(workdir, 8, digits, cache, log, uninterrupted)
 
 
-def test_while_it_waits_for_data(data, cache, uninterrupted, tmp_path):
+def test_while_it_waits_for_data(digits, cache, uninterrupted, tmp_path):
   workdir, log = tmp_path / "run", tmp_path / "log"
-  process = runs.start(workdir, data, cache, log, **{"data.workers": 1})
+  process = runs.start(workdir, digits, cache, log, **{"data.workers": 1})
   wait_for(process, lambda: any(r["step"] >= 5 for r in records(workdir)))
   # The storage hangs: the processes that read from it stop.
   children = pathlib.Path(f"/proc/{process.pid}/task").glob("*/children")
@@ -112,4 +104,4 @@ def test_while_it_waits_for_data(data, cache, uninterrupted, tmp_path):
     time.sleep(3)
   step = terminate(process, log)
   assert step < STEPS
-  assert_nothing_is_lost(workdir, step, data, cache, log, uninterrupted)
+  assert_nothing_is_lost(workdir, step, digits, cache, log, uninterrupted)

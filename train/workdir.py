@@ -1,0 +1,23 @@
+"""The folder of a run."""
+
+import contextlib
+import pathlib
+from collections.abc import Iterator
+
+from nfnet.errors import UserError
+
+
+@contextlib.contextmanager
+def writing_to(workdir: str | pathlib.Path) -> Iterator[None]:
+  """Around what writes into a workdir.
+
+  Raises:
+    UserError: it cannot be written, or the disk is full.
+  """
+  try:
+    yield
+  except OSError as error:
+    raise UserError(
+      f"workdir {str(workdir)!r} cannot be written: {error.strerror}; "
+      "make room and run the same command again to resume, or give another --workdir"
+    ) from error
