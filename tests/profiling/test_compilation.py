@@ -106,10 +106,17 @@ def test_versions_flags_and_source_are_part_of_the_key(monkeypatch, tmp_path):
   assert compilation._key(STEP, REQUEST, {}) != before
 
 
-def test_what_the_compiler_wrote_about_kernels_is_kept_and_all_else_is_not(tmp_path):
+@pytest.fixture(scope="module")
+def with_kernels(tmp_path_factory):
+  """Request and compilation of a step with kernels, and the cache, which holds nothing else."""
+  cache = tmp_path_factory.mktemp("with_kernels")
+  request = dataclasses.replace(REQUEST, kernels="pallas", block_execution="unrolled")
+  return request, compile_step(request, cache=cache), cache
+
+
+def test_what_the_compiler_wrote_about_kernels_is_kept_and_all_else_is_not(with_kernels):
   """Some of the smallest network's channels fill the lanes."""
-  request = dataclasses.replace(REQUEST, kernels="pallas")
-  compiled = compile_step(request, cache=tmp_path)
+  request, compiled, cache = with_kernels
   assert {name.split(".")[0] for name in compiled.kernels} == {
     "scaled_ws_conv",
     "scaled_ws_conv_gradients",
@@ -117,7 +124,7 @@ def test_what_the_compiler_wrote_about_kernels_is_kept_and_all_else_is_not(tmp_p
     "sgd_agc_small",
     "standardization_gradient",
   }
-  (folder,) = tmp_path.iterdir()
+  (folder,) = cache.iterdir()
   assert {path.name for path in folder.iterdir() if not path.name.startswith("kernel_")} == {
     "kernels.json",
     "log.txt",
@@ -134,13 +141,10 @@ def test_what_the_compiler_wrote_about_kernels_is_kept_and_all_else_is_not(tmp_p
   )
 
 
-def test_kernels_in_loops_are_counted_as_often_as_they_run(tmp_path):
+def test_kernels_in_loops_are_counted_as_often_as_they_run(with_kernels, tmp_path):
   """Stage 3 has a loop of two blocks, inside of that over the parts; the compiler fuses some."""
 
-  def executions(**changes):
-    compiled = compile_step(
-      dataclasses.replace(REQUEST, kernels="pallas", **changes), cache=tmp_path
-    )
+  def executions(compiled):
     kernels = [one for one in read_operations(compiled.hlo_text) if one.kind == "kernel"]
     assert {kernel.name for kernel in kernels} == set(compiled.kernels)
     counts = collections.Counter()
@@ -148,8 +152,10 @@ def test_kernels_in_loops_are_counted_as_often_as_they_run(tmp_path):
       counts[kernel.name.split(".")[0]] += kernel.executions
     return counts
 
-  written_out = executions(block_execution="unrolled")
-  loops = executions(block_execution="scan", gradient_accumulation=2)
+  request, compiled, _ = with_kernels
+  written_out = executions(compiled)
+  looping = dataclasses.replace(request, block_execution="scan", gradient_accumulation=2)
+  loops = executions(compile_step(looping, cache=tmp_path))
   for name in ("scaled_ws_conv", "scaled_ws_conv_gradients", "standardization_gradient"):
     assert loops[name] == 2 * written_out[name] > 0
 

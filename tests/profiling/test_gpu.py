@@ -34,6 +34,7 @@ def test_without_a_gpu_nothing_is_measured():
 
 def test_the_step_is_measured_by_the_real_command(monkeypatch):
   """On a CPU, at a size that it can do."""
+  monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
   monkeypatch.setattr(gpu, "_BATCH_SIZE", 8)
   monkeypatch.setattr(gpu, "_PIXELS", 32)
   result = gpu.measure_jax("P0", 1)

@@ -114,6 +114,7 @@ def command(*arguments, cache):
   )
 
 
+@pytest.mark.slow
 def test_rematerialization_and_parts_need_less_memory(tmp_path):
   out = tmp_path / "out.json"
   result = command("--variants=P1", f"--json={out}", cache=tmp_path)

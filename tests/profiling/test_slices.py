@@ -161,6 +161,7 @@ def run(*arguments, cache):
   )
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path):
   out, plot = tmp_path / "out.json", tmp_path / "plot.png"
   arguments = (

@@ -1,4 +1,5 @@
 import json
+import os
 import pathlib
 import re
 import subprocess
@@ -47,9 +48,13 @@ def test_other_devices_have_hours_and_no_mfu():
   assert measured.hours_per_million_images == pytest.approx(2 * 1e6 / 1280 / 3600)
 
 
+DEVICES = "--xla_force_host_platform_device_count=8"
+
+
 def run(*arguments):
   return subprocess.run(
     [sys.executable, "-m", "profiling.trace", f"--config={CONFIG}", *arguments],
+    env={**os.environ, "XLA_FLAGS": f"{DEVICES} --xla_backend_optimization_level=0"},
     capture_output=True,
     text=True,
     check=False,
@@ -64,7 +69,6 @@ def test_traces_real_steps(tmp_path):
     f"--json={tmp_path / 'trace.json'}",
   )
   assert result.returncode == 0, result.stderr
-  # Eight, as tests/conftest.py sets for all tests.
   assert "Measured on 8 x cpu" in result.stdout
   assert f"tensorboard --logdir={tmp_path / 'profile'}" in result.stdout
   assert list((tmp_path / "profile").glob("plugins/profile/*/*.xplane.pb"))

@@ -12,7 +12,6 @@ from tests.train import runs
 from train.audit_data import audit
 from train.goodput import LEDGER_FILE, read_goodput
 
-KILLS_A_RUN = 5
 # Little between what can be interrupted: a checkpoint or an evaluation every few steps.
 FIELDS = {
   "model.block_execution": "scan",
@@ -40,6 +39,17 @@ def is_saving(workdir):
   return any("tmp" in path.name for path in workdir.glob("checkpoints/*"))
 
 
+def is_evaluating(workdir):
+  """An evaluation begins behind its step's line; the second one, of the average, ends it."""
+  try:
+    last = json.loads((workdir / "metrics.jsonl").read_text().splitlines()[-1])
+  except (OSError, IndexError, ValueError):
+    return False
+  if last["kind"] == "train":
+    return last["step"] % FIELDS["schedule.evaluate_every_steps"] == 0
+  return last["kind"] == "evaluation" and not last["ema"]
+
+
 def last_phases(workdir):
   """The phases of the last line of the ledger, before the kill."""
   try:
@@ -49,25 +59,31 @@ def last_phases(workdir):
     return ("start-up",)
 
 
+# Where to kill: behind a random time, anywhere or as soon as the run is there.
+AIMS = (None, is_evaluating, is_saving, None, None)
+
+
 def kill_often(folder, number, digits, uninterrupted):
-  """One run, killed `KILLS_A_RUN` times; says in which phases."""
+  """One run, killed once for each of `AIMS`; says in which phases."""
   final, seconds, cache = uninterrupted
   random = np.random.default_rng(number)
   workdir, log = folder / "run", folder / "log"
   phases = []
-  for kill in range(KILLS_A_RUN):
+  for is_there in AIMS:
     process = runs.start(workdir, digits, cache, log, **FIELDS)
-    # One in three in the middle of a save, wherever that is, the others anywhere.
     deadline_seconds = time.monotonic() + random.uniform(0, seconds)
-    aims_at_save = kill % 3 == 2
-    while process.poll() is None and time.monotonic() < deadline_seconds + seconds * aims_at_save:
-      if aims_at_save and time.monotonic() > deadline_seconds and is_saving(workdir):
+    last_seconds = deadline_seconds + (seconds if is_there else 0)
+    while process.poll() is None and (now_seconds := time.monotonic()) < last_seconds:
+      if is_there and now_seconds > deadline_seconds and is_there(workdir):
         break
       time.sleep(0.001)
-    saves = is_saving(workdir)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    phases.append("save" if saves else "/".join(last_phases(workdir)))
+    # Looked at when the process is dead, so that it is where it died.
+    if is_saving(workdir):
+      phases.append("save")
+    else:
+      phases.append("evaluation" if is_evaluating(workdir) else "/".join(last_phases(workdir)))
   assert runs.start(workdir, digits, cache, log, **FIELDS).wait(timeout=500) == 0
   assert runs.final_sha256(workdir) == final
   found = audit(str(workdir))

@@ -63,7 +63,9 @@ def start(workdir, dataset, count, **arguments):
   fields = {**ARGUMENTS, "schedule.train_steps": STEPS, "data.path": dataset, **arguments}
   command = [sys.executable, "-m", "train.pretrain", "--config=train/configs/demo_pretrain.py"]
   command += [f"--workdir={workdir}", *(f"--config.{field}={x}" for field, x in fields.items())]
-  flags = f"--xla_force_host_platform_device_count={DEVICES // count}"
+  flags = (
+    f"--xla_force_host_platform_device_count={DEVICES // count} --xla_backend_optimization_level=0"
+  )
   environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
   started = []
   for i in range(count):

@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +30,9 @@ from train.step import (
   make_train_step,
   put_parameters,
 )
+
+# A few steps: compiling them well would take longer.
+jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 BATCH = 16
 EXPERIMENT = Experiment(
@@ -68,7 +72,7 @@ def run(experiment, *, devices=1, steps=3, batch=None):
   optimizer = make_optimizer(experiment, rate)
   parameters = put_parameters(model, initial_parameters(model, experiment.seed), mesh)
   state = initial_state(experiment, optimizer, parameters)
-  step = jax.jit(make_train_step(experiment, model, optimizer, rate, mesh), donate_argnums=0)
+  step = jit(make_train_step(experiment, model, optimizer, rate, mesh), donate_argnums=0)
   batch = jax.device_put(make_batch() if batch is None else batch, batch_sharding(mesh))
   metrics = []
   for _ in range(steps):
@@ -164,7 +168,7 @@ def test_a_bad_step_changes_nothing_but_the_count(devices, faults, change):
   state = dataclasses.replace(state, optimizer=SGDAGCState(jnp.asarray(7, jnp.int32), momentum))
   # A copy: the state is donated.
   before = jax.tree.map(np.array, state)
-  step = jax.jit(make_train_step(experiment, model, optimizer, rate, mesh), donate_argnums=0)
+  step = jit(make_train_step(experiment, model, optimizer, rate, mesh), donate_argnums=0)
   after, metrics = jax.device_get(step(state, jax.device_put(make_batch(), batch_sharding(mesh))))
   assert metrics["skipped"] == 1
   assert np.isnan(metrics["gradient_norm"])
@@ -187,7 +191,7 @@ def test_evaluation_sums_over_real_examples_without_smoothing():
   model = make_model(EXPERIMENT)
   parameters = initial_parameters(model, 0)
   parameters["classifier"]["weight"] *= 0
-  step = jax.jit(make_evaluation_step(model, EXPERIMENT.loss, mesh))
+  step = jit(make_evaluation_step(model, EXPERIMENT.loss, mesh))
   batch = jax.device_put(make_batch(), batch_sharding(mesh))
   sums = step(put_parameters(model, parameters, mesh), batch)
   assert float(sums["examples"]) == BATCH - 1
