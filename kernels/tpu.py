@@ -1,6 +1,10 @@
 """What all Pallas TPU kernels have to know."""
 
+import math
+from collections.abc import Sequence
+
 import jax
+from jax.experimental import pallas as pl
 
 LANES = 128
 SUBLANES = 8
@@ -18,3 +22,25 @@ def result_like(operand: jax.Array, shape: tuple[int, ...], dtype) -> jax.ShapeD
   """
   varying = jax.typeof(operand).manual_axis_type
   return jax.ShapeDtypeStruct(shape, dtype, manual_axis_type=varying)
+
+
+def cost_estimate(
+  operands: Sequence[jax.Array],
+  results: Sequence[jax.ShapeDtypeStruct],
+  *,
+  macs: int = 0,
+  transcendentals: int = 0,
+) -> pl.CostEstimate:
+  """What XLA should think of a kernel's cost when it decides what to copy behind it.
+
+  Without one, XLA takes a kernel to cost nothing and fetches the weights of the operations after it
+  only when it is over.
+
+  Args:
+    operands: each read once.
+    results: each written once.
+    macs: multiply-adds.
+    transcendentals: erf, tanh, exp and the like.
+  """
+  size_bytes = sum(math.prod(x.shape) * x.dtype.itemsize for x in (*operands, *results))
+  return pl.CostEstimate(flops=2 * macs, transcendentals=transcendentals, bytes_accessed=size_bytes)

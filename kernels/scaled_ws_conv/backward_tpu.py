@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 
 from kernels.scaled_ws_conv.geometry import lane_tiles
 from kernels.scaled_ws_conv.tile import Blocks
-from kernels.tpu import LANES, SUBLANES, result_like
+from kernels.tpu import LANES, SUBLANES, cost_estimate, result_like
 
 
 # Traced once for all equal calls: the body is long.
@@ -88,6 +88,17 @@ def gradients(
   parts = 1 if tile.split_channels else tile.cores
   bias_block = (None, None, SUBLANES, blocks.block_outputs)
   input_block = pl.BlockSpec(blocks.input_shape, input_at)
+  operands = [
+    weight,
+    statistics,
+    *[mean_cotangent] * g.returns_mean,
+    *[input_cotangent] * g.returns_input,
+  ]
+  results = [
+    *[result_like(x, x.shape, x.dtype)] * differentiates_input,
+    result_like(x, (parts, *weight.shape), jnp.float32),
+    result_like(x, (*blocks.grid[:2], *bias_block[2:]), jnp.float32),
+  ]
   *x_gradient, weight_gradient, bias_sums = pl.pallas_call(
     functools.partial(
       _body,
@@ -111,11 +122,7 @@ def gradients(
       pl.BlockSpec((None, *blocks.filter_shape), part_at),
       pl.BlockSpec(bias_block, lambda core, channel, _: (core, channel, 0, 0)),
     ],
-    out_shape=[
-      *[result_like(x, x.shape, x.dtype)] * differentiates_input,
-      result_like(x, (parts, *weight.shape), jnp.float32),
-      result_like(x, (*blocks.grid[:2], *bias_block[2:]), jnp.float32),
-    ],
+    out_shape=results,
     scratch_shapes=[
       pltpu.VMEM(blocks.activated_shape, x.dtype),
       pltpu.VMEM(blocks.cotangent_shape, x.dtype),
@@ -124,16 +131,14 @@ def gradients(
     compiler_params=pltpu.CompilerParams(
       dimension_semantics=("parallel", "arbitrary", "arbitrary")
     ),
+    cost_estimate=cost_estimate(
+      [x, cotangent, *operands],
+      results,
+      macs=(1 + differentiates_input) * g.macs,
+      transcendentals=x.size if activation else 0,
+    ),
     name="scaled_ws_conv_gradients",
-  )(
-    input_scale,
-    x,
-    *[cotangent] * (1 + len(halos)),
-    weight,
-    statistics,
-    *[mean_cotangent] * g.returns_mean,
-    *[input_cotangent] * g.returns_input,
-  )
+  )(input_scale, x, *[cotangent] * (1 + len(halos)), *operands)
   bias_sums = jnp.sum(bias_sums, axis=2)
   if not tile.split_channels:
     bias_sums = jnp.sum(bias_sums, axis=0, keepdims=True)

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 
 from kernels.scaled_ws_conv.geometry import lane_tiles
 from kernels.scaled_ws_conv.tile import Blocks
-from kernels.tpu import LANES, SUBLANES, result_like
+from kernels.tpu import LANES, SUBLANES, cost_estimate, result_like
 
 
 # Traced once for all equal calls: the body is long.
@@ -83,6 +83,11 @@ def convolve(
 
   parts = 1 if tile.split_channels else tile.cores
   parameters = [weight, bias] if gain is None else [weight, bias, gain]
+  results = [
+    result_like(x, (g.height, g.width, g.outputs, g.images, g.out_channels), x.dtype),
+    result_like(x, (parts, SUBLANES, g.out_channels), jnp.float32),
+    *[result_like(x, (g.images, g.out_channels), jnp.float32)] * g.returns_mean,
+  ]
   result, statistics, *mean = pl.pallas_call(
     functools.partial(
       _body,
@@ -103,17 +108,19 @@ def convolve(
       pl.BlockSpec((None, SUBLANES, tile.channels), statistics_at),
       *[pl.BlockSpec(blocks.image_shape, image_at)] * g.returns_mean,
     ],
-    out_shape=[
-      result_like(x, (g.height, g.width, g.outputs, g.images, g.out_channels), x.dtype),
-      result_like(x, (parts, SUBLANES, g.out_channels), jnp.float32),
-      *[result_like(x, (g.images, g.out_channels), jnp.float32)] * g.returns_mean,
-    ],
+    out_shape=results,
     scratch_shapes=[
       pltpu.VMEM(blocks.activated_shape, x.dtype),
       pltpu.VMEM(blocks.standardized_shape, x.dtype),
     ],
     compiler_params=pltpu.CompilerParams(
       dimension_semantics=("parallel", "arbitrary", "arbitrary")
+    ),
+    cost_estimate=cost_estimate(
+      [x, *parameters],
+      results,
+      macs=g.macs,
+      transcendentals=x.size if activation else 0,
     ),
     name="scaled_ws_conv",
   )(input_scale, *[x] * (1 + len(halos)), *parameters)

@@ -90,6 +90,12 @@ class Geometry:
     return (1, 1) if self.pool else (self.row_phases, self.column_phases)
 
   @property
+  def macs(self) -> int:
+    """Multiply-adds of the forward pass; each of the backward pass's two products has as many."""
+    pixels = self.height * self.width * self.images
+    return pixels * len(self.taps) * self.group_inputs * self.out_channels
+
+  @property
   def before(self) -> int:
     """Rows, and columns, by which the input is read before the first of the result."""
     return max(-tap.shift[0] for tap in self.taps)

@@ -15,7 +15,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float
 
-from kernels.tpu import LANES, SUBLANES, result_like
+from kernels.tpu import LANES, SUBLANES, cost_estimate, result_like
 
 CHUNK_ROWS_MAX = 64
 """Rows that are worked on at a time."""
@@ -46,6 +46,16 @@ def gradient(
 
   vector = pl.BlockSpec((1, columns), lambda column: (0, column))
   matrix = pl.BlockSpec((rows, columns), lambda column: (0, column))
+  operands = [
+    input_scale,
+    weight.reshape(rows, outputs),
+    standardized_gradient.reshape(parts, rows, outputs),
+    gain,
+  ]
+  results = [
+    result_like(standardized_gradient, shape, jnp.float32)
+    for shape in ((rows, outputs), (1, outputs))
+  ]
   weight_gradient, gain_gradient = pl.pallas_call(
     functools.partial(_body, variance_floor=variance_floor),
     grid=(outputs // columns,),
@@ -56,18 +66,11 @@ def gradient(
       vector,
     ],
     out_specs=[matrix, vector],
-    out_shape=[
-      result_like(standardized_gradient, shape, jnp.float32)
-      for shape in ((rows, outputs), (1, outputs))
-    ],
+    out_shape=results,
     compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel",)),
+    cost_estimate=cost_estimate(operands, results),
     name="standardization_gradient",
-  )(
-    input_scale,
-    weight.reshape(rows, outputs),
-    standardized_gradient.reshape(parts, rows, outputs),
-    gain,
-  )
+  )(*operands)
   return weight_gradient.reshape(weight.shape), gain_gradient[0]
 
 

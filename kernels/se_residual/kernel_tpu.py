@@ -13,7 +13,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float
 
-from kernels.tpu import LANES, result_like
+from kernels.tpu import LANES, cost_estimate, result_like
 
 IMAGES_MULTIPLE = 16
 CORES = 2
@@ -91,15 +91,15 @@ def _call(body, name, arrays, scale, *, sums):
   )
   narrow = pl.BlockSpec((images, channels), lambda image, channel, row: (image, channel))
 
+  results = [result_like(arrays[0], x.shape, x.dtype) for x in [arrays[0]] + [scale] * sums]
   return pl.pallas_call(
     body,
     grid=(image_blocks, channel_blocks, height // rows),
     in_specs=[*[wide] * len(arrays), narrow],
     out_specs=[wide] + [narrow] * sums,
-    out_shape=[
-      result_like(arrays[0], like.shape, like.dtype) for like in [arrays[0]] + [scale] * sums
-    ],
+    out_shape=results,
     compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "parallel", "arbitrary")),
+    cost_estimate=cost_estimate([*arrays, scale], results),
     name=name,
   )(*arrays, scale)
 

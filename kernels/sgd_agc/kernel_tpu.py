@@ -16,7 +16,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float
 
-from kernels.tpu import LANES, SUBLANES, result_like
+from kernels.tpu import LANES, SUBLANES, cost_estimate, result_like
 
 CHUNK_ROWS_MAX = 40
 """Rows that are worked on at a time: with more, vectors of three arrays are spilled."""
@@ -97,18 +97,20 @@ def _call(hyper_parameters, matrices, *, block_rows, clips, floors):
 
   parameter, gradient, *others = matrices
   changed = [parameter, *others]
+  results = [
+    result_like(gradient, (grid[1] * SUBLANES, columns), jnp.float32),
+    *(result_like(matrix, matrix.shape, jnp.float32) for matrix in changed),
+  ]
   return pl.pallas_call(
     functools.partial(_body, clips=clips, floors=floors),
     grid=grid,
     in_specs=[pl.BlockSpec(memory_space=pltpu.SMEM), *[block] * len(matrices)],
     out_specs=[squares, *[block] * len(changed)],
-    out_shape=[
-      result_like(gradient, (grid[1] * SUBLANES, columns), jnp.float32),
-      *(result_like(matrix, matrix.shape, jnp.float32) for matrix in changed),
-    ],
+    out_shape=results,
     # The first operand is the hyper-parameters, the third the gradient.
     input_output_aliases={1: 1, **{i + 1: i for i in range(2, len(changed) + 1)}},
     compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "parallel")),
+    cost_estimate=cost_estimate(matrices, results),
     name="sgd_agc",
   )(hyper_parameters, *matrices)
 
