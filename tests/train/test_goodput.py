@@ -86,6 +86,18 @@ def test_what_is_lost_twice_is_lost_once(tmp_path):
   assert (found.seconds[LOST_WORK], found.seconds[STEP]) == (12.0, 4.0)
 
 
+def test_going_back_is_to_the_step_before(tmp_path):
+  """What comes between it and the next step is lost with that one, not with the one left."""
+  with Ledger(str(tmp_path)) as ledger:
+    ledger.begin_steps()
+    ledger.step_done(8)
+    ledger.goes_on_from(4)
+    time.sleep(0.1)
+    ledger.write()
+    ledger.goes_on_from(6)
+  assert read_goodput(str(tmp_path)).seconds[LOST_WORK] < 0.1
+
+
 def test_phases_nest(tmp_path):
   with Ledger(str(tmp_path), began_seconds=time.monotonic() - 5) as ledger:
     ledger.begin_steps()

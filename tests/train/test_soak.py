@@ -1,4 +1,7 @@
-"""10,000 steps with saves, evaluations and restarts: nothing grows."""
+"""10,000 steps with saves, evaluations and restarts: nothing grows.
+
+Shared memory is that of the whole machine: nothing else may use it meanwhile.
+"""
 
 import os
 import pathlib

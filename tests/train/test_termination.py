@@ -1,5 +1,6 @@
 """SIGTERM to real runs: no step is lost, wherever it comes."""
 
+import json
 import pathlib
 import re
 import signal
@@ -9,6 +10,7 @@ import pytest
 
 from nfnet.errors import UserError
 from tests.train import runs
+from train import goodput
 from train.audit_data import audit
 from train.metrics import read_metrics
 from train.termination import EXIT_TERMINATED
@@ -39,6 +41,15 @@ def records(workdir):
     return read_metrics(str(workdir))
   except UserError:
     return []
+
+
+def last_phases(workdir):
+  """Of the last second or so."""
+  try:
+    *_, line = (workdir / goodput.LEDGER_FILE).read_text().splitlines()
+    return set(json.loads(line)["seconds"])
+  except (OSError, ValueError, KeyError):
+    return set()
 
 
 def terminate(process, log):
@@ -98,10 +109,12 @@ def test_while_it_waits_for_data(digits, cache, uninterrupted, tmp_path):
   assert stopped
   for pid in stopped:
     runs.send(pid, signal.SIGSTOP)
-  seen = -1
-  while len(records(workdir)) > seen:
-    seen = len(records(workdir))
-    time.sleep(3)
-  step = terminate(process, log)
+  wait_for(process, lambda: last_phases(workdir) == {goodput.DATA_WAIT})
+  try:
+    step = terminate(process, log)
+  finally:
+    # One of them cleans up what the run has shared, once it is over.
+    for pid in stopped:
+      runs.send(pid, signal.SIGCONT)
   assert step < STEPS
   assert_nothing_is_lost(workdir, step, digits, cache, log, uninterrupted)
