@@ -6,6 +6,7 @@ Pallas kernels see their local shard.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -175,9 +176,7 @@ def make_train_step(
         is_good &= loss <= loss_max
       # The norm of the gradients is known only when the parameters are new already: the kernels
       # compute it in their one pass over memory.
-      new_state, gradient_norm = jax.lax.cond(
-        is_good, optimizer_step, skipped_step, state, gradients
-      )
+      new_state, gradient_norm = choose(is_good, optimizer_step, skipped_step, state, gradients)
     metrics = {
       "loss": loss,
       "top1": hits,
@@ -188,10 +187,22 @@ def make_train_step(
     }
     return new_state, metrics
 
+  # Kernels work in place, so they must not run. XLA's own operations choose each value where it is
+  # made, and would copy the whole state for a branch: 4.5 of F0's 43.5 ms.
+  choose = jax.lax.cond if experiment.model.kernels == "pallas" else _choose_values
   specs = _specs(model, mesh)
   state = state_specs(specs, has_average=experiment.optimizer.ema_decay is not None)
   return jax.shard_map(
     step_on_device, mesh=mesh, in_specs=(state, P(DATA_AXES)), out_specs=(state, P())
+  )
+
+
+def _choose_values(
+  condition: Array, if_true: Callable[..., Any], if_false: Callable[..., Any], *operands: Any
+) -> Any:
+  """As `jax.lax.cond`, but computes both."""
+  return jax.tree.map(
+    functools.partial(jnp.where, condition), if_true(*operands), if_false(*operands)
   )
 
 

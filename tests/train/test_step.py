@@ -149,14 +149,18 @@ def exploded(parameters):
   return parameters
 
 
-@pytest.mark.parametrize("devices", [1, 2])
+# With "pallas" it is a branch, on a CPU around references.
+@pytest.mark.parametrize(("devices", "implementation"), [(1, "pallas"), (2, "reference")])
 @pytest.mark.parametrize(
   ("faults", "change"),
   [(Faults(), exploded), (Faults(loss_max=0.01), lambda parameters: parameters)],
 )
-def test_a_bad_step_changes_nothing_but_the_count(devices, faults, change):
+def test_a_bad_step_changes_nothing_but_the_count(devices, implementation, faults, change):
   experiment = dataclasses.replace(
-    EXPERIMENT, faults=faults, parallelism=Parallelism(parameter_shards=devices)
+    EXPERIMENT,
+    faults=faults,
+    model=dataclasses.replace(EXPERIMENT.model, kernels=implementation),
+    parallelism=Parallelism(parameter_shards=devices),
   )
   mesh = make_mesh(jax.devices()[:devices], parameter_shards=devices)
   model = make_model(experiment)
