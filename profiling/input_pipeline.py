@@ -243,7 +243,7 @@ def _processor() -> str:
 def _step_speed(path: str) -> float | None:
   """Images/s/chip of a file that `profiling.step --json` wrote; None where there is no file."""
   try:
-    return json.loads(pathlib.Path(path).read_text())["images_per_second_per_chip"]
+    return json.loads(pathlib.Path(path).read_text())["estimated"]["images_per_second_per_chip"]
   except OSError:
     return None
   except (ValueError, KeyError) as error:
@@ -274,6 +274,7 @@ def main(arguments: list[str]) -> None:
   """Measures what there is and prints it."""
   refuse_arguments(arguments)
   values = flags.FLAGS
+  step_speed = _step_speed(values.step_json)
   cores = min(values.cores or sys.maxsize, len(os.sched_getaffinity(0)))
   with tempfile.TemporaryDirectory() as temporary:
     root = pathlib.Path(temporary, "images")
@@ -328,7 +329,6 @@ def main(arguments: list[str]) -> None:
     **summarize(rounds),
     "runs": rounds,
   }
-  step_speed = _step_speed(values.step_json)
   if step_speed and "not_measured" not in result["speeds"][OURS]:
     speed = result["speeds"][OURS]["images_per_cpu_second"][0]
     result["host"] = {
