@@ -1,6 +1,5 @@
 """What all Pallas TPU kernels have to know."""
 
-import math
 from collections.abc import Sequence
 
 import jax
@@ -42,5 +41,5 @@ def cost_estimate(
     macs: multiply-adds.
     transcendentals: erf, tanh, exp and the like.
   """
-  size_bytes = sum(math.prod(x.shape) * x.dtype.itemsize for x in (*operands, *results))
+  size_bytes = sum(x.size * x.dtype.itemsize for x in (*operands, *results))
   return pl.CostEstimate(flops=2 * macs, transcendentals=transcendentals, bytes_accessed=size_bytes)

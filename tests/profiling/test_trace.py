@@ -48,13 +48,13 @@ def test_other_devices_have_hours_and_no_mfu():
   assert measured.hours_per_million_images == pytest.approx(2 * 1e6 / 1280 / 3600)
 
 
-DEVICES = "--xla_force_host_platform_device_count=8"
-
-
 def run(*arguments):
   return subprocess.run(
     [sys.executable, "-m", "profiling.trace", f"--config={CONFIG}", *arguments],
-    env={**os.environ, "XLA_FLAGS": f"{DEVICES} --xla_backend_optimization_level=0"},
+    env={
+      **os.environ,
+      "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_backend_optimization_level=0",
+    },
     capture_output=True,
     text=True,
     check=False,

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import json
 import os
 import pathlib
 import subprocess
@@ -10,6 +11,7 @@ import sys
 import jax
 
 from nfnet.checkpoint_reader import read_arrays
+from train.goodput import LEDGER_FILE, START_UP
 
 ROOT = pathlib.Path(__file__).parents[2]
 FIELDS = {
@@ -57,6 +59,15 @@ def final_sha256(workdir):
     for path, leaf in jax.tree.leaves_with_path(read_arrays(newest / item)):
       digest.update(f"{path} {leaf.dtype} {leaf.shape}".encode() + leaf.tobytes())
   return newest.name, digest.hexdigest()
+
+
+def last_phases(workdir):
+  """In which the run was for the last second or so, by its ledger; none before there is one."""
+  try:
+    line = (pathlib.Path(workdir) / LEDGER_FILE).read_text().splitlines()[-1]
+    return tuple(json.loads(line).get("seconds", {START_UP: 0}))
+  except (OSError, IndexError, ValueError):
+    return ()
 
 
 def send(pid, signal_number):

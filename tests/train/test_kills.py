@@ -10,7 +10,7 @@ import pytest
 
 from tests.train import runs
 from train.audit_data import audit
-from train.goodput import LEDGER_FILE, read_goodput
+from train.goodput import START_UP, read_goodput
 
 # Little between what can be interrupted: a checkpoint or an evaluation every few steps.
 FIELDS = {
@@ -50,15 +50,6 @@ def is_evaluating(workdir):
   return last["kind"] == "evaluation" and not last["ema"]
 
 
-def last_phases(workdir):
-  """The phases of the last line of the ledger, before the kill."""
-  try:
-    lines = (workdir / LEDGER_FILE).read_text().splitlines()
-    return tuple(json.loads(lines[-1]).get("seconds", {"start-up": 0}))
-  except (OSError, IndexError, ValueError):
-    return ("start-up",)
-
-
 # Where to kill: behind a random time, anywhere or as soon as the run is there.
 AIMS = (None, is_evaluating, is_saving, None, None)
 
@@ -83,7 +74,11 @@ def kill_often(folder, number, digits, uninterrupted):
     if is_saving(workdir):
       phases.append("save")
     else:
-      phases.append("evaluation" if is_evaluating(workdir) else "/".join(last_phases(workdir)))
+      phases.append(
+        "evaluation"
+        if is_evaluating(workdir)
+        else "/".join(runs.last_phases(workdir) or (START_UP,))
+      )
   assert runs.start(workdir, digits, cache, log, **FIELDS).wait(timeout=500) == 0
   assert runs.final_sha256(workdir) == final
   found = audit(str(workdir))

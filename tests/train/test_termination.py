@@ -1,6 +1,5 @@
 """SIGTERM to real runs: no step is lost, wherever it comes."""
 
-import json
 import pathlib
 import re
 import signal
@@ -10,8 +9,8 @@ import pytest
 
 from nfnet.errors import UserError
 from tests.train import runs
-from train import goodput
 from train.audit_data import audit
+from train.goodput import DATA_WAIT
 from train.metrics import read_metrics
 from train.termination import EXIT_TERMINATED
 
@@ -41,15 +40,6 @@ def records(workdir):
     return read_metrics(str(workdir))
   except UserError:
     return []
-
-
-def last_phases(workdir):
-  """Of the last second or so."""
-  try:
-    *_, line = (workdir / goodput.LEDGER_FILE).read_text().splitlines()
-    return set(json.loads(line)["seconds"])
-  except (OSError, ValueError, KeyError):
-    return set()
 
 
 def terminate(process, log):
@@ -109,7 +99,7 @@ def test_while_it_waits_for_data(digits, cache, uninterrupted, tmp_path):
   assert stopped
   for pid in stopped:
     runs.send(pid, signal.SIGSTOP)
-  wait_for(process, lambda: last_phases(workdir) == {goodput.DATA_WAIT})
+  wait_for(process, lambda: runs.last_phases(workdir) == (DATA_WAIT,))
   try:
     step = terminate(process, log)
   finally:
