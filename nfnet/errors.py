@@ -1,6 +1,7 @@
 """The one error type whose message is meant for the person at the terminal."""
 
 import sys
+import traceback
 from collections.abc import Callable
 
 from absl import app, flags, logging
@@ -23,6 +24,26 @@ def refuse_arguments(arguments: list[str]) -> None:
   """
   if len(arguments) > 1:
     raise UserError(f"unexpected argument {arguments[1]!r}: every argument is --NAME=VALUE")
+
+
+def report_error(error: BaseException) -> int:
+  """Says on stderr what has ended the program: one line, or a traceback of what nobody expects.
+
+  Args:
+    error: that `main` has raised.
+
+  Returns:
+    The exit code: 2 for what the user can mend, 130 when interrupted, 1 for all else.
+  """
+  sys.stdout.flush()
+  if isinstance(error, KeyboardInterrupt):
+    print("interrupted", file=sys.stderr, flush=True)
+    return 130
+  if isinstance(error, UserError | flags.Error):
+    print(f"error: {error}", file=sys.stderr, flush=True)
+    return 2
+  traceback.print_exception(error)
+  return 1
 
 
 def run_main(
@@ -50,11 +71,5 @@ def run_main(
   # Around all of absl, because its parsing of the arguments can raise too.
   try:
     app.run(main, flags_parser=parse_quietly)
-  except (UserError, flags.Error) as error:
-    sys.stdout.flush()
-    print(f"error: {error}", file=sys.stderr)
-    sys.exit(2)
-  except KeyboardInterrupt:
-    sys.stdout.flush()
-    print("interrupted", file=sys.stderr)
-    sys.exit(130)
+  except (UserError, flags.Error, KeyboardInterrupt) as error:
+    sys.exit(report_error(error))

@@ -22,7 +22,7 @@ from typing import NoReturn
 import jax
 from absl import flags
 
-from nfnet.errors import UserError
+from nfnet.errors import UserError, report_error
 from train.termination import Terminated
 
 EXIT_LOST_PROCESS = 75
@@ -31,8 +31,11 @@ sysexits.h)."""
 SILENT_SECONDS_MAX = 30
 """After which a silent process counts as gone."""
 _SIGN_OF_LIFE_SECONDS = 3
-_JAX_TIMEOUT_SECONDS = 50
-"""JAX ends a process too whose coordinator is gone or that is silent, with a stack trace: later."""
+_NOTICED_SECONDS_MAX = SILENT_SECONDS_MAX + 2 * _SIGN_OF_LIFE_SECONDS
+_JAX_HEARTBEAT_SECONDS = 100
+"""JAX ends all processes too when one is silent, with stack traces: from half of this time on, which
+is later than we do."""
+_JAX_SHUTDOWN_SECONDS = 50
 _FOLDER = "nfnets_alive/"
 _FINISHED, _FAILED = "finished", "failed"
 
@@ -49,7 +52,10 @@ def joined() -> Iterator[None]:
   """With the other processes that the flags speak of, if any; before JAX does anything else.
 
   When another one is gone, the process ends at once with one line and `EXIT_LOST_PROCESS`: what
-  would otherwise run at exit waits for the other. Checkpoints that are whole stay.
+  would otherwise run at exit waits for the other. Checkpoints that are whole stay. When process 0
+  is gone, JAX aborts the others before that (exit code 134, and a message among stack traces).
+
+  An error in this process ends it at once too, with the exit code that it would have alone.
 
   Raises:
     UserError: the flags do not fit together.
@@ -73,8 +79,8 @@ def joined() -> Iterator[None]:
   try:
     jax.distributed.initialize(
       *told,
-      heartbeat_timeout_seconds=_JAX_TIMEOUT_SECONDS,
-      shutdown_timeout_seconds=_JAX_TIMEOUT_SECONDS,
+      heartbeat_timeout_seconds=_JAX_HEARTBEAT_SECONDS,
+      shutdown_timeout_seconds=_JAX_SHUTDOWN_SECONDS,
     )
   except ValueError as error:
     message = str(error).splitlines()[0]
@@ -90,16 +96,27 @@ def joined() -> Iterator[None]:
   watch = _Watch()
   try:
     yield
-  except jax.errors.JaxRuntimeError as error:
-    # A collective that noticed by itself.
-    _leave(str(error).splitlines()[0][:200])
   except Terminated:
     # All of them end so.
     watch.stop(_FINISHED)
     raise
-  except BaseException:
+  except BaseException as error:
+    if not isinstance(error, UserError | KeyboardInterrupt):
+      # A collective or a save may notice another one's end before the watch does.
+      print(
+        f"process {jax.process_index()}: {type(error).__name__}; waits up to "
+        f"{_NOTICED_SECONDS_MAX} s to hear whether another process is gone",
+        file=sys.stderr,
+        flush=True,
+      )
+      time.sleep(_NOTICED_SECONDS_MAX)
+    code = report_error(error)
     watch.stop(_FAILED)
-    raise
+    if is_first():
+      # The others hear it from this process.
+      time.sleep(2 * _SIGN_OF_LIFE_SECONDS)
+    # At exit JAX would wait for the others, which leave without a word, and abort.
+    os._exit(code)
   watch.stop(_FINISHED)
 
 

@@ -88,7 +88,7 @@ def finish(started):
     assert process.wait(timeout=500) == 0
 
 
-def assert_same(workdir, expected):
+def assert_same(workdir, expected, *, steps=STEPS):
   """Parameters, average and losses of two runs, up to the order of float32 sums."""
   for prefer_ema in (False, True):
     ours, theirs = (
@@ -101,10 +101,11 @@ def assert_same(workdir, expected):
     assert one["loss"] == pytest.approx(other["loss"], rel=1e-5)
     # Of all processes together.
     assert one.get("bad_images") == other.get("bad_images")
-  assert [r["bad_images"] for r in ours if r["kind"] == "train"][-1] == 2 * BAD
+  epochs = steps * 16 // 64
+  assert [r["bad_images"] for r in ours if r["kind"] == "train"][-1] == epochs * BAD
   found = audit(str(workdir))
-  assert (found.steps, found.images, found.complete_epochs) == (STEPS, 128, 2)
-  assert found.blank == 2 * BAD
+  assert (found.steps, found.images, found.complete_epochs) == (steps, 16 * steps, epochs)
+  assert found.blank == epochs * BAD
 
 
 @pytest.fixture(scope="module")
@@ -131,31 +132,104 @@ def test_four_processes_train_the_same_network(one_process, dataset, tmp_path):
   assert_same(workdir, one_process)
 
 
+# Long enough that no process can end before another one is killed.
+MORE = {"schedule.train_steps": 48, "schedule.log_every_steps": 4}
+
+
+@pytest.fixture(scope="module")
+def one_process_for_longer(dataset, tmp_path_factory):
+  workdir = tmp_path_factory.mktemp("longer") / "run"
+  finish(start(workdir, dataset, 1, **MORE))
+  return workdir
+
+
 @pytest.mark.slow
-def test_a_process_that_dies_ends_the_others_and_all_resume(one_process, dataset, tmp_path):
+@pytest.mark.parametrize(
+  ("victim", "moment"), [(1, "4"), (1, "8.*"), (0, "4")], ids=["after", "in a save", "process 0"]
+)
+def test_a_process_that_dies_ends_the_others_and_all_resume(
+  victim, moment, one_process_for_longer, dataset, tmp_path
+):
   workdir = tmp_path / "run"
-  processes = start(workdir, dataset, 2)
-  checkpoint = workdir / "checkpoints" / "4"
-  while not checkpoint.exists():
+  processes = start(workdir, dataset, 2, **MORE)
+  # Orbax renames a folder when it is whole.
+  while not list((workdir / "checkpoints").glob(moment)):
     assert all(process.poll() is None for process in processes)
-    time.sleep(0.05)
-  processes[1].send_signal(signal.SIGKILL)
-  started_seconds = time.monotonic()
-  code = processes[0].wait(timeout=60)
-  assert time.monotonic() - started_seconds < 60
-  processes[1].wait()
-  if code:
+    time.sleep(0.001)
+  processes[victim].send_signal(signal.SIGKILL)
+  processes[victim].wait()
+  survivor = 1 - victim
+  code = processes[survivor].wait(timeout=60)
+  output = pathlib.Path(f"{workdir}.2.{survivor}.log").read_text()
+  if victim == 0:
+    # JAX is faster than we are, since its connection is closed.
+    assert code == -signal.SIGABRT
+    assert "This most likely indicates that another task died" in output
+  else:
     assert code == EXIT_LOST_PROCESS
-    (line,) = (
-      line
-      for line in pathlib.Path(f"{workdir}.2.0.log").read_text().splitlines()
-      if line.startswith("error:")
-    )
+    (line,) = (line for line in output.splitlines() if line.startswith("error:"))
     assert "process 0 of 2 has lost another one: process 1 has been silent for" in line
     assert line.endswith("start all of them again, they resume from the newest checkpoint")
+  assert audit(str(workdir)).steps < MORE["schedule.train_steps"]
   # In another number than before.
-  finish(start(workdir, dataset, 1))
-  assert_same(workdir, one_process)
+  finish(start(workdir, dataset, 1, **MORE))
+  assert_same(workdir, one_process_for_longer, steps=MORE["schedule.train_steps"])
+
+
+RUN_THAT_FAILS = """
+import sys
+import time
+
+import jax
+
+from nfnet.errors import UserError, run_main
+from train import processes
+
+
+def main(arguments):
+  with processes.joined():
+    if jax.process_index() == int(arguments[1]):
+      raise {"UserError": UserError, "ValueError": ValueError}[arguments[2]]("this one")
+    time.sleep(200)
+
+
+run_main(main)
+"""
+
+
+@pytest.mark.parametrize(
+  ("culprit", "error", "code"),
+  [
+    (0, "UserError", 2),
+    pytest.param(1, "UserError", 2, marks=pytest.mark.slow),
+    # What nobody expects may be another process's end, which is waited for.
+    pytest.param(0, "ValueError", 1, marks=pytest.mark.slow),
+    pytest.param(1, "ValueError", 1, marks=pytest.mark.slow),
+  ],
+)
+def test_a_process_that_fails_says_why_and_the_others_which(culprit, error, code, tmp_path):
+  with socket.socket() as some:
+    some.bind(("localhost", 0))
+    port = some.getsockname()[1]
+  processes = [
+    subprocess.Popen(
+      [
+        *(sys.executable, "-c", RUN_THAT_FAILS, f"--coordinator=localhost:{port}"),
+        *("--process_count=2", f"--process_index={i}", str(culprit), error),
+      ],
+      stderr=subprocess.PIPE,
+      text=True,
+      cwd=pathlib.Path(__file__).parents[2],
+      env={**os.environ, "JAX_PLATFORMS": "cpu"},
+    )
+    for i in range(2)
+  ]
+  outputs = [process.communicate(timeout=60)[1].splitlines() for process in processes]
+  other = 1 - culprit
+  assert processes[culprit].returncode == code
+  assert processes[other].returncode == EXIT_LOST_PROCESS
+  assert outputs[culprit][-1] == {2: "error: this one", 1: "ValueError: this one"}[code]
+  assert f"process {culprit} has failed; its own output says why" in outputs[other][-1]
 
 
 @pytest.mark.slow
