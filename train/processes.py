@@ -33,8 +33,8 @@ SILENT_SECONDS_MAX = 30
 _SIGN_OF_LIFE_SECONDS = 3
 _NOTICED_SECONDS_MAX = SILENT_SECONDS_MAX + 2 * _SIGN_OF_LIFE_SECONDS
 _JAX_HEARTBEAT_SECONDS = 100
-"""JAX ends all processes too when one is silent, with stack traces: from half of this time on, which
-is later than we do."""
+"""JAX ends all processes too when one is silent, with stack traces: from half of this time on, so
+later than we do."""
 _JAX_SHUTDOWN_SECONDS = 50
 _FOLDER = "nfnets_alive/"
 _FINISHED, _FAILED = "finished", "failed"

@@ -10,10 +10,11 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from kernels.sgd_agc.reference import PARAMETER_NORM_FLOOR
+from nfnet import variants
 from nfnet.block_arrangement import arrange_blocks
 from nfnet.errors import UserError
 from nfnet.model import parameter_shapes
-from tests.train.test_step import EXPERIMENT, run
+from tests.train.test_step import EXPERIMENT, SMALL, run
 from train.checkpoint import Checkpoints
 from train.experiment import Parallelism
 from train.parameter_groups import parameter_name
@@ -30,6 +31,13 @@ def sharded(shards, **model):
     parallelism=Parallelism(parameter_shards=shards),
     model=dataclasses.replace(EXPERIMENT.model, **model),
   )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_variant():
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setitem(variants.VARIANTS, SMALL.name, SMALL)
+    yield
 
 
 @pytest.fixture(scope="module")

@@ -101,17 +101,13 @@ def test_twenty_steps_agree(small, lowered_for_a_tpu):
   assert not np.array_equal(actual, expected)
 
 
-@pytest.mark.parametrize(
-  ("variant", "block_execution"),
-  [
-    ("F7", "scan"),
-    ("F7+", "scan"),
-    # Half a minute of tracing each; the shapes of a block are the same, those of its stack are not.
-    ("F7+", "unrolled"),
-    pytest.param("F7", "unrolled", marks=pytest.mark.slow),
-  ],
-)
-def test_nothing_of_a_published_network_falls_back(variant, block_execution, small):
+# Each is half a minute of tracing; the shapes of blocks are those of a loop.
+UNROLLED = pytest.param("unrolled", marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("variant", ["F7", "F7+"])
+@pytest.mark.parametrize("block_execution", ["scan", UNROLLED])
+def test_no_op_of_a_published_network_falls_back(variant, block_execution, small):
   """F7 and F7+ have the shapes of all the others: see test_op_shapes.py."""
   model = NFNet(
     variant,
@@ -121,15 +117,30 @@ def test_nothing_of_a_published_network_falls_back(variant, block_execution, sma
     stochastic_depth_rate=0.1,
     block_execution=block_execution,
   )
-  parameters = arrange_blocks(parameter_shapes(model), model.block_keys)
   images = jax.ShapeDtypeStruct((32, 224, 224, 3), jnp.float32)
   keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 32))
   jax.eval_shape(
     lambda parameters, images, keys: apply(model, parameters, images, keys=keys),
-    parameters,
+    arrange_blocks(parameter_shapes(model), model.block_keys),
     images,
     keys,
   )
+  assert not kernels.fallback_counts
+
+
+@pytest.mark.parametrize(
+  ("variant", "block_execution"),
+  [
+    ("F7", "scan"),
+    ("F7+", "scan"),
+    ("F7+", "unrolled"),
+    pytest.param("F7", "unrolled", marks=pytest.mark.slow),
+  ],
+)
+def test_no_parameter_of_a_published_network_falls_back(variant, block_execution, small):
+  """F7 and F7+ have the shapes of all the others: see test_op_shapes.py."""
+  model = NFNet(variant, 1000, block_execution=block_execution)
+  parameters = arrange_blocks(parameter_shapes(model), model.block_keys)
   optimizer = sgd_agc(
     lambda _: jnp.float32(0.1),
     momentum=0.9,
