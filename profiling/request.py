@@ -29,6 +29,7 @@ class StepRequest:
     ema: keep a moving average of the parameters.
     parameter_shards: chips that hold one copy of the parameters together.
     gradient_accumulation: parts that a chip computes its images in, one after the other.
+    gradient_dtype: in which gradients travel between chips.
   """
 
   variant: str
@@ -43,6 +44,7 @@ class StepRequest:
   ema: bool = False
   parameter_shards: int = 1
   gradient_accumulation: int = 1
+  gradient_dtype: Literal["bfloat16", "float32"] = "float32"
 
 
 def block_execution_for(
@@ -82,7 +84,9 @@ def experiment_for(request: StepRequest, chips: int) -> Experiment:
       ema_decay=0.9999 if request.ema else None,
       gradient_accumulation=request.gradient_accumulation,
     ),
-    parallelism=Parallelism(parameter_shards=request.parameter_shards),
+    parallelism=Parallelism(
+      parameter_shards=request.parameter_shards, gradient_dtype=request.gradient_dtype
+    ),
     # The length changes a constant of the learning rate's schedule only.
     schedule=Schedule(train_steps=1000),
   )
@@ -116,4 +120,5 @@ def request_for(
     ema=experiment.optimizer.ema_decay is not None,
     parameter_shards=experiment.parallelism.parameter_shards,
     gradient_accumulation=experiment.optimizer.gradient_accumulation,
+    gradient_dtype=experiment.parallelism.gradient_dtype,
   )

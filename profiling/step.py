@@ -157,7 +157,8 @@ def as_text(result: StepReport) -> str:
     f"{request.batch_per_chip} images a chip"
     + (f" in {request.gradient_accumulation} parts" if request.gradient_accumulation > 1 else "")
     + f" on {request.topology}{mode}, kernels: {request.kernels}"
-    + (", blocks rematerialized" if request.rematerialize else ""),
+    + (", blocks rematerialized" if request.rematerialize else "")
+    + (", gradients travel in bfloat16" if request.gradient_dtype == "bfloat16" else ""),
     "Estimated from the compiler's schedule, not measured:",
     f"  step              {time.seconds * 1e3:9.2f} ms",
     f"  images/s/chip     {result.images_per_second_per_chip:9.1f}",
@@ -211,6 +212,9 @@ def _define_flags() -> None:
     1,
     "Parts that a chip computes its images in, one after the other.",
     lower_bound=1,
+  )
+  flags.DEFINE_enum(
+    "gradient_dtype", "float32", ["bfloat16", "float32"], "In which gradients travel between chips."
   )
   flags.DEFINE_string("json", None, "Write everything to this file too.")
   flags.DEFINE_float("time_limit_seconds", TIME_LIMIT_SECONDS, "For the compiler.")

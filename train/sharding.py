@@ -116,10 +116,17 @@ def gather(parameters: Any, specs: Any, dtype: jnp.dtype) -> Any:
   return jax.tree.map(whole, parameters, specs)
 
 
-def sum_gradients(gradients: Any, specs: Any) -> Any:
-  """Sums over all devices, cut as the parameters are; inside of `shard_map`, in float32."""
+def sum_gradients(gradients: Any, specs: Any, dtype: jnp.dtype) -> Any:
+  """Sums over all devices, cut as the parameters are and of `dtype`; inside of `shard_map`.
+
+  Args:
+    gradients: of the examples of each device, float32.
+    specs: of `parameter_specs`.
+    dtype: in which gradients travel; each sum of two is rounded to it.
+  """
 
   def total(gradient: Array, spec: P) -> Array:
+    gradient = gradient.astype(dtype)
     if SHARD_AXIS not in spec:
       return jax.lax.psum(gradient, DATA_AXES)
     axis = spec.index(SHARD_AXIS)

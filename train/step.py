@@ -169,7 +169,7 @@ def make_train_step(
     sums, gradients = local_sums(parameters, batch, keys, share)
     with jax.named_scope("gradient_sum"):
       loss, hits = jax.lax.psum(sums, DATA_AXES)
-      gradients = sum_gradients(gradients, specs)
+      gradients = sum_gradients(gradients, specs, jnp.dtype(experiment.parallelism.gradient_dtype))
     with jax.named_scope("optimizer"):
       is_good = jnp.isfinite(loss)
       if loss_max is not None:

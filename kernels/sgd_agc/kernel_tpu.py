@@ -42,13 +42,15 @@ def sgd_agc(
 
   Raises:
     NotImplementedError: for other shapes than matrices (IO) and filters (HWIO) of whole tiles, and
-      other dtypes than float32.
+      other dtypes than float32, or bfloat16 of the gradient.
   """
   arrays = [parameter, gradient, momentum_buffer]
   if average is not None:
     arrays.append(average)
-  if {x.dtype for x in arrays} != {jnp.dtype(jnp.float32)}:
-    raise NotImplementedError("a dtype other than float32")
+  if gradient.dtype not in (jnp.float32, jnp.bfloat16) or {
+    x.dtype for x in arrays if x is not gradient
+  } != {jnp.dtype(jnp.float32)}:
+    raise NotImplementedError("a dtype other than float32, or bfloat16 of the gradient")
   if parameter.ndim not in (2, 4):
     raise NotImplementedError("vectors and scalars")
   # XLA lays a matrix out the other way round whose columns do not fill the lanes.
@@ -60,9 +62,15 @@ def sgd_agc(
 
   matrices = [as_matrix(x) for x in arrays]
   rows, columns = matrices[0].shape
-  if rows % SUBLANES or (transposes and columns % LANES):
+  if rows % _tile_rows(gradient.dtype):
+    # 1000 classes, of which two share a sublane.
+    matrices[1] = matrices[1].astype(jnp.float32)
+  tile_rows = _tile_rows(matrices[1].dtype)
+  if rows % tile_rows or (transposes and columns % LANES):
     raise NotImplementedError("rows or columns that do not fill tiles")
-  block_rows = rows if clipping is not None else _largest_divisor(rows, BLOCK_ROWS_MAX)
+  block_rows = (
+    rows if clipping is not None else _largest_divisor(rows, BLOCK_ROWS_MAX, of=tile_rows)
+  )
   if block_rows > BLOCK_ROWS_MAX:
     raise NotImplementedError("units that do not fit VMEM")
   squares, *results = _call(
@@ -80,9 +88,14 @@ def sgd_agc(
   return new_parameter, new_buffer, new_average[0] if new_average else None, jnp.sum(squares)
 
 
-def _largest_divisor(rows: int, at_most: int) -> int:
-  """That is a multiple of the sublanes."""
-  return max(divisor for divisor in range(SUBLANES, at_most + 1, SUBLANES) if rows % divisor == 0)
+def _tile_rows(dtype: jnp.dtype) -> int:
+  """Sublanes hold 32 bits."""
+  return SUBLANES * 4 // dtype.itemsize
+
+
+def _largest_divisor(rows: int, at_most: int, *, of: int) -> int:
+  """That is a multiple of `of`."""
+  return max(divisor for divisor in range(of, at_most + 1, of) if rows % divisor == 0)
 
 
 # Traced once for all equal parameters.
@@ -122,11 +135,15 @@ def _body(hyper_parameters, parameter, gradient, buffer, *refs, clips, floors):
     hyper_parameters[i] for i in range(5)
   )
   rows, columns = parameter.shape
-  chunk_rows = _largest_divisor(rows, CHUNK_ROWS_MAX)
+  tile_rows = _tile_rows(gradient.dtype)
+  chunk_rows = _largest_divisor(rows, CHUNK_ROWS_MAX, of=tile_rows)
   zeros = jnp.zeros((SUBLANES, columns), jnp.float32)
 
   def at(i):
-    return pl.ds(pl.multiple_of(i * chunk_rows, SUBLANES), chunk_rows), slice(None)
+    return pl.ds(pl.multiple_of(i * chunk_rows, tile_rows), chunk_rows), slice(None)
+
+  def gradient_of(i):
+    return gradient[at(i)].astype(jnp.float32)
 
   def square_sum(x):
     return jnp.sum(jnp.reshape(x * x, (-1, SUBLANES, columns)), axis=0)
@@ -135,7 +152,7 @@ def _body(hyper_parameters, parameter, gradient, buffer, *refs, clips, floors):
     return jax.lax.fori_loop(0, rows // chunk_rows, body, carry)
 
   def add_squares(i, sums):
-    return sums[0] + square_sum(parameter[at(i)]), sums[1] + square_sum(gradient[at(i)])
+    return sums[0] + square_sum(parameter[at(i)]), sums[1] + square_sum(gradient_of(i))
 
   if clips:
     parameter_squares, squares[...] = over_chunks(add_squares, (zeros, zeros))
@@ -145,7 +162,7 @@ def _body(hyper_parameters, parameter, gradient, buffer, *refs, clips, floors):
     scale = clip_scale(parameter_norm, norm, clipping, floors)
 
   def update(i, sums):
-    p, g = parameter[at(i)], gradient[at(i)]
+    p, g = parameter[at(i)], gradient_of(i)
     if clips:
       g = g * scale
     else:

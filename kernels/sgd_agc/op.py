@@ -52,7 +52,8 @@ def sgd_agc(
 
   Args:
     parameters: float32.
-    gradients: of the parameters, already averaged over all examples of the global batch.
+    gradients: of the parameters, already averaged over all examples of the global batch; float32
+      or bfloat16.
     momentum_buffers: float32, zeros at first.
     averages: of the parameters over steps, float32, or None.
     learning_rate: of this step.

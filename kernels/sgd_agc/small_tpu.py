@@ -66,9 +66,12 @@ def sgd_agc(
   """As the reference of each; the sum of squares is that of all.
 
   Raises:
-    NotImplementedError: other dtypes than float32, or one parameter that does not fit VMEM.
+    NotImplementedError: other dtypes than float32 (gradients may have any), or one parameter that
+      does not fit VMEM.
   """
   names = list(parameters)
+  # Little work, and one layout for all.
+  gradients = {name: x.astype(jnp.float32) for name, x in gradients.items()}
   kinds = [parameters, gradients, momentum_buffers, *([] if averages is None else [averages])]
   if {kind[name].dtype for kind in kinds for name in names} != {jnp.dtype(jnp.float32)}:
     raise NotImplementedError("a dtype other than float32")

@@ -24,6 +24,7 @@ HYPER_PARAMETERS = dict(
   average_decay=None,
 )
 CLIPPING = jnp.float32(0.01)
+FLOAT32 = ("float32", "float32")
 # Shapes of the networks, smaller where only the number of blocks differs.
 CLIPPED = [
   (1, 1, 128, 256),
@@ -96,6 +97,19 @@ def test_what_is_not_clipped(shape):
   agree(kernel_step(*arrays, **HYPER_PARAMETERS, clipping=None), expected, shape)
 
 
+@pytest.mark.parametrize(
+  ("shape", "clipping"),
+  [((3, 3, 128, 256), CLIPPING), ((1, 1, 48, 128), CLIPPING), ((256, 1000), None)],
+)
+def test_gradients_that_have_traveled_in_bfloat16(shape, clipping):
+  parameter, gradient, buffer = draw(shape)
+  arrays = (parameter, gradient.astype(jnp.bfloat16), buffer)
+  expected = reference.sgd_agc(*arrays, **HYPER_PARAMETERS, clipping=clipping)
+  actual = kernel_step(*arrays, **HYPER_PARAMETERS, clipping=clipping)
+  assert {x.dtype for x in actual if x is not None} == {jnp.dtype("float32")}
+  agree(actual, expected, shape)
+
+
 @pytest.mark.parametrize("clipping", [CLIPPING, None])
 def test_the_average_is_kept_in_the_same_pass(clipping):
   shape = (3, 3, 64, 128)
@@ -139,19 +153,21 @@ def test_gradients_of_almost_nothing_are_divided_by_the_floor():
 
 
 @pytest.mark.parametrize(
-  ("shape", "dtype", "clipping", "reason"),
+  ("shape", "dtypes", "clipping", "reason"),
   [
-    ((128,), "float32", CLIPPING, "vectors"),
-    ((), "float32", CLIPPING, "scalars"),
-    ((3, 3, 3, 16), "float32", CLIPPING, "fill tiles"),
-    ((12, 128), "float32", CLIPPING, "fill tiles"),
-    ((128, 1003), "float32", None, "fill tiles"),
-    ((4096, 128), "float32", CLIPPING, "VMEM"),
-    ((128, 128), "bfloat16", CLIPPING, "dtype"),
+    ((128,), FLOAT32, CLIPPING, "vectors"),
+    ((), FLOAT32, CLIPPING, "scalars"),
+    ((3, 3, 3, 16), FLOAT32, CLIPPING, "fill tiles"),
+    ((12, 128), FLOAT32, CLIPPING, "fill tiles"),
+    ((128, 1003), FLOAT32, None, "fill tiles"),
+    ((4096, 128), FLOAT32, CLIPPING, "VMEM"),
+    ((128, 128), ("bfloat16", "float32"), CLIPPING, "dtype"),
+    ((128, 128), ("float32", "float16"), CLIPPING, "dtype"),
   ],
 )
-def test_says_what_it_does_not_cover(shape, dtype, clipping, reason):
-  arrays = [jnp.zeros(shape, dtype)] * 3
+def test_says_what_it_does_not_cover(shape, dtypes, clipping, reason):
+  parameter, gradient = (jnp.zeros(shape, dtype) for dtype in dtypes)
+  arrays = (parameter, gradient, parameter)
   with pytest.raises(NotImplementedError, match=reason):
     kernel_step(*arrays, **HYPER_PARAMETERS, clipping=clipping)
 

@@ -115,6 +115,14 @@ def test_the_average_is_kept_in_the_same_pass(shapes, stacked, clipping):
   assert not np.array_equal(expected[2]["gain"], averages["gain"])
 
 
+@pytest.mark.parametrize(("shapes", "stacked"), [(SHAPES, False), (STACKS, True)])
+def test_gradients_that_have_traveled_in_bfloat16(shapes, stacked):
+  parameters, gradients, buffers, _ = draw(shapes)
+  arrays = (parameters, jax.tree.map(lambda x: x.astype(jnp.bfloat16), gradients), buffers)
+  expected = expected_step([*arrays, None], stacked)
+  agree(kernel_step(*arrays, **HYPER_PARAMETERS, stacked=stacked), expected, shapes)
+
+
 def test_zeros_can_move_and_are_finite():
   _, gradients, *_ = draw(SHAPES)
   zeros = jax.tree.map(jnp.zeros_like, gradients)

@@ -19,7 +19,7 @@ from train.checkpoint import Checkpoints
 from train.experiment import Parallelism
 from train.parameter_groups import parameter_name
 from train.schedule import learning_rate_schedule
-from train.sharding import gather, make_mesh, parameter_specs
+from train.sharding import DATA_AXES, gather, make_mesh, parameter_specs, sum_gradients
 from train.step import abstract_state, make_model, make_optimizer
 
 STEPS = 20
@@ -104,6 +104,43 @@ def test_in_bfloat16_shards_lose_one_rounding_of_the_weights():
     # Relative 2^-9 for each of some ten layers.
     assert ours["loss"] == pytest.approx(theirs["loss"], rel=2**-9 * np.sqrt(10))
   assert rounded[0]["loss"] != exact[0]["loss"]
+
+
+@pytest.mark.parametrize("shards", [1, 4])
+def test_gradients_that_travel_in_bfloat16_train_as_well(shards, one_device):
+  experiment = sharded(shards)
+  experiment = dataclasses.replace(
+    experiment,
+    parallelism=dataclasses.replace(experiment.parallelism, gradient_dtype="bfloat16"),
+  )
+  _, metrics = run(experiment, devices=8, steps=STEPS)
+  # The first step's loss is of the same parameters, and its gradients are rounded eight times.
+  assert metrics[0]["loss"] == pytest.approx(one_device[1][0]["loss"], rel=1e-5)
+  norms = [one[0]["gradient_norm"] for one in (metrics, one_device[1])]
+  assert norms[0] == pytest.approx(norms[1], rel=2**-8)
+  assert norms[0] != pytest.approx(norms[1], rel=1e-5)
+  # Each of the following steps adds as much again.
+  for ours, theirs in zip(metrics, one_device[1], strict=True):
+    assert ours["loss"] == pytest.approx(theirs["loss"], rel=2**-8)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_gradients_are_summed_in_their_dtype(dtype):
+  mesh = make_mesh(parameter_shards=4)
+  specs = {"weight": P(None, "shard"), "bias": P()}
+  parts = np.random.default_rng(0).standard_normal((8, 4, 16)).astype(np.float32)
+
+  @functools.partial(jax.shard_map, mesh=mesh, in_specs=P(DATA_AXES), out_specs=specs)
+  def total(parts):
+    return sum_gradients({"weight": parts[0], "bias": parts[0, 0]}, specs, jnp.dtype(dtype))
+
+  result = jax.jit(total)(parts)
+  expected = parts.sum(0, dtype=np.float64)
+  # Each part and each of the sums is rounded to half of the last place.
+  tolerance = 8 * float(jnp.finfo(dtype).eps) / 2 * np.abs(parts).sum(0).max()
+  for name, sums in (("weight", expected), ("bias", expected[0])):
+    assert result[name].dtype == dtype
+    np.testing.assert_allclose(np.asarray(result[name], np.float64), sums, rtol=0, atol=tolerance)
 
 
 @pytest.fixture(params=["scan", "unrolled"])

@@ -129,15 +129,20 @@ def test_no_op_of_a_published_network_falls_back(variant, block_execution, small
 
 
 @pytest.mark.parametrize(
-  ("variant", "block_execution"),
+  ("variant", "block_execution", "gradient_dtype"),
   [
-    ("F7", "scan"),
-    ("F7+", "scan"),
-    ("F7+", "unrolled"),
-    pytest.param("F7", "unrolled", marks=pytest.mark.slow),
+    ("F7", "scan", "float32"),
+    ("F7", "scan", "bfloat16"),
+    ("F7+", "scan", "float32"),
+    ("F7+", "scan", "bfloat16"),
+    ("F7+", "unrolled", "float32"),
+    pytest.param("F7", "unrolled", "float32", marks=pytest.mark.slow),
+    pytest.param("F7+", "unrolled", "bfloat16", marks=pytest.mark.slow),
   ],
 )
-def test_no_parameter_of_a_published_network_falls_back(variant, block_execution, small):
+def test_no_parameter_of_a_published_network_falls_back(
+  variant, block_execution, gradient_dtype, small
+):
   """F7 and F7+ have the shapes of all the others: see test_op_shapes.py."""
   model = NFNet(variant, 1000, block_execution=block_execution)
   parameters = arrange_blocks(parameter_shapes(model), model.block_keys)
@@ -150,5 +155,8 @@ def test_no_parameter_of_a_published_network_falls_back(variant, block_execution
     implementation="pallas",
   )
   state = jax.eval_shape(optimizer.init, parameters)
-  jax.eval_shape(optimizer.step, parameters, state, parameters, parameters)
+  gradients = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, jnp.dtype(gradient_dtype)), parameters
+  )
+  jax.eval_shape(optimizer.step, gradients, state, parameters, parameters)
   assert not kernels.fallback_counts
