@@ -1,12 +1,41 @@
 """What all Pallas TPU kernels have to know."""
 
-from collections.abc import Sequence
+import functools
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 import jax
 from jax.experimental import pallas as pl
 
 LANES = 128
 SUBLANES = 8
+
+
+Tile = TypeVar("Tile")
+
+
+@functools.cache
+def read_tiles(path: pathlib.Path, kind: type[Tile]) -> Mapping[tuple[str, str], Tile]:
+  """The tiles that `python -m profiling.kernels --sweep=OP --write_tiles` has found.
+
+  Args:
+    path: of the file beside the op.
+    kind: of tile.
+
+  Returns:
+    By the name of the kernel's work and the direction of the pass.
+  """
+  return {
+    (entry["name"], entry["direction"]): kind(**entry["tile"])
+    for entry in json.loads(path.read_text())
+  }
+
+
+def divisors(n: int, *, of: int = 1) -> list[int]:
+  """Of `n`, that are multiples of `of`; the smallest first."""
+  return [i for i in range(of, n + 1, of) if n % i == 0]
 
 
 def result_like(operand: jax.Array, shape: tuple[int, ...], dtype) -> jax.ShapeDtypeStruct:

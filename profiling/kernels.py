@@ -2,7 +2,7 @@ r"""Every op at every shape of the published networks: XLA's program, the kernel
 
     python -m profiling.kernels [--kernels=pallas] [--topology=v4:2x2x1] [--images=32] \
         [--only=TEXT] [--json=OUT]
-    python -m profiling.kernels --sweep=scaled_ws_conv [--only=TEXT] [--write_tiles]
+    python -m profiling.kernels --sweep=OP [--only=TEXT] [--write_tiles]
 
 Compiles each op alone for one chip (187 programs, five minutes on two cores, instant the second
 time). Cycles are those of a core, all of whose chip's cores work at the same time, estimated from
@@ -47,6 +47,7 @@ from profiling.op_shapes import (
 )
 from profiling.op_worker import YARDSTICK, OpRequest
 from profiling.output import write_json
+from profiling.tile_worker import OPS
 from profiling.topology import parse_topology
 from train.progress import format_table
 
@@ -421,7 +422,7 @@ def _define_flags() -> None:
   )
   flags.DEFINE_string("only", "", "Compile only ops whose label has this in it.")
   flags.DEFINE_string("json", None, "Write the figures to this file too.")
-  flags.DEFINE_enum("sweep", None, ["scaled_ws_conv"], "Op whose tiles to rank.")
+  flags.DEFINE_enum("sweep", None, OPS, "Op whose tiles to rank.")
   flags.DEFINE_boolean("write_tiles", False, "Use the best tiles from now on.")
 
 
@@ -432,10 +433,10 @@ def main(arguments: list[str]) -> None:
   chip = parse_topology(values.topology).chip
   images = values.images * chip.cores_per_device // chip.cores
   if values.sweep:
-    found = tile_sweep.sweep(values.topology, images, values.only)
+    found = tile_sweep.sweep(values.sweep, values.topology, images, values.only)
     print(tile_sweep.as_text(found))
     if values.write_tiles:
-      tile_sweep.write_tiles(found)
+      tile_sweep.write_tiles(found, tile_sweep.tiles_path(values.sweep))
     return
   request = OpRequest(
     topology=values.topology, images=images, kernels="reference", only=values.only

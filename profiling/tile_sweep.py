@@ -1,7 +1,6 @@
-"""Which tile of each convolution kernel takes the fewest cycles.
+"""Which tile of each of an op's kernels takes the fewest cycles.
 
-`python -m profiling.kernels --sweep=scaled_ws_conv` runs it. The tiles that it finds are data
-beside the op.
+`python -m profiling.kernels --sweep=OP` runs it. The tiles that it finds are data beside the op.
 """
 
 import dataclasses
@@ -9,16 +8,16 @@ import json
 import pathlib
 from typing import Any
 
-from kernels.scaled_ws_conv.tile import CHOSEN
+import kernels
 from nfnet.errors import UserError
 from profiling.compilation import run_worker
 from profiling.kernel_dumps import KernelProfile, read_profiles
-from profiling.tile_worker import TileRequest, tiled_kernels
+from profiling.tile_worker import Op, TileRequest, sweeps
 from profiling.topology import parse_topology
 from train.progress import format_table
 
 CANDIDATES = 12
-"""Of each kernel; the rest has smaller blocks or activates the input more often."""
+"""Of each kernel; the rest has smaller blocks, or a convolution's input is activated more often."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,7 +26,7 @@ class Candidate:
 
   Attributes:
     tile: fields of `Tile`.
-    vmem_bytes: of its blocks, by `Blocks.vmem_bytes`.
+    vmem_bytes: of its blocks, by the op's `Blocks.vmem_bytes`.
     profile: of the kernel; None where the compiler refused.
     cycles: of a core; infinite where the compiler refused.
   """
@@ -39,11 +38,12 @@ class Candidate:
 
 
 def sweep(
-  topology: str, images: int, only: str, **limits: Any
+  op: Op, topology: str, images: int, only: str, **limits: Any
 ) -> dict[tuple[str, str], list[Candidate]]:
   """Candidates of each kernel and direction, the best first.
 
   Args:
+    op: with tiles.
     topology: name of a slice.
     images: of a device.
     only: substring of the kernels' names.
@@ -52,38 +52,37 @@ def sweep(
   Raises:
     UserError: no kernel has this in its name, or as `run_worker`.
   """
-  names = [name for name in tiled_kernels(images) if only in name]
-  if not names:
-    raise UserError(f"--only={only}: no kernel has this in its name")
+  wanted = [(name, direction) for name, direction in sweeps(op, images) if only in name]
+  if not wanted:
+    raise UserError(f"--only={only}: no kernel of {op} has this in its name")
   chip = parse_topology(topology).chip
   found = {}
-  for i, name in enumerate(names):
-    for direction in ("forward", "backward"):
-      request = TileRequest(
-        topology=topology, images=images, name=name, direction=direction, count=CANDIDATES
-      )
-      folder, _ = run_worker(
-        "profiling.tile_worker",
-        request,
-        what=f"kernel {i + 1} of {len(names)}, {name}, {direction}",
-        dumps=True,
-        **limits,
-      )
-      entries = json.loads((folder / "result.json").read_text())["programs"]
-      candidates = []
-      for j, entry in enumerate(entries):
-        profile = None
-        if "error" not in entry:
-          (profile,) = read_profiles(folder / str(j), chip).values()
-        candidates.append(
-          Candidate(
-            tile=entry["tile"],
-            vmem_bytes=entry["vmem_bytes"],
-            profile=profile,
-            cycles=profile.seconds(chip) * chip.clock_hz if profile else float("inf"),
-          )
+  for i, (name, direction) in enumerate(wanted):
+    request = TileRequest(
+      topology=topology, images=images, op=op, name=name, direction=direction, count=CANDIDATES
+    )
+    folder, _ = run_worker(
+      "profiling.tile_worker",
+      request,
+      what=f"kernel {i + 1} of {len(wanted)}, {name}, {direction}",
+      dumps=True,
+      **limits,
+    )
+    entries = json.loads((folder / "result.json").read_text())["programs"]
+    candidates = []
+    for j, entry in enumerate(entries):
+      profile = None
+      if "error" not in entry:
+        (profile,) = read_profiles(folder / str(j), chip).values()
+      candidates.append(
+        Candidate(
+          tile=entry["tile"],
+          vmem_bytes=entry["vmem_bytes"],
+          profile=profile,
+          cycles=profile.seconds(chip) * chip.clock_hz if profile else float("inf"),
         )
-      found[name, direction] = sorted(candidates, key=lambda one: one.cycles)
+      )
+    found[name, direction] = sorted(candidates, key=lambda one: one.cycles)
   return found
 
 
@@ -110,15 +109,16 @@ def as_text(found: dict[tuple[str, str], list[Candidate]]) -> str:
 
 
 def _tile_text(tile: dict[str, Any]) -> str:
-  split = "channels" if tile["split_channels"] else "positions"
-  return (
-    f"{tile['images']} images x {tile['rows']} rows x {tile['channels']} channels, "
-    f"{tile['columns']} columns at a time, {tile['cores']} cores share {split}"
-  )
+  return ", ".join(f"{field} {value}" for field, value in tile.items())
 
 
-def write_tiles(found: dict[tuple[str, str], list[Candidate]], path: pathlib.Path = CHOSEN) -> None:
-  """Puts the best tiles into the file beside the op, in place of those of the same kernels."""
+def tiles_path(op: Op) -> pathlib.Path:
+  """The file with the tiles of an op."""
+  return pathlib.Path(kernels.__file__).parent / op / "tiles.json"
+
+
+def write_tiles(found: dict[tuple[str, str], list[Candidate]], path: pathlib.Path) -> None:
+  """Puts the best tiles into a file, in place of those of the same kernels."""
   entries = {(entry["name"], entry["direction"]): entry for entry in json.loads(path.read_text())}
   for (name, direction), candidates in found.items():
     if candidates and candidates[0].profile:

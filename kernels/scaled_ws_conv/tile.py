@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import itertools
-import json
 import math
 import pathlib
 from collections.abc import Iterable, Iterator
@@ -12,7 +11,7 @@ from typing import Literal
 import jax
 
 from kernels.scaled_ws_conv.geometry import Geometry
-from kernels.tpu import LANES, SUBLANES
+from kernels.tpu import LANES, SUBLANES, divisors, read_tiles
 
 Direction = Literal["forward", "backward"]
 IMAGES_MULTIPLE = 16
@@ -247,15 +246,15 @@ def candidates(geometry: Geometry, direction: Direction, vmem_bytes: int) -> lis
   if geometry.groups > 1:
     widths: Iterable[int] = [channels // geometry.groups]
   else:
-    widths = [n for n in _divisors(channels) if n % LANES == 0 or n == channels]
-  images_of_blocks = [n for n in _divisors(geometry.images) if n % IMAGES_MULTIPLE == 0]
+    widths = [n for n in divisors(channels) if n % LANES == 0 or n == channels]
+  images_of_blocks = divisors(geometry.images, of=IMAGES_MULTIPLE)
   fitting: list[Blocks] = []
   for cores, width, split_channels, images in itertools.product(
     (2, 1), widths, (True, False), images_of_blocks
   ):
     if cores == 1 and fitting:
       break
-    columns = sorted(_divisors(geometry.width), key=lambda n: abs(images * n - PIXELS_AT_A_TIME))
+    columns = sorted(divisors(geometry.width), key=lambda n: abs(images * n - PIXELS_AT_A_TIME))
     for columns_at_a_time in columns[:2]:
       tile = Tile(
         images=images,
@@ -272,7 +271,7 @@ def candidates(geometry: Geometry, direction: Direction, vmem_bytes: int) -> lis
 
 def _by_rows(geometry: Geometry, direction: Direction, tile: Tile) -> Iterator[Blocks]:
   """With as many rows in a block as fit, and fewer."""
-  for rows in reversed(_divisors(geometry.height)):
+  for rows in reversed(divisors(geometry.height)):
     try:
       blocks = Blocks(geometry, direction, dataclasses.replace(tile, rows=rows))
     except ValueError:
@@ -294,18 +293,6 @@ def _rank(blocks: Blocks):
   )
 
 
-def _divisors(n: int) -> list[int]:
-  return [i for i in range(1, n + 1) if n % i == 0]
-
-
-@functools.cache
-def _chosen() -> dict[tuple[str, Direction], Tile]:
-  return {
-    (entry["name"], entry["direction"]): Tile(**entry["tile"])
-    for entry in json.loads(CHOSEN.read_text())
-  }
-
-
 @functools.cache
 def choose(geometry: Geometry, direction: Direction) -> Blocks:
   """The tile of `tiles.json`, or the likely best one.
@@ -313,7 +300,7 @@ def choose(geometry: Geometry, direction: Direction) -> Blocks:
   Raises:
     NotImplementedError: no tile fits.
   """
-  if tile := _chosen().get((geometry.name, direction)):
+  if tile := read_tiles(CHOSEN, Tile).get((geometry.name, direction)):
     return Blocks(geometry, direction, tile)
   for vmem_bytes in (VMEM_BYTES_PREFERRED, VMEM_BYTES):
     for blocks in candidates(geometry, direction, vmem_bytes):

@@ -13,12 +13,11 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float
 
-from kernels.tpu import LANES, cost_estimate, result_like
+from kernels.se_residual.tile import IMAGES_MULTIPLE, Blocks, choose
+from kernels.tpu import LANES, cost_estimate, divisors, result_like
 
-IMAGES_MULTIPLE = 16
-CORES = 2
-BLOCK_BYTES_MAX = 3 << 19
-"""Three arrays with two blocks each take 9 of VMEM's 16 MiB."""
+COLUMNS_MAX = 4
+"""That are written out one by one."""
 
 
 def se_residual(
@@ -53,7 +52,7 @@ def add_scaled(
   branch: Float[Array, "h w n c"], shortcut: Float[Array, "h w n c"], scale: Float[Array, "n c"]
 ) -> Float[Array, "h w n c"]:
   """shortcut + scale * branch."""
-  return _call(_add_scaled_body, "se_residual", [branch, shortcut], scale, sums=False)[0]
+  return forward(branch, shortcut, scale, blocks=_choose(branch, "forward"))
 
 
 def _forward(branch, shortcut, scale):
@@ -62,8 +61,8 @@ def _forward(branch, shortcut, scale):
 
 def _backward(residuals, cotangent):
   branch, scale = residuals
-  branch_gradient, scale_gradient = _call(
-    _gradients_body, "se_residual_gradients", [cotangent, branch], scale, sums=True
+  branch_gradient, scale_gradient = gradients(
+    cotangent, branch, scale, blocks=_choose(branch, "backward")
   )
   return branch_gradient, cotangent, scale_gradient
 
@@ -71,30 +70,42 @@ def _backward(residuals, cotangent):
 add_scaled.defvjp(_forward, _backward)
 
 
-def _call(body, name, arrays, scale, *, sums):
-  """One array like `arrays`, and, with `sums`, one like `scale`."""
-  height, width, images, channels = arrays[0].shape
-  # The cores share the images, or the channels where there are too few.
-  image_blocks = CORES if images % (CORES * IMAGES_MULTIPLE) == 0 else 1
-  channel_blocks = CORES if image_blocks == 1 and channels % (CORES * LANES) == 0 else 1
-  images, channels = images // image_blocks, channels // channel_blocks
-  row_bytes = width * images * channels * arrays[0].dtype.itemsize
-  rows = max(
-    n
-    for n in range(1, height + 1)
-    if height % n == 0 and (n == 1 or n * row_bytes <= BLOCK_BYTES_MAX)
-  )
-  if row_bytes > 2 * BLOCK_BYTES_MAX:
-    raise NotImplementedError("rows that do not fit VMEM")
-  wide = pl.BlockSpec(
-    (rows, width, images, channels), lambda image, channel, row: (row, 0, image, channel)
-  )
-  narrow = pl.BlockSpec((images, channels), lambda image, channel, row: (image, channel))
+def _choose(branch, direction):
+  return choose(branch.shape, branch.dtype.itemsize, direction)
 
+
+def forward(
+  branch: Float[Array, "h w n c"],
+  shortcut: Float[Array, "h w n c"],
+  scale: Float[Array, "n c"],
+  *,
+  blocks: Blocks,
+) -> Float[Array, "h w n c"]:
+  """shortcut + scale * branch."""
+  (result,) = _call(_add_scaled_body, "se_residual", [branch, shortcut], scale, blocks, sums=False)
+  return result
+
+
+def gradients(
+  cotangent: Float[Array, "h w n c"],
+  branch: Float[Array, "h w n c"],
+  scale: Float[Array, "n c"],
+  *,
+  blocks: Blocks,
+) -> tuple[Float[Array, "h w n c"], Float[Array, "n c"]]:
+  """Of the branch, and of the scale."""
+  name = "se_residual_gradients"
+  return _call(_gradients_body, name, [cotangent, branch], scale, blocks, sums=True)
+
+
+def _call(body, name, arrays, scale, blocks, *, sums):
+  """One array like `arrays`, and, with `sums`, one like `scale`."""
+  wide = pl.BlockSpec(blocks.wide_shape, lambda image, channel, row: (row, 0, image, channel))
+  narrow = pl.BlockSpec(blocks.narrow_shape, lambda image, channel, row: (image, channel))
   results = [result_like(arrays[0], x.shape, x.dtype) for x in [arrays[0]] + [scale] * sums]
   return pl.pallas_call(
     body,
-    grid=(image_blocks, channel_blocks, height // rows),
+    grid=blocks.grid,
     in_specs=[*[wide] * len(arrays), narrow],
     out_specs=[wide] + [narrow] * sums,
     out_shape=results,
@@ -105,29 +116,55 @@ def _call(body, name, arrays, scale, *, sums):
 
 
 def _add_scaled_body(branch, shortcut, scale, result):
-  rows, width = branch.shape[:2]
-
-  @pl.loop(0, rows)
-  def _(row):
-    for column in range(width):
-      at = row, column
-      scaled = scale[...] * branch[at].astype(jnp.float32)
+  @_for_each_row_and_lanes(branch.shape)
+  def _(row, lanes):
+    def add(column, _):
+      at = row, column, *lanes
+      scaled = scale[lanes] * branch[at].astype(jnp.float32)
       result[at] = (shortcut[at].astype(jnp.float32) + scaled).astype(result.dtype)
+
+    _over_columns(branch.shape[1], add, None)
 
 
 def _gradients_body(cotangent, branch, scale, branch_gradient, scale_gradient):
-  rows, width = branch.shape[:2]
-
   @pl.when(pl.program_id(2) == 0)
   def _():
     scale_gradient[...] = jnp.zeros_like(scale_gradient)
 
-  @pl.loop(0, rows)
-  def _(row):
-    total = scale_gradient[...]
-    for column in range(width):
-      at = row, column
+  @_for_each_row_and_lanes(branch.shape)
+  def _(row, lanes):
+    def add(column, total):
+      at = row, column, *lanes
       gradient = cotangent[at].astype(jnp.float32)
-      branch_gradient[at] = (gradient * scale[...]).astype(branch_gradient.dtype)
-      total += gradient * branch[at].astype(jnp.float32)
-    scale_gradient[...] = total
+      branch_gradient[at] = (gradient * scale[lanes]).astype(branch_gradient.dtype)
+      return total + gradient * branch[at].astype(jnp.float32)
+
+    scale_gradient[lanes] = _over_columns(branch.shape[1], add, scale_gradient[lanes])
+
+
+# Few lanes and columns are worked on at a time, so that everything stays in registers.
+
+
+def _for_each_row_and_lanes(shape):
+  rows, _, _, channels = shape
+
+  def run(body):
+    @pl.loop(0, rows)
+    def _(row):
+      @pl.loop(0, channels, step=LANES)
+      def _(channel):
+        body(row, (slice(None), pl.ds(pl.multiple_of(channel, LANES), LANES)))
+
+  return run
+
+
+def _over_columns(width, body, carry):
+  """What the body makes of the carry, column by column."""
+  columns = max(n for n in divisors(width) if n <= COLUMNS_MAX)
+
+  def some(block, carry):
+    for column in range(columns):
+      carry = body(block * columns + column, carry)
+    return carry
+
+  return jax.lax.fori_loop(0, width // columns, some, carry)

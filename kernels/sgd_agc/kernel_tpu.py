@@ -8,6 +8,7 @@ The chip's HBM takes 36 cycles of its two cores for every 2 x 1024 elements; the
 to 13 of them. Small parameters, for which a launch takes longer than the work, are in small_tpu.py.
 """
 
+import dataclasses
 import functools
 
 import jax
@@ -16,12 +17,8 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float
 
+from kernels.sgd_agc.tile import Blocks, Matrix, choose
 from kernels.tpu import LANES, SUBLANES, cost_estimate, result_like
-
-CHUNK_ROWS_MAX = 40
-"""Rows that are worked on at a time: with more, vectors of three arrays are spilled."""
-BLOCK_ROWS_MAX = 2048
-"""Seven arrays of 2048 x 128 float32, each with two buffers, take 14 of VMEM's 16 MiB."""
 
 
 def sgd_agc(
@@ -47,9 +44,9 @@ def sgd_agc(
   arrays = [parameter, gradient, momentum_buffer]
   if average is not None:
     arrays.append(average)
-  if gradient.dtype not in (jnp.float32, jnp.bfloat16) or {
-    x.dtype for x in arrays if x is not gradient
-  } != {jnp.dtype(jnp.float32)}:
+  if gradient.dtype not in (jnp.float32, jnp.bfloat16) or any(
+    x.dtype != jnp.float32 for x in (parameter, momentum_buffer, *arrays[3:])
+  ):
     raise NotImplementedError("a dtype other than float32, or bfloat16 of the gradient")
   if parameter.ndim not in (2, 4):
     raise NotImplementedError("vectors and scalars")
@@ -62,22 +59,23 @@ def sgd_agc(
 
   matrices = [as_matrix(x) for x in arrays]
   rows, columns = matrices[0].shape
-  if rows % _tile_rows(gradient.dtype):
-    # 1000 classes, of which two share a sublane.
-    matrices[1] = matrices[1].astype(jnp.float32)
-  tile_rows = _tile_rows(matrices[1].dtype)
-  if rows % tile_rows or (transposes and columns % LANES):
-    raise NotImplementedError("rows or columns that do not fill tiles")
-  block_rows = (
-    rows if clipping is not None else _largest_divisor(rows, BLOCK_ROWS_MAX, of=tile_rows)
+  matrix = Matrix(
+    rows=rows,
+    columns=columns,
+    clips=clipping is not None,
+    gradient_itemsize=gradient.dtype.itemsize,
+    has_average=average is not None,
   )
-  if block_rows > BLOCK_ROWS_MAX:
-    raise NotImplementedError("units that do not fit VMEM")
-  squares, *results = _call(
+  if rows % matrix.tile_rows:
+    # 1000 classes, of which two share a sublane.
+    matrix = dataclasses.replace(matrix, gradient_itemsize=4)
+    matrices[1] = matrices[1].astype(jnp.float32)
+  if rows % matrix.tile_rows or (transposes and columns % LANES):
+    raise NotImplementedError("rows or columns that do not fill tiles")
+  squares, *results = update(
     stacked_hyper_parameters(learning_rate, momentum, weight_decay, clipping, average_decay),
     matrices,
-    block_rows=block_rows,
-    clips=clipping is not None,
+    blocks=choose(matrix),
     floors=(parameter_norm_floor, gradient_norm_floor),
   )
 
@@ -88,34 +86,29 @@ def sgd_agc(
   return new_parameter, new_buffer, new_average[0] if new_average else None, jnp.sum(squares)
 
 
-def _tile_rows(dtype: jnp.dtype) -> int:
-  """Sublanes hold 32 bits."""
-  return SUBLANES * 4 // dtype.itemsize
-
-
-def _largest_divisor(rows: int, at_most: int, *, of: int) -> int:
-  """That is a multiple of `of`."""
-  return max(divisor for divisor in range(of, at_most + 1, of) if rows % divisor == 0)
-
-
 # Traced once for all equal parameters.
-@functools.partial(jax.jit, static_argnames=("block_rows", "clips", "floors"))
-def _call(hyper_parameters, matrices, *, block_rows, clips, floors):
+@functools.partial(jax.jit, static_argnames=("blocks", "floors"))
+def update(
+  hyper_parameters: Float[Array, "5"],
+  matrices: list[Float[Array, "rows columns"]],
+  *,
+  blocks: Blocks,
+  floors: tuple[float, float],
+) -> tuple[Float[Array, "..."], ...]:
   """Sums of squares, and all matrices but the second anew, in place."""
-  rows, columns = matrices[0].shape
+  grid, tile = blocks.grid, blocks.tile
   # What the last block has beyond the last column are units of their own, which nobody reads.
-  grid = (pl.cdiv(columns, LANES), rows // block_rows)
-  block = pl.BlockSpec((block_rows, LANES), lambda column, row: (row, column))
+  block = pl.BlockSpec((tile.rows, LANES), lambda column, row: (row, column))
   squares = pl.BlockSpec((SUBLANES, LANES), lambda column, row: (row, column))
 
   parameter, gradient, *others = matrices
   changed = [parameter, *others]
   results = [
-    result_like(gradient, (grid[1] * SUBLANES, columns), jnp.float32),
+    result_like(gradient, (grid[1] * SUBLANES, parameter.shape[1]), jnp.float32),
     *(result_like(matrix, matrix.shape, jnp.float32) for matrix in changed),
   ]
   return pl.pallas_call(
-    functools.partial(_body, clips=clips, floors=floors),
+    functools.partial(_body, clips=blocks.matrix.clips, chunk_rows=tile.chunk_rows, floors=floors),
     grid=grid,
     in_specs=[pl.BlockSpec(memory_space=pltpu.SMEM), *[block] * len(matrices)],
     out_specs=[squares, *[block] * len(changed)],
@@ -128,19 +121,17 @@ def _call(hyper_parameters, matrices, *, block_rows, clips, floors):
   )(hyper_parameters, *matrices)
 
 
-def _body(hyper_parameters, parameter, gradient, buffer, *refs, clips, floors):
+def _body(hyper_parameters, parameter, gradient, buffer, *refs, clips, chunk_rows, floors):
   # With an average, it comes first and its new value last.
   *average, squares, new_parameter, new_buffer = refs if len(refs) == 3 else refs[:-1]
   learning_rate, momentum, weight_decay, clipping, average_rate = (
     hyper_parameters[i] for i in range(5)
   )
   rows, columns = parameter.shape
-  tile_rows = _tile_rows(gradient.dtype)
-  chunk_rows = _largest_divisor(rows, CHUNK_ROWS_MAX, of=tile_rows)
   zeros = jnp.zeros((SUBLANES, columns), jnp.float32)
 
   def at(i):
-    return pl.ds(pl.multiple_of(i * chunk_rows, tile_rows), chunk_rows), slice(None)
+    return pl.ds(pl.multiple_of(i * chunk_rows, chunk_rows), chunk_rows), slice(None)
 
   def gradient_of(i):
     return gradient[at(i)].astype(jnp.float32)

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from kernels.scaled_ws_conv.tile import VMEM_BYTES
+from nfnet.errors import UserError
 from profiling.chips import CHIPS
 from profiling.kernels import compile_ops, make_rows
 from profiling.op_shapes import TailShape, UpdateShape, named_shapes
@@ -111,25 +112,45 @@ def test_every_kernel_of_every_published_network_compiles(tmp_path):
       assert all(kernel.vmem_bytes <= 16 << 20 for kernel in kernels)
 
 
-def test_the_sweep_ranks_tiles_and_keeps_the_best(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+  ("op", "name", "directions", "spills"),
+  [
+    (
+      "scaled_ws_conv",
+      "3x3 768->768 groups 6 stride 2 to 7x7x32, 2 bytes",
+      {"forward", "backward"},
+      None,
+    ),
+    ("se_residual", "7x7x32x1536, 2 bytes", {"forward", "backward"}, 0),
+    ("sgd_agc", "256x512, gradient 2 bytes", {"update"}, 0),
+  ],
+)
+def test_the_sweep_ranks_tiles_and_keeps_the_best(
+  op, name, directions, spills, tmp_path, monkeypatch
+):
   monkeypatch.setattr("profiling.tile_sweep.CANDIDATES", 3)
-  name = "3x3 768->768 groups 6 stride 2 to 7x7x32"
-  found = sweep("v4:2x2x1", 32, name, cache=tmp_path)
-  ((forward, _), (backward, _)) = found
-  assert forward.startswith(name)
-  assert forward == backward
+  found = sweep(op, "v4:2x2x1", 32, name, cache=tmp_path)
+  assert set(found) == {(name, direction) for direction in directions}
   for candidates in found.values():
     cycles = [one.cycles for one in candidates]
     assert len(cycles) == 3
     assert cycles == sorted(cycles)
     assert all(one.vmem_bytes <= VMEM_BYTES for one in candidates)
     assert len({str(one.tile) for one in candidates}) == 3
-  assert f"{found[forward, 'forward'][0].cycles:,.0f}" in as_text(found)
+    if spills is not None:
+      assert candidates[0].profile.spills == spills
+  (key, *_) = found
+  assert f"{found[key][0].cycles:,.0f}" in as_text(found)
 
   path = tmp_path / "tiles.json"
   path.write_text('[{"name": "other", "direction": "forward", "tile": {}}]')
   write_tiles(found, path)
   entries = {(one["name"], one["direction"]): one["tile"] for one in json.loads(path.read_text())}
   assert entries["other", "forward"] == {}
-  assert entries[forward, "backward"] == found[forward, "backward"][0].tile
-  assert len(entries) == 3
+  assert entries[key] == found[key][0].tile
+  assert len(entries) == 1 + len(found)
+
+
+def test_a_sweep_of_nothing_is_an_error():
+  with pytest.raises(UserError, match="--only=9x9: no kernel of se_residual has this in its name"):
+    sweep("se_residual", "v4:2x2x1", 32, "9x9")
