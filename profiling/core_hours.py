@@ -1,7 +1,7 @@
 r"""What pre-training and fine-tuning cost in TPU-v4 core-hours, beside what paper A published.
 
-    python -m profiling.core_hours [--topology=v4:4x4x8] [--kernels=pallas] [--json=OUT] \
-        [--plot=PNG]
+    python -m profiling.core_hours [--topology=v4:4x4x8] [--kernels=pallas] \
+        [--block_execution=unrolled] [--gradient_dtype=bfloat16] [--json=OUT] [--plot=PNG]
 
 Compiles the training step of each of the paper's six networks for the slice (extra `tpu`; half an
 hour on two cores, instant the second time) and multiplies. Every core-hour of this project that is
@@ -10,7 +10,7 @@ printed is estimated from the compiler's schedule, not measured. A core is a Ten
 
 import dataclasses
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from absl import flags
@@ -20,6 +20,7 @@ from tqdm import tqdm
 import train.configs
 from nfnet.errors import refuse_arguments, run_main
 from profiling import published
+from profiling.compilation import MEMORY_LIMIT_BYTES
 from profiling.error_bar import error_bar_text, error_bars, error_bars_json
 from profiling.output import save_figure, write_json
 from profiling.request import StepRequest, request_for
@@ -66,8 +67,13 @@ class Estimates:
     return millions * self.finetuning.core_hours_per_million_images * SAM_COST_FACTOR
 
 
-def requests(topology: Topology, kernels: str) -> dict[str, StepRequest]:
+def requests(topology: Topology, kernels: str, **changes: Any) -> dict[str, StepRequest]:
   """The steps to compile: each of the paper's variants, and "finetuning".
+
+  Args:
+    topology: of the slice.
+    kernels: "reference" or "pallas".
+    **changes: fields of all requests that are to differ from what `request_for` says.
 
   Raises:
     UserError: the batches do not divide among the chips.
@@ -79,18 +85,31 @@ def requests(topology: Topology, kernels: str) -> dict[str, StepRequest]:
     for variant in published.VARIANTS
   }
   finetuning = request_for(load_experiment(str(CONFIGS / _FINETUNING_CONFIG)), topology, kernels)
-  return {**pretraining, "finetuning": finetuning}
+  steps = {**pretraining, "finetuning": finetuning}
+  return {name: dataclasses.replace(request, **changes) for name, request in steps.items()}
 
 
-def estimate_all(topology: Topology, kernels: str) -> Estimates:
+def estimate_all(
+  topology: Topology,
+  kernels: str,
+  changes: Mapping[str, Any] | None = None,
+  *,
+  memory_limit_bytes: int = MEMORY_LIMIT_BYTES,
+) -> Estimates:
   """Compiles every step, one after the other.
+
+  Args:
+    topology: of the slice.
+    kernels: "reference" or "pallas".
+    changes: see `requests`.
+    memory_limit_bytes: for the compiler.
 
   Raises:
     UserError: a step cannot be compiled.
   """
-  steps = requests(topology, kernels)
+  steps = requests(topology, kernels, **(changes or {}))
   reports = {
-    name: report(request)
+    name: report(request, memory_limit_bytes=memory_limit_bytes)
     for name, request in tqdm(steps.items(), desc="networks", leave=False, disable=None)
   }
   finetuning = reports.pop("finetuning")
@@ -252,6 +271,19 @@ def draw(estimates: Estimates) -> Figure:
 def _define_flags() -> None:
   flags.DEFINE_string("topology", "v4:4x4x8", "Slice; must divide batches of 4096 and 2048.")
   flags.DEFINE_enum("kernels", "reference", ["reference", "pallas"], "How the ops are computed.")
+  flags.DEFINE_enum(
+    "block_execution",
+    None,
+    ["scan", "unrolled"],
+    "Equal blocks as a loop or written out; default: written out for kernels, up to F3's 48.",
+  )
+  flags.DEFINE_enum(
+    "gradient_dtype",
+    None,
+    ["bfloat16", "float32"],
+    "In which gradients travel between chips; default: as configured.",
+  )
+  flags.DEFINE_float("memory_limit_gb", MEMORY_LIMIT_BYTES / 1e9, "For the compiler.")
   flags.DEFINE_string("json", None, "Write the figures to this file too.")
   flags.DEFINE_string("plot", None, "Write the picture to this PNG file.")
 
@@ -260,7 +292,17 @@ def main(arguments: list[str]) -> None:
   """Prints the tables and writes what the flags ask for."""
   refuse_arguments(arguments)
   values = flags.FLAGS
-  estimates = estimate_all(parse_topology(values.topology), values.kernels)
+  changes = {
+    name: value
+    for name in ("block_execution", "gradient_dtype")
+    if (value := getattr(values, name)) is not None
+  }
+  estimates = estimate_all(
+    parse_topology(values.topology),
+    values.kernels,
+    changes,
+    memory_limit_bytes=int(values.memory_limit_gb * 1e9),
+  )
   print(as_text(estimates))
   write_json("json", values.json, as_json(estimates))
   save_figure("plot", values.plot, draw(estimates))

@@ -56,6 +56,17 @@ def test_steps_are_those_of_the_paper():
   assert (steps["finetuning"].batch_per_chip, steps["finetuning"].pixels) == (16, 384)
 
 
+def test_steps_can_run_their_blocks_another_way():
+  configured = requests(SLICE, "pallas")
+  changed = requests(SLICE, "pallas", block_execution="unrolled", gradient_dtype="bfloat16")
+  assert configured["F7"].block_execution == "scan"
+  assert list(changed) == list(configured)
+  for name, request in changed.items():
+    assert request == dataclasses.replace(
+      configured[name], block_execution="unrolled", gradient_dtype="bfloat16"
+    )
+
+
 def test_a_slice_that_does_not_divide_the_batch_is_an_error():
   with pytest.raises(UserError, match=r"'v4:4x4x3': a batch of 4096 .* 48 chips"):
     requests(parse_topology("v4:4x4x3"), "reference")
