@@ -44,6 +44,7 @@ lint: $(INSTALLED)
 	@$(RUN) -m ruff check .
 
 RESULTS := profiling/results
+WRITTEN_OUT := --topology=v4:4x4x8 --num_classes=30000 --block_execution=unrolled --kernels=pallas --memory_limit_gb=22.5
 # An interpreter that has TensorFlow, PyTorch and timm, whose input pipelines are measured too.
 RIVALS_PYTHON ?= $(RUN)
 
@@ -53,6 +54,7 @@ results: $(INSTALLED)
 	@echo "== Estimates and measurements of profiling/results"
 	$(RUN) -m profiling.calibrate --json=$(RESULTS)/calibration.json
 	$(RUN) -m profiling.core_hours --json=$(RESULTS)/core_hours_reference.json --plot=$(RESULTS)/core_hours_reference.png
+	$(RUN) -m profiling.core_hours --kernels=pallas --json=$(RESULTS)/core_hours_pallas.json --plot=$(RESULTS)/core_hours_pallas.png
 	$(RUN) -m profiling.released_code --json=$(RESULTS)/released_code.json
 	$(RUN) -m profiling.generations --json=$(RESULTS)/generations.json
 	$(RUN) -m profiling.slices --json=$(RESULTS)/slices.json --plot=$(RESULTS)/slices.png
@@ -61,6 +63,8 @@ results: $(INSTALLED)
 	$(RUN) -m profiling.kernels --kernels=pallas --json=$(RESULTS)/ops.json
 	env -u JAX_PLATFORMS $(RUN) -m profiling.gpu --json=$(RESULTS)/gpu.json
 	$(RUN) -m profiling.step --variant=F0 --block_execution=unrolled --kernels=pallas --json=$(RESULTS)/step_f0.json
+	$(RUN) -m profiling.step --variant=F7 $(WRITTEN_OUT) --json=$(RESULTS)/step_f7_slice.json
+	$(RUN) -m profiling.step --variant=F7+ $(WRITTEN_OUT) --json=$(RESULTS)/step_f7_plus_slice.json
 	$(RUN) -m profiling.input_pipeline --python=$(RIVALS_PYTHON) --json=$(RESULTS)/input_pipeline.json
 
 # Fewest forks: one version of each package for all Pythons, since what is tested is one set.
