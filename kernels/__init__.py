@@ -2,9 +2,9 @@
 
 from kernels.dispatch import Implementation, fallback_counts
 from kernels.scaled_ws_conv.op import Convolution, scaled_ws_conv, stem
-from kernels.scaled_ws_conv.tile import IMAGES_MULTIPLE
 from kernels.se_residual.op import se_residual
 from kernels.sgd_agc.op import Step, sgd_agc
+from kernels.tpu import IMAGES_MULTIPLE
 
 __all__ = [
   "IMAGES_MULTIPLE",

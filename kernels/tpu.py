@@ -11,6 +11,10 @@ from jax.experimental import pallas as pl
 
 LANES = 128
 SUBLANES = 8
+IMAGES_MULTIPLE = 16
+"""Images of one pixel fill tiles of bfloat16."""
+VMEM_BYTES = 15 << 20
+"""Of the 16 MiB of a v4 core."""
 
 
 Tile = TypeVar("Tile")
@@ -31,6 +35,20 @@ def read_tiles(path: pathlib.Path, kind: type[Tile]) -> Mapping[tuple[str, str],
     (entry["name"], entry["direction"]): kind(**entry["tile"])
     for entry in json.loads(path.read_text())
   }
+
+
+def check_multiples(*parts: tuple[str, int, int]) -> None:
+  """That tiles divide the work.
+
+  Args:
+    *parts: what is cut, how much of it there is, and how much a part has.
+
+  Raises:
+    ValueError: a part is less than 1, or parts do not add up to the whole.
+  """
+  for what, whole, part in parts:
+    if part < 1 or whole % part:
+      raise ValueError(f"{what}: {whole} is not a multiple of {part}")
 
 
 def divisors(n: int, *, of: int = 1) -> list[int]:

@@ -10,7 +10,7 @@ printed is estimated from the compiler's schedule, not measured. A core is a Ten
 
 import dataclasses
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from absl import flags
@@ -92,22 +92,22 @@ def requests(topology: Topology, kernels: str, **changes: Any) -> dict[str, Step
 def estimate_all(
   topology: Topology,
   kernels: str,
-  changes: Mapping[str, Any] | None = None,
   *,
   memory_limit_bytes: int = MEMORY_LIMIT_BYTES,
+  **changes: Any,
 ) -> Estimates:
   """Compiles every step, one after the other.
 
   Args:
     topology: of the slice.
     kernels: "reference" or "pallas".
-    changes: see `requests`.
     memory_limit_bytes: for the compiler.
+    **changes: see `requests`.
 
   Raises:
     UserError: a step cannot be compiled.
   """
-  steps = requests(topology, kernels, **(changes or {}))
+  steps = requests(topology, kernels, **changes)
   reports = {
     name: report(request, memory_limit_bytes=memory_limit_bytes)
     for name, request in tqdm(steps.items(), desc="networks", leave=False, disable=None)
@@ -300,8 +300,8 @@ def main(arguments: list[str]) -> None:
   estimates = estimate_all(
     parse_topology(values.topology),
     values.kernels,
-    changes,
     memory_limit_bytes=int(values.memory_limit_gb * 1e9),
+    **changes,
   )
   print(as_text(estimates))
   write_json("json", values.json, as_json(estimates))

@@ -26,7 +26,7 @@ from kernels.sgd_agc import kernel_tpu as update_kernel
 from kernels.sgd_agc import tile as update_tile
 from kernels.sgd_agc.reference import GRADIENT_NORM_FLOOR, PARAMETER_NORM_FLOOR
 from kernels.sgd_agc.tile import Matrix
-from kernels.tpu import LANES, SUBLANES
+from kernels.tpu import LANES, SUBLANES, VMEM_BYTES
 from nfnet.activations import scaled_activation
 from profiling.op_shapes import (
   ConvShape,
@@ -143,7 +143,7 @@ def tiled_kernels(images: int) -> dict[str, TiledKernel]:
 def _convolution_sweeps(images: int) -> dict[tuple[str, str], Sweep]:
   def sweep(kernel, direction, make, count):
     problem = kernel.geometry, direction
-    others = conv_tile.candidates(*problem, conv_tile.VMEM_BYTES)
+    others = conv_tile.candidates(*problem, VMEM_BYTES)
     for blocks in _first(conv_tile.choose(*problem), others, count):
       yield make(kernel, blocks)
 

@@ -11,8 +11,8 @@ from jaxtyping import Array, Float
 
 from kernels.scaled_ws_conv import backward_tpu, forward_tpu, standardize_tpu
 from kernels.scaled_ws_conv.geometry import Geometry, convolution
-from kernels.scaled_ws_conv.tile import IMAGES_MULTIPLE, choose
-from kernels.tpu import LANES, SUBLANES
+from kernels.scaled_ws_conv.tile import choose
+from kernels.tpu import IMAGES_MULTIPLE, LANES, SUBLANES
 
 
 def scaled_ws_conv(

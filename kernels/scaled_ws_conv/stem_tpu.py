@@ -18,8 +18,8 @@ from jaxtyping import Array, Float
 
 from kernels.scaled_ws_conv.geometry import Geometry, Tap
 from kernels.scaled_ws_conv.kernel_tpu import convolve
-from kernels.scaled_ws_conv.tile import IMAGES_MULTIPLE, choose
-from kernels.tpu import LANES
+from kernels.scaled_ws_conv.tile import choose
+from kernels.tpu import IMAGES_MULTIPLE, LANES
 
 FILTER_PIXELS = 3
 

@@ -11,16 +11,20 @@ from typing import Literal
 import jax
 
 from kernels.scaled_ws_conv.geometry import Geometry
-from kernels.tpu import LANES, SUBLANES, divisors, read_tiles
+from kernels.tpu import (
+  IMAGES_MULTIPLE,
+  LANES,
+  SUBLANES,
+  VMEM_BYTES,
+  check_multiples,
+  divisors,
+  read_tiles,
+)
 
 Direction = Literal["forward", "backward"]
-IMAGES_MULTIPLE = 16
-"""Images of one pixel fill tiles of bfloat16."""
-VMEM_BYTES = 15 << 20
-"""Of the 16 MiB of a v4 core."""
 VMEM_BYTES_PREFERRED = 12 << 20
-"""The compiler keeps spilled registers in the rest, as many as 5 MiB of them: with larger blocks,
-some kernels do not compile. A sweep tries them."""
+"""Of `VMEM_BYTES`; the compiler keeps spilled registers in the rest, as many as 5 MiB of them. With
+larger blocks, some kernels do not compile. A sweep tries them."""
 PRODUCTS_MAX = 3_600
 """128 x 128 x 16 matrix products that are written out one by one in a kernel."""
 PIXELS_AT_A_TIME = 224
@@ -76,16 +80,14 @@ class Blocks:
   def __post_init__(self):
     geometry, tile = self.geometry, self.tile
     parts = self.channel_blocks if tile.split_channels else self.positions
-    for what, whole, part in (
+    check_multiples(
       ("images", geometry.images, tile.images),
       ("images", tile.images, IMAGES_MULTIPLE),
       ("rows", geometry.height, tile.rows),
       ("columns", geometry.width, tile.columns),
       ("channels", self.channels, tile.channels),
       ("blocks for the cores", parts, tile.cores),
-    ):
-      if part < 1 or whole % part:
-        raise ValueError(f"{what}: {whole} is not a multiple of {part}")
+    )
     if geometry.groups > 1 and tile.channels != self.channels // geometry.groups:
       raise ValueError(f"{tile.channels=} are not those of a group")
     if (

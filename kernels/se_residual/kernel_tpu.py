@@ -13,8 +13,8 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float
 
-from kernels.se_residual.tile import IMAGES_MULTIPLE, Blocks, choose
-from kernels.tpu import LANES, cost_estimate, divisors, result_like
+from kernels.se_residual.tile import Blocks, choose
+from kernels.tpu import IMAGES_MULTIPLE, LANES, cost_estimate, divisors, result_like
 
 COLUMNS_MAX = 4
 """That are written out one by one."""

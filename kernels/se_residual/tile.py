@@ -7,13 +7,16 @@ import math
 import pathlib
 from typing import Literal
 
-from kernels.tpu import LANES, divisors, read_tiles
+from kernels.tpu import (
+  IMAGES_MULTIPLE,
+  LANES,
+  VMEM_BYTES,
+  check_multiples,
+  divisors,
+  read_tiles,
+)
 
 Direction = Literal["forward", "backward"]
-IMAGES_MULTIPLE = 16
-"""Images of one pixel fill tiles of bfloat16."""
-VMEM_BYTES = 15 << 20
-"""Of the 16 MiB of a v4 core."""
 CORES = 2
 BLOCK_BYTES_PREFERRED = 3 << 19
 """Long copies come close to HBM's bandwidth; of longer ones, the first and the last one, behind
@@ -55,15 +58,13 @@ class Blocks:
 
   def __post_init__(self):
     height, _, images, channels = self.shape
-    for what, whole, part in (
+    check_multiples(
       ("rows", height, self.tile.rows),
       ("images", images, self.tile.images),
       ("images", self.tile.images, IMAGES_MULTIPLE),
       ("channels", channels, self.tile.channels),
       ("channels", self.tile.channels, LANES),
-    ):
-      if part < 1 or whole % part:
-        raise ValueError(f"{what}: {whole} is not a multiple of {part}")
+    )
     if self.vmem_bytes > VMEM_BYTES:
       raise ValueError(f"{self.tile}: {self.vmem_bytes} bytes of VMEM are more than {VMEM_BYTES}")
 

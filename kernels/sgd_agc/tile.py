@@ -4,10 +4,8 @@ import dataclasses
 import functools
 import pathlib
 
-from kernels.tpu import LANES, SUBLANES, divisors, read_tiles
+from kernels.tpu import LANES, SUBLANES, VMEM_BYTES, check_multiples, divisors, read_tiles
 
-VMEM_BYTES = 15 << 20
-"""Of the 16 MiB of a v4 core."""
 CHUNK_ROWS_PREFERRED = 40
 """With more, vectors of three arrays are spilled."""
 CHUNK_ROWS_MAX = 128
@@ -79,13 +77,11 @@ class Blocks:
 
   def __post_init__(self):
     matrix, tile = self.matrix, self.tile
-    for what, whole, part in (
+    check_multiples(
       ("rows", matrix.rows, tile.rows),
       ("rows of a block", tile.rows, tile.chunk_rows),
       ("rows of a chunk", tile.chunk_rows, matrix.tile_rows),
-    ):
-      if part < 1 or whole % part:
-        raise ValueError(f"{what}: {whole} is not a multiple of {part}")
+    )
     if matrix.clips and tile.rows != matrix.rows:
       raise ValueError(f"{tile=}: a unit of {matrix.rows} rows is cut")
     if self.vmem_bytes > VMEM_BYTES:

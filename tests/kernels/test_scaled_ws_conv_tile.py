@@ -5,7 +5,8 @@ import json
 import pytest
 
 from kernels.scaled_ws_conv.geometry import convolution
-from kernels.scaled_ws_conv.tile import CHOSEN, VMEM_BYTES, Blocks, Tile, candidates, choose
+from kernels.scaled_ws_conv.tile import CHOSEN, Blocks, Tile, candidates, choose
+from kernels.tpu import VMEM_BYTES
 from profiling.tile_worker import tiled_kernels
 
 GROUPED = convolution(

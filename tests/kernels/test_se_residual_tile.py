@@ -3,7 +3,8 @@ import json
 import pytest
 
 from kernels.se_residual import tile
-from kernels.se_residual.tile import CHOSEN, VMEM_BYTES, Blocks, Tile, candidates, choose
+from kernels.se_residual.tile import CHOSEN, Blocks, Tile, candidates, choose
+from kernels.tpu import VMEM_BYTES
 from profiling.tile_worker import sweeps
 
 SHAPE = (14, 14, 32, 1536)

@@ -3,7 +3,8 @@ import json
 import pytest
 
 from kernels.sgd_agc import tile
-from kernels.sgd_agc.tile import CHOSEN, VMEM_BYTES, Blocks, Matrix, Tile, candidates, choose
+from kernels.sgd_agc.tile import CHOSEN, Blocks, Matrix, Tile, candidates, choose
+from kernels.tpu import VMEM_BYTES
 from profiling.tile_worker import sweeps
 
 CLIPPED = Matrix(rows=1152, columns=300, clips=True)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from kernels.scaled_ws_conv.tile import VMEM_BYTES
+from kernels.tpu import VMEM_BYTES
 from nfnet.errors import UserError
 from profiling.chips import CHIPS
 from profiling.kernels import compile_ops, make_rows

@@ -55,11 +55,15 @@ def dataset(tmp_path_factory):
   return folder
 
 
-def start(workdir, dataset, count, **arguments):
-  """The processes, which have `DEVICES` devices together."""
+def free_port():
   with socket.socket() as some:
     some.bind(("localhost", 0))
-    port = some.getsockname()[1]
+    return some.getsockname()[1]
+
+
+def start(workdir, dataset, count, **arguments):
+  """The processes, which have `DEVICES` devices together."""
+  port = free_port()
   fields = {**ARGUMENTS, "schedule.train_steps": STEPS, "data.path": dataset, **arguments}
   command = [sys.executable, "-m", "train.pretrain", "--config=train/configs/demo_pretrain.py"]
   command += [f"--workdir={workdir}", *(f"--config.{field}={x}" for field, x in fields.items())]
@@ -208,9 +212,7 @@ run_main(main)
   ],
 )
 def test_a_process_that_fails_says_why_and_the_others_which(culprit, error, code, tmp_path):
-  with socket.socket() as some:
-    some.bind(("localhost", 0))
-    port = some.getsockname()[1]
+  port = free_port()
   processes = [
     subprocess.Popen(
       [
@@ -255,9 +257,7 @@ def test_all_stop_at_one_step_when_one_of_them_is_terminated(one_process, datase
 
 def test_evaluation_by_two_processes_is_that_of_one(one_process, tmp_path):
   command = [sys.executable, "-m", "train.evaluate", f"--workdir={one_process}"]
-  with socket.socket() as some:
-    some.bind(("localhost", 0))
-    port = some.getsockname()[1]
+  port = free_port()
   options = {
     "cwd": pathlib.Path(__file__).parents[2],
     "env": {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""},
