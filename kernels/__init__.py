@@ -2,7 +2,7 @@
 
 from kernels.dispatch import Implementation, fallback_counts
 from kernels.scaled_ws_conv.op import Convolution, scaled_ws_conv, stem
-from kernels.se_residual.op import se_residual
+from kernels.se_residual.op import conv_se_residual
 from kernels.sgd_agc.op import Step, sgd_agc
 from kernels.tpu import IMAGES_MULTIPLE
 
@@ -11,9 +11,9 @@ __all__ = [
   "Convolution",
   "Implementation",
   "Step",
+  "conv_se_residual",
   "fallback_counts",
   "scaled_ws_conv",
-  "se_residual",
   "sgd_agc",
   "stem",
 ]

@@ -1,5 +1,6 @@
 """The residual block (paper B, section 2 and figure 5)."""
 
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -72,22 +73,25 @@ class Block(nnx.Module):
     activation = self.activation
     entry = dict(activation=activation, beta=beta)
     # The shortcut takes the input from the branch: see `kernels.Convolution.input`.
-    branch, _, shortcut = self.conv0(x, **entry, returns_input=True)
+    branch, shortcut = self.conv0(x, **entry, returns_input=True)
     if self.has_projection:
       shortcut = self.conv_shortcut(shortcut, **entry).result
     for conv in (self.conv1, self.conv1b):
       branch = conv(branch, activation=activation).result
-    branch, mean, _ = self.conv2(branch, activation=activation, returns_mean=True)
     gate = self.squeeze_excite
-    return kernels.se_residual(
+    return kernels.conv_se_residual(
       branch,
-      mean,
+      self.conv2.weight[...],
+      self.conv2.gain[...],
+      self.conv2.bias[...],
       shortcut,
       gate.squeeze.weight[...],
       gate.squeeze.bias[...],
       gate.excite.weight[...],
       gate.excite.bias[...],
       self.skip_gain[...],
+      activation=activation.function,
+      input_scale=jnp.float32(activation.gain),
       keep=keep,
       alpha=self.alpha,
       implementation=self.implementation,

@@ -57,7 +57,6 @@ class ScaledWSConv(nnx.Module):
     *,
     activation: ScaledActivation | None = None,
     beta: Float[Array, ""] | float = 1.0,
-    returns_mean: bool = False,
     returns_input: bool = False,
   ) -> kernels.Convolution:
     """conv(pool(beta * activation(x))) + bias; without an activation, beta must be 1."""
@@ -71,7 +70,6 @@ class ScaledWSConv(nnx.Module):
       pool=self.pool,
       activation=activation and activation.function,
       input_scale=activation and jnp.float32(beta * activation.gain),
-      returns_mean=returns_mean,
       returns_input=returns_input,
       implementation=self.implementation,
     )

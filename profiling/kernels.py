@@ -10,10 +10,9 @@ the compiler's schedules and not measured. "backward" is what all gradients cost
 forward pass. The bound is the longer of the multiply-adds on the matrix units and the least bytes
 over HBM: operands and results, once. With --kernels=pallas the ops' kernels are compiled as well.
 
-"se_residual" is given the mean over each image, the squeeze, which is a result of the convolution
-before it. "squeeze and se_residual" is what that convolution with the mean and se_residual cost on
-top of the convolution alone, whoever does what where: XLA sums up the mean in the convolution, and
-scales the cotangent in the convolution's gradients.
+"se_residual" is what squeeze-excite and the residual addition cost on top of the convolution before
+them, whoever does what where: both kernels and XLA sum up the mean in the convolution, and scale
+the cotangent in the convolution's gradients.
 
 --sweep compiles candidates for the tiles of an op's kernels instead and ranks them by their cycles;
 --write_tiles makes the best the ones that the op uses.
@@ -39,9 +38,8 @@ from profiling.kernel_dumps import KernelProfile, read_profiles
 from profiling.op_shapes import (
   SUMMARIZED_VARIANTS,
   ConvShape,
-  ResidualShape,
+  SqueezeExciteShape,
   StemShape,
-  TailShape,
   UpdateShape,
   named_shapes,
 )
@@ -94,7 +92,7 @@ class OpRow:
     xla_cycles: of the reference; None where it did not compile.
     kernel_cycles: of the kernel; None where there is none.
     kernels: profiles of what `kernel_cycles` is made of, with those that are taken off there: a
-      backward pass with the forward pass, a squeeze with the convolution before it.
+      backward pass with the forward pass, squeeze-excite with the convolution before it.
     error: of the compiler.
   """
 
@@ -201,9 +199,6 @@ def make_rows(
     match shape:
       case UpdateShape():
         rows.append(_row(label, "update", calls, 0, programs["update"], chip))
-      case ResidualShape():
-        for direction, macs in (("forward", shape.macs), ("backward", shape.backward_macs)):
-          rows.append(_row(label, direction, calls, macs * images, programs[direction], chip))
       case ConvShape() | StemShape():
         forward, both = programs["forward"], programs["both"]
         rows.append(_row(label, "forward", calls, shape.macs * images, forward, chip))
@@ -213,19 +208,19 @@ def make_rows(
         rows.append(
           _row(label, "backward", calls, macs, both, chip, less=[forward], least_bytes=least_bytes)
         )
-      case TailShape():
+      case SqueezeExciteShape():
         forward, both = programs["forward"], programs["both"]
         conv, conv_both = programs["convolution forward"], programs["convolution both"]
-        # What the convolution alone does not have are shortcut and gate. The branch is read again,
-        # and the result is written as well; backward, where the branch is read in place of the
-        # shortcut, the cotangent is read and the branch's gradient written.
-        two_wide = 2 * conv[0].output_bytes
-        least_bytes = forward[0].outer_bytes - conv[0].outer_bytes + two_wide
+        # What the convolution alone does not have are shortcut and gate. Forward, the branch is
+        # read again, and the result is written as well; backward, where the branch is read in
+        # place of the shortcut, the cotangent is read once more.
+        wide_bytes = conv[0].output_bytes
+        least_bytes = forward[0].outer_bytes - conv[0].outer_bytes + 2 * wide_bytes
         macs = shape.macs * images
         rows.append(
           _row(label, "forward", calls, macs, forward, chip, less=[conv], least_bytes=least_bytes)
         )
-        least_bytes = both[0].outer_bytes - conv_both[0].outer_bytes + two_wide
+        least_bytes = both[0].outer_bytes - conv_both[0].outer_bytes + wide_bytes
         rows.append(
           _row(
             label,
@@ -298,7 +293,7 @@ def geometric_mean(values: Sequence[float]) -> float:
 def summary(rows: Sequence[OpRow]) -> list[tuple[str, str, str, str, str]]:
   """For each op and direction of F0 and F7+: shapes, XLA over bound, XLA over kernel, coverage."""
   lines = []
-  for op in ("conv", "se_residual", "squeeze and se_residual", "sgd_agc"):
+  for op in ("conv", "se_residual", "sgd_agc"):
     for direction in ("forward", "backward", "update"):
       chosen = [
         row

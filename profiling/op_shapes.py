@@ -5,7 +5,6 @@
 
 import collections
 import dataclasses
-import itertools
 import math
 from collections.abc import Iterator
 
@@ -40,7 +39,6 @@ class ConvShape:
     groups: of channels.
     pool: 2x2 average pooling first.
     activates_input: gelu on the input.
-    returns_mean: with the mean of each image's results.
     returns_input: with the input, for other uses.
   """
 
@@ -52,7 +50,6 @@ class ConvShape:
   groups: int = 1
   pool: bool = False
   activates_input: bool = False
-  returns_mean: bool = False
   returns_input: bool = False
 
   @property
@@ -70,7 +67,6 @@ class ConvShape:
         stride=self.stride,
         groups=self.groups,
         pool=self.pool,
-        returns_mean=self.returns_mean,
         returns_input=self.returns_input,
         itemsize=2,
       )
@@ -99,7 +95,6 @@ class ConvShape:
     parts += ["stride 2"] if self.stride > 1 else []
     parts += ["pooled"] if self.pool else []
     parts += ["gelu in"] if self.activates_input else []
-    parts += ["with mean"] if self.returns_mean else []
     parts += ["with input"] if self.returns_input else []
     return " ".join(parts)
 
@@ -158,23 +153,36 @@ class StemShape:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ResidualShape:
-  """One call of se_residual.
+class SqueezeExciteShape:
+  """What one call of conv_se_residual does on top of its convolution.
 
   Attributes:
-    pixels: side of branch and shortcut.
-    channels: of both.
+    convolution: alone.
     squeeze_channels: hidden width of the gate.
   """
 
-  pixels: int
-  channels: int
+  convolution: ConvShape
   squeeze_channels: int
+
+  def geometries(self, images: int) -> list[Geometry]:
+    """Of the convolution at the end of a branch."""
+    conv = self.convolution
+    return [
+      kernel_tpu.geometry_of(
+        (conv.pixels, conv.pixels, images, conv.in_channels),
+        (1, 1, conv.in_channels, conv.out_channels),
+        stride=1,
+        groups=1,
+        pool=False,
+        ends_branch=True,
+        itemsize=2,
+      )
+    ]
 
   @property
   def macs(self) -> int:
     """Multiply-adds of the forward pass for one image: the gate's two products."""
-    return 2 * self.channels * self.squeeze_channels
+    return 2 * self.convolution.out_channels * self.squeeze_channels
 
   @property
   def backward_macs(self) -> int:
@@ -184,40 +192,10 @@ class ResidualShape:
   @property
   def label(self) -> str:
     """For a table."""
-    return f"se_residual {self.pixels}px {self.channels} squeeze {self.squeeze_channels}"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TailShape:
-  """The last convolution of a branch with se_residual behind it.
-
-  What both cost on top of the convolution is se_residual with the squeeze, wherever that is done.
-
-  Attributes:
-    convolution: alone, without the mean.
-    residual: what follows.
-  """
-
-  convolution: ConvShape
-  residual: ResidualShape
-
-  @property
-  def macs(self) -> int:
-    """Multiply-adds of the forward pass for one image, without the convolution's."""
-    return self.residual.macs
-
-  @property
-  def backward_macs(self) -> int:
-    """Of all gradients, likewise."""
-    return self.residual.backward_macs
-
-  @property
-  def label(self) -> str:
-    """For a table."""
-    conv, residual = self.convolution, self.residual
+    conv = self.convolution
     return (
-      f"squeeze and se_residual after {conv.in_channels}->{conv.out_channels} "
-      f"{residual.pixels}px squeeze {residual.squeeze_channels}"
+      f"se_residual after {conv.in_channels}->{conv.out_channels} {conv.pixels}px "
+      f"squeeze {self.squeeze_channels}"
     )
 
 
@@ -248,11 +226,14 @@ class UpdateShape:
     return f"sgd_agc {'x'.join(map(str, shape))}{clip}"
 
 
-OpShape = ConvShape | StemShape | ResidualShape | TailShape | UpdateShape
+OpShape = ConvShape | StemShape | SqueezeExciteShape | UpdateShape
 
 
 def op_shapes(variant: str, num_classes: int = 1000) -> collections.Counter[OpShape]:
-  """The calls in one training step of a network, and how many there are of each."""
+  """The calls in one training step of a network, and how many there are of each.
+
+  A branch's last convolution, which is one call with squeeze-excite, is counted for itself.
+  """
   return collections.Counter([*_forward_shapes(variant), *_update_shapes(variant, num_classes)])
 
 
@@ -277,15 +258,15 @@ def _forward_shapes(variant: str) -> Iterator[OpShape]:
     yield ConvShape(pixels=pixels, stride=block.stride, **grouped)
     pixels, channels = pixels // block.stride, outputs
     yield ConvShape(pixels=pixels, **grouped)
-    yield ConvShape(
+    last = ConvShape(
       pixels=pixels,
       in_channels=width,
       out_channels=outputs,
       kernel_pixels=1,
       activates_input=True,
-      returns_mean=True,
     )
-    yield ResidualShape(pixels=pixels, channels=outputs, squeeze_channels=block.squeeze_channels)
+    yield last
+    yield SqueezeExciteShape(convolution=last, squeeze_channels=block.squeeze_channels)
   yield ConvShape(
     pixels=pixels,
     in_channels=channels,
@@ -306,24 +287,14 @@ def _update_shapes(variant: str, num_classes: int) -> Iterator[UpdateShape]:
   yield UpdateShape(shapes=tuple(small))
 
 
-def tail_shapes(variant: str) -> collections.Counter[TailShape]:
-  """The ends of a network's branches: calls that `op_shapes` has already, two by two."""
-  return collections.Counter(
-    TailShape(convolution=dataclasses.replace(conv, returns_mean=False), residual=residual)
-    for conv, residual in itertools.pairwise(_forward_shapes(variant))
-    if isinstance(residual, ResidualShape)
-  )
-
-
 def named_shapes() -> dict[OpShape, dict[str, int]]:
   """All shapes of the published networks, each with the networks and how often they have it.
 
-  The ends of branches come on top of the calls that they consist of. Of the small parameters,
-  which are one call in each network, those of F0 and F7+.
+  Of the small parameters, which are one call in each network, those of F0 and F7+.
   """
   shapes: dict[OpShape, dict[str, int]] = {}
   for variant in NAMED_VARIANTS:
-    for shape, times in (op_shapes(variant) | tail_shapes(variant)).items():
+    for shape, times in op_shapes(variant).items():
       is_small = isinstance(shape, UpdateShape) and len(shape.shapes) > 1
       if not is_small or variant in SUMMARIZED_VARIANTS:
         shapes.setdefault(shape, {})[variant] = times

@@ -27,9 +27,8 @@ from profiling import kernel_dumps, matmul_kernel
 from profiling.op_shapes import (
   ConvShape,
   OpShape,
-  ResidualShape,
+  SqueezeExciteShape,
   StemShape,
-  TailShape,
   UpdateShape,
   named_shapes,
 )
@@ -62,8 +61,8 @@ class Program:
   Attributes:
     label: of the op's shape.
     direction: "forward"; "backward"; "both" is forward with all gradients; "convolution forward"
-      and "convolution both" are these of a tail's convolution alone; "update"; "yardstick" is the
-      matrix product as a kernel and "yardstick by XLA" the same by XLA.
+      and "convolution both" are these without squeeze-excite behind the convolution; "update";
+      "yardstick" is the matrix product as a kernel and "yardstick by XLA" the same by XLA.
     function: of JAX arrays.
     arguments: what these look like: trees of `jax.ShapeDtypeStruct`.
     donated: positions of those that the results may overwrite.
@@ -114,10 +113,8 @@ def programs_of(shape: OpShape, request: OpRequest) -> list[Program]:
       return _conv_programs(shape, request)
     case StemShape():
       return _stem_programs(shape, request)
-    case ResidualShape():
-      return _residual_programs(shape, request)
-    case TailShape():
-      return _tail_programs(shape, request)
+    case SqueezeExciteShape():
+      return _squeeze_excite_programs(shape, request)
     case UpdateShape():
       return [_update_program(shape, request)]
 
@@ -140,7 +137,6 @@ def _convolution(shape: ConvShape, request: OpRequest) -> Callable[..., kernels.
       pool=shape.pool,
       activation=activation.function if shape.activates_input else None,
       input_scale=beta if shape.activates_input else None,
-      returns_mean=shape.returns_mean,
       returns_input=shape.returns_input,
       implementation=request.kernels,
     )
@@ -170,7 +166,6 @@ def _conv_programs(
   side, outputs = shape.out_pixels, shape.out_channels
   result = kernels.Convolution(
     _described(side, side, request.images, outputs, dtype="bfloat16"),
-    _described(request.images, outputs) if shape.returns_mean else None,
     arguments[-1] if shape.returns_input else None,
   )
   return _forward_and_both(
@@ -211,69 +206,42 @@ def _stem_programs(shape: StemShape, request: OpRequest) -> list[Program]:
   return _forward_and_both(shape.label, forward, arguments, (0, 1, 2), y)
 
 
-def _wide(shape: ResidualShape, images: int) -> jax.ShapeDtypeStruct:
-  return _described(shape.pixels, shape.pixels, images, shape.channels, dtype="bfloat16")
+def _squeeze_excite_programs(shape: SqueezeExciteShape, request: OpRequest) -> list[Program]:
+  conv = shape.convolution
+  activation = scaled_activation("gelu")
 
-
-def _gate_and_keep(shape: ResidualShape, images: int) -> tuple[jax.ShapeDtypeStruct, ...]:
-  """Weights and biases of both layers, skip gain, stochastic depth."""
-  return (
-    _described(shape.channels, shape.squeeze_channels),
-    _described(shape.squeeze_channels),
-    _described(shape.squeeze_channels, shape.channels),
-    _described(shape.channels),
-    _described(),
-    _described(images),
-  )
-
-
-def _residual_programs(shape: ResidualShape, request: OpRequest) -> list[Program]:
-  wide = _wide(shape, request.images)
-
-  def forward(*arguments):
-    *others, keep = arguments
-    return kernels.se_residual(*others, keep=keep, implementation=request.kernels)
-
-  arguments = (
-    wide,
-    _described(request.images, shape.channels),
-    wide,
-    *_gate_and_keep(shape, request.images),
-  )
-
-  def backward(cotangent, branch, mean, shortcut, *others):
-    # The shortcut's gradient is the cotangent itself, which takes no time.
-    *gate, keep = others
-    _, pullback = jax.vjp(
-      lambda branch, mean, *gate: forward(branch, mean, shortcut, *gate, keep), branch, mean, *gate
+  def forward(weight, gain, bias, beta, x, shortcut, *gate_and_keep):
+    *gate, keep = gate_and_keep
+    return kernels.conv_se_residual(
+      x,
+      weight,
+      gain,
+      bias,
+      shortcut,
+      *gate,
+      activation=activation.function,
+      input_scale=beta,
+      keep=keep,
+      implementation=request.kernels,
     )
-    return pullback(cotangent)
 
-  return [
-    Program(label=shape.label, direction="forward", function=forward, arguments=arguments),
-    Program(
-      label=shape.label, direction="backward", function=backward, arguments=(wide, *arguments)
-    ),
-  ]
-
-
-def _tail_programs(shape: TailShape, request: OpRequest) -> list[Program]:
-  conv, residual = shape.convolution, shape.residual
-  convolution = _convolution(dataclasses.replace(conv, returns_mean=True), request)
+  channels, hidden = conv.out_channels, shape.squeeze_channels
   conv_arguments = _convolution_arguments(conv, request.images)
-  count = len(conv_arguments)
-
-  def forward(*arguments):
-    shortcut, *gate, keep = arguments[count:]
-    branch, mean, _ = convolution(*arguments[:count])
-    return kernels.se_residual(
-      branch, mean, shortcut, *gate, keep=keep, implementation=request.kernels
-    )
-
-  wide = _wide(residual, request.images)
-  arguments = (*conv_arguments, wide, *_gate_and_keep(residual, request.images))
+  wide = _described(conv.pixels, conv.pixels, request.images, channels, dtype="bfloat16")
+  gate = (
+    _described(channels, hidden),
+    _described(hidden),
+    _described(hidden, channels),
+    _described(channels),
+    # The skip gain.
+    _described(),
+  )
+  arguments = (*conv_arguments, wide, *gate, _described(request.images))
   # The shortcut's gradient is the cotangent itself, which takes no time; keep is no parameter.
-  differentiated = (*_CONVOLUTION_DIFFERENTIATED, *range(count + 1, len(arguments) - 1))
+  differentiated = (
+    *_CONVOLUTION_DIFFERENTIATED,
+    *range(len(conv_arguments) + 1, len(arguments) - 1),
+  )
   return [
     *_forward_and_both(shape.label, forward, arguments, differentiated, wide, in_order=True),
     *(

@@ -30,9 +30,8 @@ from kernels.tpu import LANES, SUBLANES, VMEM_BYTES
 from nfnet.activations import scaled_activation
 from profiling.op_shapes import (
   ConvShape,
-  ResidualShape,
+  SqueezeExciteShape,
   StemShape,
-  TailShape,
   UpdateShape,
   named_shapes,
 )
@@ -123,9 +122,7 @@ def tiled_kernels(images: int) -> dict[str, TiledKernel]:
   """By the geometry's name, for that many images a device."""
   kernels = {}
   for shape in named_shapes():
-    if isinstance(shape, TailShape):
-      shape = shape.convolution
-    if not isinstance(shape, ConvShape | StemShape):
+    if isinstance(shape, UpdateShape):
       continue
     for i, geometry in enumerate(shape.geometries(images)):
       is_stem = isinstance(shape, StemShape)
@@ -133,7 +130,7 @@ def tiled_kernels(images: int) -> dict[str, TiledKernel]:
       is_first = is_stem and i == 0
       kernels[geometry.name] = TiledKernel(
         geometry=geometry,
-        activates_input=not is_first if is_stem else shape.activates_input,
+        activates_input=shape.activates_input if isinstance(shape, ConvShape) else not is_first,
         standardizes=not is_stem,
         differentiates_input=not is_first,
       )
@@ -204,7 +201,7 @@ def _backward_program(kernel: TiledKernel, blocks: conv_tile.Blocks) -> Program:
     arguments=(
       x,
       result,
-      _described((g.images, g.out_channels)) if g.returns_mean else None,
+      *[_described((g.images, g.out_channels)) if g.ends_branch else None] * 2,
       x if g.returns_input else None,
       weight,
       _described((SUBLANES, g.out_channels)),
@@ -220,28 +217,28 @@ def _backward_program(kernel: TiledKernel, blocks: conv_tile.Blocks) -> Program:
 def _residual_sweeps(images: int) -> dict[tuple[str, str], Sweep]:
   found = {}
   for shape in named_shapes():
-    if isinstance(shape, ResidualShape):
-      wide = _described((shape.pixels, shape.pixels, images, shape.channels), "bfloat16")
-      for direction, function in (
-        ("forward", residual_kernel.forward),
-        ("backward", residual_kernel.gradients),
-      ):
-        name = residual_tile.name(wide.shape, wide.dtype.itemsize)
-        found[name, direction] = functools.partial(
-          _residual_programs, name, direction, function, wide
-        )
+    if isinstance(shape, SqueezeExciteShape):
+      conv = shape.convolution
+      wide = _described((conv.pixels, conv.pixels, images, conv.out_channels), "bfloat16")
+      name = residual_tile.name(wide.shape, wide.dtype.itemsize)
+      for direction in ("forward", "backward"):
+        found[name, direction] = functools.partial(_residual_programs, name, direction, wide)
   return found
 
 
-def _residual_programs(name, direction, function, wide, count) -> Iterator[Program]:
-  problem = wide.shape, wide.dtype.itemsize
-  used = residual_tile.choose(*problem, direction)
+def _residual_programs(name, direction, wide, count) -> Iterator[Program]:
+  problem = wide.shape, wide.dtype.itemsize, direction
+  if direction == "forward":
+    function, arguments = residual_kernel.add_scaled, (wide, wide, _described(wide.shape[2:]))
+  else:
+    function, arguments = residual_kernel.sums_over_space, (wide, wide)
+  used = residual_tile.choose(*problem)
   for blocks in _first(used, residual_tile.candidates(*problem), count):
     yield Program(
       label=name,
       direction=direction,
       function=functools.partial(function, blocks=blocks),
-      arguments=(wide, wide, _described(wide.shape[2:])),
+      arguments=arguments,
       facts=_facts(blocks),
     )
 

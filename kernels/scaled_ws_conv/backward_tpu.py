@@ -24,6 +24,7 @@ from kernels.tpu import LANES, SUBLANES, cost_estimate, result_like
 def gradients(
   x: Float[Array, "h a w b n c"],
   cotangent: Float[Array, "h w q n o"],
+  result_scale: Float[Array, "n o"] | None,
   mean_cotangent: Float[Array, "n o"] | None,
   input_cotangent: Float[Array, "h a w b n c"] | None,
   weight: Float[Array, "taps i o"],
@@ -33,13 +34,18 @@ def gradients(
   blocks: Blocks,
   activation,
   differentiates_input: bool,
-) -> tuple[Float[Array, "h a w b n c"] | None, Float[Array, "parts taps i o"], Float[Array, " o"]]:
+) -> tuple[
+  Float[Array, "h a w b n c"] | None,
+  Float[Array, "parts taps i o"],
+  Float[Array, " o"] | None,
+]:
   """Gradients of the input, of what the weights are multiplied by `input_scale`, and of the bias.
 
   Args:
     x: as the geometry has it.
-    cotangent: of the result.
-    mean_cotangent: of the mean, float32, if the geometry has one.
+    cotangent: of the result; at the end of a branch, of its sum with the shortcut.
+    result_scale: float32, by which the result is multiplied in that sum.
+    mean_cotangent: of the result's mean, float32, likewise.
     input_cotangent: of the input given back, if the geometry does that.
     weight: float32.
     statistics: of the weights, from the forward pass.
@@ -49,7 +55,8 @@ def gradients(
     differentiates_input: there is a gradient of the input.
 
   Returns:
-    The second one, float32, is the sum of its parts, one of each core that has seen it.
+    The second one, float32, is the sum of its parts, one of each core that has seen it. At the end
+    of a branch, who has the scale has the cotangent's sums as well, so there is no third one.
   """
   g, tile = blocks.geometry, blocks.tile
   grouped = g.groups > 1
@@ -91,15 +98,15 @@ def gradients(
   operands = [
     weight,
     statistics,
-    *[mean_cotangent] * g.returns_mean,
+    *[result_scale, mean_cotangent] * g.ends_branch,
     *[input_cotangent] * g.returns_input,
   ]
   results = [
     *[result_like(x, x.shape, x.dtype)] * differentiates_input,
     result_like(x, (parts, *weight.shape), jnp.float32),
-    result_like(x, (*blocks.grid[:2], *bias_block[2:]), jnp.float32),
+    *[result_like(x, (*blocks.grid[:2], *bias_block[2:]), jnp.float32)] * (not g.ends_branch),
   ]
-  *x_gradient, weight_gradient, bias_sums = pl.pallas_call(
+  gradients = pl.pallas_call(
     functools.partial(
       _body,
       blocks=blocks,
@@ -114,13 +121,14 @@ def gradients(
       *halos,
       pl.BlockSpec(blocks.filter_shape, weight_at),
       pl.BlockSpec((SUBLANES, blocks.block_outputs), statistics_at),
-      *[pl.BlockSpec(blocks.image_shape, image_at)] * g.returns_mean,
+      *[pl.BlockSpec(blocks.image_shape, image_at)] * 2 * g.ends_branch,
       *[input_block] * g.returns_input,
     ],
     out_specs=[
       *[input_block] * differentiates_input,
       pl.BlockSpec((None, *blocks.filter_shape), part_at),
-      pl.BlockSpec(bias_block, lambda core, channel, _: (core, channel, 0, 0)),
+      *[pl.BlockSpec(bias_block, lambda core, channel, _: (core, channel, 0, 0))]
+      * (not g.ends_branch),
     ],
     out_shape=results,
     scratch_shapes=[
@@ -139,24 +147,30 @@ def gradients(
     ),
     name="scaled_ws_conv_gradients",
   )(input_scale, x, *[cotangent] * (1 + len(halos)), *operands)
-  bias_sums = jnp.sum(bias_sums, axis=2)
+  gradients = iter(gradients)
+  x_gradient = next(gradients) if differentiates_input else None
+  weight_gradient = next(gradients)
+  if g.ends_branch:
+    return x_gradient, weight_gradient, None
+  bias_sums = jnp.sum(next(gradients), axis=2)
   if not tile.split_channels:
     bias_sums = jnp.sum(bias_sums, axis=0, keepdims=True)
   # Without groups, each channel block has seen all cotangents.
-  bias_gradient = jnp.reshape(bias_sums, -1) if grouped else bias_sums[0, 0]
-  return x_gradient[0] if x_gradient else None, weight_gradient, bias_gradient
+  return x_gradient, weight_gradient, jnp.reshape(bias_sums, -1) if grouped else bias_sums[0, 0]
 
 
 def _body(input_scale, x, cotangent, *refs, blocks: Blocks, activation, differentiates_input):
-  weight_gradient, bias_sums, activated, cotangents, standardized = refs[-5:]
   g, tile = blocks.geometry, blocks.tile
-  refs = refs[:-5]
+  *refs, activated, cotangents, standardized = refs
+  if not g.ends_branch:
+    *refs, bias_sums = refs
+  *refs, weight_gradient = refs
   if differentiates_input:
     *refs, x_gradient = refs
   if g.returns_input:
     *refs, input_cotangent = refs
-  if g.returns_mean:
-    *refs, mean_cotangent = refs
+  if g.ends_branch:
+    *refs, result_scale, mean_cotangent = refs
   *halos, weight, statistics = refs
   place = [pl.program_id(axis) for axis in range(3)]
   row_block = blocks.at(*place)[2]
@@ -164,31 +178,38 @@ def _body(input_scale, x, cotangent, *refs, blocks: Blocks, activation, differen
 
   @pl.when(place[2] == 0)
   def _():
-    weight_gradient[...] = jnp.zeros_like(weight_gradient)
-    bias_sums[...] = jnp.zeros_like(bias_sums)
+    for sums in [weight_gradient] if g.ends_branch else [weight_gradient, bias_sums]:
+      sums[...] = jnp.zeros_like(sums)
     for scratch, channels in ((activated, tile.channels), (cotangents, g.group_outputs)):
       # No pixel is written to the border of the cotangents, and to what is left of the lanes.
       if channels % LANES or (scratch is cotangents and g.before + g.after):
         scratch[...] = jnp.zeros_like(scratch)
     _standardize_transposed(weight, statistics, input_scale, standardized)
 
-  def write(row, values):
-    for j, lanes in outputs:
-      columns, width = slice(g.after, g.after + g.width), lanes.stop - lanes.start
-      cotangents[j, row, columns, :, :, :width] = values[..., lanes]
+  def write(row, k, lanes, values):
+    columns, width = slice(g.after, g.after + g.width), lanes.stop - lanes.start
+    cotangents[k, row, columns, :, :, :width] = values.astype(cotangents.dtype)
 
-  if halos and g.after:
-    write(0, jnp.where(row_block == 0, 0, halos[0][0]))
-  sums = jnp.zeros((tile.images, g.group_outputs), jnp.float32)
-  for row in range(tile.rows):
-    values = cotangent[row].astype(jnp.float32)
-    if g.returns_mean:
-      values += mean_cotangent[...][None, None] * (1 / (g.height * g.width))
-    sums += jnp.sum(values, axis=(0, 1))
-    write(g.after + row, values.astype(x.dtype))
-  bias_sums[...] += jnp.sum(sums.reshape(-1, *bias_sums.shape), axis=0)
-  if halos and g.before:
-    write(g.after + tile.rows, jnp.where(row_block == blocks.row_blocks - 1, 0, halos[-1][0]))
+  # By lanes, so that what is the same for all pixels stays in registers.
+  for k, lanes in outputs:
+    if halos and g.after:
+      write(0, k, lanes, jnp.where(row_block == 0, 0, halos[0][0, ..., lanes]))
+    if g.ends_branch:
+      scale = result_scale[:, lanes][None, None]
+      addend = mean_cotangent[:, lanes][None, None] * (1 / (g.height * g.width))
+    total = jnp.zeros((tile.images, lanes.stop - lanes.start), jnp.float32)
+    for row in range(tile.rows):
+      values = cotangent[row, ..., lanes]
+      if g.ends_branch:
+        values = values.astype(jnp.float32) * scale + addend
+      else:
+        total += jnp.sum(values.astype(jnp.float32), axis=(0, 1))
+      write(g.after + row, k, lanes, values)
+    if not g.ends_branch:
+      bias_sums[:, lanes] += jnp.sum(total.reshape(-1, SUBLANES, total.shape[-1]), axis=0)
+    if halos and g.before:
+      is_last = row_block == blocks.row_blocks - 1
+      write(g.after + tile.rows, k, lanes, jnp.where(is_last, 0, halos[-1][0, ..., lanes]))
 
   def reached_by(tap, j, rows, columns):
     """Cotangents of the results to which some input pixels contribute by a tap."""

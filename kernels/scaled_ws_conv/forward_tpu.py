@@ -86,7 +86,7 @@ def convolve(
   results = [
     result_like(x, (g.height, g.width, g.outputs, g.images, g.out_channels), x.dtype),
     result_like(x, (parts, SUBLANES, g.out_channels), jnp.float32),
-    *[result_like(x, (g.images, g.out_channels), jnp.float32)] * g.returns_mean,
+    *[result_like(x, (g.images, g.out_channels), jnp.float32)] * g.ends_branch,
   ]
   result, statistics, *mean = pl.pallas_call(
     functools.partial(
@@ -106,7 +106,7 @@ def convolve(
     out_specs=[
       pl.BlockSpec(blocks.result_shape, result_at),
       pl.BlockSpec((None, SUBLANES, tile.channels), statistics_at),
-      *[pl.BlockSpec(blocks.image_shape, image_at)] * g.returns_mean,
+      *[pl.BlockSpec(blocks.image_shape, image_at)] * g.ends_branch,
     ],
     out_shape=results,
     scratch_shapes=[
@@ -130,7 +130,7 @@ def convolve(
 def _body(input_scale, x, *refs, blocks: Blocks, activation, variance_floor, halos):
   g, tile = blocks.geometry, blocks.tile
   *refs, activated, standardized = refs
-  if g.returns_mean:
+  if g.ends_branch:
     *refs, mean = refs
   *refs, result, statistics = refs
   halos, (weight, bias, *gain) = refs[:halos], refs[halos:]
@@ -148,7 +148,7 @@ def _body(input_scale, x, *refs, blocks: Blocks, activation, variance_floor, hal
     for border in _borders(blocks):
       activated[border] = jnp.zeros_like(activated[border])
 
-  if g.returns_mean:
+  if g.ends_branch:
     # Blocks of an image's rows follow each other.
     @pl.when(row_block == 0)
     def _():
@@ -192,7 +192,7 @@ def _body(input_scale, x, *refs, blocks: Blocks, activation, variance_floor, hal
           preferred_element_type=jnp.float32,
         )
     total = total.reshape(tile.columns, tile.images, -1)
-    if g.returns_mean:
+    if g.ends_branch:
       mean[:, lanes] += jnp.sum(total, axis=0) * (1 / (g.height * g.width))
     return total.astype(result.dtype)
 

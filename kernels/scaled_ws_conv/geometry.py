@@ -53,7 +53,8 @@ class Geometry:
     column_phases: of the input.
     outputs: results of a pixel.
     pool: the mean over the phases is what is convolved.
-    returns_mean: the mean of each image's results is wanted too.
+    ends_branch: squeeze-excite and the residual addition follow. Forward, the mean of each image's
+      results is wanted too; backward, the cotangent is that of the sum.
     returns_input: the input is given back, so that the gradient of its other uses is added here.
     itemsize: bytes of an activation.
   """
@@ -70,7 +71,7 @@ class Geometry:
   column_phases: int = 1
   outputs: int = 1
   pool: bool = False
-  returns_mean: bool = False
+  ends_branch: bool = False
   returns_input: bool = False
   itemsize: int = 2
 
@@ -130,7 +131,7 @@ def convolution(
   stride: int = 1,
   groups: int = 1,
   pool: bool = False,
-  returns_mean: bool = False,
+  ends_branch: bool = False,
   returns_input: bool = False,
   itemsize: int = 2,
 ) -> Geometry:
@@ -144,7 +145,7 @@ def convolution(
   phases = 2 if pool else stride
   name = f"{kernel_pixels}x{kernel_pixels} {in_channels}->{out_channels} groups {groups}"
   name += f" stride {stride}{' pooled' if pool else ''} to {height}x{width}x{images}"
-  name += " with mean" * returns_mean + " with input" * returns_input
+  name += " ending a branch" * ends_branch + " with input" * returns_input
   return Geometry(
     name=f"{name}, {itemsize} bytes",
     height=height,
@@ -157,7 +158,7 @@ def convolution(
     row_phases=phases,
     column_phases=phases,
     pool=pool,
-    returns_mean=returns_mean,
+    ends_branch=ends_branch,
     returns_input=returns_input,
     itemsize=itemsize,
   )

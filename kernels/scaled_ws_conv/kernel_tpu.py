@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.extend
@@ -26,10 +27,9 @@ def scaled_ws_conv(
   groups: int,
   pool: bool,
   activation,
-  returns_mean: bool,
   returns_input: bool,
   variance_floor: float,
-) -> tuple[Float[Array, "h2 w2 n o"], Float[Array, "n o"] | None, Float[Array, "h w n c"] | None]:
+) -> tuple[Float[Array, "h2 w2 n o"], Float[Array, "h w n c"] | None]:
   """As the reference; the floor is its constant.
 
   Raises:
@@ -37,14 +37,13 @@ def scaled_ws_conv(
       pooling that are odd, channels that do not fill tiles, other dtypes than bfloat16 and float32
       for activations and float32 for parameters.
   """
-  _check(x, weight, gain, bias, activation)
+  check(x, weight, gain, bias, activation)
   geometry = geometry_of(
     x.shape,
     weight.shape,
     stride=stride,
     groups=groups,
     pool=pool,
-    returns_mean=returns_mean,
     returns_input=returns_input,
     itemsize=x.dtype.itemsize,
   )
@@ -55,15 +54,25 @@ def scaled_ws_conv(
   scale = jnp.ones((), jnp.float32) if input_scale is None else input_scale.astype(jnp.float32)
   static = geometry, activation, variance_floor
   x, weight = x.reshape(geometry.input_shape), weight.reshape(-1, *weight.shape[2:])
-  result, mean, x = convolve(*static, x, weight, gain, bias, scale)
+  result, x = convolve(*static, x, weight, gain, bias, scale)
   return (
     result[:, :, 0, :images],
-    mean[:images] if returns_mean else None,
     x.reshape(height, width, -1, channels)[:, :, :images] if returns_input else None,
   )
 
 
-def _check(x, weight, gain, bias, activation):
+def check(
+  x: Float[Array, "h w n c"],
+  weight: Float[Array, "kh kw i o"],
+  gain: Float[Array, " o"],
+  bias: Float[Array, " o"],
+  activation,
+) -> None:
+  """That the kernels cover these dtypes and this activation.
+
+  Raises:
+    NotImplementedError: they do not.
+  """
   if {p.dtype for p in (weight, gain, bias)} != {jnp.dtype(jnp.float32)}:
     raise NotImplementedError("parameters other than float32")
   if x.dtype not in (jnp.bfloat16, jnp.float32):
@@ -79,11 +88,11 @@ def geometry_of(
   stride: int,
   groups: int,
   pool: bool,
-  returns_mean: bool,
-  returns_input: bool,
   itemsize: int,
+  ends_branch: bool = False,
+  returns_input: bool = False,
 ) -> Geometry:
-  """What the kernels compute for arguments of these shapes; see `scaled_ws_conv`."""
+  """What the kernels compute for arguments of these shapes; see `scaled_ws_conv` and `Geometry`."""
   height, width, images, channels = x_shape
   kernel_pixels, _, inputs, outputs = weight_shape
   if (kernel_pixels, weight_shape[1]) not in ((1, 1), (3, 3)):
@@ -109,7 +118,7 @@ def geometry_of(
     stride=stride,
     groups=groups,
     pool=pool,
-    returns_mean=returns_mean,
+    ends_branch=ends_branch,
     returns_input=returns_input,
     itemsize=itemsize,
   )
@@ -140,19 +149,28 @@ def convolve(
   gain: Float[Array, " o"] | None,
   bias: Float[Array, " o"],
   scale: Float[Array, ""],
-) -> tuple[
-  Float[Array, "h w q n o"], Float[Array, "n o"] | None, Float[Array, "h a w b n c"] | None
-]:
-  """The result, the mean over each image's and the input, if the geometry has them.
+) -> tuple[Float[Array, "h w q n o"], Float[Array, "h a w b n c"] | None]:
+  """The result, and the input if the geometry gives it back.
 
   Without a gain, the weights are taken as they are. There is no derivative by the scale.
   """
-  result, _, mean = _run(geometry, activation, variance_floor, x, weight, gain, bias, scale)
-  return result, mean, x if geometry.returns_input else None
+  static = geometry, activation, variance_floor
+  result, _, _ = forward(*static, x, weight, gain, bias, scale)
+  return result, x if geometry.returns_input else None
 
 
-def _run(geometry, activation, variance_floor, x, weight, gain, bias, scale):
-  return forward_tpu.convolve(
+def forward(
+  geometry: Geometry,
+  activation,
+  variance_floor: float,
+  x: Float[Array, "h a w b n c"],
+  weight: Float[Array, "taps i o"],
+  gain: Float[Array, " o"] | None,
+  bias: Float[Array, " o"],
+  scale: Float[Array, ""],
+) -> tuple[Float[Array, "h w q n o"], Float[Array, "n o"] | None, tuple[Any, ...]]:
+  """The result, its mean at the end of a branch, and what `backward` needs."""
+  result, statistics, mean = forward_tpu.convolve(
     x,
     weight,
     None if gain is None else gain[None],
@@ -162,21 +180,65 @@ def _run(geometry, activation, variance_floor, x, weight, gain, bias, scale):
     activation=activation,
     variance_floor=variance_floor,
   )
+  return result, mean, (x, weight, gain, scale, statistics)
 
 
-def _forward(geometry, activation, variance_floor, x, weight, gain, bias, scale):
-  values = [None if one is None else one.value for one in (x, weight, gain, bias, scale)]
-  result, statistics, mean = _run(geometry, activation, variance_floor, *values)
-  residuals = *values[:3], values[4], statistics
+def backward(
+  geometry: Geometry,
+  activation,
+  variance_floor: float,
+  residuals: tuple[Any, ...],
+  cotangent: Float[Array, "h w q n o"],
+  *,
+  result_scale: Float[Array, "n o"] | None = None,
+  mean_cotangent: Float[Array, "n o"] | None = None,
+  input_cotangent: Float[Array, "h a w b n c"] | None = None,
+  differentiates_input: bool = True,
+) -> tuple[Array | None, Array, Array | None, Array | None]:
+  """Gradients of input, weight, gain and, but at the end of a branch, bias.
+
+  Args:
+    geometry: of the convolution.
+    activation: of the input, or None.
+    variance_floor: see the reference.
+    residuals: of `forward`.
+    cotangent: see `backward_tpu.gradients`.
+    result_scale: likewise.
+    mean_cotangent: likewise.
+    input_cotangent: likewise.
+    differentiates_input: likewise.
+  """
+  x, weight, gain, scale, statistics = residuals
+  # A constant arrives as NumPy's.
+  scale = jnp.asarray(scale)
+  x_gradient, standardized_gradient, bias_gradient = backward_tpu.gradients(
+    x,
+    cotangent,
+    result_scale,
+    mean_cotangent,
+    input_cotangent,
+    weight,
+    statistics,
+    scale[None],
+    blocks=choose(geometry, "backward"),
+    activation=activation,
+    differentiates_input=differentiates_input,
+  )
+  if gain is None:
+    weight_gradient, gain_gradient = jnp.sum(standardized_gradient, axis=0) * scale, None
+  else:
+    weight_gradient, gain_gradient = standardize_tpu.gradient(
+      weight, standardized_gradient, gain[None], scale[None], variance_floor=variance_floor
+    )
+  return x_gradient, weight_gradient, gain_gradient, bias_gradient
+
+
+def _convolve_forward(geometry, activation, variance_floor, *operands):
+  values = [None if one is None else one.value for one in operands]
+  result, _, residuals = forward(geometry, activation, variance_floor, *values)
   # What nobody asks for is not computed: the gradient of the images.
-  x_again = values[0] if geometry.returns_input else None
-  return (result, mean, x_again), (residuals, _Static(x.perturbed))
-
-
-def _materialized(cotangent):
-  if not isinstance(cotangent, SymbolicZero):
-    return cotangent
-  return jnp.zeros(cotangent.aval.shape, cotangent.aval.dtype)
+  static = _Static(operands[0].perturbed)
+  return (result, values[0] if geometry.returns_input else None), (residuals, static)
 
 
 @jax.tree_util.register_static
@@ -185,30 +247,25 @@ class _Static:
   differentiates_input: bool
 
 
-def _backward(geometry, activation, variance_floor, residuals, cotangents):
-  cotangent, mean_cotangent, input_cotangent = map(_materialized, cotangents)
-  (x, weight, gain, scale, statistics), static = residuals
-  # A constant arrives as NumPy's.
-  scale = jnp.asarray(scale)
-  x_gradient, standardized_gradient, bias_gradient = backward_tpu.gradients(
-    x,
+def _convolve_backward(geometry, activation, variance_floor, residuals, cotangents):
+  residuals, static = residuals
+  cotangent, input_cotangent = map(_materialized, cotangents)
+  gradients = backward(
+    geometry,
+    activation,
+    variance_floor,
+    residuals,
     cotangent,
-    mean_cotangent,
-    input_cotangent,
-    weight,
-    statistics,
-    scale[None],
-    blocks=choose(geometry, "backward"),
-    activation=activation,
+    input_cotangent=input_cotangent,
     differentiates_input=static.differentiates_input,
   )
-  if gain is None:
-    weight_gradient, gain_gradient = jnp.sum(standardized_gradient, axis=0) * scale, None
-  else:
-    weight_gradient, gain_gradient = standardize_tpu.gradient(
-      weight, standardized_gradient, gain[None], scale[None], variance_floor=variance_floor
-    )
-  return x_gradient, weight_gradient, gain_gradient, bias_gradient, None
+  return *gradients, None
 
 
-convolve.defvjp(_forward, _backward, symbolic_zeros=True)
+def _materialized(cotangent):
+  if not isinstance(cotangent, SymbolicZero):
+    return cotangent
+  return jnp.zeros(cotangent.aval.shape, cotangent.aval.dtype)
+
+
+convolve.defvjp(_convolve_forward, _convolve_backward, symbolic_zeros=True)

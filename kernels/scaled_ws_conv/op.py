@@ -17,13 +17,11 @@ class Convolution(NamedTuple):
 
   Attributes:
     result: of the input's dtype.
-    mean: of each image's results, float32, or None.
     input: as it was given, or None. Who uses this one has the gradients of all uses added inside of
       the convolution's backward pass.
   """
 
   result: Float[Array, "h2 w2 n o"]
-  mean: Float[Array, "n o"] | None
   input: Float[Array, "h w n c"] | None
 
 
@@ -38,7 +36,6 @@ def scaled_ws_conv(
   pool: bool = False,
   activation: Activation | None = None,
   input_scale: Float[Array, ""] | None = None,
-  returns_mean: bool = False,
   returns_input: bool = False,
   implementation: Implementation = "reference",
 ) -> Convolution:
@@ -57,7 +54,6 @@ def scaled_ws_conv(
     groups=groups,
     pool=pool,
     activation=activation,
-    returns_mean=returns_mean,
     returns_input=returns_input,
   )
   if input_scale is not None:

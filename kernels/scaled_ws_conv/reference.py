@@ -149,9 +149,8 @@ def scaled_ws_conv(
   groups: int,
   pool: bool,
   activation: Activation | None,
-  returns_mean: bool,
   returns_input: bool,
-) -> tuple[Float[Array, "h2 w2 n o"], Float[Array, "n o"] | None, Float[Array, "h w n c"] | None]:
+) -> tuple[Float[Array, "h2 w2 n o"], Float[Array, "h w n c"] | None]:
   """y = conv(pool(activation(x)), input_scale * standardized weight) + bias.
 
   Scaling the input is the same as scaling the weights, of which there are far fewer.
@@ -167,11 +166,10 @@ def scaled_ws_conv(
     groups: output channel k sees the input channels of group k * groups // o.
     pool: 2x2 average pooling before the convolution.
     activation: of the input, or None.
-    returns_mean: the mean of each image's results is returned too.
     returns_input: the input is returned too.
 
   Returns:
-    The result; its mean in float32, or None; `x`, or None.
+    The result; `x`, or None.
   """
   dtype, given = x.dtype, x
   if activation is not None:
@@ -184,8 +182,7 @@ def scaled_ws_conv(
   y = convolve(x, weight.astype(dtype), stride, groups)
   # In float32, so that the bias's gradient is a sum in float32.
   y = (y.astype(jnp.float32) + bias.astype(jnp.float32)[None, None, None, :]).astype(dtype)
-  mean = jnp.mean(y, axis=(0, 1), dtype=jnp.float32) if returns_mean else None
-  return y, mean, given if returns_input else None
+  return y, given if returns_input else None
 
 
 STEM_STRIDES = (2, 1, 1, 2)
@@ -206,7 +203,7 @@ def stem(
   for i, (weight, gain, bias, stride) in enumerate(
     zip(weights, gains, biases, strides, strict=True)
   ):
-    x, _, _ = scaled_ws_conv(
+    x, _ = scaled_ws_conv(
       x,
       weight,
       gain,
@@ -216,7 +213,6 @@ def stem(
       groups=1,
       pool=False,
       activation=activation if i else None,
-      returns_mean=False,
       returns_input=False,
     )
   return x

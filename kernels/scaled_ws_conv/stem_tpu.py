@@ -59,7 +59,7 @@ def stem(
   x = jnp.transpose(x, (0, 2, 4, 1, 3, 5))
   for i, (layer, weight, gain, bias) in enumerate(zip(layers, weights, gains, biases, strict=True)):
     geometry = layer.geometry
-    x, _, _ = convolve(
+    x, _ = convolve(
       geometry,
       activation if i else None,
       0.0,

@@ -91,7 +91,8 @@ class Blocks:
     if geometry.groups > 1 and tile.channels != self.channels // geometry.groups:
       raise ValueError(f"{tile.channels=} are not those of a group")
     if (
-      geometry.returns_mean
+      geometry.ends_branch
+      and self.direction == "forward"
       and not tile.split_channels
       and self.positions % (tile.cores * self.row_blocks)
     ):
@@ -209,16 +210,18 @@ class Blocks:
     """Of a core: two of each block, so that copies overlap with work, and scratch."""
     itemsize, outputs = self.geometry.itemsize, self.block_outputs
     activations, parameters = [self.input_shape, self.result_shape], [self.filter_shape]
-    vectors = [(SUBLANES, outputs)] * 3 + [self.image_shape] * self.geometry.returns_mean
+    vectors = [(SUBLANES, outputs)] * 3
     if self.direction == "forward":
       scratch = [self.activated_shape, self.standardized_shape]
       halo = self.input_halo_shape
+      vectors += [self.image_shape] * self.geometry.ends_branch
     else:
       inputs = 1 + self.geometry.returns_input
       activations += [self.input_shape] * inputs
       parameters += [self.filter_shape]
       scratch = [self.activated_shape, self.cotangent_shape, self.standardized_shape]
       halo = self.result_halo_shape
+      vectors += [self.image_shape] * 2 * self.geometry.ends_branch
     if self.row_blocks > 1:
       activations += [halo] * (self.geometry.before + self.geometry.after)
     return (

@@ -1,4 +1,4 @@
-"""Squeeze-excite, stochastic depth, skip gain and residual addition: the specification of the op.
+"""The last convolution of a branch, squeeze-excite and residual addition: the op's specification.
 
 Paper B: https://arxiv.org/abs/2102.06171, section 2 and appendix C. The inner activation is a
 plain ReLU, as in the released code and weights; the appendix says scaled GELU.
@@ -7,6 +7,9 @@ plain ReLU, as in the released code and weights; the appendix says scaled GELU.
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+from kernels.scaled_ws_conv import reference
+from kernels.scaled_ws_conv.reference import Activation
 
 
 def gate(
@@ -52,7 +55,6 @@ def branch_scale(
 
 def se_residual(
   branch: Float[Array, "h w n c"],
-  mean: Float[Array, "n c"],
   shortcut: Float[Array, "h w n c"],
   squeeze_weight: Float[Array, "c s"],
   squeeze_bias: Float[Array, " s"],
@@ -67,7 +69,6 @@ def se_residual(
 
   Args:
     branch: the residual branch, before squeeze-excite.
-    mean: of each image and channel of it, float32: the squeeze.
     shortcut: of the same shape and dtype; the result has both.
     squeeze_weight: of the first fully connected layer.
     squeeze_bias: likewise.
@@ -79,7 +80,7 @@ def se_residual(
     alpha: 0.2 in the papers.
   """
   scale = branch_scale(
-    mean,
+    jnp.mean(branch, axis=(0, 1), dtype=jnp.float32),
     squeeze_weight,
     squeeze_bias,
     excite_weight,
@@ -90,3 +91,45 @@ def se_residual(
     dtype=branch.dtype,
   )
   return shortcut + scale.astype(branch.dtype)[None, None] * branch
+
+
+def conv_se_residual(
+  x: Float[Array, "h w n i"],
+  weight: Float[Array, "kh kw i c"],
+  gain: Float[Array, " c"],
+  bias: Float[Array, " c"],
+  input_scale: Float[Array, ""] | None,
+  shortcut: Float[Array, "h w n c"],
+  *gate_and_keep: Float[Array, "..."] | None,
+  activation: Activation | None,
+  alpha: float,
+) -> Float[Array, "h w n c"]:
+  """`se_residual` of the branch that `scaled_ws_conv` ends.
+
+  One op, since each needs the other: the squeeze is a sum over results of the convolution, and the
+  convolution's cotangent is the result's, scaled.
+
+  Args:
+    x: see `scaled_ws_conv.reference.scaled_ws_conv`, as all up to `input_scale`.
+    weight: likewise.
+    gain: likewise.
+    bias: likewise.
+    input_scale: likewise.
+    shortcut: see `se_residual`.
+    *gate_and_keep: all that follow in `se_residual`.
+    activation: of x, or None.
+    alpha: see `se_residual`.
+  """
+  branch, _ = reference.scaled_ws_conv(
+    x,
+    weight,
+    gain,
+    bias,
+    input_scale,
+    stride=1,
+    groups=1,
+    pool=False,
+    activation=activation,
+    returns_input=False,
+  )
+  return se_residual(branch, shortcut, *gate_and_keep, alpha=alpha)

@@ -46,6 +46,7 @@ class Blocks:
   Attributes:
     shape: of the branch, [h, w, n, c].
     itemsize: bytes of an activation.
+    direction: of the pass.
     tile: even parts of the work.
 
   Raises:
@@ -54,6 +55,7 @@ class Blocks:
 
   shape: tuple[int, int, int, int]
   itemsize: int
+  direction: Direction
   tile: Tile
 
   def __post_init__(self):
@@ -96,10 +98,14 @@ class Blocks:
   @property
   def vmem_bytes(self) -> int:
     """Of a core: two of each block, so that copies overlap with work."""
-    return 2 * (3 * self.wide_bytes + 2 * 4 * math.prod(self.narrow_shape))
+    # Branch, shortcut, result and scale; backward cotangent, branch, and sums of two kinds.
+    wide, narrow = (3, 1) if self.direction == "forward" else (2, 2)
+    return 2 * (wide * self.wide_bytes + narrow * 4 * math.prod(self.narrow_shape))
 
 
-def candidates(shape: tuple[int, int, int, int], itemsize: int) -> list[Blocks]:
+def candidates(
+  shape: tuple[int, int, int, int], itemsize: int, direction: Direction
+) -> list[Blocks]:
   """Tiles whose blocks fit VMEM, the likely best first."""
   height, _, images, channels = shape
   fitting = []
@@ -108,7 +114,7 @@ def candidates(shape: tuple[int, int, int, int], itemsize: int) -> list[Blocks]:
   ):
     tile = Tile(rows=rows, images=some_images, channels=some_channels)
     try:
-      fitting.append(Blocks(shape, itemsize, tile))
+      fitting.append(Blocks(shape, itemsize, direction, tile))
     except ValueError:
       continue
   return sorted(fitting, key=_rank)
@@ -136,8 +142,8 @@ def choose(shape: tuple[int, int, int, int], itemsize: int, direction: Direction
     NotImplementedError: no tile fits.
   """
   if tile := read_tiles(CHOSEN, Tile).get((name(shape, itemsize), direction)):
-    return Blocks(shape, itemsize, tile)
-  for blocks in candidates(shape, itemsize):
+    return Blocks(shape, itemsize, direction, tile)
+  for blocks in candidates(shape, itemsize, direction):
     return blocks
   raise NotImplementedError("blocks that do not fit VMEM")
 

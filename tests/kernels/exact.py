@@ -48,6 +48,18 @@ def stem(images, weights, gains, biases, scale, *, activation):
   return x
 
 
+def conv_se_residual(
+  x, weight, gain, bias, shortcut, w0, b0, w1, b1, skip_gain, *, scale, keep, alpha, activation=None
+):
+  """As `conv_se_residual` says, in the operands' precision."""
+  branch = convolve(x, weight, gain, bias, scale, activation=activation)
+  hidden = jnp.maximum(jnp.mean(branch, axis=(0, 1)) @ w0 + b0[None], 0)
+  gate = 2 / (1 + jnp.exp(-(hidden @ w1 + b1[None])))
+  if keep is not None:
+    gate = gate * keep.astype(gate.dtype)[:, None]
+  return shortcut + alpha * skip_gain * gate[None, None] * branch
+
+
 def value_and_gradients(function, arguments, cotangent):
   """Leaves of the result and of the gradients of all arguments."""
   value, pull_back = jax.vjp(function, *arguments)

@@ -7,15 +7,20 @@ Smaller shapes of the same structure run under it in the other tests of this fol
 import functools
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 import pytest
 from jax.experimental.pallas import tpu as pltpu
 
 from kernels.scaled_ws_conv import reference, tile
 from kernels.scaled_ws_conv.tile import choose
 from kernels.sgd_agc.small_tpu import is_small
-from profiling.op_shapes import ConvShape, ResidualShape, StemShape, UpdateShape, named_shapes
+from kernels.tpu import read_tiles
+from profiling.op_shapes import (
+  ConvShape,
+  SqueezeExciteShape,
+  StemShape,
+  UpdateShape,
+  named_shapes,
+)
 from tests.kernels import (
   exact,
   test_se_residual_kernel,
@@ -45,6 +50,15 @@ def jitted(function, operands, cotangent):
   return jax.jit(functools.partial(exact.value_and_gradients, function))(operands, cotangent)
 
 
+def ran_with_chosen_tiles(shape):
+  """That is, with those that a sweep has found, not with the likely best ones."""
+  (geometry,) = shape.geometries(IMAGES)
+  assert geometry.images == IMAGES
+  chosen = read_tiles(tile.CHOSEN, tile.Tile)
+  for direction in ("forward", "backward"):
+    assert choose(geometry, direction).tile == chosen[geometry.name, direction]
+
+
 @named(ConvShape)
 def test_convolution(shape):
   operands, cotangent, static = test_conv.problem(
@@ -59,20 +73,18 @@ def test_convolution(shape):
     pool=shape.pool,
     dtype="bfloat16",
   )
-  returns = shape.returns_mean, shape.returns_input
   cotangents = (
     cotangent,
-    test_conv.draw(5, IMAGES, shape.out_channels) if shape.returns_mean else None,
     test_conv.draw(6, *operands[0].shape, dtype="bfloat16") if shape.returns_input else None,
   )
   activation = exact.gelu if shape.activates_input else None
 
   def exactly(x, *parameters):
     y = exact.convolve(x, *parameters, 0.7, **static, activation=activation)
-    return y, jnp.mean(y, axis=(0, 1)) if returns[0] else None, x if returns[1] else None
+    return y, x if shape.returns_input else None
 
   expected = exact.in_float64(exactly, operands, cotangents)
-  more = dict(activation=activation, returns_mean=returns[0], returns_input=returns[1])
+  more = dict(activation=activation, returns_input=shape.returns_input)
   errors, theirs = (
     exact.relative_errors(
       jax.jit(
@@ -87,11 +99,7 @@ def test_convolution(shape):
   assert max(errors) < test_conv.tolerance(operands, cotangent)
   for ours, by_reference in zip(errors, theirs, strict=True):
     assert ours < test_conv.ERROR_OF_REFERENCE["bfloat16"] * by_reference + 2.0**-24
-  (geometry,) = shape.geometries(IMAGES)
-  assert geometry.images == IMAGES
-  # What ran are the tiles that a sweep has found, not the likely best ones.
-  for direction in ("forward", "backward"):
-    assert choose(geometry, direction).tile == tile._chosen()[geometry.name, direction]
+  ran_with_chosen_tiles(shape)
 
 
 @named(StemShape)
@@ -115,19 +123,19 @@ def test_stem(shape):
     assert ours < 1.25 * by_reference + 2.0**-24
 
 
-@named(ResidualShape)
-def test_residual(shape):
-  wide = shape.pixels, shape.pixels, IMAGES, shape.channels
-  operands, keep, cotangent = test_se_residual_kernel.problem(*wide, "bfloat16")
-  actual, expected = (
-    jitted(lambda *o, f=f: f(*o, keep), operands, cotangent)
-    for f in (test_se_residual_kernel.kernel, test_se_residual_kernel.by_xla)
+@named(SqueezeExciteShape)
+def test_squeeze_excite(shape):
+  conv = shape.convolution
+  problem = test_se_residual_kernel.problem(
+    conv.pixels, conv.pixels, IMAGES, conv.in_channels, conv.out_channels, "bfloat16"
   )
-  for ours, theirs in zip(actual, expected, strict=True):
-    ours, theirs = (np.asarray(x.astype(jnp.float32)) for x in (ours, theirs))
-    terms = np.prod(wide) / theirs.size
-    tolerance = 4 * 2.0**-9 * np.sqrt(max(terms, 4)) * max(np.abs(theirs).max(), 1.0)
-    np.testing.assert_allclose(ours, theirs, rtol=0, atol=tolerance)
+
+  def compiled(function, operands, keep, cotangent):
+    of_operands = test_se_residual_kernel.of_operands(function, keep)
+    return jitted(of_operands, operands, cotangent)
+
+  test_se_residual_kernel.check(*problem, run=compiled)
+  ran_with_chosen_tiles(shape)
 
 
 @named(UpdateShape)

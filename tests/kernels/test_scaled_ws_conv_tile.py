@@ -82,11 +82,13 @@ def test_a_tile_has_to_fit_vmem():
 
 
 def test_cores_may_not_share_an_image_whose_mean_is_wanted():
-  geometry = dataclasses.replace(PLAIN, returns_mean=True)
+  geometry = dataclasses.replace(PLAIN, ends_branch=True)
   tile = Tile(images=16, rows=2, columns=7, channels=512, split_channels=False)
   Blocks(PLAIN, "forward", tile)
   with pytest.raises(ValueError, match="cores share an image"):
     Blocks(geometry, "forward", tile)
+  # Backward, no image's results are added up.
+  Blocks(geometry, "backward", dataclasses.replace(tile, channels=256))
   others = candidates(geometry, "forward", VMEM_BYTES)
   assert others
   assert all(blocks.tile.split_channels for blocks in others)

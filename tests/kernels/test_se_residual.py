@@ -8,6 +8,7 @@ from jax.test_util import check_grads
 
 import kernels
 from kernels.se_residual import reference
+from tests.kernels import exact
 
 H, W, N, C, S = 3, 2, 4, 6, 5
 
@@ -18,16 +19,13 @@ def operands(seed=0):
   return tuple(np.asarray(rng.standard_normal(shape), np.float32) for shape in shapes)
 
 
-def se_residual(branch, *rest, **options):
-  return kernels.se_residual(branch, mean_of(branch), *rest, **options)
+def se_residual(*operands, keep=None, alpha=0.2):
+  return reference.se_residual(*operands, keep, alpha=alpha)
 
 
 def gate(branch, *parameters):
-  return reference.gate(mean_of(branch), *parameters, branch.dtype)
-
-
-def mean_of(branch):
-  return jnp.mean(branch, axis=(0, 1), dtype=jnp.float32)
+  mean = jnp.mean(branch, axis=(0, 1), dtype=jnp.float32)
+  return reference.gate(mean, *parameters, branch.dtype)
 
 
 def gate_float64(branch, w0, b0, w1, b1):
@@ -115,3 +113,39 @@ def test_the_gate_of_bfloat16_is_float32():
   branch, _, *parameters, _ = map(jnp.asarray, operands())
   shape = jax.eval_shape(gate, branch.astype(jnp.bfloat16), *parameters)
   assert shape.dtype == jnp.float32
+
+
+def test_the_op_is_a_convolution_with_se_residual_behind_it():
+  branch, shortcut, *gate_parameters, skip_gain = operands()
+  rng = np.random.default_rng(7)
+  x = rng.standard_normal((H, W, N, 8)).astype(np.float32)
+  weight = rng.standard_normal((1, 1, 8, C)).astype(np.float32)
+  gain, bias = rng.standard_normal((2, C)).astype(np.float32)
+  actual = kernels.conv_se_residual(
+    *map(jnp.asarray, (x, weight, gain, bias, shortcut, *gate_parameters, skip_gain)),
+    activation=exact.gelu,
+    input_scale=jnp.float32(0.7),
+    keep=jnp.asarray([1, 0, 1, 1], jnp.float32),
+    alpha=0.5,
+  )
+  with jax.enable_x64(True):
+    arrays = (np.float64(one) for one in (x, weight, gain, bias))
+    branch = np.asarray(exact.convolve(*arrays, 0.7, activation=exact.gelu))
+  scale = 0.5 * skip_gain * gate_float64(branch, *gate_parameters) * np.array([[1], [0], [1], [1]])
+  np.testing.assert_allclose(actual, shortcut + scale[None, None] * branch, rtol=0, atol=5e-6)
+
+
+def test_the_op_has_no_derivative_by_the_inputs_scale():
+  _, shortcut, *gate_parameters, skip_gain = operands()
+  x = np.random.default_rng(8).standard_normal((H, W, N, 8)).astype(np.float32)
+  weight = np.eye(8, C, dtype=np.float32)[None, None]
+
+  def total(scale):
+    return kernels.conv_se_residual(
+      *map(jnp.asarray, (x, weight, np.ones(C, np.float32), np.zeros(C, np.float32), shortcut)),
+      *map(jnp.asarray, (*gate_parameters, skip_gain)),
+      input_scale=scale,
+    ).sum()
+
+  assert total(jnp.float32(0.5)) != total(jnp.float32(0.7))
+  assert jax.grad(total)(jnp.float32(0.5)) == 0

@@ -1,4 +1,7 @@
-"""The kernels against the reference, as the TPU interpreter runs them: with races looked for."""
+"""The kernels against float64, as the TPU interpreter runs them: with races looked for.
+
+Where the tolerances come from: see `test_scaled_ws_conv_kernel`.
+"""
 
 import functools
 
@@ -9,14 +12,26 @@ import pytest
 from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import PartitionSpec as P
 
+from kernels.scaled_ws_conv import tile as conv_tile
+from kernels.scaled_ws_conv.reference import VARIANCE_FLOOR
 from kernels.se_residual import kernel_tpu, reference
+from kernels.se_residual.tile import choose
 from tests.kernels import exact
 
-kernel = functools.partial(kernel_tpu.se_residual, branch_scale=reference.branch_scale, alpha=0.2)
-by_xla = functools.partial(reference.se_residual, alpha=0.2)
+STATIC = dict(activation=exact.gelu, alpha=0.2)
+kernel = functools.partial(
+  kernel_tpu.conv_se_residual,
+  **STATIC,
+  branch_scale=reference.branch_scale,
+  variance_floor=VARIANCE_FLOOR,
+)
+by_xla = functools.partial(reference.conv_se_residual, **STATIC)
+SCALE = 0.7
 # Of the relative error: roundings of the scale, its product with the branch, and the sum.
 ROUNDINGS = 3
 EPSILON = {"float32": 2.0**-24, "bfloat16": 2.0**-9}
+ERROR_OF_REFERENCE = {"float32": 4.0, "bfloat16": 1.25}
+"""Factor that a kernel's error may be larger: see `test_scaled_ws_conv_kernel`."""
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +43,7 @@ def interpreted():
   pltpu.reset_tpu_interpret_mode_state()
 
 
-def problem(height, width, images, channels, dtype="float32"):
+def problem(height, width, images, inputs, channels, dtype="float32", squeeze=16):
   """Operands that are differentiated, the mask of stochastic depth, and the cotangent."""
   generator = np.random.default_rng(0)
 
@@ -36,24 +51,51 @@ def problem(height, width, images, channels, dtype="float32"):
     return jnp.asarray(scale * generator.standard_normal(shape), dtype)
 
   wide = height, width, images, channels
-  squeeze = 16
   operands = (
-    draw(*wide, dtype=dtype),
-    draw(images, channels),
-    draw(*wide, dtype=dtype),
-    draw(channels, squeeze, scale=0.1),
-    draw(squeeze),
-    draw(squeeze, channels, scale=0.3),
+    draw(height, width, images, inputs, dtype=dtype),
+    draw(1, 1, inputs, channels),
     draw(channels),
-    draw(),
+    draw(channels),
+    draw(*wide, dtype=dtype),
+    draw(channels, squeeze, scale=channels**-0.5),
+    draw(squeeze),
+    draw(squeeze, channels, scale=squeeze**-0.5),
+    draw(channels),
+    # Large enough that the gate is a good part of the sum.
+    8 + draw(),
   )
   # The first image is kept, the second is dropped.
   keep = jnp.asarray(np.arange(images) % 2 == 0, jnp.float32)
   return operands, keep, draw(*wide, dtype=dtype)
 
 
-def scaled_addition(branch, shortcut, scale):
-  return shortcut + scale[None, None] * branch
+def of_operands(function, keep):
+  """With what is not differentiated where the op has it."""
+  return lambda *operands: function(*operands[:4], jnp.float32(SCALE), *operands[4:], keep)
+
+
+def run(function, operands, keep, cotangent):
+  """Value and gradients."""
+  return exact.value_and_gradients(of_operands(function, keep), operands, cotangent)
+
+
+def check(operands, keep, cotangent, run=run):
+  dtype = str(cotangent.dtype)
+  expected = exact.in_float64(
+    lambda *operands: exact.conv_se_residual(*operands, scale=SCALE, keep=keep, **STATIC),
+    operands,
+    cotangent,
+  )
+  actual = run(kernel, operands, keep, cotangent)
+  assert [one.dtype for one in actual] == [cotangent.dtype, *(one.dtype for one in operands)]
+  errors = exact.relative_errors(actual, expected)
+  longest = cotangent[..., 0].size
+  # Three products' roundings on the way to the gate, and those of three on the way back.
+  assert max(errors) < 12 * (EPSILON[dtype] + EPSILON["float32"] * np.sqrt(longest))
+  theirs = exact.relative_errors(run(by_xla, operands, keep, cotangent), expected)
+  for one, ours, by_reference in zip(actual, errors, theirs, strict=True):
+    # Of a single number, the skip gain's gradient, either error may be small by chance.
+    assert one.ndim == 0 or ours < ERROR_OF_REFERENCE[dtype] * by_reference + EPSILON["float32"]
 
 
 @pytest.mark.parametrize(
@@ -67,85 +109,126 @@ def scaled_addition(branch, shortcut, scale):
   ],
 )
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_the_addition_against_float64(shape, dtype):
-  (branch, mean, shortcut, *_), _, cotangent = problem(*shape, dtype)
-  operands = branch, shortcut, mean
-  expected = exact.in_float64(scaled_addition, operands, cotangent)
-  actual = exact.value_and_gradients(kernel_tpu.add_scaled, operands, cotangent)
-  assert [one.dtype for one in actual] == [dtype, dtype, dtype, jnp.float32]
+def test_the_addition_and_the_sums_against_float64(shape, dtype):
+  generator = np.random.default_rng(1)
+  branch, shortcut, cotangent = (
+    jnp.asarray(generator.standard_normal(shape), dtype) for _ in range(3)
+  )
+  scale = jnp.asarray(generator.standard_normal(shape[2:]), jnp.float32)
+  forward, backward = (choose(shape, branch.dtype.itemsize, d) for d in ("forward", "backward"))
+  actual = (
+    kernel_tpu.add_scaled(branch, shortcut, scale, blocks=forward),
+    *kernel_tpu.sums_over_space(cotangent, branch, blocks=backward),
+  )
+  assert [one.dtype for one in actual] == [dtype, jnp.float32, jnp.float32]
+  branch, shortcut, cotangent = (
+    np.float64(one.astype(jnp.float32)) for one in (branch, shortcut, cotangent)
+  )
+  expected = (
+    shortcut + np.float64(scale) * branch,
+    np.sum(cotangent * branch, axis=(0, 1)),
+    np.sum(cotangent, axis=(0, 1)),
+  )
   errors = exact.relative_errors(actual, expected)
-  # The scale's gradient is a sum over pixels in float32.
-  assert max(errors) < ROUNDINGS * EPSILON[dtype] * np.sqrt(shape[0] * shape[1])
-  in_dtype = lambda *operands: scaled_addition(*operands[:2], operands[2].astype(dtype))  # noqa: E731
-  theirs = exact.relative_errors(exact.value_and_gradients(in_dtype, operands, cotangent), expected)
-  for ours, by_reference in zip(errors, theirs, strict=True):
-    assert ours < 1.25 * by_reference + EPSILON["float32"]
+  assert errors[0] < ROUNDINGS * EPSILON[dtype]
+  # Sums over pixels in float32, of what float32 holds.
+  assert max(errors[1:]) < ROUNDINGS * EPSILON["float32"] * np.sqrt(shape[0] * shape[1])
 
 
 @pytest.mark.parametrize(
-  ("shape", "dtype"),
-  [((3, 4, 32, 128), "float32"), ((5, 3, 3, 256), "float32"), ((4, 4, 1, 128), "bfloat16")],
+  ("shape", "dtype", "drops"),
+  [
+    ((3, 4, 32, 128, 256), "float32", True),
+    ((5, 3, 3, 64, 128), "float32", False),
+    ((4, 4, 1, 128, 128), "bfloat16", False),
+    ((4, 7, 32, 256, 384), "bfloat16", True),
+  ],
 )
-@pytest.mark.parametrize("drops", [False, True])
-def test_against_the_reference(shape, dtype, drops):
+def test_values_and_gradients_against_float64(shape, dtype, drops):
   operands, keep, cotangent = problem(*shape, dtype)
-  keep = keep if drops else None
-  actual, expected = (
-    exact.value_and_gradients(lambda *o, f=function: f(*o, keep), operands, cotangent)
-    for function in (kernel, by_xla)
+  check(operands, keep if drops else None, cotangent)
+
+
+def tile(images, rows, columns, channels, split="positions"):
+  return conv_tile.Tile(
+    images=images,
+    rows=rows,
+    columns=columns,
+    channels=channels,
+    split_channels=split == "channels",
   )
-  for ours, theirs in zip(actual, expected, strict=True):
-    assert ours.dtype == theirs.dtype
-    ours, theirs = (np.asarray(x.astype(jnp.float32)) for x in (ours, theirs))
-    # Sums over pixels and channels in another order; each term is rounded twice on each side.
-    terms = np.prod(shape) / theirs.size
-    tolerance = 4 * EPSILON[dtype] * np.sqrt(max(terms, 4)) * max(np.abs(theirs).max(), 1.0)
-    np.testing.assert_allclose(ours, theirs, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize(
+  ("forward", "backward"),
+  [
+    # The mean of an image is added up over blocks of its rows; each core has its images.
+    (tile(16, 1, 2, 128), tile(16, 2, 4, 128)),
+    # Cores share the channels; all of an image, and of all images, at once.
+    (tile(32, 4, 4, 128, "channels"), tile(16, 4, 2, 128, "channels")),
+    (tile(16, 2, 4, 256), tile(32, 1, 4, 256)),
+  ],
+)
+def test_any_tile_gives_the_same(monkeypatch, forward, backward):
+  monkeypatch.setattr(
+    kernel_tpu.convolution,
+    "choose",
+    lambda geometry, direction: conv_tile.Blocks(
+      geometry, direction, forward if direction == "forward" else backward
+    ),
+  )
+  check(*problem(4, 4, 32, 256, 256))
 
 
 def test_a_dropped_image_is_its_shortcut_exactly():
-  operands, keep, _ = problem(2, 2, 16, 128, "bfloat16")
-  result = kernel(*operands, keep)
-  np.testing.assert_array_equal(result[:, :, 1::2], operands[2][:, :, 1::2])
-  assert not np.array_equal(result[:, :, ::2], operands[2][:, :, ::2])
+  operands, keep, _ = problem(2, 2, 16, 128, 128, "bfloat16")
+  result, shortcut = of_operands(kernel, keep)(*operands), operands[4]
+  np.testing.assert_array_equal(result[:, :, 1::2], shortcut[:, :, 1::2])
+  assert not np.array_equal(result[:, :, ::2], shortcut[:, :, ::2])
 
 
 def test_gradients_under_shard_map_are_those_of_one_device():
-  operands, keep, cotangent = problem(2, 2, 128, 128)
+  operands, keep, cotangent = problem(2, 2, 128, 128, 128)
   mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
 
-  def gradients(branch, mean, shortcut, cotangent, keep, *parameters):
-    operands = branch, mean, shortcut, *parameters
-    result = exact.value_and_gradients(lambda *o: kernel(*o, keep), operands, cotangent)
-    return *result[:4], *(jax.lax.psum(one, "data") for one in result[4:])
+  def gradients(x, shortcut, cotangent, keep, *parameters):
+    operands = x, *parameters[:3], shortcut, *parameters[3:]
+    y, x, *others = run(kernel, operands, keep, cotangent)
+    shortcut = others.pop(3)
+    return y, x, shortcut, *(jax.lax.psum(one, "data") for one in others)
 
-  wide, narrow = P(None, None, "data"), P("data")
+  wide = P(None, None, "data")
   sharded = jax.jit(
     jax.shard_map(
       gradients,
       mesh=mesh,
-      in_specs=(wide, narrow, wide, wide, narrow, *[P()] * 5),
-      out_specs=(wide, wide, narrow, wide, *[P()] * 5),
+      in_specs=(wide, wide, wide, P("data"), *[P()] * 8),
+      out_specs=(wide, wide, wide, *[P()] * 8),
       # The TPU interpreter stops on a machine of few cores; the plain one knows no varying arrays.
       check_vma=False,
     )
   )
+  x, *convolution, shortcut = operands[:5]
   with pltpu.force_tpu_interpret_mode(True):
-    actual = sharded(*operands[:3], cotangent, keep, *operands[3:])
-    expected = exact.value_and_gradients(lambda *o: kernel(*o, keep), operands, cotangent)
-  for ours, theirs in zip(actual, expected, strict=True):
+    actual = sharded(x, shortcut, cotangent, keep, *convolution, *operands[5:])
+    y, x, *others = run(kernel, operands, keep, cotangent)
+  shortcut = others.pop(3)
+  for ours, theirs in zip(actual, (y, x, shortcut, *others), strict=True):
     np.testing.assert_allclose(ours, theirs, atol=1e-5 * max(np.abs(theirs).max(), 1))
 
 
 @pytest.mark.parametrize(
-  ("shape", "dtype", "reason"),
+  ("shape", "change", "reason"),
   [
-    ((2, 2, 1, 96), "float32", "channels that do not fill"),
-    ((2, 2, 1, 128), "float16", "activations other"),
-    ((2, 2048, 16, 128), "float32", "VMEM"),
+    ((2, 2, 1, 128, 128), dict(weight=jnp.ones((3, 3, 128, 128))), "filters other than 1x1"),
+    ((2, 2, 1, 128, 128), dict(shortcut=jnp.ones((2, 2, 1, 128), jnp.bfloat16)), "shortcut of"),
+    ((2, 2, 1, 128, 96), {}, "output channels that do not fill"),
+    ((2, 2, 1, 128, 128), dict(x=jnp.ones((2, 2, 1, 128), jnp.float16)), "activations other"),
+    ((1, 2048, 1, 128, 128), {}, "VMEM"),
   ],
 )
-def test_says_what_it_does_not_cover(shape, dtype, reason):
-  operands, keep, _ = problem(*shape, dtype)
+def test_says_what_it_does_not_cover(shape, change, reason):
+  operands, keep, _ = problem(*shape)
+  named = dict(zip(("x", "weight", "gain", "bias", "shortcut"), operands, strict=False)) | change
   with pytest.raises(NotImplementedError, match=reason):
-    kernel(*operands, keep)
+    of_operands(kernel, keep)(*named.values(), *operands[5:])

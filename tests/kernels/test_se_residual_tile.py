@@ -11,11 +11,15 @@ SHAPE = (14, 14, 32, 1536)
 
 
 def test_blocks_by_hand():
-  blocks = Blocks(SHAPE, 2, Tile(rows=2, images=16, channels=768))
+  tile = Tile(rows=2, images=16, channels=768)
+  blocks = Blocks(SHAPE, 2, "forward", tile)
   assert blocks.grid == (2, 2, 7)
   assert blocks.wide_bytes == 2 * 14 * 16 * 768 * 2
-  # The branch, the shortcut and the result; the scale and its gradient.
-  assert blocks.vmem_bytes == 2 * (3 * blocks.wide_bytes + 2 * 16 * 768 * 4)
+  # The branch, the shortcut and the result; the scale.
+  assert blocks.vmem_bytes == 2 * (3 * blocks.wide_bytes + 16 * 768 * 4)
+  # The cotangent and the branch; two kinds of sums.
+  backward = Blocks(SHAPE, 2, "backward", tile)
+  assert backward.vmem_bytes == 2 * (2 * blocks.wide_bytes + 2 * 16 * 768 * 4)
 
 
 @pytest.mark.parametrize(
@@ -32,12 +36,13 @@ def test_blocks_by_hand():
 )
 def test_tiles_that_do_not_fit_are_refused(changes, message):
   with pytest.raises(ValueError, match=message):
-    Blocks(SHAPE, 2, Tile(**dict(rows=2, images=16, channels=1536) | changes))
+    Blocks(SHAPE, 2, "forward", Tile(**dict(rows=2, images=16, channels=1536) | changes))
 
 
 @pytest.mark.parametrize("shape", [SHAPE, (7, 7, 16, 384), (5, 3, 48, 128), (224, 224, 512, 4096)])
-def test_candidates_fit_and_both_cores_work_where_they_can(shape):
-  found = candidates(shape, 4)
+@pytest.mark.parametrize("direction", ["forward", "backward"])
+def test_candidates_fit_and_both_cores_work_where_they_can(shape, direction):
+  found = candidates(shape, 4, direction)
   assert found
   assert all(blocks.vmem_bytes <= VMEM_BYTES for blocks in found)
   assert len(set(found)) == len(found)
@@ -47,14 +52,14 @@ def test_candidates_fit_and_both_cores_work_where_they_can(shape):
 
 def test_what_was_not_swept_gets_the_likely_best(monkeypatch, tmp_path):
   shape = (5, 3, 48, 128)
-  assert choose(shape, 2, "forward") == candidates(shape, 2)[0]
+  assert choose(shape, 2, "forward") == candidates(shape, 2, "forward")[0]
   path = tmp_path / "tiles.json"
   entry = {"name": tile.name(shape, 2), "direction": "forward"}
   path.write_text(json.dumps([entry | {"tile": {"rows": 1, "images": 48, "channels": 128}}]))
   monkeypatch.setattr(tile, "CHOSEN", path)
   choose.cache_clear()
   assert choose(shape, 2, "forward").tile == Tile(rows=1, images=48, channels=128)
-  assert choose(shape, 2, "backward") == candidates(shape, 2)[0]
+  assert choose(shape, 2, "backward") == candidates(shape, 2, "backward")[0]
   choose.cache_clear()
 
 

@@ -107,7 +107,7 @@ def test_kernels_get_images_in_whole_multiples(implementation, count, images, ke
 
     return watched
 
-  for name in ("stem", "scaled_ws_conv", "se_residual"):
+  for name in ("stem", "scaled_ws_conv", "conv_se_residual"):
     monkeypatch.setattr(kernels, name, watch(getattr(kernels, name)))
   parameters = some_parameters("P0")
   expected = compiled_gradient("P0")(parameters, images, keys)

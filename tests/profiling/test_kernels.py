@@ -119,22 +119,7 @@ def test_backward_is_what_both_cost_on_top_of_forward():
   assert backward.memory_cycles == pytest.approx(2600 / 1.2e12 * 1.05e9)
 
 
-def test_a_residual_addition_is_measured_each_way_for_itself():
-  label = "se_residual 7px 1536 squeeze 768"
-  reference = {
-    (label, "forward"): op(100, argument_bytes=1000, output_bytes=400),
-    (label, "backward"): op(350, argument_bytes=1400, output_bytes=1600),
-  }
-  forward, backward = make_rows(reference, None, chip=V4, images=32)
-  assert (forward.xla_cycles, backward.xla_cycles) == (100, 350)
-  assert forward.memory_cycles == pytest.approx(1400 / 1.2e12 * 1.05e9)
-  assert backward.memory_cycles == pytest.approx(3000 / 1.2e12 * 1.05e9)
-  macs = 2 * 1536 * 768 * 32
-  assert forward.matrix_cycles == pytest.approx(macs / 2 / 4 / 128**2, rel=2e-3)
-  assert backward.matrix_cycles == pytest.approx(2 * forward.matrix_cycles)
-
-
-TAIL = "squeeze and se_residual after 768->1536 7px squeeze 768"
+TAIL = "se_residual after 768->1536 7px squeeze 768"
 WIDE_BYTES = 500
 TAIL_BY_XLA = {
   (TAIL, "forward"): op(1000, argument_bytes=2000, output_bytes=WIDE_BYTES),
@@ -150,7 +135,7 @@ TAIL_WITH_KERNELS = {
 }
 
 
-def test_squeeze_and_residual_are_what_a_tail_costs_on_top_of_its_convolution():
+def test_squeeze_excite_is_what_it_costs_on_top_of_the_convolution():
   forward, backward = make_rows(TAIL_BY_XLA, TAIL_WITH_KERNELS, chip=V4, images=32)
   assert (forward.direction, backward.direction) == ("forward", "backward")
   assert forward.xla_cycles == 1000 - 300
@@ -159,8 +144,8 @@ def test_squeeze_and_residual_are_what_a_tail_costs_on_top_of_its_convolution():
   assert backward.kernel_cycles == pytest.approx((3 - 2) * 1000 + (300 - 100) - (40 - 10))
   # The shortcut and the gate, in the arguments; the branch, and the result.
   assert forward.memory_cycles == pytest.approx((900 + 2 * WIDE_BYTES) / 1.2e12 * 1.05e9)
-  # The branch and the gate; the gate's gradients; the cotangent, and the branch's gradient.
-  assert backward.memory_cycles == pytest.approx((900 + 400 + 2 * WIDE_BYTES) / 1.2e12 * 1.05e9)
+  # The branch and the gate; the gate's gradients; the cotangent.
+  assert backward.memory_cycles == pytest.approx((900 + 400 + WIDE_BYTES) / 1.2e12 * 1.05e9)
   macs = 2 * 1536 * 768 * 32
   assert forward.matrix_cycles == pytest.approx(macs / 2 / 4 / 128**2, rel=2e-3)
   assert backward.matrix_cycles == pytest.approx(2 * forward.matrix_cycles)
@@ -182,7 +167,7 @@ def test_there_is_no_difference_to_what_did_not_compile(direction, by_xla):
     assert row.error == ("RESOURCE_EXHAUSTED: vmem" if missing else None)
 
 
-def test_a_tail_whose_residual_addition_has_no_kernel_has_none():
+def test_where_only_the_convolution_has_a_kernel_squeeze_excite_has_none():
   with_conv_kernels = {
     (TAIL, "forward"): op(1000, PROFILE),
     (TAIL, "both"): op(5000, *[PROFILE] * 3),
@@ -231,7 +216,6 @@ ROWS = [
   row("conv c", "forward", 10**6, 100, {"F1+": 2}),
   row("conv a", "backward", 400, None, {"F0": 2}),
   row("se_residual a", "forward", 300, 100, {"F0": 2}),
-  row("squeeze and se_residual a", "forward", 500, 100, {"F0": 2}),
 ]
 
 
@@ -240,7 +224,6 @@ def test_the_summary_is_of_two_networks_and_says_what_has_no_kernel():
     ("conv, forward", "2", "4.00", "4.00", "2 of 2"),
     ("conv, backward", "1", "4.00", "", "0 of 1"),
     ("se_residual, forward", "1", "3.00", "3.00", "1 of 1"),
-    ("squeeze and se_residual, forward", "1", "5.00", "5.00", "1 of 1"),
   ]
   assert geometric_mean([2, 8]) == pytest.approx(4)
 

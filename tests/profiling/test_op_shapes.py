@@ -1,18 +1,14 @@
-import collections
-import dataclasses
-
 import pytest
 
 from nfnet.cost import count
 from profiling.op_shapes import (
   NAMED_VARIANTS,
   ConvShape,
-  ResidualShape,
+  SqueezeExciteShape,
   StemShape,
   UpdateShape,
   named_shapes,
   op_shapes,
-  tail_shapes,
 )
 
 
@@ -63,18 +59,19 @@ def test_what_the_calls_of_a_network_are():
     pixels=56, in_channels=256, out_channels=512, kernel_pixels=1, pool=True, activates_input=True
   )
   assert (shapes[pooled], pooled.out_pixels) == (1, 28)
-  assert shapes[ResidualShape(pixels=14, channels=1536, squeeze_channels=768)] == 12
+  last = ConvShape(
+    pixels=14, in_channels=768, out_channels=1536, kernel_pixels=1, activates_input=True
+  )
+  squeeze_excite = SqueezeExciteShape(convolution=last, squeeze_channels=768)
+  assert (shapes[last], shapes[squeeze_excite]) == (12, 12)
+  assert squeeze_excite.label == "se_residual after 768->1536 14px squeeze 768"
   assert shapes[UpdateShape(shapes=((3072, 1000),), clipped=False)] == 1
   assert UpdateShape(shapes=((3072, 1000),)) not in shapes
   (small,) = [shape for shape in shapes if isinstance(shape, UpdateShape) and len(shape.shapes) > 1]
   assert small.label == f"sgd_agc {len(small.shapes)} small parameters"
   # Skip gains, one a block.
   assert small.shapes.count(()) == 24
-  # What branch and shortcut have of each other: the last convolution's mean, the first one's input.
-  returned = [shape for shape in shapes if isinstance(shape, ConvShape) and shape.returns_mean]
-  assert {(shape.pixels, shape.kernel_pixels) for shape in returned} == {
-    (pixels, 1) for pixels in (56, 28, 14, 7)
-  }
+  # What the shortcut has of the branch: its first convolution's input.
   entries = [shape for shape in shapes if isinstance(shape, ConvShape) and shape.returns_input]
   assert sum(shapes[shape] for shape in entries) == 24
   (stem,) = [shape for shape in shapes if isinstance(shape, StemShape)]
@@ -87,38 +84,30 @@ def test_what_the_calls_of_a_network_are():
 
 
 @pytest.mark.parametrize("variant", ["F0", "F7+"])
-def test_the_tails_are_the_ends_of_all_blocks(variant):
-  shapes, tails = op_shapes(variant), tail_shapes(variant)
-  # They come on top of these calls, of whose sums they are no part.
-  assert not shapes.keys() & tails.keys()
-  assert collections.Counter({tail.residual: times for tail, times in tails.items()}) == (
-    collections.Counter(
-      {one: times for one, times in shapes.items() if isinstance(one, ResidualShape)}
-    )
-  )
-  with_mean = {
-    dataclasses.replace(tail.convolution, returns_mean=True): times for tail, times in tails.items()
-  }
-  assert with_mean == {
-    one: times for one, times in shapes.items() if isinstance(one, ConvShape) and one.returns_mean
-  }
-  for tail in tails:
-    assert not tail.convolution.returns_mean
-    assert tail.convolution.out_channels == tail.residual.channels
-    # The convolution is not part of what the row is about.
-    assert (tail.macs, tail.backward_macs) == (tail.residual.macs, tail.residual.backward_macs)
-    assert named_shapes()[tail][variant] == tails[tail]
+def test_squeeze_excite_is_at_the_end_of_every_block(variant):
+  shapes = op_shapes(variant)
+  ends = {one: times for one, times in shapes.items() if isinstance(one, SqueezeExciteShape)}
+  entries = (one for one in shapes if isinstance(one, ConvShape) and one.returns_input)
+  assert sum(ends.values()) == sum(shapes[entry] for entry in entries)
+  for end, times in ends.items():
+    # The convolution is not part of what the row is about, and has one of its own.
+    assert end.macs == 2 * end.convolution.out_channels * end.squeeze_channels
+    assert end.backward_macs == 2 * end.macs
+    # In the first stage, the shortcut's is of the same shape.
+    assert shapes[end.convolution] == times + (end.convolution.pixels == 56)
 
 
 def test_the_geometries_have_the_arithmetic_of_their_shapes():
   for shape in named_shapes():
-    if isinstance(shape, ConvShape):
+    if isinstance(shape, ConvShape | SqueezeExciteShape):
       (geometry,) = shape.geometries(images=20)
+      assert geometry.ends_branch == isinstance(shape, SqueezeExciteShape)
+      macs = (shape.convolution if geometry.ends_branch else shape).macs
       # A batch is filled up to tiles.
       assert geometry.images == 32
       pixels = geometry.height * geometry.width
       outputs = geometry.group_inputs * geometry.out_channels
-      assert pixels * len(geometry.taps) * outputs == shape.macs
+      assert pixels * len(geometry.taps) * outputs == macs
     elif isinstance(shape, StemShape):
       geometries = shape.geometries(images=16)
       last = geometries[-1]
@@ -136,7 +125,13 @@ def test_a_shape_is_named_once_for_all_networks_that_have_it():
   assert {
     variant: times
     for variant, times in shapes[
-      ResidualShape(pixels=14, channels=1536, squeeze_channels=768)
+      ConvShape(
+        pixels=14,
+        in_channels=768,
+        out_channels=1536,
+        kernel_pixels=1,
+        activates_input=True,
+      )
     ].items()
     if variant in ("F0", "F7", "F7+")
   } == {"F0": 6, "F7": 48}

@@ -3,18 +3,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kernels.scaled_ws_conv import reference as conv_reference
-from kernels.se_residual import reference as residual_reference
+from kernels.se_residual import reference
 from nfnet.activations import scaled_activation
-from profiling.op_shapes import ConvShape, ResidualShape, TailShape
+from profiling.op_shapes import ConvShape, SqueezeExciteShape
 from profiling.op_worker import OpRequest, programs, programs_of
 
 IMAGES = 3
-SHAPE = TailShape(
+SHAPE = SqueezeExciteShape(
   convolution=ConvShape(
     pixels=4, in_channels=8, out_channels=16, kernel_pixels=1, activates_input=True
   ),
-  residual=ResidualShape(pixels=4, channels=16, squeeze_channels=5),
+  squeeze_channels=5,
 )
 REQUEST = OpRequest(topology="v4:2x2x1", images=IMAGES, kernels="reference")
 
@@ -33,22 +32,17 @@ def drawn(described, seed):
 
 
 def expected(weight, gain, bias, beta, x, shortcut, *gate_and_keep):
-  activation = scaled_activation("gelu").function
-  branch, _, _ = conv_reference.scaled_ws_conv(
+  return reference.conv_se_residual(
     x,
     weight,
     gain,
     bias,
     beta,
-    stride=1,
-    groups=1,
-    pool=False,
-    activation=activation,
-    returns_mean=False,
-    returns_input=False,
+    shortcut,
+    *gate_and_keep,
+    activation=scaled_activation("gelu").function,
+    alpha=0.2,
   )
-  mean = branch.astype(jnp.float32).mean(axis=(0, 1))
-  return residual_reference.se_residual(branch, mean, shortcut, *gate_and_keep, alpha=0.2)
 
 
 def test_a_tail_is_the_convolution_and_all_of_squeeze_excite(tail):
@@ -94,15 +88,15 @@ def test_a_tails_cotangent_is_known_after_its_result(tail, direction):
   assert result in reader.outvars
 
 
-def test_the_convolution_that_is_taken_off_has_no_mean(tail):
-  y = jax.eval_shape(tail["convolution forward"].function, *tail["convolution forward"].arguments)
-  assert y.mean is None
+def test_the_convolution_that_is_taken_off_is_the_same(tail):
   assert tail["convolution forward"].arguments == tail["forward"].arguments[:5]
+  y = jax.eval_shape(tail["convolution forward"].function, *tail["convolution forward"].arguments)
+  assert y.result.shape == tail["forward"].arguments[5].shape
 
 
 def test_programs_are_chosen_by_label():
   request = OpRequest(
-    topology="v4:2x2x1", images=32, kernels="reference", only="squeeze and se_residual after 768"
+    topology="v4:2x2x1", images=32, kernels="reference", only="se_residual after 768"
   )
   # At 14 and at 7 pixels, four each.
   assert len(list(programs(request))) == 8

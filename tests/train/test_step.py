@@ -141,8 +141,8 @@ def test_pallas_without_a_kernel_falls_back_and_is_counted(one_device):
   state, _ = run(dataclasses.replace(EXPERIMENT, model=pallas))
   assert_close(state.parameters, one_device[0].parameters, relative=0)
   assert {op for op, _ in kernels.fallback_counts} == {
+    "conv_se_residual",
     "scaled_ws_conv",
-    "se_residual",
     "stem",
   }
 
