@@ -20,7 +20,7 @@ from nfnet.errors import UserError
 from profiling.request import StepRequest, experiment_for
 from profiling.topology import describe_devices, parse_topology
 from train.config_file import validate
-from train.devices import check_batch_size
+from train.devices import check_train_batch
 from train.schedule import learning_rate_schedule
 from train.sharding import batch_sharding, make_mesh
 from train.step import (
@@ -48,12 +48,7 @@ def compile_step(request: StepRequest) -> tuple[dict, str]:
   mesh = make_mesh(
     describe_devices(topology), parameter_shards=experiment.parallelism.parameter_shards
   )
-  check_batch_size(
-    "batch_per_chip x chips",
-    experiment.data.batch_size,
-    mesh,
-    parts=experiment.optimizer.gradient_accumulation,
-  )
+  check_train_batch(experiment, mesh, field="batch_per_chip x chips")
   model = make_model(experiment)
   rate = learning_rate_schedule(experiment, train_examples=10**6)
   optimizer = make_optimizer(experiment, rate)

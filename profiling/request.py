@@ -6,7 +6,15 @@ from typing import Literal
 from nfnet.errors import UserError
 from nfnet.variants import get_variant
 from profiling.topology import Topology
-from train.experiment import Data, Experiment, Model, Optimizer, Parallelism, Schedule
+from train.experiment import (
+  Data,
+  Experiment,
+  Model,
+  Optimizer,
+  Parallelism,
+  Schedule,
+  Sharpness,
+)
 
 # Of F3, which takes 11 GB to compile written out; F7+ has 96 and takes 21.
 _BLOCKS_WRITTEN_OUT = 48
@@ -30,6 +38,8 @@ class StepRequest:
     parameter_shards: chips that hold one copy of the parameters together.
     gradient_accumulation: parts that a chip computes its images in, one after the other.
     gradient_dtype: in which gradients travel between chips.
+    sharpness_group_images: examples that share a perturbation of SAM, which is computed from a
+      fifth of them; None is without SAM.
   """
 
   variant: str
@@ -45,6 +55,7 @@ class StepRequest:
   parameter_shards: int = 1
   gradient_accumulation: int = 1
   gradient_dtype: Literal["bfloat16", "float32"] = "float32"
+  sharpness_group_images: int | None = None
 
 
 def block_execution_for(
@@ -87,6 +98,10 @@ def experiment_for(request: StepRequest, chips: int) -> Experiment:
     parallelism=Parallelism(
       parameter_shards=request.parameter_shards, gradient_dtype=request.gradient_dtype
     ),
+    sharpness=Sharpness(
+      radius=None if request.sharpness_group_images is None else 0.05,
+      group_images=request.sharpness_group_images,
+    ),
     # The length changes a constant of the learning rate's schedule only.
     schedule=Schedule(train_steps=1000),
   )
@@ -121,4 +136,5 @@ def request_for(
     parameter_shards=experiment.parallelism.parameter_shards,
     gradient_accumulation=experiment.optimizer.gradient_accumulation,
     gradient_dtype=experiment.parallelism.gradient_dtype,
+    sharpness_group_images=experiment.sharpness.group_images,
   )

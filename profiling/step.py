@@ -158,7 +158,8 @@ def as_text(result: StepReport) -> str:
     + (f" in {request.gradient_accumulation} parts" if request.gradient_accumulation > 1 else "")
     + f" on {request.topology}{mode}, kernels: {request.kernels}"
     + (", blocks rematerialized" if request.rematerialize else "")
-    + (", gradients travel in bfloat16" if request.gradient_dtype == "bfloat16" else ""),
+    + (", gradients travel in bfloat16" if request.gradient_dtype == "bfloat16" else "")
+    + (", SAM" if request.sharpness_group_images else ""),
     "Estimated from the compiler's schedule, not measured:",
     f"  step              {time.seconds * 1e3:9.2f} ms",
     f"  images/s/chip     {result.images_per_second_per_chip:9.1f}",
@@ -215,6 +216,12 @@ def _define_flags() -> None:
   )
   flags.DEFINE_enum(
     "gradient_dtype", "float32", ["bfloat16", "float32"], "In which gradients travel between chips."
+  )
+  flags.DEFINE_integer(
+    "sharpness_group_images",
+    None,
+    "SAM: images of a chip that share a perturbation; default: without.",
+    lower_bound=1,
   )
   flags.DEFINE_string("json", None, "Write everything to this file too.")
   flags.DEFINE_float("time_limit_seconds", TIME_LIMIT_SECONDS, "For the compiler.")

@@ -26,7 +26,7 @@ from profiling.output import write_json
 from profiling.step_time import Row, format_rows
 from profiling.trace_events import busy_share, module_name, read_events, rows_of
 from train.config_file import load_experiment, parse_arguments
-from train.devices import check_batch_size, put_batch
+from train.devices import check_train_batch, put_batch
 from train.experiment import Experiment
 from train.schedule import learning_rate_schedule
 from train.sharding import make_mesh
@@ -116,9 +116,7 @@ def measure(experiment: Experiment, steps: int, folder: pathlib.Path) -> Measure
   """
   data = experiment.data
   mesh = make_mesh()
-  check_batch_size(
-    "data.batch_size", data.batch_size, mesh, parts=experiment.optimizer.gradient_accumulation
-  )
+  check_train_batch(experiment, mesh)
   model = make_model(experiment)
   # How many examples there are changes a constant of the schedule only.
   rate = learning_rate_schedule(experiment, train_examples=10**6)

@@ -159,6 +159,12 @@ def validate(experiment: Experiment) -> None:
       experiment.optimizer.gradient_accumulation,
       f"must divide data.batch_size={experiment.data.batch_size}",
     )
+  sharpness = experiment.sharpness
+  if (sharpness.radius is None) != (sharpness.group_images is None):
+    raise UserError(
+      f"sharpness.radius={sharpness.radius} and sharpness.group_images={sharpness.group_images}: "
+      "set both (SAM; 0.05 in the papers, and the examples that share a perturbation) or none"
+    )
   if experiment.loss.label_smoothing and experiment.loss.kind != "softmax":
     raise _invalid(
       "loss.label_smoothing",
@@ -179,6 +185,7 @@ _RANGES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
       "data.evaluation_pixels",
       "data.crop_aspect_ratio_max",
       "optimizer.gradient_accumulation",
+      "sharpness.group_images",
       "schedule.train_steps",
       "schedule.log_every_steps",
       "schedule.evaluate_every_steps",
@@ -200,7 +207,12 @@ _RANGES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
   (
     "greater than 0",
     lambda value: value > 0,
-    ("optimizer.peak_learning_rate", "optimizer.agc_clipping", "schedule.train_epochs"),
+    (
+      "optimizer.peak_learning_rate",
+      "optimizer.agc_clipping",
+      "sharpness.radius",
+      "schedule.train_epochs",
+    ),
   ),
   (
     "at least 0 and less than 1",
@@ -213,7 +225,11 @@ _RANGES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
       "loss.label_smoothing",
     ),
   ),
-  ("greater than 0 and at most 1", lambda value: 0 < value <= 1, ("data.crop_area_min",)),
+  (
+    "greater than 0 and at most 1",
+    lambda value: 0 < value <= 1,
+    ("data.crop_area_min", "sharpness.ascent_share"),
+  ),
   ("between 0 and 1", lambda value: 0 <= value <= 1, ("data.bad_image_share_max",)),
   # Both jax.random and Grain take 32 bits.
   ("between 0 and 4294967295", lambda value: 0 <= value < 2**32, ("seed",)),

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from nfnet.errors import UserError
+from train.experiment import Experiment
 from train.sharding import batch_sharding
 
 _ON_DEVICE = ("image", "labels", "weight")
@@ -14,6 +15,9 @@ _ON_DEVICE = ("image", "labels", "weight")
 
 def put_batch(batch: Mapping[str, np.ndarray], mesh: jax.sharding.Mesh) -> dict[str, Any]:
   """The arrays that a step uses, spread over the devices; the ids stay behind.
+
+  As `train.data` deals examples out to processes, so they are to a process's devices: each of n
+  devices has every n-th one of the global batch.
 
   Args:
     batch: what this process has of it, as `train.data` deals it out.
@@ -26,22 +30,56 @@ def put_batch(batch: Mapping[str, np.ndarray], mesh: jax.sharding.Mesh) -> dict[
   batch_size = len(batch["weight"]) * jax.process_count()
   local["position"] = (batch["position"] % batch_size).astype(np.int32)
   sharding = batch_sharding(mesh)
+  devices = len(sharding.addressable_devices)
   return {
-    name: jax.make_array_from_process_local_data(sharding, array) for name, array in local.items()
+    name: jax.make_array_from_process_local_data(
+      sharding, np.concatenate([array[i::devices] for i in range(devices)])
+    )
+    for name, array in local.items()
   }
 
 
-def check_batch_size(
-  field: str, batch_size: int, mesh: jax.sharding.Mesh, *, parts: int = 1
-) -> None:
-  """Raises UserError unless every device gets the same number of examples in each part.
+def check_batch_size(field: str, batch_size: int, mesh: jax.sharding.Mesh) -> None:
+  """Raises UserError unless every device gets the same number of examples.
 
   Args:
     field: of the configuration, named in the message.
     batch_size: over all devices.
     mesh: of devices.
-    parts: that each device's share is split into (gradient accumulation).
   """
+  _check_multiple(field, batch_size, mesh, parts=1)
+
+
+def check_train_batch(
+  experiment: Experiment, mesh: jax.sharding.Mesh, *, field: str = "data.batch_size"
+) -> None:
+  """Raises UserError unless the devices get equal examples, in each of their parts and groups.
+
+  Args:
+    experiment: with gradient accumulation and SAM, or without.
+    mesh: of devices.
+    field: named in the message.
+  """
+  batch_size, parts = experiment.data.batch_size, experiment.optimizer.gradient_accumulation
+  _check_multiple(field, batch_size, mesh, parts)
+  group_images = experiment.sharpness.group_images
+  if group_images is None:
+    return
+  images = batch_size // mesh.size
+  if images % group_images:
+    raise UserError(
+      f"sharpness.group_images={group_images} does not divide the {images} examples that each of "
+      f"{mesh.size} devices has of {field}={batch_size}; take a divisor"
+    )
+  groups = images // group_images
+  if max(groups, parts) % min(groups, parts):
+    raise UserError(
+      f"optimizer.gradient_accumulation={parts} and sharpness.group_images={group_images}: each of "
+      f"{mesh.size} devices has {groups} groups; take a multiple or a divisor of that for the parts"
+    )
+
+
+def _check_multiple(field: str, batch_size: int, mesh: jax.sharding.Mesh, parts: int) -> None:
   if batch_size % (mesh.size * parts):
     split = f"{mesh.size} devices" + (f" x {parts} accumulated parts" if parts > 1 else "")
     raise UserError(f"{field}={batch_size} does not divide among {split}; take a multiple")

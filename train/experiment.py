@@ -117,6 +117,23 @@ class Loss:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Sharpness:
+  """Sharpness-aware minimization (SAM): gradients are taken where nearby parameters are worst.
+
+  Attributes:
+    radius: how far away that is, in the norm of all parameters together; rho in the papers. None is
+      plain gradients.
+    group_images: examples of a batch that share one perturbation. It changes the result, so there
+      is no default; a device has one group or several whole ones.
+    ascent_share: of a group's examples, from whose gradient the perturbation is computed.
+  """
+
+  radius: float | None = None
+  group_images: int | None = None
+  ascent_share: float = 0.2
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Faults:
   """What is done about steps that go wrong.
 
@@ -195,6 +212,7 @@ class Experiment:
   data: Data = Data()
   optimizer: Optimizer = Optimizer()
   loss: Loss = Loss()
+  sharpness: Sharpness = Sharpness()
   schedule: Schedule = Schedule()
   parallelism: Parallelism = Parallelism()
   faults: Faults = Faults()

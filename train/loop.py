@@ -17,7 +17,7 @@ from train import data, goodput, processes
 from train.batch_fetcher import BatchFetcher
 from train.checkpoint import Checkpoints
 from train.config_file import to_json, validate
-from train.devices import check_batch_size, put_batch
+from train.devices import check_batch_size, check_train_batch, put_batch
 from train.evaluation import evaluate
 from train.experiment import Experiment
 from train.goodput import Ledger
@@ -113,12 +113,7 @@ class _Run:
     ledger = Ledger(workdir if processes.is_first() else None, began_seconds=began_seconds)
     self._ledger = opened.enter_context(ledger)
     self._mesh = make_mesh(parameter_shards=experiment.parallelism.parameter_shards)
-    check_batch_size(
-      "data.batch_size",
-      experiment.data.batch_size,
-      self._mesh,
-      parts=experiment.optimizer.gradient_accumulation,
-    )
+    check_train_batch(experiment, self._mesh)
     check_batch_size(
       "data.evaluation_batch_size", experiment.data.evaluation_batch_size, self._mesh
     )

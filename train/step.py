@@ -31,11 +31,12 @@ from train.sharding import (
   state_specs,
   sum_gradients,
 )
+from train.sharpness import ascent_images, perturb, split_in_groups
 from train.state import TrainState
 
 Batch = Mapping[str, Any]
 """image uint8 [n, h, w, 3]; labels int32 [n, l], -1 for none; weight float32 [n], 0 or 1; position
-int32 [n] in the global batch, in which the devices need not have it."""
+int32 [n] in the global batch, of which `train.devices.put_batch` gives each device every n-th."""
 Metrics = dict[str, Any]
 
 
@@ -109,6 +110,9 @@ def make_train_step(
   draws dropout and stochastic depth from a key of (seed, step, position in the global batch) alone,
   so that results do not depend on how many devices there are.
 
+  With `sharpness`, each group's gradient is that of its examples at parameters of its own, and so
+  is what it adds to loss and top1.
+
   A step whose loss is not finite, or larger than `faults.loss_max`, is skipped: it leaves
   parameters, momentum and average as they are, to the bit, and the count of steps goes on. After a
   step that was not skipped, a gradient_norm that is not finite means that the state is not either.
@@ -117,6 +121,7 @@ def make_train_step(
   of a skipped step), learning_rate, examples (of weight 1), skipped (1 or 0).
   """
   accumulation = experiment.optimizer.gradient_accumulation
+  sharpness = experiment.sharpness
   loss_max = experiment.faults.loss_max
 
   def loss_and_hits(parameters, batch, keys, share):
@@ -130,25 +135,39 @@ def make_train_step(
 
   differentiate = jax.value_and_grad(loss_and_hits, has_aux=True)
 
-  def local_sums(parameters, batch, keys, share):
-    """Sums over this device's examples: ((loss, hits), gradients of the loss)."""
-    if accumulation == 1:
-      return differentiate(parameters, batch, keys, share)
-    parts = jax.tree.map(
-      lambda x: jnp.reshape(x, (accumulation, x.shape[0] // accumulation, *x.shape[1:])),
-      (batch, keys),
-    )
+  def sums_over(count, part_sums, parameters, batch, keys, share):
+    """What `part_sums` makes of each of so many parts of the examples, added up."""
+    if count == 1:
+      return part_sums(parameters, batch, keys, share)
 
     def add_part(sums, part):
-      return jax.tree.map(jnp.add, sums, differentiate(parameters, *part, share)), None
+      return jax.tree.map(jnp.add, sums, part_sums(parameters, *part, share)), None
 
     # From zeros, since a first part outside of the loop would be compiled a second time.
     zeros = jax.tree.map(
       lambda x: jax.lax.pcast(jnp.zeros(x.shape, x.dtype), DATA_AXES, to="varying"),
       ((share, share), parameters),
     )
-    sums, _ = jax.lax.scan(add_part, zeros, parts)
+    sums, _ = jax.lax.scan(add_part, zeros, split_in_groups((batch, keys), count))
     return sums
+
+  def local_sums(parameters, batch, keys, share):
+    """Sums over this device's examples: ((loss, hits), gradients of the loss)."""
+    if sharpness.radius is None:
+      return sums_over(accumulation, differentiate, parameters, batch, keys, share)
+    groups = len(batch["weight"]) // sharpness.group_images
+    ascent = ascent_images(sharpness.group_images, sharpness.ascent_share)
+
+    def group_sums(parameters, batch, keys, share):
+      # The same keys both times, so that both see the same network.
+      first = jax.tree.map(lambda x: x[:ascent], (batch, keys))
+      with jax.named_scope("sharpness_ascent"):
+        _, gradients = differentiate(parameters, *first, share)
+        worst = perturb(parameters, gradients, sharpness.radius)
+      parts = max(1, accumulation // groups)
+      return sums_over(parts, differentiate, worst, batch, keys, share)
+
+    return sums_over(groups, group_sums, parameters, batch, keys, share)
 
   def optimizer_step(state: TrainState, gradients: Any) -> tuple[TrainState, Array]:
     *new_state, gradient_norm = optimizer.step(

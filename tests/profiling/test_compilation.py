@@ -79,6 +79,8 @@ def test_only_the_result_is_left_behind(compiled, cache):
     {"ema": True},
     {"parameter_shards": 2},
     {"gradient_accumulation": 2},
+    {"gradient_dtype": "bfloat16"},
+    {"sharpness_group_images": 4},
   ],
   ids=lambda change: next(iter(change)),
 )
@@ -209,6 +211,9 @@ def test_the_experiment_is_that_of_the_papers():
   assert pallas.optimizer.ema_decay is not None
   parts = experiment_for(dataclasses.replace(REQUEST, gradient_accumulation=2), chips=4)
   assert parts.optimizer.gradient_accumulation == 2
+  assert parts.sharpness.radius is None
+  sam = experiment_for(dataclasses.replace(REQUEST, sharpness_group_images=4), chips=4)
+  assert (sam.sharpness.radius, sam.sharpness.group_images) == (0.05, 4)
   # In parts or not, a request's images are those of the whole step.
   assert parts.data.batch_size == 32
 

@@ -138,6 +138,7 @@ def test_the_command(parts, words, tmp_path):
     (["--variant=P0", "--kernels=fast"], "kernels"),
     (["--variant=P0", "--gradient_accumulation=0"], "gradient_accumulation"),
     (["--variant=P0", "--gradient_accumulation=64"], "64 accumulated parts"),
+    (["--variant=P0", "--sharpness_group_images=5"], "sharpness.group_images=5 does not divide"),
   ],
 )
 def test_user_errors_are_one_line(arguments, words, tmp_path):

@@ -39,6 +39,10 @@ ARGUMENTS = {
   "model.stochastic_depth_rate": 0.5,
   "model.dropout_rate": 0.3,
   "parallelism.parameter_shards": 2,
+  # One group on each of the devices, which have other examples with every number of processes.
+  "sharpness.radius": 0.05,
+  "sharpness.group_images": 4,
+  "sharpness.ascent_share": 0.5,
 }
 
 

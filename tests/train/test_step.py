@@ -10,6 +10,7 @@ import kernels
 from nfnet import variants
 from nfnet.block_arrangement import arrange_blocks
 from nfnet.initialization import initial_parameters
+from train.devices import put_batch
 from train.experiment import (
   Data,
   Experiment,
@@ -22,7 +23,7 @@ from train.experiment import (
 )
 from train.optimizer import SGDAGCState
 from train.schedule import learning_rate_schedule
-from train.sharding import batch_sharding, make_mesh
+from train.sharding import make_mesh
 from train.step import (
   initial_state,
   make_evaluation_step,
@@ -82,7 +83,7 @@ def run(experiment, *, devices=1, steps=3, batch=None):
   parameters = put_parameters(model, initial_parameters(model, experiment.seed), mesh)
   state = initial_state(experiment, optimizer, parameters)
   step = jit(make_train_step(experiment, model, optimizer, rate, mesh), donate_argnums=0)
-  batch = jax.device_put(make_batch() if batch is None else batch, batch_sharding(mesh))
+  batch = put_batch(make_batch() if batch is None else batch, mesh)
   metrics = []
   for _ in range(steps):
     state, step_metrics = step(state, batch)
@@ -189,7 +190,7 @@ def test_a_bad_step_changes_nothing_but_the_count(devices, implementation, fault
   # A copy: the state is donated.
   before = jax.tree.map(np.array, state)
   step = jit(make_train_step(experiment, model, optimizer, rate, mesh), donate_argnums=0)
-  after, metrics = jax.device_get(step(state, jax.device_put(make_batch(), batch_sharding(mesh))))
+  after, metrics = jax.device_get(step(state, put_batch(make_batch(), mesh)))
   assert metrics["skipped"] == 1
   assert np.isnan(metrics["gradient_norm"])
   assert after.optimizer.step == 8
@@ -212,7 +213,7 @@ def test_evaluation_sums_over_real_examples_without_smoothing():
   parameters = initial_parameters(model, 0)
   parameters["classifier"]["weight"] *= 0
   step = jit(make_evaluation_step(model, EXPERIMENT.loss, mesh))
-  batch = jax.device_put(make_batch(), batch_sharding(mesh))
+  batch = put_batch(make_batch(), mesh)
   sums = step(put_parameters(model, parameters, mesh), batch)
   assert float(sums["examples"]) == BATCH - 1
   np.testing.assert_allclose(sums["loss"], (BATCH - 1) * np.log(10), rtol=1e-5)

@@ -8,8 +8,10 @@ Expected cost in paper A for F7+: 1.6k TPU-v4 core-hours, SAM included. Expected
 for evaluation, stochastic depth and dropout; batch, learning rate, decays and rates are those of
 paper B.
 
-Sharpness-aware minimization (SAM) and repeated augmentation are not in this configuration; without
-them expect less than the paper's figure.
+Sharpness-aware minimization (SAM) is added by `--config.sharpness.radius=0.05
+--config.sharpness.group_images=16`, the images of a chip at 128 chips; the papers leave open how
+many images share a perturbation. Repeated augmentation is not there yet; without the two expect
+less than the paper's figure.
 """
 
 from train.experiment import Data, Experiment, Loss, Model, Optimizer, Schedule

@@ -9,7 +9,7 @@ from jax.sharding import AbstractMesh
 
 from nfnet.errors import UserError
 from train.config_file import load_experiment
-from train.devices import check_batch_size
+from train.devices import check_batch_size, check_train_batch
 from train.experiment import Experiment
 from train.launch.slices import Slice, parse_slice
 from train.sharding import DATA_AXES, mesh_shape
@@ -172,10 +172,5 @@ def _check_paths(experiment: Experiment, overrides: Sequence[str]) -> None:
 
 def _check_sizes(experiment: Experiment, slice_: Slice) -> None:
   mesh = AbstractMesh(mesh_shape(slice_.chips, experiment.parallelism.parameter_shards), DATA_AXES)
-  check_batch_size(
-    "data.batch_size",
-    experiment.data.batch_size,
-    mesh,
-    parts=experiment.optimizer.gradient_accumulation,
-  )
+  check_train_batch(experiment, mesh)
   check_batch_size("data.evaluation_batch_size", experiment.data.evaluation_batch_size, mesh)
