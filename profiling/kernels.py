@@ -4,7 +4,7 @@ r"""Every op at every shape of the published networks: XLA's program, the kernel
         [--only=TEXT] [--json=OUT]
     python -m profiling.kernels --sweep=OP [--only=TEXT] [--write_tiles]
 
-Compiles each op alone for one chip (187 programs, five minutes on two cores, instant the second
+Compiles each op alone for one chip (167 programs, five minutes on two cores, instant the second
 time). Cycles are those of a core, all of whose chip's cores work at the same time, estimated from
 the compiler's schedules and not measured. "backward" is what all gradients cost on top of the
 forward pass. The bound is the longer of the multiply-adds on the matrix units and the least bytes
