@@ -78,10 +78,9 @@ def step_by_hand(experiment):
   return new_parameters, float(loss), float(plain_loss)
 
 
-@pytest.mark.parametrize("group_images", [4, 16])
-def test_a_step_is_that_of_the_papers_formula(group_images, monkeypatch):
+def test_a_step_is_that_of_the_papers_formula(monkeypatch):
   """With dropout and stochastic depth, which have the same keys on the way up and down."""
-  experiment = sharp(group_images=group_images)
+  experiment = sharp(group_images=4)
   # The first step's would be 0.
   monkeypatch.setattr(test_step, "learning_rate_schedule", lambda *_, **__: lambda _: 0.1)
   state, (metrics,) = run(experiment, steps=1)
