@@ -96,6 +96,7 @@ def test_two_runs_of_one_layout_are_equal_to_the_bit(four_shards):
   jax.tree.map(np.testing.assert_array_equal, again, four_shards)
 
 
+@pytest.mark.slow
 def test_in_bfloat16_shards_lose_one_rounding_of_the_weights():
   exact, rounded = (
     run(sharded(shards, compute_dtype="bfloat16"), devices=8)[1] for shards in (1, 8)
@@ -106,7 +107,7 @@ def test_in_bfloat16_shards_lose_one_rounding_of_the_weights():
   assert rounded[0]["loss"] != exact[0]["loss"]
 
 
-@pytest.mark.parametrize("shards", [1, 4])
+@pytest.mark.parametrize("shards", [pytest.param(1, marks=pytest.mark.slow), 4])
 def test_gradients_that_travel_in_bfloat16_train_as_well(shards, one_device):
   experiment = sharded(shards)
   experiment = dataclasses.replace(
