@@ -135,7 +135,7 @@ def test_no_op_of_a_published_network_falls_back(variant, block_execution, small
     ("F7", "scan", "bfloat16"),
     ("F7+", "scan", "float32"),
     ("F7+", "scan", "bfloat16"),
-    ("F7+", "unrolled", "float32"),
+    pytest.param("F7+", "unrolled", "float32", marks=pytest.mark.slow),
     pytest.param("F7", "unrolled", "float32", marks=pytest.mark.slow),
     pytest.param("F7+", "unrolled", "bfloat16", marks=pytest.mark.slow),
   ],
