@@ -135,7 +135,7 @@ def make_train_step(
 
   differentiate = jax.value_and_grad(loss_and_hits, has_aux=True)
 
-  def sums_over(count, part_sums, parameters, batch, keys, share):
+  def sums_over(split, count, part_sums, parameters, batch, keys, share):
     """What `part_sums` makes of each of so many parts of the examples, added up."""
     if count == 1:
       return part_sums(parameters, batch, keys, share)
@@ -148,13 +148,13 @@ def make_train_step(
       lambda x: jax.lax.pcast(jnp.zeros(x.shape, x.dtype), DATA_AXES, to="varying"),
       ((share, share), parameters),
     )
-    sums, _ = jax.lax.scan(add_part, zeros, split_in_groups((batch, keys), count))
+    sums, _ = jax.lax.scan(add_part, zeros, split((batch, keys), count))
     return sums
 
   def local_sums(parameters, batch, keys, share):
     """Sums over this device's examples: ((loss, hits), gradients of the loss)."""
     if sharpness.radius is None:
-      return sums_over(accumulation, differentiate, parameters, batch, keys, share)
+      return sums_over(_in_parts, accumulation, differentiate, parameters, batch, keys, share)
     groups = len(batch["weight"]) // sharpness.group_images
     ascent = ascent_images(sharpness.group_images, sharpness.ascent_share)
 
@@ -165,9 +165,9 @@ def make_train_step(
         _, gradients = differentiate(parameters, *first, share)
         worst = perturb(parameters, gradients, sharpness.radius)
       parts = max(1, accumulation // groups)
-      return sums_over(parts, differentiate, worst, batch, keys, share)
+      return sums_over(_in_parts, parts, differentiate, worst, batch, keys, share)
 
-    return sums_over(groups, group_sums, parameters, batch, keys, share)
+    return sums_over(split_in_groups, groups, group_sums, parameters, batch, keys, share)
 
   def optimizer_step(state: TrainState, gradients: Any) -> tuple[TrainState, Array]:
     *new_state, gradient_norm = optimizer.step(
@@ -213,6 +213,13 @@ def make_train_step(
   state = state_specs(specs, has_average=experiment.optimizer.ema_decay is not None)
   return jax.shard_map(
     step_on_device, mesh=mesh, in_specs=(state, P(DATA_AXES)), out_specs=(state, P())
+  )
+
+
+def _in_parts(examples: Any, count: int) -> Any:
+  # In runs, which is only another shape: nothing is moved.
+  return jax.tree.map(
+    lambda x: jnp.reshape(x, (count, x.shape[0] // count, *x.shape[1:])), examples
   )
 
 

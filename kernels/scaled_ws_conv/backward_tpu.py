@@ -197,7 +197,8 @@ def _body(input_scale, x, cotangent, *refs, blocks: Blocks, activation, differen
     if g.ends_branch:
       scale = result_scale[:, lanes][None, None]
       addend = mean_cotangent[:, lanes][None, None] * (1 / (g.height * g.width))
-    total = jnp.zeros((tile.images, lanes.stop - lanes.start), jnp.float32)
+    else:
+      total = jnp.zeros((tile.images, lanes.stop - lanes.start), jnp.float32)
     for row in range(tile.rows):
       values = cotangent[row, ..., lanes]
       if g.ends_branch:
