@@ -24,11 +24,11 @@ from nfnet.errors import refuse_arguments, run_main
 from profiling import published
 from profiling.core_hours import Estimates, estimate_all
 from profiling.error_bar import Spread, spread
-from profiling.output import write_json
 from profiling.request import StepRequest
 from profiling.step import StepReport, report
 from profiling.step_time import RULES
 from profiling.topology import parse_topology
+from train.output import write_json
 from train.progress import format_table
 
 # Paper B's 32 cores, one JAX device each.

@@ -22,12 +22,12 @@ from nfnet.errors import refuse_arguments, run_main
 from profiling import published
 from profiling.compilation import MEMORY_LIMIT_BYTES
 from profiling.error_bar import error_bar_text, error_bars, error_bars_json
-from profiling.output import save_figure, write_json
 from profiling.request import StepRequest, request_for
 from profiling.step import StepReport, report
 from profiling.step_time import RULES
 from profiling.topology import Topology, parse_topology
 from train.config_file import load_experiment
+from train.output import save_figure, write_json
 from train.plots import picture
 from train.progress import format_table
 
@@ -35,10 +35,6 @@ from train.progress import format_table
 CONFIGS = pathlib.Path(train.configs.__file__).parent
 _FINETUNING_CONFIG = "imagenet_finetune.py:variant=F7+"
 _FINETUNING_IMAGES = 50 * 1_281_167
-# The ascent gradient of SAM comes from 20 % of the batch: at most a fifth of a step more, by the
-# count of operations. Paper B saw 20 to 40 %.
-SAM_COST_FACTOR = 1.2
-
 _PLAN_CHIPS = (64, 128, 256, 512, 1024)
 _SECONDS_PER_DAY = 86_400
 
@@ -49,7 +45,7 @@ class Estimates:
 
   Attributes:
     pretraining: by variant.
-    finetuning: of F7+ at 384 px, without SAM.
+    finetuning: of F7+ at 384 px, with SAM.
   """
 
   pretraining: dict[str, StepReport]
@@ -62,9 +58,9 @@ class Estimates:
 
   @property
   def finetuning_core_hours(self) -> float:
-    """With SAM."""
+    """Of 50 epochs of ImageNet."""
     millions = _FINETUNING_IMAGES / 1e6
-    return millions * self.finetuning.core_hours_per_million_images * SAM_COST_FACTOR
+    return millions * self.finetuning.core_hours_per_million_images
 
 
 def requests(topology: Topology, kernels: str, **changes: Any) -> dict[str, StepRequest]:
@@ -148,7 +144,6 @@ def as_json(estimates: Estimates) -> dict[str, Any]:
       for name, step in {**estimates.pretraining, "finetuning": estimates.finetuning}.items()
     },
     "finetuning": {
-      "sam_cost_factor": SAM_COST_FACTOR,
       "estimated_core_hours": estimates.finetuning_core_hours,
       "published_core_hours": published.FINETUNING_CORE_HOURS,
     },
@@ -206,9 +201,9 @@ def as_text(estimates: Estimates) -> str:
       "Core-hours of pre-training by epochs of 4e9 images: estimated / published = ratio",
       format_table(hours, ("variant", *(f"{epochs:g}" for epochs in published.EPOCHS))),
       "",
-      f"Fine-tuning of {finetuning.variant}, 50 epochs of ImageNet at {finetuning.pixels} px, SAM "
-      f"counted as {SAM_COST_FACTOR} times a step: estimated "
-      f"{estimates.finetuning_core_hours:,.0f} core-hours, published "
+      f"Fine-tuning of {finetuning.variant}, 50 epochs of ImageNet at {finetuning.pixels} px, SAM"
+      + ("" if estimates.finetuning.fits else ", which DOES NOT FIT")
+      + f": estimated {estimates.finetuning_core_hours:,.0f} core-hours, published "
       f"{published.FINETUNING_CORE_HOURS:,}",
       "",
       "Days for one epoch by chips, were each chip as fast as on this slice:",

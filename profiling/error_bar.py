@@ -9,7 +9,7 @@ import json
 import math
 from collections.abc import Sequence
 
-from profiling.output import RESULTS
+from profiling.stored import RESULTS
 
 CALIBRATION = RESULTS / "calibration.json"
 

@@ -15,10 +15,10 @@ from tqdm import tqdm
 
 from nfnet.errors import refuse_arguments, run_main
 from profiling.error_bar import error_bar_text, error_bars_json
-from profiling.output import write_json
 from profiling.request import StepRequest
 from profiling.step import MFU_DEFINITION, StepReport, check_variant, report
 from profiling.step_time import RULES
+from train.output import write_json
 from train.progress import format_table
 
 # Four chips of each, as one host has them.

@@ -20,13 +20,13 @@ from tqdm import tqdm
 
 import train.configs
 from nfnet.errors import refuse_arguments, run_main
-from profiling.output import write_json
+from train.output import write_json
 from train.progress import format_table
 
 _BATCH_SIZE = 128
 _PIXELS = 224
 _MODELS = {"F0": "dm_nfnet_f0", "F3": "dm_nfnet_f3"}
-_CONFIG = pathlib.Path(train.configs.__file__).parent / "imagenet_f0.py"
+_CONFIG = pathlib.Path(train.configs.__file__).parent / "imagenet.py"
 
 
 def has_gpu() -> bool:
@@ -53,6 +53,8 @@ def measure_jax(variant: str, steps: int) -> dict[str, Any]:
         "--config.model.stochastic_depth_rate=0",
         "--config.model.block_execution=unrolled",
         "--config.optimizer.ema_decay=none",
+        "--config.mixing.mixup_alpha=none",
+        "--config.mixing.cutmix=false",
         f"--config.data.batch_size={_BATCH_SIZE}",
         f"--config.data.train_pixels={_PIXELS}",
       ],

@@ -35,8 +35,9 @@ from tqdm import tqdm
 
 from nfnet.errors import UserError, refuse_arguments, run_main
 from profiling.input_worker import PIPELINES
-from profiling.output import RESULTS, write_json
+from profiling.stored import RESULTS
 from train import dataset_writer, image_sources, record_reader
+from train.output import write_json
 from train.progress import format_table
 
 OURS = "this project"

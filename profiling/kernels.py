@@ -44,9 +44,9 @@ from profiling.op_shapes import (
   named_shapes,
 )
 from profiling.op_worker import YARDSTICK, OpRequest
-from profiling.output import write_json
 from profiling.tile_worker import OPS
 from profiling.topology import parse_topology
+from train.output import write_json
 from train.progress import format_table
 
 

@@ -21,12 +21,12 @@ from nfnet.errors import UserError, refuse_arguments, run_main
 from profiling.compilation import DeviceMemoryError
 from profiling.core_hours import CONFIGS
 from profiling.error_bar import error_bar_text, error_bars_json
-from profiling.output import write_json
 from profiling.request import StepRequest, request_for
 from profiling.step import StepReport, check_variant, report
 from profiling.step_time import RULES
 from profiling.topology import Topology, parse_topology
 from train.config_file import load_experiment
+from train.output import write_json
 from train.progress import format_table
 
 

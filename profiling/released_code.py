@@ -16,10 +16,10 @@ from tqdm import tqdm
 from nfnet.errors import refuse_arguments, run_main
 from profiling import published
 from profiling.error_bar import error_bar_text, error_bars_json
-from profiling.output import write_json
 from profiling.request import StepRequest
 from profiling.step import StepReport, report
 from profiling.step_time import RULES
+from train.output import write_json
 from train.progress import format_table
 
 _COMPILE_BYTES = 20 * 10**9

@@ -22,12 +22,12 @@ from tqdm import tqdm
 from nfnet.errors import UserError, refuse_arguments, run_main
 from profiling.core_hours import CONFIGS
 from profiling.error_bar import error_bar_text, error_bars_json
-from profiling.output import save_figure, write_json
 from profiling.request import StepRequest, request_for
 from profiling.step import MFU_DEFINITION, StepReport, check_variant, report
 from profiling.step_time import RULES
 from profiling.topology import parse_topology
 from train.config_file import load_experiment
+from train.output import save_figure, write_json
 from train.plots import picture
 from train.progress import format_table
 

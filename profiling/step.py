@@ -25,10 +25,10 @@ from profiling.compilation import (
 )
 from profiling.error_bar import error_bar_text, error_bars_json
 from profiling.hlo_cycles import read_operations
-from profiling.output import write_json
 from profiling.request import StepRequest
 from profiling.step_time import RULES, StepTime, estimate, format_rows
 from profiling.topology import Topology, parse_topology
+from train.output import write_json
 
 MFU_DEFINITION = "6 x multiply-adds of a forward pass x images/s / peak bfloat16 FLOP/s of the chip"
 

@@ -22,12 +22,12 @@ from nfnet.cost import count
 from nfnet.errors import UserError, run_main
 from nfnet.initialization import initial_parameters
 from profiling.chips import chip_of_device_kind, core_hours
-from profiling.output import write_json
 from profiling.step_time import Row, format_rows
 from profiling.trace_events import busy_share, module_name, read_events, rows_of
 from train.config_file import load_experiment, parse_arguments
 from train.devices import check_train_batch, put_batch
 from train.experiment import Experiment
+from train.output import write_json
 from train.schedule import learning_rate_schedule
 from train.sharding import make_mesh
 from train.step import (

@@ -5,18 +5,18 @@
 For a finished or an interrupted run, of any number of processes and restarts. Two proofs, which
 share no code with the input pipeline but, in the second, the shuffle:
 
-- of each complete epoch, the ids that were used add up to those of the data set: each came once;
+- of each complete epoch, the ids that were used add up to those of the data set: each came once (as
+  often as `data.repetitions` says);
 - of the epoch that is not complete, each batch holds the ids that the order has at its place.
 """
 
 import dataclasses
 
-import grain
 import numpy as np
 from absl import flags
 
 from nfnet.errors import UserError, refuse_arguments, run_main
-from train.data import shuffled
+from train.data import in_order
 from train.id_log import id_sum, read_order, read_records
 from train.progress import format_table
 
@@ -30,8 +30,9 @@ class Audit:
     images: of these.
     blank: of these, those that could not be decoded.
     left_out: images of batches that were left out after rolling back.
-    complete_epochs: in which each image came once.
-    partial_epoch_images: of the epoch after these, none of them twice.
+    repetitions: of each image in an epoch.
+    complete_epochs: in which each image came so often.
+    partial_epoch_images: of the epoch after these, none of them more often.
     repeated_steps: done again after a restart, each with the same ids as before.
     starts: of the run.
   """
@@ -40,6 +41,7 @@ class Audit:
   images: int
   blank: int
   left_out: int
+  repetitions: int
   complete_epochs: int
   partial_epoch_images: int
   repeated_steps: int
@@ -57,6 +59,8 @@ def audit(workdir: str) -> Audit:
   if not len(records):
     raise UserError(f"{workdir!r} has no record of a batch")
   batch_size, examples = order["batch_size"], order["examples"]
+  repetitions = order["repetitions"]
+  epoch_images = examples * repetitions
   used, repeated_steps = _used_records(records, batch_size)
 
   last = int(used["step"].max())
@@ -64,15 +68,15 @@ def audit(workdir: str) -> Audit:
   if len(steps) != last:
     missing = int(np.setdiff1d(np.arange(1, last + 1), steps)[0])
     raise UserError(f"{workdir!r}: no record of step {missing}, though there is one of {last}")
-  complete, rest = divmod(last * batch_size, examples)
-  whole_sum = id_sum(np.arange(examples))
+  complete, rest = divmod(last * batch_size, epoch_images)
+  whole_sum = id_sum(np.repeat(np.arange(examples), repetitions))
   for epoch in range(complete):
     own = used[used["epoch"] == epoch]
     count = int(own["images"].sum())
-    if count != examples or int(own["id_sum"].sum(dtype=np.uint64)) != whole_sum:
+    if count != epoch_images or int(own["id_sum"].sum(dtype=np.uint64)) != whole_sum:
       raise UserError(
         f"{workdir!r}: the {count} images of epoch {epoch} are not the {examples} of the data set, "
-        f"each once (steps {own['step'].min()} to {own['step'].max()})"
+        f"each {_times(repetitions)} (steps {own['step'].min()} to {own['step'].max()})"
       )
   _check_partial_epoch(workdir, used[used["epoch"] == complete], order, complete)
   return Audit(
@@ -80,6 +84,7 @@ def audit(workdir: str) -> Audit:
     images=int(used["images"].sum()),
     blank=int(used["blank"].sum()),
     left_out=int(used["images"][used["left_out"] == 1].sum()),
+    repetitions=repetitions,
     complete_epochs=complete,
     partial_epoch_images=rest,
     repeated_steps=repeated_steps,
@@ -114,11 +119,11 @@ def _used_records(records: np.ndarray, batch_size: int) -> tuple[np.ndarray, int
 
 
 def _check_partial_epoch(workdir: str, used: np.ndarray, order: dict, epoch: int) -> None:
-  examples, batch_size = order["examples"], order["batch_size"]
-  ids = shuffled(grain.MapDataset.range(examples), order["seed"])
+  batch_size, repetitions = order["batch_size"], order["repetitions"]
+  ids = in_order(order["examples"], order["seed"], repetitions)
   for step in np.unique(used["step"]):
     positions = np.arange((step - 1) * batch_size, step * batch_size)
-    positions = positions[positions // examples == epoch]
+    positions = positions[positions // (order["examples"] * repetitions) == epoch]
     expected = id_sum(np.array([ids[int(position)] for position in positions]))
     if int(used["id_sum"][used["step"] == step].sum(dtype=np.uint64)) != expected:
       raise UserError(f"{workdir!r}: the images of step {step} are not those of its place")
@@ -126,18 +131,23 @@ def _check_partial_epoch(workdir: str, used: np.ndarray, order: dict, epoch: int
 
 def as_text(found: Audit) -> str:
   """A table."""
+  times = _times(found.repetitions)
   return format_table(
     [
       ("steps on record, without a gap", f"{found.steps:,}"),
       ("images", f"{found.images:,}"),
-      ("complete epochs, each image once", f"{found.complete_epochs:,}"),
-      ("images of the epoch after these, each once", f"{found.partial_epoch_images:,}"),
+      (f"complete epochs, each image {times}", f"{found.complete_epochs:,}"),
+      (f"images of the epoch after these, each {times}", f"{found.partial_epoch_images:,}"),
       ("images that could not be decoded", f"{found.blank:,}"),
       ("images left out after rolling back", f"{found.left_out:,}"),
       ("starts", f"{found.starts:,}"),
       ("steps done again with the same images", f"{found.repeated_steps:,}"),
     ]
   )
+
+
+def _times(repetitions: int) -> str:
+  return "once" if repetitions == 1 else f"{repetitions} times"
 
 
 def main(arguments: list[str]) -> None:

@@ -1,7 +1,8 @@
 """Random crops and flips of training images, on the host.
 
-What is drawn for an image depends on the seed of the run, the epoch and the image's place in the
-data set, and on nothing else: not on workers, hosts, or the batch it falls into.
+What is drawn for an image depends on the seed of the run, the epoch, the image's place in the data
+set and how often it has come in the epoch, and on nothing else: not on workers, hosts, or the batch
+it falls into.
 """
 
 import math
@@ -17,15 +18,16 @@ _BICUBIC = cykooz_resizer.ResizeOptions(
 )
 
 
-def image_generator(seed: int, epoch: int, index: int) -> np.random.Generator:
+def image_generator(seed: int, epoch: int, index: int, repetition: int = 0) -> np.random.Generator:
   """Returns the source of all random draws for one image in one epoch.
 
   Args:
     seed: of the run, >= 0.
     epoch: passes over the data before this one.
     index: of the record in its split.
+    repetition: of the image in the epoch.
   """
-  return np.random.default_rng((seed, epoch, index))
+  return np.random.default_rng((seed, epoch, index, repetition))
 
 
 def random_resized_crop(

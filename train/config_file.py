@@ -159,6 +159,12 @@ def validate(experiment: Experiment) -> None:
       experiment.optimizer.gradient_accumulation,
       f"must divide data.batch_size={experiment.data.batch_size}",
     )
+  if experiment.data.batch_size % experiment.data.repetitions:
+    raise _invalid(
+      "data.repetitions",
+      experiment.data.repetitions,
+      f"must divide data.batch_size={experiment.data.batch_size}",
+    )
   sharpness = experiment.sharpness
   if (sharpness.radius is None) != (sharpness.group_images is None):
     raise UserError(
@@ -184,6 +190,7 @@ _RANGES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
       "data.train_pixels",
       "data.evaluation_pixels",
       "data.crop_aspect_ratio_max",
+      "data.repetitions",
       "optimizer.gradient_accumulation",
       "sharpness.group_images",
       "schedule.train_steps",
@@ -198,6 +205,8 @@ _RANGES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
     lambda value: value >= 0,
     (
       "data.evaluation_resize_margin",
+      "data.rand_augment_layers",
+      "data.rand_augment_magnitude",
       "data.workers",
       "optimizer.warmup_epochs",
       "optimizer.warmup_steps",
@@ -208,6 +217,7 @@ _RANGES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
     "greater than 0",
     lambda value: value > 0,
     (
+      "mixing.mixup_alpha",
       "optimizer.peak_learning_rate",
       "optimizer.agc_clipping",
       "sharpness.radius",

@@ -3,7 +3,8 @@
 The order is a function of (seed, epoch, position): it does not depend on the number of hosts or
 workers, and every record comes exactly once an epoch. A batch may span two epochs. Global batch k
 holds positions k * batch_size ... (k + 1) * batch_size - 1; host h of n takes every n-th of them.
-So the only state is a position, and a run may resume on another number of hosts and workers.
+So the only state is a position, and a run may resume on another number of hosts and workers. With
+`repetitions`, every record comes so many times in a row, and an epoch is as many times longer.
 
 A batch is a dict of NumPy arrays:
 
@@ -28,7 +29,7 @@ from absl import flags
 
 from nfnet import preprocessing
 from nfnet.errors import UserError
-from train import augmentation, experiment, record_reader, records, worker_process
+from train import augmentation, experiment, rand_augment, record_reader, records, worker_process
 
 Batch = dict[str, np.ndarray]
 
@@ -150,7 +151,7 @@ def evaluation_examples(data: experiment.Data) -> int:
 def train_batches(
   data: experiment.Data, seed: int, *, shard_index: int = 0, shard_count: int = 1
 ) -> Batches:
-  """Returns endless batches of the training split, cropped and flipped at random.
+  """Returns endless batches of the training split, cropped, flipped and distorted at random.
 
   Args:
     data: which images, how large the batch.
@@ -162,7 +163,7 @@ def train_batches(
     UserError: the data set is missing, damaged, or another one than `data` says.
   """
   loader = _make_loader(data, data.train_split)
-  examples = shuffled(grain.MapDataset.range(len(loader.reader)), seed).map_with_index(
+  examples = in_order(len(loader.reader), seed, data.repetitions).map_with_index(
     _TrainExample(loader, data, seed)
   )
   return Batches(
@@ -209,11 +210,19 @@ def evaluation_batches(
   )
 
 
-def shuffled(dataset: grain.MapDataset, seed: int) -> grain.MapDataset:
-  """The data set again and again, each time in another order of the seed."""
+def in_order(examples: int, seed: int, repetitions: int) -> grain.MapDataset:
+  """Indices of the data set's records, epoch after epoch, each time in another order of the seed.
+
+  Args:
+    examples: records of the data set.
+    seed: of the run.
+    repetitions: of each index, one after the other, before the next one comes.
+  """
   # Grain shuffles epoch e with (seed + e): unmixed, a run with seed + 1 would be this one shifted.
   (shuffle_seed,) = np.random.SeedSequence(seed).generate_state(1)
-  return dataset.shuffle(seed=int(shuffle_seed)).repeat()
+  once = grain.MapDataset.range(examples).shuffle(seed=int(shuffle_seed)).repeat()
+  # Taking turns, several of the same.
+  return once if repetitions == 1 else grain.MapDataset.mix([once] * repetitions)
 
 
 class _Loader:
@@ -280,8 +289,8 @@ class _TrainExample:
       image, labels = self._loader.load(index)
     except (records.BadRecordError, preprocessing.BadImageError):
       return self._loader.blank(data.train_pixels, index, position)
-    epoch = position // len(self._loader.reader)
-    generator = augmentation.image_generator(self._seed, epoch, index)
+    epoch = position // (len(self._loader.reader) * data.repetitions)
+    generator = augmentation.image_generator(self._seed, epoch, index, position % data.repetitions)
     image = augmentation.random_resized_crop(
       image,
       generator,
@@ -291,6 +300,13 @@ class _TrainExample:
     )
     if data.horizontal_flip:
       image = augmentation.random_horizontal_flip(image, generator)
+    if data.rand_augment_layers:
+      image = rand_augment.rand_augment(
+        image,
+        generator,
+        layers=data.rand_augment_layers,
+        magnitude=data.rand_augment_magnitude,
+      )
     return _example(image, labels, 1.0, index, position)
 
 

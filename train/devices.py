@@ -8,6 +8,7 @@ import numpy as np
 
 from nfnet.errors import UserError
 from train.experiment import Experiment
+from train.mixing import IMAGES_MULTIPLE
 from train.sharding import batch_sharding
 
 _ON_DEVICE = ("image", "labels", "weight")
@@ -62,6 +63,11 @@ def check_train_batch(
   """
   batch_size, parts = experiment.data.batch_size, experiment.optimizer.gradient_accumulation
   _check_multiple(field, batch_size, mesh, parts)
+  if experiment.mixing.is_on and batch_size // mesh.size % IMAGES_MULTIPLE:
+    raise UserError(
+      f"{field}={batch_size} gives each of {mesh.size} devices {batch_size // mesh.size} images; "
+      f"MixUp and CutMix (mixing) mix quarters of them, so take a multiple of {IMAGES_MULTIPLE}"
+    )
   group_images = experiment.sharpness.group_images
   if group_images is None:
     return

@@ -1,36 +1,107 @@
 """Accuracy of a trained network on held-out images.
 
-    python -m train.evaluate --workdir=DIR [--config.FIELD=VALUE ...]
+    python -m train.evaluate --workdir=DIR [--pixels=256,320] [--json=OUT] [--config.FIELD=VALUE]
 
-evaluates the newest checkpoint of a workdir (or one checkpoint's folder) and prints loss, top-1 and
-top-5 of the moving average, where one was kept, and of the parameters themselves. Another data set
-or resolution: --config.data.path=DIR, --config.data.evaluation_pixels=N.
+evaluates the newest checkpoint of a workdir (or one checkpoint's folder), the moving average, where
+one was kept, and the parameters themselves, at one resolution or several: loss, top-1 and top-5,
+the mean over classes of their top-1, calibration error, and the classes that are recognized worst.
+Another data set: --config.data.path=DIR. Images are prepared as in the papers: shorter side resized
+to `data.evaluation_resize_margin` more than the crop from the center.
 """
+
+import math
+from collections.abc import Sequence
+from typing import Any
 
 from absl import flags
 
 from nfnet.errors import UserError, run_main
 from train import processes
 from train.config_file import parse_arguments
-from train.evaluation import evaluate_checkpoint
+from train.evaluation import Evaluation, evaluate_checkpoint
+from train.output import write_json
 from train.progress import format_table
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "A run's workdir, or one checkpoint's folder.")
+_PIXELS = flags.DEFINE_list("pixels", [], "Sides of the images; default: the experiment's own.")
+_JSON = flags.DEFINE_string("json", None, "Write everything, each class too, to this file.")
+_WORST_CLASSES = flags.DEFINE_integer("worst_classes", 5, "Classes to show.", lower_bound=0)
+
+
+def as_json(evaluations: Sequence[Evaluation], class_names: Sequence[str]) -> dict[str, Any]:
+  """Everything: scores of all evaluations, and of each class in them."""
+  return {
+    "evaluations": [
+      {
+        "network": evaluation.network,
+        "pixels": evaluation.pixels,
+        **evaluation.scores.scalars(),
+        "classes": [
+          {"name": name, "examples": int(examples), "top1": None if math.isnan(top1) else top1}
+          for name, examples, top1 in zip(
+            class_names,
+            evaluation.scores.class_examples.tolist(),
+            evaluation.scores.class_top1.tolist(),
+            strict=True,
+          )
+        ],
+      }
+      for evaluation in evaluations
+    ]
+  }
+
+
+def as_text(
+  evaluations: Sequence[Evaluation], class_names: Sequence[str], worst_classes: int
+) -> str:
+  """A table of the evaluations, and one of the classes that the best of them recognizes worst."""
+  rows = [
+    (
+      evaluation.network,
+      str(evaluation.pixels),
+      f"{scores.examples:.0f}",
+      f"{scores.loss:.4f}",
+      f"{scores.top1:.2%}",
+      f"{scores.top5:.2%}",
+      f"{scores.class_mean_top1:.2%}",
+      f"{scores.calibration_error:.2%}",
+    )
+    for evaluation in evaluations
+    for scores in (evaluation.scores,)
+  ]
+  header = ("network", "px", "images", "loss", "top-1", "top-5", "mean over classes", "calibration")
+  text = format_table(rows, header)
+  best = max(evaluations, key=lambda evaluation: evaluation.scores.top1)
+  top1, examples = best.scores.class_top1, best.scores.class_examples
+  worst = [i for i in top1.argsort(kind="stable") if not math.isnan(top1[i])][:worst_classes]
+  if not worst:
+    return text
+  classes = [(class_names[i], f"{examples[i]:.0f}", f"{top1[i]:.2%}") for i in worst]
+  title = f"recognized worst by the {best.network} at {best.pixels} px"
+  return f"{text}\n\n{format_table(classes, (title, 'images', 'top-1'))}"
+
+
+def _parse_pixels(texts: Sequence[str]) -> list[int]:
+  try:
+    return [int(text) for text in texts]
+  except ValueError as error:
+    raise UserError(
+      f"--pixels={','.join(texts)}: write numbers with commas between them, like 256,320"
+    ) from error
 
 
 def main(overrides: list[str]) -> None:
-  """Prints a table."""
+  """Prints the tables."""
   if _WORKDIR.value is None:
     raise UserError("--workdir=DIR is missing; name a run's workdir or one checkpoint's folder")
+  pixels = _parse_pixels(_PIXELS.value)
   with processes.joined():
-    results = evaluate_checkpoint(_WORKDIR.value, overrides[1:])
+    evaluations, class_names = evaluate_checkpoint(_WORKDIR.value, overrides[1:], pixels=pixels)
     if not processes.is_first():
       return
-  rows = [
-    (name, f"{r['examples']:.0f}", f"{r['loss']:.4f}", f"{r['top1']:.2%}", f"{r['top5']:.2%}")
-    for name, r in results.items()
-  ]
-  print(format_table(rows, ("network", "images", "loss", "top-1", "top-5")))
+  if _JSON.value is not None:
+    write_json("json", _JSON.value, as_json(evaluations, class_names))
+  print(as_text(evaluations, class_names, _WORST_CLASSES.value))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
-"""Loss and accuracy on held-out images."""
+"""Scores of networks on held-out images, at one resolution or several."""
 
-from collections.abc import Callable, Iterable
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ from train.config_file import from_json, override
 from train.data import evaluation_batches, evaluation_examples
 from train.devices import check_batch_size, put_batch
 from train.experiment import Data, Experiment
+from train.scores import Scores, scores
 from train.sharding import make_mesh
 from train.step import make_evaluation_step, make_model, put_parameters
 
@@ -23,8 +25,8 @@ def evaluate(
   mesh: jax.sharding.Mesh,
   *,
   is_interrupted: Callable[[], bool] = lambda: False,
-) -> dict[str, float] | None:
-  """Means over the held-out images that have weight 1. A terminal shows a progress bar meanwhile.
+) -> Scores | None:
+  """Scores on the held-out images that have weight 1. A terminal shows a progress bar meanwhile.
 
   Args:
     evaluation_step: jitted `train.step.make_evaluation_step`.
@@ -34,7 +36,7 @@ def evaluate(
     is_interrupted: asked after each batch; true ends the evaluation.
 
   Returns:
-    loss (nats), top1 and top5 (shares), examples; None if it was interrupted.
+    None if it was interrupted.
 
   Raises:
     UserError: too many images could not be decoded.
@@ -65,43 +67,75 @@ def evaluate(
       bar.update(int(np.count_nonzero(batch["id"] >= 0)))
       if is_interrupted():
         return None
-    sums = {name: float(value) for name, value in jax.device_get(sums).items()}
+    sums = jax.device_get(sums)
     total = evaluation_examples(images)
     batches.check_bad_images(total - int(sums["examples"]), total)
-  examples = max(sums["examples"], 1.0)
-  return {name: sums[name] / examples for name in ("loss", "top1", "top5")} | {
-    "examples": sums["examples"]
-  }
+  return scores(sums)
 
 
-def evaluate_checkpoint(path: str, overrides: Iterable[str] = ()) -> dict[str, dict[str, float]]:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Evaluation:
+  """Of one network at one resolution.
+
+  Attributes:
+    network: "moving average" or "parameters".
+    pixels: side of an image.
+    scores: on the held-out split.
+  """
+
+  network: str
+  pixels: int
+  scores: Scores
+
+
+def evaluate_checkpoint(
+  path: str, overrides: Iterable[str] = (), *, pixels: Sequence[int] = ()
+) -> tuple[list[Evaluation], tuple[str, ...]]:
   """Evaluates what a checkpoint holds.
 
   Args:
     path: a workdir or one checkpoint's folder.
     overrides: `--config.FIELD=VALUE`, applied to the experiment that the checkpoint was made by.
+    pixels: sides of the images, one evaluation each; none is that of the experiment.
 
   Returns:
-    "moving average" (where one was kept) and "parameters", each with what `evaluate` returns.
+    The evaluations, of the moving average (where one was kept) first; the classes' names.
+
+  Raises:
+    UserError: there is no checkpoint, or no such data set.
   """
   parameters, metadata = read_checkpoint(path, prefer_ema=False)
   experiment = override(from_json(metadata["experiment"]), overrides)
   networks = {"parameters": parameters}
   if experiment.optimizer.ema_decay is not None:
     networks = {"moving average": read_checkpoint(path, prefer_ema=True)[0], **networks}
-  return evaluate_networks(experiment, networks)
+  experiments = [
+    override(experiment, [f"--config.data.evaluation_pixels={side}"])
+    for side in pixels or [experiment.data.evaluation_pixels]
+  ]
+  evaluations = [
+    evaluation
+    for name, parameters in networks.items()
+    for evaluation in _evaluate_network(experiments, name, parameters)
+  ]
+  return evaluations, tuple(metadata["class_names"])
 
 
-def evaluate_networks(
-  experiment: Experiment, networks: dict[str, Any]
-) -> dict[str, dict[str, float]]:
-  """`evaluate` for each tree of parameters, by name, on the experiment's held-out split."""
+def _evaluate_network(
+  experiments: Sequence[Experiment], name: str, parameters: Any
+) -> list[Evaluation]:
+  """At the resolution of each of the experiments, which differ in nothing else."""
+  experiment = experiments[0]
   mesh = make_mesh()
   check_batch_size("data.evaluation_batch_size", experiment.data.evaluation_batch_size, mesh)
   model = make_model(experiment)
   step = jax.jit(make_evaluation_step(model, experiment.loss, mesh))
-  results = {}
-  for name, parameters in networks.items():
-    on_devices = put_parameters(model, parameters, mesh)
-    results[name] = evaluate(step, on_devices, experiment.data, mesh)
-  return results
+  on_devices = put_parameters(model, parameters, mesh)
+  return [
+    Evaluation(
+      network=name,
+      pixels=experiment.data.evaluation_pixels,
+      scores=evaluate(step, on_devices, experiment.data, mesh),
+    )
+    for experiment in experiments
+  ]

@@ -56,6 +56,11 @@ class Data:
     crop_area_min: smallest share of the image's area that a random crop takes.
     crop_aspect_ratio_max: crops have an aspect ratio in [1 / this, this].
     horizontal_flip: mirror half of the training images.
+    rand_augment_layers: random distortions of each training image (`train.rand_augment`).
+    rand_augment_magnitude: of these.
+    repetitions: how often an image comes in a batch, each time cropped and distorted anew, before
+      the next image does (repeated augmentation). The steps of a run do not change: it passes over
+      the data set as many times less often.
     workers: processes that decode and augment; 0 does it in threads of the training process.
     bad_image_share_max: the run stops when a larger share of the images could not be decoded.
   """
@@ -72,8 +77,31 @@ class Data:
   crop_area_min: float = 0.08
   crop_aspect_ratio_max: float = 4 / 3
   horizontal_flip: bool = True
+  rand_augment_layers: int = 0
+  rand_augment_magnitude: float = 10.0
+  repetitions: int = 1
   workers: int = 0
   bad_image_share_max: float = 0.001
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Mixing:
+  """Training images that are mixed with others of their batch, and targets with them.
+
+  Attributes:
+    mixup_alpha: MixUp averages two images, the share of one drawn from Beta(alpha, alpha); None is
+      no MixUp.
+    cutmix: a rectangle of another image in each. With MixUp too, each of them mixes one half of the
+      batch.
+  """
+
+  mixup_alpha: float | None = None
+  cutmix: bool = False
+
+  @property
+  def is_on(self) -> bool:
+    """Whether images are mixed at all."""
+    return self.cutmix or self.mixup_alpha is not None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -180,7 +208,8 @@ class Schedule:
   """How long, how often. Exactly one of `train_epochs` and `train_steps` is set.
 
   Attributes:
-    train_epochs: passes over the training split; a fraction is fine.
+    train_epochs: images that are trained on by images of the training split, which are the passes
+      over it, times `data.repetitions`; a fraction is fine.
     train_steps: steps.
     log_every_steps: a progress line and a record in metrics.jsonl.
     evaluate_every_steps: None evaluates only at the end.
@@ -210,6 +239,7 @@ class Experiment:
   name: str
   model: Model = Model()
   data: Data = Data()
+  mixing: Mixing = Mixing()
   optimizer: Optimizer = Optimizer()
   loss: Loss = Loss()
   sharpness: Sharpness = Sharpness()

@@ -69,7 +69,7 @@ class IdLog:
     """
     self._start = start
     self._processes = processes
-    self._examples = order["examples"]
+    self._epoch_images = order["examples"] * order["repetitions"]
     self._workdir = workdir
     folder = pathlib.Path(workdir) / IDS_FOLDER
     with writing_to(workdir):
@@ -88,7 +88,7 @@ class IdLog:
       batch: of `train.data`.
       left_out: it is not used.
     """
-    epochs = batch["position"] // self._examples
+    epochs = batch["position"] // self._epoch_images
     for epoch in np.unique(epochs):
       own = epochs == epoch
       record = np.zeros((), RECORD)

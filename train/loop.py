@@ -165,6 +165,7 @@ class _Run:
           "seed": self._experiment.seed,
           "examples": self._train_examples,
           "batch_size": self._experiment.data.batch_size,
+          "repetitions": self._experiment.data.repetitions,
         },
       ) as ids,
       _Reports(self._workdir, self._total_steps, start) as reports,
@@ -373,19 +374,19 @@ class _Run:
       networks[True] = state.average
     with self._ledger.phase(goodput.EVALUATION):
       for is_average, parameters in networks.items():
-        result = evaluate(
+        scores = evaluate(
           self._evaluation_step,
           parameters,
           self._experiment.data,
           self._mesh,
           is_interrupted=self._termination.is_due,
         )
-        if result is None:
+        if scores is None:
           return None
-        record = {"step": step, "kind": "evaluation", "ema": is_average, **result}
+        record = {"step": step, "kind": "evaluation", "ema": is_average, **scores.scalars()}
         reports.evaluation(record)
     # Of the network that is used later: the moving average where there is one.
-    return {"evaluation_top1": result["top1"]}
+    return {"evaluation_top1": scores.top1}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

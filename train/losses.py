@@ -12,6 +12,15 @@ def targets_from_labels(labels: Int[Array, "n l"], num_classes: int) -> Float[Ar
   return jnp.sum(jax.nn.one_hot(labels, num_classes, dtype=jnp.float32), axis=1)
 
 
+def mixed_targets(
+  targets: Float[Array, "n classes"],
+  partner_targets: Float[Array, "n classes"],
+  partner_share: Float[Array, " n"],
+) -> Float[Array, "n classes"]:
+  """Of images that show the given share of another one."""
+  return targets + partner_share[:, None] * (partner_targets - targets)
+
+
 def example_losses(
   loss: Loss, logits: Float[Array, "n classes"], targets: Float[Array, "n classes"]
 ) -> Float[Array, " n"]:
@@ -31,6 +40,9 @@ def example_losses(
 def hits_in_top(
   k: int, logits: Float[Array, "n classes"], targets: Float[Array, "n classes"]
 ) -> Float[Array, " n"]:
-  """1 where a class of the example is among its `k` largest logits, else 0."""
+  """1 where a class of the example is among its `k` largest logits, else 0.
+
+  Of a mixed image, the largest share in it of a class that is among them.
+  """
   _, classes = jax.lax.top_k(logits, min(k, logits.shape[-1]))
   return jnp.max(jnp.take_along_axis(targets, classes, axis=-1), axis=-1)

@@ -21,8 +21,10 @@ from nfnet.block_arrangement import arrange_blocks
 from nfnet.model import NFNet, apply, parameter_shapes
 from nfnet.preprocessing import normalize
 from train.experiment import Experiment, Loss
-from train.losses import example_losses, hits_in_top, targets_from_labels
+from train.losses import example_losses, hits_in_top, mixed_targets, targets_from_labels
+from train.mixing import mix
 from train.optimizer import OnePassTransformation, sgd_agc
+from train.scores import score_sums
 from train.sharding import (
   DATA_AXES,
   gather,
@@ -110,6 +112,9 @@ def make_train_step(
   draws dropout and stochastic depth from a key of (seed, step, position in the global batch) alone,
   so that results do not depend on how many devices there are.
 
+  With `mixing`, images are mixed before anything else is done with them, and top1 is the share of
+  the predicted class in an image.
+
   With `sharpness`, each group's gradient is that of its examples at parameters of its own, and so
   is what it adds to loss and top1.
 
@@ -127,7 +132,7 @@ def make_train_step(
   def loss_and_hits(parameters, batch, keys, share):
     """The part that this device has in the mean loss and in the share of hits."""
     logits = apply(model, parameters, normalize(batch["image"]), keys=keys)
-    targets = targets_from_labels(batch["labels"], logits.shape[-1])
+    targets = _targets(batch, logits.shape[-1])
     weight = batch["weight"]
     losses = example_losses(experiment.loss, logits, targets)
     hits = hits_in_top(1, logits, targets)
@@ -178,6 +183,9 @@ def make_train_step(
   def step_on_device(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
     step = state.optimizer.step
     keys = _example_keys(experiment.seed, step, batch["position"])
+    if experiment.mixing.is_on:
+      with jax.named_scope("mixing"):
+        batch = mix(batch, keys, experiment.mixing)
     # Marked as different on each device, the parameters get local gradients, which are then
     # summed in one visible place instead of inside every operation's derivative.
     with jax.named_scope("parameter_gather"):
@@ -214,6 +222,14 @@ def make_train_step(
   return jax.shard_map(
     step_on_device, mesh=mesh, in_specs=(state, P(DATA_AXES)), out_specs=(state, P())
   )
+
+
+def _targets(batch: Batch, num_classes: int) -> Array:
+  targets = targets_from_labels(batch["labels"], num_classes)
+  if "partner_labels" not in batch:
+    return targets
+  partner_targets = targets_from_labels(batch["partner_labels"], num_classes)
+  return mixed_targets(targets, partner_targets, batch["partner_share"])
 
 
 def _in_parts(examples: Any, count: int) -> Any:
@@ -259,27 +275,14 @@ def abstract_state(
 
 
 def make_evaluation_step(model: NFNet, loss: Loss, mesh: Mesh) -> Callable[[Any, Batch], Metrics]:
-  """The pure function (parameters, batch) -> sums over the examples of weight 1.
-
-  Sums are float32 scalars: loss (without label smoothing, as it is reported in the papers), top1,
-  top5, examples.
-  """
-  plain_loss = Loss(kind=loss.kind)
-
+  """The pure function (parameters, batch) -> `train.scores.score_sums` over the global batch."""
   specs = _specs(model, mesh)
 
   def step_on_device(parameters: Any, batch: Batch) -> Metrics:
     parameters = gather(parameters, specs, model.compute_dtype)
     logits = apply(model, parameters, normalize(batch["image"]))
     targets = targets_from_labels(batch["labels"], logits.shape[-1])
-    values = {
-      "loss": example_losses(plain_loss, logits, targets),
-      "top1": hits_in_top(1, logits, targets),
-      "top5": hits_in_top(5, logits, targets),
-      "examples": jnp.ones_like(batch["weight"]),
-    }
-    sums = jax.tree.map(lambda value: jnp.sum(value * batch["weight"]), values)
-    return jax.lax.psum(sums, DATA_AXES)
+    return jax.lax.psum(score_sums(loss, logits, targets, batch["weight"]), DATA_AXES)
 
   return jax.shard_map(step_on_device, mesh=mesh, in_specs=(specs, P(DATA_AXES)), out_specs=P())
 

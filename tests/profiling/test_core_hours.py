@@ -78,7 +78,7 @@ def test_core_hours_by_hand(estimates):
   assert estimates.core_hours("F0", 1) == pytest.approx(expected)
   assert estimates.core_hours("F0", 0.25) == pytest.approx(expected / 4)
   steps = 50 * 1_281_167 / 2048
-  assert estimates.finetuning_core_hours == pytest.approx(1.2 * steps * 0.5 * 128 * 2 / 3600)
+  assert estimates.finetuning_core_hours == pytest.approx(steps * 0.5 * 128 * 2 / 3600)
 
 
 def test_text_has_estimated_published_and_ratio(estimates):

@@ -11,7 +11,7 @@ import pytest
 
 from nfnet.errors import UserError
 from profiling import input_pipeline, input_worker
-from profiling.output import RESULTS
+from profiling.stored import RESULTS
 from tests.train import image_files
 from train import record_reader
 

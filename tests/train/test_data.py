@@ -98,6 +98,41 @@ def test_every_record_comes_once_an_epoch_in_another_order(dataset):
   assert len({tuple(epoch) for epoch in epochs}) == 3
 
 
+def test_repetitions_of_an_image_come_in_a_row_each_augmented_anew(dataset):
+  def in_order(repetitions):
+    settings = config(dataset, repetitions=repetitions)
+    batches, _ = global_batches(settings, 1, repetitions * BATCHES)
+    joined = {name: np.concatenate([b[name] for b in batches]) for name in ("position", *compared)}
+    order = np.argsort(joined["position"])
+    return [joined[name][order] for name in compared]
+
+  compared = ("id", "image")
+  once_ids, once_images = in_order(1)
+  ids, images = in_order(4)
+  # The same order, each image four times.
+  np.testing.assert_array_equal(ids, once_ids.repeat(4))
+  images = images.reshape(-1, 4, 16, 16, 3)
+  np.testing.assert_array_equal(images[:, 0], once_images)
+  different = [len({image.tobytes() for image in group}) for group in images]
+  assert np.mean(different) > 3.9
+
+
+@pytest.mark.parametrize(("hosts", "workers"), [(2, 0), (1, 2)])
+def test_hosts_and_workers_change_no_repetition_and_no_distortion(dataset, hosts, workers):
+  settings = config(dataset, repetitions=4, rand_augment_layers=4)
+  plain, _ = global_batches(config(dataset, repetitions=4), 1, 3)
+  expected, state = global_batches(settings, 1, 3)
+  found, found_state = global_batches(dataclasses.replace(settings, workers=workers), hosts, 3)
+  assert_equal_batches(found, expected)
+  assert found_state == state
+  changed = [
+    (one != other).any()
+    for batch, undistorted in zip(expected, plain, strict=True)
+    for one, other in zip(batch["image"], undistorted["image"], strict=True)
+  ]
+  assert np.mean(changed) > 0.9
+
+
 WORKERS_OF_HOSTS = [
   *((hosts, 0) for hosts in (2, 3, 4, 8)),
   (1, 2),

@@ -1,19 +1,18 @@
-import grain
 import numpy as np
 import pytest
 
 from nfnet.errors import UserError
-from train.audit_data import audit
-from train.data import shuffled
+from train.audit_data import as_text, audit
+from train.data import in_order
 from train.id_log import RECORD, IdLog, hash_ids, id_sum, read_records
 
 EXAMPLES, BATCH_SIZE, SEED = 40, 16, 3
-ORDER = {"seed": SEED, "examples": EXAMPLES, "batch_size": BATCH_SIZE}
+ORDER = {"seed": SEED, "examples": EXAMPLES, "batch_size": BATCH_SIZE, "repetitions": 1}
 
 
-def batches_of(processes, process):
+def batches_of(processes, process, repetitions=1):
   """What `train.data` gives a process, without the images."""
-  ids = shuffled(grain.MapDataset.range(EXAMPLES), SEED)
+  ids = in_order(EXAMPLES, SEED, repetitions)
   step = 0
   while True:
     positions = np.arange(step * BATCH_SIZE, (step + 1) * BATCH_SIZE)[process::processes]
@@ -28,10 +27,11 @@ def batches_of(processes, process):
     )
 
 
-def write(workdir, first, last, *, start=1, processes=1, change=None, left_out=()):
+def write(workdir, first, last, *, start=1, processes=1, change=None, left_out=(), repetitions=1):
+  order = {**ORDER, "repetitions": repetitions}
   for process in range(processes):
-    with IdLog(str(workdir), start=start, process=process, processes=processes, order=ORDER) as log:
-      for step, batch in batches_of(processes, process):
+    with IdLog(str(workdir), start=start, process=process, processes=processes, order=order) as log:
+      for step, batch in batches_of(processes, process, repetitions):
         if step > last:
           break
         if step >= first:
@@ -47,6 +47,24 @@ def test_a_run_of_two_and_a_half_epochs(tmp_path):
   assert (found.steps, found.images) == (6, 96)
   assert (found.complete_epochs, found.partial_epoch_images) == (2, 16)
   assert (found.blank, found.left_out, found.repeated_steps, found.starts) == (0, 0, 0, 1)
+
+
+def test_repetitions_make_longer_epochs(tmp_path):
+  # 128 images are one epoch of 120, three times 40, and eight of the next.
+  write(tmp_path, 1, 8, processes=2, repetitions=3)
+  found = audit(str(tmp_path))
+  assert (found.repetitions, found.complete_epochs, found.partial_epoch_images) == (3, 1, 8)
+  assert "complete epochs, each image 3 times" in as_text(found)
+
+
+def test_a_repetition_too_many_is_found(tmp_path):
+  def once_more(process, step, batch):
+    if step == 2:
+      batch["id"][-1] = batch["id"][0]
+
+  write(tmp_path, 1, 8, repetitions=3, change=once_more)
+  with pytest.raises(UserError, match=r"epoch 0 are not the 40 of the data set, each 3 times"):
+    audit(str(tmp_path))
 
 
 def test_restarts_in_other_numbers_of_processes(tmp_path):

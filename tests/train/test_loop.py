@@ -147,11 +147,19 @@ def test_changed_images_are_not_resumed(experiment, finished, tmp_path):
 
 
 def test_evaluation_of_the_checkpoint_is_that_of_the_run(finished):
-  results = evaluate_checkpoint(finished[0])
+  evaluations, class_names = evaluate_checkpoint(finished[0], pixels=[32, 40])
+  assert class_names == tuple(map(str, range(10)))
+  assert [(e.network, e.pixels) for e in evaluations] == [
+    ("moving average", 32),
+    ("moving average", 40),
+    ("parameters", 32),
+    ("parameters", 40),
+  ]
   last = {r["ema"]: r for r in finished[1] if r["kind"] == "evaluation"}
-  for name, is_average in (("parameters", False), ("moving average", True)):
-    assert results[name]["top1"] == last[is_average]["top1"]
-    assert results[name]["loss"] == pytest.approx(last[is_average]["loss"], rel=1e-6)
+  for evaluation, is_average in ((evaluations[0], True), (evaluations[2], False)):
+    for name, value in evaluation.scores.scalars().items():
+      assert value == pytest.approx(last[is_average][name], rel=1e-6), name
+  assert evaluations[0].scores.loss != evaluations[1].scores.loss
 
 
 def test_evaluation_shows_its_progress_on_a_terminal_only(finished, monkeypatch):

@@ -10,17 +10,21 @@ import kernels
 from nfnet import variants
 from nfnet.block_arrangement import arrange_blocks
 from nfnet.initialization import initial_parameters
+from train import devices
+from train import step as step_module
 from train.devices import put_batch
 from train.experiment import (
   Data,
   Experiment,
   Faults,
   Loss,
+  Mixing,
   Model,
   Optimizer,
   Parallelism,
   Schedule,
 )
+from train.mixing import mix
 from train.optimizer import SGDAGCState
 from train.schedule import learning_rate_schedule
 from train.sharding import make_mesh
@@ -207,6 +211,20 @@ def test_a_good_step_is_not_skipped(one_device):
   assert [step["skipped"] for step in one_device[1]] == [0, 0, 0]
 
 
+def test_images_are_mixed_before_anything_else_on_any_number_of_devices(monkeypatch):
+  mixing = Mixing(mixup_alpha=0.2, cutmix=True)
+  state, (metrics,) = run(dataclasses.replace(EXPERIMENT, mixing=mixing), devices=4, steps=1)
+  batch = make_batch()
+  mixed = mix(batch, step_module._example_keys(0, jnp.int32(0), batch["position"]), mixing)
+  assert (np.asarray(mixed["partner_share"]) > 0.1).sum() > BATCH / 4
+  # Mixed already, they go through the plain step on one device.
+  on_device = (*devices._ON_DEVICE, "partner_labels", "partner_share")
+  monkeypatch.setattr(devices, "_ON_DEVICE", on_device)
+  expected, (expected_metrics,) = run(EXPERIMENT, steps=1, batch=jax.device_get(mixed))
+  assert_close(state, expected)
+  assert_close(metrics, expected_metrics)
+
+
 def test_evaluation_sums_over_real_examples_without_smoothing():
   mesh = make_mesh(jax.devices()[:4])
   model = make_model(EXPERIMENT)
@@ -221,4 +239,5 @@ def test_evaluation_sums_over_real_examples_without_smoothing():
   labels = make_batch()["labels"][np.arange(BATCH) != 3, 0]
   assert float(sums["top1"]) == np.sum(labels == 0)
   assert float(sums["top5"]) == np.sum(labels < 5)
-  assert jnp.asarray(sums["loss"]).dtype == jnp.float32
+  np.testing.assert_array_equal(sums["class_examples"], np.bincount(labels, minlength=10))
+  assert {leaf.dtype for leaf in jax.tree.leaves(sums)} == {jnp.dtype(jnp.float32)}

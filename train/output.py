@@ -8,9 +8,6 @@ from matplotlib.figure import Figure
 
 from nfnet.errors import UserError
 
-RESULTS = pathlib.Path(__file__).parent / "results"
-"""Figures kept with the source, as data."""
-
 
 def write_json(flag: str, path: str | None, value: Any) -> None:
   """Writes a value to a file, unless there is no path.
