@@ -7,10 +7,11 @@ import pytest
 
 from nfnet.errors import UserError
 from train.config_file import load_experiment
+from train.schedule import train_steps
 
 FOLDER = pathlib.Path(__file__).parents[2] / "train" / "configs"
 FILES = sorted(path for path in FOLDER.glob("*.py") if path.name != "__init__.py")
-# Paper A, figure 4: the best peak learning rate at batch 4096, for 0.25 to 8 epochs.
+# Paper A, section 2: the best peak learning rate at batch 4096, for 0.25 to 8 epochs.
 EPOCHS = (0.25, 0.5, 1, 2, 4, 8)
 PAPER_A_RATES = {
   "F0": (1.6, 1.6, 1.6, 1.6, 1.6, 0.8),
@@ -28,7 +29,7 @@ def test_there_are_the_experiments_of_both_papers():
   assert [path.stem for path in FILES] == [
     "demo_finetune",
     "demo_pretrain",
-    "imagenet_f0",
+    "imagenet",
     "imagenet_finetune",
     "jft_pretrain",
   ]
@@ -73,34 +74,12 @@ def test_the_best_rate_never_rises_with_size_or_epochs():
     assert list(column) == sorted(column, reverse=True)
 
 
-def test_imagenet_from_scratch_is_paper_b():
-  experiment = load("imagenet_f0.py")
-  assert experiment.optimizer.peak_learning_rate == 1.6
-  assert experiment.optimizer.warmup_epochs == 5
-  assert experiment.optimizer.weight_decay == 2e-5
-  assert experiment.optimizer.ema_decay == 0.99999
-  assert experiment.optimizer.agc_clipping == 0.01
-  assert experiment.optimizer.momentum == 0.9
-  assert experiment.loss.label_smoothing == 0.1
-  assert experiment.schedule.train_epochs == 360
-  assert experiment.data.batch_size == 4096
-  assert (experiment.data.train_pixels, experiment.data.evaluation_pixels) == (192, 256)
-  assert experiment.model.stochastic_depth_rate == 0.25
-  # The variant's own, 0.2 for F0.
-  assert experiment.model.dropout_rate is None
-
-
-def test_fine_tuning_is_paper_a_with_paper_b_where_it_is_silent():
-  experiment = load("imagenet_finetune.py:variant=F7+")
-  assert experiment.schedule.train_epochs == 50
-  assert (experiment.data.train_pixels, experiment.data.evaluation_pixels) == (384, 480)
-  assert experiment.data.batch_size == 2048
-  assert experiment.optimizer.peak_learning_rate == 0.1
-  assert experiment.optimizer.warmup_steps == 5000
-  assert experiment.optimizer.weight_decay == 1e-5
-  assert experiment.optimizer.ema_decay == 0.9999
-  assert experiment.model.stochastic_depth_rate == 0.1
-  assert experiment.model.dropout_rate == 0.25
+def test_repetitions_change_the_passes_and_nothing_of_the_cost():
+  once, often = (
+    load(f"imagenet_finetune.py:variant=F7+,repetitions={repetitions}") for repetitions in (1, 4)
+  )
+  assert often.data.repetitions == 4
+  assert train_steps(often, 1_281_167) == train_steps(once, 1_281_167) == 31_278
 
 
 @pytest.mark.parametrize(

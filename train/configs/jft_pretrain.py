@@ -26,7 +26,7 @@ ImageNet in images; softmax and no dropout are our choice, as is stochastic dept
 from nfnet.errors import UserError
 from train.experiment import Data, Experiment, Loss, Model, Optimizer, Schedule
 
-# Paper A, figure 4 (best peak learning rate at batch 4096), where F0, F3 and F7+ are given. The
+# Paper A, section 2 (best peak learning rate at batch 4096), where F0, F3 and F7+ are given. The
 # rate falls slowly with size: a model between two of them takes the rate of the larger.
 _PEAK_LEARNING_RATES = {
   "F0": {0.25: 1.6, 0.5: 1.6, 1: 1.6, 2: 1.6, 4: 1.6, 8: 0.8},
