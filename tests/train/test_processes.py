@@ -43,6 +43,8 @@ ARGUMENTS = {
   "sharpness.radius": 0.05,
   "sharpness.group_images": 4,
   "sharpness.ascent_share": 0.5,
+  "mixing.mixup_alpha": 0.2,
+  "mixing.cutmix": "true",
 }
 
 
