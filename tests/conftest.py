@@ -19,3 +19,19 @@ import jaxtyping
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jaxtyping.install_import_hook(["kernels", "nfnet"], "beartype.beartype")
+
+_MINUTES_LONG = (
+  "test_processes.py",
+  "test_kills.py",
+  "test_sharpness.py",
+  "test_training_with_kernels.py",
+  "test_sharding.py",
+  "test_stem_kernel.py",
+  "test_scaled_ws_conv_kernel.py",
+  "test_se_residual_kernel.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+  """A file stays in one process: with the longest last, the other processes would wait for it."""
+  items.sort(key=lambda item: item.path.name not in _MINUTES_LONG)
