@@ -23,6 +23,7 @@ from typing import Any
 from tqdm import tqdm
 
 from nfnet.errors import UserError
+from profiling.chips import Chip
 from profiling.kernel_dumps import DUMPS, KernelProfile, dump_arguments, keep, read_profiles
 from profiling.request import StepRequest
 from profiling.topology import parse_topology
@@ -45,6 +46,11 @@ _ROOT = pathlib.Path(__file__).parent.parent
 _SOURCES = ("kernels", "nfnet", "train")
 _WORKER_SOURCES = {
   "profiling.compile_worker": ("profiling/compile_worker.py", "profiling/request.py"),
+  "profiling.vit_worker": (
+    "profiling/vit_worker.py",
+    "profiling/compile_worker.py",
+    "profiling/vision_transformer.py",
+  ),
   "profiling.op_worker": (
     "profiling/op_worker.py",
     "profiling/op_shapes.py",
@@ -105,10 +111,21 @@ def compile_step(request: StepRequest, **limits: Any) -> Compilation:
     dumps=request.kernels == "pallas",
     **limits,
   )
+  return read_compilation(folder, versions, parse_topology(request.topology).chip)
+
+
+def read_compilation(folder: pathlib.Path, versions: dict[str, str], chip: Chip) -> Compilation:
+  """What a worker that compiles a step left, which `run_worker` returned.
+
+  Args:
+    folder: with the program.
+    versions: of what compiled.
+    chip: that it was compiled for.
+  """
   result = json.loads((folder / "result.json").read_text())
   return Compilation(
     hlo_text=gzip.decompress((folder / "program.hlo.gz").read_bytes()).decode(),
-    kernels=read_profiles(folder, parse_topology(request.topology).chip),
+    kernels=read_profiles(folder, chip),
     lower_seconds=result["lower_seconds"],
     compile_seconds=result["compile_seconds"],
     peak_memory_bytes=result["peak_memory_bytes"],

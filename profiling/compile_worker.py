@@ -13,6 +13,8 @@ import pathlib
 import resource
 import sys
 import time
+from collections.abc import Callable
+from typing import Any
 
 import jax
 
@@ -64,9 +66,18 @@ def compile_step(request: StepRequest) -> tuple[dict, str]:
     "weight": described("float32"),
     "position": described("int32"),
   }
-  started_seconds = time.monotonic()
   step = jax.jit(make_train_step(experiment, model, optimizer, rate, mesh), donate_argnums=0)
-  lowered = step.lower(abstract_state(experiment, model, optimizer, mesh), batch)
+  return figures_and_text(step, abstract_state(experiment, model, optimizer, mesh), batch)
+
+
+def figures_and_text(step: Any, state: Any, batch: Any) -> tuple[dict[str, float], str]:
+  """Compiles a jitted step for the devices of its operands' shardings.
+
+  Returns:
+    As `compile_step`.
+  """
+  started_seconds = time.monotonic()
+  lowered = step.lower(state, batch)
   lowered_seconds = time.monotonic()
   compiled = lowered.compile()
   compiled_seconds = time.monotonic()
@@ -81,14 +92,26 @@ def compile_step(request: StepRequest) -> tuple[dict, str]:
   }, compiled.as_text()
 
 
-def main(request_path: str, folder: str) -> None:
-  """Compiles what the file asks for and writes what came of it."""
+def serve(
+  request_type: type,
+  compile_request: Callable[[Any], tuple[dict[str, float], str]],
+  request_path: str,
+  folder: str,
+) -> None:
+  """Compiles what the file asks for and writes what came of it.
+
+  Args:
+    request_type: dataclass of the request.
+    compile_request: gives figures and the program's text.
+    request_path: of the request, JSON.
+    folder: for the results.
+  """
   # A compiler that aborts would leave gigabytes.
   resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-  request = StepRequest(**json.loads(pathlib.Path(request_path).read_text()))
+  request = request_type(**json.loads(pathlib.Path(request_path).read_text()))
   out = pathlib.Path(folder)
   try:
-    result, text = compile_step(request)
+    result, text = compile_request(request)
   except (UserError, jax.errors.JaxRuntimeError) as error:
     (out / "error.txt").write_text(str(error).splitlines()[0])
     return
@@ -100,4 +123,4 @@ def main(request_path: str, folder: str) -> None:
 
 
 if __name__ == "__main__":
-  main(*sys.argv[1:])
+  serve(StepRequest, compile_step, *sys.argv[1:])

@@ -48,6 +48,25 @@ VARIANTS = tuple(_RUNS)
 
 
 @dataclasses.dataclass(frozen=True)
+class VisionTransformerRun:
+  """A pre-trained ViT that paper A compares with: TPU-v4 core-hours, as its text has them.
+
+  Images are those of the ViT's own paper (https://arxiv.org/abs/2305.13035); None is not known.
+  """
+
+  model: str
+  core_hours: float
+  images: float | None
+
+
+VISION_TRANSFORMER_RUNS = (
+  VisionTransformerRun("SoViT-400m/14", 130_000, 40e9),
+  VisionTransformerRun("ViT-g/14", 120_000, 16e9),
+  VisionTransformerRun("ViT-G/14", 280_000, None),
+)
+
+
+@dataclasses.dataclass(frozen=True)
 class MeasuredStep:
   """Paper B's median time of a training step on TPU v3: 32 cores, 32 images a core, bfloat16.
 

@@ -61,6 +61,10 @@ def test_images_and_targets_are_mixed_in_the_same_proportion():
     if len(rows):
       box = is_second[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
       assert box.all()
+      # Twice the same half, where no border cuts it off.
+      for found_at, length in ((rows, SIDE[0]), (columns, SIDE[1])):
+        if found_at[0] > 0 and found_at[-1] < length - 1:
+          assert len(found_at) % 2 == 0
 
 
 @pytest.mark.parametrize("mixing", [Mixing(mixup_alpha=0.2), Mixing(cutmix=True)], ids=str)

@@ -1,0 +1,176 @@
+"""Vision transformers (ViT), with which paper A compares NFNets, to see what training one costs.
+
+Nothing here is ever trained. Dosovitskiy et al., https://arxiv.org/abs/2010.11929, with the
+attention-pooling head of Zhai et al., https://arxiv.org/abs/2106.04560. Parameters are float32,
+activations of the compute dtype, layers one loop.
+"""
+
+import dataclasses
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+_LAYER_NORM_EPSILON = 1e-6
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VisionTransformer:
+  """One size.
+
+  Attributes:
+    width: of a token.
+    depth: layers.
+    mlp_width: hidden channels between a layer's two matrices.
+    heads: of attention.
+    patch_pixels: side of what becomes a token.
+  """
+
+  width: int
+  depth: int
+  mlp_width: int
+  heads: int
+  patch_pixels: int = 14
+
+  def tokens(self, pixels: int) -> int:
+    """Of a square image."""
+    return (pixels // self.patch_pixels) ** 2
+
+  def parameter_shapes(self, pixels: int, num_classes: int) -> dict[str, Any]:
+    """Shapes of all parameters, those of the layers stacked."""
+    layer = self._layer_shapes()
+    return {
+      "embedding": {
+        "weight": (3 * self.patch_pixels**2, self.width),
+        "bias": (self.width,),
+        "position": (self.tokens(pixels), self.width),
+      },
+      "layers": jax.tree.map(lambda shape: (self.depth, *shape), layer, is_leaf=_is_shape),
+      "norm": self._norm_shapes(),
+      # One more layer, in which a learned token asks.
+      "head": {**layer, "query": (1, self.width)},
+      "classifier": {"weight": (self.width, num_classes), "bias": (num_classes,)},
+    }
+
+  def macs(self, pixels: int, num_classes: int) -> int:
+    """Multiply-adds of a forward pass of one image."""
+    tokens, width = self.tokens(pixels), self.width
+    matrices = 4 * width**2 + 2 * width * self.mlp_width
+    attention = 2 * tokens * width
+    # In the head one token asks all others and goes through the MLP.
+    head = 2 * tokens * width**2 + 2 * width**2 + attention + 2 * width * self.mlp_width
+    return (
+      tokens * 3 * self.patch_pixels**2 * width
+      + self.depth * tokens * (matrices + attention)
+      + head
+      + width * num_classes
+    )
+
+  def _norm_shapes(self) -> dict[str, Any]:
+    return {"scale": (self.width,), "bias": (self.width,)}
+
+  def _layer_shapes(self) -> dict[str, Any]:
+    width, head_width = self.width, self.width // self.heads
+    projection = {"weight": (width, self.heads, head_width), "bias": (self.heads, head_width)}
+    return {
+      "attention_norm": self._norm_shapes(),
+      **dict.fromkeys(("queries", "keys", "values"), projection),
+      "out": {"weight": (self.heads, head_width, width), "bias": (width,)},
+      "mlp_norm": self._norm_shapes(),
+      "expand": {"weight": (width, self.mlp_width), "bias": (self.mlp_width,)},
+      "contract": {"weight": (self.mlp_width, width), "bias": (width,)},
+    }
+
+
+def apply(
+  model: VisionTransformer,
+  parameters: Any,
+  images: Float[Array, "n height width 3"],
+  *,
+  dtype: jnp.dtype,
+  rematerialize: bool,
+) -> Float[Array, "n classes"]:
+  """Logits, float32.
+
+  Args:
+    model: the size.
+    parameters: like `parameter_shapes`, float32.
+    images: normalized.
+    dtype: of activations and products.
+    rematerialize: recompute each layer's inside in the backward pass.
+  """
+  layer = functools.partial(_layer, dtype=dtype)
+  if rematerialize:
+    layer = jax.checkpoint(layer)
+  x = _embed(model, parameters["embedding"], images, dtype)
+  x, _ = jax.lax.scan(lambda x, one: (layer(one, x), None), x, parameters["layers"])
+  x = _normalize(parameters["norm"], x)
+  head = parameters["head"]
+  query = jnp.broadcast_to(head["query"].astype(dtype)[None], (x.shape[0], 1, model.width))
+  pooled = _attend(head, query, x, dtype)
+  pooled += _mlp(head, _normalize(head["mlp_norm"], pooled), dtype)
+  pooled = pooled[:, 0].astype(jnp.float32)
+  classifier = parameters["classifier"]
+  return pooled @ classifier["weight"] + classifier["bias"][None, :]
+
+
+def _embed(model: VisionTransformer, parameters: Any, images: Array, dtype: jnp.dtype) -> Array:
+  count, height, width, _ = images.shape
+  side = model.patch_pixels
+  patches = images.reshape(count, height // side, side, width // side, side, 3)
+  patches = jnp.swapaxes(patches, 2, 3).reshape(count, model.tokens(height), -1)
+  x = _matmul(parameters, patches.astype(dtype), dtype)
+  return x + parameters["position"].astype(dtype)[None]
+
+
+def _layer(parameters: Any, x: Array, *, dtype: jnp.dtype) -> Array:
+  normalized = _normalize(parameters["attention_norm"], x)
+  x += _attend(parameters, normalized, normalized, dtype)
+  return x + _mlp(parameters, _normalize(parameters["mlp_norm"], x), dtype)
+
+
+def _attend(parameters: Any, x: Array, others: Array, dtype: jnp.dtype) -> Array:
+  def project(name, of):
+    weight, bias = (parameters[name][part].astype(dtype) for part in ("weight", "bias"))
+    return jnp.einsum("ntw,whd->nthd", of, weight) + bias[None, None]
+
+  queries, keys, values = project("queries", x), project("keys", others), project("values", others)
+  scale = dtype.type(1 / math.sqrt(queries.shape[-1]))
+  similarity = jnp.einsum("nqhd,nkhd->nhqk", queries * scale, keys)
+  attention = jax.nn.softmax(similarity.astype(jnp.float32)).astype(dtype)
+  mixed = jnp.einsum("nhqk,nkhd->nqhd", attention, values)
+  weight, bias = (parameters["out"][part].astype(dtype) for part in ("weight", "bias"))
+  return jnp.einsum("nqhd,hdw->nqw", mixed, weight) + bias[None, None]
+
+
+def _mlp(parameters: Any, x: Array, dtype: jnp.dtype) -> Array:
+  hidden = jax.nn.gelu(_matmul(parameters["expand"], x, dtype))
+  return _matmul(parameters["contract"], hidden, dtype)
+
+
+def _matmul(parameters: Any, x: Array, dtype: jnp.dtype) -> Array:
+  return x @ parameters["weight"].astype(dtype) + parameters["bias"].astype(dtype)[None, None]
+
+
+def _normalize(parameters: Any, x: Array) -> Array:
+  wide = x.astype(jnp.float32)
+  mean = jnp.mean(wide, axis=-1, keepdims=True)
+  variance = jnp.mean(jnp.square(wide - mean), axis=-1, keepdims=True)
+  normalized = (wide - mean) * jax.lax.rsqrt(variance + _LAYER_NORM_EPSILON)
+  scale, bias = (parameters[name][None, None] for name in ("scale", "bias"))
+  return (normalized * scale + bias).astype(x.dtype)
+
+
+def _is_shape(value: Any) -> bool:
+  return isinstance(value, tuple)
+
+
+VISION_TRANSFORMERS = {
+  "SoViT-400m/14": VisionTransformer(width=1152, depth=27, mlp_width=4304, heads=16),
+  "ViT-g/14": VisionTransformer(width=1408, depth=40, mlp_width=6144, heads=16),
+  "ViT-G/14": VisionTransformer(width=1664, depth=48, mlp_width=8192, heads=16),
+}
+"""As published: https://arxiv.org/abs/2305.13035 (SoViT) and https://arxiv.org/abs/2106.04560."""

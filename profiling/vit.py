@@ -1,0 +1,203 @@
+r"""The vision transformers that paper A compares NFNets with, on the same estimator.
+
+    python -m profiling.vit [--topology=v4:4x4x8] [--json=OUT]
+
+Compiles a training step of SoViT-400m/14, ViT-g/14 and ViT-G/14 in the published shapes with the
+real TPU compiler: bfloat16, Adafactor, 224 px, 32 images a chip. Core-hours follow for the images
+that were seen in pre-training, beside the published ones. Every time is an estimate from the
+compiler's schedule, no measurement; three compilations of one to three minutes.
+"""
+
+import dataclasses
+from typing import Any
+
+from absl import flags
+from tqdm import tqdm
+
+from nfnet.errors import refuse_arguments, run_main
+from profiling import published
+from profiling.chips import core_hours
+from profiling.compilation import Compilation, read_compilation, run_worker
+from profiling.error_bar import error_bar_text, error_bars_json
+from profiling.hlo_cycles import read_operations
+from profiling.step_time import RULES, StepTime, estimate
+from profiling.topology import parse_topology
+from profiling.vision_transformer import VISION_TRANSFORMERS
+from profiling.vit_worker import VisionTransformerRequest
+from train.output import write_json
+from train.progress import format_table
+
+_BATCH_PER_CHIP = 32
+_PIXELS = 224
+_NUM_CLASSES = 30_000
+# Without it, 32 images a chip need 31 GiB of HBM for SoViT-400m and do not fit for the others.
+_REMATERIALIZED = ("ViT-g/14", "ViT-G/14")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Report:
+  """A step's estimates.
+
+  Attributes:
+    run: that was published.
+    request: which step.
+    compilation: of it.
+    time: estimated.
+  """
+
+  run: published.VisionTransformerRun
+  request: VisionTransformerRequest
+  compilation: Compilation
+  time: StepTime
+
+  @property
+  def images_per_second_per_chip(self) -> float:
+    """Estimated."""
+    return self.request.batch_per_chip / self.time.seconds
+
+  @property
+  def training_flops(self) -> int:
+    """Of one image: 6 x multiply-adds of a forward pass."""
+    model = VISION_TRANSFORMERS[self.request.model]
+    return 6 * model.macs(self.request.pixels, self.request.num_classes)
+
+  @property
+  def mfu(self) -> float:
+    """Model FLOP utilization: training FLOP a second / peak bfloat16 FLOP/s of the chip."""
+    peak_flops = parse_topology(self.request.topology).chip.peak_flops
+    return self.training_flops * self.images_per_second_per_chip / peak_flops
+
+  @property
+  def core_hours_per_million_images(self) -> float:
+    """Estimated."""
+    chip = parse_topology(self.request.topology).chip
+    return core_hours(chip, 1, 1e6 / self.images_per_second_per_chip)
+
+  @property
+  def estimated_core_hours(self) -> float | None:
+    """Of the published pre-training, where its images are known."""
+    if self.run.images is None:
+      return None
+    return self.run.images / 1e6 * self.core_hours_per_million_images
+
+
+def report(run: published.VisionTransformerRun, topology: str) -> Report:
+  """Compiles and estimates.
+
+  Args:
+    run: of which network.
+    topology: name of the slice.
+
+  Raises:
+    UserError: there is no such slice, or the compiler refuses.
+  """
+  request = VisionTransformerRequest(
+    model=run.model,
+    topology=topology,
+    batch_per_chip=_BATCH_PER_CHIP,
+    pixels=_PIXELS,
+    num_classes=_NUM_CLASSES,
+    rematerialize=run.model in _REMATERIALIZED,
+  )
+  parsed = parse_topology(topology)
+  folder, versions = run_worker(
+    "profiling.vit_worker", request, what=f"compiling {run.model} for {topology}", dumps=False
+  )
+  compilation = read_compilation(folder, versions, parsed.chip)
+  return Report(
+    run=run,
+    request=request,
+    compilation=compilation,
+    time=estimate(read_operations(compilation.hlo_text), parsed),
+  )
+
+
+def as_json(reports: list[Report]) -> dict[str, Any]:
+  """Everything that is printed, in base units."""
+  return {
+    "what": "estimated from the compiler's schedule, not measured",
+    "rules": RULES,
+    "error_bars": error_bars_json(),
+    "versions": reports[0].compilation.versions,
+    "steps": [
+      {
+        **dataclasses.asdict(one.request),
+        "step_seconds": one.time.seconds,
+        "collective_seconds": one.time.collective_seconds,
+        "images_per_second_per_chip": one.images_per_second_per_chip,
+        "training_flops_per_image": one.training_flops,
+        "mfu": one.mfu,
+        "hbm_bytes": one.compilation.hbm_bytes,
+        "pretraining_images": one.run.images,
+        "estimated_core_hours": one.estimated_core_hours,
+        "published_core_hours": one.run.core_hours,
+      }
+      for one in reports
+    ],
+  }
+
+
+def as_text(reports: list[Report]) -> str:
+  """For a terminal."""
+  chip = parse_topology(reports[0].request.topology).chip
+  rows = []
+  for one in reports:
+    fits = one.compilation.hbm_bytes <= chip.hbm_bytes_per_device
+    hours = one.estimated_core_hours
+    affordable = one.run.core_hours / one.core_hours_per_million_images / 1e3
+    rows.append(
+      (
+        one.run.model + (" remat" if one.request.rematerialize else ""),
+        f"{one.training_flops / 6e9:.1f}",
+        f"{one.time.seconds * 1e3:.1f}",
+        f"{one.images_per_second_per_chip:.0f}",
+        f"{one.mfu:.1%}",
+        f"{one.compilation.hbm_bytes / 2**30:.1f}" + ("" if fits else " DOES NOT FIT"),
+        "" if one.run.images is None else f"{one.run.images / 1e9:.0f}",
+        "" if hours is None else f"{hours:,.0f}",
+        f"{one.run.core_hours:,.0f}",
+        "" if hours is None else f"{hours / one.run.core_hours:.2f}",
+        f"{affordable:.1f}",
+      )
+    )
+  header = (
+    "network",
+    "GMAC",
+    "step ms",
+    "images/s/chip",
+    "MFU",
+    "HBM GiB",
+    "1e9 images",
+    "core-hours",
+    "published",
+    "ratio",
+    "1e9 images for the published",
+  )
+  first = reports[0].request
+  return "\n".join(
+    [
+      f"Steps on {first.topology}, {first.batch_per_chip} images of {first.pixels} px a chip, "
+      f"{first.num_classes:,} classes. Estimated, not measured:",
+      format_table(rows, header),
+      f"Rules: {RULES}.",
+      f"{error_bar_text()}.",
+    ]
+  )
+
+
+def main(arguments: list[str]) -> None:
+  """Prints the table."""
+  refuse_arguments(arguments)
+  values = flags.FLAGS
+  reports = [
+    report(run, values.topology)
+    for run in tqdm(published.VISION_TRANSFORMER_RUNS, desc="networks", leave=False, disable=None)
+  ]
+  write_json("json", values.json, as_json(reports))
+  print(as_text(reports))
+
+
+if __name__ == "__main__":
+  flags.DEFINE_string("topology", "v4:4x4x8", "Slice.")
+  flags.DEFINE_string("json", None, "Write the figures to this file too.")
+  run_main(main)
