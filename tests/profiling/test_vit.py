@@ -1,0 +1,83 @@
+"""From a compiled step of a ViT to core-hours."""
+
+import json
+
+import pytest
+
+from profiling import published
+from profiling.compilation import Compilation, read_compilation, run_worker
+from profiling.hlo_cycles import read_operations
+from profiling.step_time import Row, StepTime, estimate
+from profiling.topology import parse_topology
+from profiling.vision_transformer import VISION_TRANSFORMERS
+from profiling.vit import Report, as_json, as_text
+from profiling.vit_worker import VisionTransformerRequest
+
+
+def report_of(run, seconds, hbm_gibibytes=20):
+  return Report(
+    run=run,
+    request=VisionTransformerRequest(
+      model=run.model,
+      topology="v4:4x4x8",
+      batch_per_chip=32,
+      pixels=224,
+      num_classes=30_000,
+      rematerialize=False,
+    ),
+    compilation=Compilation(
+      hlo_text="",
+      kernels={},
+      lower_seconds=1.0,
+      compile_seconds=2.0,
+      peak_memory_bytes=10**9,
+      hbm_bytes=hbm_gibibytes * 2**30,
+      versions={"jax": "0"},
+    ),
+    time=StepTime(
+      rows=(Row(part="other", direction="", kind="x", seconds=seconds),), collective_bytes=0
+    ),
+  )
+
+
+def test_core_hours_by_hand():
+  run = published.VisionTransformerRun("ViT-g/14", 120_000, 16e9)
+  report = report_of(run, 0.25)
+  # 32 images a quarter of a second and chip, two cores a chip.
+  assert report.estimated_core_hours == pytest.approx(16e9 / 128 * 2 / 3600)
+  macs = VISION_TRANSFORMERS["ViT-g/14"].macs(224, 30_000)
+  assert report.mfu == pytest.approx(6 * macs * 128 / 275e12)
+
+
+def test_what_is_not_known_is_not_estimated():
+  known = report_of(published.VisionTransformerRun("ViT-g/14", 120_000, 16e9), 0.25)
+  unknown = report_of(published.VisionTransformerRun("ViT-G/14", 280_000, None), 0.5, 40)
+  assert unknown.estimated_core_hours is None
+  text = as_text([known, unknown])
+  assert "69,444" in text
+  assert "DOES NOT FIT" in text
+  # 64 images a second and chip of two cores for 280,000 core-hours.
+  assert f"{280_000 / 2 * 3600 * 64 / 1e9:.1f}" in text
+  steps = json.loads(json.dumps(as_json([known, unknown])))["steps"]
+  assert [step["estimated_core_hours"] is None for step in steps] == [False, True]
+
+
+def test_a_step_compiles_for_a_tpu(tmp_path):
+  request = VisionTransformerRequest(
+    model="SoViT-400m/14",
+    topology="v4:2x2x1",
+    batch_per_chip=1,
+    pixels=28,
+    num_classes=10,
+    rematerialize=True,
+  )
+  folder, versions = run_worker(
+    "profiling.vit_worker", request, what="a ViT", dumps=False, cache=tmp_path
+  )
+  topology = parse_topology(request.topology)
+  compilation = read_compilation(folder, versions, topology.chip)
+  time = estimate(read_operations(compilation.hlo_text), topology)
+  # Four tokens an image: parameters, momentum and gradients are what is moved, 428 million of them.
+  assert compilation.hbm_bytes > 6 * 420e6
+  assert time.collective_bytes > 4 * 420e6
+  assert 0.001 < time.compute_seconds < 1
