@@ -88,8 +88,8 @@ def kill_often(folder, number, digits, uninterrupted):
   return phases
 
 
-@pytest.mark.parametrize("number", range(4))
-def test_20_kills(number, digits, uninterrupted, tmp_path):
+@pytest.mark.parametrize("number", range(2))
+def test_10_kills(number, digits, uninterrupted, tmp_path):
   print(kill_often(tmp_path, number, digits, uninterrupted))
 
 
