@@ -8,15 +8,9 @@ parts, and fewer need no rematerialization.
 
 DATA: about 4e9 images of 30,000 classes in the paper. Held-out evaluation at 256 px.
 
-Expected cost and result in the paper (figure 2), TPU-v4 core-hours / held-out loss:
-
-    epochs      F0             F1             F3             F3+             F7             F7+
-    0.25    401 / 2.985    702 / 2.903   1204 / 2.869   1805 / 2.816   2407 / 2.830   3308 / 2.775
-    0.5     800 / 2.89    1300 / 2.817   2403 / 2.753   3500 / 2.717   4800 / 2.71    6699 / 2.658
-    1      1610 / 2.830   2701 / 2.718   4870 / 2.66    7008 / 2.605   9604 / 2.609  13380 / 2.588
-    2      3203 / 2.748   5400 / 2.65    9829 / 2.575  14102 / 2.523  19224 / 2.520  26750 / 2.485
-    4      6502 / 2.703  10700 / 2.60   19611 / 2.505  28195 / 2.460  38291 / 2.448  53459 / 2.434
-    8     12950 / 2.663  21325 / 2.555  38930 / 2.469  56000 / 2.415  76233 / 2.397 106615 / 2.339
+Expected cost and result: train/published_runs/paper_a_nfnets.csv has the paper's TPU-v4 core-hours
+and held-out loss of each network and budget, from 401 and 2.985 (F0, 0.25 epochs) to 106,615 and
+2.339 (F7+, 8 epochs). `python -m train.scaling_law` says what lies between and beyond.
 
 The paper gives neither warm-up, weight decay, loss nor dropout for these runs. Weight decay and the
 absence of a moving average are those of paper B's JFT runs; the warm-up is paper B's 5 epochs of
@@ -25,14 +19,15 @@ ImageNet in images; softmax and no dropout are our choice, as is stochastic dept
 
 from nfnet.errors import UserError
 from train.experiment import Data, Experiment, Loss, Model, Optimizer, Schedule
+from train.published_runs import PAPER_A_NFNETS
+from train.run_table import read_runs
 
-# Paper A, section 2 (best peak learning rate at batch 4096), where F0, F3 and F7+ are given. The
-# rate falls slowly with size: a model between two of them takes the rate of the larger.
-_PEAK_LEARNING_RATES = {
-  "F0": {0.25: 1.6, 0.5: 1.6, 1: 1.6, 2: 1.6, 4: 1.6, 8: 0.8},
-  "F3": {0.25: 1.6, 0.5: 1.6, 1: 1.6, 2: 0.8, 4: 0.8, 8: 0.4},
-  "F7+": {0.25: 1.6, 0.5: 1.6, 1: 1.6, 2: 0.8, 4: 0.4, 8: 0.4},
-}
+# By network and epochs, where paper A gives it, at batch 4096. The rate falls slowly with size: a
+# model between two of them takes the rate of the larger.
+_PEAK_LEARNING_RATES: dict[str, dict[float, float]] = {}
+for _run in read_runs([PAPER_A_NFNETS]).runs:
+  if _run.learning_rate is not None:
+    _PEAK_LEARNING_RATES.setdefault(_run.name, {})[_run.epochs] = _run.learning_rate
 _TUNED_AS = {"F0": "F0", "F1": "F3", "F3": "F3", "F3+": "F7+", "F7": "F7+", "F7+": "F7+"}
 
 # Without it, 32 images a chip need 35.7 and 40 GB of HBM; a TPU v4 has 34.4 (BUILD_NOTES.md,

@@ -1,0 +1,214 @@
+"""Tables of trained networks: what each cost and how good it became. CSV in, checked runs out.
+
+One line a run, below a header with these columns in any order:
+
+    name                the network; all its runs have the same parameters
+    parameters          trained scalars
+    epochs              passes over the training data, 0.25 say
+    compute_core_hours  what training took; or compute_flops, one of the two in all files together
+    loss_nats           on held-out images
+    learning_rate       peak; may be absent
+    top1_error_percent  after fine-tuning; may be absent
+
+Name and compute are always needed; loss_nats needs parameters and epochs, and a run has a loss, an
+error or both. A field may be empty where it is not needed. Lines that begin with # are comments.
+"""
+
+import csv
+import dataclasses
+import math
+import pathlib
+from collections.abc import Iterable, Mapping, Sequence
+
+from nfnet.errors import UserError
+
+COMPUTE_COLUMNS = ("compute_core_hours", "compute_flops")
+_NUMBERS = ("parameters", "epochs", "loss_nats", "learning_rate", "top1_error_percent")
+_COLUMNS = ("name", *_NUMBERS, *COMPUTE_COLUMNS)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+  """One trained network; what the table leaves empty is None.
+
+  Attributes:
+    name: of the network.
+    parameters: trained scalars.
+    epochs: passes over the training data.
+    compute: in the unit of the table.
+    loss_nats: held-out.
+    learning_rate: peak.
+    top1_error_percent: after fine-tuning.
+    place: file and line, for messages.
+  """
+
+  name: str
+  parameters: float | None
+  epochs: float | None
+  compute: float
+  loss_nats: float | None
+  learning_rate: float | None
+  top1_error_percent: float | None
+  place: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunTable:
+  """Checked runs.
+
+  Attributes:
+    runs: in the order of the files.
+    compute_column: "compute_core_hours" or "compute_flops".
+  """
+
+  runs: tuple[Run, ...]
+  compute_column: str
+
+
+def read_runs(paths: Iterable[str | pathlib.Path]) -> RunTable:
+  """Reads files as one table.
+
+  Args:
+    paths: CSV files with the columns that the module names.
+
+  Raises:
+    UserError: a file cannot be read or has a column, a line or a value that it should not have.
+  """
+  runs: list[Run] = []
+  columns: dict[str, str] = {}
+  for path in paths:
+    column, more = _read_file(str(path))
+    columns[str(path)] = column
+    runs.extend(more)
+  units = set(columns.values())
+  if len(units) > 1:
+    has = ", ".join(f"{path!r} has {column}" for path, column in columns.items())
+    raise UserError(f"compute is in one unit only: {has}; convert one of them")
+  if not runs:
+    raise UserError(f"no run in {', '.join(map(repr, columns)) or 'no file'}; give some")
+  _check_sizes(runs)
+  return RunTable(runs=tuple(runs), compute_column=units.pop())
+
+
+def best_trials(runs: Sequence[Run]) -> tuple[Run, ...]:
+  """Of runs that share name and epochs, the one with the lowest loss.
+
+  They are trials of one setting, of learning rates say; paper A's curves are made of the best ones.
+  Runs without a loss are left out.
+
+  Args:
+    runs: of a table.
+
+  Returns:
+    In the order in which the settings come first.
+  """
+  best: dict[tuple[str, float | None], Run] = {}
+  for run in runs:
+    if run.loss_nats is None:
+      continue
+    other = best.get((run.name, run.epochs))
+    if other is None or run.loss_nats < other.loss_nats:
+      best[run.name, run.epochs] = run
+  return tuple(best.values())
+
+
+def _read_file(path: str) -> tuple[str, list[Run]]:
+  """The column that compute is in, and the runs."""
+  try:
+    # utf-8-sig: spreadsheets put a byte order mark in front.
+    lines = pathlib.Path(path).read_text(encoding="utf-8-sig").splitlines()
+  except OSError as error:
+    raise UserError(f"--runs={path} cannot be read: {error.strerror}") from error
+  except UnicodeDecodeError as error:
+    raise UserError(f"--runs={path} is not UTF-8 text: {error.reason}; save it as CSV") from error
+  header: list[str] | None = None
+  compute_column = ""
+  runs = []
+  for number, line in enumerate(lines, start=1):
+    if not line.strip() or line.startswith("#"):
+      continue
+    place = f"{path}, line {number}"
+    fields = _split(line, place)
+    if header is None:
+      header, compute_column = fields, _check_header(fields, place)
+      continue
+    if len(fields) != len(header):
+      raise UserError(f"{place}: {len(fields)} fields below a header of {len(header)}: {line!r}")
+    runs.append(_run(dict(zip(header, fields, strict=True)), compute_column, place))
+  if header is None:
+    raise UserError(f"{path} has no header; its first line is to name the columns: {_known()}")
+  return compute_column, runs
+
+
+def _split(line: str, place: str) -> list[str]:
+  try:
+    (fields,) = csv.reader([line], strict=True, skipinitialspace=True)
+  except csv.Error as error:
+    raise UserError(f"{place}: not CSV ({error}): {line!r}") from error
+  return [field.strip() for field in fields]
+
+
+def _known() -> str:
+  return ", ".join(_COLUMNS)
+
+
+def _check_header(header: Sequence[str], place: str) -> str:
+  """Returns the column that compute is in."""
+  for column in header:
+    if column not in _COLUMNS:
+      raise UserError(f"{place}: unknown column {column!r}; the columns are {_known()}")
+    if header.count(column) > 1:
+      raise UserError(f"{place}: column {column!r} comes twice; leave one out")
+  compute = [column for column in COMPUTE_COLUMNS if column in header]
+  if len(compute) != 1:
+    raise UserError(
+      f"{place}: {len(compute)} columns of compute; give one of {' and '.join(COMPUTE_COLUMNS)}"
+    )
+  if "name" not in header:
+    raise UserError(f"{place}: no column 'name'; add it")
+  return compute[0]
+
+
+def _run(fields: Mapping[str, str], compute_column: str, place: str) -> Run:
+  if not fields["name"]:
+    raise UserError(f"{place}: name is empty; name the network")
+  numbers = {column: _number(fields.get(column, ""), column, place) for column in _NUMBERS}
+  compute = _number(fields[compute_column], compute_column, place)
+  if compute is None:
+    raise UserError(f"{place}: {compute_column} is empty; every run needs it")
+  if numbers["loss_nats"] is None and numbers["top1_error_percent"] is None:
+    raise UserError(f"{place}: neither loss_nats nor top1_error_percent; give one or leave it out")
+  if numbers["loss_nats"] is not None:
+    for column in ("parameters", "epochs"):
+      if numbers[column] is None:
+        raise UserError(f"{place}: {column} is empty; a run with loss_nats needs it")
+  error_percent = numbers["top1_error_percent"]
+  if error_percent is not None and error_percent > 100:
+    raise UserError(f"{place}: top1_error_percent={error_percent:g}: must be at most 100")
+  return Run(name=fields["name"], compute=compute, place=place, **numbers)
+
+
+def _number(text: str, column: str, place: str) -> float | None:
+  if not text:
+    return None
+  try:
+    value = float(text)
+  except ValueError:
+    value = math.nan
+  # Everything here is drawn and fitted on logarithmic axes.
+  if not (math.isfinite(value) and value > 0):
+    raise UserError(f"{place}: {column}={text!r}: must be a number above 0")
+  return value
+
+
+def _check_sizes(runs: Iterable[Run]) -> None:
+  first: dict[str, Run] = {}
+  for run in runs:
+    if run.parameters is None:
+      continue
+    other = first.setdefault(run.name, run)
+    if other.parameters != run.parameters:
+      raise UserError(
+        f"{run.place}: {run.name!r} has parameters={run.parameters:.0f}, but "
+        f"{other.parameters:.0f} in {other.place}; give networks of two sizes two names"
+      )
