@@ -26,7 +26,7 @@ FORM = {form.field: form for form in FORMS}
 
 @pytest.fixture(scope="module")
 def findings():
-  return find(PAPER_A, resamples=40, seed=0, hold_out_epochs=2)
+  return find(PAPER_A, resamples=25, seed=0, hold_out_epochs=2)
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def test_intervals_cover_what_they_should():
 
 
 def test_intervals_hold_the_laws_that_made_the_runs():
-  done = study(joint_points(noise=0.003), resamples=100, seed=0)
+  done = study(joint_points(noise=0.003), resamples=60, seed=0)
   for field in ("irreducible_loss", "size_exponent", "epochs_exponent"):
     low, high = done.interval(lambda laws, f=field: getattr(laws.joint, f, None))
     assert low < getattr(JOINT, field) < high
@@ -185,12 +185,13 @@ def test_a_network_that_was_not_fitted_has_no_baseline():
   points = joint_points(noise=0.003)
   few = (points.parameters < 9e8) | (points.epochs > 2)
   table = as_table(points.take(few))
-  held_out = find(table, resamples=0, seed=0, hold_out_epochs=2).held_out
+  found = find(table, resamples=0, seed=0, hold_out_epochs=2)
+  held_out = found.held_out
   last = held_out.predictions[-1]
   largest = held_out.points.parameters > 9e8
   assert np.isnan(last.losses[largest]).all()
   assert np.isfinite(last.losses[~largest]).all()
-  assert "nan" not in as_text(find(table, resamples=0, seed=0, hold_out_epochs=2))
+  assert "nan" not in as_text(found)
 
 
 def as_table(points, **changes):
@@ -258,7 +259,7 @@ def test_writes_all_that_was_found(tmp_path):
   text = run(
     [PAPER_A_NFNETS, PAPER_A_FINETUNED],
     budgets=[2e5, 1e6],
-    resamples=25,
+    resamples=20,
     hold_out_epochs=2,
     json_path=str(tmp_path / "found.json"),
     plots_folder=str(tmp_path / "plots"),
@@ -280,7 +281,7 @@ def test_writes_all_that_was_found(tmp_path):
     (tmp_path / "found.json").read_text(), parse_constant=lambda name: pytest.fail(name)
   )
   assert found["compute_unit"] == "core-hours"
-  assert (found["resamples"], found["confidence"]) == (25, 0.95)
+  assert (found["resamples"], found["confidence"]) == (20, 0.95)
   assert len(found["runs"]) == 36
   assert sum(one["outlier"] is not None for one in found["runs"]) == 3
   assert [one["compute"] for one in found["predictions"]] == [2e5, 1e6]
