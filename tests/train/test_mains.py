@@ -1,5 +1,6 @@
 """The commands, run as a person runs them: what they print, and how they end."""
 
+import json
 import os
 import pathlib
 import shutil
@@ -91,9 +92,36 @@ def test_fine_tuning_and_evaluation(pretrained, digits, tmp_path):
   result = run(*command)
   assert result.returncode == 0, result.stderr
   assert "resuming after step 4" in result.stdout
-  result = run("train.evaluate", f"--workdir={tmp_path / 'finetuned'}")
+  scores = tmp_path / "scores.json"
+  result = run(
+    "train.evaluate",
+    f"--workdir={tmp_path / 'finetuned'}",
+    "--pixels=32,48",
+    "--worst_classes=3",
+    f"--json={scores}",
+  )
   assert result.returncode == 0, result.stderr
-  assert "moving average  797" in result.stdout
+  rows = [line.split() for line in result.stdout.splitlines()]
+  for network in (["moving", "average"], ["parameters"]):
+    for pixels in ("32", "48"):
+      assert any(row[: len(network) + 2] == [*network, pixels, "797"] for row in rows)
+  assert "recognized worst by the" in result.stdout
+  evaluations = json.loads(scores.read_text())["evaluations"]
+  assert [(one["network"], one["pixels"]) for one in evaluations] == [
+    ("moving average", 32),
+    ("moving average", 48),
+    ("parameters", 32),
+    ("parameters", 48),
+  ]
+  for one in evaluations:
+    hits = sum(digit["top1"] * digit["examples"] for digit in one["classes"])
+    assert hits / 797 == pytest.approx(one["top1"])
+    assert 0 <= one["calibration_error"] <= 1
+
+
+def test_pixels_that_are_no_numbers():
+  result = run("train.evaluate", "--workdir=nowhere", "--pixels=32;48")
+  assert_one_line_error(result, "--pixels=32;48", "256,320")
 
 
 @pytest.mark.parametrize("module", ["train.pretrain", "train.finetune"])
