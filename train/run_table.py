@@ -9,6 +9,8 @@ One line a run, below a header with these columns in any order:
     loss_nats           on held-out images
     learning_rate       peak; may be absent
     top1_error_percent  after fine-tuning; may be absent
+    trial, held_out_error_percent
+                        that `train.sweep` writes; not read
 
 Name and compute are always needed; loss_nats needs parameters and epochs, and a run has a loss, an
 error or both. A field may be empty where it is not needed. Lines that begin with # are comments.
@@ -24,7 +26,8 @@ from nfnet.errors import UserError
 
 COMPUTE_COLUMNS = ("compute_core_hours", "compute_flops")
 _NUMBERS = ("parameters", "epochs", "loss_nats", "learning_rate", "top1_error_percent")
-_COLUMNS = ("name", *_NUMBERS, *COMPUTE_COLUMNS)
+_NOT_READ = ("trial", "held_out_error_percent")
+_COLUMNS = ("name", *_NUMBERS, *COMPUTE_COLUMNS, *_NOT_READ)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

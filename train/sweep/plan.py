@@ -1,0 +1,271 @@
+"""What a sweep runs: a plan file, and the trials that it asks for.
+
+A plan is a TOML file:
+
+    config = "train/configs/jft_pretrain.py:variant={variant},epochs={epochs}"
+    variants = ["F0", "F3", "F7+"]
+    epochs = [0.25, 0.5, 1, 2]
+    learning_rates = "search"       # or a list of rates, all of which are run
+    start_learning_rate = 1.6       # of the search only; its grid has factor 2
+
+    [overrides]                     # of the configuration, the same for all trials
+    data.path = "/shared/jft"
+
+`{variant}` and `{epochs}` hand them to a configuration that takes arguments; each trial's variant,
+epochs and peak learning rate are set as fields in any case.
+"""
+
+import dataclasses
+import difflib
+import functools
+import itertools
+import math
+import pathlib
+import tomllib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from nfnet import cost
+from nfnet.errors import UserError
+from nfnet.variants import get_variant
+from train import data
+from train.config_file import as_argument, field_types, load_experiment
+from train.experiment import Experiment
+from train.learning_rate_search import Cell
+from train.schedule import learning_rate_schedule, train_steps
+from train.sweep.trial import Trial, as_text, trial_name
+
+SEARCH = "search"
+SET_BY_SWEEP = (
+  "name",
+  "model.variant",
+  "schedule.train_epochs",
+  "schedule.train_steps",
+  "optimizer.peak_learning_rate",
+)
+"""Fields of the configuration that make a trial what it is."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+  """A plan file.
+
+  Attributes:
+    config: configuration file with its arguments; may hold {variant} and {epochs}.
+    variants: of the network.
+    epochs: budgets.
+    learning_rates: peak rates; empty if they are searched.
+    start_learning_rate: of the search; None if the rates are given.
+    overrides: arguments --config.FIELD=VALUE for all trials.
+  """
+
+  config: str
+  variants: tuple[str, ...]
+  epochs: tuple[float, ...]
+  learning_rates: tuple[float, ...]
+  start_learning_rate: float | None
+  overrides: tuple[str, ...]
+
+  @property
+  def is_search(self) -> bool:
+    """Whether finished trials decide what is run."""
+    return self.start_learning_rate is not None
+
+  @property
+  def fixed(self) -> dict[str, Any]:
+    """What must be the same for all trials of a sweep folder, as JSON values."""
+    return {"config": self.config, "overrides": list(self.overrides)}
+
+  def arguments(self, variant: str, epochs: float, learning_rate: float) -> list[str]:
+    """Of `train.pretrain`, without its workdir."""
+    config = self.config.replace("{variant}", variant).replace("{epochs}", as_text(epochs))
+    fields = {
+      "name": trial_name(variant, epochs, learning_rate),
+      "model.variant": variant,
+      "schedule.train_epochs": as_text(epochs),
+      "schedule.train_steps": None,
+      "optimizer.peak_learning_rate": as_text(learning_rate),
+    }
+    return [
+      f"--config={config}",
+      *self.overrides,
+      *(as_argument(field, value) for field, value in fields.items()),
+    ]
+
+  def trials(self) -> Iterator[Trial]:
+    """All of them where the rates are given."""
+    for variant, epochs, rate in itertools.product(self.variants, self.epochs, self.learning_rates):
+      yield make_trial(self, variant, epochs, rate)
+
+  def cells(self) -> dict[Cell, tuple[str, float]]:
+    """Variant and epochs of each cell whose rate is searched."""
+    cells = {}
+    for variant, epochs in itertools.product(self.variants, self.epochs):
+      trial = make_trial(self, variant, epochs, self.start_learning_rate)
+      cells[trial.cell] = variant, epochs
+    return cells
+
+
+def load_plan(path: str) -> Plan:
+  """Reads a plan file and checks all that can be without training, the data's manifest included.
+
+  Raises:
+    UserError: it cannot be read, has a field that is unknown or has a value it cannot have, or a
+      trial could not be started.
+  """
+  try:
+    fields = tomllib.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+  except OSError as error:
+    raise UserError(f"plan file {path!r} cannot be read: {error.strerror}") from error
+  except ValueError as error:
+    # Of the encoding or of TOML; both say where.
+    raise UserError(f"plan file {path!r} is not TOML: {error}") from error
+  try:
+    plan = _from_fields(fields)
+    for variant, epochs in itertools.product(plan.variants, plan.epochs):
+      for rate in plan.learning_rates or (plan.start_learning_rate,):
+        make_trial(plan, variant, epochs, rate)
+  except UserError as error:
+    raise UserError(f"plan file {path!r}: {error}") from error
+  return plan
+
+
+def make_trial(plan: Plan, variant: str, epochs: float, learning_rate: float) -> Trial:
+  """One trial, checked as `train.pretrain` would at its start.
+
+  Raises:
+    UserError: the configuration or the data do not allow it.
+  """
+  config, *overrides = plan.arguments(variant, epochs, learning_rate)
+  name = trial_name(variant, epochs, learning_rate)
+  try:
+    experiment = load_experiment(config.removeprefix("--config="), overrides)
+    if experiment.initial_weights is not None:
+      raise UserError("initial_weights is set, but a sweep pre-trains from random parameters")
+    examples = data.train_examples(experiment.data)
+    learning_rate_schedule(experiment, examples)
+  except UserError as error:
+    raise UserError(f"trial {name}: {error}") from error
+  parameters, flops_per_image = _count(experiment)
+  steps = train_steps(experiment, examples)
+  images = steps * experiment.data.batch_size
+  return Trial(
+    name=name,
+    variant=variant,
+    epochs=epochs,
+    learning_rate=learning_rate,
+    parameters=parameters,
+    steps=steps,
+    images=images,
+    compute_flops=flops_per_image * images,
+  )
+
+
+def _count(experiment: Experiment) -> tuple[int, int]:
+  """Parameters, and training FLOP an image."""
+  network = experiment.model
+  images = experiment.data
+  return _count_network(
+    network.variant, images.num_classes, images.train_pixels, network.bottleneck
+  )
+
+
+@functools.cache
+def _count_network(variant: str, num_classes: int, pixels: int, bottleneck: Any) -> tuple[int, int]:
+  counted = cost.count(variant, num_classes=num_classes, pixels=pixels, bottleneck=bottleneck)
+  return counted.parameters, counted.training_flops
+
+
+def _from_fields(fields: Mapping[str, Any]) -> Plan:
+  known = ("config", "variants", "epochs", "learning_rates", "start_learning_rate", "overrides")
+  for name in fields:
+    if name not in known:
+      raise UserError(f"unknown field {name!r}; nearest: {_nearest(name, known)}")
+  for name in known[:4]:
+    if name not in fields:
+      raise UserError(f"{name} is missing")
+  config = fields["config"]
+  if not isinstance(config, str) or not config:
+    raise UserError(f"config={config!r}: must be the path of a configuration file")
+  rates, start = fields["learning_rates"], fields.get("start_learning_rate")
+  if rates == SEARCH:
+    if not _is_positive(start):
+      raise UserError(
+        f"start_learning_rate={start!r}: must be a number greater than 0, with "
+        f'learning_rates="{SEARCH}"'
+      )
+  elif isinstance(rates, str):
+    raise UserError(f'learning_rates={rates!r}: must be "{SEARCH}" or a list of numbers')
+  elif start is not None:
+    raise UserError(
+      f'start_learning_rate={start!r}: is for learning_rates="{SEARCH}"; leave out one of the two'
+    )
+  return Plan(
+    config=config,
+    variants=_variants(fields["variants"]),
+    epochs=_numbers("epochs", fields["epochs"]),
+    learning_rates=() if rates == SEARCH else _numbers("learning_rates", rates),
+    start_learning_rate=float(start) if rates == SEARCH else None,
+    overrides=tuple(_overrides(fields.get("overrides", {}))),
+  )
+
+
+def _variants(values: Any) -> tuple[str, ...]:
+  if not isinstance(values, list) or not values:
+    raise UserError(f'variants={values!r}: must be a list of variants, for example ["F0", "F3"]')
+  for value in values:
+    try:
+      get_variant(str(value))
+    except ValueError as error:
+      raise UserError(f"variants: {error}") from error
+  return _without_repeats("variants", values)
+
+
+def _numbers(name: str, values: Any) -> tuple[float, ...]:
+  if not isinstance(values, list) or not values:
+    raise UserError(f"{name}={values!r}: must be a list of numbers, for example [0.5, 1]")
+  for value in values:
+    if not _is_positive(value):
+      raise UserError(f"{name} has {value!r}: must be numbers greater than 0")
+  return _without_repeats(name, [float(value) for value in values])
+
+
+def _without_repeats(name: str, values: list[Any]) -> tuple[Any, ...]:
+  for value in values:
+    if values.count(value) > 1:
+      raise UserError(f"{name} has {value!r} twice")
+  return tuple(values)
+
+
+def _is_positive(value: Any) -> bool:
+  # True is an int to Python, not to a person.
+  is_number = isinstance(value, int | float) and not isinstance(value, bool)
+  return is_number and math.isfinite(value) and value > 0
+
+
+def _overrides(table: Any) -> Iterator[str]:
+  """Arguments; TOML reads `data.path = ...` as a table in a table."""
+  if not isinstance(table, dict):
+    raise UserError(f"overrides={table!r}: must be a table, [overrides]")
+  for field, value in _flat(table, ""):
+    if field in SET_BY_SWEEP:
+      raise UserError(f"overrides: {field} is what the sweep sets for each trial; leave it out")
+    if field not in field_types():
+      raise UserError(
+        f"overrides: unknown field {field!r}; nearest: {_nearest(field, list(field_types()))}"
+      )
+    if not isinstance(value, str | int | float):
+      raise UserError(f"overrides: {field}={value!r}: must be text, a number, true or false")
+    yield as_argument(field, value)
+
+
+def _flat(table: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+  for name, value in table.items():
+    if isinstance(value, dict):
+      yield from _flat(value, f"{prefix}{name}.")
+    else:
+      yield f"{prefix}{name}", value
+
+
+def _nearest(name: str, candidates: Any) -> str:
+  return difflib.get_close_matches(name, candidates, n=1, cutoff=0.0)[0]
