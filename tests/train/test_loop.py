@@ -92,6 +92,7 @@ def test_resumed_run_ends_in_the_same_parameters(experiment, finished, tmp_path)
   assert [(r["step"], r["kind"]) for r in records] == [(r["step"], r["kind"]) for r in finished[1]]
 
 
+@pytest.mark.slow
 def test_resumes_with_blocks_run_another_way(experiment, finished, tmp_path):
   """Checkpoints hold the blocks as the run that saved them arranged them."""
   workdir = tmp_path / "resumed"

@@ -93,6 +93,7 @@ def test_a_step_is_that_of_the_papers_formula(monkeypatch):
   assert loss > plain_loss + 1e-3
 
 
+@pytest.mark.slow
 def test_twenty_steps_on_two_replicas_of_four_shards_are_those_of_one_device(one_device):
   # A group on each device in two parts, and eight groups on one device.
   assert_same_training(run(sharp(shards=4, accumulation=2), devices=8, steps=STEPS), one_device)
