@@ -28,7 +28,7 @@ from profiling.step_time import RULES
 from profiling.topology import Topology, parse_topology
 from train.config_file import load_experiment
 from train.output import save_figure, write_json
-from train.plots import picture
+from train.plots import COLORS, picture
 from train.progress import format_table
 
 # What is costed is what these configurations train.
@@ -214,14 +214,7 @@ def as_text(estimates: Estimates) -> str:
   )
 
 
-# Okabe and Ito's colors, which people with any color vision tell apart.
-_COLORS = dict(
-  zip(
-    published.VARIANTS,
-    ("#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00"),
-    strict=True,
-  )
-)
+_COLORS = dict(zip(published.VARIANTS, COLORS, strict=False))
 
 
 def draw(estimates: Estimates) -> Figure:

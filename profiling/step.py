@@ -58,16 +58,20 @@ class StepReport:
     return self.request.batch_per_chip / self.time.seconds
 
   @property
-  def mfu(self) -> float:
-    """Model FLOP utilization, see `MFU_DEFINITION`."""
-    cost = count(
+  def training_flops(self) -> int:
+    """Of one image: 6 x multiply-adds of a forward pass."""
+    return count(
       self.request.variant,
       num_classes=self.request.num_classes,
       pixels=self.request.pixels,
       bottleneck=self.request.bottleneck,
-    )
+    ).training_flops
+
+  @property
+  def mfu(self) -> float:
+    """Model FLOP utilization, see `MFU_DEFINITION`."""
     peak_flops = self.topology.chip.peak_flops
-    return cost.training_flops * self.images_per_second_per_chip / peak_flops
+    return self.training_flops * self.images_per_second_per_chip / peak_flops
 
   @property
   def hbm_margin_bytes(self) -> int:

@@ -40,19 +40,19 @@ class VisionTransformer:
     return (pixels // self.patch_pixels) ** 2
 
   def parameter_shapes(self, pixels: int, num_classes: int) -> dict[str, Any]:
-    """Shapes of all parameters, those of the layers stacked."""
+    """A `jax.ShapeDtypeStruct` for each parameter, those of the layers stacked."""
     layer = self._layer_shapes()
     return {
       "embedding": {
-        "weight": (3 * self.patch_pixels**2, self.width),
-        "bias": (self.width,),
-        "position": (self.tokens(pixels), self.width),
+        "weight": _shape(3 * self.patch_pixels**2, self.width),
+        "bias": _shape(self.width),
+        "position": _shape(self.tokens(pixels), self.width),
       },
-      "layers": jax.tree.map(lambda shape: (self.depth, *shape), layer, is_leaf=_is_shape),
+      "layers": jax.tree.map(lambda one: _shape(self.depth, *one.shape), layer),
       "norm": self._norm_shapes(),
       # One more layer, in which a learned token asks.
-      "head": {**layer, "query": (1, self.width)},
-      "classifier": {"weight": (self.width, num_classes), "bias": (num_classes,)},
+      "head": {**layer, "query": _shape(1, self.width)},
+      "classifier": {"weight": _shape(self.width, num_classes), "bias": _shape(num_classes)},
     }
 
   def macs(self, pixels: int, num_classes: int) -> int:
@@ -70,18 +70,21 @@ class VisionTransformer:
     )
 
   def _norm_shapes(self) -> dict[str, Any]:
-    return {"scale": (self.width,), "bias": (self.width,)}
+    return {"scale": _shape(self.width), "bias": _shape(self.width)}
 
   def _layer_shapes(self) -> dict[str, Any]:
     width, head_width = self.width, self.width // self.heads
-    projection = {"weight": (width, self.heads, head_width), "bias": (self.heads, head_width)}
+    projection = {
+      "weight": _shape(width, self.heads, head_width),
+      "bias": _shape(self.heads, head_width),
+    }
     return {
       "attention_norm": self._norm_shapes(),
       **dict.fromkeys(("queries", "keys", "values"), projection),
-      "out": {"weight": (self.heads, head_width, width), "bias": (width,)},
+      "out": {"weight": _shape(self.heads, head_width, width), "bias": _shape(width)},
       "mlp_norm": self._norm_shapes(),
-      "expand": {"weight": (width, self.mlp_width), "bias": (self.mlp_width,)},
-      "contract": {"weight": (self.mlp_width, width), "bias": (width,)},
+      "expand": {"weight": _shape(width, self.mlp_width), "bias": _shape(self.mlp_width)},
+      "contract": {"weight": _shape(self.mlp_width, width), "bias": _shape(width)},
     }
 
 
@@ -164,8 +167,8 @@ def _normalize(parameters: Any, x: Array) -> Array:
   return (normalized * scale + bias).astype(x.dtype)
 
 
-def _is_shape(value: Any) -> bool:
-  return isinstance(value, tuple)
+def _shape(*sides: int) -> jax.ShapeDtypeStruct:
+  return jax.ShapeDtypeStruct(sides, jnp.float32)
 
 
 VISION_TRANSFORMERS = {

@@ -16,11 +16,11 @@ from tqdm import tqdm
 
 from nfnet.errors import refuse_arguments, run_main
 from profiling import published
-from profiling.chips import core_hours
-from profiling.compilation import Compilation, read_compilation, run_worker
+from profiling.compilation import read_compilation, run_worker
 from profiling.error_bar import error_bar_text, error_bars_json
 from profiling.hlo_cycles import read_operations
-from profiling.step_time import RULES, StepTime, estimate
+from profiling.step import StepReport
+from profiling.step_time import RULES, estimate
 from profiling.topology import parse_topology
 from profiling.vision_transformer import VISION_TRANSFORMERS
 from profiling.vit_worker import VisionTransformerRequest
@@ -35,43 +35,22 @@ _REMATERIALIZED = ("ViT-g/14", "ViT-G/14")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Report:
-  """A step's estimates.
+class Report(StepReport):
+  """A step's estimates, beside what was published.
 
   Attributes:
-    run: that was published.
     request: which step.
-    compilation: of it.
-    time: estimated.
+    run: that was published.
   """
 
-  run: published.VisionTransformerRun
   request: VisionTransformerRequest
-  compilation: Compilation
-  time: StepTime
-
-  @property
-  def images_per_second_per_chip(self) -> float:
-    """Estimated."""
-    return self.request.batch_per_chip / self.time.seconds
+  run: published.VisionTransformerRun
 
   @property
   def training_flops(self) -> int:
     """Of one image: 6 x multiply-adds of a forward pass."""
     model = VISION_TRANSFORMERS[self.request.model]
     return 6 * model.macs(self.request.pixels, self.request.num_classes)
-
-  @property
-  def mfu(self) -> float:
-    """Model FLOP utilization: training FLOP a second / peak bfloat16 FLOP/s of the chip."""
-    peak_flops = parse_topology(self.request.topology).chip.peak_flops
-    return self.training_flops * self.images_per_second_per_chip / peak_flops
-
-  @property
-  def core_hours_per_million_images(self) -> float:
-    """Estimated."""
-    chip = parse_topology(self.request.topology).chip
-    return core_hours(chip, 1, 1e6 / self.images_per_second_per_chip)
 
   @property
   def estimated_core_hours(self) -> float | None:
@@ -139,10 +118,8 @@ def as_json(reports: list[Report]) -> dict[str, Any]:
 
 def as_text(reports: list[Report]) -> str:
   """For a terminal."""
-  chip = parse_topology(reports[0].request.topology).chip
   rows = []
   for one in reports:
-    fits = one.compilation.hbm_bytes <= chip.hbm_bytes_per_device
     hours = one.estimated_core_hours
     affordable = one.run.core_hours / one.core_hours_per_million_images / 1e3
     rows.append(
@@ -152,7 +129,7 @@ def as_text(reports: list[Report]) -> str:
         f"{one.time.seconds * 1e3:.1f}",
         f"{one.images_per_second_per_chip:.0f}",
         f"{one.mfu:.1%}",
-        f"{one.compilation.hbm_bytes / 2**30:.1f}" + ("" if fits else " DOES NOT FIT"),
+        f"{one.compilation.hbm_bytes / 2**30:.1f}" + ("" if one.fits else " DOES NOT FIT"),
         "" if one.run.images is None else f"{one.run.images / 1e9:.0f}",
         "" if hours is None else f"{hours:,.0f}",
         f"{one.run.core_hours:,.0f}",

@@ -94,15 +94,10 @@ def compile_step(request: VisionTransformerRequest) -> tuple[dict[str, float], s
   mesh = make_mesh(describe_devices(topology))
   model = VISION_TRANSFORMERS[request.model]
   optimizer = make_optimizer()
-  everywhere = NamedSharding(mesh, P())
-  parameters = jax.tree.map(
-    lambda shape: jax.ShapeDtypeStruct(shape, jnp.float32, sharding=everywhere),
-    model.parameter_shapes(request.pixels, request.num_classes),
-    is_leaf=lambda value: isinstance(value, tuple),
-  )
-  optimizer_state = jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere),
-    jax.eval_shape(optimizer.init, parameters),
+  parameters = model.parameter_shapes(request.pixels, request.num_classes)
+  state = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, P())),
+    (parameters, jax.eval_shape(optimizer.init, parameters)),
   )
   images = request.batch_per_chip * topology.chips
 
@@ -114,7 +109,7 @@ def compile_step(request: VisionTransformerRequest) -> tuple[dict[str, float], s
     "labels": described("int32", 1),
   }
   step = jax.jit(make_step(model, optimizer, mesh, request.rematerialize), donate_argnums=0)
-  return figures_and_text(step, (parameters, optimizer_state), batch)
+  return figures_and_text(step, state, batch)
 
 
 if __name__ == "__main__":

@@ -23,12 +23,15 @@ jaxtyping.install_import_hook(["kernels", "nfnet"], "beartype.beartype")
 _MINUTES_LONG = (
   "test_processes.py",
   "test_kills.py",
-  "test_sharpness.py",
-  "test_training_with_kernels.py",
   "test_sharding.py",
-  "test_stem_kernel.py",
   "test_scaled_ws_conv_kernel.py",
+  "test_stem_kernel.py",
+  "test_faults.py",
   "test_se_residual_kernel.py",
+  "test_loop.py",
+  "test_termination.py",
+  "test_sweep.py",
+  "test_training_with_kernels.py",
 )
 
 

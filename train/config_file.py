@@ -45,7 +45,7 @@ def parse_arguments(argv: Sequence[str]) -> list[str]:
   except flags.UnrecognizedFlagError as error:
     known = [*flags.FLAGS, *(f"config.{field}" for field in field_types())]
     raise UserError(
-      f"unknown flag --{error.flagname}; nearest: --{_nearest(error.flagname, known)}"
+      f"unknown flag --{error.flagname}; nearest: --{nearest(error.flagname, known)}"
     ) from error
   except flags.Error as error:
     raise UserError(str(error)) from error
@@ -287,7 +287,7 @@ def _parse_file_arguments(
   for argument in filter(None, arguments.split(",")):
     name, equals, text = argument.partition("=")
     if name not in annotations:
-      hint = f"nearest: {_nearest(name, annotations)}" if annotations else "it takes none"
+      hint = f"nearest: {nearest(name, annotations)}" if annotations else "it takes none"
       raise UserError(f"configuration file {path!r} has no argument {name!r}; {hint}")
     if not equals:
       raise UserError(f"configuration file {path!r}: argument {name} has no value")
@@ -305,7 +305,7 @@ def _explain_failure(path: str, error: Exception) -> str:
   hint = ""
   if unknown := re.search(r"unexpected keyword argument '(\w+)'", str(error)):
     names = [name for field in field_types() for name in field.split(".")]
-    hint = f"; nearest field: {_nearest(unknown[1], names)}"
+    hint = f"; nearest field: {nearest(unknown[1], names)}"
   return f"configuration file {path}{place}: {type(error).__name__}: {error}{hint}"
 
 
@@ -319,7 +319,7 @@ def _apply(experiment: Experiment, argument: str) -> Experiment:
         f"for example --config.{inner[0]}=VALUE"
       )
     raise UserError(
-      f"unknown field --config.{field}; nearest: --config.{_nearest(field, annotations)}"
+      f"unknown field --config.{field}; nearest: --config.{nearest(field, annotations)}"
     )
   if not equals:
     raise UserError(f"--config.{field} has no value; write --config.{field}=VALUE")
@@ -382,7 +382,8 @@ def _invalid(field: str, value: Any, requirement: str) -> UserError:
   return UserError(f"{field}={value!r}: {requirement}")
 
 
-def _nearest(name: str, candidates: Iterable[str]) -> str:
+def nearest(name: str, candidates: Iterable[str]) -> str:
+  """The most similar of the candidates, for messages about unknown names."""
   return difflib.get_close_matches(name, list(candidates), n=1, cutoff=0.0)[0]
 
 

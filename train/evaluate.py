@@ -99,8 +99,7 @@ def main(overrides: list[str]) -> None:
     evaluations, class_names = evaluate_checkpoint(_WORKDIR.value, overrides[1:], pixels=pixels)
     if not processes.is_first():
       return
-  if _JSON.value is not None:
-    write_json("json", _JSON.value, as_json(evaluations, class_names))
+  write_json("json", _JSON.value, as_json(evaluations, class_names))
   print(as_text(evaluations, class_names, _WORST_CLASSES.value))
 
 

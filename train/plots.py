@@ -14,7 +14,9 @@ from train.metrics import read_metrics
 
 PLOTS_FOLDER = "plots"
 
-# Okabe and Ito's colors, which people with any color vision tell apart.
+COLORS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7")
+"""Okabe and Ito's, which people with any color vision tell apart."""
+
 _TRAIN = {"label": "training", "color": "#0072B2", "linewidth": 1.2}
 _EVALUATION = {"label": "held-out", "color": "#D55E00", "marker": "o", "markersize": 4}
 _EMA = {"label": "held-out, moving average", "color": "#009E73", "marker": "s", "markersize": 4}

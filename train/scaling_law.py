@@ -19,16 +19,15 @@ slope; what it says of the optimum is printed beside what the points give.
 """
 
 import dataclasses
-import json
 import math
-import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from absl import flags
 
-from nfnet.errors import UserError, refuse_arguments, run_main
+from nfnet.errors import refuse_arguments, run_main
+from train.output import write_json
 from train.run_table import read_runs
 from train.scaling_findings import Findings, find
 from train.scaling_fits import ComputeLaw
@@ -199,10 +198,8 @@ def run(
   )
   text = [as_text(findings)]
   if json_path:
-    try:
-      pathlib.Path(json_path).write_text(json.dumps(as_json(findings), indent=1) + "\n")
-    except OSError as error:
-      raise UserError(f"--json={json_path} cannot be written: {error.strerror}") from error
+    # Intervals of everything take seconds, so only where somebody wants them.
+    write_json("json", json_path, as_json(findings))
   if plots_folder:
     text += ["", *(f"picture: {path}" for path in write_plots(plots_folder, findings))]
   return "\n".join(text)

@@ -9,14 +9,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator
 
 from nfnet.errors import UserError
-from train.plots import picture
+from train.plots import COLORS, picture
 from train.run_table import Run
 from train.scaling_findings import Findings
 from train.scaling_study import FORMS, OPTIMA, WAYS
 from train.scaling_text import OPTIMUM_LABELS
 
-# Okabe and Ito's colors, which people with any color vision tell apart, with markers for more.
-_COLORS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7")
+# With the colors, for more networks than there are of these.
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _GRAY = "#777777"
 _COMPUTE_LABELS = {
@@ -131,7 +130,7 @@ def _optima(findings: Findings) -> Figure | None:
   others.set_yscale("log")
   others.set_ylabel("epochs")
   others.spines["top"].set_visible(False)
-  colors = {"parameters": _COLORS[4], "epochs": _COLORS[5]}
+  colors = {"parameters": COLORS[4], "epochs": COLORS[5]}
   compute = np.geomspace(
     study.points.compute.min(), max(study.points.compute.max(), *findings.budgets), _LINE_POINTS
   )
@@ -184,8 +183,8 @@ def _draw_networks(
   for index, name in enumerate(_names(findings.table.runs)):
     own = sorted((run for run in runs if run.name == name), key=x)
     style = {
-      "color": _COLORS[index % len(_COLORS)],
-      "marker": _MARKERS[index // len(_COLORS) % len(_MARKERS)],
+      "color": COLORS[index % len(COLORS)],
+      "marker": _MARKERS[index // len(COLORS) % len(_MARKERS)],
       "markersize": 4,
       "linewidth": 1.2,
     }

@@ -17,9 +17,8 @@ PIXELS, CLASSES = 16, 5
 def parameters_of(model):
   generator = np.random.default_rng(0)
   return jax.tree.map(
-    lambda shape: jnp.asarray(generator.normal(size=shape) * 0.3, jnp.float32),
+    lambda x: jnp.asarray(generator.normal(size=x.shape) * 0.3, x.dtype),
     model.parameter_shapes(PIXELS, CLASSES),
-    is_leaf=lambda value: isinstance(value, tuple),
   )
 
 
@@ -85,11 +84,7 @@ def test_a_forward_pass_is_that_of_the_papers(rematerialize):
 def test_multiply_adds_are_those_that_xla_counts():
   # Wide, so that what is no product is little of it; of one layer, since XLA counts a loop once.
   model = VisionTransformer(width=256, depth=1, mlp_width=512, heads=4, patch_pixels=4)
-  shapes = jax.tree.map(
-    lambda shape: jax.ShapeDtypeStruct(shape, jnp.float32),
-    model.parameter_shapes(PIXELS, CLASSES),
-    is_leaf=lambda value: isinstance(value, tuple),
-  )
+  shapes = model.parameter_shapes(PIXELS, CLASSES)
   images = jax.ShapeDtypeStruct((1, PIXELS, PIXELS, 3), jnp.float32)
   forward = functools.partial(apply, model, dtype=jnp.dtype("float32"), rematerialize=False)
   counted = jax.jit(forward).lower(shapes, images).cost_analysis()["flops"]
@@ -103,9 +98,8 @@ def test_multiply_adds_are_those_that_xla_counts():
 )
 def test_sizes_as_published(name, parameters_million, forward_flops):
   model = VISION_TRANSFORMERS[name]
-  shapes = model.parameter_shapes(224, 1000)
-  leaves = jax.tree.leaves(shapes, is_leaf=lambda value: isinstance(value, tuple))
-  found = sum(math.prod(shape) for shape in leaves) / 1e6
+  leaves = jax.tree.leaves(model.parameter_shapes(224, 1000))
+  found = sum(math.prod(leaf.shape) for leaf in leaves) / 1e6
   # Published counts differ in head and classifier.
   assert found == pytest.approx(parameters_million, rel=0.03)
   if forward_flops is not None:

@@ -16,7 +16,6 @@ epochs and peak learning rate are set as fields in any case.
 """
 
 import dataclasses
-import difflib
 import functools
 import itertools
 import math
@@ -29,7 +28,7 @@ from nfnet import cost
 from nfnet.errors import UserError
 from nfnet.variants import get_variant
 from train import data
-from train.config_file import as_argument, field_types, load_experiment
+from train.config_file import as_argument, field_types, load_experiment, nearest
 from train.experiment import Experiment
 from train.learning_rate_search import Cell
 from train.schedule import learning_rate_schedule, train_steps
@@ -180,7 +179,7 @@ def _from_fields(fields: Mapping[str, Any]) -> Plan:
   known = ("config", "variants", "epochs", "learning_rates", "start_learning_rate", "overrides")
   for name in fields:
     if name not in known:
-      raise UserError(f"unknown field {name!r}; nearest: {_nearest(name, known)}")
+      raise UserError(f"unknown field {name!r}; nearest: {nearest(name, known)}")
   for name in known[:4]:
     if name not in fields:
       raise UserError(f"{name} is missing")
@@ -252,7 +251,7 @@ def _overrides(table: Any) -> Iterator[str]:
       raise UserError(f"overrides: {field} is what the sweep sets for each trial; leave it out")
     if field not in field_types():
       raise UserError(
-        f"overrides: unknown field {field!r}; nearest: {_nearest(field, list(field_types()))}"
+        f"overrides: unknown field {field!r}; nearest: {nearest(field, field_types())}"
       )
     if not isinstance(value, str | int | float):
       raise UserError(f"overrides: {field}={value!r}: must be text, a number, true or false")
@@ -265,7 +264,3 @@ def _flat(table: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
       yield from _flat(value, f"{prefix}{name}.")
     else:
       yield f"{prefix}{name}", value
-
-
-def _nearest(name: str, candidates: Any) -> str:
-  return difflib.get_close_matches(name, candidates, n=1, cutoff=0.0)[0]
