@@ -67,6 +67,7 @@ results: $(INSTALLED)
 	$(RUN) -m profiling.step --variant=F0 --block_execution=unrolled --kernels=pallas --json=$(RESULTS)/step_f0.json
 	$(RUN) -m profiling.step --variant=F7 $(WRITTEN_OUT) --json=$(RESULTS)/step_f7_slice.json
 	$(RUN) -m profiling.step --variant=F7+ $(WRITTEN_OUT) --json=$(RESULTS)/step_f7_plus_slice.json
+	$(RUN) -m profiling.both_families --plot=$(RESULTS)/both_families.png
 	$(RUN) -m profiling.input_pipeline --python=$(RIVALS_PYTHON) --json=$(RESULTS)/input_pipeline.json
 
 # Fewest forks: one version of each package for all Pythons, since what is tested is one set.

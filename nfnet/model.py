@@ -146,6 +146,30 @@ class NFNet(nnx.Module):
       keys: one for each example switches dropout and stochastic depth on, as training wants;
         None is inference.
     """
+    features = self.features(images, keys=keys)
+    with jax.named_scope("head"):
+      if keys is not None and self.dropout_rate > 0:
+        features = _dropout(features, keys, self.dropout_rate)
+      classifier = self.classifier
+      logits = jnp.dot(
+        features.astype(self.compute_dtype),
+        classifier.weight[...].astype(self.compute_dtype),
+        preferred_element_type=jnp.float32,
+      )
+      return logits + classifier.bias[...][None, :]
+
+  def features(
+    self,
+    images: Float[Array, "n height width 3"],
+    *,
+    keys: Key[Array, " n"] | None = None,
+  ) -> Float[Array, "n c"]:
+    """What the classifier sees, in float32: the last activations, averaged over space.
+
+    Args:
+      images: normalized (`nfnet.preprocessing`).
+      keys: one for each example switches stochastic depth on; None is inference.
+    """
     count = images.shape[0]
     # Each kernel would pad its operands and slice its results.
     padding = -count % self.images_multiple
@@ -160,16 +184,7 @@ class NFNet(nnx.Module):
     x = self._run_blocks(x, keep)
     with jax.named_scope("head"):
       x = activate(self.activation, self.final_conv(x).result)
-      features = jnp.mean(x, axis=(0, 1), dtype=jnp.float32)[:count]
-      if keys is not None and self.dropout_rate > 0:
-        features = _dropout(features, keys, self.dropout_rate)
-      classifier = self.classifier
-      logits = jnp.dot(
-        features.astype(self.compute_dtype),
-        classifier.weight[...].astype(self.compute_dtype),
-        preferred_element_type=jnp.float32,
-      )
-      return logits + classifier.bias[...][None, :]
+      return jnp.mean(x, axis=(0, 1), dtype=jnp.float32)[:count]
 
   def _draw_keep(self, keys: Key[Array, " n"] | None) -> Float[Array, "blocks n"] | None:
     """For each block and example 1, or 0 where stochastic depth drops the branch."""
@@ -275,6 +290,26 @@ def apply(
   Raises:
     ValueError: `parameters` lacks one or has one too many.
   """
+  return _with_parameters(model, parameters)(images, keys=keys)
+
+
+def apply_features(
+  model: NFNet, parameters: Parameters, images: Float[Array, "n height width 3"]
+) -> Float[Array, "n c"]:
+  """Features of inference in float32, as a pure function (`NFNet.features`).
+
+  Args:
+    model: the structure.
+    parameters: as for `apply`.
+    images: normalized (`nfnet.preprocessing`).
+
+  Raises:
+    ValueError: `parameters` lacks one or has one too many.
+  """
+  return _with_parameters(model, parameters).features(images)
+
+
+def _with_parameters(model: NFNet, parameters: Parameters) -> NFNet:
   needed = parameter_shapes(model)
   if any(map(is_stacked, parameters.get(BLOCKS, ()))):
     needed = arrange_blocks(needed, model.block_keys)
@@ -283,7 +318,7 @@ def apply(
   blocks = {i: arranged[BLOCKS][key] for i, key in enumerate(model.block_keys)}
   graph, state = nnx.split(model)
   nnx.replace_by_pure_dict(state, {**arranged, BLOCKS: blocks})
-  return nnx.merge(graph, state)(images, keys=keys)
+  return nnx.merge(graph, state)
 
 
 def _check_names(parameters: Parameters, needed: Parameters) -> None:

@@ -9,8 +9,9 @@ One line a run, below a header with these columns in any order:
     loss_nats           on held-out images
     learning_rate       peak; may be absent
     top1_error_percent  after fine-tuning; may be absent
-    trial, held_out_error_percent
-                        that `train.sweep` writes; not read
+    probe_squared_error of a linear classifier before fine-tuning (`train.probe`); may be absent
+    trial, held_out_error_percent, top1_error_percent_deviation, seeds, probe_error_percent
+                        that `train.sweep` and `train.finetune_sweep` write; not read
 
 Name and compute are always needed; loss_nats needs parameters and epochs, and a run has a loss, an
 error or both. A field may be empty where it is not needed. Lines that begin with # are comments.
@@ -25,8 +26,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from nfnet.errors import UserError
 
 COMPUTE_COLUMNS = ("compute_core_hours", "compute_flops")
-_NUMBERS = ("parameters", "epochs", "loss_nats", "learning_rate", "top1_error_percent")
-_NOT_READ = ("trial", "held_out_error_percent")
+_NUMBERS = (
+  "parameters",
+  "epochs",
+  "loss_nats",
+  "learning_rate",
+  "top1_error_percent",
+  "probe_squared_error",
+)
+_NOT_READ = (
+  "trial",
+  "held_out_error_percent",
+  "top1_error_percent_deviation",
+  "seeds",
+  "probe_error_percent",
+)
 _COLUMNS = ("name", *_NUMBERS, *COMPUTE_COLUMNS, *_NOT_READ)
 
 
@@ -42,6 +56,7 @@ class Run:
     loss_nats: held-out.
     learning_rate: peak.
     top1_error_percent: after fine-tuning.
+    probe_squared_error: of a linear classifier before it.
     place: file and line, for messages.
   """
 
@@ -52,6 +67,7 @@ class Run:
   loss_nats: float | None
   learning_rate: float | None
   top1_error_percent: float | None
+  probe_squared_error: float | None
   place: str
 
 

@@ -86,7 +86,13 @@ def _loss(findings: Findings) -> Figure:
 
 
 def _finetuning_error(findings: Findings) -> Figure | None:
-  runs = [run for run in findings.table.runs if run.top1_error_percent is not None]
+  # Of several rates of one setting, the one that fine-tunes best.
+  best: dict[tuple[str, float | None, float], Run] = {}
+  for run in findings.table.runs:
+    if run.top1_error_percent is not None:
+      key = (run.name, run.epochs, run.compute)
+      best[key] = min(best.get(key, run), run, key=lambda one: one.top1_error_percent)
+  runs = list(best.values())
   if not runs:
     return None
   figure, axes = _over_compute(

@@ -15,10 +15,10 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Int, Key
+from jaxtyping import Array, Float, Int, Key
 
 from nfnet.block_arrangement import arrange_blocks
-from nfnet.model import NFNet, apply, parameter_shapes
+from nfnet.model import NFNet, apply, apply_features, parameter_shapes
 from nfnet.preprocessing import normalize
 from train.experiment import Experiment, Loss
 from train.losses import example_losses, hits_in_top, mixed_targets, targets_from_labels
@@ -285,6 +285,19 @@ def make_evaluation_step(model: NFNet, loss: Loss, mesh: Mesh) -> Callable[[Any,
     return jax.lax.psum(score_sums(loss, logits, targets, batch["weight"]), DATA_AXES)
 
   return jax.shard_map(step_on_device, mesh=mesh, in_specs=(specs, P(DATA_AXES)), out_specs=P())
+
+
+def make_feature_step(model: NFNet, mesh: Mesh) -> Callable[[Any, Batch], Float[Array, "n c"]]:
+  """The pure function (parameters, batch) -> what the classifier would see of the global batch."""
+  specs = _specs(model, mesh)
+
+  def step_on_device(parameters: Any, batch: Batch) -> Float[Array, "n c"]:
+    parameters = gather(parameters, specs, model.compute_dtype)
+    return apply_features(model, parameters, normalize(batch["image"]))
+
+  return jax.shard_map(
+    step_on_device, mesh=mesh, in_specs=(specs, P(DATA_AXES)), out_specs=P(DATA_AXES)
+  )
 
 
 def _example_keys(seed: int, step: Int[Array, ""], position: Int[Array, " n"]) -> Key[Array, " n"]:

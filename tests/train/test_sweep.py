@@ -107,6 +107,28 @@ class Sweep:
     steps = re.findall(r"; (?:starting|resuming after step (\d+)); compiling", log)
     return workers, [int(step or 0) for step in steps]
 
+  def finetune(self):
+    """All trials with two seeds each, for a few steps; the rows of the table."""
+    self._workers += 1
+    environment = {**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=0"}
+    with self.output(self._workers).open("w") as file:
+      subprocess.run(
+        [
+          *(sys.executable, "-m", "train.finetune_sweep", f"--folder={self.folder.path}"),
+          *("--config=train/configs/demo_finetune.py", f"--config.data.path={self._data}"),
+          *("--seeds=2", "--all_trials", f"--compilation_cache={self._cache}"),
+          *("--config.schedule.train_steps=4", "--config.optimizer.warmup_steps=1"),
+          *("--config.data.batch_size=16", "--config.data.evaluation_batch_size=400"),
+        ],
+        cwd=ROOT,
+        env=environment,
+        stdout=file,
+        stderr=subprocess.STDOUT,
+        check=True,
+      )
+    with (self.folder.path / "finetuned.csv").open() as file:
+      return list(csv.DictReader(file))
+
   def results(self):
     with (self.folder.path / "results.csv").open() as file:
       return list(csv.DictReader(file))
@@ -205,6 +227,34 @@ def test_two_workers_run_each_trial_once_and_keep_failures_apart(sweep, rates):
     error = output.splitlines()[-1]
     assert error.startswith(f"error: 1 of {len(good) + 1} trials failed; {bad}: workdir ")
     assert "--retry_failed" in error
+  assert_fine_tunes_what_is_done(sweep, list(good))
+
+
+def assert_fine_tunes_what_is_done(sweep, good):
+  table = sweep.finetune()
+  assert [row["trial"] for row in table] == good
+  for row, result in zip(table, sweep.results(), strict=True):
+    assert row.items() >= result.items()
+    place = sweep.folder.path / "finetuned" / row["trial"]
+    errors = []
+    for seed in (0, 1):
+      records = read_metrics(place / f"seed-{seed}")
+      (last,) = (r for r in records if r["kind"] == "evaluation" and r["ema"])
+      errors.append(100 * (1 - last["top1"]))
+      assert (last["step"], last["examples"]) == (4, 797)
+    # Other seeds are other runs.
+    assert errors[0] != errors[1]
+    assert float(row["top1_error_percent"]) == pytest.approx(sum(errors) / 2)
+    deviation = abs(errors[0] - errors[1]) / 2**0.5
+    assert float(row["top1_error_percent_deviation"]) == pytest.approx(deviation)
+    assert row["seeds"] == "2"
+    assert 0 < float(row["probe_error_percent"]) < 80
+    assert 0 < float(row["probe_squared_error"]) < 0.9
+  # What is done is not done again.
+  logs = {path: path.read_text() for path in place.glob("seed-*/log.txt")}
+  assert len(logs) == 2
+  assert sweep.finetune() == table
+  assert {path: path.read_text() for path in logs} == logs
 
 
 @pytest.mark.slow

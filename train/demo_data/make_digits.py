@@ -1,8 +1,9 @@
 """Turns scikit-learn's handwritten digits into a data set: 1,797 real scans of 8x8 pixels.
 
-    python -m train.demo_data.make_digits --out=DIR
+    python -m train.demo_data.make_digits --out=DIR [--train_images=200]
 
-1,000 of them, by a seeded draw, are for training, 797 are held out. Takes about a second.
+1,000 of them, by a seeded draw, are for training unless told otherwise, the others are held out.
+Takes about a second.
 """
 
 import os
@@ -19,14 +20,28 @@ DRAW_SEED = 0
 _INK_MAX = 16
 
 
-def make(out: str | os.PathLike[str]) -> None:
-  """Writes the data set; raises UserError."""
+def make(out: str | os.PathLike[str], *, train_images: int = TRAIN_IMAGES) -> None:
+  """Writes the data set.
+
+  Args:
+    out: folder to write.
+    train_images: of 1,797; fewer ones are a part of more.
+
+  Raises:
+    UserError: there is no scikit-learn, or too many images are asked for, or the folder cannot be
+      written.
+  """
   try:
     from sklearn import datasets
   except ImportError as error:
     raise UserError("the digits are part of scikit-learn: pip install scikit-learn") from error
 
   digits = datasets.load_digits()
+  if not 0 < train_images < len(digits.images):
+    raise UserError(
+      f"--train_images={train_images}: must be 1 to {len(digits.images) - 1}, so that some are "
+      "held out"
+    )
   pixels = np.round(digits.images * (255 / _INK_MAX)).astype(np.uint8)
   images = [
     image_sources.GreyPixels(f"{index:04d}", (int(label),), image)
@@ -34,8 +49,8 @@ def make(out: str | os.PathLike[str]) -> None:
   ]
   order = np.random.default_rng(DRAW_SEED).permutation(len(images))
   splits = {
-    image_sources.TRAIN: tuple(images[index] for index in sorted(order[:TRAIN_IMAGES])),
-    image_sources.VALIDATION: tuple(images[index] for index in sorted(order[TRAIN_IMAGES:])),
+    image_sources.TRAIN: tuple(images[index] for index in sorted(order[:train_images])),
+    image_sources.VALIDATION: tuple(images[index] for index in sorted(order[train_images:])),
   }
   class_names = tuple(str(name) for name in digits.target_names)
   dataset_writer.write_dataset(out, image_sources.Source(class_names, splits))
@@ -43,11 +58,12 @@ def make(out: str | os.PathLike[str]) -> None:
 
 if __name__ == "__main__":
   _OUT = flags.DEFINE_string("out", None, "Folder to write.")
+  _TRAIN_IMAGES = flags.DEFINE_integer("train_images", TRAIN_IMAGES, "The others are held out.")
 
   def main(unused_arguments: list[str]) -> None:
     """Makes the data set that the flag names."""
     if not _OUT.value:
       raise UserError("--out=DIR is needed")
-    make(_OUT.value)
+    make(_OUT.value, train_images=_TRAIN_IMAGES.value)
 
   run_main(main)

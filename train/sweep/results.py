@@ -46,14 +46,9 @@ def read_result(workdir: pathlib.Path, trial: Trial) -> dict[str, Any]:
   Raises:
     UserError: there is no evaluation of the last step.
   """
-  evaluations = [
-    record
-    for record in read_metrics(workdir)
-    if (record["step"], record["kind"]) == (trial.steps, "evaluation")
-  ]
-  if not evaluations:
+  last = last_evaluation(read_metrics(workdir))
+  if last is None or last["step"] != trial.steps:
     raise UserError(f"{workdir}: there is no evaluation of the last step, {trial.steps}")
-  last = max(evaluations, key=lambda record: bool(record.get("ema")))
   return {
     "trial": trial.name,
     "name": trial.variant,
@@ -64,6 +59,21 @@ def read_result(workdir: pathlib.Path, trial: Trial) -> dict[str, Any]:
     "loss_nats": last["loss"],
     "held_out_error_percent": 100 * (1 - last["top1"]),
   }
+
+
+def last_evaluation(records: Iterable[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+  """The record of the last step's evaluation, that of the moving average where one is kept.
+
+  Args:
+    records: of metrics.jsonl.
+
+  Returns:
+    None if nothing was evaluated.
+  """
+  evaluations = [record for record in records if record["kind"] == "evaluation"]
+  return max(
+    evaluations, key=lambda record: (record["step"], bool(record.get("ema"))), default=None
+  )
 
 
 def results(folder: SweepFolder, entries: Mapping[str, Entry]) -> list[dict[str, Any]]:

@@ -1,0 +1,187 @@
+r"""NFNets and vision transformers on one axis: ImageNet error against pre-training core-hours.
+
+    python -m profiling.both_families --plot=PNG [--json=OUT]
+
+Paper A's picture of error against compute, with what this project's estimator says of the same
+runs beside what was published: NFNets with plain-JAX ops and with Pallas kernels, and ViTs, which
+have plain-JAX ops. Compiles nothing: reads what `profiling.core_hours`, `profiling.step` and
+`profiling.vit` have left in profiling/results. The errors are the published ones throughout.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from absl import flags
+from matplotlib.figure import Figure
+
+from nfnet.errors import refuse_arguments, run_main
+from profiling import published
+from profiling.error_bar import error_bar_text, error_bars
+from profiling.stored import RESULTS
+from train.output import save_figure, write_json
+from train.plots import COLORS, picture
+from train.progress import format_table
+from train.published_runs import PAPER_A_FINETUNED, PAPER_A_NFNETS
+from train.run_table import Run, read_runs
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Point:
+  """A pre-trained and fine-tuned network.
+
+  Attributes:
+    name: of the network.
+    epochs: of 4e9 images; None for ViTs.
+    error_percent: published top-1 error on ImageNet.
+    published_core_hours: of pre-training on TPU v4.
+    plain_core_hours: estimated for this project with plain-JAX ops; None where the images that were
+      seen are not known.
+    kernel_core_hours: the same with Pallas kernels; None for ViTs, which have none here.
+  """
+
+  name: str
+  epochs: float | None
+  error_percent: float
+  published_core_hours: float
+  plain_core_hours: float | None
+  kernel_core_hours: float | None
+
+
+def read_points() -> list[Point]:
+  """All networks whose ImageNet error paper A draws, NFNets first."""
+  plain = _nfnet_hours("core_hours_reference.json")
+  kernels = _nfnet_hours("core_hours_pallas.json")
+  # Written out, which `core_hours` has no memory for, blocks are faster than in a loop.
+  for name in ("step_f7_slice.json", "step_f7_plus_slice.json"):
+    step = _read(name)
+    hours = published.PRETRAINING_IMAGES_PER_EPOCH / 1e6
+    hours *= step["estimated"]["core_hours_per_million_images"]
+    variant = step["request"]["variant"]
+    kernels[variant] = min(hours, kernels[variant])
+  transformers = {
+    step["model"]: step["estimated_core_hours"] for step in _read("vit.json")["steps"]
+  }
+  nfnets = [run for run in read_runs([PAPER_A_NFNETS]).runs if run.top1_error_percent is not None]
+  others = [run for run in read_runs([PAPER_A_FINETUNED]).runs if run.name in transformers]
+  return [
+    *(
+      _point(run, plain=run.epochs * plain[run.name], kernels=run.epochs * kernels[run.name])
+      for run in nfnets
+    ),
+    *(_point(run, plain=transformers[run.name], kernels=None) for run in others),
+  ]
+
+
+def _point(run: Run, *, plain: float | None, kernels: float | None) -> Point:
+  return Point(
+    name=run.name,
+    epochs=run.epochs,
+    error_percent=run.top1_error_percent,
+    published_core_hours=run.compute,
+    plain_core_hours=plain,
+    kernel_core_hours=kernels,
+  )
+
+
+def _nfnet_hours(name: str) -> dict[str, float]:
+  """Core-hours of an epoch, by variant."""
+  return {
+    run["variant"]: run["estimated_core_hours"]
+    for run in _read(name)["pretraining"]
+    if run["epochs"] == 1
+  }
+
+
+def _read(name: str) -> Any:
+  return json.loads((RESULTS / name).read_text())
+
+
+def as_text(points: Sequence[Point]) -> str:
+  """For a terminal."""
+  rows = [
+    (
+      point.name,
+      "" if point.epochs is None else f"{point.epochs:g}",
+      f"{point.error_percent:.2f}",
+      *(
+        "" if hours is None else f"{hours:,.0f}"
+        for hours in (
+          point.published_core_hours,
+          point.plain_core_hours,
+          point.kernel_core_hours,
+        )
+      ),
+    )
+    for point in points
+  ]
+  header = ("network", "epochs", "ImageNet error %", "published", "plain JAX", "kernels")
+  return "\n".join(
+    [
+      "TPU-v4 core-hours of pre-training, as published and as estimated for this project (not "
+      "measured):",
+      format_table(rows, header),
+      f"{error_bar_text()}.",
+    ]
+  )
+
+
+def draw(points: Sequence[Point]) -> Figure:
+  """Error against core-hours; a ViT is a triangle, an NFNet a circle."""
+  figure, axes = picture(
+    "NFNets and vision transformers after fine-tuning on ImageNet",
+    "TPU-v4 core-hours of pre-training",
+    "top-1 error as published (%)",
+    inches=(8.5, 5.5),
+  )
+  for (name, own), color in zip(_by_name(points), _colors(points), strict=True):
+    marker = "o" if own[0].epochs is not None else "^"
+    errors = [point.error_percent for point in own]
+    style = {"color": color, "linewidth": 1.0, "markersize": 5}
+    axes.plot(
+      [point.published_core_hours for point in own], errors, f"{marker}-", label=name, **style
+    )
+    if own[0].plain_core_hours is not None:
+      plain = [point.plain_core_hours for point in own]
+      axes.plot(plain, errors, f"{marker}:", **style, markerfacecolor="none")
+    if own[0].kernel_core_hours is not None:
+      axes.plot([point.kernel_core_hours for point in own], errors, "x--", **style)
+  gray = {"color": "#777777", "markersize": 5}
+  axes.plot([], [], "o-", label="as published", **gray)
+  axes.plot([], [], "o:", label="estimated, plain JAX", markerfacecolor="none", **gray)
+  axes.plot([], [], "x--", label="estimated, Pallas kernels", **gray)
+  bar = error_bars()["v3"]
+  axes.plot(
+    [], [], " ", label=f"(real steps took {bar.lowest:.2f} to {bar.highest:.2f} of an estimate)"
+  )
+  axes.set_xscale("log")
+  axes.legend(frameon=False, ncols=2, fontsize="small")
+  return figure
+
+
+def _by_name(points: Sequence[Point]) -> Iterator[tuple[str, list[Point]]]:
+  for name in dict.fromkeys(point.name for point in points):
+    yield name, [point for point in points if point.name == name]
+
+
+def _colors(points: Sequence[Point]) -> list[str]:
+  """NFNets have those of `profiling.core_hours`."""
+  nfnets = dict(zip(published.VARIANTS, COLORS, strict=False))
+  others = iter(("#CC79A7", "#882255", "#44AA99"))
+  return [nfnets.get(name) or next(others) for name, _ in _by_name(points)]
+
+
+def main(arguments: list[str]) -> None:
+  """Prints the table and writes what the flags ask for."""
+  refuse_arguments(arguments)
+  points = read_points()
+  print(as_text(points))
+  write_json("json", flags.FLAGS.json, [dataclasses.asdict(point) for point in points])
+  save_figure("plot", flags.FLAGS.plot, draw(points))
+
+
+if __name__ == "__main__":
+  flags.DEFINE_string("json", None, "Write the figures to this file too.")
+  flags.DEFINE_string("plot", None, "Write the picture to this PNG file.")
+  run_main(main)
