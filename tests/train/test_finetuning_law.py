@@ -87,7 +87,9 @@ def test_size_tells_what_the_loss_does_not():
 
 def test_what_cannot_be_told_is_no_law():
   runs = grid()
-  assert fit(KIND["loss and size"], runs[:3]) is None
+  # Three runs of three networks would be met exactly, whatever they are.
+  assert fit(KIND["loss and size"], runs[::5][:3]) is None
+  assert fit(KIND["loss and size"], runs[::5]) is not None
   # One size has no exponent; nor have two networks, of which one is left out.
   assert fit(KIND["loss and size"], runs[:4]) is None
   assert check(KIND["loss and size"], runs[:8]) is None
