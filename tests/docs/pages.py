@@ -111,7 +111,11 @@ def inline_commands(name: str, text: str) -> Iterator[tuple[str, list[str]]]:
 
 
 def shell_commands(text: str) -> Iterator[list[str]]:
-  """The words of each command, without pipes, redirections and variables before it."""
+  """The words of each command, without pipes, redirections and variables before it.
+
+  A variable that is set to a command counts as one; a command that fails on purpose, with what is
+  done then behind `||`, is left out.
+  """
   for line in text.replace("\\\n", " ").splitlines():
     lexer = shlex.shlex(line, posix=True, punctuation_chars="|&;<>")
     lexer.whitespace_split = True
@@ -121,12 +125,15 @@ def shell_commands(text: str) -> Iterator[list[str]]:
       if skips:
         skips = False
       elif set(word) <= set("|&;"):
-        yield words
+        if word != "||":
+          yield words
         words = []
       elif set(word) <= set("<>"):
         skips = True
       elif words or not re.match(r"\w+=", word):
         words.append(word)
+      elif word.partition("=")[2].startswith("python "):
+        yield shlex.split(word.partition("=")[2])
     yield words
 
 
@@ -175,8 +182,9 @@ def check_command(place: str, words: list[str]) -> None:
     kind = known.get(name) or known.get(positive if known.get(positive) == "bool" else "")
     if kind is None:
       raise DocumentationError(f"{place}: {module} has no flag --{name}")
-    if kind in ("integer", "float") and not value.isupper():
-      float(value)
+    # Words in capitals and variables of the shell stand for numbers.
+    if kind in ("integer", "float") and not re.fullmatch(r"[A-Z]+|\$\w+|-?[\d.]+", value):
+      raise DocumentationError(f"{place}: {word}: not a number")
     if name == "config":
       config = value
   _check_configuration(place, config, overrides)
