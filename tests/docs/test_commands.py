@@ -33,7 +33,7 @@ from train.records import load_manifest
 FASHION_MNIST = ROOT / "train" / "demo_data" / "fashion_mnist"
 IN_DEFAULT_TESTS = ("bash", "python")
 IN_ALL_TESTS = (*IN_DEFAULT_TESTS, "bash slow")
-SECONDS_MAX = 1500
+SECONDS_MAX = 2400
 
 
 def page_name(path):
