@@ -6,16 +6,17 @@ INSTALLED := $(ENVIRONMENT)/installed
 
 export JAX_PLATFORMS ?= cpu
 
-.PHONY: help demo test test-all lint results lock clean
+.PHONY: help demo test test-all lint docs results lock clean
 
 help:
 	@echo "make demo      pre-train on Fashion-MNIST, fine-tune on digits, evaluate (10 minutes on 2 cores)"
 	@echo "make test      the tests that take minutes"
 	@echo "make test-all  all tests, the slow ones too"
 	@echo "make lint      formatter and linter, changing nothing"
+	@echo "make docs      the documentation with the API reference, as a site in site/"
 	@echo "make results   compile for TPU and write all of profiling/results anew (two hours, 24 GB)"
 	@echo "make lock      resolve the locked versions anew"
-	@echo "make clean     remove the environment and the demo's results"
+	@echo "make clean     remove the environment, the demo's results and the site"
 
 # --without-pip and --python: some systems ship Python's venv without the wheel of pip it wants.
 $(INSTALLED): requirements.lock pyproject.toml
@@ -42,6 +43,10 @@ lint: $(INSTALLED)
 	@echo "== Formatter and linter"
 	@$(RUN) -m ruff format --check .
 	@$(RUN) -m ruff check .
+
+docs: $(INSTALLED)
+	@echo "== Documentation: site/index.html"
+	@NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet
 
 RESULTS := profiling/results
 WRITTEN_OUT := --topology=v4:4x4x8 --num_classes=30000 --block_execution=unrolled --kernels=pallas --memory_limit_gb=22.5
@@ -73,7 +78,7 @@ results: $(INSTALLED)
 # Fewest forks: one version of each package for all Pythons, since what is tested is one set.
 lock: $(INSTALLED)
 	@$(PYTHON) -m pip --python $(RUN) install --quiet --disable-pip-version-check uv
-	@$(RUN) -m uv pip compile --quiet --upgrade --universal --python-version 3.11 --fork-strategy fewest --generate-hashes --no-annotate --no-header --extra test --extra tpu --output-file requirements.lock pyproject.toml
+	@$(RUN) -m uv pip compile --quiet --upgrade --universal --python-version 3.11 --fork-strategy fewest --generate-hashes --no-annotate --no-header --extra test --extra tpu --extra docs --output-file requirements.lock pyproject.toml
 
 clean:
-	rm -rf $(ENVIRONMENT) workdirs
+	rm -rf $(ENVIRONMENT) workdirs site

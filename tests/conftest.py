@@ -32,6 +32,7 @@ _MINUTES_LONG = (
   "test_termination.py",
   "test_sweep.py",
   "test_training_with_kernels.py",
+  "test_commands.py",
 )
 
 

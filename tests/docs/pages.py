@@ -1,0 +1,258 @@
+"""The fenced blocks and commands of the documentation, and whether the code knows what they say.
+
+The words behind a fence say what is done with it:
+
+    bash         run by the tests, all blocks of a page in order as one shell session
+    bash slow    likewise, by `make test-all` only
+    bash tpu     needs a TPU slice or a cluster: compared with the code, dry runs are run
+    bash make    targets of the Makefile
+    python       run like `bash`, as a program
+    text output  lines that the block before prints, in this order; `...` stands for others
+    text, toml   shown only
+"""
+
+import ast
+import dataclasses
+import functools
+import pathlib
+import re
+import shlex
+from collections.abc import Iterator
+
+from train.config_file import field_types, load_experiment, override
+from train.experiment import Data, Experiment, Optimizer, Schedule
+
+ROOT = pathlib.Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+KINDS = {
+  *("bash", "bash slow", "bash tpu", "bash make"),
+  *("python", "text", "text output", "toml"),
+}
+PACKAGES = ("kernels", "nfnet", "train", "profiling")
+CLUSTER_PROGRAMS = {"bash", "docker", "gcloud", "kubectl"}
+"""That commands in `bash tpu` may call besides Python."""
+PLACEHOLDERS = {"IMAGE": "example.com/nfnets:1", "CLUSTER": "cluster", "STORAGE": "storage"}
+"""What a dry run takes in place of words that readers replace by their own."""
+
+_FENCE = re.compile(r"( *)```(.*)")
+_INLINE = re.compile(r"`(python -m [^`]+)`")
+_ANY = Experiment(
+  name="any",
+  data=Data(batch_size=64),
+  optimizer=Optimizer(warmup_epochs=0),
+  schedule=Schedule(train_epochs=1),
+)
+
+
+class DocumentationError(Exception):
+  """A page says something that is not so; the message begins with the place."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Block:
+  """A fenced block.
+
+  Attributes:
+    page: file name.
+    line: number of its first fence.
+    kind: words behind that fence.
+    text: between the fences.
+  """
+
+  page: str
+  line: int
+  kind: str
+  text: str
+
+  @property
+  def place(self) -> str:
+    """For messages."""
+    return f"{self.page}:{self.line}"
+
+
+def blocks(name: str, text: str) -> list[Block]:
+  """All blocks of a page, in order.
+
+  Raises:
+    DocumentationError: a fence of an unknown kind, or one that is not closed.
+  """
+  found, opened = [], None
+  for number, line in enumerate(text.splitlines(), start=1):
+    fence = _FENCE.fullmatch(line)
+    if fence is None:
+      if opened:
+        opened[3].append(line.removeprefix(opened[2]))
+    elif opened is None:
+      opened = (number, fence[2].strip(), fence[1], [])
+      if opened[1] not in KINDS:
+        raise DocumentationError(
+          f"{name}:{number}: unknown fence ```{opened[1]}; take one of {', '.join(sorted(KINDS))}"
+        )
+    else:
+      found.append(Block(page=name, line=opened[0], kind=opened[1], text="\n".join(opened[3])))
+      opened = None
+  if opened:
+    raise DocumentationError(f"{name}:{opened[0]}: fence is not closed")
+  return found
+
+
+def inline_commands(name: str, text: str) -> Iterator[tuple[str, list[str]]]:
+  """Place and words of each `python -m ...` in running text and tables."""
+  inside = False
+  lines = []
+  for line in text.splitlines():
+    is_fence = _FENCE.fullmatch(line) is not None
+    inside ^= is_fence
+    lines.append("" if inside or is_fence else line)
+  for match in _INLINE.finditer("\n".join(lines)):
+    number = "\n".join(lines)[: match.start()].count("\n") + 1
+    # In brackets is what may be left out.
+    yield f"{name}:{number}", shlex.split(match[1].replace("[", "").replace("]", ""))
+
+
+def shell_commands(text: str) -> Iterator[list[str]]:
+  """The words of each command, without pipes, redirections and variables before it.
+
+  A variable that is set to a command counts as one; a command that fails on purpose, with what is
+  done then behind `||`, is left out.
+  """
+  for line in text.replace("\\\n", " ").splitlines():
+    lexer = shlex.shlex(line, posix=True, punctuation_chars="|&;<>")
+    lexer.whitespace_split = True
+    words: list[str] = []
+    skips = False
+    for word in lexer:
+      if skips:
+        skips = False
+      elif set(word) <= set("|&;"):
+        if word != "||":
+          yield words
+        words = []
+      elif set(word) <= set("<>"):
+        skips = True
+      elif words or not re.match(r"\w+=", word):
+        words.append(word)
+      elif word.partition("=")[2].startswith("python "):
+        yield shlex.split(word.partition("=")[2])
+    yield words
+
+
+def check_block(block: Block) -> None:
+  """Compares commands with the code.
+
+  Raises:
+    DocumentationError: something in them is not there.
+  """
+  if not block.kind.startswith("bash"):
+    return
+  for words in filter(None, shell_commands(block.text)):
+    if words[0] == "python":
+      check_command(block.place, words)
+    elif block.kind == "bash make":
+      _check_make(block.place, words)
+    elif block.kind == "bash tpu" and words[0] not in CLUSTER_PROGRAMS:
+      raise DocumentationError(f"{block.place}: unknown program {words[0]}")
+
+
+def check_command(place: str, words: list[str]) -> None:
+  """Checks module, flags, configuration and its overrides of `python -m MODULE ...`.
+
+  Raises:
+    DocumentationError: something of them is not there.
+  """
+  if words[1:2] == ["-"]:
+    return
+  if words[1:2] != ["-m"] or len(words) < 3:
+    raise DocumentationError(f"{place}: {' '.join(words)}: write python -m MODULE")
+  module, arguments = words[2], words[3:]
+  if module.split(".")[0] not in PACKAGES:
+    if module in ("mkdocs", "pytest", "ruff"):
+      return
+    raise DocumentationError(f"{place}: {module} is not of this project")
+  known = flags_of(module)
+  if known is None:
+    raise DocumentationError(f"{place}: there is no program {module}")
+  overrides = [word for word in arguments if word.startswith("--config.")]
+  config = None
+  for word in arguments:
+    if not word.startswith("--") or word.startswith("--config."):
+      continue
+    name, _, value = word.removeprefix("--").partition("=")
+    positive = name.removeprefix("no")
+    kind = known.get(name) or known.get(positive if known.get(positive) == "bool" else "")
+    if kind is None:
+      raise DocumentationError(f"{place}: {module} has no flag --{name}")
+    # Words in capitals and variables of the shell stand for numbers.
+    if kind in ("integer", "float") and not re.fullmatch(r"[A-Z]+|\$\w+|-?[\d.]+", value):
+      raise DocumentationError(f"{place}: {word}: not a number")
+    if name == "config":
+      config = value
+  _check_configuration(place, config, overrides)
+
+
+def _check_configuration(place: str, config: str | None, overrides: list[str]) -> None:
+  unknown = [word for word in overrides if word[9:].partition("=")[0] not in field_types()]
+  if unknown:
+    raise DocumentationError(f"{place}: there is no field {unknown[0].partition('=')[0]}")
+  # A word in capitals stands for anything, the ones of overrides for numbers too.
+  chosen = [word for word in overrides if not re.search(r"=[A-Z]+$", word) or ".path=" in word]
+  try:
+    if config is None or re.fullmatch(r"[A-Z]+", config):
+      for word in chosen:
+        override(_ANY, [word])
+    else:
+      load_experiment(str(ROOT / config), chosen)
+  except Exception as error:
+    raise DocumentationError(f"{place}: {error}") from error
+
+
+def _check_make(place: str, words: list[str]) -> None:
+  targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+  if words[0] != "make" or not targets.issuperset(words[1:]):
+    raise DocumentationError(f"{place}: {' '.join(words)} is not in the Makefile")
+
+
+@functools.cache
+def flags_of(module: str) -> dict[str, str] | None:
+  """Kinds of the flags that a program takes, by name; None if there is no such program.
+
+  Read from the source: its own definitions, and those at the top level of what it imports.
+  """
+  path = ROOT / module.replace(".", "/")
+  file = path / "__main__.py" if path.is_dir() else path.with_suffix(".py")
+  if not file.is_file() or "__main__" not in file.read_text():
+    return None
+  tree = ast.parse(file.read_text())
+  found = dict(_definitions(ast.walk(tree)))
+  seen: set[pathlib.Path] = set()
+  waiting = list(_imported_files(tree))
+  while waiting:
+    imported = waiting.pop()
+    if imported not in seen:
+      seen.add(imported)
+      tree = ast.parse(imported.read_text())
+      statements = (node for node in tree.body if isinstance(node, ast.Assign | ast.Expr))
+      found.update(_definitions(node.value for node in statements))
+      waiting += _imported_files(tree)
+  return found
+
+
+def _definitions(nodes) -> Iterator[tuple[str, str]]:
+  for node in nodes:
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+      kind = re.fullmatch(r"DEFINE_(?:multi_)?(\w+)", node.func.attr)
+      if kind and isinstance(node.args[0], ast.Constant):
+        yield node.args[0].value, kind[1].replace("boolean", "bool")
+
+
+def _imported_files(tree: ast.Module) -> Iterator[pathlib.Path]:
+  for node in ast.walk(tree):
+    names = []
+    if isinstance(node, ast.Import):
+      names = [alias.name for alias in node.names]
+    elif isinstance(node, ast.ImportFrom):
+      names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    for name in names:
+      file = (ROOT / name.replace(".", "/")).with_suffix(".py")
+      if name.split(".")[0] in PACKAGES and file.is_file():
+        yield file

@@ -1,0 +1,308 @@
+"""Every command of README.md and docs/ is run, or compared with the code where that cannot be."""
+
+import io
+import itertools
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+from nfnet.initialization import initial_parameters
+from nfnet.model import NFNet
+from nfnet.released_weights import save_haiku
+from tests.docs.pages import (
+  PACKAGES,
+  PAGES,
+  PLACEHOLDERS,
+  ROOT,
+  Block,
+  DocumentationError,
+  blocks,
+  check_block,
+  check_command,
+  flags_of,
+  inline_commands,
+  shell_commands,
+)
+from train.record_reader import RecordReader
+from train.records import load_manifest
+
+FASHION_MNIST = ROOT / "train" / "demo_data" / "fashion_mnist"
+IN_DEFAULT_TESTS = ("bash", "python")
+IN_ALL_TESTS = (*IN_DEFAULT_TESTS, "bash slow")
+SECONDS_MAX = 2400
+
+
+def page_name(path):
+  return path.relative_to(ROOT).as_posix()
+
+
+def read(path):
+  return blocks(page_name(path), path.read_text(encoding="utf-8"))
+
+
+def photographs():
+  """By class: real photographs of clothes, grey, 28 x 28 pixels."""
+  manifest = load_manifest(FASHION_MNIST)
+  reader = RecordReader(FASHION_MNIST, manifest.splits["validation"])
+  found = {name: [] for name in manifest.class_names}
+  for record in map(reader.read, range(400)):
+    found[manifest.class_names[record.labels[0]]].append(Image.open(io.BytesIO(record.image)))
+  return found
+
+
+def write_class_folders(root, classes, images):
+  """root/CLASS/*.jpg, *.png and *.webp of that many classes, images of each."""
+  for name, pictures in list(photographs().items())[:classes]:
+    folder = root / name.replace("/", " or ")
+    folder.mkdir(parents=True)
+    for index, picture in enumerate(pictures[:images]):
+      picture.save(folder / f"{index:03d}.{('jpg', 'png', 'webp')[index % 3]}")
+
+
+def command(folder, *words):
+  """Runs `python -m` in a folder, with an example in place of a reader's words."""
+  arguments = []
+  for word in words:
+    name, equals, value = word.partition("=")
+    arguments.append(f"{name}{equals}{PLACEHOLDERS.get(value, value)}")
+  result = subprocess.run(
+    [sys.executable, "-m", *arguments],
+    cwd=folder,
+    capture_output=True,
+    text=True,
+    timeout=SECONDS_MAX,
+    check=False,
+  )
+  assert result.returncode == 0, f"{arguments}: {result.stderr}"
+
+
+def two_pictures(folder):
+  for name, picture in zip(("a.jpg", "b.png"), photographs()["Pullover"], strict=False):
+    picture.save(folder / name)
+
+
+def own_images(folder):
+  write_class_folders(folder / "PICTURES", classes=3, images=30)
+  two_pictures(folder)
+
+
+def readme(folder):
+  own_images(folder)
+  write_class_folders(folder / "MORE", classes=5, images=30)
+  command(folder, "train.prepare_data", "--source=MORE", "--out=DATA2", "--workers=0")
+  save_haiku(str(folder / "F0_haiku.npz"), initial_parameters(NFNet("F0", 1000), 0), "F0")
+
+
+def imagenet_layout(folder):
+  for split, images in (("train", 24), ("val", 8)):
+    write_class_folders(folder / "IMAGENET" / split, classes=4, images=images)
+
+
+SET_UP = {
+  "docs/your_own_images.md": own_images,
+  "docs/imagenet_from_scratch.md": imagenet_layout,
+}
+"""What a page takes for granted, by its name."""
+SET_UP_SLOW = {**SET_UP, "README.md": readme}
+"""Likewise, with what only its slow commands take."""
+
+
+def script(runnable):
+  parts = ["set -eo pipefail"]
+  for number, block in enumerate(runnable):
+    text = block.text
+    if block.kind == "python":
+      text = f"python - <<'END_OF_PROGRAM'\n{text}\nEND_OF_PROGRAM"
+    parts += [f"echo '@@ block {number}'", text]
+  return "\n".join([*parts, "echo '@@ the end'", ""])
+
+
+def run(folder, runnable):
+  """Runs blocks as one session; returns what each of them printed."""
+  for name in (*PACKAGES, "tests", "pyproject.toml"):
+    (folder / name).symlink_to(ROOT / name)
+  # A folder of its own: what commands write there must not come into the repository.
+  (folder / "docs").mkdir()
+  (folder / "session.sh").write_text(script(runnable))
+  environment = {
+    **os.environ,
+    "PATH": f"{pathlib.Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    # One device, as on a laptop; not optimized, because a few steps take less than compiling them.
+    "XLA_FLAGS": "--xla_backend_optimization_level=0",
+  }
+  result = subprocess.run(
+    ["bash", "session.sh"],
+    cwd=folder,
+    env=environment,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+    timeout=SECONDS_MAX,
+    check=False,
+  )
+  _, *outputs = result.stdout.split("@@ block ")
+  place = runnable[len(outputs) - 1].place
+  assert result.returncode == 0, f"{place}: exit code {result.returncode}\n{outputs[-1][-4000:]}"
+  return outputs
+
+
+def assert_prints(block, output):
+  """The lines of a `text output` block in their order, with any others where it says `...`."""
+  lines = iter([" ".join(line.split()) for line in output.splitlines()])
+  skips = True
+  for expected in (" ".join(line.split()) for line in block.text.splitlines()):
+    if expected == "...":
+      skips = True
+      continue
+    for line in lines:
+      if line == expected:
+        break
+      assert skips, f"{block.place}: {expected!r} expected, the command prints {line!r}"
+    else:
+      pytest.fail(f"{block.place}: {expected!r} is not printed:\n{output}")
+    skips = False
+
+
+def run_page(path, folder, kinds, set_up):
+  page = read(path)
+  runnable = [block for block in page if block.kind in kinds]
+  if not runnable:
+    pytest.skip("nothing to run")
+  set_up.get(page_name(path), lambda folder: None)(folder)
+  outputs = dict(zip(runnable, run(folder, runnable), strict=True))
+  for before, block in itertools.pairwise(page):
+    if block.kind == "text output" and before in outputs:
+      assert_prints(block, outputs[before])
+
+
+def test_there_is_something_to_run():
+  names = {page_name(path) for path in PAGES}
+  assert names.issuperset(SET_UP_SLOW)
+  assert len(names) > 8
+  for path in (ROOT / "docs").glob("*.md"):
+    if path.name not in ("index.md", "hyper_parameters.md"):
+      assert any(block.kind.startswith("bash") for block in read(path)), path
+
+
+@pytest.mark.parametrize("path", PAGES, ids=page_name)
+def test_commands_are_what_the_code_takes(path):
+  page = read(path)
+  for before, block in itertools.pairwise([None, *page]):
+    check_block(block)
+    if block.kind == "text output":
+      assert before, block.place
+      assert before.kind in IN_ALL_TESTS, f"{block.place}: no command before it is run"
+  for place, words in inline_commands(page_name(path), path.read_text(encoding="utf-8")):
+    check_command(place, words)
+
+
+@pytest.mark.parametrize("path", PAGES, ids=page_name)
+def test_commands_run(path, tmp_path):
+  run_page(path, tmp_path, IN_DEFAULT_TESTS, SET_UP)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", PAGES, ids=page_name)
+def test_all_commands_run(path, tmp_path):
+  if not any(block.kind == "bash slow" for block in read(path)):
+    pytest.skip("no slow commands")
+  run_page(path, tmp_path, IN_ALL_TESTS, SET_UP_SLOW)
+
+
+@pytest.mark.parametrize("path", PAGES, ids=page_name)
+def test_launches_are_accepted(path):
+  """Without what follows the pipe, nothing is started."""
+  for block in read(path):
+    if block.kind != "bash tpu":
+      continue
+    for words in shell_commands(block.text):
+      if words[:3] == ["python", "-m", "train.launch"]:
+        command(ROOT, *words[2:])
+
+
+def block_of(text, kind="bash tpu"):
+  return Block(page="page.md", line=1, kind=kind, text=text)
+
+
+@pytest.mark.parametrize(
+  ("text", "complaint"),
+  [
+    ("python -m train.pretrian --workdir=RUN", "no program train.pretrian"),
+    ("python -m train.loop", "no program train.loop"),
+    ("python -m train.pretrain --workdirs=RUN", "no flag --workdirs"),
+    ("python -m train.pretrain --variant=F0", "no flag --variant"),
+    ("python -m train.pretrain --config=train/configs/imagenet.py:size=F0", "no argument 'size'"),
+    ("python -m train.pretrain --config=train/configs/nothing.py", "cannot be read"),
+    ("python -m train.pretrain --config=FILE --config.data.paths=DATA", "no field --config.data.p"),
+    ("python -m train.evaluate --workdir=RUN --config.seed=one", "seed='one'"),
+    ("docker ps | python -m train.pretrain --work=RUN", "no flag --work"),
+    ('train="python -m train.pretrain --work=RUN"', "no flag --work"),
+    ("python -m profiling.step --variant=F0 --pixels=large", "--pixels=large: not a number"),
+    ("python train/pretrain.py", "write python -m"),
+    ("terraform apply", "unknown program terraform"),
+  ],
+)
+def test_what_is_not_there_is_found(text, complaint):
+  with pytest.raises(DocumentationError, match=complaint):
+    check_block(block_of(text))
+
+
+@pytest.mark.parametrize(
+  "text",
+  [
+    "python -m train.launch --to=xpk --nospot --name=a | bash",
+    "python -m train.pretrain --config=FILE --multi_host --compilation_cache=DIR",
+    "python -m train.evaluate --workdir=RUN --config.data.batch_size=N --coordinator=HOST:1234",
+    "X=1 python -m profiling.step --variant=F3 \\\n  --batch_per_chip=16 > out.txt",
+  ],
+)
+def test_what_is_there_is_accepted(text):
+  check_block(block_of(text))
+
+
+def test_targets_of_the_makefile():
+  check_block(block_of("make demo    # minutes", "bash make"))
+  with pytest.raises(DocumentationError, match="make demos is not in the Makefile"):
+    check_block(block_of("make demos", "bash make"))
+
+
+@pytest.mark.parametrize(
+  ("text", "complaint"),
+  [
+    ("```\nls\n```", "page.md:1: unknown fence ```;"),
+    ("text\n\n```bash later\nls\n```", "page.md:3: unknown fence ```bash later"),
+    ("```bash\nls\n", "page.md:1: fence is not closed"),
+  ],
+)
+def test_unknown_fences_are_found(text, complaint):
+  with pytest.raises(DocumentationError, match=complaint):
+    blocks("page.md", text)
+
+
+def test_a_command_that_fails_is_found(tmp_path):
+  good, bad = block_of("echo one", "bash"), block_of("ls nowhere\necho two", "bash")
+  with pytest.raises(AssertionError, match=r"(?s)page.md:1: exit code 2.*nowhere"):
+    run(tmp_path, [good, bad])
+
+
+@pytest.mark.parametrize("shown", ["one", "one\n...\nfour", "two\nthree"])
+def test_output_that_is_printed(shown):
+  assert_prints(block_of(shown, "text output"), "one\ntwo\n three\nfour")
+
+
+@pytest.mark.parametrize("shown", ["five", "one\nthree", "two\n...\none"])
+def test_output_that_is_not_printed(shown):
+  with pytest.raises((AssertionError, pytest.fail.Exception)):
+    assert_prints(block_of(shown, "text output"), "one\ntwo\n three\nfour")
+
+
+def test_flags_are_those_that_the_program_defines():
+  assert flags_of("train.pretrain").keys() == {
+    *("config", "workdir", "compilation_cache"),
+    *("multi_host", "coordinator", "process_count", "process_index"),
+  }
+  assert flags_of("profiling.step")["pixels"] == "integer"
