@@ -19,8 +19,8 @@ DRAW_SEED = 0
 _INK_MAX = 16
 
 
-def make(out: str | os.PathLike[str]) -> None:
-  """Writes the data set; raises UserError."""
+def source() -> image_sources.Source:
+  """The images; raises UserError."""
   try:
     from sklearn import datasets
   except ImportError as error:
@@ -38,7 +38,12 @@ def make(out: str | os.PathLike[str]) -> None:
     image_sources.VALIDATION: tuple(images[index] for index in sorted(order[TRAIN_IMAGES:])),
   }
   class_names = tuple(str(name) for name in digits.target_names)
-  dataset_writer.write_dataset(out, image_sources.Source(class_names, splits))
+  return image_sources.Source(class_names, splits)
+
+
+def make(out: str | os.PathLike[str]) -> None:
+  """Writes the data set; raises UserError."""
+  dataset_writer.write_dataset(out, source())
 
 
 if __name__ == "__main__":
