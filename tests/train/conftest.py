@@ -2,8 +2,6 @@ import dataclasses
 
 import pytest
 
-from nfnet import variants
-from tests.train import small_network
 from train import dataset_writer
 from train.demo_data import make_digits
 from train.image_sources import VALIDATION
@@ -21,12 +19,3 @@ def digits(tmp_path_factory):
   splits = {**source.splits, VALIDATION: few}
   dataset_writer.write_dataset(folder, dataclasses.replace(source, splits=splits))
   return folder
-
-
-@pytest.fixture(scope="module")
-def small_networks():
-  """Networks for tests, in this process."""
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(variants, "VARIANTS", dict(variants.VARIANTS))
-    small_network.register()
-    yield

@@ -1,9 +1,14 @@
 """A network that compiles in a fraction of P0's time, and a configuration that trains it.
 
-Processes have it through the configuration: --config=tests/train/small_network.py
+Processes have it through the configuration, --config=tests/train/small_network.py; programs that
+read none are started by
+
+    python -m tests.train.small_network PROGRAM ARGUMENTS...
 """
 
 import dataclasses
+import runpy
+import sys
 
 from nfnet import variants
 from train.configs import demo_pretrain
@@ -38,3 +43,9 @@ def experiment() -> Experiment:
       demo.data, evaluation_batch_size=40, train_pixels=16, evaluation_pixels=16
     ),
   )
+
+
+if __name__ == "__main__":
+  register()
+  del sys.argv[0]
+  runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

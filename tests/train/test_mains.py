@@ -12,11 +12,13 @@ import pytest
 from nfnet.initialization import initial_parameters
 from nfnet.model import NFNet
 from nfnet.released_weights import save_haiku
+from tests.train.conftest import HELD_OUT_DIGITS
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
 CONFIG = "train/configs/demo_finetune.py"
 SHORT = (
   "--config.model.variant=P0",
+  "--config.model.block_execution=scan",
   "--config.schedule.train_steps=4",
   "--config.optimizer.warmup_steps=1",
   "--config.schedule.log_every_steps=2",
@@ -106,7 +108,9 @@ def test_fine_tuning_and_evaluation(pretrained, digits, tmp_path):
   rows = [line.split() for line in result.stdout.splitlines()]
   for network in (["moving", "average"], ["parameters"]):
     for pixels in ("16", "24"):
-      assert any(row[: len(network) + 2] == [*network, pixels, "100"] for row in rows)
+      assert any(
+        row[: len(network) + 2] == [*network, pixels, str(HELD_OUT_DIGITS)] for row in rows
+      )
   assert "recognized worst by the" in result.stdout
   evaluations = json.loads(scores.read_text())["evaluations"]
   assert [(one["network"], one["pixels"]) for one in evaluations] == [
@@ -117,7 +121,7 @@ def test_fine_tuning_and_evaluation(pretrained, digits, tmp_path):
   ]
   for one in evaluations:
     hits = sum(digit["top1"] * digit["examples"] for digit in one["classes"])
-    assert hits / 100 == pytest.approx(one["top1"])
+    assert hits / HELD_OUT_DIGITS == pytest.approx(one["top1"])
     assert 0 <= one["calibration_error"] <= 1
 
 
