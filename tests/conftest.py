@@ -15,6 +15,7 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 import jax
 import jaxtyping
+import pytest
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -39,3 +40,16 @@ _MINUTES_LONG = (
 def pytest_collection_modifyitems(items):
   """A file stays in one process: with the longest last, the other processes would wait for it."""
   items.sort(key=lambda item: item.path.name not in _MINUTES_LONG)
+
+
+@pytest.fixture(scope="module")
+def small_networks():
+  """Networks for tests, in this process."""
+  # Not before the hook.
+  from nfnet import variants
+  from tests.train import small_network
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(variants, "VARIANTS", dict(variants.VARIANTS))
+    small_network.register()
+    yield

@@ -14,13 +14,10 @@ from nfnet.checkpoint_reader import read_arrays
 from train.goodput import LEDGER_FILE, START_UP
 
 ROOT = pathlib.Path(__file__).parents[2]
+CONFIG = "tests/train/small_network.py"
 FIELDS = {
   "data.num_classes": 10,
   "data.batch_size": 16,
-  "data.evaluation_batch_size": 100,
-  "data.train_pixels": 32,
-  "data.evaluation_pixels": 32,
-  "data.evaluation_resize_margin": 0,
   "data.rand_augment_layers": 2,
   "data.repetitions": 2,
   "mixing.mixup_alpha": 0.2,
@@ -40,7 +37,7 @@ FIELDS = {
 def start(workdir, data, cache, log, **fields):
   """Starts or resumes a run on one device, which compiles only what no run with `cache` has."""
   fields = {**FIELDS, "data.path": data, **fields}
-  command = [sys.executable, "-m", "train.pretrain", "--config=train/configs/demo_pretrain.py"]
+  command = [sys.executable, "-m", "train.pretrain", f"--config={CONFIG}"]
   command += [f"--workdir={workdir}", *(f"--config.{field}={x}" for field, x in fields.items())]
   environment = {
     **os.environ,

@@ -1,4 +1,4 @@
-"""Real runs of the demo's network that find what an earlier run has compiled."""
+"""Real runs that find what an earlier run has compiled."""
 
 import json
 import os
@@ -24,7 +24,6 @@ FIELDS = {
   "schedule.log_every_steps": 1,
   "optimizer.warmup_steps": 1,
   "data.batch_size": 16,
-  "data.evaluation_batch_size": 2000,
 }
 # Runs train.pretrain, then prints how often JAX has found a program in the cache, and how often it
 # has written one.
@@ -41,16 +40,16 @@ finally:
 """
 
 
-def start(workdir, *arguments):
+def start(workdir, data, *arguments):
   environment = dict(os.environ, XLA_FLAGS="--xla_backend_optimization_level=0")
   # The folder that the tests share would be found without a flag.
   environment.pop("JAX_COMPILATION_CACHE_DIR")
   # A fast machine compiles this network in less than the second from which on JAX keeps programs.
   environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-  fields = [f"--config.{field}={value}" for field, value in FIELDS.items()]
+  fields = [f"--config.{field}={x}" for field, x in {**FIELDS, "data.path": data}.items()]
   return subprocess.Popen(
     [
-      *(sys.executable, "-c", COUNTING, "--config=train/configs/demo_pretrain.py"),
+      *(sys.executable, "-c", COUNTING, "--config=tests/train/small_network.py"),
       *(f"--workdir={workdir}", *fields, *arguments),
     ],
     cwd=REPOSITORY,
@@ -82,19 +81,19 @@ def programs(folder):
 
 
 @pytest.fixture(scope="module")
-def without(tmp_path_factory):
+def without(digits, tmp_path_factory):
   workdir = tmp_path_factory.mktemp("without") / "run"
-  found, written, _ = finish(start(workdir))
+  found, written, _ = finish(start(workdir, digits))
   assert (found, written) == (0, 0)
   return workdir
 
 
 @pytest.fixture(scope="module")
-def first(tmp_path_factory):
+def first(digits, tmp_path_factory):
   """A workdir and the cache that its run has filled."""
   folder = tmp_path_factory.mktemp("with")
   found, written, errors = finish(
-    start(folder / "run", f"--compilation_cache={folder / 'new' / 'cache'}")
+    start(folder / "run", digits, f"--compilation_cache={folder / 'new' / 'cache'}")
   )
   assert found == 0
   assert written > 0
@@ -111,12 +110,12 @@ def test_the_same_results_to_the_bit(first, without):
   assert_equal_to_the_bit(first[0], without)
 
 
-def test_a_restart_compiles_nothing_that_the_first_start_compiled(first, without, tmp_path):
+def test_a_restart_compiles_nothing_that_the_first_start_compiled(first, without, digits, tmp_path):
   workdir, cache = tmp_path / "run", tmp_path / "cache"
   shutil.copytree(first[0], workdir)
   shutil.copytree(first[1], cache)
   shutil.rmtree(workdir / "checkpoints" / str(STEPS))
-  found, _, errors = finish(start(workdir, f"--compilation_cache={cache}"))
+  found, _, errors = finish(start(workdir, digits, f"--compilation_cache={cache}"))
   assert found > 0
   # Reading a checkpoint may need small programs of its own; neither step is compiled anew.
   new = set(programs(cache)) - set(programs(first[1]))
@@ -126,20 +125,20 @@ def test_a_restart_compiles_nothing_that_the_first_start_compiled(first, without
 
 
 @pytest.mark.slow
-def test_programs_cut_short_are_compiled_anew(first, without, tmp_path):
+def test_programs_cut_short_are_compiled_anew(first, without, digits, tmp_path):
   workdir, cache = tmp_path / "run", tmp_path / "cache"
   shutil.copytree(first[1], cache)
   cut = [path for path in cache.iterdir() if path.name.startswith("jit_step_on_device")]
   for path in cut:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-  found, _, errors = finish(start(workdir, f"--compilation_cache={cache}"))
+  found, _, errors = finish(start(workdir, digits, f"--compilation_cache={cache}"))
   assert found == len(programs(cache)) - len(cut)
   assert "Error reading persistent compilation cache entry for 'jit_step_on_device'" in errors
   assert_equal_to_the_bit(workdir, without)
 
 
 @pytest.mark.slow
-def test_processes_that_start_together_share_a_folder(tmp_path):
+def test_processes_that_start_together_share_a_folder(digits, tmp_path):
   workdirs = [tmp_path / "first", tmp_path / "second"]
   results = []
   for workdir in workdirs:
@@ -147,7 +146,10 @@ def test_processes_that_start_together_share_a_folder(tmp_path):
       some.bind(("localhost", 0))
       who = [f"--coordinator=localhost:{some.getsockname()[1]}", "--process_count=2"]
     processes = [
-      start(workdir, f"--compilation_cache={tmp_path / 'cache'}", *who, f"--process_index={i}")
+      start(
+        *(workdir, digits, f"--compilation_cache={tmp_path / 'cache'}"),
+        *(*who, f"--process_index={i}"),
+      )
       for i in range(2)
     ]
     results.append([finish(process) for process in processes])
@@ -167,8 +169,8 @@ def test_processes_that_start_together_share_a_folder(tmp_path):
     (__file__, "cannot be written: File exists; give another folder"),
   ],
 )
-def test_a_folder_that_cannot_be_is_one_line(folder, message, tmp_path):
-  process = start(tmp_path / "run", f"--compilation_cache={folder}")
+def test_a_folder_that_cannot_be_is_one_line(folder, message, digits, tmp_path):
+  process = start(tmp_path / "run", digits, f"--compilation_cache={folder}")
   _, errors = process.communicate(timeout=100)
   assert process.returncode == 2
   (line,) = errors.splitlines()

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from nfnet import preprocessing
+from nfnet.errors import UserError
 from train import data, experiment, record_reader, records
 from train.demo_data import make_digits, make_fashion_mnist
 
@@ -75,3 +76,15 @@ def test_digits_are_made_in_the_same_format(tmp_path):
   pixels = np.stack([preprocessing.decode_image(record.image)[:, :, 0] for record in stored])
   assert pixels.shape == (1797, 8, 8)
   assert (pixels.min(), pixels.max()) == (0, 255)
+
+
+def test_fewer_digits_to_train_on_are_a_part_of_more(tmp_path):
+  make_digits.make(tmp_path / "few", train_images=200)
+  make_digits.make(tmp_path / "more")
+  few, more = (
+    {record.image for record in read_all(tmp_path / name, "train")} for name in ("few", "more")
+  )
+  assert few < more
+  assert len(read_all(tmp_path / "few", "validation")) == 1597
+  with pytest.raises(UserError, match=r"--train_images=1797: must be 1 to 1796"):
+    make_digits.make(tmp_path / "none_held_out", train_images=1797)

@@ -10,6 +10,7 @@ import pytest
 
 from nfnet.errors import UserError
 from tests.train.runs import final_sha256
+from tests.train.small_network import TINY
 from train import loop, step
 from train.audit_data import audit
 from train.checkpoint import Checkpoints
@@ -18,6 +19,9 @@ from train.sharding import make_mesh
 
 BATCH_SIZE = 16
 GOES_BACK = "is not finite: back to step"
+
+
+pytestmark = pytest.mark.usefixtures("small_networks")
 
 
 @pytest.fixture(autouse=True)
@@ -30,14 +34,14 @@ def one_device(monkeypatch):
 def experiment(digits):
   return Experiment(
     name="faults",
-    model=Model(variant="P0", compute_dtype="float32", block_execution="scan"),
+    model=Model(variant=TINY.name, compute_dtype="float32", block_execution="unrolled"),
     data=Data(
       path=str(digits),
       num_classes=10,
       batch_size=BATCH_SIZE,
-      evaluation_batch_size=100,
-      train_pixels=32,
-      evaluation_pixels=32,
+      evaluation_batch_size=40,
+      train_pixels=16,
+      evaluation_pixels=16,
       evaluation_resize_margin=0,
     ),
     optimizer=Optimizer(peak_learning_rate=0.1, warmup_steps=3, ema_decay=0.9),

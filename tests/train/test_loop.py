@@ -10,6 +10,8 @@ import pytest
 
 from nfnet.checkpoint_reader import block_keys, checkpoint_folder, read_checkpoint
 from nfnet.errors import UserError
+from tests.train.conftest import HELD_OUT_DIGITS
+from tests.train.small_network import SMALL, TINY
 from train.config_file import load_experiment
 from train.demo_data import make_digits
 from train.evaluation import evaluate_checkpoint
@@ -17,21 +19,23 @@ from train.experiment import Data, Experiment, Loss, Model, Optimizer, Schedule
 from train.loop import train
 from train.transfer import with_new_classifier
 
+pytestmark = pytest.mark.usefixtures("small_networks")
+
 
 @pytest.fixture(scope="module")
 def experiment(digits):
   return Experiment(
     name="test run",
     model=Model(
-      variant="P0", compute_dtype="float32", block_execution="unrolled", dropout_rate=0.1
+      variant=TINY.name, compute_dtype="float32", block_execution="unrolled", dropout_rate=0.1
     ),
     data=Data(
       path=str(digits),
       num_classes=10,
       batch_size=64,
-      evaluation_batch_size=200,
-      train_pixels=32,
-      evaluation_pixels=32,
+      evaluation_batch_size=40,
+      train_pixels=16,
+      evaluation_pixels=16,
       evaluation_resize_margin=0,
       horizontal_flip=False,
       crop_area_min=0.6,
@@ -45,7 +49,7 @@ def experiment(digits):
 
 
 @pytest.fixture(scope="module")
-def finished(experiment, tmp_path_factory):
+def finished(experiment, small_networks, tmp_path_factory):
   workdir = str(tmp_path_factory.mktemp("runs") / "finished")
   return workdir, train(experiment, workdir)
 
@@ -61,7 +65,7 @@ def test_records_every_part_of_the_run(finished):
     (40, False),
     (40, True),
   ]
-  assert all(record["examples"] == 797 for record in evaluations)
+  assert all(record["examples"] == HELD_OUT_DIGITS for record in evaluations)
   assert steps[-1]["loss"] < steps[0]["loss"]
   # Ten classes: chance is 10 %.
   assert evaluations[-1]["top1"] > 0.3
@@ -93,10 +97,15 @@ def test_resumed_run_ends_in_the_same_parameters(experiment, finished, tmp_path)
 
 
 @pytest.mark.slow
-def test_resumes_with_blocks_run_another_way(experiment, finished, tmp_path):
+def test_resumes_with_blocks_run_another_way(experiment, tmp_path):
   """Checkpoints hold the blocks as the run that saved them arranged them."""
-  workdir = tmp_path / "resumed"
-  shutil.copytree(finished[0], workdir)
+  finished, workdir = tmp_path / "finished", tmp_path / "resumed"
+  # With blocks that a loop can run.
+  experiment = dataclasses.replace(
+    experiment, model=dataclasses.replace(experiment.model, variant=SMALL.name)
+  )
+  train(experiment, str(finished))
+  shutil.copytree(finished, workdir)
   for execution, step in (("scan", 20), ("unrolled", 30)):
     for folder in (workdir / "checkpoints").iterdir():
       if int(folder.name) > step:
@@ -108,10 +117,10 @@ def test_resumes_with_blocks_run_another_way(experiment, finished, tmp_path):
     )
     train(changed, str(workdir))
     keys = block_keys(checkpoint_folder(str(workdir)))
-    assert ("3:5" in keys) == (execution == "scan")
+    assert ("2:4" in keys) == (execution == "scan")
   for prefer_ema in (False, True):
     found, _ = read_checkpoint(str(workdir), prefer_ema=prefer_ema)
-    expected, _ = read_checkpoint(finished[0], prefer_ema=prefer_ema)
+    expected, _ = read_checkpoint(str(finished), prefer_ema=prefer_ema)
     assert jax.tree.structure(found) == jax.tree.structure(expected)
     # Equal arithmetic in other fusions, over 20 steps.
     jax.tree.map(
@@ -148,13 +157,13 @@ def test_changed_images_are_not_resumed(experiment, finished, tmp_path):
 
 
 def test_evaluation_of_the_checkpoint_is_that_of_the_run(finished):
-  evaluations, class_names = evaluate_checkpoint(finished[0], pixels=[32, 40])
+  evaluations, class_names = evaluate_checkpoint(finished[0], pixels=[16, 24])
   assert class_names == tuple(map(str, range(10)))
   assert [(e.network, e.pixels) for e in evaluations] == [
-    ("moving average", 32),
-    ("moving average", 40),
-    ("parameters", 32),
-    ("parameters", 40),
+    ("moving average", 16),
+    ("moving average", 24),
+    ("parameters", 16),
+    ("parameters", 24),
   ]
   last = {r["ema"]: r for r in finished[1] if r["kind"] == "evaluation"}
   for evaluation, is_average in ((evaluations[0], True), (evaluations[2], False)):
@@ -173,7 +182,7 @@ def test_evaluation_shows_its_progress_on_a_terminal_only(finished, monkeypatch)
     monkeypatch.setattr(sys, "stderr", Stream(is_terminal))
     evaluate_checkpoint(finished[0])
     assert ("evaluating" in sys.stderr.getvalue()) == is_terminal
-    assert ("/797 [" in sys.stderr.getvalue()) == is_terminal
+    assert (f"/{HELD_OUT_DIGITS} [" in sys.stderr.getvalue()) == is_terminal
 
 
 def test_fine_tuning_starts_from_all_but_the_classifier(experiment, finished):

@@ -12,16 +12,20 @@ import pytest
 from nfnet.initialization import initial_parameters
 from nfnet.model import NFNet
 from nfnet.released_weights import save_haiku
+from tests.train.conftest import HELD_OUT_DIGITS
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
 CONFIG = "train/configs/demo_finetune.py"
 SHORT = (
   "--config.model.variant=P0",
+  "--config.model.block_execution=scan",
   "--config.schedule.train_steps=4",
   "--config.optimizer.warmup_steps=1",
   "--config.schedule.log_every_steps=2",
   "--config.data.batch_size=16",
-  "--config.data.evaluation_batch_size=400",
+  "--config.data.evaluation_batch_size=40",
+  "--config.data.train_pixels=16",
+  "--config.data.evaluation_pixels=16",
 )
 
 
@@ -82,8 +86,8 @@ def test_fine_tuning_and_evaluation(pretrained, digits, tmp_path):
     f"--config.data.path={digits}",
     f"--config.initial_weights={workdir}",
     *SHORT,
-    "--config.data.train_pixels=40",
-    "--config.data.evaluation_pixels=48",
+    "--config.data.train_pixels=20",
+    "--config.data.evaluation_pixels=24",
   )
   result = run(*command)
   assert result.returncode == 0, result.stderr
@@ -96,26 +100,28 @@ def test_fine_tuning_and_evaluation(pretrained, digits, tmp_path):
   result = run(
     "train.evaluate",
     f"--workdir={tmp_path / 'finetuned'}",
-    "--pixels=32,48",
+    "--pixels=16,24",
     "--worst_classes=3",
     f"--json={scores}",
   )
   assert result.returncode == 0, result.stderr
   rows = [line.split() for line in result.stdout.splitlines()]
   for network in (["moving", "average"], ["parameters"]):
-    for pixels in ("32", "48"):
-      assert any(row[: len(network) + 2] == [*network, pixels, "797"] for row in rows)
+    for pixels in ("16", "24"):
+      assert any(
+        row[: len(network) + 2] == [*network, pixels, str(HELD_OUT_DIGITS)] for row in rows
+      )
   assert "recognized worst by the" in result.stdout
   evaluations = json.loads(scores.read_text())["evaluations"]
   assert [(one["network"], one["pixels"]) for one in evaluations] == [
-    ("moving average", 32),
-    ("moving average", 48),
-    ("parameters", 32),
-    ("parameters", 48),
+    ("moving average", 16),
+    ("moving average", 24),
+    ("parameters", 16),
+    ("parameters", 24),
   ]
   for one in evaluations:
     hits = sum(digit["top1"] * digit["examples"] for digit in one["classes"])
-    assert hits / 797 == pytest.approx(one["top1"])
+    assert hits / HELD_OUT_DIGITS == pytest.approx(one["top1"])
     assert 0 <= one["calibration_error"] <= 1
 
 

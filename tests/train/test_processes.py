@@ -71,7 +71,7 @@ def start(workdir, dataset, count, **arguments):
   """The processes, which have `DEVICES` devices together."""
   port = free_port()
   fields = {**ARGUMENTS, "schedule.train_steps": STEPS, "data.path": dataset, **arguments}
-  command = [sys.executable, "-m", "train.pretrain", "--config=train/configs/demo_pretrain.py"]
+  command = [sys.executable, "-m", "train.pretrain", "--config=tests/train/small_network.py"]
   command += [f"--workdir={workdir}", *(f"--config.{field}={x}" for field, x in fields.items())]
   flags = (
     f"--xla_force_host_platform_device_count={DEVICES // count} --xla_backend_optimization_level=0"
@@ -262,7 +262,8 @@ def test_all_stop_at_one_step_when_one_of_them_is_terminated(one_process, datase
 
 
 def test_evaluation_by_two_processes_is_that_of_one(one_process, tmp_path):
-  command = [sys.executable, "-m", "train.evaluate", f"--workdir={one_process}"]
+  command = [sys.executable, "-m", "tests.train.small_network", "train.evaluate"]
+  command += [f"--workdir={one_process}"]
   port = free_port()
   options = {
     "cwd": pathlib.Path(__file__).parents[2],

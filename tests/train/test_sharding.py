@@ -10,11 +10,11 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from kernels.sgd_agc.reference import PARAMETER_NORM_FLOOR
-from nfnet import variants
 from nfnet.block_arrangement import arrange_blocks
 from nfnet.errors import UserError
 from nfnet.model import parameter_shapes
-from tests.train.test_step import EXPERIMENT, SMALL, run
+from tests.train.small_network import SMALL
+from tests.train.test_step import EXPERIMENT, run
 from train.checkpoint import Checkpoints
 from train.experiment import Parallelism
 from train.parameter_groups import parameter_name
@@ -33,20 +33,16 @@ def sharded(shards, **model):
   )
 
 
-@pytest.fixture(scope="module", autouse=True)
-def small_variant():
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setitem(variants.VARIANTS, SMALL.name, SMALL)
-    yield
+pytestmark = pytest.mark.usefixtures("small_networks")
 
 
 @pytest.fixture(scope="module")
-def one_device():
+def one_device(small_networks):
   return run(EXPERIMENT, steps=STEPS)
 
 
 @pytest.fixture(scope="module")
-def four_shards():
+def four_shards(small_networks):
   return run(sharded(4), devices=8, steps=STEPS)
 
 
@@ -87,6 +83,8 @@ def test_twenty_steps_on_two_replicas_of_four_shards_are_those_of_one_device(
   assert last < 0.9 * first
 
 
+# Three steps of eight replicas are in test_step.py.
+@pytest.mark.slow
 def test_twenty_steps_of_eight_replicas_are_those_of_one_device(one_device):
   assert_same_training(run(sharded(1), devices=8, steps=STEPS), one_device)
 
@@ -146,7 +144,7 @@ def test_gradients_are_summed_in_their_dtype(dtype):
 
 @pytest.fixture(params=["scan", "unrolled"])
 def model(request):
-  return make_model(sharded(4, block_execution=request.param))
+  return make_model(sharded(4, variant=SMALL.name, block_execution=request.param))
 
 
 def test_filters_are_cut_along_their_outputs(model):

@@ -5,14 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nfnet import variants
 from nfnet.errors import UserError
 from nfnet.initialization import initial_parameters
 from nfnet.model import apply
 from nfnet.preprocessing import normalize
 from tests.train import test_step
 from tests.train.test_sharding import assert_same_training, norm
-from tests.train.test_step import BATCH, EXPERIMENT, SMALL, assert_close, jit, make_batch, run
+from tests.train.test_step import BATCH, EXPERIMENT, assert_close, jit, make_batch, run
 from train.devices import check_train_batch
 from train.experiment import Parallelism, Sharpness
 from train.losses import example_losses, targets_from_labels
@@ -20,8 +19,6 @@ from train.sharding import make_mesh
 from train.sharpness import ascent_images, perturb, split_in_groups
 from train.step import make_model, make_optimizer
 
-# One block less of each kind than the other tests' network: most is compiled twice here.
-TINY = dataclasses.replace(SMALL, stage_depths=(1, 1, 0, 0))
 STEPS = 20
 SHARPNESS = Sharpness(radius=0.05, group_images=2, ascent_share=0.5)
 
@@ -35,15 +32,11 @@ def sharp(*, shards=1, accumulation=1, **changes):
   )
 
 
-@pytest.fixture(scope="module", autouse=True)
-def small_variant():
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setitem(variants.VARIANTS, SMALL.name, TINY)
-    yield
+pytestmark = pytest.mark.usefixtures("small_networks")
 
 
 @pytest.fixture(scope="module")
-def one_device():
+def one_device(small_networks):
   return run(sharp(), steps=STEPS)
 
 

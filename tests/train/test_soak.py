@@ -18,9 +18,7 @@ from train.termination import EXIT_TERMINATED
 
 STEPS = 10_000
 FIELDS = {
-  "model.block_execution": "scan",
   "data.workers": 1,
-  "data.evaluation_batch_size": 400,
   "schedule.train_steps": STEPS,
   "schedule.log_every_steps": 50,
   "schedule.evaluate_every_steps": 500,

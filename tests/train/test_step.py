@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 import kernels
-from nfnet import variants
 from nfnet.block_arrangement import arrange_blocks
 from nfnet.initialization import initial_parameters
+from tests.train.small_network import SMALL, TINY
 from train import devices
 from train import step as step_module
 from train.devices import put_batch
@@ -40,19 +40,11 @@ from train.step import (
 # A few steps: compiling them well would take longer.
 jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
-# P0 without its last stages: compiling is most of what these tests take. There are transitions
-# with and without stride, and two blocks that "scan" takes together.
-SMALL = dataclasses.replace(
-  variants.get_variant("P0"),
-  name="small",
-  stage_channels=(32, 64, 64, 64),
-  stage_depths=(1, 3, 0, 0),
-)
 BATCH = 16
 EXPERIMENT = Experiment(
   name="test",
   model=Model(
-    variant=SMALL.name,
+    variant=TINY.name,
     compute_dtype="float32",
     block_execution="unrolled",
     stochastic_depth_rate=0.5,
@@ -70,7 +62,7 @@ def make_batch():
   weight = np.ones(BATCH, np.float32)
   weight[3] = 0
   return {
-    "image": generator.integers(0, 256, (BATCH, 32, 32, 3)).astype(np.uint8),
+    "image": generator.integers(0, 256, (BATCH, 16, 16, 3)).astype(np.uint8),
     "labels": generator.integers(0, 10, (BATCH, 1)).astype(np.int32),
     "weight": weight,
     "position": np.arange(BATCH, dtype=np.int32),
@@ -95,15 +87,11 @@ def run(experiment, *, devices=1, steps=3, batch=None):
   return jax.device_get(state), metrics
 
 
-@pytest.fixture(scope="module", autouse=True)
-def small_variant():
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setitem(variants.VARIANTS, SMALL.name, SMALL)
-    yield
+pytestmark = pytest.mark.usefixtures("small_networks")
 
 
 @pytest.fixture(scope="module")
-def one_device():
+def one_device(small_networks):
   return run(EXPERIMENT)
 
 
@@ -117,13 +105,15 @@ def assert_close(left, right, relative=1e-5):
     )
 
 
-def test_devices_accumulation_and_scan_change_nothing(one_device):
+def test_devices_accumulation_and_scan_change_nothing():
   """Float32 sums of 16 examples in another order; 3 steps of a network of 4 blocks."""
+  unrolled = dataclasses.replace(EXPERIMENT.model, variant=SMALL.name)
   spread = dataclasses.replace(
     EXPERIMENT,
-    model=dataclasses.replace(EXPERIMENT.model, block_execution="scan"),
+    model=dataclasses.replace(unrolled, block_execution="scan"),
     optimizer=dataclasses.replace(EXPERIMENT.optimizer, gradient_accumulation=2),
   )
+  one_device = run(dataclasses.replace(EXPERIMENT, model=unrolled))
   state, metrics = run(spread, devices=8)
   assert "2:4" in state.parameters["blocks"]
   assert_close(arrange_blocks(state.parameters), one_device[0].parameters)

@@ -22,17 +22,18 @@ from train.sweep.trial import as_text
 from train.termination import EXIT_TERMINATED
 
 ROOT = pathlib.Path(__file__).parents[2]
-STEPS = 25
-"""0.4 epochs of 1000 images in batches of 16."""
+EPOCHS = 0.4
+"""25 steps."""
+MORE_EPOCHS = 1.6
+"""100 steps, so that a run does not end before it is stopped."""
 PLAN = """
-config = "{root}/train/configs/demo_pretrain.py"
-variants = ["P0"]
-epochs = [0.4]
+config = "{root}/tests/train/small_network.py"
+variants = ["tiny"]
+epochs = [{epochs}]
 learning_rates = {rates}
 [overrides]
 data.path = "{data}"
 data.batch_size = 16
-data.evaluation_batch_size = 400
 optimizer.warmup_steps = 2
 optimizer.ema_decay = "none"
 schedule.log_every_steps = 1
@@ -47,7 +48,7 @@ def cache(tmp_path_factory):
 
 
 @pytest.fixture
-def sweep(digits, cache, tmp_path):
+def sweep(digits, cache, small_networks, tmp_path):
   """Starts and looks at the workers of one sweep."""
   return Sweep(digits, cache, tmp_path)
 
@@ -61,8 +62,9 @@ class Sweep:
     self._outputs = folder
     self.folder = SweepFolder(folder / "sweep")
 
-  def plan(self, rates, further=""):
-    self.plan_path.write_text(PLAN.format(root=ROOT, rates=rates, data=self._data) + further)
+  def plan(self, rates, further="", *, epochs=EPOCHS):
+    plan = PLAN.format(root=ROOT, rates=rates, data=self._data, epochs=epochs)
+    self.plan_path.write_text(plan + further)
 
   def start(self, *arguments):
     """One more worker."""
@@ -75,8 +77,9 @@ class Sweep:
     with self.output(self._workers).open("w") as file:
       return subprocess.Popen(
         [
-          *(sys.executable, "-m", "train.sweep", f"--plan={self.plan_path}"),
-          *(f"--folder={self.folder.path}", f"--compilation_cache={self._cache}"),
+          *(sys.executable, "-m", "tests.train.small_network", "train.sweep"),
+          *(f"--plan={self.plan_path}", f"--folder={self.folder.path}"),
+          f"--compilation_cache={self._cache}",
           *(f"--silent_seconds_max={SILENT_SECONDS_MAX}", *arguments),
         ],
         cwd=ROOT,
@@ -115,10 +118,10 @@ class Sweep:
       subprocess.run(
         [
           *(sys.executable, "-m", "train.finetune_sweep", f"--folder={self.folder.path}"),
-          *("--config=train/configs/demo_finetune.py", f"--config.data.path={self._data}"),
+          *("--config=tests/train/small_network.py", f"--config.data.path={self._data}"),
           *("--seeds=2", "--all_trials", f"--compilation_cache={self._cache}"),
           *("--config.schedule.train_steps=4", "--config.optimizer.warmup_steps=1"),
-          *("--config.data.batch_size=16", "--config.data.evaluation_batch_size=400"),
+          "--config.data.batch_size=16",
         ],
         cwd=ROOT,
         env=environment,
@@ -148,26 +151,31 @@ def pid_of(worker):
   return int(worker.split(".")[-2])
 
 
-def assert_right(result, name, rate):
-  cost = count("P0", num_classes=10, pixels=32)
-  assert (result["trial"], result["name"], result["epochs"]) == (name, "P0", "0.4")
+def steps_of(epochs):
+  """In batches of 16 of 1000 images."""
+  return round(epochs * 1000 / 16)
+
+
+def assert_right(result, name, rate, *, epochs=EPOCHS):
+  cost = count("tiny", num_classes=10, pixels=16)
+  assert (result["trial"], result["name"], result["epochs"]) == (name, "tiny", str(epochs))
   assert result["learning_rate"] == rate
   assert int(result["parameters"]) == cost.parameters
-  assert int(result["compute_flops"]) == 6 * cost.macs * STEPS * 16
+  assert int(result["compute_flops"]) == 6 * cost.macs * steps_of(epochs) * 16
   assert 1 < float(result["loss_nats"]) < 4
   assert 0 < float(result["held_out_error_percent"]) < 100
 
 
 def test_no_step_is_lost_by_workers_that_are_told_to_end_or_killed(sweep):
-  name = "P0_epochs-0.4_rate-0.05"
-  sweep.plan("[0.05]")
+  name, steps_in_all = f"tiny_epochs-{MORE_EPOCHS}_rate-0.05", steps_of(MORE_EPOCHS)
+  sweep.plan("[0.05]", epochs=MORE_EPOCHS)
   first = sweep.start()
   wait_for(lambda: sweep.step(name) >= 2, first)
   first.send_signal(signal.SIGTERM)
   assert first.wait(timeout=60) == EXIT_TERMINATED
   assert sweep.states() == {name: "waiting"}
   stopped_after = sweep.step(name)
-  assert 2 <= stopped_after < STEPS
+  assert 2 <= stopped_after < steps_in_all
   # Others have it at once.
   second = sweep.start()
   wait_for(lambda: sweep.step(name) > stopped_after, second, seconds=SILENT_SECONDS_MAX + 50)
@@ -185,20 +193,20 @@ def test_no_step_is_lost_by_workers_that_are_told_to_end_or_killed(sweep):
   # The training of the killed worker had time to save where it was.
   assert steps[2] > stopped_after
   found = audit(str(sweep.folder.workdir(name)))
-  assert (found.starts, found.steps, found.repeated_steps) == (3, STEPS, 0)
-  assert_right(*sweep.results(), name, "0.05")
+  assert (found.starts, found.steps, found.repeated_steps) == (3, steps_in_all, 0)
+  assert_right(*sweep.results(), name, "0.05", epochs=MORE_EPOCHS)
 
 
 # Trainings of other rates are other programs, which have to be compiled.
 @pytest.mark.parametrize("rates", ["0.05", pytest.param("0.05 0.1", marks=pytest.mark.slow)])
 def test_two_workers_run_each_trial_once_and_keep_failures_apart(sweep, rates):
-  good = {f"P0_epochs-0.4_rate-{rate}": rate for rate in reversed(rates.split())}
-  bad = "P0_epochs-0.4_rate-0.2"
+  good = {f"tiny_epochs-0.4_rate-{rate}": rate for rate in reversed(rates.split())}
+  bad = "tiny_epochs-0.4_rate-0.2"
   sweep.plan([*map(float, good.values()), 0.2])
   # The workdir of one trial cannot be made.
   plan = load_plan(str(sweep.plan_path))
   sweep.folder.create(plan.fixed)
-  sweep.folder.add(make_trial(plan, "P0", 0.4, 0.2))
+  sweep.folder.add(make_trial(plan, "tiny", EPOCHS, 0.2))
   sweep.folder.workdir(bad).write_text("")
   first, second = sweep.start(), sweep.start()
   assert first.wait(timeout=300) == second.wait(timeout=300) == 2
@@ -207,7 +215,7 @@ def test_two_workers_run_each_trial_once_and_keep_failures_apart(sweep, rates):
   for name in good:
     (worker,), steps = sweep.starts(name)
     assert steps == [0]
-    assert audit(str(sweep.folder.workdir(name))).steps == STEPS
+    assert audit(str(sweep.folder.workdir(name))).steps == steps_of(EPOCHS)
     assert read_goodput(str(sweep.folder.workdir(name))).starts == 1
     workers.add(pid_of(worker))
   workers.update(map(pid_of, sweep.starts(bad)[0]))
@@ -241,7 +249,7 @@ def assert_fine_tunes_what_is_done(sweep, good):
       records = read_metrics(place / f"seed-{seed}")
       (last,) = (r for r in records if r["kind"] == "evaluation" and r["ema"])
       errors.append(100 * (1 - last["top1"]))
-      assert (last["step"], last["examples"]) == (4, 797)
+      assert (last["step"], last["examples"]) == (4, 100)
     # Other seeds are other runs.
     assert errors[0] != errors[1]
     assert float(row["top1_error_percent"]) == pytest.approx(sum(errors) / 2)
@@ -264,11 +272,11 @@ def test_a_search_takes_a_diverged_rate_for_a_bad_one(sweep):
     '"search"\nstart_learning_rate = 1e30',
     "faults.skipped_in_a_row_max = 2\noptimizer.agc_clipping = 'none'\n",
   )
-  names = [f"P0_epochs-0.4_rate-{as_text(1e30 / 2**step)}" for step in range(3)]
+  names = [f"tiny_epochs-0.4_rate-{as_text(1e30 / 2**step)}" for step in range(3)]
   plan = load_plan(str(sweep.plan_path))
   sweep.folder.create(plan.fixed)
   # This failure does not tell anything about rates, so the search stops in front of it.
-  sweep.folder.add(make_trial(plan, "P0", 0.4, 1e30))
+  sweep.folder.add(make_trial(plan, "tiny", EPOCHS, 1e30))
   sweep.folder.workdir(names[0]).write_text("")
   assert sweep.start().wait(timeout=300) == 2
   assert sweep.states() == {names[0]: "failed"}

@@ -20,16 +20,14 @@ DRAW_SEED = 0
 _INK_MAX = 16
 
 
-def make(out: str | os.PathLike[str], *, train_images: int = TRAIN_IMAGES) -> None:
-  """Writes the data set.
+def source(train_images: int = TRAIN_IMAGES) -> image_sources.Source:
+  """The images.
 
   Args:
-    out: folder to write.
     train_images: of 1,797; fewer ones are a part of more.
 
   Raises:
-    UserError: there is no scikit-learn, or too many images are asked for, or the folder cannot be
-      written.
+    UserError: there is no scikit-learn, or too many images are asked for.
   """
   try:
     from sklearn import datasets
@@ -53,7 +51,20 @@ def make(out: str | os.PathLike[str], *, train_images: int = TRAIN_IMAGES) -> No
     image_sources.VALIDATION: tuple(images[index] for index in sorted(order[train_images:])),
   }
   class_names = tuple(str(name) for name in digits.target_names)
-  dataset_writer.write_dataset(out, image_sources.Source(class_names, splits))
+  return image_sources.Source(class_names, splits)
+
+
+def make(out: str | os.PathLike[str], *, train_images: int = TRAIN_IMAGES) -> None:
+  """Writes the data set.
+
+  Args:
+    out: folder to write.
+    train_images: as for `source`.
+
+  Raises:
+    UserError: as for `source`, or the folder cannot be written.
+  """
+  dataset_writer.write_dataset(out, source(train_images))
 
 
 if __name__ == "__main__":
