@@ -8,8 +8,9 @@ learns from runs that were fine-tuned, which have `top1_error_percent` in tables
 candidates, runs of such tables that need no error; without candidates, the fine-tuned ones
 themselves, each predicted by the law of the other networks.
 
-Of the laws in `train.finetuning_law`, that one is taken which predicts networks best that it does
-not know; all are shown beside the order of the pre-training loss.
+Of the laws in `train.finetuning_law`, that one is taken which puts the fewest pairs in the wrong
+order when it predicts networks that it does not know; all are shown beside the order of the
+pre-training loss.
 """
 
 import dataclasses
@@ -18,6 +19,7 @@ from typing import Any
 
 from absl import flags
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from nfnet.errors import UserError, refuse_arguments, run_main
 from train.finetuning_law import (
@@ -87,7 +89,7 @@ def choose(finetuned: Sequence[Run], candidates: Sequence[Run]) -> Choice:
       f"{len(finetuned)} fine-tuned runs of {networks} networks are too few to learn from; give "
       "four runs or more, of three networks or more, with loss_nats and parameters"
     )
-  best = min(checks, key=lambda one: one.mean_error)
+  best = min(checks, key=lambda one: (one.wrong_pairs, one.mean_error))
   law = fit(best.kind, finetuned)
   if candidates:
     ranked = [
@@ -225,6 +227,12 @@ def draw(choice: Choice) -> Figure | None:
       color=COLORS[index % len(COLORS)],
       label=name,
     )
+  # As the laws are: equal factors are equal distances.
+  axes.set(xscale="log", yscale="log")
+  for axis in (axes.xaxis, axes.yaxis):
+    axis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
   axes.legend(frameon=False, fontsize="small")
   return figure
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator
+from matplotlib.ticker import FuncFormatter, LogFormatterSciNotation, LogLocator
 
 from nfnet.errors import UserError
 from train.plots import COLORS, picture
@@ -171,6 +171,8 @@ def _over_compute(findings: Findings, title: str, quantity: str) -> tuple[Figure
   figure, axes = picture(title, _COMPUTE_LABELS[findings.table.compute_column], quantity)
   axes.set_xscale("log")
   axes.set_yscale("log")
+  # Between powers of ten there is room for labels only where all runs are within half a decade.
+  axes.xaxis.set_minor_formatter(LogFormatterSciNotation(minor_thresholds=(0.5, 0.25)))
   return figure, axes
 
 

@@ -13,6 +13,8 @@ from tests.train.test_finetuning_law import PAPER_A, grid
 from train.choose_checkpoint import as_text, choose
 from train.finetuning_law import fit
 from train.published_runs import PAPER_A_NFNETS
+from train.run_table import read_runs
+from train.small_study import RUNS
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
 
@@ -39,6 +41,14 @@ def test_candidates_come_in_the_order_of_their_predictions():
     low, high = one.interval_percent
     assert low < one.error_percent < high
     assert one.interval_percent == law.interval_percent(one.run)
+
+
+def test_the_order_decides_and_not_the_error():
+  """In the small study one run is far off, most of all for the law that orders best."""
+  choice = choose(read_runs([RUNS]).runs, ())
+  (found,) = (check for check in choice.checks if check.kind == choice.law.kind)
+  assert found.wrong_pairs == min(check.wrong_pairs for check in choice.checks)
+  assert found.mean_error > min(check.mean_error for check in choice.checks[1:])
 
 
 def test_the_law_is_the_one_that_predicts_best():
