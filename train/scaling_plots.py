@@ -41,7 +41,7 @@ def write_plots(folder: str, findings: Findings) -> list[pathlib.Path]:
   """
   pictures = {
     "loss_against_compute": _loss(findings),
-    "finetuning_error_against_compute": _finetuning_error(findings),
+    "finetuning_error_against_compute": draw_finetuning_error(findings),
     "learning_rate": _learning_rate(findings),
     "optimal_size_and_epochs": _optima(findings),
   }
@@ -85,7 +85,8 @@ def _loss(findings: Findings) -> Figure:
   return figure
 
 
-def _finetuning_error(findings: Findings) -> Figure | None:
+def draw_finetuning_error(findings: Findings) -> Figure | None:
+  """Top-1 error after fine-tuning, a line for each network; None if there is none."""
   # Of several rates of one setting, the one that fine-tunes best.
   best: dict[tuple[str, float | None, float], Run] = {}
   for run in findings.table.runs:

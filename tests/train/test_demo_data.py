@@ -12,6 +12,7 @@ from train.demo_data import make_digits, make_fashion_mnist
 
 FASHION_MNIST = pathlib.Path(make_fashion_mnist.__file__).parent / "fashion_mnist"
 ORIGINAL = pathlib.Path(os.environ.get("FASHION_MNIST_SOURCE", "/usr/share/datasets/fashion-mnist"))
+SPLITS = ("train", "validation")
 
 
 def read_all(folder, split):
@@ -81,10 +82,12 @@ def test_digits_are_made_in_the_same_format(tmp_path):
 def test_fewer_digits_to_train_on_are_a_part_of_more(tmp_path):
   make_digits.make(tmp_path / "few", train_images=200)
   make_digits.make(tmp_path / "more")
-  few, more = (
-    {record.image for record in read_all(tmp_path / name, "train")} for name in ("few", "more")
+  (few, held_out), (more, _) = (
+    [{record.image for record in read_all(tmp_path / name, split)} for split in SPLITS]
+    for name in ("few", "more")
   )
   assert few < more
+  assert few.isdisjoint(held_out)
   assert len(read_all(tmp_path / "few", "validation")) == 1597
   with pytest.raises(UserError, match=r"--train_images=1797: must be 1 to 1796"):
     make_digits.make(tmp_path / "none_held_out", train_images=1797)

@@ -10,6 +10,8 @@ from nfnet.cost import count
 from train.choose_checkpoint import as_json, choose
 from train.learning_rate_search import Finished, proposals
 from train.run_table import best_trials, read_runs
+from train.scaling_findings import find
+from train.scaling_plots import draw_finetuning_error
 from train.small_study import PLAN, RUNS
 from train.sweep.plan import load_plan, make_trial
 
@@ -64,6 +66,16 @@ def test_every_trial_was_fine_tuned(runs, rows):
   assert all(run.top1_error_percent is not None for run in runs)
   assert all(run.probe_squared_error is not None for run in runs)
   assert {row["seeds"] for row in rows} == {"2"}
+
+
+def test_the_picture_has_the_rate_that_fine_tunes_best(runs):
+  axes = draw_finetuning_error(find(read_runs([RUNS]), resamples=0, seed=0)).axes[0]
+  drawn = {line.get_label(): list(line.get_ydata()) for line in axes.lines}
+  for name in ("P0", "N0", "N1", "M0"):
+    own = [run for run in runs if run.name == name]
+    assert drawn[name] == [
+      min(run.top1_error_percent for run in own if run.epochs == epochs) for epochs in (1, 2, 4, 8)
+    ]
 
 
 def test_the_stored_choice_is_that_of_the_runs(runs):
