@@ -17,7 +17,13 @@ from train.goodput import PHASES, read_goodput
 from train.termination import EXIT_TERMINATED
 
 STEPS = 10_000
+# Steps that take longer than their data, so that the batches that wait in shared memory are as many
+# as there is room for: their number says something only then.
 FIELDS = {
+  "model.variant": "P0",
+  "model.block_execution": "scan",
+  "data.train_pixels": 32,
+  "data.evaluation_pixels": 32,
   "data.workers": 1,
   "schedule.train_steps": STEPS,
   "schedule.log_every_steps": 50,
