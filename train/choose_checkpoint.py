@@ -19,7 +19,6 @@ from typing import Any
 
 from absl import flags
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from nfnet.errors import UserError, refuse_arguments, run_main
 from train.finetuning_law import (
@@ -34,7 +33,7 @@ from train.finetuning_law import (
   is_known,
 )
 from train.output import save_figure, write_json
-from train.plots import COLORS, picture
+from train.plots import COLORS, picture, plain_log_axis
 from train.progress import format_table
 from train.run_table import Run, read_runs
 
@@ -230,9 +229,7 @@ def draw(choice: Choice) -> Figure | None:
   # As the laws are: equal factors are equal distances.
   axes.set(xscale="log", yscale="log")
   for axis in (axes.xaxis, axes.yaxis):
-    axis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7)))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.set_minor_formatter(NullFormatter())
+    plain_log_axis(axis)
   axes.legend(frameon=False, fontsize="small")
   return figure
 

@@ -17,12 +17,10 @@ again, it goes on where it was; trials that the sweep has finished since come to
 """
 
 import contextlib
-import csv
-import io
 import json
 import pathlib
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from absl import flags
@@ -36,7 +34,13 @@ from train.loop import train
 from train.metrics import read_metrics
 from train.probe import probe
 from train.sweep.folder import SweepFolder, write_whole
-from train.sweep.results import COLUMNS, last_evaluation, results
+from train.sweep.results import (
+  COLUMNS,
+  best_results,
+  last_evaluation,
+  results,
+  write_table,
+)
 from train.transfer import with_new_classifier
 
 FINETUNED_FILE = "finetuned.csv"
@@ -85,34 +89,23 @@ def finetune_sweep(
   rows = results(folder, folder.entries())
   if not rows:
     raise UserError(f"--folder={folder.path} has no trial that is done; run train.sweep first")
-  chosen = rows if all_trials else best_rows(rows)
-  table = []
+  chosen = rows if all_trials else best_results(rows)
+  path, table = folder.path / FINETUNED_FILE, []
   with tqdm(total=len(chosen) * seeds, unit="run", disable=None) as bar:
     for row in chosen:
       bar.set_description(row["trial"])
-      runs = []
-      for seed in range(seeds):
-        experiment = _experiment(folder, row, config, overrides, seed)
-        runs.append(_error_percent(experiment, _place(folder, row) / f"seed-{seed}"))
+      place = folder.path / "finetuned" / row["trial"]
+      experiments = [_experiment(folder, row, config, overrides, seed) for seed in range(seeds)]
+      errors_percent = []
+      for seed, experiment in enumerate(experiments):
+        errors_percent.append(_error_percent(experiment, place / f"seed-{seed}"))
         bar.update()
-      table.append({**row, **_summary(runs), **_probed(folder, row, experiment, probe_images_max)})
+      # Features do not depend on the seed.
+      probed = _probed(experiments[0], place / "probe.json", probe_images_max)
+      table.append({**row, **_summary(errors_percent), **probed})
       tqdm.write(_line(table[-1]))
-      _write(folder, table)
-  return folder.path / FINETUNED_FILE
-
-
-def best_rows(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-  """Of rows that share name and epochs the one with the lowest loss, in the order of the first."""
-  best: dict[tuple[str, float], Mapping[str, Any]] = {}
-  for row in rows:
-    other = best.get((row["name"], row["epochs"]))
-    if other is None or row["loss_nats"] < other["loss_nats"]:
-      best[row["name"], row["epochs"]] = row
-  return list(best.values())
-
-
-def _place(folder: SweepFolder, row: Mapping[str, Any]) -> pathlib.Path:
-  return folder.path / "finetuned" / row["trial"]
+      write_table(path, FINETUNED_COLUMNS, table)
+  return path
 
 
 def _experiment(
@@ -140,20 +133,20 @@ def _error_percent(experiment: Experiment, workdir: pathlib.Path) -> float:
     last = last_evaluation(read_metrics(workdir))
     return {"top1_error_percent": 100 * (1 - last["top1"])}
 
-  return _once(workdir / "result.json", experiment, run)["top1_error_percent"]
+  found = _once(workdir / "result.json", {"experiment": to_json(experiment)}, run)
+  return found["top1_error_percent"]
 
 
 def _once(
-  path: pathlib.Path, experiment: Experiment, run: Callable[[], dict[str, float]]
+  path: pathlib.Path, asked: Mapping[str, Any], run: Callable[[], dict[str, float]]
 ) -> dict[str, float]:
-  """What `run` returns; read from `path` if it ran for the same experiment before."""
-  described = to_json(experiment)
+  """What `run` returns; read from `path` if the same was asked for before."""
   if path.exists():
     before = json.loads(path.read_text(encoding="utf-8"))
-    if before["experiment"] == described:
+    if before["asked"] == asked:
       return before["found"]
   found = run()
-  write_whole(path, json.dumps({"experiment": described, "found": found}))
+  write_whole(path, json.dumps({"asked": asked, "found": found}))
   return found
 
 
@@ -166,9 +159,7 @@ def _summary(errors_percent: Sequence[float]) -> dict[str, Any]:
   }
 
 
-def _probed(
-  folder: SweepFolder, row: Mapping[str, Any], experiment: Experiment, images_max: int
-) -> dict[str, float]:
+def _probed(experiment: Experiment, path: pathlib.Path, images_max: int) -> dict[str, float]:
   def run() -> dict[str, float]:
     found = probe(experiment, images_max=images_max)
     return {
@@ -176,15 +167,7 @@ def _probed(
       "probe_squared_error": found.squared_error,
     }
 
-  return _once(_place(folder, row) / "probe.json", experiment, run)
-
-
-def _write(folder: SweepFolder, table: Sequence[Mapping[str, Any]]) -> None:
-  text = io.StringIO()
-  writer = csv.DictWriter(text, FINETUNED_COLUMNS, lineterminator="\n")
-  writer.writeheader()
-  writer.writerows(table)
-  write_whole(folder.path / FINETUNED_FILE, text.getvalue())
+  return _once(path, {"experiment": to_json(experiment), "images_max": images_max}, run)
 
 
 def _line(row: Mapping[str, Any]) -> str:

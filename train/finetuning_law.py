@@ -157,12 +157,13 @@ def check(kind: Kind, runs: Sequence[Run]) -> Check | None:
   Returns:
     None if some network's runs cannot be predicted, for want of others.
   """
-  predictions = []
-  for run in runs:
-    law = fit(kind, [other for other in runs if other.name != run.name])
-    if law is None:
-      return None
-    predictions.append(law.error_percent(run))
+  laws = {
+    name: fit(kind, [run for run in runs if run.name != name])
+    for name in {run.name for run in runs}
+  }
+  if None in laws.values():
+    return None
+  predictions = [laws[run.name].error_percent(run) for run in runs]
   true = np.array([run.top1_error_percent for run in runs])
   mean_error = float(np.mean(np.abs(np.array(predictions) / true - 1)))
   return _check(kind, predictions, runs, mean_error)

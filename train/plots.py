@@ -5,9 +5,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
 from nfnet.errors import UserError
 from train.metrics import read_metrics
@@ -98,6 +99,13 @@ def picture(
   axes.set_axisbelow(True)
   axes.spines[["top", "right"]].set_visible(False)
   return figure, axes
+
+
+def plain_log_axis(axis: Axis) -> None:
+  """Plain labels, for what spans about a decade, as losses and errors do."""
+  axis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+  axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+  axis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:.2g}"))
 
 
 def _over_steps(title: str, quantity: str) -> tuple[Figure, Axes]:

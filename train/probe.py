@@ -126,8 +126,8 @@ def _features(experiment: Experiment, images_max: int | None) -> tuple[np.ndarra
       is_there = np.asarray(on_devices["weight"]) > 0
       features.append(np.asarray(step(parameters, on_devices))[is_there])
       classes.append(np.asarray(on_devices["labels"])[is_there, 0])
-      bar.update(int(np.count_nonzero(is_there)))
-      count += int(np.count_nonzero(is_there))
+      bar.update(len(classes[-1]))
+      count += len(classes[-1])
       if count >= total:
         break
     batches.check_bad_images(total - min(count, total), total)

@@ -109,25 +109,27 @@ def read_runs(paths: Iterable[str | pathlib.Path]) -> RunTable:
   return RunTable(runs=tuple(runs), compute_column=units.pop())
 
 
-def best_trials(runs: Sequence[Run]) -> tuple[Run, ...]:
-  """Of runs that share name and epochs, the one with the lowest loss.
+def best_trials(runs: Sequence[Run], quantity: str = "loss_nats") -> tuple[Run, ...]:
+  """Of runs that share name and epochs, the one that is best.
 
   They are trials of one setting, of learning rates say; paper A's curves are made of the best ones.
-  Runs without a loss are left out.
+  Runs without epochs are no trials of each other.
 
   Args:
     runs: of a table.
+    quantity: field of the runs that should be low; those without it are left out.
 
   Returns:
     In the order in which the settings come first.
   """
-  best: dict[tuple[str, float | None], Run] = {}
+  best: dict[tuple[str, float | None, float | None], Run] = {}
   for run in runs:
-    if run.loss_nats is None:
+    value = getattr(run, quantity)
+    if value is None:
       continue
-    other = best.get((run.name, run.epochs))
-    if other is None or run.loss_nats < other.loss_nats:
-      best[run.name, run.epochs] = run
+    setting = (run.name, run.epochs, run.compute if run.epochs is None else None)
+    if setting not in best or value < getattr(best[setting], quantity):
+      best[setting] = run
   return tuple(best.values())
 
 

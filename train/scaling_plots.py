@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogFormatterSciNotation, LogLocator
+from matplotlib.ticker import FuncFormatter, LogFormatterSciNotation
 
 from nfnet.errors import UserError
-from train.plots import COLORS, picture
-from train.run_table import Run
+from train.plots import COLORS, picture, plain_log_axis
+from train.run_table import Run, best_trials
 from train.scaling_findings import Findings
 from train.scaling_study import FORMS, OPTIMA, WAYS
 from train.scaling_text import OPTIMUM_LABELS
@@ -80,27 +80,21 @@ def _loss(findings: Findings) -> Figure:
     flagged = points.take(findings.judgment.flagged)
     ring = {"markersize": 11, "markerfacecolor": "none", "color": "#CC79A7"}
     axes.plot(flagged.compute, flagged.loss, "o", label="outlier", **ring)
-  _plain_log_axis(axes)
+  plain_log_axis(axes.yaxis)
   axes.legend(frameon=False, ncols=2, fontsize="small")
   return figure
 
 
 def draw_finetuning_error(findings: Findings) -> Figure | None:
   """Top-1 error after fine-tuning, a line for each network; None if there is none."""
-  # Of several rates of one setting, the one that fine-tunes best.
-  best: dict[tuple[str, float | None, float], Run] = {}
-  for run in findings.table.runs:
-    if run.top1_error_percent is not None:
-      key = (run.name, run.epochs, run.compute)
-      best[key] = min(best.get(key, run), run, key=lambda one: one.top1_error_percent)
-  runs = list(best.values())
+  runs = best_trials(findings.table.runs, "top1_error_percent")
   if not runs:
     return None
   figure, axes = _over_compute(
     findings, "After fine-tuning, against pre-training compute", "top-1 error (%)"
   )
   _draw_networks(axes, findings, runs, lambda run: run.compute, lambda run: run.top1_error_percent)
-  _plain_log_axis(axes)
+  plain_log_axis(axes.yaxis)
   axes.legend(frameon=False, ncols=2, fontsize="small")
   return figure
 
@@ -199,13 +193,6 @@ def _draw_networks(
     }
     if own:
       axes.plot([x(run) for run in own], [y(run) for run in own], label=name, **style)
-
-
-def _plain_log_axis(axes: Axes) -> None:
-  """Plain labels, since losses and errors span less than a decade."""
-  axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
-  axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-  axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:.2g}"))
 
 
 def _equal_decades(one: Axes, other: Axes) -> None:

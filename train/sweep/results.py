@@ -18,7 +18,7 @@ import csv
 import io
 import math
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from nfnet.errors import UserError
@@ -92,15 +92,32 @@ def write_results(folder: SweepFolder) -> pathlib.Path:
   path = folder.path / RESULTS_FILE
   written, rows = None, results(folder, folder.entries())
   while rows != written:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
     with folder.writing():
-      write_whole(path, text.getvalue())
+      write_table(path, COLUMNS, rows)
     # What another worker has finished meanwhile it may have written before this was.
     written, rows = rows, results(folder, folder.entries())
   return path
+
+
+def write_table(
+  path: pathlib.Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]
+) -> None:
+  """Writes a CSV file so that who looks sees what was there before or the whole of it."""
+  text = io.StringIO()
+  writer = csv.DictWriter(text, columns, lineterminator="\n")
+  writer.writeheader()
+  writer.writerows(rows)
+  write_whole(path, text.getvalue())
+
+
+def best_results(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+  """Of rows that share name and epochs the one with the lowest loss, in the order of the first."""
+  best: dict[tuple[str, float], Mapping[str, Any]] = {}
+  for row in rows:
+    cell = row["name"], row["epochs"]
+    if cell not in best or row["loss_nats"] < best[cell]["loss_nats"]:
+      best[cell] = row
+  return list(best.values())
 
 
 def finished_trials(folder: SweepFolder, entries: Iterable[Entry]) -> list[Finished]:

@@ -16,6 +16,7 @@ from typing import Any, TextIO
 from train.metrics import METRICS_FILE
 from train.progress import format_duration, format_table
 from train.sweep.folder import DONE, FAILED, RUNNING, STATES, WAITING, Entry, SweepFolder
+from train.sweep.results import best_results
 from train.sweep.trial import as_text
 
 DIVERGED = "diverged"
@@ -96,13 +97,8 @@ def best_rates_text(results: Sequence[Mapping[str, Any]]) -> str:
   Args:
     results: rows of results.csv.
   """
-  best: dict[tuple[str, float], Mapping[str, Any]] = {}
-  sizes = {}
-  for result in results:
-    cell = result["name"], result["epochs"]
-    sizes[result["name"]] = result["parameters"]
-    if cell not in best or result["loss_nats"] < best[cell]["loss_nats"]:
-      best[cell] = result
+  sizes = {row["name"]: row["parameters"] for row in results}
+  best = {(row["name"], row["epochs"]): row for row in best_results(results)}
   epochs = sorted({one for _, one in best})
   rows = []
   for variant in sorted(sizes, key=sizes.get):
