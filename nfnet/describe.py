@@ -9,8 +9,9 @@ from typing import Any
 
 from absl import flags
 
+from nfnet.command_line import run_main
 from nfnet.cost import Cost, count
-from nfnet.errors import UserError, run_main
+from nfnet.errors import UserError
 from nfnet.variants import VARIANTS, get_variant
 
 

@@ -20,7 +20,8 @@ from absl import flags
 from tqdm import tqdm
 
 from nfnet.activations import ACTIVATIONS
-from nfnet.errors import UserError, run_main
+from nfnet.command_line import run_main
+from nfnet.errors import UserError
 from nfnet.model import NFNet, apply
 from nfnet.preprocessing import (
   BadImageError,
@@ -28,8 +29,8 @@ from nfnet.preprocessing import (
   normalize,
   resize_and_center_crop,
 )
-from nfnet.released_weights import load_weights
 from nfnet.variants import get_variant
+from nfnet.weights.released_weights import load_weights
 
 _TOP = 5
 # Paper B's evaluation, for weights that do not say how theirs was.
@@ -65,7 +66,7 @@ def load_classifier(
   """Builds the network that fits the weights.
 
   Args:
-    path: see `nfnet.released_weights.load_weights`.
+    path: see `nfnet.weights.released_weights.load_weights`.
     variant: that the weights must be of; None takes what they are.
     activation: None is a checkpoint's own, or gelu.
     pixels: None is the resolution that a checkpoint was evaluated at, or the variant's own.

@@ -16,15 +16,15 @@ from typing import Any
 from absl import flags
 from matplotlib.figure import Figure
 
-from nfnet.errors import refuse_arguments, run_main
-from profiling import published
-from profiling.error_bar import error_bar_text, error_bars
-from profiling.stored import RESULTS
-from train.output import save_figure, write_json
-from train.plots import COLORS, picture
-from train.progress import format_table
+from nfnet.command_line import refuse_arguments, run_main
+from profiling.estimate import published
+from profiling.estimate.error_bar import error_bar_text, error_bars
+from profiling.estimate.stored import RESULTS
 from train.published_runs import PAPER_A_FINETUNED, PAPER_A_NFNETS
-from train.run_table import Run, read_runs
+from train.report.figure import COLORS, picture
+from train.report.output import save_figure, write_json
+from train.report.table import format_table
+from train.scaling.run_table import Run, read_runs
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

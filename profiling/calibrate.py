@@ -10,7 +10,7 @@ Two comparisons, both on this project's reference model:
   ratio holds both the estimator's error and the difference between the programs.
 
 Twelve compilations, the largest of which takes 10 minutes and 20 GB on two cores; instant the
-second time. `profiling.error_bar` prints the spread of the ratios with every estimate.
+second time. `profiling.estimate.error_bar` prints the spread of the ratios with every estimate.
 """
 
 import dataclasses
@@ -20,16 +20,16 @@ from typing import Any
 from absl import flags
 from tqdm import tqdm
 
-from nfnet.errors import refuse_arguments, run_main
-from profiling import published
+from nfnet.command_line import refuse_arguments, run_main
+from profiling.compile.request import StepRequest
+from profiling.compile.topology import parse_topology
 from profiling.core_hours import Estimates, estimate_all
-from profiling.error_bar import Spread, spread
-from profiling.request import StepRequest
+from profiling.estimate import published
+from profiling.estimate.error_bar import Spread, spread
+from profiling.estimate.step_time import RULES
 from profiling.step import StepReport, report
-from profiling.step_time import RULES
-from profiling.topology import parse_topology
-from train.output import write_json
-from train.progress import format_table
+from train.report.output import write_json
+from train.report.table import format_table
 
 # Paper B's 32 cores, one JAX device each.
 _SLICE_V3 = "v3:4x4"

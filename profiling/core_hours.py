@@ -18,18 +18,18 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 import train.configs
-from nfnet.errors import refuse_arguments, run_main
-from profiling import published
-from profiling.compilation import MEMORY_LIMIT_BYTES
-from profiling.error_bar import error_bar_text, error_bars, error_bars_json
-from profiling.request import StepRequest, request_for
+from nfnet.command_line import refuse_arguments, run_main
+from profiling.compile.compilation import MEMORY_LIMIT_BYTES
+from profiling.compile.request import StepRequest, request_for
+from profiling.compile.topology import Topology, parse_topology
+from profiling.estimate import published
+from profiling.estimate.error_bar import error_bar_text, error_bars, error_bars_json
+from profiling.estimate.step_time import RULES
 from profiling.step import StepReport, report
-from profiling.step_time import RULES
-from profiling.topology import Topology, parse_topology
-from train.config_file import load_experiment
-from train.output import save_figure, write_json
-from train.plots import COLORS, picture
-from train.progress import format_table
+from train.config.config_file import load_experiment
+from train.report.figure import COLORS, picture
+from train.report.output import save_figure, write_json
+from train.report.table import format_table
 
 # What is costed is what these configurations train.
 CONFIGS = pathlib.Path(train.configs.__file__).parent

@@ -13,13 +13,13 @@ from typing import Any
 from absl import flags
 from tqdm import tqdm
 
-from nfnet.errors import refuse_arguments, run_main
-from profiling.error_bar import error_bar_text, error_bars_json
-from profiling.request import StepRequest
+from nfnet.command_line import refuse_arguments, run_main
+from profiling.compile.request import StepRequest
+from profiling.estimate.error_bar import error_bar_text, error_bars_json
+from profiling.estimate.step_time import RULES
 from profiling.step import MFU_DEFINITION, StepReport, check_variant, report
-from profiling.step_time import RULES
-from train.output import write_json
-from train.progress import format_table
+from train.report.output import write_json
+from train.report.table import format_table
 
 # Four chips of each, as one host has them.
 SLICES = ("v3:2x2", "v4:2x2x1", "v5e:2x2", "v5p:2x2x1", "v6e:2x2", "tpu7x:2x2x1")

@@ -3,9 +3,9 @@ r"""Training speed of F0 and F3 on this machine's GPU, beside timm's in PyTorch.
     python -m profiling.gpu [--steps=20] [--json=OUT]
 
 Each of the four runs in a process of its own, one after the other: this project's reference path by
-`profiling.trace`, timm's dm_nfnet by `profiling.torch_timm` (bfloat16 autocast, channels last,
-torch.compile); 128 images of 224 px that are on the device already. Where there is no GPU, or torch
-and timm are not installed, a row says "not measured".
+`profiling.trace`, timm's dm_nfnet by `profiling.measure.torch_timm` (bfloat16 autocast, channels
+last, torch.compile); 128 images of 224 px that are on the device already. Where there is no GPU, or
+torch and timm are not installed, a row says "not measured".
 """
 
 import json
@@ -19,9 +19,9 @@ from absl import flags
 from tqdm import tqdm
 
 import train.configs
-from nfnet.errors import refuse_arguments, run_main
-from train.output import write_json
-from train.progress import format_table
+from nfnet.command_line import refuse_arguments, run_main
+from train.report.output import write_json
+from train.report.table import format_table
 
 _BATCH_SIZE = 128
 _PIXELS = 224
@@ -63,10 +63,10 @@ def measure_jax(variant: str, steps: int) -> dict[str, Any]:
 
 
 def measure_torch(variant: str, steps: int) -> dict[str, Any]:
-  """timm's step: `profiling.torch_timm`'s figures, or {"not_measured": why}."""
+  """timm's step: `profiling.measure.torch_timm`'s figures, or {"not_measured": why}."""
   return _run(
     [
-      *("-m", "profiling.torch_timm", f"--model={_MODELS[variant]}", f"--steps={steps}"),
+      *("-m", "profiling.measure.torch_timm", f"--model={_MODELS[variant]}", f"--steps={steps}"),
       f"--batch_size={_BATCH_SIZE}",
       f"--pixels={_PIXELS}",
     ],

@@ -4,8 +4,8 @@ r"""Images decoded, cropped and augmented a second and core, beside tf.data, tim
 
 All read the same JPEGs on the same cores: one after the other in processes of their own, in several
 rounds, each of which begins with another pipeline. This project's batches are those of training
-(`train.data.train_batches`, a worker process a core), from a data set that is prepared first. For
-information: the same in threads of the training process.
+(`train.data.pipeline.train_batches`, one worker process a core), from a data set that is prepared
+first. For information, the same is measured in threads of the training process.
 
 TensorFlow, PyTorch and timm are no dependencies of this project: --python names an interpreter that
 has them. What is missing there is "not measured".
@@ -33,12 +33,13 @@ from absl import flags
 from PIL import Image
 from tqdm import tqdm
 
-from nfnet.errors import UserError, refuse_arguments, run_main
-from profiling.input_worker import PIPELINES
-from profiling.stored import RESULTS
-from train import dataset_writer, image_sources, record_reader
-from train.output import write_json
-from train.progress import format_table
+from nfnet.command_line import refuse_arguments, run_main
+from nfnet.errors import UserError
+from profiling.estimate.stored import RESULTS
+from profiling.measure.input_worker import PIPELINES
+from train.data import dataset_writer, image_sources, record_reader
+from train.report.output import write_json
+from train.report.table import format_table
 
 OURS = "this project"
 _OURS_IN_THREADS = "this project, in threads"
@@ -102,11 +103,11 @@ def prepare(images: pathlib.Path, out: pathlib.Path) -> None:
 def measure(
   pipeline: str, interpreter: str, arguments: Sequence[str], *, timeout_seconds: float = 600
 ) -> Run:
-  """`profiling.input_worker`'s figures, or {"not_measured": why}."""
+  """`profiling.measure.input_worker`'s figures, or {"not_measured": why}."""
   root = pathlib.Path(__file__).parents[1]
   try:
     process = subprocess.run(
-      [interpreter, "-m", "profiling.input_worker", f"--pipeline={pipeline}", *arguments],
+      [interpreter, "-m", "profiling.measure.input_worker", f"--pipeline={pipeline}", *arguments],
       cwd=root,
       env={**os.environ, "PYTHONPATH": os.pathsep.join(_import_path(root))},
       capture_output=True,

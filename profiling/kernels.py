@@ -28,14 +28,11 @@ from typing import Any
 
 from absl import flags
 
-from nfnet.errors import UserError, refuse_arguments, run_main
-from profiling import matmul_kernel, tile_sweep
-from profiling.chips import CHIPS, Chip
-from profiling.compilation import run_worker
-from profiling.error_bar import error_bar_text, error_bars_json
-from profiling.hlo_cycles import read_operations
-from profiling.kernel_dumps import KernelProfile, read_profiles
-from profiling.op_shapes import (
+from nfnet.command_line import refuse_arguments, run_main
+from nfnet.errors import UserError
+from profiling.compile import matmul_kernel, tile_sweep
+from profiling.compile.compilation import run_worker
+from profiling.compile.op_shapes import (
   SUMMARIZED_VARIANTS,
   ConvShape,
   SqueezeExciteShape,
@@ -43,11 +40,15 @@ from profiling.op_shapes import (
   UpdateShape,
   named_shapes,
 )
-from profiling.op_worker import YARDSTICK, OpRequest
-from profiling.tile_worker import OPS
-from profiling.topology import parse_topology
-from train.output import write_json
-from train.progress import format_table
+from profiling.compile.op_worker import YARDSTICK, OpRequest
+from profiling.compile.tile_worker import OPS
+from profiling.compile.topology import parse_topology
+from profiling.compiler_text.chips import CHIPS, Chip
+from profiling.compiler_text.hlo_cycles import read_operations
+from profiling.compiler_text.kernel_dumps import KernelProfile, read_profiles
+from profiling.estimate.error_bar import error_bar_text, error_bars_json
+from train.report.output import write_json
+from train.report.table import format_table
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -133,7 +134,7 @@ def compile_ops(request: OpRequest, **limits: Any) -> tuple[_Compiled, dict[str,
     UserError: as `run_worker`.
   """
   folder, versions = run_worker(
-    "profiling.op_worker",
+    "profiling.compile.op_worker",
     request,
     what=f"compiling ops for {request.topology}",
     dumps=True,

@@ -17,17 +17,18 @@ from typing import Any
 from absl import flags
 from tqdm import tqdm
 
-from nfnet.errors import UserError, refuse_arguments, run_main
-from profiling.compilation import DeviceMemoryError
+from nfnet.command_line import refuse_arguments, run_main
+from nfnet.errors import UserError
+from profiling.compile.compilation import DeviceMemoryError
+from profiling.compile.request import StepRequest, request_for
+from profiling.compile.topology import Topology, parse_topology
 from profiling.core_hours import CONFIGS
-from profiling.error_bar import error_bar_text, error_bars_json
-from profiling.request import StepRequest, request_for
+from profiling.estimate.error_bar import error_bar_text, error_bars_json
+from profiling.estimate.step_time import RULES
 from profiling.step import StepReport, check_variant, report
-from profiling.step_time import RULES
-from profiling.topology import Topology, parse_topology
-from train.config_file import load_experiment
-from train.output import write_json
-from train.progress import format_table
+from train.config.config_file import load_experiment
+from train.report.output import write_json
+from train.report.table import format_table
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -13,14 +13,14 @@ from typing import Any
 from absl import flags
 from tqdm import tqdm
 
-from nfnet.errors import refuse_arguments, run_main
-from profiling import published
-from profiling.error_bar import error_bar_text, error_bars_json
-from profiling.request import StepRequest
+from nfnet.command_line import refuse_arguments, run_main
+from profiling.compile.request import StepRequest
+from profiling.estimate import published
+from profiling.estimate.error_bar import error_bar_text, error_bars_json
+from profiling.estimate.step_time import RULES
 from profiling.step import StepReport, report
-from profiling.step_time import RULES
-from train.output import write_json
-from train.progress import format_table
+from train.report.output import write_json
+from train.report.table import format_table
 
 _COMPILE_BYTES = 20 * 10**9
 

@@ -19,17 +19,18 @@ from absl import flags
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from nfnet.errors import UserError, refuse_arguments, run_main
+from nfnet.command_line import refuse_arguments, run_main
+from nfnet.errors import UserError
+from profiling.compile.request import StepRequest, request_for
+from profiling.compile.topology import parse_topology
 from profiling.core_hours import CONFIGS
-from profiling.error_bar import error_bar_text, error_bars_json
-from profiling.request import StepRequest, request_for
+from profiling.estimate.error_bar import error_bar_text, error_bars_json
+from profiling.estimate.step_time import RULES
 from profiling.step import MFU_DEFINITION, StepReport, check_variant, report
-from profiling.step_time import RULES
-from profiling.topology import parse_topology
-from train.config_file import load_experiment
-from train.output import save_figure, write_json
-from train.plots import picture
-from train.progress import format_table
+from train.config.config_file import load_experiment
+from train.report.figure import picture
+from train.report.output import save_figure, write_json
+from train.report.table import format_table
 
 EFFICIENCY_DEFINITION = (
   "images/s/chip over the fastest on the smallest slice, with collectives after everything else; "

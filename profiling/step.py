@@ -13,22 +13,23 @@ from typing import Any
 
 from absl import flags
 
+from nfnet.command_line import refuse_arguments, run_main
 from nfnet.cost import count
-from nfnet.errors import UserError, refuse_arguments, run_main
+from nfnet.errors import UserError
 from nfnet.variants import VARIANTS, get_variant
-from profiling.chips import CHIPS, core_hours
-from profiling.compilation import (
+from profiling.compile.compilation import (
   MEMORY_LIMIT_BYTES,
   TIME_LIMIT_SECONDS,
   Compilation,
   compile_step,
 )
-from profiling.error_bar import error_bar_text, error_bars_json
-from profiling.hlo_cycles import read_operations
-from profiling.request import StepRequest
-from profiling.step_time import RULES, StepTime, estimate, format_rows
-from profiling.topology import Topology, parse_topology
-from train.output import write_json
+from profiling.compile.request import StepRequest
+from profiling.compile.topology import Topology, parse_topology
+from profiling.compiler_text.chips import CHIPS, core_hours
+from profiling.compiler_text.hlo_cycles import read_operations
+from profiling.estimate.error_bar import error_bar_text, error_bars_json
+from profiling.estimate.step_time import RULES, StepTime, estimate, format_rows
+from train.report.output import write_json
 
 MFU_DEFINITION = "6 x multiply-adds of a forward pass x images/s / peak bfloat16 FLOP/s of the chip"
 
@@ -94,7 +95,7 @@ def report(request: StepRequest, **limits: Any) -> StepReport:
 
   Args:
     request: which step.
-    **limits: see `profiling.compilation.compile_step`.
+    **limits: see `profiling.compile.compilation.compile_step`.
 
   Raises:
     UserError: the request cannot be met or the compiler refuses.

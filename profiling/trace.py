@@ -18,19 +18,20 @@ import jax
 import numpy as np
 from absl import flags
 
+from nfnet.command_line import run_main
 from nfnet.cost import count
-from nfnet.errors import UserError, run_main
+from nfnet.errors import UserError
 from nfnet.initialization import initial_parameters
-from profiling.chips import chip_of_device_kind, core_hours
-from profiling.step_time import Row, format_rows
-from profiling.trace_events import busy_share, module_name, read_events, rows_of
-from train.config_file import load_experiment, parse_arguments
-from train.devices import check_train_batch, put_batch
-from train.experiment import Experiment
-from train.output import write_json
-from train.schedule import learning_rate_schedule
-from train.sharding import make_mesh
-from train.step import (
+from profiling.compiler_text.chips import chip_of_device_kind, core_hours
+from profiling.estimate.step_time import Row, format_rows
+from profiling.measure.trace_events import busy_share, module_name, read_events, rows_of
+from train.config.config_file import load_experiment, parse_arguments
+from train.config.experiment import Experiment
+from train.report.output import write_json
+from train.step.schedule import learning_rate_schedule
+from train.step.sharding.batch import check_train_batch, put_batch
+from train.step.sharding.mesh import make_mesh
+from train.step.train_step import (
   initial_state,
   make_model,
   make_optimizer,

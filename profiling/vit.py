@@ -14,18 +14,18 @@ from typing import Any
 from absl import flags
 from tqdm import tqdm
 
-from nfnet.errors import refuse_arguments, run_main
-from profiling import published
-from profiling.compilation import read_compilation, run_worker
-from profiling.error_bar import error_bar_text, error_bars_json
-from profiling.hlo_cycles import read_operations
+from nfnet.command_line import refuse_arguments, run_main
+from profiling.compile.compilation import read_compilation, run_worker
+from profiling.compile.topology import parse_topology
+from profiling.compile.vision_transformer import VISION_TRANSFORMERS
+from profiling.compile.vit_worker import VisionTransformerRequest
+from profiling.compiler_text.hlo_cycles import read_operations
+from profiling.estimate import published
+from profiling.estimate.error_bar import error_bar_text, error_bars_json
+from profiling.estimate.step_time import RULES, estimate
 from profiling.step import StepReport
-from profiling.step_time import RULES, estimate
-from profiling.topology import parse_topology
-from profiling.vision_transformer import VISION_TRANSFORMERS
-from profiling.vit_worker import VisionTransformerRequest
-from train.output import write_json
-from train.progress import format_table
+from train.report.output import write_json
+from train.report.table import format_table
 
 _BATCH_PER_CHIP = 32
 _PIXELS = 224
@@ -80,7 +80,10 @@ def report(run: published.VisionTransformerRun, topology: str) -> Report:
   )
   parsed = parse_topology(topology)
   folder, versions = run_worker(
-    "profiling.vit_worker", request, what=f"compiling {run.model} for {topology}", dumps=False
+    "profiling.compile.vit_worker",
+    request,
+    what=f"compiling {run.model} for {topology}",
+    dumps=False,
   )
   compilation = read_compilation(folder, versions, parsed.chip)
   return Report(

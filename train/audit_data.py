@@ -15,10 +15,11 @@ import dataclasses
 import numpy as np
 from absl import flags
 
-from nfnet.errors import UserError, refuse_arguments, run_main
-from train.data import in_order
-from train.id_log import id_sum, read_order, read_records
-from train.progress import format_table
+from nfnet.command_line import refuse_arguments, run_main
+from nfnet.errors import UserError
+from train.data.pipeline import in_order
+from train.report.table import format_table
+from train.run.records.id_log import id_sum, read_order, read_records
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

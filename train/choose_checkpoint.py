@@ -4,12 +4,12 @@ r"""Ranks pre-trained networks by the accuracy that they should have after fine-
         [--parameters_max=N] [--json=OUT] [--plot=PNG]
 
 learns from runs that were fine-tuned, which have `top1_error_percent` in tables as
-`train.run_table` says (those that `train.finetune_sweep` writes, or the paper's), and ranks the
-candidates, runs of such tables that need no error; without candidates, the fine-tuned ones
-themselves, each predicted by the law of the other networks.
+`train.scaling.run_table` describes them (those that `train.finetune_sweep` writes, or the paper's),
+and ranks the candidates, runs of such tables that need no error; without candidates, the fine-tuned
+ones themselves, each predicted by the law of the other networks.
 
-Of the laws in `train.finetuning_law`, that one is taken which puts the fewest pairs in the wrong
-order when it predicts networks that it does not know; all are shown beside the order of the
+Of the laws in `train.scaling.finetuning_law`, the one is taken that puts the fewest pairs in the
+wrong order when it predicts networks that it does not know; all are shown beside the order of the
 pre-training loss.
 """
 
@@ -20,8 +20,12 @@ from typing import Any
 from absl import flags
 from matplotlib.figure import Figure
 
-from nfnet.errors import UserError, refuse_arguments, run_main
-from train.finetuning_law import (
+from nfnet.command_line import refuse_arguments, run_main
+from nfnet.errors import UserError
+from train.report.figure import COLORS, picture, plain_log_axis
+from train.report.output import save_figure, write_json
+from train.report.table import format_table
+from train.scaling.finetuning_law import (
   CONFIDENCE,
   KINDS,
   Check,
@@ -32,10 +36,7 @@ from train.finetuning_law import (
   fit,
   is_known,
 )
-from train.output import save_figure, write_json
-from train.plots import COLORS, picture, plain_log_axis
-from train.progress import format_table
-from train.run_table import Run, read_runs
+from train.scaling.run_table import Run, read_runs
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -12,12 +12,13 @@ from typing import Any
 import jax
 from absl import flags
 
-from nfnet.errors import run_main
-from train.config_file import load_experiment
+from nfnet.command_line import run_main
+from train.config.config_file import load_experiment
 from train.demo_data import make_digits
-from train.loop import train
-from train.progress import format_duration, format_table
-from train.transfer import with_new_classifier
+from train.report.table import format_table
+from train.report.units import format_duration
+from train.run.loop import train
+from train.step.transfer import with_new_classifier
 
 _WORKDIR = flags.DEFINE_string("workdir", "workdirs/demo", "Folder for all results.")
 _CONFIGS = pathlib.Path(__file__).parent / "configs"

@@ -15,12 +15,13 @@ from typing import Any
 
 from absl import flags
 
-from nfnet.errors import UserError, run_main
-from train import processes
-from train.config_file import parse_arguments
-from train.evaluation import Evaluation, evaluate_checkpoint
-from train.output import write_json
-from train.progress import format_table
+from nfnet.command_line import run_main
+from nfnet.errors import UserError
+from train.config.config_file import parse_arguments
+from train.report.output import write_json
+from train.report.table import format_table
+from train.run import processes
+from train.run.evaluation import Evaluation, evaluate_checkpoint
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "A run's workdir, or one checkpoint's folder.")
 _PIXELS = flags.DEFINE_list("pixels", [], "Sides of the images; default: the experiment's own.")

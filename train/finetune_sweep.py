@@ -26,13 +26,15 @@ from typing import Any
 from absl import flags
 from tqdm import tqdm
 
-from nfnet.errors import UserError, run_main
-from train.compilation_cache import use_compilation_cache
-from train.config_file import as_argument, load_experiment, parse_arguments, to_json
-from train.experiment import Experiment
-from train.loop import train
-from train.metrics import read_metrics
+from nfnet.command_line import run_main
+from nfnet.errors import UserError
+from train.config.config_file import as_argument, load_experiment, parse_arguments, to_json
+from train.config.experiment import Experiment
 from train.probe import probe
+from train.run.compilation_cache import use_compilation_cache
+from train.run.loop import train
+from train.run.records.metrics import read_metrics
+from train.step.transfer import with_new_classifier
 from train.sweep.folder import SweepFolder, write_whole
 from train.sweep.results import (
   COLUMNS,
@@ -41,7 +43,6 @@ from train.sweep.results import (
   results,
   write_table,
 )
-from train.transfer import with_new_classifier
 
 FINETUNED_FILE = "finetuned.csv"
 FINETUNED_COLUMNS = (

@@ -14,10 +14,10 @@ from typing import Any
 
 import train.configs
 from kernels.sgd_agc.reference import PARAMETER_NORM_FLOOR
-from nfnet.errors import refuse_arguments, run_main
+from nfnet.command_line import refuse_arguments, run_main
 from nfnet.variants import get_variant
-from train.config_file import field_values, load_experiment
-from train.experiment import Experiment
+from train.config.config_file import field_values, load_experiment
+from train.config.experiment import Experiment
 
 _CONFIGS = pathlib.Path(train.configs.__file__).parent
 _FS = tuple(f"F{n}" for n in range(8))

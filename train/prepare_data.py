@@ -13,8 +13,9 @@ import os
 
 from absl import flags
 
-from nfnet.errors import UserError, run_main
-from train import dataset_writer, image_sources, records
+from nfnet.command_line import run_main
+from nfnet.errors import UserError
+from train.data import dataset_writer, image_sources, records
 
 _SOURCE = flags.DEFINE_string("source", None, "Folder with the images.")
 _OUT = flags.DEFINE_string("out", None, "Folder to write the data set to.")

@@ -7,12 +7,13 @@ Run again with the same arguments, it resumes from the newest checkpoint in the 
 
 from absl import flags
 
-from nfnet.errors import UserError, run_main
-from train import processes
-from train.compilation_cache import use_compilation_cache
-from train.config_file import load_experiment, parse_arguments
-from train.goodput import process_began_seconds
-from train.loop import train
+from nfnet.command_line import run_main
+from nfnet.errors import UserError
+from train.config.config_file import load_experiment, parse_arguments
+from train.run import processes
+from train.run.compilation_cache import use_compilation_cache
+from train.run.loop import train
+from train.run.records.goodput import process_began_seconds
 
 _CONFIG = flags.DEFINE_string("config", None, "Python file that describes the experiment.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder for checkpoints, metrics and plots.")

@@ -20,15 +20,16 @@ import numpy as np
 from absl import flags
 from tqdm import tqdm
 
-from nfnet.errors import UserError, run_main
-from train.compilation_cache import use_compilation_cache
-from train.config_file import as_argument, load_experiment, parse_arguments
-from train.data import evaluation_batches, evaluation_examples
-from train.devices import check_batch_size, put_batch
-from train.experiment import Experiment
-from train.sharding import make_mesh
-from train.step import make_feature_step, make_model, put_parameters
-from train.transfer import with_new_classifier
+from nfnet.command_line import run_main
+from nfnet.errors import UserError
+from train.config.config_file import as_argument, load_experiment, parse_arguments
+from train.config.experiment import Experiment
+from train.data.pipeline import evaluation_batches, evaluation_examples
+from train.run.compilation_cache import use_compilation_cache
+from train.step.sharding.batch import check_batch_size, put_batch
+from train.step.sharding.mesh import make_mesh
+from train.step.train_step import make_feature_step, make_model, put_parameters
+from train.step.transfer import with_new_classifier
 
 RIDGES = tuple(10.0**power for power in range(-4, 3))
 """Tried, relative to the mean eigenvalue of the features' covariance."""

@@ -4,7 +4,8 @@ r"""Scaling laws of runs: what more compute buys, and how to split it between si
         --runs=train/published_runs/paper_a_finetuned.csv --hold_out_epochs=2 \
         [--predict_compute=C] [--json=OUT] [--plots=FOLDER]
 
-Reads tables of runs (their columns: `train/run_table.py`; those above are paper A's own) and prints
+Reads tables of runs (`train/scaling/run_table.py` names the columns; those above are paper A's),
+and prints
 
 - loss as a power of compute, with and without an irreducible loss, of all runs and of those that
   are best for what they cost, and as a joint law of size and epochs;
@@ -26,14 +27,14 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from nfnet.errors import refuse_arguments, run_main
-from train.output import write_json
-from train.run_table import read_runs
-from train.scaling_findings import Findings, find
-from train.scaling_fits import ComputeLaw
-from train.scaling_plots import write_plots
-from train.scaling_study import CONFIDENCE, FORMS, OPTIMA, HeldOut, Laws, Study
-from train.scaling_text import as_text, outlier_reason, unit
+from nfnet.command_line import refuse_arguments, run_main
+from train.report.output import write_json
+from train.scaling.findings import Findings, find
+from train.scaling.fits import ComputeLaw
+from train.scaling.plots import write_plots
+from train.scaling.run_table import read_runs
+from train.scaling.study import CONFIDENCE, FORMS, OPTIMA, HeldOut, Laws, Study
+from train.scaling.text import as_text, outlier_reason, unit
 
 
 def as_json(findings: Findings) -> dict[str, Any]:

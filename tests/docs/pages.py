@@ -19,10 +19,10 @@ import re
 import shlex
 from collections.abc import Iterator
 
-from train.config_file import field_types, load_experiment, override
-from train.experiment import Data, Experiment, Optimizer, Schedule
+from tests.repository import ROOT
+from train.config.config_file import field_types, load_experiment, override
+from train.config.experiment import Data, Experiment, Optimizer, Schedule
 
-ROOT = pathlib.Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 KINDS = {
   *("bash", "bash slow", "bash tpu", "bash make"),

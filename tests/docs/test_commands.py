@@ -12,7 +12,7 @@ from PIL import Image
 
 from nfnet.initialization import initial_parameters
 from nfnet.model import NFNet
-from nfnet.released_weights import save_haiku
+from nfnet.weights.released_weights import save_haiku
 from tests.docs.pages import (
   PACKAGES,
   PAGES,
@@ -27,8 +27,8 @@ from tests.docs.pages import (
   inline_commands,
   shell_commands,
 )
-from train.record_reader import RecordReader
-from train.records import load_manifest
+from train.data.record_reader import RecordReader
+from train.data.records import load_manifest
 
 FASHION_MNIST = ROOT / "train" / "demo_data" / "fashion_mnist"
 IN_DEFAULT_TESTS = ("bash", "python")
@@ -232,7 +232,7 @@ def block_of(text, kind="bash tpu"):
   ("text", "complaint"),
   [
     ("python -m train.pretrian --workdir=RUN", "no program train.pretrian"),
-    ("python -m train.loop", "no program train.loop"),
+    ("python -m train.run.loop", "no program train.run.loop"),
     ("python -m train.pretrain --workdirs=RUN", "no flag --workdirs"),
     ("python -m train.pretrain --variant=F0", "no flag --variant"),
     ("python -m train.pretrain --config=train/configs/imagenet.py:size=F0", "no argument 'size'"),

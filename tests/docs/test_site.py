@@ -47,10 +47,13 @@ def entry(site, name):
     ("kernels.tpu.cost_estimate", ["macs", "multiply-adds"]),
     ("nfnet.predict.read_inputs", ["float32 [n, height, width, 3]", "UserError"]),
     ("nfnet.cost.count", ["pixels", "Raises"]),
-    ("train.config_file.load_experiment", ["overrides", "--config.FIELD=VALUE", "UserError"]),
-    ("train.experiment.Data", ["crop_area_min", "evaluation_resize_margin", "pixels"]),
-    ("train.loop.train", ["began_seconds", "time.monotonic()", "Terminated"]),
-    ("profiling.tile_sweep.sweep", ["images", "of a device", "UserError"]),
+    (
+      "train.config.config_file.load_experiment",
+      ["overrides", "--config.FIELD=VALUE", "UserError"],
+    ),
+    ("train.config.experiment.Data", ["crop_area_min", "evaluation_resize_margin", "pixels"]),
+    ("train.run.loop.train", ["began_seconds", "time.monotonic()", "Terminated"]),
+    ("profiling.compile.tile_sweep.sweep", ["images", "of a device", "UserError"]),
     ("profiling.step.StepReport.mfu", ["Model FLOP utilization"]),
   ],
 )

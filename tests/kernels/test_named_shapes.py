@@ -14,21 +14,18 @@ from kernels.scaled_ws_conv import reference, tile
 from kernels.scaled_ws_conv.tile import choose
 from kernels.sgd_agc.small_tpu import is_small
 from kernels.tpu import read_tiles
-from profiling.op_shapes import (
+from profiling.compile.op_shapes import (
   ConvShape,
   SqueezeExciteShape,
   StemShape,
   UpdateShape,
   named_shapes,
 )
-from tests.kernels import (
-  exact,
-  test_se_residual_kernel,
-  test_sgd_agc_kernel,
-  test_sgd_agc_small_kernel,
-  test_stem_kernel,
-)
-from tests.kernels import test_scaled_ws_conv_kernel as test_conv
+from tests.kernels import exact
+from tests.kernels.scaled_ws_conv import test_scaled_ws_conv_kernel as test_conv
+from tests.kernels.se_residual import test_se_residual_kernel
+from tests.kernels.sgd_agc import test_sgd_agc_kernel, test_sgd_agc_small_kernel
+from tests.kernels.stem import test_stem_kernel
 
 IMAGES = 32
 pytestmark = pytest.mark.slow

@@ -1,5 +1,4 @@
 import functools
-import pathlib
 import subprocess
 import sys
 
@@ -19,12 +18,12 @@ from nfnet.predict import (
   top_classes,
 )
 from nfnet.preprocessing import MEAN_RGB, STDDEV_RGB
-from nfnet.released_weights import save_haiku, save_timm
-from train.checkpoint import Checkpoints
-from train.config_file import to_json
-from train.experiment import Data, Experiment, Loss, Model
+from nfnet.weights.released_weights import save_haiku, save_timm
+from tests.repository import ROOT
+from train.config.config_file import to_json
+from train.config.experiment import Data, Experiment, Loss, Model
+from train.run.checkpoints import Checkpoints
 
-ROOT = pathlib.Path(__file__).parents[2]
 NUM_CLASSES = 7
 CLASS_NAMES = [f"name {i}" for i in range(NUM_CLASSES)]
 

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from profiling.topology import describe_devices, parse_topology
+from profiling.compile.topology import describe_devices, parse_topology
 
 
 def loops(x, w):

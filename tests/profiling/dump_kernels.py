@@ -76,8 +76,8 @@ def kernel_and_arguments(name):
   def matmul():
     """The yardstick of profiling.kernels."""
     sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
-    from profiling.matmul_kernel import SIZE
-    from profiling.matmul_kernel import matmul as function
+    from profiling.compile.matmul_kernel import SIZE
+    from profiling.compile.matmul_kernel import matmul as function
 
     return function, [shape((SIZE, SIZE), bf16)] * 2
 

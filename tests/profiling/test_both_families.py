@@ -1,6 +1,5 @@
 import json
 import os
-import pathlib
 import subprocess
 import sys
 
@@ -8,9 +7,8 @@ import pytest
 from PIL import Image
 
 from profiling.both_families import as_text, draw, read_points
-from profiling.stored import RESULTS
-
-REPOSITORY = pathlib.Path(__file__).parents[2]
+from profiling.estimate.stored import RESULTS
+from tests.repository import ROOT
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +78,7 @@ def test_the_command(tmp_path):
       *(sys.executable, "-m", "profiling.both_families"),
       *(f"--plot={tmp_path / 'both.png'}", f"--json={tmp_path / 'both.json'}"),
     ],
-    cwd=REPOSITORY,
+    cwd=ROOT,
     env=os.environ,
     capture_output=True,
     text=True,

@@ -3,7 +3,6 @@ import json
 
 import pytest
 
-from profiling import published
 from profiling.calibrate import (
   Comparison,
   as_json,
@@ -13,9 +12,10 @@ from profiling.calibrate import (
   requests_v3,
 )
 from profiling.core_hours import Estimates
-from profiling.error_bar import CALIBRATION, Spread, error_bar_text, error_bars, spread
+from profiling.estimate import published
+from profiling.estimate.error_bar import CALIBRATION, Spread, error_bar_text, error_bars, spread
+from profiling.estimate.step_time import Row, StepTime
 from profiling.step import StepReport
-from profiling.step_time import Row, StepTime
 
 
 def report(request, seconds):

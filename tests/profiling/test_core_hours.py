@@ -4,12 +4,12 @@ import json
 import pytest
 
 from nfnet.errors import UserError
-from profiling import published
-from profiling.compilation import Compilation
+from profiling.compile.compilation import Compilation
+from profiling.compile.topology import parse_topology
 from profiling.core_hours import Estimates, as_json, as_text, draw, requests
+from profiling.estimate import published
+from profiling.estimate.step_time import Row, StepTime
 from profiling.step import StepReport
-from profiling.step_time import Row, StepTime
-from profiling.topology import parse_topology
 
 SLICE = parse_topology("v4:4x4x8")
 

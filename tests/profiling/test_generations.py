@@ -7,13 +7,13 @@ import sys
 import pytest
 
 from nfnet.cost import count
-from profiling.chips import CHIPS
-from profiling.compilation import Compilation
+from profiling.compile.compilation import Compilation
+from profiling.compile.request import StepRequest
+from profiling.compile.topology import parse_topology
+from profiling.compiler_text.chips import CHIPS
+from profiling.estimate.step_time import Row, StepTime
 from profiling.generations import SLICES, as_json, as_text
-from profiling.request import StepRequest
 from profiling.step import StepReport
-from profiling.step_time import Row, StepTime
-from profiling.topology import parse_topology
 
 
 def report(topology):

@@ -1,6 +1,5 @@
 import json
 import os
-import pathlib
 import random
 import subprocess
 import sys
@@ -10,10 +9,12 @@ import numpy as np
 import pytest
 
 from nfnet.errors import UserError
-from profiling import input_pipeline, input_worker
-from profiling.stored import RESULTS
-from tests.train import image_files
-from train import record_reader
+from profiling import input_pipeline
+from profiling.estimate.stored import RESULTS
+from profiling.measure import input_worker
+from tests.repository import ROOT
+from tests.train.data import image_files
+from train.data import record_reader
 
 
 def run(seconds, cpu_seconds, images=100, cores=2):
@@ -122,7 +123,7 @@ def test_pillows_crops_have_the_distribution_of_training():
   generator = random.Random(0)
   boxes = np.array([input_worker._random_box(1000, 1000, generator) for _ in range(4000)])
   widths, heights = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
-  # As in tests/train/test_augmentation.py.
+  # As in tests/train/data/test_augmentation.py.
   assert (widths * heights / 1e6).mean() == pytest.approx(0.478, abs=0.016)
   assert np.log(widths / heights).mean() == pytest.approx(0, abs=0.015)
   assert (boxes[:, 0] - (1000 - boxes[:, 2])).mean() == pytest.approx(0, abs=20)
@@ -147,7 +148,7 @@ def test_cpu_time_is_that_of_all_processes():
 def run_command(*arguments):
   return subprocess.run(
     [sys.executable, "-m", "profiling.input_pipeline", *arguments],
-    cwd=pathlib.Path(__file__).parents[2],
+    cwd=ROOT,
     capture_output=True,
     text=True,
     check=False,

@@ -8,8 +8,9 @@ import sys
 import pytest
 
 from nfnet.errors import UserError
-from profiling.chips import CHIPS
-from profiling.kernel_dumps import KernelProfile
+from profiling.compile.op_worker import YARDSTICK, OpRequest
+from profiling.compiler_text.chips import CHIPS
+from profiling.compiler_text.kernel_dumps import KernelProfile
 from profiling.kernels import (
   CompiledOp,
   OpRow,
@@ -20,7 +21,6 @@ from profiling.kernels import (
   make_rows,
   summary,
 )
-from profiling.op_worker import YARDSTICK, OpRequest
 
 V4 = CHIPS["v4"]
 LABEL = "conv 1x1 7px 1536->3072"

@@ -8,11 +8,11 @@ import sys
 import pytest
 
 from profiling import memory
-from profiling.compilation import Compilation, DeviceMemoryError
+from profiling.compile.compilation import Compilation, DeviceMemoryError
+from profiling.compile.topology import parse_topology
+from profiling.estimate.step_time import Row, StepTime
 from profiling.memory import as_json, as_text, fastest, run, trials
 from profiling.step import StepReport
-from profiling.step_time import Row, StepTime
-from profiling.topology import parse_topology
 
 SLICE = parse_topology("v4:4x4x8")
 

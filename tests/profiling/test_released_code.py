@@ -3,12 +3,12 @@ import json
 
 import pytest
 
-from profiling import published
-from profiling.compilation import Compilation
+from profiling.compile.compilation import Compilation
+from profiling.estimate import published
+from profiling.estimate.step_time import Row, StepTime
+from profiling.estimate.stored import RESULTS
 from profiling.released_code import as_json, as_text, request_for, speed_without_collectives
 from profiling.step import StepReport
-from profiling.step_time import Row, StepTime
-from profiling.stored import RESULTS
 
 
 def report(released, compute_seconds, collective_seconds):

@@ -9,10 +9,10 @@ import pytest
 
 from nfnet.cost import count
 from nfnet.errors import UserError
-from profiling.compilation import Compilation
+from profiling.compile.compilation import Compilation
+from profiling.estimate.step_time import Row, StepTime
 from profiling.slices import as_json, as_text, draw, efficiencies, efficiency, fastest, requests
 from profiling.step import StepReport
-from profiling.step_time import Row, StepTime
 
 SLICES = ("v4:8x8x16", "v4:2x2x1")
 

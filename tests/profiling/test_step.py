@@ -7,10 +7,10 @@ import sys
 import pytest
 
 from nfnet.cost import count
-from profiling.compilation import Compilation
-from profiling.request import StepRequest
+from profiling.compile.compilation import Compilation
+from profiling.compile.request import StepRequest
+from profiling.estimate.step_time import Row, StepTime
 from profiling.step import StepReport, as_json, as_text
-from profiling.step_time import Row, StepTime
 
 REQUEST = StepRequest(
   variant="F3", topology="v4:2x2x1", batch_per_chip=32, pixels=224, num_classes=1000

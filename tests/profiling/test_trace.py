@@ -9,7 +9,7 @@ import pytest
 
 import train.configs
 from nfnet.cost import count
-from profiling.chips import CHIPS
+from profiling.compiler_text.chips import CHIPS
 from profiling.trace import Measurement
 
 CONFIG = pathlib.Path(train.configs.__file__).parent / "demo_pretrain.py"

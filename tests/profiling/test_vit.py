@@ -4,14 +4,14 @@ import json
 
 import pytest
 
-from profiling import published
-from profiling.compilation import Compilation, read_compilation, run_worker
-from profiling.hlo_cycles import read_operations
-from profiling.step_time import Row, StepTime, estimate
-from profiling.topology import parse_topology
-from profiling.vision_transformer import VISION_TRANSFORMERS
+from profiling.compile.compilation import Compilation, read_compilation, run_worker
+from profiling.compile.topology import parse_topology
+from profiling.compile.vision_transformer import VISION_TRANSFORMERS
+from profiling.compile.vit_worker import VisionTransformerRequest
+from profiling.compiler_text.hlo_cycles import read_operations
+from profiling.estimate import published
+from profiling.estimate.step_time import Row, StepTime, estimate
 from profiling.vit import Report, as_json, as_text
-from profiling.vit_worker import VisionTransformerRequest
 
 
 def report_of(run, seconds, hbm_gibibytes=20):
@@ -72,7 +72,7 @@ def test_a_step_compiles_for_a_tpu(tmp_path):
     rematerialize=True,
   )
   folder, versions = run_worker(
-    "profiling.vit_worker", request, what="a ViT", dumps=False, cache=tmp_path
+    "profiling.compile.vit_worker", request, what="a ViT", dumps=False, cache=tmp_path
   )
   topology = parse_topology(request.topology)
   compilation = read_compilation(folder, versions, topology.chip)

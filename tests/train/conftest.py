@@ -2,9 +2,9 @@ import dataclasses
 
 import pytest
 
-from train import dataset_writer
+from train.data import dataset_writer
+from train.data.image_sources import VALIDATION
 from train.demo_data import make_digits
-from train.image_sources import VALIDATION
 
 HELD_OUT_DIGITS = 100
 """Evaluations would be more than half of what short runs take."""

@@ -10,10 +10,10 @@ import sys
 
 import jax
 
-from nfnet.checkpoint_reader import read_arrays
-from train.goodput import LEDGER_FILE, START_UP
+from nfnet.weights.checkpoint_reader import read_arrays
+from tests.repository import ROOT
+from train.run.records.goodput import LEDGER_FILE, START_UP
 
-ROOT = pathlib.Path(__file__).parents[2]
 CONFIG = "tests/train/small_network.py"
 FIELDS = {
   "data.num_classes": 10,

@@ -11,8 +11,8 @@ import runpy
 import sys
 
 from nfnet import variants
+from train.config.experiment import Experiment
 from train.configs import demo_pretrain
-from train.experiment import Experiment
 
 # P0 without its last stages. There are transitions with and without stride, and two blocks that
 # "scan" takes together.

@@ -1,7 +1,6 @@
 import dataclasses
 import json
 import os
-import pathlib
 import subprocess
 import sys
 
@@ -9,20 +8,19 @@ import pytest
 from PIL import Image
 
 from nfnet.errors import UserError
-from tests.train.test_finetuning_law import PAPER_A, grid
+from tests.repository import ROOT
+from tests.train.scaling.test_finetuning_law import PAPER_A, grid
 from train.choose_checkpoint import as_text, choose
-from train.finetuning_law import fit
 from train.published_runs import PAPER_A_NFNETS
-from train.run_table import read_runs
+from train.scaling.finetuning_law import fit
+from train.scaling.run_table import read_runs
 from train.small_study import RUNS
-
-REPOSITORY = pathlib.Path(__file__).parents[2]
 
 
 def run(*arguments):
   return subprocess.run(
     [sys.executable, "-m", "train.choose_checkpoint", *arguments],
-    cwd=REPOSITORY,
+    cwd=ROOT,
     env=os.environ,
     capture_output=True,
     text=True,

@@ -1,12 +1,11 @@
 """The configurations are the papers', and the table of both is up to date."""
 
-import pathlib
-
 import pytest
 
+from tests.repository import ROOT
 from train.hyper_parameters import as_markdown, sections
 
-TABLE = pathlib.Path(__file__).parents[2] / "docs" / "hyper_parameters.md"
+TABLE = ROOT / "docs" / "hyper_parameters.md"
 ROWS = [
   pytest.param(row, id=f"{section.title}: {row.what}")
   for section in sections()

@@ -2,7 +2,6 @@
 
 import json
 import os
-import pathlib
 import shutil
 import subprocess
 import sys
@@ -11,10 +10,10 @@ import pytest
 
 from nfnet.initialization import initial_parameters
 from nfnet.model import NFNet
-from nfnet.released_weights import save_haiku
+from nfnet.weights.released_weights import save_haiku
+from tests.repository import ROOT
 from tests.train.conftest import HELD_OUT_DIGITS
 
-REPOSITORY = pathlib.Path(__file__).parents[2]
 CONFIG = "train/configs/demo_finetune.py"
 SHORT = (
   "--config.model.variant=P0",
@@ -34,7 +33,7 @@ def run(module, *arguments):
   environment = {**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=0"}
   return subprocess.run(
     [sys.executable, "-m", module, *arguments],
-    cwd=REPOSITORY,
+    cwd=ROOT,
     env=environment,
     capture_output=True,
     text=True,

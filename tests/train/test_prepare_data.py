@@ -13,10 +13,9 @@ import pytest
 
 from nfnet import preprocessing
 from nfnet.errors import UserError
-from tests.train import image_files
-from train import dataset_writer, image_sources, record_reader, records
-
-ROOT = pathlib.Path(__file__).parents[2]
+from tests.repository import ROOT
+from tests.train.data import image_files
+from train.data import dataset_writer, image_sources, record_reader, records
 
 
 def prepare(source, out, evaluation_share=0.3, **options):

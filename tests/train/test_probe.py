@@ -10,9 +10,9 @@ from nfnet.errors import UserError
 from nfnet.initialization import initial_parameters
 from nfnet.model import NFNet, apply, apply_features
 from nfnet.preprocessing import normalize
-from nfnet.released_weights import save_haiku
-from train.config_file import load_experiment
-from train.data import evaluation_batches
+from nfnet.weights.released_weights import save_haiku
+from train.config.config_file import load_experiment
+from train.data.pipeline import evaluation_batches
 from train.probe import RIDGES, leave_one_out, probe
 
 CLASSES = 3

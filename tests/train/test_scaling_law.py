@@ -1,7 +1,6 @@
 import dataclasses
 import json
 import os
-import pathlib
 import subprocess
 import sys
 
@@ -10,16 +9,16 @@ import pytest
 from PIL import Image
 
 from nfnet.errors import UserError
-from tests.train.scaling_runs import JOINT, joint_points
+from tests.repository import ROOT
+from tests.train.scaling.scaling_runs import JOINT, joint_points
 from train.published_runs import PAPER_A_FINETUNED, PAPER_A_NFNETS
-from train.run_table import best_trials, read_runs
-from train.scaling_findings import as_points, find
-from train.scaling_fits import Points, frontier
+from train.scaling.findings import as_points, find
+from train.scaling.fits import Points, frontier
+from train.scaling.run_table import best_trials, read_runs
+from train.scaling.study import FORMS, OPTIMA, study
+from train.scaling.text import as_text
 from train.scaling_law import as_json, run
-from train.scaling_study import FORMS, OPTIMA, study
-from train.scaling_text import as_text
 
-REPOSITORY = pathlib.Path(__file__).parents[2]
 PAPER_A = read_runs([PAPER_A_NFNETS, PAPER_A_FINETUNED])
 FORM = {form.field: form for form in FORMS}
 
@@ -318,8 +317,8 @@ def test_results_that_cannot_be_written_are_named(tmp_path, keyword, flag):
 def command(*arguments):
   return subprocess.run(
     [sys.executable, "-m", "train.scaling_law", *arguments],
-    cwd=REPOSITORY,
-    env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+    cwd=ROOT,
+    env={**os.environ, "PYTHONPATH": str(ROOT)},
     capture_output=True,
     text=True,
     timeout=120,

@@ -8,7 +8,7 @@ Expected cost: one minute on 2 CPU cores, most of it compilation. Expected resul
 797 held-out digits; 93 % from scratch, which is `train.pretrain` with the same configuration.
 """
 
-from train.experiment import Data, Experiment, Loss, Model, Optimizer, Schedule
+from train.config.experiment import Data, Experiment, Loss, Model, Optimizer, Schedule
 
 
 def experiment() -> Experiment:

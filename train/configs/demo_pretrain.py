@@ -7,7 +7,7 @@ Expected cost: 5 minutes on 2 CPU cores. Expected result: 88 % top-1 on the 10,0
 
 import pathlib
 
-from train.experiment import Data, Experiment, Loss, Model, Optimizer, Schedule
+from train.config.experiment import Data, Experiment, Loss, Model, Optimizer, Schedule
 
 _DATA = pathlib.Path(__file__).parent.parent / "demo_data" / "fashion_mnist"
 

@@ -13,11 +13,11 @@ Expected cost and result in the paper, 112,600 steps of 4096 images on 128 TPU-v
     top-5         96.8    97.1    97.3    97.5    97.6    97.6     97.9     97.9
 
 `,sharpness=true` is for the columns with SAM. What is mixed and distorted differs in details from
-the code released with the paper (`train/mixing.py` and `train/rand_augment.py` say how).
+the code released with the paper (`train/step/mixing.py` and `train/data/rand_augment.py` say how).
 """
 
 from nfnet.variants import get_variant
-from train.experiment import (
+from train.config.experiment import (
   Data,
   Experiment,
   Loss,

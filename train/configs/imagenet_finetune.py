@@ -11,7 +11,7 @@ of paper B. The papers leave open how many images share a perturbation of SAM: h
 chip has at 128 chips. `,group_images=8` takes another number, which any number of chips keeps to.
 """
 
-from train.experiment import Data, Experiment, Loss, Model, Optimizer, Schedule, Sharpness
+from train.config.experiment import Data, Experiment, Loss, Model, Optimizer, Schedule, Sharpness
 
 # At 16 images a chip F7+ needs 23.2 GB of HBM with it and some 49 GB without, of which a TPU v4 has
 # 34.4 (BUILD_NOTES.md, "Compiling the training step"); the other two by proportion to their depth.

@@ -18,9 +18,9 @@ ImageNet in images; softmax and no dropout are our choice, as is stochastic dept
 """
 
 from nfnet.errors import UserError
-from train.experiment import Data, Experiment, Loss, Model, Optimizer, Schedule
+from train.config.experiment import Data, Experiment, Loss, Model, Optimizer, Schedule
 from train.published_runs import PAPER_A_NFNETS
-from train.run_table import read_runs
+from train.scaling.run_table import read_runs
 
 # By network and epochs, where paper A gives it, at batch 4096. The rate falls slowly with size: a
 # model between two of them takes the rate of the larger.

@@ -14,8 +14,9 @@ import pathlib
 import numpy as np
 from absl import flags
 
-from nfnet.errors import UserError, run_main
-from train import dataset_writer, image_sources
+from nfnet.command_line import run_main
+from nfnet.errors import UserError
+from train.data import dataset_writer, image_sources
 
 CLASS_NAMES = (
   "T-shirt/top",

@@ -16,8 +16,9 @@ import sys
 
 from absl import flags
 
-from nfnet.errors import UserError, run_main
-from train.config_file import parse_arguments
+from nfnet.command_line import run_main
+from nfnet.errors import UserError
+from train.config.config_file import parse_arguments
 from train.launch.job import make_job
 from train.launch.jobset import jobset_yaml
 from train.launch.queued_resources import queued_resources_script

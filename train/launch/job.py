@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from jax.sharding import AbstractMesh
 
 from nfnet.errors import UserError
-from train.config_file import load_experiment
-from train.devices import check_batch_size, check_train_batch
-from train.experiment import Experiment
+from train.config.config_file import load_experiment
+from train.config.experiment import Experiment
 from train.launch.slices import Slice, parse_slice
-from train.sharding import DATA_AXES, mesh_shape
+from train.step.sharding.batch import check_batch_size, check_train_batch
+from train.step.sharding.mesh import DATA_AXES, mesh_shape
 
 SHARED_FOLDER = "/shared"
 """Where every worker has the same folder mounted."""

@@ -1,4 +1,4 @@
-"""Runs that others have published, as tables that `train.run_table` reads.
+"""Runs that others have published, as tables that `train.scaling.run_table` reads.
 
 Paper A: https://arxiv.org/abs/2310.16764. Each file says how its figures were obtained.
 """

@@ -4,5 +4,5 @@
 alone. `plan.py` is what is to run, `trial.py` one run of it, `folder.py` who runs it (the states of
 all trials). `worker.py` runs trials, each in a process of `trial_process.py`. `results.py` is what
 comes out, `table.py` what a person sees. Which rates to try is decided by
-`train.learning_rate_search`.
+`train.sweep.learning_rate_search`.
 """

@@ -7,7 +7,7 @@ The first command is one worker. Started as often as there is room, on one machi
 share DIR, workers divide the trials among them; each may be killed, and more may come at any time.
 `train/sweep/plan.py` says what a plan is, `train/sweep/folder.py` what is in the folder. With
 `learning_rates = "search"`, what has finished decides which rates are run next
-(`train/learning_rate_search.py`).
+(`train/sweep/learning_rate_search.py`).
 
 A worker trains on all devices that it sees: two on one machine need, for example, another
 CUDA_VISIBLE_DEVICES each. All machines run the same version and have configuration and data at the
@@ -16,7 +16,8 @@ same paths.
 
 from absl import flags
 
-from nfnet.errors import UserError, refuse_arguments, run_main
+from nfnet.command_line import refuse_arguments, run_main
+from nfnet.errors import UserError
 from train.sweep.folder import BEAT_SECONDS, SweepFolder
 from train.sweep.plan import load_plan
 from train.sweep.results import results, write_results

@@ -27,11 +27,11 @@ from typing import Any
 from nfnet import cost
 from nfnet.errors import UserError
 from nfnet.variants import get_variant
-from train import data
-from train.config_file import as_argument, field_types, load_experiment, nearest
-from train.experiment import Experiment
-from train.learning_rate_search import Cell
-from train.schedule import learning_rate_schedule, train_steps
+from train.config.config_file import as_argument, field_types, load_experiment, nearest
+from train.config.experiment import Experiment
+from train.data import pipeline
+from train.step.schedule import learning_rate_schedule, train_steps
+from train.sweep.learning_rate_search import Cell
 from train.sweep.trial import Trial, as_text, trial_name
 
 SEARCH = "search"
@@ -141,7 +141,7 @@ def make_trial(plan: Plan, variant: str, epochs: float, learning_rate: float) ->
     experiment = load_experiment(config.removeprefix("--config="), overrides)
     if experiment.initial_weights is not None:
       raise UserError("initial_weights is set, but a sweep pre-trains from random parameters")
-    examples = data.train_examples(experiment.data)
+    examples = pipeline.train_examples(experiment.data)
     learning_rate_schedule(experiment, examples)
   except UserError as error:
     raise UserError(f"trial {name}: {error}") from error

@@ -22,9 +22,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from nfnet.errors import UserError
-from train.learning_rate_search import Finished
-from train.metrics import read_metrics
+from train.run.records.metrics import read_metrics
 from train.sweep.folder import DONE, FAILED, Entry, SweepFolder, write_whole
+from train.sweep.learning_rate_search import Finished
 from train.sweep.trial import Trial
 
 RESULTS_FILE = "results.csv"

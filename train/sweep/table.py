@@ -13,8 +13,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TextIO
 
-from train.metrics import METRICS_FILE
-from train.progress import format_duration, format_table
+from train.report.table import format_table
+from train.report.units import format_duration
+from train.run.records.metrics import METRICS_FILE
 from train.sweep.folder import DONE, FAILED, RUNNING, STATES, WAITING, Entry, SweepFolder
 from train.sweep.results import best_results
 from train.sweep.trial import as_text

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from train.learning_rate_search import Cell
+from train.sweep.learning_rate_search import Cell
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

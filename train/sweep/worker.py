@@ -16,7 +16,7 @@ from typing import Any
 
 from nfnet.errors import UserError
 from train.launch.job import FINAL_EXIT_CODES
-from train.learning_rate_search import Cell, proposals
+from train.run.termination import Terminated
 from train.sweep.folder import (
   DONE,
   FAILED,
@@ -28,11 +28,11 @@ from train.sweep.folder import (
   SweepFolder,
   worker_name,
 )
+from train.sweep.learning_rate_search import Cell, proposals
 from train.sweep.plan import Plan, make_trial
 from train.sweep.results import finished_trials, read_result, write_results
 from train.sweep.table import LiveTable
 from train.sweep.trial import Trial
-from train.termination import Terminated
 
 STARTS_MAX = 5
 """Starts of a trial without a further checkpoint, after which it has failed: out of memory, say."""

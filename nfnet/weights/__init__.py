@@ -1,0 +1,1 @@
+"""Files of weights: released ones, checkpoints of this project, and their parameter names."""

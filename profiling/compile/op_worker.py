@@ -1,0 +1,382 @@
+"""Compiles the ops one by one, in a process of its own; `profiling.kernels` starts it.
+
+    python -m profiling.compile.op_worker REQUEST.json FOLDER
+
+For each program a folder FOLDER/NUMBER with program.hlo.gz and what the compiler wrote about Pallas
+kernels, and in FOLDER/result.json a list of what the programs are and the bytes of their arguments
+and results, or the compiler's complaint. FOLDER/error.txt, one line, says what is wrong with the
+request.
+"""
+
+import dataclasses
+import gzip
+import json
+import pathlib
+import resource
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+import kernels
+from nfnet.activations import scaled_activation
+from nfnet.errors import UserError
+from profiling.compile import matmul_kernel
+from profiling.compile.op_shapes import (
+  ConvShape,
+  OpShape,
+  SqueezeExciteShape,
+  StemShape,
+  UpdateShape,
+  named_shapes,
+)
+from profiling.compile.topology import describe_devices, parse_topology
+from profiling.compiler_text import kernel_dumps
+
+YARDSTICK = f"matmul {matmul_kernel.SIZE}x{matmul_kernel.SIZE}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OpRequest:
+  """Every op at every published shape, on one device.
+
+  Attributes:
+    topology: name of a slice of which the device is one.
+    images: of a device; all of its cores share them.
+    kernels: "reference" or "pallas".
+    only: substring of the labels of what to compile; "" is everything.
+  """
+
+  topology: str
+  images: int
+  kernels: Literal["reference", "pallas"]
+  only: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Program:
+  """What is compiled.
+
+  Attributes:
+    label: of the op's shape.
+    direction: "forward"; "backward"; "both" is forward with all gradients; "convolution forward"
+      and "convolution both" are these without squeeze-excite behind the convolution; "update";
+      "yardstick" is the matrix product as a kernel and "yardstick by XLA" the same by XLA.
+    function: of JAX arrays.
+    arguments: what these look like: trees of `jax.ShapeDtypeStruct`.
+    donated: positions of those that the results may overwrite.
+    facts: that are not looked at here and stay with what comes of the program.
+  """
+
+  label: str
+  direction: Literal[
+    "forward",
+    "backward",
+    "both",
+    "convolution forward",
+    "convolution both",
+    "update",
+    "yardstick",
+    "yardstick by XLA",
+  ]
+  function: Callable[..., Any]
+  arguments: tuple[Any, ...]
+  donated: tuple[int, ...] = ()
+  facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def programs(request: OpRequest) -> Iterator[Program]:
+  """All programs of a request."""
+  size = (matmul_kernel.SIZE, matmul_kernel.SIZE)
+  everything = [
+    Program(
+      label=YARDSTICK,
+      direction=direction,
+      function=function,
+      arguments=(jax.ShapeDtypeStruct(size, jnp.bfloat16),) * 2,
+    )
+    for direction, function in (
+      ("yardstick", matmul_kernel.matmul),
+      ("yardstick by XLA", jnp.dot),
+    )
+  ]
+  for shape in named_shapes():
+    everything += programs_of(shape, request)
+  return (program for program in everything if request.only in program.label)
+
+
+def programs_of(shape: OpShape, request: OpRequest) -> list[Program]:
+  """Of one op."""
+  match shape:
+    case ConvShape():
+      return _conv_programs(shape, request)
+    case StemShape():
+      return _stem_programs(shape, request)
+    case SqueezeExciteShape():
+      return _squeeze_excite_programs(shape, request)
+    case UpdateShape():
+      return [_update_program(shape, request)]
+
+
+def _described(*shape: int, dtype: str = "float32") -> jax.ShapeDtypeStruct:
+  return jax.ShapeDtypeStruct(shape, jnp.dtype(dtype))
+
+
+def _convolution(shape: ConvShape, request: OpRequest) -> Callable[..., kernels.Convolution]:
+  activation = scaled_activation("gelu")
+
+  def forward(weight, gain, bias, beta, x):
+    return kernels.scaled_ws_conv(
+      x,
+      weight,
+      gain,
+      bias,
+      stride=shape.stride,
+      groups=shape.groups,
+      pool=shape.pool,
+      activation=activation.function if shape.activates_input else None,
+      input_scale=beta if shape.activates_input else None,
+      returns_input=shape.returns_input,
+      implementation=request.kernels,
+    )
+
+  return forward
+
+
+def _convolution_arguments(shape: ConvShape, images: int) -> tuple[jax.ShapeDtypeStruct, ...]:
+  kernel, outputs = shape.kernel_pixels, shape.out_channels
+  return (
+    _described(kernel, kernel, shape.in_channels // shape.groups, outputs),
+    _described(outputs),
+    _described(outputs),
+    _described(),
+    _described(shape.pixels, shape.pixels, images, shape.in_channels, dtype="bfloat16"),
+  )
+
+
+_CONVOLUTION_DIFFERENTIATED = (0, 1, 2, 4)
+"""All but beta, which is not learned."""
+
+
+def _conv_programs(
+  shape: ConvShape, request: OpRequest, *, in_order: bool = False
+) -> list[Program]:
+  arguments = _convolution_arguments(shape, request.images)
+  side, outputs = shape.out_pixels, shape.out_channels
+  result = kernels.Convolution(
+    _described(side, side, request.images, outputs, dtype="bfloat16"),
+    arguments[-1] if shape.returns_input else None,
+  )
+  return _forward_and_both(
+    shape.label,
+    _convolution(shape, request),
+    arguments,
+    _CONVOLUTION_DIFFERENTIATED,
+    result,
+    in_order=in_order,
+  )
+
+
+def _stem_programs(shape: StemShape, request: OpRequest) -> list[Program]:
+  activation = scaled_activation("gelu")
+
+  def forward(weights, gains, biases, images):
+    return kernels.stem(
+      images,
+      weights,
+      gains,
+      biases,
+      activation=activation.function,
+      input_scale=jnp.float32(activation.gain),
+      implementation=request.kernels,
+    )
+
+  channels = (3, *shape.channels)
+  pairs = zip(channels, shape.channels, strict=False)
+  vectors = tuple(map(_described, shape.channels))
+  side = shape.out_pixels
+  arguments = (
+    tuple(_described(3, 3, *pair) for pair in pairs),
+    vectors,
+    vectors,
+    _described(shape.pixels, shape.pixels, request.images, 3, dtype="bfloat16"),
+  )
+  y = _described(side, side, request.images, shape.channels[-1], dtype="bfloat16")
+  return _forward_and_both(shape.label, forward, arguments, (0, 1, 2), y)
+
+
+def _squeeze_excite_programs(shape: SqueezeExciteShape, request: OpRequest) -> list[Program]:
+  conv = shape.convolution
+  activation = scaled_activation("gelu")
+
+  def forward(weight, gain, bias, beta, x, shortcut, *gate_and_keep):
+    *gate, keep = gate_and_keep
+    return kernels.conv_se_residual(
+      x,
+      weight,
+      gain,
+      bias,
+      shortcut,
+      *gate,
+      activation=activation.function,
+      input_scale=beta,
+      keep=keep,
+      implementation=request.kernels,
+    )
+
+  channels, hidden = conv.out_channels, shape.squeeze_channels
+  conv_arguments = _convolution_arguments(conv, request.images)
+  wide = _described(conv.pixels, conv.pixels, request.images, channels, dtype="bfloat16")
+  gate = (
+    _described(channels, hidden),
+    _described(hidden),
+    _described(hidden, channels),
+    _described(channels),
+    # The skip gain.
+    _described(),
+  )
+  arguments = (*conv_arguments, wide, *gate, _described(request.images))
+  # The shortcut's gradient is the cotangent itself, which takes no time; keep is no parameter.
+  differentiated = (
+    *_CONVOLUTION_DIFFERENTIATED,
+    *range(len(conv_arguments) + 1, len(arguments) - 1),
+  )
+  return [
+    *_forward_and_both(shape.label, forward, arguments, differentiated, wide, in_order=True),
+    *(
+      dataclasses.replace(program, label=shape.label, direction=f"convolution {program.direction}")
+      for program in _conv_programs(conv, request, in_order=True)
+    ),
+  ]
+
+
+def _forward_and_both(
+  label: str,
+  forward: Callable[..., Any],
+  arguments: tuple[Any, ...],
+  differentiated: tuple[int, ...],
+  result: Any,
+  *,
+  in_order: bool = False,
+) -> list[Program]:
+  """With `in_order`, nothing of the cotangent is computed before the result, as in a network."""
+
+  def both(cotangent, *arguments):
+    def of_differentiated(*values):
+      changed = dict(zip(differentiated, values, strict=True))
+      return forward(*(changed.get(i, argument) for i, argument in enumerate(arguments)))
+
+    y, pullback = jax.vjp(of_differentiated, *(arguments[i] for i in differentiated))
+    if in_order:
+      y, cotangent = jax.lax.optimization_barrier((y, cotangent))
+    return _new(y), pullback(cotangent)
+
+  return [
+    Program(
+      label=label,
+      direction="forward",
+      function=lambda *arguments: _new(forward(*arguments)),
+      arguments=arguments,
+    ),
+    Program(label=label, direction="both", function=both, arguments=(result, *arguments)),
+  ]
+
+
+def _new(result: Any) -> Any:
+  """Without the input that a convolution gives back: to copy it would take time here only."""
+  return result._replace(input=None) if isinstance(result, kernels.Convolution) else result
+
+
+def _update_program(shape: UpdateShape, request: OpRequest) -> Program:
+  def update(parameters, gradients, buffers, rate):
+    return kernels.sgd_agc(
+      parameters,
+      gradients,
+      buffers,
+      learning_rate=rate,
+      momentum=jnp.float32(0.9),
+      weight_decay=jnp.float32(2e-5),
+      clipping=jnp.float32(0.01) if shape.clipped else None,
+      implementation=request.kernels,
+    )
+
+  leaves = {f"{i}": _described(*one) for i, one in enumerate(shape.shapes)}
+  return Program(
+    label=shape.label,
+    direction="update",
+    function=update,
+    arguments=(leaves, leaves, leaves, _described()),
+    donated=(0, 2),
+  )
+
+
+def compile_all(
+  todo: Sequence[Program], topology: str, folder: pathlib.Path
+) -> list[dict[str, Any]]:
+  """Compiles one program after the other and leaves what came of each in its folder.
+
+  Raises:
+    UserError: there is no such slice.
+  """
+  device = describe_devices(parse_topology(topology))[0]
+  mesh = jax.make_mesh((1,), ("device",), (jax.sharding.AxisType.Auto,), devices=[device])
+  sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+  entries = []
+  for i, program in enumerate(todo):
+    # Shown by the process that waits for this one.
+    print(f"{i + 1}/{len(todo)} {program.label}, {program.direction}", flush=True)
+    entry = {"label": program.label, "direction": program.direction, **program.facts}
+    entries.append(entry)
+    arguments = jax.tree.map(
+      lambda argument: jax.ShapeDtypeStruct(argument.shape, argument.dtype, sharding=sharding),
+      program.arguments,
+    )
+    function = jax.jit(program.function, donate_argnums=program.donated)
+    try:
+      # Pallas asks the mesh what it compiles for.
+      with jax.set_mesh(mesh):
+        compiled = function.lower(*arguments).compile()
+    except jax.errors.JaxRuntimeError as error:
+      entry["error"] = str(error).splitlines()[0]
+      continue
+    memory = compiled.memory_analysis()
+    entry["argument_bytes"] = memory.argument_size_in_bytes
+    entry["output_bytes"] = memory.output_size_in_bytes
+    own = folder / str(i)
+    own.mkdir()
+    text = compiled.as_text()
+    (own / "program.hlo.gz").write_bytes(gzip.compress(text.encode(), compresslevel=5))
+    kernel_dumps.keep(folder / kernel_dumps.DUMPS, text, own)
+  return entries
+
+
+def main(
+  make_request: Callable[..., Any],
+  make_programs: Callable[[Any], Iterable[Program]],
+  request_path: str,
+  folder: str,
+) -> None:
+  """Compiles what the file asks for and writes what came of it.
+
+  Args:
+    make_request: of the file's entries; has a topology.
+    make_programs: of the request.
+    request_path: of the file.
+    folder: to write to.
+  """
+  # A compiler that aborts would leave gigabytes.
+  resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+  request = make_request(**json.loads(pathlib.Path(request_path).read_text()))
+  out = pathlib.Path(folder)
+  try:
+    entries = compile_all(list(make_programs(request)), request.topology, out)
+  except UserError as error:
+    (out / "error.txt").write_text(str(error))
+    return
+  (out / "result.json").write_text(json.dumps({"programs": entries}, indent=1))
+
+
+if __name__ == "__main__":
+  main(OpRequest, programs, *sys.argv[1:])

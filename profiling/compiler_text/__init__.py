@@ -1,0 +1,1 @@
+"""The compiler's text in, numbers out. Standard library only."""

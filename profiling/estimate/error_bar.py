@@ -1,0 +1,57 @@
+"""How far estimates are from published measurements: what every estimate is printed with.
+
+`python -m profiling.calibrate` makes the file that this reads.
+"""
+
+import dataclasses
+import functools
+import json
+import math
+from collections.abc import Sequence
+
+from profiling.estimate.stored import RESULTS
+
+CALIBRATION = RESULTS / "calibration.json"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Spread:
+  """Measured over estimated, for several programs.
+
+  Attributes:
+    mean: geometric.
+    lowest: ratio.
+    highest: ratio.
+  """
+
+  mean: float
+  lowest: float
+  highest: float
+
+
+def spread(ratios: Sequence[float]) -> Spread:
+  """Of at least one positive ratio."""
+  mean = math.exp(sum(math.log(ratio) for ratio in ratios) / len(ratios))
+  return Spread(mean=mean, lowest=min(ratios), highest=max(ratios))
+
+
+@functools.cache
+def error_bars() -> dict[str, Spread]:
+  """By TPU generation: "v3" from steps of paper B, "v4" from core-hours of paper A."""
+  calibration = json.loads(CALIBRATION.read_text())
+  return {name: Spread(**table["spread"]) for name, table in calibration["tables"].items()}
+
+
+def error_bars_json() -> dict[str, dict[str, float]]:
+  """The same, for files of figures."""
+  return {name: dataclasses.asdict(bar) for name, bar in error_bars().items()}
+
+
+def error_bar_text() -> str:
+  """One line for the foot of a table of estimates."""
+  v3, v4 = error_bars()["v3"], error_bars()["v4"]
+  return (
+    f"Error bar (python -m profiling.calibrate): what was published took {v3.lowest:.2f} to "
+    f"{v3.highest:.2f} times the estimate on TPU v3 (steps of the released code), {v4.lowest:.2f} "
+    f"to {v4.highest:.2f} times on TPU v4 (core-hours of code that was not released)"
+  )

@@ -1,0 +1,161 @@
+"""From the operations of a compiled training step to seconds, by part and by kind."""
+
+import collections
+import dataclasses
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
+
+from profiling.compile.topology import Topology
+from profiling.compiler_text.hlo_cycles import Operation
+from profiling.compiler_text.kernel_dumps import KernelProfile
+from train.report.table import format_table
+
+Direction = Literal["forward", "backward", ""]
+
+RULES = (
+  "the compiler's cycles of each operation x its executions / clock, one after the other; a Pallas "
+  "kernel takes the longer of its bundles / clock and its copies / HBM bandwidth, the sum where it "
+  "has no grid; then all "
+  "collectives, bytes over the slice's links, overlapped with nothing; asynchronous copies and "
+  "scalar arithmetic free"
+)
+"""What overlaps with what, in the one place where it is decided."""
+
+# Scopes that nfnet.model and train.step.train_step put around their parts.
+_PARTS = ("stem", "stage_1", "stage_2", "stage_3", "stage_4", "head", "optimizer")
+COLLECTIVES = "collectives"
+OTHER = "other"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Row:
+  """Time of some operations of a step.
+
+  Attributes:
+    part: "stem", "stage_1" to "stage_4", "head", "optimizer", "collectives" or "other".
+    direction: of the network's parts; "" for the rest.
+    kind: of the operations.
+    seconds: in one step.
+  """
+
+  part: str
+  direction: Direction
+  kind: str
+  seconds: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StepTime:
+  """Estimated time of one training step.
+
+  Attributes:
+    rows: one for each part, direction and kind that takes time.
+    collective_bytes: of the arrays that are summed, scattered or gathered in one step, each once.
+  """
+
+  rows: tuple[Row, ...]
+  collective_bytes: int
+
+  @property
+  def seconds(self) -> float:
+    """Of the whole step."""
+    return sum(row.seconds for row in self.rows)
+
+  @property
+  def collective_seconds(self) -> float:
+    """Of these, in collectives."""
+    return sum(row.seconds for row in self.rows if row.part == COLLECTIVES)
+
+  @property
+  def compute_seconds(self) -> float:
+    """All others."""
+    return self.seconds - self.collective_seconds
+
+  def by(self, *fields: str) -> dict[tuple[str, ...], float]:
+    """`sum_by` of the step's rows."""
+    return sum_by(self.rows, *fields)
+
+
+def sum_by(rows: Iterable[Row], *fields: str) -> dict[tuple[str, ...], float]:
+  """Seconds summed by some of the rows' fields, in the order in which they first appear."""
+  sums: dict[tuple[str, ...], float] = collections.defaultdict(float)
+  for row in rows:
+    sums[tuple(getattr(row, field) for field in fields)] += row.seconds
+  return dict(sums)
+
+
+def format_rows(rows: Sequence[Row], whole_seconds: float) -> str:
+  """Two tables for a terminal: by part and direction, and by kind, the longest first.
+
+  Args:
+    rows: of a step.
+    whole_seconds: of what the shares are.
+  """
+  parts = [
+    (part, direction, f"{seconds * 1e3:.2f}", f"{seconds / whole_seconds:.1%}")
+    for (part, direction), seconds in sum_by(_in_order(rows), "part", "direction").items()
+  ]
+  kinds = [
+    (kind, f"{seconds * 1e3:.2f}", f"{seconds / whole_seconds:.1%}")
+    for (kind,), seconds in sorted(sum_by(rows, "kind").items(), key=lambda item: -item[1])
+  ]
+  return "\n".join(
+    [
+      format_table(parts, ("part", "direction", "ms", "share")),
+      "",
+      format_table(kinds, ("kind of operation", "ms", "share")),
+    ]
+  )
+
+
+def _in_order(rows: Iterable[Row]) -> list[Row]:
+  """As a step runs: from the stem to the optimizer, forward before backward."""
+  order = (*_PARTS, COLLECTIVES, OTHER)
+  return sorted(rows, key=lambda row: (order.index(row.part), row.direction != "forward"))
+
+
+def estimate(
+  operations: Sequence[Operation],
+  topology: Topology,
+  kernels: Mapping[str, KernelProfile] | None = None,
+) -> StepTime:
+  """Applies `RULES`.
+
+  Args:
+    operations: of the whole program, as one device runs it.
+    topology: that it was compiled for.
+    kernels: profiles of the Pallas kernels by the name of the operation.
+
+  Raises:
+    KeyError: there is a Pallas kernel among them that has no profile.
+  """
+  seconds: dict[tuple[str, Direction, str], float] = collections.defaultdict(float)
+  collective_bytes = 0
+  for operation in operations:
+    if operation.kind == "collective":
+      collective_bytes += operation.whole_bytes * operation.executions
+      once = topology.collective_seconds(
+        operation.opcode, operation.whole_bytes, operation.group_devices
+      )
+      seconds[COLLECTIVES, "", operation.kind] += once * operation.executions
+    else:
+      if operation.kind == "kernel":
+        once = (kernels or {})[operation.name].seconds(topology.chip)
+      else:
+        once = operation.cycles / topology.chip.clock_hz
+      part, direction = attribute(operation.source)
+      seconds[part, direction, operation.kind] += once * operation.executions
+  rows = [
+    Row(part=part, direction=direction, kind=kind, seconds=value)
+    for (part, direction, kind), value in seconds.items()
+  ]
+  return StepTime(rows=tuple(_in_order(rows)), collective_bytes=collective_bytes)
+
+
+def attribute(source: str) -> tuple[str, Direction]:
+  """Part and direction that a path of JAX names stands for; see `Operation.source`."""
+  part = next((name for name in _PARTS if re.search(rf"\b{name}\b", source)), OTHER)
+  if part in ("optimizer", OTHER):
+    return part, ""
+  return part, "backward" if "transpose(" in source else "forward"

@@ -1,0 +1,1 @@
+"""Measures what is there: traces of devices, input pipelines, other implementations."""

@@ -1,5 +1,0 @@
-"""Figures that are kept with the source, as data."""
-
-import pathlib
-
-RESULTS = pathlib.Path(__file__).parent / "results"

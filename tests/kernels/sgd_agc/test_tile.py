@@ -1,0 +1,72 @@
+import json
+
+import pytest
+
+from kernels.sgd_agc import tile
+from kernels.sgd_agc.tile import CHOSEN, Blocks, Matrix, Tile, candidates, choose
+from kernels.tpu import VMEM_BYTES
+from profiling.compile.tile_worker import sweeps
+
+CLIPPED = Matrix(rows=1152, columns=300, clips=True)
+NOT_CLIPPED = Matrix(rows=30_000, columns=3072, clips=False)
+
+
+def test_blocks_by_hand():
+  blocks = Blocks(CLIPPED, Tile(rows=1152, chunk_rows=32))
+  assert blocks.grid == (3, 1)
+  # Parameter and buffer, old and new; the gradient; the sums of squares.
+  assert blocks.vmem_bytes == 2 * 128 * 4 * (5 * 1152 + 8)
+  halved = Matrix(rows=1152, columns=300, clips=True, gradient_itemsize=2, has_average=True)
+  blocks = Blocks(halved, Tile(rows=1152, chunk_rows=32))
+  assert blocks.vmem_bytes == 2 * 128 * (4 * 6 * 1152 + 2 * 1152 + 4 * 8)
+
+
+@pytest.mark.parametrize(
+  ("matrix", "changes", "message"),
+  [
+    (CLIPPED, dict(rows=1000), "rows: 1152 is not a multiple of 1000"),
+    (CLIPPED, dict(rows=576), "a unit of 1152 rows is cut"),
+    (CLIPPED, dict(chunk_rows=40), "rows of a block: 1152 is not a multiple of 40"),
+    (CLIPPED, dict(chunk_rows=36), "rows of a chunk: 36 is not a multiple of 8"),
+    (
+      Matrix(rows=1152, columns=300, clips=True, gradient_itemsize=2),
+      dict(chunk_rows=24),
+      "rows of a chunk: 24 is not a multiple of 16",
+    ),
+    (NOT_CLIPPED, dict(rows=30_000, chunk_rows=40), "bytes of VMEM are more than"),
+  ],
+)
+def test_tiles_that_do_not_fit_are_refused(matrix, changes, message):
+  with pytest.raises(ValueError, match=message):
+    Blocks(matrix, Tile(**dict(rows=1152, chunk_rows=32) | changes))
+
+
+def test_candidates_fit_and_do_not_spill_first():
+  for matrix in (CLIPPED, NOT_CLIPPED):
+    found = candidates(matrix)
+    assert all(blocks.vmem_bytes <= VMEM_BYTES for blocks in found)
+    assert len(set(found)) == len(found)
+  assert candidates(CLIPPED)[0].tile == Tile(rows=1152, chunk_rows=32)
+  # The longest block that fits.
+  assert candidates(NOT_CLIPPED)[0].tile == Tile(rows=3000, chunk_rows=40)
+
+
+def test_what_was_not_swept_gets_the_likely_best(monkeypatch, tmp_path):
+  assert choose(CLIPPED) == candidates(CLIPPED)[0]
+  path = tmp_path / "tiles.json"
+  entry = {"name": CLIPPED.name, "direction": "update", "tile": {"rows": 1152, "chunk_rows": 8}}
+  path.write_text(json.dumps([entry]))
+  monkeypatch.setattr(tile, "CHOSEN", path)
+  choose.cache_clear()
+  assert choose(CLIPPED).tile == Tile(rows=1152, chunk_rows=8)
+  choose.cache_clear()
+
+
+def test_units_that_do_not_fit_vmem_are_not_covered():
+  with pytest.raises(NotImplementedError, match="do not fit VMEM"):
+    choose(Matrix(rows=4096, columns=128, clips=True))
+
+
+def test_chosen_tiles_are_those_of_kernels_that_there_are():
+  keys = [(entry["name"], entry["direction"]) for entry in json.loads(CHOSEN.read_text())]
+  assert keys == sorted(sweeps("sgd_agc", 32))

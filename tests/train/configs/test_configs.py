@@ -1,0 +1,113 @@
+"""The experiments that ship with the project."""
+
+import ast
+
+import pytest
+
+from nfnet.errors import UserError
+from tests.repository import ROOT
+from train.config.config_file import load_experiment
+from train.step.schedule import train_steps
+
+FOLDER = ROOT / "train" / "configs"
+FILES = sorted(path for path in FOLDER.glob("*.py") if path.name != "__init__.py")
+# Paper A, section 2: the best peak learning rate at batch 4096, for 0.25 to 8 epochs.
+EPOCHS = (0.25, 0.5, 1, 2, 4, 8)
+PAPER_A_RATES = {
+  "F0": (1.6, 1.6, 1.6, 1.6, 1.6, 0.8),
+  "F3": (1.6, 1.6, 1.6, 0.8, 0.8, 0.4),
+  "F7+": (1.6, 1.6, 1.6, 0.8, 0.4, 0.4),
+}
+PAPER_A_VARIANTS = ("F0", "F1", "F3", "F3+", "F7", "F7+")
+
+
+def load(name):
+  return load_experiment(str(FOLDER / name))
+
+
+def test_there_are_the_experiments_of_both_papers():
+  assert [path.stem for path in FILES] == [
+    "demo_finetune",
+    "demo_pretrain",
+    "imagenet",
+    "imagenet_finetune",
+    "jft_pretrain",
+  ]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_each_is_valid_and_says_command_cost_and_result(path):
+  assert load(path.name).name
+  text = ast.get_docstring(ast.parse(path.read_text()))
+  for words in ("python -m train.", f"--config=train/configs/{path.name}", "cost", "result"):
+    assert words in text
+
+
+@pytest.mark.parametrize("variant", PAPER_A_VARIANTS)
+@pytest.mark.parametrize("epochs", EPOCHS)
+def test_jft_pretraining_is_paper_a(variant, epochs):
+  experiment = load(f"jft_pretrain.py:variant={variant},epochs={epochs}")
+  assert experiment.model.variant == variant
+  assert experiment.model.bottleneck == "paper"
+  assert experiment.schedule.train_epochs == epochs
+  assert experiment.data.batch_size == 4096
+  assert experiment.data.num_classes == 30_000
+  assert (experiment.data.train_pixels, experiment.data.evaluation_pixels) == (224, 256)
+  assert experiment.optimizer.weight_decay == 1e-6
+  assert experiment.optimizer.ema_decay is None
+  if variant in PAPER_A_RATES:
+    rate = PAPER_A_RATES[variant][EPOCHS.index(epochs)]
+    assert experiment.optimizer.peak_learning_rate == rate
+
+
+def test_the_best_rate_never_rises_with_size_or_epochs():
+  def rates(variant):
+    return [
+      load(f"jft_pretrain.py:variant={variant},epochs={e}").optimizer.peak_learning_rate
+      for e in EPOCHS
+    ]
+
+  table = [rates(variant) for variant in PAPER_A_VARIANTS]
+  for row in table:
+    assert row == sorted(row, reverse=True)
+  for column in zip(*table, strict=True):
+    assert list(column) == sorted(column, reverse=True)
+
+
+def test_repetitions_change_the_passes_and_nothing_of_the_cost():
+  once, often = (
+    load(f"imagenet_finetune.py:variant=F7+,repetitions={repetitions}") for repetitions in (1, 4)
+  )
+  assert often.data.repetitions == 4
+  assert train_steps(often, 1_281_167) == train_steps(once, 1_281_167) == 31_278
+
+
+@pytest.mark.parametrize(
+  ("name", "rematerialized"),
+  [
+    ("jft_pretrain.py:variant=F7", False),
+    ("jft_pretrain.py:variant=F7+", True),
+    ("jft_pretrain.py:variant=F7+,chips=4", True),
+    ("jft_pretrain.py:variant=F7+,chips=1024", False),
+    ("imagenet_finetune.py:variant=F3", False),
+    ("imagenet_finetune.py:variant=F7+", True),
+  ],
+)
+def test_rematerializes_what_would_not_fit(name, rematerialized):
+  assert load(name).model.rematerialize == rematerialized
+
+
+@pytest.mark.parametrize(
+  ("chips", "parts"), [(4, 32), (64, 2), (128, 1), (1024, 1)], ids=lambda value: str(value)
+)
+def test_jft_pretraining_computes_at_most_32_images_a_chip_at_once(chips, parts):
+  experiment = load(f"jft_pretrain.py:chips={chips}")
+  assert experiment.data.batch_size == 4096
+  assert experiment.optimizer.gradient_accumulation == parts
+  assert 4096 / chips / parts <= 32
+
+
+@pytest.mark.parametrize("chips", [0, 3, 8192])
+def test_chips_that_do_not_divide_the_batch_are_an_error(chips):
+  with pytest.raises(UserError, match=rf"^chips={chips}: must divide the batch of 4096$"):
+    load(f"jft_pretrain.py:chips={chips}")

@@ -1,0 +1,236 @@
+import dataclasses
+import io
+import pathlib
+import shutil
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from nfnet.errors import UserError
+from nfnet.weights.checkpoint_reader import block_keys, checkpoint_folder, read_checkpoint
+from tests.repository import ROOT
+from tests.train.conftest import HELD_OUT_DIGITS
+from tests.train.small_network import SMALL, TINY
+from train.config.config_file import load_experiment
+from train.config.experiment import Data, Experiment, Loss, Model, Optimizer, Schedule
+from train.demo_data import make_digits
+from train.run.evaluation import evaluate_checkpoint
+from train.run.loop import train
+from train.step.transfer import with_new_classifier
+
+pytestmark = pytest.mark.usefixtures("small_networks")
+
+
+@pytest.fixture(scope="module")
+def experiment(digits):
+  return Experiment(
+    name="test run",
+    model=Model(
+      variant=TINY.name, compute_dtype="float32", block_execution="unrolled", dropout_rate=0.1
+    ),
+    data=Data(
+      path=str(digits),
+      num_classes=10,
+      batch_size=64,
+      evaluation_batch_size=40,
+      train_pixels=16,
+      evaluation_pixels=16,
+      evaluation_resize_margin=0,
+      horizontal_flip=False,
+      crop_area_min=0.6,
+    ),
+    optimizer=Optimizer(peak_learning_rate=0.2, warmup_steps=3, ema_decay=0.9),
+    loss=Loss(label_smoothing=0.1),
+    schedule=Schedule(
+      train_steps=40, log_every_steps=10, evaluate_every_steps=20, checkpoint_every_steps=20
+    ),
+  )
+
+
+@pytest.fixture(scope="module")
+def finished(experiment, small_networks, tmp_path_factory):
+  workdir = str(tmp_path_factory.mktemp("runs") / "finished")
+  return workdir, train(experiment, workdir)
+
+
+def test_records_every_part_of_the_run(finished):
+  _, records = finished
+  steps = [record for record in records if record["kind"] == "train"]
+  evaluations = [record for record in records if record["kind"] == "evaluation"]
+  assert [record["step"] for record in steps] == [10, 20, 30, 40]
+  assert [(record["step"], record["ema"]) for record in evaluations] == [
+    (20, False),
+    (20, True),
+    (40, False),
+    (40, True),
+  ]
+  assert all(record["examples"] == HELD_OUT_DIGITS for record in evaluations)
+  assert steps[-1]["loss"] < steps[0]["loss"]
+  # Ten classes: chance is 10 %.
+  assert evaluations[-1]["top1"] > 0.3
+  assert 0 <= steps[-1]["data_wait_share"] <= 1
+
+
+def test_leaves_checkpoints_and_plots(finished):
+  workdir = pathlib.Path(finished[0])
+  assert sorted(path.name for path in (workdir / "checkpoints").iterdir()) == ["20", "40"]
+  assert {path.name for path in (workdir / "plots").iterdir()} == {
+    "loss.png",
+    "learning_rate.png",
+    "accuracy.png",
+  }
+  assert any((workdir / "tensorboard").iterdir())
+
+
+def test_resumed_run_ends_in_the_same_parameters(experiment, finished, tmp_path):
+  shutil.copytree(finished[0], tmp_path / "resumed")
+  shutil.rmtree(tmp_path / "resumed" / "checkpoints" / "40")
+  records = train(experiment, str(tmp_path / "resumed"))
+  for prefer_ema in (False, True):
+    jax.tree.map(
+      np.testing.assert_array_equal,
+      read_checkpoint(str(tmp_path / "resumed"), prefer_ema=prefer_ema)[0],
+      read_checkpoint(finished[0], prefer_ema=prefer_ema)[0],
+    )
+  assert [(r["step"], r["kind"]) for r in records] == [(r["step"], r["kind"]) for r in finished[1]]
+
+
+@pytest.mark.slow
+def test_resumes_with_blocks_run_another_way(experiment, tmp_path):
+  """Checkpoints hold the blocks as the run that saved them arranged them."""
+  finished, workdir = tmp_path / "finished", tmp_path / "resumed"
+  # With blocks that a loop can run.
+  experiment = dataclasses.replace(
+    experiment, model=dataclasses.replace(experiment.model, variant=SMALL.name)
+  )
+  train(experiment, str(finished))
+  shutil.copytree(finished, workdir)
+  for execution, step in (("scan", 20), ("unrolled", 30)):
+    for folder in (workdir / "checkpoints").iterdir():
+      if int(folder.name) > step:
+        shutil.rmtree(folder)
+    changed = dataclasses.replace(
+      experiment,
+      model=dataclasses.replace(experiment.model, block_execution=execution),
+      schedule=dataclasses.replace(experiment.schedule, checkpoint_every_steps=10),
+    )
+    train(changed, str(workdir))
+    keys = block_keys(checkpoint_folder(str(workdir)))
+    assert ("2:4" in keys) == (execution == "scan")
+  for prefer_ema in (False, True):
+    found, _ = read_checkpoint(str(workdir), prefer_ema=prefer_ema)
+    expected, _ = read_checkpoint(str(finished), prefer_ema=prefer_ema)
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    # Equal arithmetic in other fusions, over 20 steps.
+    jax.tree.map(
+      lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=2e-3 * np.abs(b).max() + 1e-5),
+      found,
+      expected,
+    )
+
+
+def test_finished_run_started_again_does_no_step(experiment, finished):
+  assert train(experiment, finished[0]) == finished[1]
+
+
+def test_changed_experiment_is_not_resumed(experiment, finished):
+  changed = dataclasses.replace(
+    experiment, optimizer=dataclasses.replace(experiment.optimizer, peak_learning_rate=0.3)
+  )
+  with pytest.raises(UserError, match=r"optimizer\.peak_learning_rate was 0\.2 and is now 0\.3"):
+    train(changed, finished[0])
+
+
+def test_changed_images_are_not_resumed(experiment, finished, tmp_path):
+  make_digits.make(tmp_path / "digits")
+  manifest = tmp_path / "digits" / "manifest.json"
+  # The same files under other digests: another data set.
+  text = manifest.read_text()
+  digest = text.split('"sha256": "')[1][:64]
+  manifest.write_text(text.replace(digest, digest[::-1]))
+  changed = dataclasses.replace(
+    experiment, data=dataclasses.replace(experiment.data, path=str(tmp_path / "digits"))
+  )
+  with pytest.raises(UserError, match="not the one that the saved"):
+    train(changed, finished[0])
+
+
+def test_evaluation_of_the_checkpoint_is_that_of_the_run(finished):
+  evaluations, class_names = evaluate_checkpoint(finished[0], pixels=[16, 24])
+  assert class_names == tuple(map(str, range(10)))
+  assert [(e.network, e.pixels) for e in evaluations] == [
+    ("moving average", 16),
+    ("moving average", 24),
+    ("parameters", 16),
+    ("parameters", 24),
+  ]
+  last = {r["ema"]: r for r in finished[1] if r["kind"] == "evaluation"}
+  for evaluation, is_average in ((evaluations[0], True), (evaluations[2], False)):
+    for name, value in evaluation.scores.scalars().items():
+      assert value == pytest.approx(last[is_average][name], rel=1e-6), name
+  assert evaluations[0].scores.loss != evaluations[1].scores.loss
+
+
+def test_evaluation_shows_its_progress_on_a_terminal_only(finished, monkeypatch):
+  class Stream(io.StringIO):
+    def __init__(self, is_terminal):
+      super().__init__()
+      self.isatty = lambda: is_terminal
+
+  for is_terminal in (True, False):
+    monkeypatch.setattr(sys, "stderr", Stream(is_terminal))
+    evaluate_checkpoint(finished[0])
+    assert ("evaluating" in sys.stderr.getvalue()) == is_terminal
+    assert (f"/{HELD_OUT_DIGITS} [" in sys.stderr.getvalue()) == is_terminal
+
+
+def test_fine_tuning_starts_from_all_but_the_classifier(experiment, finished):
+  started = with_new_classifier(
+    dataclasses.replace(experiment, initial_weights=finished[0], seed=5)
+  )
+  trained, _ = read_checkpoint(finished[0], prefer_ema=True)
+  np.testing.assert_array_equal(
+    started["stem"]["conv0"]["weight"], trained["stem"]["conv0"]["weight"]
+  )
+  assert not started["classifier"]["bias"].any()
+  assert not np.array_equal(started["classifier"]["weight"], trained["classifier"]["weight"])
+
+
+def test_fine_tuning_refuses_weights_of_another_activation(experiment, finished):
+  silu = dataclasses.replace(
+    experiment,
+    initial_weights=finished[0],
+    model=dataclasses.replace(experiment.model, activation="silu"),
+  )
+  with pytest.raises(UserError, match=r"trained with --config\.model\.activation=gelu, not silu"):
+    with_new_classifier(silu)
+
+
+def test_run_that_diverges_stops_and_says_so(experiment, tmp_path):
+  exploding = dataclasses.replace(
+    experiment,
+    optimizer=dataclasses.replace(
+      experiment.optimizer, peak_learning_rate=1e30, agc_clipping=None, warmup_steps=1
+    ),
+  )
+  with pytest.raises(UserError, match=r"step 3 .* to 12 .*peak_learning_rate=1e\+30"):
+    train(exploding, str(tmp_path / "run"))
+  assert not list((tmp_path / "run" / "checkpoints").iterdir())
+
+
+def test_batch_that_does_not_divide_among_devices_is_refused(experiment, tmp_path):
+  odd = dataclasses.replace(experiment, data=dataclasses.replace(experiment.data, batch_size=65))
+  with pytest.raises(UserError, match=r"data\.batch_size=65 does not divide among 8 devices"):
+    train(odd, str(tmp_path))
+
+
+def test_an_address_is_no_workdir(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  with pytest.raises(UserError, match="mount the bucket and give its path"):
+    train(
+      load_experiment(str(ROOT / "train/configs/demo_pretrain.py")),
+      "gs://bucket/run",
+    )
+  assert not list(tmp_path.iterdir())

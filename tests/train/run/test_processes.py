@@ -1,0 +1,328 @@
+"""Real processes on one machine, over loopback."""
+
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+from absl import flags
+from absl.testing import flagsaver
+
+from nfnet.errors import UserError
+from nfnet.weights.checkpoint_reader import read_checkpoint
+from tests.repository import ROOT
+from tests.train.data import image_files
+from tests.train.step.sharding.test_parameters import norm
+from train.audit_data import audit
+from train.run.processes import EXIT_LOST_PROCESS, joined
+from train.run.records.metrics import read_metrics
+from train.run.termination import EXIT_TERMINATED
+
+DEVICES = 4
+STEPS = 8
+ARGUMENTS = {
+  "schedule.log_every_steps": 2,
+  "schedule.evaluate_every_steps": "none",
+  "schedule.checkpoint_every_steps": 4,
+  "optimizer.warmup_steps": 2,
+  "optimizer.ema_decay": 0.9,
+  "data.num_classes": 3,
+  "data.evaluation_batch_size": 8,
+  "data.batch_size": 16,
+  # Two epochs; BAD of each 64 images cannot be decoded.
+  "data.bad_image_share_max": 0.1,
+  "model.stochastic_depth_rate": 0.5,
+  "model.dropout_rate": 0.3,
+  "parallelism.parameter_shards": 2,
+  # One group on each of the devices, which have other examples with every number of processes.
+  "sharpness.radius": 0.05,
+  "sharpness.group_images": 4,
+  "sharpness.ascent_share": 0.5,
+  "mixing.mixup_alpha": 0.2,
+  "mixing.cutmix": "true",
+}
+
+
+BAD = 5
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("data") / "noise"
+  images = [(image_files.encode(image_files.noise(i), "PNG"), (i % 3,)) for i in range(64)]
+  for i in range(3, 64, 13):
+    images[i] = (images[i][0][:60], (0,))
+  image_files.write_records(folder, {"train": images, "validation": images[:3]})
+  return folder
+
+
+def free_port():
+  with socket.socket() as some:
+    some.bind(("localhost", 0))
+    return some.getsockname()[1]
+
+
+def start(workdir, dataset, count, **arguments):
+  """The processes, which have `DEVICES` devices together."""
+  port = free_port()
+  fields = {**ARGUMENTS, "schedule.train_steps": STEPS, "data.path": dataset, **arguments}
+  command = [sys.executable, "-m", "train.pretrain", "--config=tests/train/small_network.py"]
+  command += [f"--workdir={workdir}", *(f"--config.{field}={x}" for field, x in fields.items())]
+  flags = (
+    f"--xla_force_host_platform_device_count={DEVICES // count} --xla_backend_optimization_level=0"
+  )
+  environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
+  started = []
+  for i in range(count):
+    who = [f"--coordinator=localhost:{port}", f"--process_count={count}", f"--process_index={i}"]
+    with pathlib.Path(f"{workdir}.{count}.{i}.log").open("w") as log:
+      started.append(
+        subprocess.Popen(
+          [*command, *(who if count > 1 else [])],
+          env=environment,
+          stdout=log,
+          stderr=subprocess.STDOUT,
+          cwd=ROOT,
+        )
+      )
+  return started
+
+
+def finish(started):
+  for process in started:
+    assert process.wait(timeout=500) == 0
+
+
+def assert_same(workdir, expected, *, steps=STEPS):
+  """Parameters, average and losses of two runs, up to the order of float32 sums."""
+  for prefer_ema in (False, True):
+    ours, theirs = (
+      read_checkpoint(str(one), prefer_ema=prefer_ema)[0] for one in (workdir, expected)
+    )
+    assert norm(jax.tree.map(np.subtract, ours, theirs)) < 1e-5 * norm(theirs)
+  ours, theirs = (read_metrics(str(one)) for one in (workdir, expected))
+  assert [record["step"] for record in ours] == [record["step"] for record in theirs]
+  for one, other in zip(ours, theirs, strict=True):
+    assert one["loss"] == pytest.approx(other["loss"], rel=1e-5)
+    # Of all processes together.
+    assert one.get("bad_images") == other.get("bad_images")
+  epochs = steps * 16 // 64
+  assert [r["bad_images"] for r in ours if r["kind"] == "train"][-1] == epochs * BAD
+  found = audit(str(workdir))
+  assert (found.steps, found.images, found.complete_epochs) == (steps, 16 * steps, epochs)
+  assert found.blank == epochs * BAD
+
+
+@pytest.fixture(scope="module")
+def one_process(dataset, tmp_path_factory):
+  workdir = tmp_path_factory.mktemp("one") / "run"
+  finish(start(workdir, dataset, 1))
+  return workdir
+
+
+def test_two_processes_train_the_same_network(one_process, dataset, tmp_path):
+  workdir = tmp_path / "run"
+  finish(start(workdir, dataset, 2))
+  assert_same(workdir, one_process)
+  # One of them writes records and says how it goes.
+  first, second = (pathlib.Path(f"{workdir}.2.{i}.log").read_text() for i in range(2))
+  assert f"step {STEPS}/{STEPS}" in first
+  assert "step " not in second
+
+
+@pytest.mark.slow
+def test_four_processes_train_the_same_network(one_process, dataset, tmp_path):
+  workdir = tmp_path / "run"
+  finish(start(workdir, dataset, 4))
+  assert_same(workdir, one_process)
+
+
+# Long enough that no process can end before another one is killed.
+MORE = {"schedule.train_steps": 48, "schedule.log_every_steps": 4}
+
+
+@pytest.fixture(scope="module")
+def one_process_for_longer(dataset, tmp_path_factory):
+  workdir = tmp_path_factory.mktemp("longer") / "run"
+  finish(start(workdir, dataset, 1, **MORE))
+  return workdir
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ("victim", "moment"), [(1, "4"), (1, "8.*"), (0, "4")], ids=["after", "in a save", "process 0"]
+)
+def test_a_process_that_dies_ends_the_others_and_all_resume(
+  victim, moment, one_process_for_longer, dataset, tmp_path
+):
+  workdir = tmp_path / "run"
+  processes = start(workdir, dataset, 2, **MORE)
+  # Orbax renames a folder when it is whole.
+  while not list((workdir / "checkpoints").glob(moment)):
+    assert all(process.poll() is None for process in processes)
+    time.sleep(0.001)
+  processes[victim].send_signal(signal.SIGKILL)
+  processes[victim].wait()
+  survivor = 1 - victim
+  code = processes[survivor].wait(timeout=60)
+  output = pathlib.Path(f"{workdir}.2.{survivor}.log").read_text()
+  if victim == 0:
+    # JAX is faster than we are, since its connection is closed.
+    assert code == -signal.SIGABRT
+    assert "This most likely indicates that another task died" in output
+  else:
+    assert code == EXIT_LOST_PROCESS
+    (line,) = (line for line in output.splitlines() if line.startswith("error:"))
+    assert "process 0 of 2 has lost another one: process 1 has been silent for" in line
+    assert line.endswith("start all of them again, they resume from the newest checkpoint")
+  assert audit(str(workdir)).steps < MORE["schedule.train_steps"]
+  # In another number than before.
+  finish(start(workdir, dataset, 1, **MORE))
+  assert_same(workdir, one_process_for_longer, steps=MORE["schedule.train_steps"])
+
+
+RUN_THAT_FAILS = """
+import sys
+import time
+
+import jax
+
+from nfnet.command_line import run_main
+from nfnet.errors import UserError
+from train import processes
+
+
+def main(arguments):
+  with processes.joined():
+    if jax.process_index() == int(arguments[1]):
+      raise {"UserError": UserError, "ValueError": ValueError}[arguments[2]]("this one")
+    time.sleep(200)
+
+
+run_main(main)
+"""
+
+
+@pytest.mark.parametrize(
+  ("culprit", "error", "code"),
+  [
+    (0, "UserError", 2),
+    pytest.param(1, "UserError", 2, marks=pytest.mark.slow),
+    # What nobody expects may be another process's end, which is waited for.
+    pytest.param(0, "ValueError", 1, marks=pytest.mark.slow),
+    pytest.param(1, "ValueError", 1, marks=pytest.mark.slow),
+  ],
+)
+def test_a_process_that_fails_says_why_and_the_others_which(culprit, error, code, tmp_path):
+  port = free_port()
+  processes = [
+    subprocess.Popen(
+      [
+        *(sys.executable, "-c", RUN_THAT_FAILS, f"--coordinator=localhost:{port}"),
+        *("--process_count=2", f"--process_index={i}", str(culprit), error),
+      ],
+      stderr=subprocess.PIPE,
+      text=True,
+      cwd=ROOT,
+      env={**os.environ, "JAX_PLATFORMS": "cpu"},
+    )
+    for i in range(2)
+  ]
+  outputs = [process.communicate(timeout=60)[1].splitlines() for process in processes]
+  other = 1 - culprit
+  assert processes[culprit].returncode == code
+  assert processes[other].returncode == EXIT_LOST_PROCESS
+  assert outputs[culprit][-1] == {2: "error: this one", 1: "ValueError: this one"}[code]
+  assert f"process {culprit} has failed; its own output says why" in outputs[other][-1]
+
+
+@pytest.mark.slow
+def test_all_stop_at_one_step_when_one_of_them_is_terminated(one_process, dataset, tmp_path):
+  workdir = tmp_path / "run"
+  # So long that the notice, which JAX looks for once a second, comes before the end.
+  long = {"schedule.train_steps": 200, "schedule.log_every_steps": 1}
+  processes = start(workdir, dataset, 2, **long)
+  metrics = workdir / "metrics.jsonl"
+  while not (metrics.exists() and len(read_metrics(str(workdir))) > 4):
+    assert all(process.poll() is None for process in processes)
+    time.sleep(0.05)
+  processes[1].send_signal(signal.SIGTERM)
+  assert [process.wait(timeout=60) for process in processes] == [EXIT_TERMINATED] * 2
+  last = audit(str(workdir)).steps
+  assert last < 200
+  assert (workdir / "checkpoints" / str(last)).is_dir()
+  # No step is done again.
+  finish(start(workdir, dataset, 2, **long))
+  found = audit(str(workdir))
+  assert (found.steps, found.starts, found.repeated_steps) == (200, 2, 0)
+
+
+def test_evaluation_by_two_processes_is_that_of_one(one_process, tmp_path):
+  command = [sys.executable, "-m", "tests.train.small_network", "train.evaluate"]
+  command += [f"--workdir={one_process}"]
+  port = free_port()
+  options = {
+    "cwd": ROOT,
+    "env": {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""},
+    "stdout": subprocess.PIPE,
+    "text": True,
+  }
+  who = [f"--coordinator=localhost:{port}", "--process_count=2"]
+  both = [subprocess.Popen([*command, *who, f"--process_index={i}"], **options) for i in range(2)]
+  alone = subprocess.run(command, check=True, **options).stdout
+  first, second = (process.communicate(timeout=300)[0] for process in both)
+  assert "moving average" in alone
+  # What connects them prints too.
+  assert first.endswith(alone)
+  assert "moving average" not in second
+
+
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    (["--coordinator=localhost:1"], "all three, anywhere else"),
+    (["--multi_host", "--process_count=2"], "give --multi_host on a TPU slice, or"),
+    (
+      ["--coordinator=localhost:1", "--process_count=2", "--process_index=2"],
+      "--process_index=2 is not one of --process_count=2 processes",
+    ),
+  ],
+)
+def test_flags_that_do_not_fit_together_are_one_line(arguments, message, tmp_path):
+  command = [sys.executable, "-m", "train.pretrain", "--config=train/configs/demo_pretrain.py"]
+  run = subprocess.run(
+    [*command, f"--workdir={tmp_path}", *arguments],
+    capture_output=True,
+    text=True,
+    env={**os.environ, "JAX_PLATFORMS": "cpu"},
+    check=False,
+  )
+  assert run.returncode == 2
+  (line,) = run.stderr.splitlines()
+  assert message in line
+
+
+@pytest.mark.parametrize(("error", "code"), [(RuntimeError, EXIT_LOST_PROCESS), (ValueError, 2)])
+def test_a_host_that_is_not_there_yet_is_worth_another_start(error, code, monkeypatch, capsys):
+  def initialize(*_, **__):
+    raise error("Failed to recognize coordinator address x\nmore")
+
+  monkeypatch.setattr(jax.distributed, "initialize", initialize)
+  flags.FLAGS.mark_as_parsed()
+  told = flagsaver.flagsaver(multi_host=True)
+  with told, pytest.raises((SystemExit, UserError)) as raised, joined():
+    pass
+  if code == EXIT_LOST_PROCESS:
+    assert raised.value.code == code
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("Failed to recognize coordinator address x; start all of them again")
+  else:
+    assert str(raised.value).endswith(
+      "cannot come together: Failed to recognize coordinator address x"
+    )

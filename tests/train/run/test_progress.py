@@ -1,0 +1,114 @@
+import io
+
+import pytest
+
+from train.report.run_summary import summary
+from train.report.table import format_table
+from train.report.units import format_duration
+from train.run.progress import ProgressLine
+
+
+class Terminal(io.StringIO):
+  """Keeps what a terminal would show: carriage returns overwrite, CSI K clears."""
+
+  def isatty(self):
+    return True
+
+  def shown(self):
+    lines = []
+    for line in self.getvalue().split("\n"):
+      lines.append(line.rpartition("\r")[2].replace("\x1b[K", ""))
+    return lines
+
+
+def record(step, **changes):
+  return {
+    "step": step,
+    "kind": "train",
+    "loss": 2.34567,
+    "learning_rate": 0.04,
+    "images_per_second": 1234.4,
+    "data_wait_share": 0.031,
+    **changes,
+  }
+
+
+def evaluation(step, top1, **changes):
+  return {"step": step, "kind": "evaluation", "loss": 1.5, "top1": top1, "ema": False, **changes}
+
+
+def show(stream):
+  clock = iter([100.0, 150.0]).__next__
+  with ProgressLine(45_000, stream=stream, clock=clock) as progress:
+    progress.update(record(100))
+    progress.update(record(1100))
+    progress.evaluation(evaluation(1100, 0.5, top5=0.8))
+    progress.evaluation(evaluation(1100, 0.625, ema=True))
+  return stream
+
+
+LINES = [
+  "step   100/45000  loss 2.3457  learning rate 0.04  1234 images/s"
+  "  waiting for data 3 %  left unknown",
+  "step  1100/45000  loss 2.3457  learning rate 0.04  1234 images/s"
+  "  waiting for data 3 %  left 0:36:35",
+  "evaluation at step 1100 (parameters): loss 1.5000  top-1 50.00 %  top-5 80.00 %",
+  "evaluation at step 1100 (moving average): loss 1.5000  top-1 62.50 %",
+]
+
+
+def test_file_gets_a_line_each_time():
+  assert show(io.StringIO()).getvalue().splitlines() == LINES
+
+
+def test_terminal_line_is_rewritten_below_the_messages():
+  assert show(Terminal()).shown() == [*LINES[2:], LINES[1], ""]
+
+
+def test_terminal_line_leaves_nothing_of_a_longer_one():
+  stream = Terminal()
+  progress = ProgressLine(10, stream=stream)
+  progress.update(record(9, images_per_second=1e9))
+  progress.update(record(10))
+  assert stream.getvalue().endswith("left 0:00:00\x1b[K")
+
+
+@pytest.mark.parametrize(
+  ("seconds", "text"),
+  [(0, "0:00:00"), (59.6, "0:01:00"), (3725, "1:02:05"), (90_061, "1 d 1:01:01")],
+)
+def test_duration(seconds, text):
+  assert format_duration(seconds) == text
+
+
+def test_table_is_aligned():
+  assert format_table([("a", "bbbb", "c"), ("dd", "e", "")], header=("x", "y", "z")) == (
+    "-----------\nx   y     z\n-----------\na   bbbb  c\ndd  e\n-----------"
+  )
+
+
+def test_summary_tells_last_and_best():
+  records = [
+    record(100, images_per_second=1.0, data_wait_share=0.5),
+    evaluation(100, 0.9),
+    record(200, images_per_second=50.0, data_wait_share=0.1),
+    record(300, loss=0.5, images_per_second=60.0, data_wait_share=0.0),
+    evaluation(300, 0.8, top5=0.95),
+    evaluation(300, 0.7, ema=True, loss=1.25),
+  ]
+  assert summary(records, {"name": "demo"}).splitlines()[1:-1] == [
+    "name                                 demo",
+    "steps                                300",
+    "last training loss                   0.5000",
+    "median images/s                      50",
+    "mean share of time waiting for data  20.0 %",
+    "held-out loss, parameters            1.5000",
+    "held-out top-1, parameters           80.00 % (best 90.00 % at step 100)",
+    "held-out top-5, parameters           95.00 %",
+    "held-out loss, moving average        1.2500",
+    "held-out top-1, moving average       70.00 % (best 70.00 % at step 300)",
+  ]
+
+
+def test_summary_of_nothing_is_just_what_is_given():
+  assert "demo" in summary([], {"name": "demo"})

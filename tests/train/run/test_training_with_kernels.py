@@ -1,0 +1,162 @@
+"""Training with the ops' kernels, as Pallas interprets them, and with their references."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental.pallas import tpu as pltpu
+
+import kernels
+from nfnet import variants
+from nfnet.block_arrangement import arrange_blocks
+from nfnet.initialization import initial_parameters
+from nfnet.model import NFNet, apply, parameter_shapes
+from nfnet.variants import Variant
+from train.step.optimizer import sgd_agc
+
+STEPS = 20
+BATCH = 16
+# Wide enough for the lanes, one and two groups, with and without projection and stride.
+SMALL = Variant(
+  name="small",
+  stage_channels=(256, 512, 512, 512),
+  stage_depths=(1, 2, 0, 0),
+  dropout_rate=0.0,
+  train_pixels=16,
+  test_pixels=16,
+  randaugment_magnitude=0,
+)
+
+
+@pytest.fixture
+def small(monkeypatch):
+  monkeypatch.setitem(variants.VARIANTS, SMALL.name, SMALL)
+  kernels.fallback_counts.clear()
+  yield
+  kernels.fallback_counts.clear()
+
+
+@pytest.fixture
+def lowered_for_a_tpu(monkeypatch):
+  """Kernels run where they would on a TPU."""
+
+  def platform_dependent(*arguments, tpu=None, default=None, cpu=None):
+    return (tpu or cpu or default)(*arguments)
+
+  monkeypatch.setattr(jax.lax, "platform_dependent", platform_dependent)
+  with pltpu.force_tpu_interpret_mode(True):
+    yield
+
+
+def losses(implementation):
+  model = NFNet(
+    SMALL.name,
+    10,
+    block_execution="unrolled",
+    stochastic_depth_rate=0.25,
+    implementation=implementation,
+  )
+  optimizer = sgd_agc(
+    lambda _: jnp.float32(0.05),
+    momentum=0.9,
+    weight_decay=2e-5,
+    clipping=0.1,
+    implementation=implementation,
+  )
+  generator = np.random.default_rng(0)
+  images = jnp.asarray(generator.standard_normal((BATCH, 16, 16, 3)), jnp.float32)
+  labels = jnp.asarray(generator.integers(0, 10, BATCH))
+  keys = jax.random.split(jax.random.key(0), BATCH)
+
+  def loss(parameters):
+    logits = jax.nn.log_softmax(apply(model, parameters, images, keys=keys))
+    return -jnp.mean(jnp.take_along_axis(logits, labels[:, None], axis=1))
+
+  @jax.jit
+  def step(parameters, state):
+    value, gradients = jax.value_and_grad(loss)(parameters)
+    parameters, state, _, _ = optimizer.step(gradients, state, parameters, None)
+    return parameters, state, value
+
+  parameters = initial_parameters(model, 0)
+  state = optimizer.init(parameters)
+  result = []
+  for _ in range(STEPS):
+    parameters, state, value = step(parameters, state)
+    result.append(float(value))
+  return np.array(result)
+
+
+def test_twenty_steps_agree(small, lowered_for_a_tpu):
+  expected = losses("reference")
+  assert not kernels.fallback_counts
+  actual = losses("pallas")
+  assert not kernels.fallback_counts
+  # It learns: a tolerance for losses that do not change would mean nothing.
+  assert expected[-1] < 0.5 * expected[0]
+  # Float32 sums in another order, 2^-24 x sqrt(9 x 512) of a value at each step, and growing with
+  # the steps since they follow from one another.
+  tolerance = 2**-24 * np.sqrt(9 * 512) * np.arange(1, STEPS + 1)
+  assert (np.abs(actual - expected) <= tolerance * np.maximum(expected, 1)).all()
+  assert not np.array_equal(actual, expected)
+
+
+# Each is half a minute of tracing; the shapes of blocks are those of a loop.
+UNROLLED = pytest.param("unrolled", marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("variant", ["F7", "F7+"])
+@pytest.mark.parametrize("block_execution", ["scan", UNROLLED])
+def test_no_op_of_a_published_network_falls_back(variant, block_execution, small):
+  """F7 and F7+ have the shapes of all the others: see test_op_shapes.py."""
+  model = NFNet(
+    variant,
+    1000,
+    implementation="pallas",
+    compute_dtype=jnp.dtype("bfloat16"),
+    stochastic_depth_rate=0.1,
+    block_execution=block_execution,
+  )
+  images = jax.ShapeDtypeStruct((32, 224, 224, 3), jnp.float32)
+  keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 32))
+  jax.eval_shape(
+    lambda parameters, images, keys: apply(model, parameters, images, keys=keys),
+    arrange_blocks(parameter_shapes(model), model.block_keys),
+    images,
+    keys,
+  )
+  assert not kernels.fallback_counts
+
+
+@pytest.mark.parametrize(
+  ("variant", "block_execution", "gradient_dtype"),
+  [
+    ("F7", "scan", "float32"),
+    ("F7", "scan", "bfloat16"),
+    ("F7+", "scan", "float32"),
+    ("F7+", "scan", "bfloat16"),
+    pytest.param("F7+", "unrolled", "float32", marks=pytest.mark.slow),
+    pytest.param("F7", "unrolled", "float32", marks=pytest.mark.slow),
+    pytest.param("F7+", "unrolled", "bfloat16", marks=pytest.mark.slow),
+  ],
+)
+def test_no_parameter_of_a_published_network_falls_back(
+  variant, block_execution, gradient_dtype, small
+):
+  """F7 and F7+ have the shapes of all the others: see test_op_shapes.py."""
+  model = NFNet(variant, 1000, block_execution=block_execution)
+  parameters = arrange_blocks(parameter_shapes(model), model.block_keys)
+  optimizer = sgd_agc(
+    lambda _: jnp.float32(0.1),
+    momentum=0.9,
+    weight_decay=2e-5,
+    clipping=0.01,
+    average_decay=0.99,
+    implementation="pallas",
+  )
+  state = jax.eval_shape(optimizer.init, parameters)
+  gradients = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, jnp.dtype(gradient_dtype)), parameters
+  )
+  jax.eval_shape(optimizer.step, gradients, state, parameters, parameters)
+  assert not kernels.fallback_counts

@@ -1,0 +1,1 @@
+"""From collections of images to batches: record files, decoding, augmentation, prefetching."""

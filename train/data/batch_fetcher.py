@@ -1,0 +1,76 @@
+"""The next batch, fetched while the devices work on the present one."""
+
+import queue
+import threading
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from train.data.pipeline import Batches
+
+_SECONDS_BETWEEN_QUESTIONS = 0.1
+_SECONDS_TO_END = 1.0
+
+
+class Fetched(NamedTuple):
+  """A batch, and the state of the iterator behind it."""
+
+  batch: dict[str, np.ndarray]
+  state_after: dict[str, Any]
+
+
+class BatchFetcher:
+  """A thread that is one batch ahead. Use as a context manager.
+
+  The one who waits for a batch can be interrupted, wherever the batch is stuck.
+  """
+
+  def __init__(self, batches: Batches):
+    self._batches = batches
+    self._queue: queue.Queue[Fetched | BaseException] = queue.Queue(maxsize=1)
+    self._closed = threading.Event()
+    # A daemon: a read that never returns must not keep the process.
+    self._thread = threading.Thread(target=self._run, name="batch fetcher", daemon=True)
+    self._thread.start()
+
+  def next(self, is_interrupted: Callable[[], bool]) -> Fetched | None:
+    """The next batch, or None if `is_interrupted` says so first; raises what the iterator did."""
+    while not is_interrupted():
+      try:
+        item = self._queue.get(timeout=_SECONDS_BETWEEN_QUESTIONS)
+      except queue.Empty:
+        continue
+      if isinstance(item, BaseException):
+        raise item
+      return item
+    return None
+
+  def close(self) -> None:
+    """Ends the thread. What it has fetched in advance is dropped."""
+    self._closed.set()
+    self._thread.join(_SECONDS_TO_END)
+
+  def __enter__(self) -> "BatchFetcher":
+    return self
+
+  def __exit__(self, *unused_exception) -> None:
+    self.close()
+
+  def _run(self) -> None:
+    item: Fetched | BaseException | None = None
+    while not self._closed.is_set() and not isinstance(item, BaseException):
+      try:
+        item = Fetched(next(self._batches), self._batches.get_state())
+      # The other thread raises it.
+      except BaseException as error:
+        item = error
+      self._put(item)
+
+  def _put(self, item: Fetched | BaseException) -> None:
+    while not self._closed.is_set():
+      try:
+        self._queue.put(item, timeout=_SECONDS_BETWEEN_QUESTIONS)
+      except queue.Full:
+        continue
+      return

@@ -1,0 +1,318 @@
+"""Writes a data set: record files in a deterministic order, then the manifest.
+
+While the work lasts, the folder holds `partial/` with what is needed to continue after a kill:
+the plan, the record file being written, and a note for each finished one. The manifest comes
+last; a folder with a manifest is finished.
+"""
+
+import collections
+import concurrent.futures
+import contextlib
+import dataclasses
+import hashlib
+import json
+import multiprocessing
+import os
+import pathlib
+import shutil
+import signal
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
+
+import tqdm
+from array_record.python import array_record_module
+
+from nfnet import preprocessing
+from nfnet.errors import UserError
+from train.data import records, worker_process
+from train.data.image_sources import Source, SourceImage
+
+# Large enough that a big data set is some thousand files, small enough to lose little to a kill.
+SHARD_BYTES = 256 * 2**20
+
+_PARTIAL = "partial"
+_PLAN = "plan.json"
+_IMAGES_PER_TASK = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class _BadImage:
+  name: str
+  reason: str
+
+
+def write_dataset(
+  out: str | os.PathLike[str],
+  source: Source,
+  *,
+  shards: int | None = None,
+  seed: int = 0,
+  workers: int = 0,
+  skip_bad_images: bool = False,
+  writer_options: str = records.WRITER_OPTIONS,
+) -> records.Manifest:
+  """Writes every split of a source; the same arguments give the same bytes.
+
+  Args:
+    out: folder that is new, empty, or an earlier unfinished run of the same.
+    source: the images.
+    shards: record files a split; None makes files of about 256 MiB.
+    seed: of the order of the records.
+    workers: processes that read and decode the images; 0 does it here.
+    skip_bad_images: leave out what cannot be decoded, and say so in the manifest.
+    writer_options: of ArrayRecord.
+
+  Raises:
+    UserError: an image that cannot be decoded, a folder that cannot be written to.
+  """
+  folder = pathlib.Path(out)
+  shard_files = {
+    split: _shard_files(split, images, shards) for split, images in source.splits.items()
+  }
+  plan = {
+    "source_sha256": _source_sha256(source),
+    "shards": shard_files,
+    "seed": seed,
+    "skip_bad_images": skip_bad_images,
+    "writer_options": writer_options,
+  }
+  with _explained_errors(folder):
+    _claim_folder(folder, plan)
+    splits = {}
+    skipped: list[str] = []
+    with _ordered_map(workers) as ordered_map:
+      for split, images in source.splits.items():
+        splits[split] = _write_split(
+          folder,
+          shard_files[split],
+          _shuffled(images, seed),
+          tqdm.tqdm(total=len(images), desc=split, unit="image"),
+          ordered_map,
+          writer_options,
+          skipped if skip_bad_images else None,
+        )
+    manifest = records.Manifest(
+      class_names=source.class_names,
+      labels_per_record_max=max(
+        len(image.labels) for images in source.splits.values() for image in images
+      ),
+      splits=splits,
+      skipped_images=tuple(sorted(skipped)),
+    )
+    verify_with_progress(folder, manifest)
+    records.save_manifest(folder, manifest)
+    shutil.rmtree(folder / _PARTIAL)
+  return manifest
+
+
+def verify_with_progress(folder: str | os.PathLike[str], manifest: records.Manifest) -> None:
+  """Runs `records.verify` with a progress bar; raises UserError at the first difference."""
+  total_bytes = sum(split.size_bytes for split in manifest.splits.values())
+  with tqdm.tqdm(total=total_bytes, desc="verify", unit="B", unit_scale=True) as progress:
+    for shard in records.verify(folder, manifest):
+      progress.update(shard.size_bytes)
+
+
+def _shard_files(split: str, images: Sequence[SourceImage], shards: int | None) -> list[str]:
+  if shards is None:
+    shards = -(-sum(image.size_bytes for image in images) // SHARD_BYTES)
+  count = min(max(1, shards), len(images))
+  return [f"{split}-{shard:05d}-of-{count:05d}.array_record" for shard in range(count)]
+
+
+def _shuffled(images: Sequence[SourceImage], seed: int) -> list[SourceImage]:
+  # By hash and not by a random generator, whose stream may change with the library's version.
+  return sorted(
+    images, key=lambda image: hashlib.sha256(os.fsencode(f"{seed} {image.name}")).digest()
+  )
+
+
+def _source_sha256(source: Source) -> str:
+  digest = hashlib.sha256(json.dumps(source.class_names).encode())
+  for split, images in source.splits.items():
+    digest.update(split.encode())
+    for image in images:
+      digest.update(image.fingerprint() + b"\n")
+  return digest.hexdigest()
+
+
+def _claim_folder(folder: pathlib.Path, plan: dict) -> None:
+  folder.mkdir(parents=True, exist_ok=True)
+  found = {entry.name for entry in folder.iterdir()}
+  if records.MANIFEST_NAME in found:
+    raise UserError(f"{folder} already holds a finished data set: choose another --out")
+  partial = folder / _PARTIAL
+  plan_path = partial / _PLAN
+  ours = {_PARTIAL} if plan_path.exists() else set()
+  if ours and json.loads(plan_path.read_text()) != plan:
+    raise UserError(
+      f"{folder} holds the beginning of a data set of another source or other options: "
+      "delete it or choose another --out"
+    )
+  if ours:
+    ours.update(file for files in plan["shards"].values() for file in files)
+  if foreign := sorted(found - ours):
+    raise UserError(f"{folder} holds other files, such as {foreign[0]}: choose another --out")
+  if not ours:
+    partial.mkdir()
+    unfinished = partial / "plan.tmp"
+    unfinished.write_text(json.dumps(plan))
+    unfinished.replace(plan_path)
+
+
+def _write_split(
+  folder: pathlib.Path,
+  files: Sequence[str],
+  images: Sequence[SourceImage],
+  progress: tqdm.tqdm,
+  ordered_map: Callable,
+  writer_options: str,
+  skipped: list[str] | None,
+) -> records.Split:
+  shards = []
+  next_id = 0
+  with progress:
+    for index, file in enumerate(files):
+      note_path = folder / _PARTIAL / f"{file}.json"
+      start, stop = (len(images) * edge // len(files) for edge in (index, index + 1))
+      if note_path.exists():
+        note = json.loads(note_path.read_text())
+        progress.update(stop - start)
+      else:
+        note = _write_shard(
+          folder,
+          file,
+          next_id,
+          ordered_map(images[start:stop]),
+          progress,
+          writer_options,
+          skip=skipped is not None,
+        )
+        unfinished = note_path.with_suffix(".tmp")
+        unfinished.write_text(json.dumps(note))
+        unfinished.replace(note_path)
+      if skipped is not None:
+        skipped += note["skipped"]
+      shards.append(records.shard_from_json(note["shard"]))
+      next_id += shards[-1].records
+  if not next_id:
+    raise UserError(f"none of the {len(images)} images of split {progress.desc!r} can be decoded")
+  return records.Split(records=next_id, shards=tuple(shards))
+
+
+def _write_shard(
+  folder: pathlib.Path,
+  file: str,
+  first_id: int,
+  images: Iterable[tuple[SourceImage, bytes | _BadImage]],
+  progress: tqdm.tqdm,
+  writer_options: str,
+  *,
+  skip: bool,
+) -> dict:
+  unfinished = folder / _PARTIAL / file
+  skipped = []
+  written = 0
+  with open_writer(unfinished, writer_options) as writer:
+    for image, content in images:
+      if isinstance(content, _BadImage):
+        if not skip:
+          raise UserError(
+            f"image {content.name} cannot be decoded ({content.reason}): remove it, or leave out "
+            "all such images with --skip_bad_images"
+          )
+        skipped.append(content.name)
+      else:
+        writer.write(
+          records.encode_record(records.Record(first_id + written, image.labels, content))
+        )
+        written += 1
+      progress.update()
+  unfinished.replace(folder / file)
+  shard = records.describe_shard(folder, file, written)
+  return {"shard": dataclasses.asdict(shard), "skipped": skipped}
+
+
+@contextlib.contextmanager
+def open_writer(
+  path: pathlib.Path, writer_options: str
+) -> Iterator[array_record_module.ArrayRecordWriter]:
+  """Opens a record file for writing; raises UserError when it could not be written whole."""
+  writer = array_record_module.ArrayRecordWriter(str(path), writer_options)
+  try:
+    yield writer
+  finally:
+    try:
+      writer.close()
+    # After a failed write, of a full disk for example, the writer is silent until here.
+    except RuntimeError as error:
+      raise UserError(
+        f"cannot write {path}: {error}; the same command continues where this one stopped"
+      ) from error
+
+
+def _read_checked(images: Sequence[SourceImage]) -> list[bytes | _BadImage]:
+  contents: list[bytes | _BadImage] = []
+  for image in images:
+    try:
+      content = image.read()
+      preprocessing.decode_image(content)
+      contents.append(content)
+    except preprocessing.BadImageError as error:
+      contents.append(_BadImage(image.name, str(error)))
+    except OSError as error:
+      raise UserError(f"cannot read image {image.name}: {error.strerror or error}") from error
+  return contents
+
+
+@contextlib.contextmanager
+def _ordered_map(workers: int) -> Iterator[Callable]:
+  """Yields a function from images to pairs (image, content), in order, a bounded way ahead."""
+  if not workers:
+    yield lambda images: (
+      (image, content) for image in images for content in _read_checked([image])
+    )
+    return
+  with concurrent.futures.ProcessPoolExecutor(
+    workers, multiprocessing.get_context("spawn"), initializer=_initialize_worker
+  ) as executor:
+
+    def ordered_map(images: Sequence[SourceImage]) -> Iterator:
+      tasks: collections.deque = collections.deque()
+      for start in range(0, len(images), _IMAGES_PER_TASK):
+        chunk = images[start : start + _IMAGES_PER_TASK]
+        tasks.append((chunk, executor.submit(_read_checked, chunk)))
+        if len(tasks) > 4 * workers:
+          yield from _finished(*tasks.popleft())
+      while tasks:
+        yield from _finished(*tasks.popleft())
+
+    yield ordered_map
+
+
+def _finished(
+  images: Sequence[SourceImage], future: concurrent.futures.Future
+) -> Iterator[tuple[SourceImage, bytes | _BadImage]]:
+  return zip(images, future.result(), strict=True)
+
+
+def _initialize_worker() -> None:
+  # Ctrl-C reaches every process of the terminal; the parent ends the workers in order.
+  signal.signal(signal.SIGINT, signal.SIG_IGN)
+  worker_process.exit_with_parent()
+
+
+@contextlib.contextmanager
+def _explained_errors(folder: pathlib.Path) -> Iterator[None]:
+  try:
+    yield
+  except OSError as error:
+    raise UserError(
+      f"cannot write {folder}: {error.filename or ''} {error.strerror or error}; "
+      "the same command continues where this one stopped"
+    ) from error
+  except BrokenProcessPool as error:
+    raise UserError(
+      "a worker process was killed, perhaps for want of memory: run the same command again with "
+      "fewer --workers; it continues where this one stopped"
+    ) from error

@@ -1,0 +1,1 @@
+"""What people read: tables, units, figures, the summary and the plots of a run."""

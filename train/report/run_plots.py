@@ -1,0 +1,101 @@
+"""Pictures of a run, from metrics.jsonl: loss, learning rate, accuracy."""
+
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from nfnet.errors import UserError
+from train.report.figure import picture
+
+PLOTS_FOLDER = "plots"
+
+_TRAIN = {"label": "training", "color": "#0072B2", "linewidth": 1.2}
+_EVALUATION = {"label": "held-out", "color": "#D55E00", "marker": "o", "markersize": 4}
+_EMA = {"label": "held-out, moving average", "color": "#009E73", "marker": "s", "markersize": 4}
+
+_Records = Sequence[Mapping[str, Any]]
+
+
+def write_plots(
+  records: Sequence[Mapping[str, Any]], workdir: str, *, title: str
+) -> list[pathlib.Path]:
+  """Writes loss.png, learning_rate.png and accuracy.png to the folder `plots` of the workdir.
+
+  A plot that has no records is left out.
+
+  Args:
+    records: those of metrics.jsonl, as `train.run.records.metrics.read_metrics` gives them.
+    workdir: folder of the run.
+    title: of the run, shown above each picture.
+
+  Returns:
+    The files written.
+
+  Raises:
+    UserError: a plot cannot be written.
+  """
+  train = [record for record in records if record["kind"] == "train"]
+  evaluation = [r for r in records if r["kind"] == "evaluation" and not r.get("ema")]
+  ema = [r for r in records if r["kind"] == "evaluation" and r.get("ema")]
+  series = ((train, _TRAIN), (evaluation, _EVALUATION), (ema, _EMA))
+
+  loss, axes = _over_steps(title, "loss (nats)")
+  _draw(axes, "loss", series)
+  # A loss falls by ever smaller amounts; plain labels, since it spans one or two decades.
+  axes.set_yscale("log")
+  axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+  axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:.2g}"))
+
+  learning_rate, axes = _over_steps(title, "learning rate")
+  _draw(axes, "learning_rate", ((train, _TRAIN),))
+  axes.set_ylim(bottom=0)
+
+  accuracy, axes = _over_steps(title, "accuracy (%)")
+  _draw(axes, "top1", series, percent=True, suffix=", top-1")
+  _draw(axes, "top5", series, percent=True, suffix=", top-5", linestyle="--")
+
+  pictures = {"loss": loss, "learning_rate": learning_rate, "accuracy": accuracy}
+  folder = pathlib.Path(workdir) / PLOTS_FOLDER
+  written = []
+  try:
+    folder.mkdir(exist_ok=True)
+    for name, figure in pictures.items():
+      if figure.axes[0].lines:
+        if len(figure.axes[0].lines) > 1:
+          figure.axes[0].legend(frameon=False)
+        figure.savefig(folder / f"{name}.png")
+        written.append(folder / f"{name}.png")
+  except OSError as error:
+    raise UserError(f"plots cannot be written to {str(folder)!r}: {error.strerror}") from error
+  return written
+
+
+def _over_steps(title: str, quantity: str) -> tuple[Figure, Axes]:
+  figure, axes = picture(title, "step", quantity)
+  axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+  axes.xaxis.set_major_formatter(FuncFormatter(lambda step, _: f"{step:,.0f}"))
+  return figure, axes
+
+
+def _draw(
+  axes: Axes,
+  name: str,
+  series: Sequence[tuple[_Records, Mapping[str, Any]]],
+  *,
+  percent: bool = False,
+  suffix: str = "",
+  **style: Any,
+) -> None:
+  for records, own_style in series:
+    points = [(record["step"], record[name]) for record in records if name in record]
+    if points:
+      steps, values = zip(*points, strict=True)
+      factor = 100 if percent else 1
+      label = own_style["label"] + suffix
+      axes.plot(
+        steps, [factor * value for value in values], **{**own_style, **style, "label": label}
+      )

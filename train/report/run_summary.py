@@ -1,0 +1,46 @@
+"""The table at the end of a run."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from train.report.table import format_table
+
+
+def summary(records: Sequence[Mapping[str, Any]], further: Mapping[str, str]) -> str:
+  """The table at the end of a run.
+
+  Args:
+    records: of the whole run, as `train.run.records.metrics.read_metrics` gives them.
+    further: rows to put first, such as the name and the number of parameters.
+  """
+  rows = list(further.items())
+  if train := [record for record in records if record["kind"] == "train"]:
+    speeds = sorted(record["images_per_second"] for record in train)
+    waits = [record["data_wait_share"] for record in train]
+    rows += [
+      ("steps", str(train[-1]["step"])),
+      ("last training loss", f"{train[-1]['loss']:.4f}"),
+      ("median images/s", f"{speeds[len(speeds) // 2]:.0f}"),
+      ("mean share of time waiting for data", f"{100 * sum(waits) / len(waits):.1f} %"),
+    ]
+  for ema, network in ((False, "parameters"), (True, "moving average")):
+    evaluations = [
+      record
+      for record in records
+      if record["kind"] == "evaluation" and bool(record.get("ema")) == ema
+    ]
+    if evaluations:
+      last = evaluations[-1]
+      rows.append((f"held-out loss, {network}", f"{last['loss']:.4f}"))
+      if "top1" in last:
+        best = max(evaluations, key=lambda r: -1.0 if math.isnan(r["top1"]) else r["top1"])
+        rows.append(
+          (
+            f"held-out top-1, {network}",
+            f"{100 * last['top1']:.2f} % (best {100 * best['top1']:.2f} % at step {best['step']})",
+          )
+        )
+      if "top5" in last:
+        rows.append((f"held-out top-5, {network}", f"{100 * last['top5']:.2f} %"))
+  return format_table(rows)

@@ -1,0 +1,141 @@
+"""Scores of networks on held-out images, at one resolution or several."""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from nfnet.weights.checkpoint_reader import read_checkpoint
+from train.config.config_file import from_json, override
+from train.config.experiment import Data, Experiment
+from train.data.pipeline import evaluation_batches, evaluation_examples
+from train.step.scores import Scores, scores
+from train.step.sharding.batch import check_batch_size, put_batch
+from train.step.sharding.mesh import make_mesh
+from train.step.train_step import make_evaluation_step, make_model, put_parameters
+
+
+def evaluate(
+  evaluation_step: Callable[[Any, Any], dict[str, Any]],
+  parameters: Any,
+  images: Data,
+  mesh: jax.sharding.Mesh,
+  *,
+  is_interrupted: Callable[[], bool] = lambda: False,
+) -> Scores | None:
+  """Scores on the held-out images that have weight 1. A terminal shows a progress bar meanwhile.
+
+  Args:
+    evaluation_step: jitted `train.step.train_step.make_evaluation_step`.
+    parameters: on the devices of `mesh`.
+    images: whose held-out split is taken.
+    mesh: of devices.
+    is_interrupted: asked after each batch; true ends the evaluation.
+
+  Returns:
+    None if it was interrupted.
+
+  Raises:
+    UserError: too many images could not be decoded.
+  """
+  # Summed on the devices: the host waits for a batch only after it has handed over the next, so
+  # that two are there at once, not all.
+  sums = None
+  with (
+    evaluation_batches(
+      images, shard_index=jax.process_index(), shard_count=jax.process_count()
+    ) as batches,
+    tqdm(
+      total=evaluation_examples(images),
+      desc="evaluating",
+      unit="image",
+      leave=False,
+      # Of several processes, one shows it, where there is a terminal.
+      disable=None if jax.process_index() == 0 else True,
+    ) as bar,
+  ):
+    for batch in batches:
+      part = evaluation_step(parameters, put_batch(batch, mesh))
+      if sums is None:
+        sums = part
+      else:
+        jax.block_until_ready(sums)
+        sums = jax.tree.map(lambda a, b: a + b, sums, part)
+      bar.update(int(np.count_nonzero(batch["id"] >= 0)))
+      if is_interrupted():
+        return None
+    sums = jax.device_get(sums)
+    total = evaluation_examples(images)
+    batches.check_bad_images(total - int(sums["examples"]), total)
+  return scores(sums)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Evaluation:
+  """Of one network at one resolution.
+
+  Attributes:
+    network: "moving average" or "parameters".
+    pixels: side of an image.
+    scores: on the held-out split.
+  """
+
+  network: str
+  pixels: int
+  scores: Scores
+
+
+def evaluate_checkpoint(
+  path: str, overrides: Iterable[str] = (), *, pixels: Sequence[int] = ()
+) -> tuple[list[Evaluation], tuple[str, ...]]:
+  """Evaluates what a checkpoint holds.
+
+  Args:
+    path: a workdir or one checkpoint's folder.
+    overrides: `--config.FIELD=VALUE`, applied to the experiment that the checkpoint was made by.
+    pixels: sides of the images, one evaluation each; none is that of the experiment.
+
+  Returns:
+    The evaluations, of the moving average (where one was kept) first; the classes' names.
+
+  Raises:
+    UserError: there is no checkpoint, or no such data set.
+  """
+  parameters, metadata = read_checkpoint(path, prefer_ema=False)
+  experiment = override(from_json(metadata["experiment"]), overrides)
+  networks = {"parameters": parameters}
+  if experiment.optimizer.ema_decay is not None:
+    networks = {"moving average": read_checkpoint(path, prefer_ema=True)[0], **networks}
+  experiments = [
+    override(experiment, [f"--config.data.evaluation_pixels={side}"])
+    for side in pixels or [experiment.data.evaluation_pixels]
+  ]
+  evaluations = [
+    evaluation
+    for name, parameters in networks.items()
+    for evaluation in _evaluate_network(experiments, name, parameters)
+  ]
+  return evaluations, tuple(metadata["class_names"])
+
+
+def _evaluate_network(
+  experiments: Sequence[Experiment], name: str, parameters: Any
+) -> list[Evaluation]:
+  """At the resolution of each of the experiments, which differ in nothing else."""
+  experiment = experiments[0]
+  mesh = make_mesh()
+  check_batch_size("data.evaluation_batch_size", experiment.data.evaluation_batch_size, mesh)
+  model = make_model(experiment)
+  step = jax.jit(make_evaluation_step(model, experiment.loss, mesh))
+  on_devices = put_parameters(model, parameters, mesh)
+  return [
+    Evaluation(
+      network=name,
+      pixels=experiment.data.evaluation_pixels,
+      scores=evaluate(step, on_devices, experiment.data, mesh),
+    )
+    for experiment in experiments
+  ]

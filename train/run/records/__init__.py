@@ -1,0 +1,1 @@
+"""The append-only records that a run leaves in its workdir."""

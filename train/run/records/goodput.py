@@ -1,0 +1,265 @@
+"""Where a run's time goes: an append-only ledger, and what it adds up to.
+
+`goodput.jsonl` in the workdir has a line for each start of the run (or step that it went back to)
+and, about once a second, one with the seconds that each phase has taken since the line before. So a
+killed run loses a second of it. The phases split the time of the first process: what it waits for
+while it waits in a step is computation on the devices.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+
+from nfnet.errors import UserError
+from train.report.table import format_table
+from train.report.units import format_duration
+from train.run.records.workdir import writing_to
+
+LEDGER_FILE = "goodput.jsonl"
+START_UP, COMPILE, DATA_WAIT, STEP = "start-up", "compile", "data wait", "step"
+CHECKPOINT, EVALUATION = "checkpoint", "evaluation"
+LOST_WORK, RESTART = "lost work", "restart"
+PHASES = (START_UP, COMPILE, DATA_WAIT, STEP, CHECKPOINT, EVALUATION, LOST_WORK, RESTART)
+_LOST_WITH_ITS_STEP = frozenset({DATA_WAIT, STEP, CHECKPOINT, EVALUATION})
+_SECONDS_BETWEEN_LINES = 1.0
+
+
+class Ledger:
+  """Writes the ledger of one start of the run. Use as a context manager.
+
+  Phases nest: the time of an inner one is not that of the outer. What is in no other phase is
+  start-up until the first step begins, and a step from then on.
+  """
+
+  def __init__(self, workdir: str | None, *, began_seconds: float | None = None):
+    """Begins with start-up.
+
+    Args:
+      workdir: folder of the run; created if needed. None writes nothing.
+      began_seconds: `time.monotonic()` when start-up began; None is now.
+
+    Raises:
+      UserError: `workdir` cannot be written.
+    """
+    self._lock = threading.Lock()
+    self._phases = [START_UP]
+    self._seconds: dict[str, float] = {}
+    self._step = 0
+    now_seconds = time.monotonic()
+    self._last_seconds = now_seconds if began_seconds is None else began_seconds
+    self._path = pathlib.Path(os.devnull) if workdir is None else pathlib.Path(workdir, LEDGER_FILE)
+    with writing_to(self._path.parent):
+      self._path.parent.mkdir(parents=True, exist_ok=True)
+      _drop_cut_line(self._path)
+      self._file = self._path.open("a", encoding="utf-8")
+    self._line(
+      {
+        "started_unix_seconds": time.time() - (now_seconds - self._last_seconds),
+        "cores": sum(_cores(device) for device in jax.devices()),
+        "device_kind": jax.devices()[0].device_kind,
+      }
+    )
+    self._closed = threading.Event()
+    self._thread = threading.Thread(target=self._write_regularly, name="ledger", daemon=True)
+    self._thread.start()
+
+  def goes_on_from(self, step: int) -> None:
+    """The run is at this step now; what was done beyond it is lost."""
+    self.write()
+    self._step = step
+    with self._lock:
+      self._line({"goes_on_from_step": step})
+
+  def begin_steps(self) -> None:
+    """Start-up is over."""
+    self._add()
+    self._phases[0] = STEP
+
+  def step_done(self, step: int) -> None:
+    """So many are done."""
+    self._step = step
+
+  @contextlib.contextmanager
+  def phase(self, name: str) -> Iterator[None]:
+    """What is done inside is of this phase."""
+    self._add()
+    self._phases.append(name)
+    try:
+      yield
+    finally:
+      self._add()
+      self._phases.pop()
+
+  def write(self) -> None:
+    """A line with what there is, so that the next one begins with this step."""
+    self._add()
+    with self._lock:
+      if self._seconds:
+        self._line({"step": self._step, "seconds": self._seconds})
+        self._seconds = {}
+
+  def close(self) -> None:
+    """Writes the last line."""
+    self._closed.set()
+    self._thread.join()
+    try:
+      self.write()
+    finally:
+      # What could not be written is reported once.
+      with contextlib.suppress(OSError):
+        self._file.close()
+
+  def __enter__(self) -> "Ledger":
+    return self
+
+  def __exit__(self, *unused_exception) -> None:
+    self.close()
+
+  def _add(self) -> None:
+    """The time since the last call, to the present phase."""
+    with self._lock:
+      now_seconds = time.monotonic()
+      phase = self._phases[-1]
+      self._seconds[phase] = self._seconds.get(phase, 0.0) + now_seconds - self._last_seconds
+      self._last_seconds = now_seconds
+
+  def _line(self, record: dict[str, Any]) -> None:
+    with writing_to(self._path.parent):
+      self._file.write(json.dumps(record) + "\n")
+      self._file.flush()
+
+  def _write_regularly(self) -> None:
+    while not self._closed.wait(_SECONDS_BETWEEN_LINES):
+      # The main thread will see it too.
+      with contextlib.suppress(UserError):
+        self.write()
+
+
+def process_began_seconds() -> float:
+  """`time.monotonic()` when this process was started; now where the system does not say."""
+  try:
+    # The 22nd field; the second is a name in parentheses, which may hold spaces.
+    fields = pathlib.Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+    started_seconds = int(fields[19]) / os.sysconf("SC_CLK_TCK")
+    age_seconds = max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - started_seconds)
+  except (OSError, AttributeError, IndexError, ValueError):
+    age_seconds = 0.0
+  return time.monotonic() - age_seconds
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Goodput:
+  """What a ledger adds up to.
+
+  Attributes:
+    seconds: by phase; their sum is the time from the first start to the last line.
+    starts: of the run.
+    productive_core_hours: of steps that count: not lost, no wait for data.
+    total_core_hours: of all time in which a process held the devices.
+  """
+
+  seconds: dict[str, float]
+  starts: int
+  productive_core_hours: float
+  total_core_hours: float
+
+  @property
+  def wall_seconds(self) -> float:
+    """From the first start to the last line."""
+    return sum(self.seconds.values())
+
+
+def read_goodput(workdir: str) -> Goodput:
+  """Adds up a ledger, of a run that goes on as well.
+
+  Raises:
+    UserError: there is none, or it is damaged.
+  """
+  path = pathlib.Path(workdir) / LEDGER_FILE
+  try:
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    records = [json.loads(line) for line in lines if line.endswith("\n")]
+  except OSError as error:
+    raise UserError(f"ledger {str(path)!r} cannot be read: {error.strerror}") from error
+  except ValueError as error:
+    raise UserError(f"ledger {str(path)!r} has a line that is no record: {error}") from error
+  return _add_up(records)
+
+
+def _add_up(records: list[dict[str, Any]]) -> Goodput:
+  done: list[tuple[int, float, dict[str, float]]] = []  # Step, cores, seconds by phase.
+  restart_seconds = 0.0
+  starts = 0
+  ended_unix_seconds, cores = None, 0
+  for record in records:
+    if "started_unix_seconds" in record:
+      starts += 1
+      if ended_unix_seconds is not None:
+        # Clocks of two machines may differ by more than the pause.
+        restart_seconds += max(0.0, record["started_unix_seconds"] - ended_unix_seconds)
+      ended_unix_seconds, cores = record["started_unix_seconds"], record["cores"]
+    elif "goes_on_from_step" in record:
+      done = [
+        (step, n, _lost(seconds)) if step > record["goes_on_from_step"] else (step, n, seconds)
+        for step, n, seconds in done
+      ]
+    else:
+      done.append((record["step"], cores, record["seconds"]))
+      ended_unix_seconds += sum(record["seconds"].values())
+  totals = dict.fromkeys(PHASES, 0.0)
+  for _, _, seconds in done:
+    for phase, value in seconds.items():
+      totals[phase] += value
+  totals[RESTART] = restart_seconds
+  return Goodput(
+    seconds=totals,
+    starts=starts,
+    productive_core_hours=sum(n * seconds.get(STEP, 0.0) for _, n, seconds in done) / 3600,
+    total_core_hours=sum(n * sum(seconds.values()) for _, n, seconds in done) / 3600,
+  )
+
+
+def _lost(seconds: dict[str, float]) -> dict[str, float]:
+  lost = sum(value for phase, value in seconds.items() if phase in _LOST_WITH_ITS_STEP)
+  kept = {phase: value for phase, value in seconds.items() if phase not in _LOST_WITH_ITS_STEP}
+  return {**kept, LOST_WORK: kept.get(LOST_WORK, 0.0) + lost}
+
+
+def as_text(goodput: Goodput) -> str:
+  """A table."""
+  wall_seconds = goodput.wall_seconds
+  rows = [
+    (phase, f"{goodput.seconds[phase]:.1f}", f"{goodput.seconds[phase] / wall_seconds:.1%}")
+    for phase in PHASES
+  ]
+  rows.append(("together", f"{wall_seconds:.1f}", format_duration(wall_seconds)))
+  share = goodput.productive_core_hours / max(goodput.total_core_hours, 1e-9)
+  return "\n".join(
+    [
+      format_table(rows, ("phase", "seconds", "of all")),
+      f"starts: {goodput.starts}; core-hours: {goodput.productive_core_hours:.4g} productive of "
+      f"{goodput.total_core_hours:.4g} ({share:.1%})",
+    ]
+  )
+
+
+def _cores(device: jax.Device) -> int:
+  """A TPU v4 chip is one device with two cores."""
+  return getattr(device, "num_cores", None) or 1
+
+
+def _drop_cut_line(path: pathlib.Path) -> None:
+  """That a kill has left without its end."""
+  if path.is_file():
+    content = path.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    if len(whole) < len(content):
+      os.truncate(path, len(whole))

@@ -1,0 +1,1 @@
+"""Scaling laws fitted to tables of runs, and the choice of a checkpoint to fine-tune."""

@@ -1,0 +1,123 @@
+"""Runs that do not lie where the others put them.
+
+A run is judged by those without it, so that it cannot hide itself: its deviation is from a fit to
+all others, times sqrt(1 - h), where h is its leverage, because at the end of a curve deviations
+scatter more. These t become modified z-scores, 0.6745 * (t - median) / MAD, and one beyond 3.5 is
+flagged: score and threshold are those of Iglewicz and Hoaglin, "How to Detect and Handle Outliers",
+1993. Simulated with normal errors, one in 15 tables of paper A's size has a flag.
+
+Runs are judged by the smoothness of their network's own curve where there are enough of them,
+because a run that was interrupted or saw other data makes its curve uneven, whereas all networks
+together may disagree with a law that is merely wrong. The curves: log(loss) is a parabola of
+log(epochs) with a level and a slope for each network and one curvature for all. Several flags on
+one curve say that it is uneven, not which of its runs are at fault. Without curves, the joint law
+is what runs are compared with.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from train.scaling.fits import MINIMAL_DEVIATION, JointLaw, Points, fit_joint_law
+
+THRESHOLD = 3.5
+_NORMAL_QUARTILE = 0.6745
+MINIMAL_RUNS_A_CURVE = 3
+MINIMAL_FREEDOM = 5
+"""Runs beyond the parameters of the fit; with fewer the spread is not known."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Judgment:
+  """What was found of each run.
+
+  Attributes:
+    by: "own curve" or "joint law".
+    deviations: [n] logarithm of loss over what the other runs predict; NaN for what is not judged.
+    scores: [n] modified z-scores; NaN likewise.
+    flagged: [n] of bool.
+  """
+
+  by: str
+  deviations: np.ndarray
+  scores: np.ndarray
+  flagged: np.ndarray
+
+
+def judge(points: Points, joint: JointLaw | None) -> Judgment | None:
+  """Compares each run with the others.
+
+  Args:
+    points: runs.
+    joint: law fitted to them all.
+
+  Returns:
+    None if there are too few runs for either way.
+  """
+  names, index, counts = np.unique(points.names, return_inverse=True, return_counts=True)
+  rows = np.flatnonzero(counts[index] >= MINIMAL_RUNS_A_CURVE)
+  networks = int(np.sum(counts >= MINIMAL_RUNS_A_CURVE))
+  if len(rows) and len(rows) - (2 * networks + 1) >= MINIMAL_FREEDOM:
+    own = (index[rows, None] == np.arange(len(names))[counts >= MINIMAL_RUNS_A_CURVE]).astype(float)
+    epochs = np.log(points.epochs[rows])[:, None]
+    design = np.concatenate([own, own * epochs, epochs**2], axis=1)
+    return _judgment("own curve", len(points), rows, *_deleted(design, np.log(points.loss[rows])))
+  if joint is not None and len(points) - 5 >= MINIMAL_FREEDOM:
+    rows = np.arange(len(points))
+    return _judgment("joint law", len(points), rows, *_deleted_from_joint(points, joint))
+  return None
+
+
+def modified_z_scores(values: np.ndarray) -> np.ndarray:
+  """0.6745 * (values - median) / MAD, where MAD is at least that of numbers exact to 1e-5."""
+  centered = values - np.median(values)
+  mad = np.median(np.abs(centered))
+  return _NORMAL_QUARTILE * centered / max(mad, _NORMAL_QUARTILE * MINIMAL_DEVIATION)
+
+
+def _judgment(
+  by: str, count: int, rows: np.ndarray, deviations: np.ndarray, leverages: np.ndarray
+) -> Judgment:
+  scores = modified_z_scores(deviations * np.sqrt(1 - leverages))
+  all_deviations, all_scores = np.full(count, np.nan), np.full(count, np.nan)
+  all_deviations[rows], all_scores[rows] = deviations, scores
+  # NaN compares as False.
+  return Judgment(
+    by=by, deviations=all_deviations, scores=all_scores, flagged=np.abs(all_scores) > THRESHOLD
+  )
+
+
+def _deleted(design: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """Deviations from least squares without the run itself, and leverages.
+
+  Of a linear fit the former are residual / (1 - leverage); there is no need to fit again.
+  """
+  hat = design @ np.linalg.pinv(design)
+  # A run alone determines its curve where its leverage is 1; then it cannot deviate.
+  leverages = np.minimum(np.diag(hat), 1 - 1e-9)
+  residuals = values - hat @ values
+  return residuals / (1 - leverages), leverages
+
+
+def _deleted_from_joint(points: Points, joint: JointLaw) -> tuple[np.ndarray, np.ndarray]:
+  """Deviations from the joint law without the run itself, and leverages in its tangent plane."""
+  deviations = np.zeros(len(points))
+  for run in range(len(points)):
+    others = points.take(np.arange(len(points)) != run)
+    law = fit_joint_law(others, joint) or joint
+    predicted = law.loss(points.parameters[run], points.epochs[run])
+    deviations[run] = np.log(points.loss[run] / predicted)
+  size = joint.size_coefficient * points.parameters**-joint.size_exponent
+  epochs = joint.epochs_coefficient * points.epochs**-joint.epochs_exponent
+  columns = (
+    np.ones(len(points)),
+    size,
+    size * np.log(points.parameters),
+    epochs,
+    epochs * np.log(points.epochs),
+  )
+  # Scaled, because the columns differ by many orders of magnitude.
+  tangent = np.stack(columns, axis=1) / joint.loss(points.parameters, points.epochs)[:, None]
+  tangent = tangent / np.linalg.norm(tangent, axis=0)
+  hat = tangent @ np.linalg.pinv(tangent)
+  return deviations, np.minimum(np.diag(hat), 1 - 1e-9)

@@ -1,0 +1,1 @@
+"""One training step as a pure function: state, optimizer, losses, mixing, sharding."""

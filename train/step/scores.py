@@ -1,0 +1,109 @@
+"""What predictions on held-out images are worth: accuracy, by class too, and calibration."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from train.config.experiment import Loss
+from train.step.losses import example_losses, hits_in_top
+
+CALIBRATION_BINS = 15
+"""Guo et al., https://arxiv.org/abs/1706.04599, section 5."""
+
+Sums = Mapping[str, Any]
+"""Over examples of weight 1, float32: scalars, [classes] and [CALIBRATION_BINS]."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Scores:
+  """Of a network on a set of images.
+
+  Attributes:
+    loss: mean, nats, without label smoothing, as it is reported in the papers.
+    top1: share of the images whose class has the largest logit. Of several classes, one is enough.
+    top5: share of those that have one among the five largest.
+    class_mean_top1: mean over the classes of `class_top1`.
+    calibration_error: by how much the network's confidence in its predictions differs from how
+      often they are right, mean over images in bins of equal width (expected calibration error).
+    examples: images.
+    class_top1: [classes]; of the images of each class, the share for which it has the largest
+      logit; NaN where there are none.
+    class_examples: [classes]; images of each class.
+  """
+
+  loss: float
+  top1: float
+  top5: float
+  class_mean_top1: float
+  calibration_error: float
+  examples: float
+  class_top1: np.ndarray
+  class_examples: np.ndarray
+
+  def scalars(self) -> dict[str, float]:
+    """All but what there is of each class."""
+    return {
+      field.name: value
+      for field in dataclasses.fields(self)
+      if isinstance(value := getattr(self, field.name), float)
+    }
+
+
+def score_sums(
+  loss: Loss,
+  logits: Float[Array, "n classes"],
+  targets: Float[Array, "n classes"],
+  weight: Float[Array, " n"],
+) -> dict[str, Array]:
+  """Sums over the examples, which add up over batches, for `scores`.
+
+  Args:
+    loss: its kind counts, its label smoothing does not.
+    logits: float32.
+    targets: 1 at each class of an example.
+    weight: 1 for an image that counts, 0 for another.
+  """
+  predicted = jax.nn.one_hot(jnp.argmax(logits, axis=-1), logits.shape[-1], dtype=jnp.float32)
+  class_hits = predicted * targets
+  hits = jnp.sum(class_hits, axis=-1)
+  probabilities = jax.nn.sigmoid if loss.kind == "sigmoid" else jax.nn.softmax
+  confidence = jnp.max(probabilities(logits), axis=-1)
+  bins = jax.nn.one_hot(
+    jnp.minimum(confidence * CALIBRATION_BINS, CALIBRATION_BINS - 1).astype(jnp.int32),
+    CALIBRATION_BINS,
+    dtype=jnp.float32,
+  )
+  values = {
+    "loss": example_losses(Loss(kind=loss.kind), logits, targets),
+    "top1": hits,
+    "top5": hits_in_top(5, logits, targets),
+    "examples": jnp.ones_like(weight),
+    "class_hits": class_hits,
+    "class_examples": targets,
+    "bin_excess": bins * (confidence - hits)[:, None],
+  }
+  return jax.tree.map(lambda value: jnp.tensordot(weight, value, 1), values)
+
+
+def scores(sums: Sums) -> Scores:
+  """What `score_sums`, added up over all batches, amounts to."""
+  sums = {name: np.asarray(value, np.float64) for name, value in sums.items()}
+  examples = max(float(sums["examples"]), 1.0)
+  has_images = sums["class_examples"] > 0
+  class_top1 = np.full(has_images.shape, np.nan)
+  class_top1[has_images] = (sums["class_hits"] / np.maximum(sums["class_examples"], 1))[has_images]
+  return Scores(
+    loss=float(sums["loss"]) / examples,
+    top1=float(sums["top1"]) / examples,
+    top5=float(sums["top5"]) / examples,
+    class_mean_top1=float(np.mean(class_top1[has_images])) if has_images.any() else 0.0,
+    calibration_error=float(np.sum(np.abs(sums["bin_excess"]))) / examples,
+    examples=float(sums["examples"]),
+    class_top1=class_top1,
+    class_examples=sums["class_examples"],
+  )
