@@ -213,7 +213,7 @@ class _Run:
       )
     restored = self._checkpoints.restore(
       params=abstract.parameters,
-      ema=abstract.average,
+      ema=abstract.ema,
       optimizer=abstract.optimizer._asdict(),
       experiment=self._experiment,
     )
@@ -245,7 +245,7 @@ class _Run:
         self._checkpoints.save(
           step,
           params=state.parameters,
-          ema=state.average,
+          ema=state.ema,
           optimizer=state.optimizer._asdict(),
           data_state=data_state,
           metadata={
@@ -373,10 +373,10 @@ class _Run:
     None if the run is to be terminated.
     """
     networks = {False: state.parameters}
-    if state.average is not None:
-      networks[True] = state.average
+    if state.ema is not None:
+      networks[True] = state.ema
     with self._ledger.phase(goodput.EVALUATION):
-      for is_average, parameters in networks.items():
+      for is_ema, parameters in networks.items():
         scores = evaluate(
           self._evaluation_step,
           parameters,
@@ -386,7 +386,7 @@ class _Run:
         )
         if scores is None:
           return None
-        record = {"step": step, "kind": "evaluation", "ema": is_average, **scores.scalars()}
+        record = {"step": step, "kind": "evaluation", "ema": is_ema, **scores.scalars()}
         reports.evaluation(record)
     # Of the network that is used later: the moving average where there is one.
     return {"evaluation_top1": scores.top1}

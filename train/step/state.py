@@ -16,14 +16,9 @@ class TrainState:
   Attributes:
     parameters: nested dictionaries, float32.
     optimizer: holds the number of steps done and the momentum buffers.
-    average: moving average like `parameters`, or None.
+    ema: moving average like `parameters`, or None.
   """
 
   parameters: Any
   optimizer: SGDAGCState
-  average: Any | None
-
-  @property
-  def evaluated(self) -> Any:
-    """The parameters to evaluate: the moving average where one is kept."""
-    return self.parameters if self.average is None else self.average
+  ema: Any | None

@@ -23,7 +23,7 @@ from train.config.config_file import to_json
 from train.config.experiment import Experiment, Model
 from train.run.checkpoints import Checkpoints
 
-GOLDEN = pathlib.Path(__file__).parent / "golden"
+GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 NUM_CLASSES = 7
 
 

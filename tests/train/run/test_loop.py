@@ -167,9 +167,9 @@ def test_evaluation_of_the_checkpoint_is_that_of_the_run(finished):
     ("parameters", 24),
   ]
   last = {r["ema"]: r for r in finished[1] if r["kind"] == "evaluation"}
-  for evaluation, is_average in ((evaluations[0], True), (evaluations[2], False)):
+  for evaluation, is_ema in ((evaluations[0], True), (evaluations[2], False)):
     for name, value in evaluation.scores.scalars().items():
-      assert value == pytest.approx(last[is_average][name], rel=1e-6), name
+      assert value == pytest.approx(last[is_ema][name], rel=1e-6), name
   assert evaluations[0].scores.loss != evaluations[1].scores.loss
 
 

@@ -117,7 +117,7 @@ def test_devices_accumulation_and_scan_change_nothing():
   state, metrics = run(spread, devices=8)
   assert "2:4" in state.parameters["blocks"]
   assert_close(arrange_blocks(state.parameters), one_device[0].parameters)
-  assert_close(arrange_blocks(state.average), one_device[0].average)
+  assert_close(arrange_blocks(state.ema), one_device[0].ema)
   assert_close(metrics, one_device[1])
 
 

@@ -49,10 +49,10 @@ def parameter_specs(parameters: Any, mesh: Mesh) -> Any:
   return jax.tree_util.tree_map_with_path(spec, parameters)
 
 
-def state_specs(specs: Any, *, has_average: bool) -> TrainState:
+def state_specs(specs: Any, *, has_ema: bool) -> TrainState:
   """Of a whole training state, given those of its parameters."""
   optimizer = SGDAGCState(step=P(), momentum=specs)
-  return TrainState(specs, optimizer, specs if has_average else None)
+  return TrainState(specs, optimizer, specs if has_ema else None)
 
 
 def shardings(specs: Any, mesh: Mesh) -> Any:

@@ -62,7 +62,7 @@ def assert_same_training(ours, theirs):
   )
   for tree, expected_tree in (
     (state.parameters, expected.parameters),
-    (state.average, expected.average),
+    (state.ema, expected.ema),
   ):
     difference = jax.tree.map(np.subtract, tree, expected_tree)
     assert norm(difference) < 1e-5 * norm(expected_tree)
@@ -184,7 +184,7 @@ def test_a_device_holds_its_part_only():
   rate = learning_rate_schedule(experiment, train_examples=1000)
   mesh = make_mesh(parameter_shards=8)
   state = abstract_state(experiment, model, make_optimizer(experiment, rate), mesh)
-  for tree in (state.parameters, state.optimizer.momentum, state.average):
+  for tree in (state.parameters, state.optimizer.momentum, state.ema):
     held = sum(np.prod(x.sharding.shard_shape(x.shape)) for x in jax.tree.leaves(tree))
     total = sum(np.prod(x.shape) for x in jax.tree.leaves(tree))
     assert total / 8 < held < total / 6
@@ -233,7 +233,7 @@ def test_a_checkpoint_is_restored_on_another_mesh_to_the_bit(tmp_path):
     checkpoints.save(
       1,
       params=saved.parameters,
-      ema=saved.average,
+      ema=saved.ema,
       optimizer=saved.optimizer._asdict(),
       data_state={},
       metadata={},
@@ -242,11 +242,11 @@ def test_a_checkpoint_is_restored_on_another_mesh_to_the_bit(tmp_path):
     for devices, shards in ((8, 8), (1, 1), (4, 2)):
       wanted = state_on(devices, shards)
       restored = checkpoints.restore(
-        params=wanted.parameters, ema=wanted.average, optimizer=wanted.optimizer._asdict()
+        params=wanted.parameters, ema=wanted.ema, optimizer=wanted.optimizer._asdict()
       )
       for ours, theirs, described in (
         (restored.params, saved.parameters, wanted.parameters),
-        (restored.ema, saved.average, wanted.average),
+        (restored.ema, saved.ema, wanted.ema),
         (restored.optimizer["momentum"], saved.optimizer.momentum, wanted.optimizer.momentum),
       ):
         jax.tree.map(np.testing.assert_array_equal, ours, theirs)
