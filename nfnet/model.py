@@ -31,6 +31,11 @@ BlockExecution = Literal["scan", "unrolled"]
 Parameters = Mapping[str, Any]
 """Nested dictionaries, by name, of float32 arrays."""
 
+CLASSIFIER = "classifier"
+"""Name of the last layer's parameters."""
+CLASSIFIER_WEIGHT = f"{CLASSIFIER}/weight"
+"""Full name of the one weight that initialization, AGC and sharding treat differently."""
+
 
 class Stem(nnx.Module):
   """Four 3x3 convolutions, strides 2, 1, 1, 2, with activations between."""
@@ -271,6 +276,11 @@ def parameter_shapes(model: NFNet) -> dict[str, Any]:
   return {**shapes, BLOCKS: blocks}
 
 
+def parameter_name(path: tuple[Any, ...]) -> str:
+  """Returns the keys of a path in a parameter tree joined by slashes: "blocks/3/conv0/weight"."""
+  return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
 def apply(
   model: NFNet,
   parameters: Parameters,
@@ -323,10 +333,7 @@ def _with_parameters(model: NFNet, parameters: Parameters) -> NFNet:
 
 def _check_names(parameters: Parameters, needed: Parameters) -> None:
   def names(tree):
-    return {
-      jax.tree_util.keystr(path, simple=True, separator="/")
-      for path, _ in jax.tree.leaves_with_path(tree)
-    }
+    return {parameter_name(path) for path, _ in jax.tree.leaves_with_path(tree)}
 
   # NNX would leave a missing one without a value, to fail somewhere inside of an op.
   if missing := sorted(names(needed) - names(parameters)):

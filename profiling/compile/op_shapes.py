@@ -14,8 +14,9 @@ from kernels.scaled_ws_conv import kernel_tpu, stem_tpu
 from kernels.scaled_ws_conv.geometry import Geometry
 from kernels.scaled_ws_conv.reference import STEM_STRIDES
 from kernels.sgd_agc import small_tpu
-from nfnet.model import NFNet, parameter_shapes
+from nfnet.model import NFNet, parameter_name, parameter_shapes
 from nfnet.variants import VARIANTS, get_variant
+from train.step.parameter_groups import parameter_role
 
 PIXELS = 224
 NAMED_VARIANTS = tuple(
@@ -282,8 +283,8 @@ def _update_shapes(variant: str, num_classes: int) -> Iterator[UpdateShape]:
     if small_tpu.is_small(leaf.shape, stacked=False):
       small.append(leaf.shape)
     else:
-      clipped = [key.key for key in path] != ["classifier", "weight"]
-      yield UpdateShape(shapes=(leaf.shape,), clipped=clipped)
+      role = parameter_role(parameter_name(path), leaf.shape)
+      yield UpdateShape(shapes=(leaf.shape,), clipped=role.clipped)
   yield UpdateShape(shapes=tuple(small))
 
 
