@@ -44,8 +44,8 @@ class Matrix:
   has_average: bool = False
 
   @property
-  def name(self) -> str:
-    """By which `tiles.json` knows it."""
+  def label(self) -> str:
+    """Describes the problem in a table."""
     return (
       f"{self.rows}x{self.columns}"
       + ("" if self.clips else " not clipped")
@@ -127,7 +127,7 @@ def choose(matrix: Matrix) -> Blocks:
   Raises:
     NotImplementedError: no tile fits.
   """
-  if tile := read_tiles(CHOSEN, Tile).get((matrix.name, "update")):
+  if tile := read_tiles(CHOSEN, Matrix, Tile).get((matrix, "update")):
     return Blocks(matrix, tile)
   for blocks in candidates(matrix):
     return blocks

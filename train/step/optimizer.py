@@ -86,7 +86,7 @@ def sgd_agc(
       group, stacked, _ = kind
       own = [name for name, other in zip(names, kinds, strict=True) if other == kind]
       clips = clipping is not None and group.clipped
-      return kernels.sgd_agc(
+      return kernels.sgd_agc_step(
         *({name: tree[name] for name in own} for tree in leaves),
         learning_rate=rate,
         momentum=jnp.asarray(momentum, jnp.float32),
