@@ -49,7 +49,7 @@ class Stem(nnx.Module):
   ):
     inputs = (3, *channels[:-1])
     self.conv0, self.conv1, self.conv2, self.conv3 = (
-      ScaledWSConv(*sizes, kernel_pixels=3, implementation=implementation)
+      ScaledWSConv(*sizes, filter_pixels=3, implementation=implementation)
       for sizes in zip(inputs, channels, strict=True)
     )
     self.activation = activation
@@ -58,7 +58,7 @@ class Stem(nnx.Module):
   def __call__(self, x: Float[Array, "h w n c"]) -> Float[Array, "h2 w2 n o"]:
     """The input of the first stage, a quarter as high and wide."""
     convs = (self.conv0, self.conv1, self.conv2, self.conv3)
-    return kernels.stem(
+    return kernels.stem_convolutions(
       x,
       tuple(conv.weight[...] for conv in convs),
       tuple(conv.gain[...] for conv in convs),
@@ -134,7 +134,7 @@ class NFNet(nnx.Module):
       for run in self.runs
     )
     self.final_conv = ScaledWSConv(
-      shape.stage_channels[3], shape.head_channels, kernel_pixels=1, **common
+      shape.stage_channels[3], shape.head_channels, filter_pixels=1, **common
     )
     self.classifier = Linear(shape.head_channels, num_classes)
 

@@ -10,10 +10,9 @@ from collections.abc import Iterator
 
 import jax
 
-from kernels.scaled_ws_conv import kernel_tpu, stem_tpu
-from kernels.scaled_ws_conv.geometry import Geometry
-from kernels.scaled_ws_conv.reference import STEM_STRIDES
-from kernels.sgd_agc import small_tpu
+from kernels.scaled_ws_conv.problem import Problem, problem_of
+from kernels.sgd_agc.problem import is_small
+from kernels.stem.problem import problems_of
 from nfnet.model import NFNet, parameter_name, parameter_shapes
 from nfnet.variants import VARIANTS, get_variant
 from train.step.parameter_groups import parameter_role
@@ -35,7 +34,7 @@ class ConvShape:
     pixels: side of the input.
     in_channels: of the input.
     out_channels: of the result.
-    kernel_pixels: side of the filter.
+    filter_pixels: side of the filter.
     stride: of the convolution.
     groups: of channels.
     pool: 2x2 average pooling first.
@@ -46,7 +45,7 @@ class ConvShape:
   pixels: int
   in_channels: int
   out_channels: int
-  kernel_pixels: int
+  filter_pixels: int
   stride: int = 1
   groups: int = 1
   pool: bool = False
@@ -58,11 +57,11 @@ class ConvShape:
     """Side of the result."""
     return self.pixels // (2 if self.pool else self.stride)
 
-  def geometries(self, images: int) -> list[Geometry]:
-    """What the kernels compute, in bfloat16."""
-    size = self.kernel_pixels
+  def problems(self, images: int) -> list[Problem]:
+    """Returns what the kernels compute for `images`, in bfloat16."""
+    size = self.filter_pixels
     return [
-      kernel_tpu.geometry_of(
+      problem_of(
         (self.pixels, self.pixels, images, self.in_channels),
         (size, size, self.in_channels // self.groups, self.out_channels),
         stride=self.stride,
@@ -76,7 +75,7 @@ class ConvShape:
   @property
   def macs(self) -> int:
     """Multiply-adds of the forward pass for one image."""
-    taps = self.kernel_pixels**2 * self.in_channels // self.groups
+    taps = self.filter_pixels**2 * self.in_channels // self.groups
     return self.out_pixels**2 * self.out_channels * taps
 
   @property
@@ -88,7 +87,7 @@ class ConvShape:
   def label(self) -> str:
     """For a table."""
     parts = [
-      f"conv {self.kernel_pixels}x{self.kernel_pixels}",
+      f"conv {self.filter_pixels}x{self.filter_pixels}",
       f"{self.pixels}px",
       f"{self.in_channels}->{self.out_channels}",
     ]
@@ -117,16 +116,12 @@ class StemShape:
     """Side of the result."""
     return self.pixels // 4
 
-  def geometries(self, images: int) -> list[Geometry]:
-    """What the kernels compute, in bfloat16."""
+  def problems(self, images: int) -> list[Problem]:
+    """Returns what the kernels compute for `images`, in bfloat16."""
     pairs = zip((3, *self.channels), self.channels, strict=False)
-    layers = stem_tpu.layers_of(
-      (self.pixels, self.pixels, images, 3),
-      [(3, 3, *pair) for pair in pairs],
-      strides=STEM_STRIDES,
-      itemsize=2,
+    return problems_of(
+      (self.pixels, self.pixels, images, 3), [(3, 3, *pair) for pair in pairs], itemsize=2
     )
-    return [layer.geometry for layer in layers]
 
   @property
   def _macs_by_convolution(self) -> list[int]:
@@ -165,11 +160,11 @@ class SqueezeExciteShape:
   convolution: ConvShape
   squeeze_channels: int
 
-  def geometries(self, images: int) -> list[Geometry]:
-    """Of the convolution at the end of a branch."""
+  def problems(self, images: int) -> list[Problem]:
+    """Returns what the kernels compute for the convolution at the end of a branch."""
     conv = self.convolution
     return [
-      kernel_tpu.geometry_of(
+      problem_of(
         (conv.pixels, conv.pixels, images, conv.in_channels),
         (1, 1, conv.in_channels, conv.out_channels),
         stride=1,
@@ -245,11 +240,11 @@ def _forward_shapes(variant: str) -> Iterator[OpShape]:
   pixels = PIXELS // 4
   for block in size.blocks():
     width, outputs = block.bottleneck_channels, block.out_channels
-    entry = dict(pixels=pixels, in_channels=channels, kernel_pixels=1, activates_input=True)
+    entry = dict(pixels=pixels, in_channels=channels, filter_pixels=1, activates_input=True)
     grouped = dict(
       in_channels=width,
       out_channels=width,
-      kernel_pixels=3,
+      filter_pixels=3,
       groups=block.groups,
       activates_input=True,
     )
@@ -263,7 +258,7 @@ def _forward_shapes(variant: str) -> Iterator[OpShape]:
       pixels=pixels,
       in_channels=width,
       out_channels=outputs,
-      kernel_pixels=1,
+      filter_pixels=1,
       activates_input=True,
     )
     yield last
@@ -272,7 +267,7 @@ def _forward_shapes(variant: str) -> Iterator[OpShape]:
     pixels=pixels,
     in_channels=channels,
     out_channels=size.head_channels,
-    kernel_pixels=1,
+    filter_pixels=1,
   )
 
 
@@ -280,7 +275,7 @@ def _update_shapes(variant: str, num_classes: int) -> Iterator[UpdateShape]:
   shapes = parameter_shapes(NFNet(variant, num_classes))
   small = []
   for path, leaf in jax.tree.leaves_with_path(shapes):
-    if small_tpu.is_small(leaf.shape, stacked=False):
+    if is_small(leaf.shape, stacked=False):
       small.append(leaf.shape)
     else:
       role = parameter_role(parameter_name(path), leaf.shape)

@@ -128,7 +128,7 @@ def _convolution(shape: ConvShape, request: OpRequest) -> Callable[..., kernels.
   activation = scaled_activation("gelu")
 
   def forward(weight, gain, bias, beta, x):
-    return kernels.scaled_ws_conv(
+    return kernels.scaled_ws_convolution(
       x,
       weight,
       gain,
@@ -146,7 +146,7 @@ def _convolution(shape: ConvShape, request: OpRequest) -> Callable[..., kernels.
 
 
 def _convolution_arguments(shape: ConvShape, images: int) -> tuple[jax.ShapeDtypeStruct, ...]:
-  kernel, outputs = shape.kernel_pixels, shape.out_channels
+  kernel, outputs = shape.filter_pixels, shape.out_channels
   return (
     _described(kernel, kernel, shape.in_channels // shape.groups, outputs),
     _described(outputs),
@@ -183,7 +183,7 @@ def _stem_programs(shape: StemShape, request: OpRequest) -> list[Program]:
   activation = scaled_activation("gelu")
 
   def forward(weights, gains, biases, images):
-    return kernels.stem(
+    return kernels.stem_convolutions(
       images,
       weights,
       gains,
@@ -211,33 +211,32 @@ def _squeeze_excite_programs(shape: SqueezeExciteShape, request: OpRequest) -> l
   conv = shape.convolution
   activation = scaled_activation("gelu")
 
-  def forward(weight, gain, bias, beta, x, shortcut, *gate_and_keep):
-    *gate, keep = gate_and_keep
+  def forward(weight, gain, bias, beta, x, shortcut, gate, skip_gain, keep):
     return kernels.conv_se_residual(
       x,
       weight,
       gain,
       bias,
       shortcut,
-      *gate,
+      gate,
+      skip_gain,
+      beta,
+      keep,
       activation=activation.function,
-      input_scale=beta,
-      keep=keep,
       implementation=request.kernels,
     )
 
   channels, hidden = conv.out_channels, shape.squeeze_channels
   conv_arguments = _convolution_arguments(conv, request.images)
   wide = _described(conv.pixels, conv.pixels, request.images, channels, dtype="bfloat16")
-  gate = (
-    _described(channels, hidden),
-    _described(hidden),
-    _described(hidden, channels),
-    _described(channels),
-    # The skip gain.
-    _described(),
+  gate = kernels.Gate(
+    squeeze_weight=_described(channels, hidden),
+    squeeze_bias=_described(hidden),
+    excite_weight=_described(hidden, channels),
+    excite_bias=_described(channels),
   )
-  arguments = (*conv_arguments, wide, *gate, _described(request.images))
+  skip_gain = _described()
+  arguments = (*conv_arguments, wide, gate, skip_gain, _described(request.images))
   # The shortcut's gradient is the cotangent itself, which takes no time; keep is no parameter.
   differentiated = (
     *_CONVOLUTION_DIFFERENTIATED,
@@ -291,7 +290,7 @@ def _new(result: Any) -> Any:
 
 def _update_program(shape: UpdateShape, request: OpRequest) -> Program:
   def update(parameters, gradients, buffers, rate):
-    return kernels.sgd_agc(
+    return kernels.sgd_agc_step(
       parameters,
       gradients,
       buffers,

@@ -64,7 +64,7 @@ def test_convolution(shape):
     IMAGES,
     shape.in_channels,
     shape.out_channels,
-    shape.kernel_pixels,
+    shape.filter_pixels,
     stride=shape.stride,
     groups=shape.groups,
     pool=shape.pool,

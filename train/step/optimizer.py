@@ -116,13 +116,13 @@ def sgd_agc(
 
     def step_of_group(treatment, names):
       clips = clipping is not None and treatment.clipped
-      return kernels.sgd_agc(
+      return kernels.sgd_agc_step(
         *({name: tree[name] for name in names} for tree in leaves),
         learning_rate=rate,
         momentum=jnp.asarray(momentum, jnp.float32),
         weight_decay=jnp.asarray(weight_decay if treatment.decayed else 0.0, jnp.float32),
         clipping=jnp.asarray(clipping, jnp.float32) if clips else None,
-        average_decay=decay,
+        ema_decay=decay,
         stacked=treatment.stacked,
         implementation=implementation,
       )
@@ -142,7 +142,7 @@ def sgd_agc(
     return SGDAGCStep(
       as_tree("parameters"),
       SGDAGCState(state.step + 1, as_tree("momentum_buffers")),
-      None if ema is None else as_tree("averages"),
+      None if ema is None else as_tree("emas"),
       jnp.sqrt(sum(square_sums)),
     )
 
