@@ -33,7 +33,7 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(autouse=True)
-def interpreted():
+def plainly_interpreted():
   with pltpu.force_tpu_interpret_mode(True):
     yield
 

@@ -21,21 +21,13 @@ from kernels.scaled_ws_conv.problem import problem_of
 from kernels.scaled_ws_conv.tile import Blocks, Passes, Tile
 from tests.kernels import exact
 
+pytestmark = pytest.mark.usefixtures("interpreted")
 ROUNDINGS = 4
 EPSILON = {"float32": 2.0**-24, "bfloat16": 2.0**-9}
 ERROR_OF_REFERENCE = {"float32": 4.0, "bfloat16": 1.25}
 """Factor by which a kernel's error may be larger: XLA rounds as often, but its float32 sums are
 sums of sums, which lose less than the kernel's sums in a row."""
 SCALE = jnp.float32(0.7)
-
-
-@pytest.fixture(autouse=True)
-def interpreted():
-  with pltpu.force_tpu_interpret_mode(
-    pltpu.InterpretParams(detect_races=True, num_cores_or_threads=2)
-  ):
-    yield
-  pltpu.reset_tpu_interpret_mode_state()
 
 
 def draw(seed, *shape, dtype="float32", mean=0.0):

@@ -21,6 +21,7 @@ from kernels.se_residual.tile import choose
 from kernels.se_residual.vjp import AllBlocks, end_branch
 from tests.kernels import exact
 
+pytestmark = pytest.mark.usefixtures("interpreted")
 STATIC = dict(activation=exact.gelu, alpha=0.2)
 kernel = functools.partial(pallas.conv_se_residual, **STATIC)
 by_xla = functools.partial(reference.conv_se_residual, **STATIC)
@@ -30,15 +31,6 @@ ROUNDINGS = 3
 EPSILON = {"float32": 2.0**-24, "bfloat16": 2.0**-9}
 ERROR_OF_REFERENCE = {"float32": 4.0, "bfloat16": 1.25}
 """Factor by which a kernel's error may be larger: see `test_scaled_ws_conv_kernel`."""
-
-
-@pytest.fixture(autouse=True)
-def interpreted():
-  with pltpu.force_tpu_interpret_mode(
-    pltpu.InterpretParams(detect_races=True, num_cores_or_threads=2)
-  ):
-    yield
-  pltpu.reset_tpu_interpret_mode_state()
 
 
 def problem(height, width, images, inputs, channels, dtype="float32", squeeze=16):

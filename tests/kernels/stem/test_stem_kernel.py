@@ -10,26 +10,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.experimental.pallas import tpu as pltpu
 
 from kernels.stem import pallas, reference
 from tests.kernels import exact
 
+pytestmark = pytest.mark.usefixtures("interpreted")
 SCALE = jnp.float32(0.8)
 kernel = functools.partial(pallas.stem_convolutions, activation=exact.gelu)
 by_xla = functools.partial(reference.stem_convolutions, activation=exact.gelu)
 # Of the relative error: the roundings of four convolutions one after the other, forward and back.
 ROUNDINGS = 16
 EPSILON = {"float32": 2.0**-24 * np.sqrt(9 * 64), "bfloat16": 2.0**-9}
-
-
-@pytest.fixture(autouse=True)
-def interpreted():
-  with pltpu.force_tpu_interpret_mode(
-    pltpu.InterpretParams(detect_races=True, num_cores_or_threads=2)
-  ):
-    yield
-  pltpu.reset_tpu_interpret_mode_state()
 
 
 def problem(height, width, count, channels, dtype):
