@@ -7,7 +7,6 @@ is logged once for each op and reason, and counted, so that it cannot go unnotic
 """
 
 import collections
-import functools
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -60,9 +59,5 @@ def dispatch(
 
 def _fall_back(op: str, reason: str) -> None:
   fallback_counts[op, reason] += 1
-  _log_once(op, reason)
-
-
-@functools.cache
-def _log_once(op: str, reason: str) -> None:
-  logging.warning("%s runs its reference instead of a Pallas kernel: %s", op, reason)
+  if fallback_counts[op, reason] == 1:
+    logging.warning("%s runs its reference instead of a Pallas kernel: %s", op, reason)

@@ -304,8 +304,8 @@ def _load_cotangents(refs: Refs, blocks: Blocks, row_block) -> None:
         total += jnp.sum(values.astype(jnp.float32), axis=(0, 1))
       write(start + row, j, lanes, values)
     if not problem.ends_branch:
-      sums = jnp.sum(total.reshape(-1, SUBLANES, total.shape[-1]), axis=0)
-      refs.bias_sums_ref[:, lanes] += sums
+      eighths = total.reshape(-1, SUBLANES, total.shape[-1])
+      refs.bias_sums_ref[:, lanes] += jnp.sum(eighths, axis=0)
     if refs.row_below_ref is not None:
       is_padding = row_block == blocks.row_blocks - 1
       values = jnp.where(is_padding, 0, refs.row_below_ref[0, ..., lanes])

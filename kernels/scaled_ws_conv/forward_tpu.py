@@ -147,7 +147,10 @@ def convolve(
 
 
 def _body(refs: Refs, *, blocks: Blocks, activation: Activation | None):
-  """result[h, w] = bias + sum of activated[h + down, w + right] @ standardized[tap] over taps."""
+  """Computes a block of the result.
+
+  result[h, w] = bias + sum of activated[h + down, w + right] @ standardized[t] over the taps t
+  """
   problem, tile = blocks.problem, blocks.tile
   place = [pl.program_id(axis) for axis in range(3)]
   row_block = blocks.at(*place)[2]

@@ -12,7 +12,7 @@ from kernels.scaled_ws_conv.formulas import Activation
 
 
 class Convolution(NamedTuple):
-  """What a convolution returns.
+  """The result of a convolution, with its input if that was asked for.
 
   Attributes:
     result: result, of the input's dtype.

@@ -132,12 +132,12 @@ class Problem:
     pixels = self.height * self.width * self.images
     return pixels * len(self.taps) * self.group_inputs * self.out_channels
 
-  @property
+  @functools.cached_property
   def before(self) -> int:
     """Rows, and columns, of input that are read before the first of the result."""
     return max(-tap.shift[0] for tap in self.taps)
 
-  @property
+  @functools.cached_property
   def after(self) -> int:
     """Rows, and columns, of input that are read after the last of the result."""
     return max(tap.shift[0] for tap in self.taps)

@@ -28,18 +28,18 @@ SUMMARIZED_VARIANTS = ("F0", "F7+")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ConvShape:
-  """One call of scaled_ws_conv.
+  """One call of scaled_ws_convolution.
 
   Attributes:
     pixels: side of the input.
-    in_channels: of the input.
-    out_channels: of the result.
+    in_channels: channels of the input.
+    out_channels: channels of the result.
     filter_pixels: side of the filter.
-    stride: of the convolution.
-    groups: of channels.
-    pool: 2x2 average pooling first.
-    activates_input: gelu on the input.
-    returns_input: with the input, for other uses.
+    stride: stride of the convolution.
+    groups: number of groups of channels.
+    pool: whether 2x2 average pooling comes first.
+    activates_input: whether the input goes through a gelu.
+    returns_input: whether the input is returned for other uses.
   """
 
   pixels: int
@@ -80,12 +80,12 @@ class ConvShape:
 
   @property
   def backward_macs(self) -> int:
-    """Of the gradients of weight and input."""
+    """Multiply-adds of the gradients of weight and input for one image."""
     return 2 * self.macs
 
   @property
   def label(self) -> str:
-    """For a table."""
+    """Describes the call in a table."""
     parts = [
       f"conv {self.filter_pixels}x{self.filter_pixels}",
       f"{self.pixels}px",
@@ -101,11 +101,11 @@ class ConvShape:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StemShape:
-  """One call of stem.
+  """One call of stem_convolutions.
 
   Attributes:
     pixels: side of the images.
-    channels: of the results of its four convolutions.
+    channels: channels of the results of the four convolutions.
   """
 
   pixels: int
@@ -139,21 +139,21 @@ class StemShape:
 
   @property
   def backward_macs(self) -> int:
-    """Of the gradients of all weights and of the inputs of all convolutions but the first."""
+    """Multiply-adds of all gradients for one image; the images themselves have none."""
     return 2 * self.macs - self._macs_by_convolution[0]
 
   @property
   def label(self) -> str:
-    """For a table."""
+    """Describes the call in a table."""
     return f"stem {self.pixels}px {'->'.join(map(str, (3, *self.channels)))}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SqueezeExciteShape:
-  """What one call of conv_se_residual does on top of its convolution.
+  """The part of one call of conv_se_residual that is not its convolution.
 
   Attributes:
-    convolution: alone.
+    convolution: the convolution.
     squeeze_channels: hidden width of the gate.
   """
 
@@ -182,12 +182,12 @@ class SqueezeExciteShape:
 
   @property
   def backward_macs(self) -> int:
-    """Of all gradients."""
+    """Multiply-adds of all gradients for one image."""
     return 2 * self.macs
 
   @property
   def label(self) -> str:
-    """For a table."""
+    """Describes the call in a table."""
     conv = self.convolution
     return (
       f"se_residual after {conv.in_channels}->{conv.out_channels} {conv.pixels}px "
@@ -197,11 +197,11 @@ class SqueezeExciteShape:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class UpdateShape:
-  """One call of sgd_agc.
+  """One call of sgd_agc_step.
 
   Attributes:
-    shapes: of the parameters; one, or all small ones of a network.
-    clipped: by AGC; the classifier's weight is not.
+    shapes: shapes of the parameters: of one, or of all small ones of a network.
+    clipped: whether AGC clips the gradients; those of the classifier's weight are not clipped.
   """
 
   shapes: tuple[tuple[int, ...], ...]
@@ -209,12 +209,12 @@ class UpdateShape:
 
   @property
   def elements(self) -> int:
-    """Of the parameters."""
+    """Number of scalars in the parameters."""
     return sum(map(math.prod, self.shapes))
 
   @property
   def label(self) -> str:
-    """For a table."""
+    """Describes the call in a table."""
     if len(self.shapes) > 1:
       return f"sgd_agc {len(self.shapes)} small parameters"
     (shape,) = self.shapes
@@ -226,9 +226,9 @@ OpShape = ConvShape | StemShape | SqueezeExciteShape | UpdateShape
 
 
 def op_shapes(variant: str, num_classes: int = 1000) -> collections.Counter[OpShape]:
-  """The calls in one training step of a network, and how many there are of each.
+  """Counts the calls in one training step of a network.
 
-  A branch's last convolution, which is one call with squeeze-excite, is counted for itself.
+  A branch's last convolution, which is one call with squeeze-excite, is counted on its own.
   """
   return collections.Counter([*_forward_shapes(variant), *_update_shapes(variant, num_classes)])
 
@@ -284,9 +284,9 @@ def _update_shapes(variant: str, num_classes: int) -> Iterator[UpdateShape]:
 
 
 def named_shapes() -> dict[OpShape, dict[str, int]]:
-  """All shapes of the published networks, each with the networks and how often they have it.
+  """Returns all shapes of the published networks, with how often each network has them.
 
-  Of the small parameters, which are one call in each network, those of F0 and F7+.
+  The small parameters are one call in each network; only those of F0 and F7+ are included.
   """
   shapes: dict[OpShape, dict[str, int]] = {}
   for variant in NAMED_VARIANTS:

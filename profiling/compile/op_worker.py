@@ -57,17 +57,17 @@ class OpRequest:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Program:
-  """What is compiled.
+  """A program to compile.
 
   Attributes:
-    label: of the op's shape.
+    label: label of the op's shape.
     direction: "forward"; "backward"; "both" is forward with all gradients; "convolution forward"
       and "convolution both" are these without squeeze-excite behind the convolution; "update";
       "yardstick" is the matrix product as a kernel and "yardstick by XLA" the same by XLA.
-    function: of JAX arrays.
-    arguments: what these look like: trees of `jax.ShapeDtypeStruct`.
-    donated: positions of those that the results may overwrite.
-    facts: that are not looked at here and stay with what comes of the program.
+    function: function of JAX arrays.
+    arguments: descriptions of these: trees of `jax.ShapeDtypeStruct`.
+    donated: positions of the arguments that the results may overwrite.
+    facts: data that are kept with the results of the compilation.
   """
 
   label: str
@@ -88,7 +88,7 @@ class Program:
 
 
 def programs(request: OpRequest) -> Iterator[Program]:
-  """All programs of a request."""
+  """Returns all programs of a request."""
   size = (matmul_kernel.SIZE, matmul_kernel.SIZE)
   everything = [
     Program(
@@ -108,7 +108,7 @@ def programs(request: OpRequest) -> Iterator[Program]:
 
 
 def programs_of(shape: OpShape, request: OpRequest) -> list[Program]:
-  """Of one op."""
+  """Returns the programs of one op."""
   match shape:
     case ConvShape():
       return _conv_programs(shape, request)
@@ -157,7 +157,7 @@ def _convolution_arguments(shape: ConvShape, images: int) -> tuple[jax.ShapeDtyp
 
 
 _CONVOLUTION_DIFFERENTIATED = (0, 1, 2, 4)
-"""All but beta, which is not learned."""
+"""Positions of all arguments but beta, which is not learned."""
 
 
 def _conv_programs(
@@ -260,7 +260,7 @@ def _forward_and_both(
   *,
   in_order: bool = False,
 ) -> list[Program]:
-  """With `in_order`, nothing of the cotangent is computed before the result, as in a network."""
+  """Returns the two programs; `in_order` computes nothing from the cotangent before the result."""
 
   def both(cotangent, *arguments):
     def of_differentiated(*values):
@@ -284,7 +284,7 @@ def _forward_and_both(
 
 
 def _new(result: Any) -> Any:
-  """Without the input that a convolution gives back: to copy it would take time here only."""
+  """Drops the input that a convolution returns: copying it would take time here only."""
   return result._replace(input=None) if isinstance(result, kernels.Convolution) else result
 
 

@@ -1,6 +1,6 @@
-"""Which tile of each of an op's kernels takes the fewest cycles.
+"""Finds the tile with which each of an op's kernels takes the fewest cycles.
 
-`python -m profiling.kernels --sweep=OP` runs it. The tiles that it finds are data beside the op.
+`python -m profiling.kernels --sweep=OP` runs it. The best tiles are data beside the op.
 """
 
 import dataclasses
@@ -17,7 +17,8 @@ from profiling.compiler_text.kernel_dumps import KernelProfile, read_profiles
 from train.report.table import format_table
 
 CANDIDATES = 12
-"""Of each kernel; the rest has smaller blocks, or a convolution's input is activated more often."""
+"""Number of tiles to compile for each kernel. The others have smaller blocks, or activate a
+convolution's input more often."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,10 +26,10 @@ class Candidate:
   """A tile and what the compiler made of it.
 
   Attributes:
-    tile: fields of `Tile`.
-    vmem_bytes: of its blocks, by the op's `Blocks.vmem_bytes`.
-    profile: of the kernel; None where the compiler refused.
-    cycles: of a core; infinite where the compiler refused.
+    tile: fields of the op's `Tile`.
+    vmem_bytes: VMEM of its blocks, by the op's `Blocks.vmem_bytes`.
+    profile: profile of the kernel; None where the compiler refused.
+    cycles: cycles of a core; infinite where the compiler refused.
   """
 
   tile: dict[str, Any]

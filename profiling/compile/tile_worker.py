@@ -2,7 +2,7 @@
 
     python -m profiling.compile.tile_worker REQUEST.json FOLDER
 
-Leaves what `profiling.compile.op_worker` leaves; each entry has the candidate as well.
+Writes what `profiling.compile.op_worker` writes; each entry has the candidate as well.
 """
 
 import dataclasses
@@ -50,12 +50,12 @@ class TileRequest:
   """The likely best tiles of a kernel.
 
   Attributes:
-    topology: name of a slice of which the device is one.
-    images: of a device.
-    op: whose kernel it is.
+    topology: name of the slice that the device belongs to.
+    images: images of a device.
+    op: op that has the kernel.
     problem: fields of the problem that the kernel solves.
     direction: direction of the pass.
-    count: of candidates.
+    count: number of candidates.
   """
 
   topology: str
@@ -67,7 +67,7 @@ class TileRequest:
 
 
 def programs(request: TileRequest) -> Iterator[Program]:
-  """A program for each candidate."""
+  """Returns a program for each candidate."""
   for (problem, direction), sweep in sweeps(request.op, request.images).items():
     if (dataclasses.asdict(problem), direction) == (request.problem, request.direction):
       return sweep(request.count)

@@ -1,10 +1,11 @@
+import dataclasses
 import json
 
 import pytest
 
 from kernels.sgd_agc import tile
 from kernels.sgd_agc.tile import CHOSEN, Blocks, Matrix, Tile, candidates, choose
-from kernels.tpu import VMEM_BYTES
+from kernels.tpu import VMEM_BYTES, read_tiles
 from profiling.compile.tile_worker import sweeps
 
 CLIPPED = Matrix(rows=1152, columns=300, clips=True)
@@ -54,7 +55,11 @@ def test_candidates_fit_and_do_not_spill_first():
 def test_what_was_not_swept_gets_the_likely_best(monkeypatch, tmp_path):
   assert choose(CLIPPED) == candidates(CLIPPED)[0]
   path = tmp_path / "tiles.json"
-  entry = {"name": CLIPPED.name, "direction": "update", "tile": {"rows": 1152, "chunk_rows": 8}}
+  entry = {
+    "problem": dataclasses.asdict(CLIPPED),
+    "direction": "update",
+    "tile": {"rows": 1152, "chunk_rows": 8},
+  }
   path.write_text(json.dumps([entry]))
   monkeypatch.setattr(tile, "CHOSEN", path)
   choose.cache_clear()
@@ -68,5 +73,4 @@ def test_units_that_do_not_fit_vmem_are_not_covered():
 
 
 def test_chosen_tiles_are_those_of_kernels_that_there_are():
-  keys = [(entry["name"], entry["direction"]) for entry in json.loads(CHOSEN.read_text())]
-  assert keys == sorted(sweeps("sgd_agc", 32))
+  assert set(read_tiles(CHOSEN, Matrix, Tile)) == set(sweeps("sgd_agc", 32))
