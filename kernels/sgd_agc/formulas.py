@@ -1,4 +1,4 @@
-"""What the reference and the kernels of SGD with AGC share: norm floors and update equations."""
+"""Norm floors and update equations that reference and kernels of SGD with AGC share."""
 
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -15,7 +15,8 @@ GRADIENT_NORM_FLOOR = 1e-6
 Arrays = Mapping[str, Float[Array, "..."]]
 """Arrays by the name of the parameter."""
 Update = Callable[..., tuple[Float[Array, "..."], ...]]
-"""(parameter, gradient, momentum_buffer, ema) -> (parameter, momentum_buffer, ema, square sum)."""
+"""Update of one parameter: (parameter, gradient, momentum_buffer, ema) -> (new parameter, new
+momentum_buffer, new ema, sum of the squared gradient)."""
 
 
 class HyperParameters(NamedTuple):

@@ -62,7 +62,7 @@ def problem_of(
     NotImplementedError: the kernel does not cover the shape.
   """
   if len(shape) not in (2, 4):
-    raise NotImplementedError("vectors and scalars")
+    raise NotImplementedError("a parameter that is neither a matrix nor a filter")
   *inputs, columns = shape
   rows = math.prod(inputs)
   transposes = is_transposed(shape, clips=clips)

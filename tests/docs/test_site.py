@@ -39,7 +39,7 @@ def entry(site, name):
   ("name", "words"),
   [
     (
-      "kernels.sgd_agc.op.sgd_agc",
+      "kernels.sgd_agc.op.sgd_agc_step",
       ["momentum_buffers", "float32, zeros at first", "Raises", "ValueError", "Source code"],
     ),
     ("kernels.dispatch.dispatch", ["implementation", "NotImplementedError", "ValueError"]),

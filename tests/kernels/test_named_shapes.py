@@ -13,7 +13,7 @@ from jax.experimental.pallas import tpu as pltpu
 from kernels.scaled_ws_conv import reference
 from kernels.scaled_ws_conv.problem import Problem
 from kernels.scaled_ws_conv.tile import CHOSEN, Tile, choose
-from kernels.sgd_agc.small_tpu import is_small
+from kernels.sgd_agc.problem import is_small
 from kernels.tpu import read_tiles
 from profiling.compile.op_shapes import (
   ConvShape,
@@ -25,7 +25,7 @@ from profiling.compile.op_shapes import (
 from tests.kernels import exact
 from tests.kernels.scaled_ws_conv import test_scaled_ws_conv_kernel as test_conv
 from tests.kernels.se_residual import test_se_residual_kernel
-from tests.kernels.sgd_agc import test_sgd_agc_kernel, test_sgd_agc_small_kernel
+from tests.kernels.sgd_agc import steps
 from tests.kernels.stem import test_stem_kernel
 
 IMAGES = 32
@@ -137,19 +137,9 @@ def test_squeeze_excite(shape):
 
 @named(UpdateShape)
 def test_update(shape):
-  if len(shape.shapes) > 1:
-    shapes = {f"{i}": one for i, one in enumerate(shape.shapes)}
-    arrays = test_sgd_agc_small_kernel.draw(shapes)[:3]
-    expected = test_sgd_agc_small_kernel.expected_step([*arrays, None])
-    actual = test_sgd_agc_small_kernel.kernel_step(
-      *arrays, **test_sgd_agc_small_kernel.HYPER_PARAMETERS
-    )
-    test_sgd_agc_small_kernel.agree(actual, expected, shapes)
-    return
-  (one,) = shape.shapes
-  assert not is_small(one, stacked=False)
-  clipping = test_sgd_agc_kernel.CLIPPING if shape.clipped else None
-  arguments = dict(test_sgd_agc_kernel.HYPER_PARAMETERS, clipping=clipping)
-  arrays = test_sgd_agc_kernel.draw(one)
-  expected = test_sgd_agc_kernel.reference.sgd_agc(*arrays, **arguments)
-  test_sgd_agc_kernel.agree(test_sgd_agc_kernel.kernel_step(*arrays, **arguments), expected, one)
+  shapes = {f"{i}": one for i, one in enumerate(shape.shapes)}
+  assert {is_small(one, stacked=False) for one in shape.shapes} == {len(shapes) > 1}
+  arrays = steps.draw(shapes)
+  clipping = steps.CLIPPING if shape.clipped else None
+  expected = steps.by_reference(arrays, clipping=clipping)
+  steps.assert_close(steps.by_kernel(arrays, clipping=clipping), expected, arrays)

@@ -150,7 +150,7 @@ def sgd_agc(
 
 
 class _Treatment(NamedTuple):
-  """What distinguishes the parameters of one call of the op from those of another."""
+  """Properties that all parameters of one call of the op have in common."""
 
   clipped: bool
   decayed: bool

@@ -1,4 +1,4 @@
-"""What training does with each parameter, as one explicit record per parameter.
+"""The role of each parameter in training, as one explicit record per parameter.
 
 `PARAMETER_GROUPS` is the only place that decides which parameters AGC clips, which ones weight
 decay applies to, and along which axis each is divided among the parameter shards. The optimizer and
@@ -55,7 +55,7 @@ PARAMETER_GROUPS = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ParameterRole:
-  """What training does with one parameter.
+  """The role of one parameter in training.
 
   Attributes:
     clipped: whether AGC clips the gradient.

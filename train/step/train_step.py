@@ -147,7 +147,7 @@ def _make_local_gradients(experiment: Experiment, model: NFNet) -> GradientFunct
 def _choose_values(
   condition: Array, if_true: Callable[..., Any], if_false: Callable[..., Any], *operands: Any
 ) -> Any:
-  """Does what `jax.lax.cond` does, but computes both branches."""
+  """Computes both branches, unlike `jax.lax.cond`, and chooses each value of the results."""
   return jax.tree.map(
     functools.partial(jnp.where, condition), if_true(*operands), if_false(*operands)
   )

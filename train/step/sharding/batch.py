@@ -1,4 +1,4 @@
-"""How a batch is sharded over the devices, and which batch sizes divide among them."""
+"""Sharding of a batch over the devices, and checks that its size divides among them."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""How parameters are sharded: which device holds what, and how it gets there.
+"""Sharding of parameters: which device holds which part, and how parts become whole again.
 
 The devices are a grid of replicas and parameter shards. Examples are spread over all of them. Large
 parameters, with their momentum and moving average, are divided into one part for each shard, along
