@@ -28,11 +28,11 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, Any]:
   """Puts the arrays that a step uses on the devices; the ids stay on the host.
 
-  Examples are dealt out to a process's devices as `train.data.pipeline` deals them out to
-  processes: each of n devices gets every n-th example of the global batch.
+  Examples are dealt out to a process's devices as `train.data` deals them out to processes: each of
+  n devices gets every n-th example of the global batch.
 
   Args:
-    batch: this process's part of the batch, from `train.data.pipeline`.
+    batch: this process's part of the batch, from `train.data`.
     mesh: of devices.
 
   Returns:
