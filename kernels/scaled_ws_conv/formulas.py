@@ -14,27 +14,26 @@ VARIANCE_FLOOR = 1e-4
 
 
 def filter_statistics(
-  weight: Float[Array, "*fan_in o"], gain: Float[Array, " o"] | Float[Array, "1 o"]
-) -> tuple[Float[Array, "*ones o"], Float[Array, "*ones o"]]:
+  weight: Float[Array, "*fan_in o"], gain: Float[Array, " o"]
+) -> tuple[Float[Array, " o"], Float[Array, " o"]]:
   """Returns the mean of each filter, and gain / sqrt(max(fan-in * variance, floor)).
 
-  Both have the rank of `weight`. Mean and variance are made in one pass over the weight.
+  Mean and variance are made in one pass over the weight.
 
   Args:
     weight: float32; all axes but the last are the fan-in of an output channel.
-    gain: float32, for each output channel.
+    gain: scale of each output channel's filter, float32.
   """
-  axes = tuple(range(weight.ndim - 1))
-  fan_in = math.prod(weight.shape[:-1])
+  *fan_in_shape, _ = weight.shape
+  axes, fan_in = tuple(range(len(fan_in_shape))), math.prod(fan_in_shape)
   # Squares are summed relative to a value of the filter itself, so that a mean far from zero costs
   # no precision; the result does not depend on which value it is, so it has no derivative.
-  origin = jax.lax.stop_gradient(weight[(slice(1),) * len(axes)])
-  offset = weight - origin
-  mean_offset = jnp.sum(offset, axis=axes, keepdims=True) / fan_in
-  mean_square = jnp.sum(offset * offset, axis=axes, keepdims=True) / fan_in
-  variance = mean_square - mean_offset * mean_offset
-  scale = jax.lax.rsqrt(jnp.maximum(variance * fan_in, VARIANCE_FLOOR))
-  return origin + mean_offset, scale * gain.reshape(origin.shape)
+  origin = jax.lax.stop_gradient(weight[(0,) * len(axes)])
+  offset = weight - jnp.expand_dims(origin, axes)
+  mean_offset = jnp.mean(offset, axis=axes)
+  variance = jnp.mean(jnp.square(offset), axis=axes) - jnp.square(mean_offset)
+  scale = jax.lax.rsqrt(jnp.maximum(variance * fan_in, VARIANCE_FLOOR)) * gain
+  return origin + mean_offset, scale
 
 
 def standardize_weight(
@@ -46,4 +45,4 @@ def standardize_weight(
   """
   weight = weight.astype(jnp.float32)
   mean, scale = filter_statistics(weight, gain.astype(jnp.float32))
-  return weight * scale - mean * scale
+  return weight * scale[None, None, None, :] - (mean * scale)[None, None, None, :]

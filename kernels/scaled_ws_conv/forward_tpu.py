@@ -262,8 +262,8 @@ def _standardize(refs: Refs) -> None:
   """
   mean, scale = 0.0, 1.0
   if refs.gain_ref is not None:
-    statistics = filter_statistics(refs.weight_ref[...], refs.gain_ref[...])
-    mean, scale = (one.reshape(refs.bias_ref.shape) for one in statistics)
+    statistics = filter_statistics(refs.weight_ref[...], refs.gain_ref[0])
+    mean, scale = (one[None] for one in statistics)
   refs.statistics_ref[0:1] = jnp.broadcast_to(mean, refs.bias_ref.shape)
   refs.statistics_ref[1:2] = jnp.broadcast_to(scale, refs.bias_ref.shape)
 
