@@ -2,4 +2,4 @@
 
 
 class UserError(Exception):
-  """Something a user can mend: one line that says what, which value, and what to do."""
+  """Reports what a user can correct, in one line: what is wrong, its value, and what to do."""

@@ -18,8 +18,8 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, Key
 
 from nfnet.block_arrangement import arrange_blocks
+from nfnet.images.normalization import normalize
 from nfnet.model import NFNet, apply, apply_features, parameter_shapes
-from nfnet.preprocessing import normalize
 from train.config.experiment import Experiment, Loss
 from train.step.losses import example_losses, hits_in_top, mixed_targets, targets_from_labels
 from train.step.mixing import mix

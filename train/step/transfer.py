@@ -4,7 +4,7 @@ from typing import Any
 
 from nfnet.errors import UserError
 from nfnet.initialization import initial_parameters
-from nfnet.weights.released_weights import load_weights
+from nfnet.weights.load import load_weights
 from train.config.experiment import Experiment
 from train.step.train_step import make_model
 

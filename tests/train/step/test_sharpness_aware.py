@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from nfnet.errors import UserError
+from nfnet.images.normalization import normalize
 from nfnet.initialization import initial_parameters
 from nfnet.model import apply
-from nfnet.preprocessing import normalize
 from tests.train.step import test_train_step
 from tests.train.step.sharding.test_parameters import assert_same_training, norm
 from tests.train.step.test_train_step import BATCH, EXPERIMENT, assert_close, jit, make_batch, run
