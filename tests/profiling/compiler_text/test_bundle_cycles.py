@@ -1,51 +1,17 @@
-"""On what libtpu 0.0.42.1 (jax 0.10.2) wrote, unabridged, about the kernels of dump_kernels.py.
+"""Counts bundles in the unabridged texts of libtpu 0.0.42.1 (jax 0.10.2) about small kernels.
 
-`python tests/profiling/dump_kernels.py` writes all of `excerpts/bundles/` anew: files named v4_*
-were compiled for one chip of a described v4:2x2x1 with chip_config_name="megacore", v5p_* for one
-of v5p:2x2x1, all with LIBTPU_INIT_ARGS="--xla_jf_dump_to=FOLDER --xla_jf_dump_llo_text=true
---xla_jf_dump_hlo_text=true --xla_jf_dump_llo_pass_label_regex=final", and most for v5p also
-"--xla_jf_dump_static_llo_profile_to=FOLDER --xla_tpu_impure_dump_unrolled_bundles=true". Addresses
-written out here are those of that version.
+`python tests/profiling/dump_kernels.py` writes these texts again. The addresses in the comments are
+those of that version.
 """
 
-import gzip
 import re
 
 import pytest
 
-from profiling.compiler_text.bundle_cycles import (
-  Loop,
-  Region,
-  count_bundles,
-  parse_utilization,
-  unit_utilization,
-)
+from profiling.compiler_text.bundle_cycles import Loop, Region, count_bundles
 from profiling.compiler_text.chips import CHIPS
-from tests.profiling.static_profile import read_estimated_cycles, read_traced_bundles
-from tests.repository import ROOT
-
-EXCERPTS = ROOT / "tests" / "profiling" / "excerpts" / "bundles"
-V4_KERNELS = [
-  "matmul",
-  "nested_loops",
-  "first_and_last",
-  "odd_grid",
-  "region_by_data",
-  "region_by_step_and_data",
-  "loop_by_step",
-  "arithmetic",
-]
-
-
-def excerpt(name):
-  path = EXCERPTS / name
-  if path.exists():
-    return path.read_text()
-  return gzip.decompress(path.with_name(path.name + ".gz").read_bytes()).decode()
-
-
-def schedule(name):
-  return excerpt(f"{name}_final_bundles.txt")
+from tests.profiling.compiler_text.bundle_excerpts import excerpt, schedule, utilization
+from tests.profiling.compiler_text.static_profile import read_estimated_cycles, read_traced_bundles
 
 
 def replaced(text, old, new):
@@ -381,67 +347,11 @@ def test_a_copy_whose_size_depends_on_data_is_an_error():
     count_bundles(changed)
 
 
-def test_units_of_nested_loops():
-  count = count_bundles(schedule("v4_nested_loops"))
-  utilization = unit_utilization(excerpt("v4_nested_loops_utilization.txt"), count)
-  # Vector instructions are one each at 0x15 (once), 0x16 and 0x1d (5 times), 0x17 and 0x19 (35
-  # times), and two at 0x1b; loads at 0x14 and 0x17; a store at 0x1d.
-  assert utilization["VALU"] == pytest.approx((1 + 2 * 5 + 4 * 35) / (2 * 229))
-  assert utilization["VLOAD"] == pytest.approx((1 + 35) / 229)
-  assert utilization["VSTORE"] == pytest.approx(5 / 229)
-  assert [utilization[unit] for unit in ("MXU", "XLU", "VPOP", "EUP", "VLOAD:FILL")] == [0] * 5
-
-
-def test_units_of_the_matmul():
-  count = count_bundles(schedule("v4_matmul"))
-  text = excerpt("v4_matmul_utilization.txt")
-  capacities, _ = parse_utilization(text)
-  assert capacities == {
-    "MXU": 4,
-    "XLU": 2,
-    "VALU": 2,
-    "VPOP": 2,
-    "EUP": 1,
-    "VLOAD": 1,
-    "VLOAD:FILL": 1,
-    "VSTORE": 1,
-    "VSTORE:SPILL": 1,
-    "SALU": 2,
-  }
-  utilization = unit_utilization(text, count)
-  assert utilization["MXU"] == pytest.approx(0.839, abs=5e-4)
-  assert utilization["VLOAD:FILL"] == pytest.approx(0.163, abs=5e-4)
-  assert utilization["VSTORE:SPILL"] == pytest.approx(0.063, abs=5e-4)
-
-
-@pytest.mark.parametrize("name", V4_KERNELS)
-def test_shares_are_shares(name):
-  utilization = unit_utilization(
-    excerpt(f"v4_{name}_utilization.txt"), count_bundles(schedule(f"v4_{name}"))
-  )
-  assert all(0 <= share <= 1 for share in utilization.values())
-  assert utilization["VLOAD:FILL"] <= utilization["VLOAD"]
-  assert utilization["VSTORE:SPILL"] <= utilization["VSTORE"]
-
-
-def test_tables_that_do_not_fit_are_refused():
-  count = count_bundles(schedule("v4_nested_loops"))
-  text = excerpt("v4_nested_loops_utilization.txt")
-  with pytest.raises(ValueError, match="2684 bundles, and the schedule has 47"):
-    unit_utilization(excerpt("v4_matmul_utilization.txt"), count)
-  with pytest.raises(ValueError, match="no tables"):
-    unit_utilization(schedule("v4_nested_loops"), count)
-  with pytest.raises(ValueError, match="9 figures for 10 units"):
-    unit_utilization(text.replace("0 0 1 0 0 0 0 1 0 2", "0 0 1 0 0 0 0 1 0"), count)
-  with pytest.raises(ValueError, match="invalid literal"):
-    unit_utilization(text.replace("0 0 1 0 0 0 0 1 0 2", "0 0 1 0 0 0 0 1 0 x"), count)
-
-
 @pytest.mark.parametrize(
   ("change", "message"),
   [
     (lambda text: "", "no line of it is a bundle"),
-    (lambda text: excerpt("v4_nested_loops_utilization.txt"), "no line of it is a bundle"),
+    (lambda text: utilization("v4_nested_loops"), "no line of it is a bundle"),
     (lambda text: text[: text.index("  0x20 ")], "ends at 0x1f without the exit bundle"),
     (lambda text: text[: text.index("%s198_s19 = smov")], "bundle 0xb: has no end"),
     (lambda text: re.sub(r"\n  0x15 .*", "", text), "bundle 0x16 follows 0x14"),
@@ -451,7 +361,6 @@ def test_tables_that_do_not_fit_are_refused():
     (lambda text: text.replace("%s36_s24 = sadd.s32 1", "%s36_s24 = sadd.s32 0"), "misread"),
   ],
 )
-def test_other_texts_are_refused(change, message, monkeypatch):
-  monkeypatch.setattr("profiling.compiler_text.bundle_cycles.MAX_BRANCHES", 1000)
+def test_other_texts_are_refused(change, message):
   with pytest.raises(ValueError, match=message):
-    count_bundles(change(schedule("v4_nested_loops")))
+    count_bundles(change(schedule("v4_nested_loops")), branches_max=1000)
