@@ -4,6 +4,7 @@
 those of that version.
 """
 
+import functools
 import re
 
 import pytest
@@ -12,6 +13,12 @@ from profiling.compiler_text.bundle_cycles import Loop, Region, count_bundles
 from profiling.compiler_text.chips import CHIPS
 from tests.profiling.compiler_text.bundle_excerpts import excerpt, schedule, utilization
 from tests.profiling.compiler_text.static_profile import read_estimated_cycles, read_traced_bundles
+
+
+@functools.cache
+def counted(name, core=0):
+  """Returns the count of an excerpt as it is."""
+  return count_bundles(schedule(name), core=core)
 
 
 def replaced(text, old, new):
@@ -54,7 +61,7 @@ def test_matmul_of_4096_with_blocks_of_512(core):
 
 
 def test_nested_loops():
-  count = count_bundles(schedule("v4_nested_loops"))
+  count = counted("v4_nested_loops")
   # The inner loop is 0x17 to 0x1b: its branch at 0x1a has one more bundle behind it. The outer loop
   # adds 0x16 before it and 0x1c and 0x1d after it. Around them are 0x0 to 0x15 and 0x1e to 0x2e.
   assert count.loops == (
@@ -68,7 +75,7 @@ def test_nested_loops():
 
 
 def test_nested_loops_with_four_bundles_behind_a_branch():
-  count = count_bundles(schedule("v5p_nested_loops"))
+  count = counted("v5p_nested_loops")
   assert count.branch_delay_bundles == 4
   assert [(loop.entries, loop.iterations) for loop in count.loops] == [(5, 35), (1, 5)]
 
@@ -81,7 +88,7 @@ def test_trip_count_is_that_of_the_text(steps):
 
 
 def test_regions_of_the_first_and_the_last_step():
-  count = count_bundles(schedule("v4_first_and_last"))
+  count = counted("v4_first_and_last")
   # 6 steps in 8 iterations of 0x8 to 0x4b. The branch at 0x24 jumps over 0x26 to 0x47 in the other
   # two. In it, the one at 0x29 jumps to 0x2b, which saves nothing since 0x2a is issued anyway, and
   # the one at 0x2e jumps over 0x30 to 0x35 but in the last step. Around the loop are 8 and 5.
@@ -99,7 +106,7 @@ def test_regions_of_the_first_and_the_last_step():
 
 @pytest.mark.parametrize("name", ["first_and_last", "nested_loops", "loop_by_data"])
 def test_without_a_parallel_axis_the_second_core_does_nothing(name):
-  count = count_bundles(schedule(f"v4_{name}"), core=1)
+  count = counted(f"v4_{name}", core=1)
   # 0x0 to 0x3, from where it jumps to the last bundle.
   assert count.issue_cycles == 4 + 1
   assert count.issues[:4] == (1, 1, 1, 1)
@@ -108,14 +115,14 @@ def test_without_a_parallel_axis_the_second_core_does_nothing(name):
 
 @pytest.mark.parametrize("core", [0, 1])
 def test_each_core_has_half_of_an_odd_axis_rounded_up(core):
-  count = count_bundles(schedule("v4_odd_grid"), core=core)
+  count = counted("v4_odd_grid", core=core)
   # 5 steps for two cores are 3 each: the second core does step 0 once more. 5 iterations of 0x13
   # to 0x76, of which 0x4b to 0x6d are in a step; around the loop 19 and 4.
   assert count.issue_cycles == 19 + 5 * (100 - 35) + 3 * 35 + 4
 
 
 def test_a_region_by_data_counts_as_entered():
-  count = count_bundles(schedule("v4_region_by_data"))
+  count = counted("v4_region_by_data")
   # 0x17 to 0x1b, nine times, is all of the region.
   assert [region.assumed for region in count.regions] == [False, True]
   assert count.is_upper_bound
@@ -125,21 +132,21 @@ def test_a_region_by_data_counts_as_entered():
 def test_a_region_by_data_leaves_unknown_what_it_sets():
   """The second loop has 39 steps if the region is entered, and 3 if not."""
   with pytest.raises(ValueError, match=r"trip count of the loop at bundles 0x23 to 0x25"):
-    count_bundles(schedule("v4_loop_after_region"))
+    counted("v4_loop_after_region")
 
 
 def test_a_loop_by_data_is_an_error():
   with pytest.raises(ValueError, match=r"trip count of the loop at bundles 0x17 to 0x1a"):
-    count_bundles(schedule("v4_loop_by_data"))
+    counted("v4_loop_by_data")
 
 
 def test_a_region_by_step_and_data_counts_for_its_step():
-  region = count_bundles(schedule("v4_region_by_step_and_data")).regions[-1]
+  region = counted("v4_region_by_step_and_data").regions[-1]
   assert (region.reached, region.entered, region.assumed) == (6, 1, True)
 
 
 def test_a_loop_by_step():
-  count = count_bundles(schedule("v4_loop_by_step"))
+  count = counted("v4_loop_by_step")
   # 3 steps, and 3 + 0 + ... + 8 = 39 in the third of four grid steps, after 9 that compute this.
   assert [(loop.entries, loop.iterations) for loop in count.loops] == [
     (1, 9),
@@ -151,7 +158,7 @@ def test_a_loop_by_step():
 @pytest.mark.parametrize("chip", ["v4", "v5p"])
 def test_scalar_arithmetic(chip):
   """The chips divide in different ways."""
-  count = count_bundles(schedule(f"{chip}_arithmetic"))
+  count = counted(f"{chip}_arithmetic")
   in_steps = [region for region in count.regions if region.reached == 10]
   # Of steps 0 to 9: step % 3 == 0, step / 3 == 3, step * 2 - 9 < 0.
   assert [region.entered for region in in_steps] == [4, 1, 5]
@@ -265,7 +272,7 @@ def test_scalars_by_data_are_not_known(bundles):
 
 
 def test_libtpus_trace_takes_a_remainder_for_0():
-  count = count_bundles(schedule("v5p_every_third"))
+  count = counted("v5p_every_third")
   region = count.regions[-1]
   assert (region.reached, region.entered) == (10, 4)  # steps 0, 3, 6 and 9
   traced = read_traced_bundles(excerpt("v5p_every_third_trace_end.txt"))
@@ -287,7 +294,7 @@ def test_against_libtpus_own_profile(name, share_of_estimated_cycles):
 
   The smaller the kernel, the more of them; the matrix product is the largest here.
   """
-  cycles = count_bundles(schedule(f"v5p_{name}")).issue_cycles
+  cycles = counted(f"v5p_{name}").issue_cycles
   assert cycles == read_traced_bundles(excerpt(f"v5p_{name}_trace_end.txt"))
   estimated = read_estimated_cycles(excerpt(f"v5p_{name}_static_llo_profile.textproto"))
   assert cycles / estimated == pytest.approx(share_of_estimated_cycles, abs=5e-4)
@@ -327,7 +334,7 @@ def test_profiles_that_say_nothing_are_refused():
 )
 def test_copies_are_those_of_the_grids_blocks(kernel, copied_bytes):
   chip = CHIPS[kernel.split("_")[0]]
-  count = count_bundles(schedule(kernel))
+  count = counted(kernel)
   assert count.copied_granules * chip.copy_granule_bytes == copied_bytes
 
 
