@@ -1,4 +1,4 @@
-"""Activations and the gains that give them unit variance: gain * f(x) for x from N(0, 1).
+"""Defines activations and the gains for unit variance: gain * f(x) for x from N(0, 1).
 
 A gain is 1 / sqrt(Var[f(x)]) (paper B, section 2), with every digit that the released code prints.
 `glu` is left out: it halves the channels, which is possible nowhere in the network.
@@ -16,7 +16,7 @@ from kernels.scaled_ws_conv.reference import Activation
 
 @dataclasses.dataclass(frozen=True)
 class ScaledActivation:
-  """An activation with its gain: x -> gain * function(x).
+  """Multiplies an activation by its gain: x -> gain * function(x).
 
   The two are separate because a convolution can multiply its weights by the gain.
 

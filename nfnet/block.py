@@ -1,4 +1,4 @@
-"""The normalizer-free residual block (paper B, section 2 and figure 5).
+"""Defines the normalizer-free residual block (paper B, section 2 and figure 5).
 
 A block computes, with f the scaled activation and all convolutions weight-standardized,
 

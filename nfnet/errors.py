@@ -1,4 +1,4 @@
-"""The one error type whose message is meant for the person at the terminal."""
+"""Defines the one error type whose message is meant for the person at the terminal."""
 
 
 class UserError(Exception):

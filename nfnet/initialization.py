@@ -1,9 +1,9 @@
-"""Initial values of the parameters (paper B, section 2, and the code released with it).
+"""Draws the initial values of the parameters (paper B, section 2, and the code released with it).
 
-They are drawn on the host by NumPy, with a generator of its own for each parameter. So they depend
-only on the seed and the parameter's name, not on the platform, the number of devices or the version
-of JAX, and nothing has to be compiled: a jitted function that draws a small network's parameters
-compiles for 45 seconds on two cores.
+The values are drawn on the host by NumPy, with a generator of its own for each parameter. So they
+depend only on the seed and the parameter's name, not on the platform, the number of devices or the
+version of JAX, and nothing has to be compiled: a jitted function that draws a small network's
+parameters compiles for 45 seconds on two cores.
 """
 
 import math

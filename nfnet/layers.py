@@ -1,4 +1,4 @@
-"""Layers: the parameters that each has and the op that applies them.
+"""Defines layers: the parameters that each has and the op that applies them.
 
 A layer only declares the shapes of its parameters. Their values live outside, in nested
 dictionaries (see `nfnet.model.apply` and `nfnet.initialization`), and are bound to the layers while

@@ -1,4 +1,4 @@
-"""The network: stem, four stages of residual blocks, head.
+"""Defines the network: stem, four stages of residual blocks, head.
 
 Paper B (https://arxiv.org/abs/2102.06171), section 4, with the numerics of the code released with
 it. There are a few deliberate differences from that code:

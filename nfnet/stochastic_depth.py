@@ -1,4 +1,4 @@
-"""Stochastic depth and dropout: both are drawn from one key for each example.
+"""Draws stochastic depth and dropout, both from one key for each example.
 
 A result therefore depends neither on how a batch is spread over devices nor on how blocks are run.
 Paper B, section 4.1 and table 1; as in the released code, kept branches are not rescaled.

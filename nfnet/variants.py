@@ -1,4 +1,4 @@
-"""The list of variants: F0 to F7, F0+ to F7+, and small ones for a CPU by the same rules.
+"""Lists the variants: F0 to F7, F0+ to F7+, and small ones for a CPU by the same rules.
 
 Paper B (https://arxiv.org/abs/2102.06171), table 1 and section 4. The F+ variants and F7 are from
 the code released with it and from paper A (https://arxiv.org/abs/2310.16764).

@@ -1,1 +1,1 @@
-"""From the bytes of an image file to the normalized array that the network takes."""
+"""Turns the bytes of an image file into the normalized array that the network takes."""

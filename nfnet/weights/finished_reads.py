@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 
 class _FinishingEventLoop(asyncio.SelectorEventLoop):
-  """An event loop that waits for its tasks before it closes."""
+  """Waits for its running tasks before it closes."""
 
   def close(self) -> None:
     if not self.is_closed() and (tasks := asyncio.all_tasks(self)):

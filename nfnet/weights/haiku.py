@@ -1,4 +1,4 @@
-"""The layout of the weights released with paper B: haiku trees {module: {leaf: array}}.
+"""Converts parameters to and from the layout of the released weights, {module: {leaf: array}}.
 
 `haiku_pickle` reads and writes the files themselves, `parameter_names` has the names.
 """

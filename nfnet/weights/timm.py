@@ -1,4 +1,4 @@
-"""The layout of timm's weights `dm_nfnet_f*`: safetensors files of a PyTorch state dict.
+"""Converts parameters to and from the layout of timm's `dm_nfnet_f*`, a state dict of PyTorch.
 
 Names and shapes are those of timm's `nfnet.py`
 (https://github.com/huggingface/pytorch-image-models); `parameter_names` has the names. timm's

@@ -1,4 +1,4 @@
-"""Figures of the TPU generations, and the one place where core-hours are counted.
+"""Lists figures of the TPU generations, and counts core-hours for the whole project.
 
 TPU v4 is from Jouppi et al., arXiv 2304.01433, table 4; TPU v3 from the same table and from the
 appendix of arXiv 2102.06171; the later ones from "System architecture" of each in Google's Cloud

@@ -1,4 +1,4 @@
-"""The input pipelines that are compared: this project's and those of its rivals.
+"""Defines the input pipelines that are compared: this project's and those of its rivals.
 
 All make the same: batches of uint8 [batch, pixels, pixels, 3] from JPEGs on disk, each image
 cropped at random (area 8 to 100 %, aspect ratio 3:4 to 4:3), resized by bicubic interpolation and

@@ -26,7 +26,7 @@ def test_a_program_starts_without_a_complaint_about_the_absent_tpu():
 @pytest.fixture
 def no_choice(monkeypatch):
   monkeypatch.delenv("JAX_PLATFORMS", raising=False)
-  # As if not imported: this process has its devices already.
+  # JAX is to look as if not imported, because this process has its devices already.
   monkeypatch.delitem(sys.modules, "jax", raising=False)
   monkeypatch.setattr(command_line, "_GPU_PLUGINS", ())
   monkeypatch.setattr(

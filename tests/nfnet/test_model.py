@@ -9,9 +9,9 @@ import kernels
 from nfnet.block_arrangement import arrange_blocks
 from nfnet.initialization import initial_parameters
 from nfnet.model import NFNet, apply, parameter_shapes
-from tests.train.small_network import SMALL
+from tests.train.small_network import SMALL, TINY
 
-# In most tests: P0 has a block of each kind too, and compiles more slowly.
+# Most tests use this one, which compiles faster than P0 and has a block of each kind as well.
 NAME = SMALL.name
 PIXELS = 32
 NUM_IMAGES = 4
@@ -19,12 +19,13 @@ NUM_CLASSES = 5
 
 pytestmark = pytest.mark.usefixtures("small_networks")
 
-# Each program runs a few times: a network of 12 blocks compiles in 4 seconds instead of 13.
+# The programs run a few times only. Without optimization, a network of 12 blocks compiles in 4
+# seconds instead of 13.
 jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def some_parameters(name):
-  """Skip gains are not 0, as they are at first, so that every branch counts."""
+  """Returns parameters whose skip gains are not 0, as they are initially: every branch counts."""
   rng = np.random.default_rng(0)
 
   def draw(path, value):
@@ -62,7 +63,7 @@ def compiled(name=NAME, **arguments):
 
 @functools.cache
 def compiled_gradient(name, **arguments):
-  # At higher rates a deep network drops some block for all four images, which has no gradient then.
+  # At higher rates, a deep network drops some block for all four images; it then has no gradient.
   model = NFNet(name, NUM_CLASSES, stochastic_depth_rate=0.3, **arguments)
 
   def loss(parameters, images, keys):
@@ -89,8 +90,8 @@ def test_every_way_to_run_the_blocks_gives_the_same(
   for (path, actual), wanted in zip(
     jax.tree.leaves_with_path(gradients), jax.tree.leaves(expected[1]), strict=True
   ):
-    # Equal arithmetic in other fusions. A skip gain's gradient is a sum of thousands of terms that
-    # nearly cancel; the others are within rounding over some 50 layers.
+    # The arithmetic is the same in other fusions. A skip gain's gradient is a sum of thousands of
+    # terms that nearly cancel; all other gradients agree to rounding over some 50 layers.
     tolerance = 1e-3 if wanted.ndim == 0 else 2e-5
     atol = tolerance * np.abs(wanted).max()
     assert atol > 0
@@ -101,7 +102,7 @@ def test_every_way_to_run_the_blocks_gives_the_same(
   ("implementation", "count"), [("pallas", kernels.IMAGES_MULTIPLE), ("reference", NUM_IMAGES)]
 )
 def test_kernels_get_images_in_whole_multiples(implementation, count, images, keys, monkeypatch):
-  """So none of them pads and slices; what is added goes nowhere."""
+  """No kernel has to pad and slice, and the added images do not change the result."""
   counts = []
 
   def watch(op):
@@ -113,17 +114,17 @@ def test_kernels_get_images_in_whole_multiples(implementation, count, images, ke
 
   for name in ("stem", "scaled_ws_conv", "conv_se_residual"):
     monkeypatch.setattr(kernels, name, watch(getattr(kernels, name)))
-  parameters = some_parameters(NAME)
-  expected = compiled_gradient(NAME)(parameters, images, keys)
+  parameters = some_parameters(TINY.name)
+  expected = compiled_gradient(TINY.name)(parameters, images, keys)
   counts.clear()
-  # Not of the cache, in which the next test would find what was traced here.
-  loss, gradients = compiled_gradient.__wrapped__(NAME, implementation=implementation)(
+  # Not from the cache, in which other tests would find the functions that are watched here.
+  loss, gradients = compiled_gradient.__wrapped__(TINY.name, implementation=implementation)(
     parameters, images, keys
   )
   assert set(counts) == {count}
   np.testing.assert_allclose(loss, expected[0], rtol=1e-5)
   for actual, wanted in zip(jax.tree.leaves(gradients), jax.tree.leaves(expected[1]), strict=True):
-    # Sums over more images in another order; see above.
+    # Sums over more images have another order; see above.
     tolerance = 1e-3 if wanted.ndim == 0 else 2e-5
     np.testing.assert_allclose(actual, wanted, rtol=0, atol=tolerance * np.abs(wanted).max())
 
@@ -168,7 +169,7 @@ def test_training_without_rates_is_inference(images, keys):
 
 
 def test_each_example_has_its_own_key(parameters, images, keys):
-  """So the result does not depend on how the batch is laid out over devices."""
+  """So the result does not depend on how the batch is spread over devices."""
   function = compiled(dropout_rate=0.5, stochastic_depth_rate=0.8)
   order = np.array([2, 0, 3, 1])
   expected = function(parameters, images, keys)[order]
@@ -198,7 +199,7 @@ def test_bfloat16_compute_gives_float32_logits_close_to_float32(parameters, imag
   logits = compiled(compute_dtype=jnp.dtype("bfloat16"))(parameters, images, None)
   expected = compiled(dropout_rate=0.0)(parameters, images, None)
   assert logits.dtype == jnp.float32
-  # 8 bits of mantissa, 20 layers whose errors add like a random walk: 2^-9 * sqrt(20) = 0.9 %.
+  # 8 bits of mantissa; the errors of 20 layers add like a random walk: 2^-9 * sqrt(20) = 0.9 %.
   error = np.linalg.norm(logits - expected) / np.linalg.norm(expected)
   assert 1e-5 < error < 0.03
 

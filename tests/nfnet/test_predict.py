@@ -1,4 +1,4 @@
-"""`nfnet.predict` and, below it, `nfnet.inference`."""
+"""Tests the command `nfnet.predict` and, below it, `nfnet.inference`."""
 
 import functools
 import subprocess

@@ -8,6 +8,7 @@ import pytest
 
 from nfnet.cost import count
 from tests.repository import ROOT
+from tests.train.small_network import TINY
 
 CONFIG = ROOT / "tests" / "train" / "small_network.py"
 IMAGES = 64

@@ -19,7 +19,7 @@ def test_evaluation_crop_matches_resize_then_crop(pixels, resize_margin, shape):
   expected = np.asarray(resized)[top : top + pixels, left : left + pixels]
   found = resize_and_center_crop(image, pixels, resize_margin)
   assert found.shape == (pixels, pixels, 3)
-  # The two-step way rounds size and position to whole pixels: up to a pixel of difference, where
+  # The two-step way rounds size and position to whole pixels: a difference of up to a pixel, where
   # the waves change by up to 127 / 7 * 96 / 64 a pixel, 2 / pi of that on average.
   difference = np.abs(found.astype(np.int32) - expected.astype(np.int32))
   assert difference.mean() < 8

@@ -5,5 +5,5 @@ from tests.nfnet.weights.whole_networks import distinct_parameters
 
 @pytest.fixture(scope="session")
 def parameters():
-  """Parameters of P0, of which no two are equal."""
+  """Returns parameters of P0, of which no two are equal."""
   return distinct_parameters("P0")

@@ -6,7 +6,7 @@ from nfnet.errors import UserError
 from nfnet.weights.haiku import from_haiku, to_haiku
 from tests.nfnet.weights.whole_networks import without_memory
 
-# One network for each depth, and pairs that differ in widths or in the bottleneck only.
+# One network for each depth, and pairs that differ only in widths or in the bottleneck.
 NETWORKS = [
   *(("F0", "paper"), ("F3", "paper"), ("F0+", "paper"), ("F0+", "released")),
   *(("N1", "paper"), ("M0", "paper"), ("P0", "paper")),

@@ -1,4 +1,4 @@
-"""Parameters of whole networks for tests of the file formats."""
+"""Makes parameters of whole networks for tests of the file formats."""
 
 import jax
 import numpy as np

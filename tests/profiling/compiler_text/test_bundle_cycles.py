@@ -1,6 +1,6 @@
 """Counts bundles in the unabridged texts of libtpu 0.0.42.1 (jax 0.10.2) about small kernels.
 
-`python tests/profiling/dump_kernels.py` writes these texts again. The addresses in the comments are
+`python -m tests.profiling.dump_kernels` writes these texts again. The addresses in the comments are
 those of that version.
 """
 
@@ -27,7 +27,7 @@ def replaced(text, old, new):
 
 
 def matrix_products(text, count):
-  """Issued products of a [16, 128] and a [128, 128] matrix."""
+  """Returns the number of issued products of a [16, 128] and a [128, 128] matrix."""
   in_bundles = [
     line.count(" = vmatmul.")
     for line in text.splitlines()
@@ -41,7 +41,7 @@ def matrix_products(text, count):
 def test_matmul_of_4096_with_blocks_of_512(core):
   text = schedule("v4_matmul")
   count = count_bundles(text, core=core)
-  # A count of the same product made before this parser existed.
+  # The same product was counted in another way before this parser existed.
   assert count.issue_cycles == pytest.approx(573_083, rel=0.02)
   # By hand: 8 * 8 * 8 / 2 steps of one core in 258 iterations; 32 steps begin a result, 32 end one.
   (loop,) = count.loops
@@ -166,9 +166,9 @@ def test_scalar_arithmetic(chip):
 
 
 def trip_count(*bundles):
-  """Iterations of a loop up to %x behind the bundles; written here, like what the compiler writes.
+  """Returns the iterations of a loop up to %x that follows the bundles, as the compiler writes it.
 
-  Region 4 begins with the last of the bundles; one may jump there.
+  Region 4, to which the bundles may branch, begins with the last of them.
   """
   bundles = [
     *(f"{{ {bundle} }}" for bundle in bundles[:-1]),
@@ -202,9 +202,9 @@ PREDICATE_BY_DATA = "%p2_p2 = scmp.eq.s32.totalorder %s1_s2, 0"
     (("%s3_s3 = smov 4294967280", "%s4_s3 = sshra.s32 %s3_s3, 2", "%x = sadd.s32 9, %s4_s3"), 5),
     (("%1 = sdivrem.u32 17, 5 /* kDiv */", "%x = spop.drf %1"), 3),
     (("%1 = sdivrem.u32 17, 5 /* kRem */", "%x = spop.drf %1"), 2),
-    # Known although the predicate is not.
+    # The value is known although the predicate is not.
     ((DATA, PREDICATE_BY_DATA, "%x = scalar_select %p2_p2, 4, 4"), 4),
-    # A load reads what was there before its bundle.
+    # A load reads the value from before its bundle.
     (
       (
         "%s3_s3 = smov 3  ;;  %s4_s4 = smov 4",
@@ -245,8 +245,8 @@ def test_scalar_instructions(bundles, trips):
       "%6 = sst [smem:[#allocation5 + %s1_s2]] %s1_s2",
       "%x = sld [smem:[#allocation5]]",
     ),
-    # The region, of one bundle, was entered on trust; behind it, its predicate is as unknown as
-    # before, and what was moved from it to before the branch may have been executed or not.
+    # The region, of one bundle, was assumed to be entered. Behind it, its predicate is unknown
+    # again, and the instruction that was moved to before the branch may have been executed or not.
     (
       DATA,
       PREDICATE_BY_DATA,
@@ -290,9 +290,9 @@ def test_libtpus_trace_takes_a_remainder_for_0():
   ],
 )
 def test_against_libtpus_own_profile(name, share_of_estimated_cycles):
-  """The compiler's estimate has what is not in the schedule: waits for copies and results.
+  """The compiler's estimate includes waits for copies and results, which no schedule shows.
 
-  The smaller the kernel, the more of them; the matrix product is the largest here.
+  They are a larger share of smaller kernels; the matrix product is the largest kernel here.
   """
   cycles = counted(f"v5p_{name}").issue_cycles
   assert cycles == read_traced_bundles(excerpt(f"v5p_{name}_trace_end.txt"))
@@ -302,7 +302,7 @@ def test_against_libtpus_own_profile(name, share_of_estimated_cycles):
 
 def test_profiles_that_say_nothing_are_refused():
   text = excerpt("v5p_matmul_static_llo_profile.textproto")
-  # What the compiler writes where it gave up.
+  # The compiler writes this where it gave up.
   gave_up = replaced(text, "estimated_cycles: 620845", "estimated_cycles: 0")
   with pytest.raises(ValueError, match=r"no estimate for matmul\.1"):
     read_estimated_cycles(gave_up)
@@ -339,7 +339,7 @@ def test_copies_are_those_of_the_grids_blocks(kernel, copied_bytes):
 
 
 def test_copies_of_the_memory_between_count_as_those_of_hbm():
-  """As v4's compiler writes it for a result that it puts into CMEM."""
+  """v4's compiler writes this for a result that it puts into CMEM."""
   text = schedule("v4_first_and_last")
   there = text.replace("dma.vmem_to_hbm [thread:$0] ", "dma.vmem_to_cmem ")
   assert there != text

@@ -23,7 +23,7 @@ def test_speeds_are_a_core_and_ratios_within_a_round():
       "timm": MISSING,
       "Pillow": run(1.0, 1.0, cores=1),
     },
-    # All twice as slow, but for Pillow.
+    # All are twice as slow, except for Pillow.
     {
       "this project": run(0.2, 0.2),
       "tf.data": run(0.4, 0.4),
@@ -39,7 +39,7 @@ def test_speeds_are_a_core_and_ratios_within_a_round():
   }
   assert result["speeds"]["Pillow"]["images_per_second_per_core"] == [100, 100, 100]
   assert result["speeds"]["timm"] == MISSING
-  # Better quality is no rival, however fast.
+  # A pipeline of better quality is not a rival, however fast it is.
   assert result["best_rival"] == "tf.data"
   assert result["ratio_to_best_rival_by_cpu"] == pytest.approx([2.5, 2, 3])
   assert result["ratio_to_best_rival_by_clock"] == pytest.approx([2, 2, 2])

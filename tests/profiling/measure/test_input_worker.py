@@ -14,7 +14,7 @@ def test_pillows_crops_have_the_distribution_of_training():
   generator = random.Random(0)
   boxes = np.array([random_box(1000, 1000, generator) for _ in range(4000)])
   widths, heights = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
-  # As in tests/train/data/test_augmentation.py.
+  # The same expectations as in tests/train/data/test_augmentation.py.
   assert (widths * heights / 1e6).mean() == pytest.approx(0.478, abs=0.016)
   assert np.log(widths / heights).mean() == pytest.approx(0, abs=0.015)
   assert (boxes[:, 0] - (1000 - boxes[:, 2])).mean() == pytest.approx(0, abs=20)
