@@ -16,7 +16,14 @@ _TPU_DEVICE_FILES = ("accel[0-9]*", "vfio/[0-9]*")
 _GPU_PLUGINS = ("jax_cuda12_plugin", "jax_cuda13_plugin", "jax_rocm7_plugin")
 
 
-def skip_absent_tpu(devices: str = "/dev") -> None:
+def is_installed(module: str) -> bool:
+  """Returns whether a module can be imported."""
+  return importlib.util.find_spec(module) is not None
+
+
+def skip_absent_tpu(
+  devices: str = "/dev", is_installed: Callable[[str], bool] = is_installed
+) -> None:
   """Restricts JAX to the CPU unless a TPU or GPU may be present or the user has chosen a platform.
 
   Without this, JAX searches for a TPU wherever libtpu is installed and complains on stderr that it
@@ -24,13 +31,14 @@ def skip_absent_tpu(devices: str = "/dev") -> None:
 
   Args:
     devices: folder of device files.
+    is_installed: function that returns whether a module can be imported.
   """
-  if "JAX_PLATFORMS" in os.environ or importlib.util.find_spec("libtpu") is None:
+  if "JAX_PLATFORMS" in os.environ or not is_installed("libtpu"):
     return
   if any(any(pathlib.Path(devices).glob(pattern)) for pattern in _TPU_DEVICE_FILES):
     return
   # "gpu,cpu" cannot be chosen instead: JAX fails if a platform that is named is absent.
-  if any(importlib.util.find_spec(plugin) for plugin in _GPU_PLUGINS):
+  if any(map(is_installed, _GPU_PLUGINS)):
     return
   os.environ["JAX_PLATFORMS"] = "cpu"
   if "jax" in sys.modules:

@@ -1,4 +1,4 @@
 """Measures on this machine: training steps, traces, input pipelines, other implementations.
 
-Only commands import it.
+May import `compiler_text` and `estimate`; only commands import it.
 """

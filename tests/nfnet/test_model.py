@@ -13,7 +13,8 @@ from tests.train.small_network import SMALL, TINY
 
 # Most tests use this one, which compiles faster than P0 and has a block of each kind as well.
 NAME = SMALL.name
-PIXELS = 32
+# Unoptimized programs are slow: 32 px take four times as long.
+PIXELS = 16
 NUM_IMAGES = 4
 NUM_CLASSES = 5
 

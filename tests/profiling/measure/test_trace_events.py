@@ -25,7 +25,7 @@ def statistic(name, value):
 
 
 def plane(name, lines):
-  """Returns the text of an XPlane; lines are {name: [(event, statistics, start us, duration us)]}."""
+  """Returns the text of an XPlane with {line: [(event, statistics, start us, duration us)]}."""
   names = sorted({event[0] for events in lines.values() for event in events})
   text = f'name: "{name}"\n'
   for i, (line, events) in enumerate(lines.items()):
