@@ -55,7 +55,7 @@ def read_points() -> list[Point]:
   """Returns all networks whose ImageNet error paper A plots, NFNets first."""
   plain = _nfnet_hours("core_hours_reference.json")
   kernels = _nfnet_hours("core_hours_pallas.json")
-  # Blocks are faster unrolled than in a loop, but `core_hours` does not compile F7 so.
+  # Unrolled blocks are faster than a loop, but `core_hours` has no memory for compiling them.
   for name in ("step_f7_slice.json", "step_f7_plus_slice.json"):
     step = _read(name)
     hours = published.PRETRAINING_IMAGES_PER_EPOCH / 1e6

@@ -7,6 +7,7 @@ core's units. The text lists the bundles in the order of their addresses. Read f
 import dataclasses
 import re
 import statistics
+from collections.abc import Iterator
 
 _BUNDLE = re.compile(r"^ *(?P<address>0x[0-9a-f]+|0) +(?:[A-Z]+)?: >* *\{", re.M)
 _TOKEN = re.compile(r"/\*|\*/|;;|\}")
@@ -76,11 +77,13 @@ class Branch:
     address: address of the bundle that holds the branch.
     instruction: the branch itself.
     target: address of the bundle to which the branch jumps.
+    region: number of the region that begins at the target.
   """
 
   address: int
   instruction: Instruction
   target: int
+  region: int
 
   @property
   def is_backward(self) -> bool:
@@ -110,47 +113,20 @@ def parse_schedule(text: str) -> Schedule:
   Raises:
     ValueError: the text is not a complete schedule, or has control flow that is not understood.
   """
-  starts = list(_BUNDLE.finditer(text))
-  if not starts:
-    raise ValueError("final_bundles_text: no line of it is a bundle")
-  bundles = []
-  region_starts: dict[int, int] = {}
-  region_ends: dict[int, int] = {}
-  for i, start in enumerate(starts):
-    if int(start["address"], 16) != i:
-      raise ValueError(f"final_bundles_text: bundle {start['address']} follows {i - 1:#x}")
-    end = starts[i + 1].start() if i + 1 < len(starts) else len(text)
-    slots, remark = _split_slots(text[start.end() : end], address=i)
-    bundles.append([_parse_instruction(slot, comment) for slot, comment in slots])
-    for marker in _REGION.finditer(remark):
-      if marker["kind"] != "End":
-        region_starts[int(marker["number"])] = i
-      if marker["kind"] != "Start":
-        region_ends[int(marker["number"])] = i
-
-  if "exit bundle" not in remark:
-    raise ValueError(f"final_bundles_text: ends at {len(bundles) - 1:#x} without the exit bundle")
-
-  branches, delays = {}, []
-  for i, bundle in enumerate(bundles):
-    for instruction in bundle:
-      if not _CONTROL.fullmatch(instruction.operation):
-        continue
-      target = _TARGET.search(" ".join(instruction.operands))
-      if instruction.operation != "sbr.rel" or target is None or i in branches:
-        raise ValueError(f"bundle {i:#x}: {instruction.operation} is not understood")
-      number = int(target[1])
-      # The exit bundle, to which a core without work jumps, is a region that has no marker.
-      if number not in region_starts and region_ends.get(number - 1) == len(bundles) - 2:
-        region_starts[number] = len(bundles) - 1
-      if number not in region_starts:
-        raise ValueError(f"bundle {i:#x}: the branch's target, region {number}, starts nowhere")
-      branches[i] = Branch(address=i, instruction=instruction, target=region_starts[number])
-      # The compiler numbers the block with the branch, the block that it jumps over, and its target
-      # in this order, and a loop's last block immediately before the loop's header.
-      own_region = number - (1 if branches[i].is_backward else 2)
-      if region_ends.get(own_region, -1) > i:
-        delays.append(region_ends[own_region] - i)
+  bundles, regions = _parse_bundles(text)
+  branches = {}
+  for address, instruction, region in _branches_to_regions(bundles):
+    # The exit bundle, to which a core without work jumps, is a region that has no marker.
+    if region not in regions.starts and regions.ends.get(region - 1) == len(bundles) - 2:
+      regions.starts[region] = len(bundles) - 1
+    if region not in regions.starts:
+      raise ValueError(f"bundle {address:#x}: the branch's target, region {region}, starts nowhere")
+    if address in branches:
+      raise ValueError(f"bundle {address:#x}: a second {instruction.operation} is not understood")
+    branches[address] = Branch(
+      address=address, instruction=instruction, target=regions.starts[region], region=region
+    )
+  delays = [delay for branch in branches.values() if (delay := _delay(branch, regions)) > 0]
   if branches and not delays:
     raise ValueError("final_bundles_text: no region's end tells how many bundles follow a branch")
   return Schedule(
@@ -158,6 +134,56 @@ def parse_schedule(text: str) -> Schedule:
     branches=branches,
     branch_delay_bundles=statistics.mode(delays) if delays else None,
   )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Regions:
+  """Holds the addresses of the first and last bundles of numbered regions."""
+
+  starts: dict[int, int] = dataclasses.field(default_factory=dict)
+  ends: dict[int, int] = dataclasses.field(default_factory=dict)
+
+
+def _parse_bundles(text: str) -> tuple[list[list[Instruction]], _Regions]:
+  heads = list(_BUNDLE.finditer(text))
+  if not heads:
+    raise ValueError("final_bundles_text: no line of it is a bundle")
+  bundles, regions = [], _Regions()
+  ends = [*(head.start() for head in heads[1:]), len(text)]
+  for address, (head, end) in enumerate(zip(heads, ends, strict=True)):
+    if int(head["address"], 16) != address:
+      raise ValueError(f"final_bundles_text: bundle {head['address']} follows {address - 1:#x}")
+    slots, remark = _split_slots(text[head.end() : end], address)
+    bundles.append([_parse_instruction(code, comment) for code, comment in slots])
+    for marker in _REGION.finditer(remark):
+      if marker["kind"] != "End":
+        regions.starts[int(marker["number"])] = address
+      if marker["kind"] != "Start":
+        regions.ends[int(marker["number"])] = address
+  if "exit bundle" not in remark:
+    raise ValueError(f"final_bundles_text: ends at {len(bundles) - 1:#x} without the exit bundle")
+  return bundles, regions
+
+
+def _branches_to_regions(
+  bundles: list[list[Instruction]],
+) -> Iterator[tuple[int, Instruction, int]]:
+  """Yields the address of each branch, the branch, and the number of its target region."""
+  for address, bundle in enumerate(bundles):
+    for instruction in bundle:
+      if _CONTROL.fullmatch(instruction.operation):
+        target = _TARGET.search(" ".join(instruction.operands))
+        if instruction.operation != "sbr.rel" or target is None:
+          raise ValueError(f"bundle {address:#x}: {instruction.operation} is not understood")
+        yield address, instruction, int(target[1])
+
+
+def _delay(branch: Branch, regions: _Regions) -> int:
+  """Returns how many bundles of a branch's own region are behind it; negative if unknown."""
+  # The compiler numbers the block with the branch, the block that it jumps over, and its target
+  # in this order, and a loop's last block immediately before the loop's header.
+  own_region = branch.region - (1 if branch.is_backward else 2)
+  return regions.ends.get(own_region, -1) - branch.address
 
 
 def _split_slots(text: str, address: int) -> tuple[list[tuple[str, str]], str]:
