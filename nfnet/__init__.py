@@ -1,1 +1,4 @@
-"""Normalizer-free networks: structure, initial values, cost, released weights, prediction."""
+"""Implements normalizer-free networks: structure, initial values, cost, weights, prediction.
+
+May import `kernels`; imports nothing of `train` or `profiling`.
+"""

@@ -1,7 +1,7 @@
-"""Activations and the gains that keep unit variance: gamma * f(x) for x from N(0, 1).
+"""Defines activations and the gains for unit variance: gain * f(x) for x from N(0, 1).
 
-Gamma is 1 / sqrt(Var[f(x)]), as in the released code (paper B, section 2), to every digit printed
-there. `glu` is left out: it halves the channels, which no place in the network allows.
+A gain is 1 / sqrt(Var[f(x)]) (paper B, section 2), with every digit that the released code prints.
+`glu` is left out: it halves the channels, which is possible nowhere in the network.
 """
 
 import dataclasses
@@ -16,12 +16,12 @@ from kernels.scaled_ws_conv.formulas import Activation
 
 @dataclasses.dataclass(frozen=True)
 class ScaledActivation:
-  """gain * function(x).
+  """Multiplies an activation by its gain: x -> gain * function(x).
 
-  The two are apart because a convolution can put the gain into its weights.
+  The two are separate because a convolution can multiply its weights by the gain.
 
   Attributes:
-    function: of float32.
+    function: elementwise function of float32 values.
     gain: constant factor.
   """
 
@@ -29,9 +29,12 @@ class ScaledActivation:
   gain: float
 
   def __call__(self, x: jax.Array) -> jax.Array:
-    """The scaled activation."""
+    """Returns gain * function(x)."""
     return self.function(x) * self.gain
 
+
+GELU_GAIN = 1.7015043497085571
+"""Gain of gelu, for its tanh form and for the exact one."""
 
 _SLOPE = math.sqrt(2 / math.pi)
 _CUBIC = 0.044715 * _SLOPE
@@ -39,9 +42,10 @@ _CUBIC = 0.044715 * _SLOPE
 
 @jax.custom_jvp
 def _double_gelu(x: jax.Array) -> jax.Array:
-  """x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))): twice the gelu in its tanh form.
+  """Computes x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))): twice the tanh form of gelu.
 
-  Written for as few operations as possible: beside a TPU's matrix units, it is they that limit.
+  It is written with as few operations as possible, because on a TPU the vector unit, not the matrix
+  unit, limits the kernels that apply it.
   """
   return x * (1 + jnp.tanh(x * (_SLOPE + _CUBIC * (x * x))))
 
@@ -56,36 +60,42 @@ def _double_gelu_jvp(primals, tangents):
   return x * value, slope * tangent
 
 
-_FUNCTIONS_AND_GAINS: dict[str, tuple[Activation, float]] = {
-  "celu": (jax.nn.celu, 1.270926833152771),
-  "elu": (jax.nn.elu, 1.2716004848480225),
-  "gelu": (_double_gelu, 1.7015043497085571 / 2),
-  "gelu_erf": (functools.partial(jax.nn.gelu, approximate=False), 1.7015043497085571),
-  "identity": (lambda x: x, 1.0),
-  "leaky_relu": (jax.nn.leaky_relu, 1.70590341091156),
-  "log_sigmoid": (jax.nn.log_sigmoid, 1.9193484783172607),
-  "log_softmax": (jax.nn.log_softmax, 1.0002083778381348),
-  "relu": (jax.nn.relu, 1.7139588594436646),
-  "relu6": (jax.nn.relu6, 1.7131484746932983),
-  "selu": (jax.nn.selu, 1.0008515119552612),
-  "sigmoid": (jax.nn.sigmoid, 4.803835391998291),
-  "silu": (jax.nn.silu, 1.7881293296813965),
-  "soft_sign": (jax.nn.soft_sign, 2.338853120803833),
-  "softplus": (jax.nn.softplus, 1.9203323125839233),
-  "tanh": (jnp.tanh, 1.5939117670059204),
+_exact_gelu = functools.partial(jax.nn.gelu, approximate=False)
+
+_SCALED_ACTIVATIONS = {
+  "celu": ScaledActivation(jax.nn.celu, 1.270926833152771),
+  "elu": ScaledActivation(jax.nn.elu, 1.2716004848480225),
+  "gelu": ScaledActivation(_double_gelu, GELU_GAIN / 2),
+  "gelu_erf": ScaledActivation(_exact_gelu, GELU_GAIN),
+  "identity": ScaledActivation(lambda x: x, 1.0),
+  "leaky_relu": ScaledActivation(jax.nn.leaky_relu, 1.70590341091156),
+  "log_sigmoid": ScaledActivation(jax.nn.log_sigmoid, 1.9193484783172607),
+  "log_softmax": ScaledActivation(jax.nn.log_softmax, 1.0002083778381348),
+  "relu": ScaledActivation(jax.nn.relu, 1.7139588594436646),
+  "relu6": ScaledActivation(jax.nn.relu6, 1.7131484746932983),
+  "selu": ScaledActivation(jax.nn.selu, 1.0008515119552612),
+  "sigmoid": ScaledActivation(jax.nn.sigmoid, 4.803835391998291),
+  "silu": ScaledActivation(jax.nn.silu, 1.7881293296813965),
+  "soft_sign": ScaledActivation(jax.nn.soft_sign, 2.338853120803833),
+  "softplus": ScaledActivation(jax.nn.softplus, 1.9203323125839233),
+  "tanh": ScaledActivation(jnp.tanh, 1.5939117670059204),
 }
 
-ACTIVATIONS = tuple(_FUNCTIONS_AND_GAINS)
-"""Names. "gelu" is the tanh form of the released code, "gelu_erf" the exact one of timm."""
+ACTIVATIONS = tuple(_SCALED_ACTIVATIONS)
+"""Names. "gelu" is the tanh form that the released code has, "gelu_erf" the exact one of timm."""
 
 
-@functools.cache
 def scaled_activation(name: str) -> ScaledActivation:
-  """The same object at each call, so that JAX's caches see one function.
+  """Returns the activation called `name`.
+
+  Every call returns the same object, so that JAX's caches see a single function.
+
+  Args:
+    name: one of `ACTIVATIONS`.
 
   Raises:
-    ValueError: no such activation.
+    ValueError: there is no such activation.
   """
-  if name not in _FUNCTIONS_AND_GAINS:
+  if name not in _SCALED_ACTIVATIONS:
     raise ValueError(f"activation {name!r} is none of {', '.join(ACTIVATIONS)}")
-  return ScaledActivation(*_FUNCTIONS_AND_GAINS[name])
+  return _SCALED_ACTIVATIONS[name]

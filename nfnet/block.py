@@ -1,4 +1,17 @@
-"""The residual block (paper B, section 2 and figure 5)."""
+"""Defines the normalizer-free residual block (paper B, section 2 and figure 5).
+
+A block computes, with f the scaled activation and all convolutions weight-standardized,
+
+    z        = beta * f(x)
+    branch   = conv2(f(conv1b(f(conv1(f(conv0(z)))))))             1x1, 3x3, 3x3, 1x1
+    gate     = 2 * sigmoid(excite(relu(squeeze(mean(branch)))))    squeeze-excite
+    shortcut = conv_shortcut(average_pool(z)) in a transition block, x in all others
+    output   = shortcut + alpha * keep * skip_gain * gate * branch
+
+beta is 1 / the expected standard deviation of x (the papers divide by a beta that is the deviation
+itself). alpha is a constant, 0.2. skip_gain is a parameter that starts at 0, so that a new block
+is its shortcut. keep is 0 for the examples whose branch stochastic depth drops, otherwise 1.
+"""
 
 import jax.numpy as jnp
 from flax import nnx
@@ -11,7 +24,7 @@ from nfnet.variants import BlockShape
 
 
 class SqueezeExcite(nnx.Module):
-  """Parameters of the gate: two fully connected layers."""
+  """Declares the parameters of the gate: two fully connected layers."""
 
   def __init__(self, channels: int, squeeze_channels: int):
     self.squeeze = Linear(channels, squeeze_channels)
@@ -19,16 +32,16 @@ class SqueezeExcite(nnx.Module):
 
 
 class Block(nnx.Module):
-  """1x1 -> grouped 3x3 -> grouped 3x3 -> 1x1 -> squeeze-excite, added to the shortcut.
+  """Computes one residual block; the module's docstring has the equations.
 
-  What differs between blocks of equal shape (beta and the mask of stochastic depth) is an argument
-  of the call, so that a scan can run them as one program.
+  Beta and the mask of stochastic depth, in which blocks of equal shape differ, are arguments of the
+  call, so that a scan can run such blocks as one program.
 
   Args:
-    shape: channels, groups, stride.
-    activation: scaled activation.
-    alpha: weight of the branch.
-    implementation: of the ops.
+    shape: channels, groups and stride.
+    activation: scaled activation f.
+    alpha: weight of the residual branch.
+    implementation: implementation of the ops.
   """
 
   def __init__(
@@ -69,7 +82,13 @@ class Block(nnx.Module):
     beta: Float[Array, ""],
     keep: Float[Array, " n"] | None,
   ) -> Float[Array, "h2 w2 n o"]:
-    """The block's output; `keep` is 0 where stochastic depth drops the branch, else 1."""
+    """Returns the block's output.
+
+    Args:
+      x: input.
+      beta: 1 / the expected standard deviation of the input.
+      keep: 0 for examples whose branch stochastic depth drops, otherwise 1; None keeps all.
+    """
     activation = self.activation
     entry = dict(activation=activation, beta=beta)
     # The shortcut takes the input from the branch: see `kernels.Convolution.input`.

@@ -1,9 +1,10 @@
-"""Parameters of equal blocks: one by one, or stacked.
+"""Arranges the parameters of equal blocks: separate for each block, or stacked.
 
-Parameters name each block by its number: {"blocks": {"0": ..., "1": ..., "2": ...}}. A program that
-runs equal blocks as one loop wants their parameters as one array with a leading axis:
-{"blocks": {"0": ..., "1:3": ...}}, where a key is a range of blocks, written as a slice. Both hold
-the same numbers, and any tree that has parameters in it (gradients, momentum) can be either.
+In the separate arrangement each block has its number as key: {"blocks": {"0": ..., "1": ...,
+"2": ...}}. A program that runs equal blocks as one loop needs their parameters as one array with a
+leading axis: {"blocks": {"0": ..., "1:3": ...}}, where a key is a range of blocks, written as a
+slice. Both hold the same numbers. Any tree that contains parameters, gradients or momentum can have
+either arrangement.
 
 A training state is stacked where the program loops. Stacking inside the step would copy every
 parameter each time, and an optimizer of some 1,700 separate arrays takes minutes to compile.
@@ -20,25 +21,25 @@ BLOCKS = "blocks"
 
 
 def block_key(blocks: range) -> str:
-  """The key of one block or of the stack of several."""
+  """Returns the key of one block or of a stack of several."""
   return f"{blocks.start}:{blocks.stop}" if len(blocks) > 1 else f"{blocks.start}"
 
 
 def is_stacked(key: str) -> bool:
-  """Whether a key stands for several blocks."""
+  """Returns whether a key stands for a stack of several blocks."""
   return ":" in key
 
 
 def arrange_blocks(tree: Any, keys: Iterable[str] | None = None) -> Any:
-  """The same parameters with their blocks under other keys.
+  """Returns the same parameters with their blocks arranged under the given keys.
 
   Args:
-    tree: nested dictionaries; every one called "blocks" in it is arranged. Leaves are NumPy or JAX
-      arrays, or `jax.ShapeDtypeStruct` with or without a sharding.
-    keys: to have, together of all blocks; None is one by one.
+    tree: nested dictionaries, in which every dictionary called "blocks" is arranged. Leaves are
+      NumPy or JAX arrays, or `jax.ShapeDtypeStruct` with or without a sharding.
+    keys: keys of the result, which together cover all blocks; None is one key for each block.
 
   Raises:
-    KeyError: a block that a key asks for is not there.
+    KeyError: a block that a key covers is missing.
   """
   if not isinstance(tree, Mapping):
     return tree
@@ -83,7 +84,7 @@ def _stack(*leaves: Any) -> Any:
   first = leaves[0]
   if isinstance(first, jax.ShapeDtypeStruct):
     return _described(first, (len(leaves), *first.shape), lambda spec: (None, *spec))
-  # What is on the host stays there.
+  # Arrays on the host stay on the host.
   return np.stack(leaves) if isinstance(first, np.ndarray | np.generic) else jnp.stack(leaves)
 
 

@@ -1,4 +1,4 @@
-"""What all commands share: flags, exit codes, one line for an error, no search for absent TPUs."""
+"""Runs the `main` of commands: flags, exit codes, errors in one line, no search for absent TPUs."""
 
 import importlib.util
 import os
@@ -11,25 +11,34 @@ from absl import app, flags, logging
 
 from nfnet.errors import UserError
 
-# Of TPU v4 and earlier, and of v5e and later.
-_DEVICE_FILES = ("accel[0-9]*", "vfio/[0-9]*")
+# The first pattern is that of TPU v4 and earlier, the second that of v5e and later.
+_TPU_DEVICE_FILES = ("accel[0-9]*", "vfio/[0-9]*")
 _GPU_PLUGINS = ("jax_cuda12_plugin", "jax_cuda13_plugin", "jax_rocm7_plugin")
 
 
-def skip_absent_tpu(devices: str = "/dev") -> None:
-  """Restricts JAX to the CPU, unless there may be a TPU or GPU or the user has chosen.
+def is_installed(module: str) -> bool:
+  """Returns whether a module can be imported."""
+  return importlib.util.find_spec(module) is not None
 
-  To be called before JAX starts its devices; JAX may be imported already.
+
+def skip_absent_tpu(
+  devices: str = "/dev", is_installed: Callable[[str], bool] = is_installed
+) -> None:
+  """Restricts JAX to the CPU unless a TPU or GPU may be present or the user has chosen a platform.
+
+  Without this, JAX searches for a TPU wherever libtpu is installed and complains on stderr that it
+  found none. Has to be called before JAX initializes its devices; JAX may already be imported.
 
   Args:
     devices: folder of device files.
+    is_installed: function that returns whether a module can be imported.
   """
-  if "JAX_PLATFORMS" in os.environ or importlib.util.find_spec("libtpu") is None:
+  if "JAX_PLATFORMS" in os.environ or not is_installed("libtpu"):
     return
-  if any(any(pathlib.Path(devices).glob(pattern)) for pattern in _DEVICE_FILES):
+  if any(any(pathlib.Path(devices).glob(pattern)) for pattern in _TPU_DEVICE_FILES):
     return
-  # Named explicitly, a GPU that is not there would be an error.
-  if any(importlib.util.find_spec(plugin) for plugin in _GPU_PLUGINS):
+  # "gpu,cpu" cannot be chosen instead: JAX fails if a platform that is named is absent.
+  if any(map(is_installed, _GPU_PLUGINS)):
     return
   os.environ["JAX_PLATFORMS"] = "cpu"
   if "jax" in sys.modules:
@@ -37,26 +46,26 @@ def skip_absent_tpu(devices: str = "/dev") -> None:
 
 
 def refuse_arguments(arguments: list[str]) -> None:
-  """For a `main` that takes flags only.
+  """Raises an error if the command line holds anything but flags.
 
   Args:
-    arguments: what the parser left: the program's name and, wrongly, more.
+    arguments: what the flags' parser left: the program's name and any positional arguments.
 
   Raises:
-    UserError: there is more.
+    UserError: there are positional arguments.
   """
   if len(arguments) > 1:
     raise UserError(f"unexpected argument {arguments[1]!r}: every argument is --NAME=VALUE")
 
 
 def report_error(error: BaseException) -> int:
-  """Says on stderr what has ended the program: one line, or a traceback of what nobody expects.
+  """Prints on stderr what ended the program: one line, or a traceback for an unexpected error.
 
   Args:
-    error: that `main` has raised.
+    error: what `main` raised.
 
   Returns:
-    The exit code: 2 for what the user can mend, 130 when interrupted, 1 for all else.
+    Exit code: 2 for an error that the user can correct, 130 for an interrupt, 1 for any other.
   """
   sys.stdout.flush()
   if isinstance(error, KeyboardInterrupt):
@@ -76,22 +85,22 @@ def run_main(
 ) -> None:
   """Runs `main` under absl; a `UserError` becomes one line on stderr and exit code 2.
 
-  On a machine without TPU or GPU, JAX is kept from looking for one.
+  On a machine without TPU and GPU, JAX does not search for them (`skip_absent_tpu`).
 
   Args:
-    main: takes what the parser left of the arguments.
-    flags_parser: parses sys.argv; None is absl's own.
+    main: function of the arguments that the flags' parser leaves.
+    flags_parser: function that parses sys.argv; None is absl's parser.
   """
 
   def parse_quietly(arguments: list[str]) -> list[str]:
     rest = (flags_parser or flags.FLAGS)(arguments)
-    # absl would show INFO next, and Orbax writes some 100 such lines for each checkpoint.
+    # absl shows INFO by default, and Orbax logs about 100 such lines for each checkpoint.
     if flags.FLAGS["verbosity"].using_default_value:
       flags.FLAGS.verbosity = logging.WARNING
     return rest
 
   skip_absent_tpu()
-  # Around all of absl, because its parsing of the arguments can raise too.
+  # Around all of absl, because parsing the arguments can raise too.
   try:
     app.run(main, flags_parser=parse_quietly)
   except (UserError, flags.Error, KeyboardInterrupt) as error:

@@ -1,8 +1,8 @@
-"""Parameters and multiply-adds of the network, counted as the papers count them.
+"""Counts parameters and multiply-adds of the network as the papers count them.
 
 What papers A and B call FLOPs are multiply-adds of one forward pass at the test resolution
-(paper B, table 1). Counted are convolutions and fully connected layers; biases, activations,
-pooling and the standardization of the weights are not.
+(paper B, table 1). They count convolutions and fully connected layers; biases, activations, pooling
+and weight standardization are left out.
 """
 
 import collections
@@ -17,14 +17,14 @@ from nfnet.variants import Bottleneck, get_variant
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Part:
-  """One row of the table.
+  """Holds the counts of one part of the network.
 
   Attributes:
     name: "stem", "stage 1" to "stage 4" (squeeze-excite included), "final conv", "classifier".
-    blocks: residual blocks in it.
-    output_pixels: side of its output; 1 for vectors.
-    output_channels: of its output.
-    parameters: scalars.
+    blocks: number of residual blocks.
+    output_pixels: side of the part's output; 1 for vectors.
+    output_channels: number of channels of the part's output.
+    parameters: number of scalar parameters.
     macs: multiply-adds for one image.
   """
 
@@ -38,14 +38,14 @@ class Part:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cost:
-  """What one network costs at one resolution.
+  """Holds what one network costs at one resolution.
 
   Attributes:
-    variant: name.
+    variant: name of the variant.
     bottleneck: see `Variant.blocks`.
     num_classes: width of the classifier.
     pixels: side of the image.
-    parts: in the order of computation.
+    parts: parts of the network in the order of computation.
   """
 
   variant: str
@@ -56,27 +56,27 @@ class Cost:
 
   @property
   def parameters(self) -> int:
-    """Scalars over all parts."""
+    """Returns the number of scalar parameters of all parts."""
     return sum(part.parameters for part in self.parts)
 
   @property
   def macs(self) -> int:
-    """Multiply-adds of a forward pass for one image."""
+    """Returns the multiply-adds of a forward pass for one image."""
     return sum(part.macs for part in self.parts)
 
   @property
   def training_flops(self) -> int:
-    """Of one training step for one image, without rematerialization.
+    """Returns the FLOPs of one training step for one image, without rematerialization.
 
-    A multiply-add is 2 FLOP, and the backward pass has two products of the forward pass's size
-    (gradients of inputs and of weights): 2 * (1 + 2) = 6 a multiply-add. The published core-hours
-    of paper A mean 29-41 % of a TPU v4's peak by this count.
+    A multiply-add is 2 FLOPs, and for each product of the forward pass the backward pass has two of
+    its size (the gradients of input and weight): 2 * (1 + 2) = 6 FLOPs per multiply-add. By this
+    count the published core-hours of paper A correspond to 29-41 % of a TPU v4's peak.
     """
     return 6 * self.macs
 
 
 def count(variant: str, *, num_classes: int, pixels: int, bottleneck: Bottleneck = "paper") -> Cost:
-  """Counts from the shapes of the parameters and the sides of the activations.
+  """Counts parameters and multiply-adds from the shapes of parameters and activations.
 
   Args:
     variant: name from `nfnet.variants.VARIANTS`.
@@ -153,5 +153,5 @@ def _stage_name(stage: int) -> str:
 
 
 def _halved(pixels: int) -> int:
-  """Side after a stride of 2 with SAME padding."""
+  """Returns the side after a stride of 2 with SAME padding."""
   return -(-pixels // 2)

@@ -1,4 +1,4 @@
-"""Prints what a network costs.
+"""Prints the number of parameters and multiply-adds of a network.
 
 python -m nfnet.describe --variant=F7+ --num_classes=30000 --pixels=224 [--json]
 """
@@ -16,7 +16,7 @@ from nfnet.variants import VARIANTS, get_variant
 
 
 def as_json(cost: Cost) -> dict[str, Any]:
-  """The counts as JSON values, totals included."""
+  """Returns the counts, including totals, as JSON values."""
   return {
     **dataclasses.asdict(cost),
     "parameters": cost.parameters,
@@ -26,7 +26,7 @@ def as_json(cost: Cost) -> dict[str, Any]:
 
 
 def as_text(cost: Cost) -> str:
-  """The counts as a table for a terminal."""
+  """Formats the counts as a table."""
   lines = [
     f"NFNet-{cost.variant}, {cost.num_classes:,} classes, {cost.pixels} px, "
     f"bottleneck as in the {'papers' if cost.bottleneck == 'paper' else 'released code'}",
@@ -47,7 +47,7 @@ def as_text(cost: Cost) -> str:
 
 
 def _with_prefix(count: int) -> str:
-  """Two decimals and a metric prefix, but giga at most, as the papers print multiply-adds."""
+  """Formats a count with two decimals and a metric prefix up to giga, as the papers do."""
   for divisor, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
     if count >= divisor:
       return f"{count / divisor:.2f} {prefix}"
@@ -67,7 +67,7 @@ def _define_flags() -> None:
 
 
 def main(_: list[str]) -> None:
-  """Describes the network that the flags name."""
+  """Prints the cost of the network that the flags name."""
   arguments = flags.FLAGS
   try:
     test_pixels = get_variant(arguments.variant).test_pixels

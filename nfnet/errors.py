@@ -1,5 +1,5 @@
-"""The one error type whose message is meant for the person at the terminal."""
+"""Defines the one error type whose message is meant for the person at the terminal."""
 
 
 class UserError(Exception):
-  """Something a user can mend: one line that says what, which value, and what to do."""
+  """Reports what a user can correct, in one line: what is wrong, its value, and what to do."""

@@ -1,9 +1,9 @@
-"""The values that parameters start from (paper B, section 2, and the code released with it).
+"""Draws the initial values of the parameters (paper B, section 2, and the code released with it).
 
-Drawn on the host by numpy, one generator a parameter: the values depend on the seed and the
-parameter's name alone, not on the platform, the number of devices or the version of JAX, and
-nothing has to be compiled, where a jitted draw of a small network's parameters takes 45 seconds
-on two cores.
+The values are drawn on the host by NumPy, with a generator of its own for each parameter. So they
+depend only on the seed and the parameter's name, not on the platform, the number of devices or the
+version of JAX, and nothing has to be compiled: a jitted function that draws a small network's
+parameters compiles for 45 seconds on two cores.
 """
 
 import math
@@ -21,12 +21,12 @@ Draw = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
 
 
 def _fan_in_normal(generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-  # HWIO and IO both end in the output channels.
+  # The last axis is the output channels, both of HWIO filters and of IO matrices.
   return generator.standard_normal(shape, np.float32) / math.sqrt(math.prod(shape[:-1]))
 
 
 def _truncated_fan_in_normal(generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-  # Cut off at two deviations and not rescaled for the cut, as in the released code.
+  # Truncated at two standard deviations and not rescaled for it, as in the released code.
   values = generator.standard_normal(shape, np.float32)
   while (outside := np.abs(values) > 2).any():
     values[outside] = generator.standard_normal(np.count_nonzero(outside), np.float32)
@@ -48,15 +48,15 @@ INITIALIZERS: tuple[tuple[str, Draw], ...] = (
   (r".*/gain", _constant(1.0)),
   (r".*/(bias|skip_gain)", _constant(0.0)),
 )
-"""In order: the first pattern that matches a parameter's whole name counts."""
+"""Patterns of parameter names; the first one that matches the whole name applies."""
 
 
 def initial_parameters(model: NFNet, seed: int) -> dict[str, Any]:
-  """Nested dictionaries of float32 numpy arrays in the shapes of `model`.
+  """Draws nested dictionaries of float32 NumPy arrays in the shapes of `model`.
 
   Args:
-    model: any network.
-    seed: not negative.
+    model: network to draw for.
+    seed: nonnegative number.
 
   Raises:
     ValueError: a parameter matches no pattern.

@@ -1,8 +1,9 @@
-"""Layers: which parameters there are and which op applies them.
+"""Defines layers: the parameters that each has and the op that applies them.
 
-A layer declares its parameters' shapes; the values live outside, in nested dictionaries (see
-`nfnet.model.apply` and `nfnet.initialization`), and are bound to the layers while a program is
-traced. So a network of any size is built in no time and nothing is ever drawn on a wrong device.
+A layer only declares the shapes of its parameters. Their values live outside, in nested
+dictionaries (see `nfnet.model.apply` and `nfnet.initialization`), and are bound to the layers while
+a program is traced. So building a network of any size takes no time, and no value is ever drawn on
+the wrong device.
 """
 
 import jax
@@ -15,21 +16,21 @@ from nfnet.activations import ScaledActivation
 
 
 def declare(*shape: int) -> nnx.Param:
-  """A float32 parameter without a value."""
+  """Returns a float32 parameter without a value."""
   return nnx.Param(jax.ShapeDtypeStruct(shape, jnp.float32))
 
 
 class ScaledWSConv(nnx.Module):
-  """Convolution with scaled weight standardization on HWNC activations.
+  """Convolves HWNC activations with filters that have scaled weight standardization.
 
   Args:
-    in_channels: of the input.
-    out_channels: of the output.
-    filter_pixels: side of the filter.
-    stride: of the convolution.
-    groups: feature groups.
-    pool: 2x2 average pooling before it.
-    implementation: of the op.
+    in_channels: number of input channels.
+    out_channels: number of output channels.
+    filter_pixels: side of the filters.
+    stride: stride in both directions.
+    groups: number of channel groups.
+    pool: whether 2x2 average pooling comes before the convolution.
+    implementation: implementation of the op.
   """
 
   def __init__(
@@ -59,7 +60,7 @@ class ScaledWSConv(nnx.Module):
     beta: Float[Array, ""] | float = 1.0,
     returns_input: bool = False,
   ) -> kernels.Convolution:
-    """conv(pool(beta * activation(x))) + bias; without an activation, beta must be 1."""
+    """Returns conv(pool(beta * activation(x))) + bias; without an activation, beta must be 1."""
     return kernels.scaled_ws_convolution(
       x,
       self.weight[...],
@@ -76,7 +77,7 @@ class ScaledWSConv(nnx.Module):
 
 
 class Linear(nnx.Module):
-  """Weight [in, out] and bias [out] of a fully connected layer."""
+  """Declares the weight [in, out] and the bias [out] of a fully connected layer."""
 
   def __init__(self, in_features: int, out_features: int):
     self.weight = declare(in_features, out_features)

@@ -1,12 +1,11 @@
-"""The network: stem, four stages of residual blocks, head.
+"""Defines the network: stem, four stages of residual blocks, head.
 
-Paper B (https://arxiv.org/abs/2102.06171), section 4; numerics of the code released with it. A few
-things differ from that code on purpose:
+Paper B (https://arxiv.org/abs/2102.06171), section 4, with the numerics of the code released with
+it. There are a few deliberate differences from that code:
 
-- Activations are HWNC inside, which is what the TPU kernels want; images come in as NHWC.
-- Statistics, activations and the gate are computed in float32 whatever the compute dtype.
-- Stochastic depth and dropout draw from one key an example, so that results do not depend on how
-  the batch is spread over devices.
+- Activations are HWNC inside the network, which is what the TPU kernels need; images are NHWC.
+- Statistics, activations and the gate are computed in float32, whatever the compute dtype.
+- Stochastic depth and dropout draw from one key for each example (`stochastic_depth.py`).
 - F+ has a bottleneck of 192 channels in its first stage unless told otherwise (`variants.py`).
 """
 
@@ -25,11 +24,12 @@ from nfnet.activations import ScaledActivation, scaled_activation
 from nfnet.block import Block
 from nfnet.block_arrangement import BLOCKS, arrange_blocks, block_key, is_stacked
 from nfnet.layers import Linear, ScaledWSConv
+from nfnet.stochastic_depth import draw_kept_branches, dropout
 from nfnet.variants import Bottleneck, get_variant
 
 BlockExecution = Literal["scan", "unrolled"]
 Parameters = Mapping[str, Any]
-"""Nested dictionaries, by name, of float32 arrays."""
+"""Nested dictionaries of float32 arrays, by name."""
 
 CLASSIFIER = "classifier"
 """Name of the last layer's parameters."""
@@ -38,7 +38,7 @@ CLASSIFIER_WEIGHT = f"{CLASSIFIER}/weight"
 
 
 class Stem(nnx.Module):
-  """Four 3x3 convolutions, strides 2, 1, 1, 2, with activations between."""
+  """Computes four 3x3 convolutions of strides 2, 1, 1, 2, with activations between them."""
 
   def __init__(
     self,
@@ -56,7 +56,7 @@ class Stem(nnx.Module):
     self.implementation = implementation
 
   def __call__(self, x: Float[Array, "h w n c"]) -> Float[Array, "h2 w2 n o"]:
-    """The input of the first stage, a quarter as high and wide."""
+    """Returns the input of the first stage, a quarter as high and wide as the images."""
     convs = (self.conv0, self.conv1, self.conv2, self.conv3)
     return kernels.stem_convolutions(
       x,
@@ -70,24 +70,25 @@ class Stem(nnx.Module):
 
 
 class NFNet(nnx.Module):
-  """A normalizer-free network: its structure. `apply` runs it with values for its parameters.
+  """Holds the structure of a normalizer-free network; `apply` runs it with parameter values.
 
   Args:
     variant: name from `nfnet.variants.VARIANTS`.
     num_classes: width of the classifier.
     activation: name from `nfnet.activations.ACTIVATIONS`.
     alpha: weight of the residual branches.
-    stochastic_depth_rate: drop rate that a block after the last would have.
-    dropout_rate: before the classifier; None is the variant's own.
+    stochastic_depth_rate: drop rate that grows linearly from 0 at the first block; a block after
+      the last would have this rate.
+    dropout_rate: dropout rate before the classifier; None is the variant's own.
     bottleneck: see `Variant.blocks`.
-    block_execution: "scan" runs equal blocks as one loop over their stacked parameters;
-      "unrolled" writes them out. The parameters are the same (`block_arrangement.py`).
-    rematerialize: recompute the inside of each block in the backward pass.
-    compute_dtype: of activations and matrix products.
-    implementation: of the ops, "reference" or "pallas".
+    block_execution: "scan" runs equal blocks as one loop over their stacked parameters; "unrolled"
+      traces each block separately. The parameters are the same (`block_arrangement.py`).
+    rematerialize: whether the backward pass recomputes the inside of each block.
+    compute_dtype: dtype of activations and matrix products.
+    implementation: implementation of the ops, "reference" or "pallas".
 
   Raises:
-    ValueError: an argument has a value that it cannot have.
+    ValueError: an argument has an invalid value.
   """
 
   def __init__(
@@ -115,11 +116,11 @@ class NFNet(nnx.Module):
     self.rematerialize = rematerialize
     self.dropout_rate = shape.dropout_rate if dropout_rate is None else dropout_rate
     block_shapes = shape.blocks(alpha=alpha, bottleneck=bottleneck)
-    # What one run of blocks has in common: the program that computes them.
-    runs = range(len(block_shapes))
+    # The blocks of one run share a program: those of a stage after its transition block, or one.
+    programs = range(len(block_shapes))
     if block_execution == "scan":
-      runs = [(block.stage, block.index_in_stage > 0) for block in block_shapes]
-    self.runs = tuple(_ranges_of_equals(runs))
+      programs = [(block.stage, block.index_in_stage > 0) for block in block_shapes]
+    self.runs = tuple(_ranges_of_equals(programs))
     self.stages = tuple(block_shapes[run.start].stage for run in self.runs)
     self.betas = tuple(block.beta for block in block_shapes)
     self.drop_rates = tuple(
@@ -144,17 +145,17 @@ class NFNet(nnx.Module):
     *,
     keys: Key[Array, " n"] | None = None,
   ) -> Float[Array, "n classes"]:
-    """Logits in float32.
+    """Returns logits in float32.
 
     Args:
-      images: normalized (`nfnet.preprocessing`).
-      keys: one for each example switches dropout and stochastic depth on, as training wants;
+      images: normalized images (`nfnet.images.normalization`).
+      keys: one key for each example, which turns dropout and stochastic depth on for training;
         None is inference.
     """
     features = self.features(images, keys=keys)
     with jax.named_scope("head"):
       if keys is not None and self.dropout_rate > 0:
-        features = _dropout(features, keys, self.dropout_rate)
+        features = dropout(features, keys, self.dropout_rate)
       classifier = self.classifier
       logits = jnp.dot(
         features.astype(self.compute_dtype),
@@ -169,37 +170,28 @@ class NFNet(nnx.Module):
     *,
     keys: Key[Array, " n"] | None = None,
   ) -> Float[Array, "n c"]:
-    """What the classifier sees, in float32: the last activations, averaged over space.
+    """Returns the classifier's input in float32: the last activations, averaged over space.
 
     Args:
-      images: normalized (`nfnet.preprocessing`).
-      keys: one for each example switches stochastic depth on; None is inference.
+      images: normalized images (`nfnet.images.normalization`).
+      keys: one key for each example, which turns stochastic depth on; None is inference.
     """
     count = images.shape[0]
-    # Each kernel would pad its operands and slice its results.
+    # Padding once here saves every kernel from padding its operands and slicing its results.
     padding = -count % self.images_multiple
     x = jnp.transpose(images, (1, 2, 0, 3)).astype(self.compute_dtype)
     x = jnp.pad(x, ((0, 0), (0, 0), (0, padding), (0, 0)))
-    keep = self._draw_keep(keys)
-    if keep is not None:
+    keep = None
+    if keys is not None and any(self.drop_rates):
+      keep = draw_kept_branches(keys, self.drop_rates)
       keep = jnp.pad(keep, ((0, 0), (0, padding)))
-    # Scopes name the parts in compiled programs and traces.
+    # The scopes' names survive into compiled programs and traces.
     with jax.named_scope("stem"):
       x = self.stem(x)
     x = self._run_blocks(x, keep)
     with jax.named_scope("head"):
       x = activate(self.activation, self.final_conv(x).result)
       return jnp.mean(x, axis=(0, 1), dtype=jnp.float32)[:count]
-
-  def _draw_keep(self, keys: Key[Array, " n"] | None) -> Float[Array, "blocks n"] | None:
-    """For each block and example 1, or 0 where stochastic depth drops the branch."""
-    if keys is None or not any(self.drop_rates):
-      return None
-    draw = jax.vmap(
-      lambda key: jax.random.uniform(jax.random.fold_in(key, 0), len(self.drop_rates))
-    )
-    rates = jnp.asarray(self.drop_rates, jnp.float32)[None, :]
-    return jnp.transpose((draw(keys) >= rates).astype(jnp.float32))
 
   def _run_blocks(
     self, x: Float[Array, "h w n c"], keep: Float[Array, "blocks n"] | None
@@ -210,11 +202,11 @@ class NFNet(nnx.Module):
       return block(x, beta=beta, keep=keep)
 
     if self.rematerialize:
-      # NNX modules are not JAX types: pass the parameters and rebuild the block inside.
+      # NNX modules are not JAX types, so the parameters are passed and the block rebuilt inside.
       run_block = _rematerialized(run_block)
 
     def scan_blocks(block, x, beta, keep):
-      # The block is that of one position; its parameters are those of all.
+      # `block` has the structure of one block and the stacked parameters of all blocks of the run.
       graph, stacked = nnx.split(block)
 
       def body(x, inputs):
@@ -233,7 +225,7 @@ class NFNet(nnx.Module):
 
   @property
   def block_keys(self) -> tuple[str, ...]:
-    """For `arrange_blocks`: the arrangement in which `apply` has nothing to stack."""
+    """Returns the keys for `arrange_blocks` with which `apply` has nothing to stack."""
     return tuple(map(block_key, self.runs))
 
 
@@ -257,18 +249,8 @@ def _rematerialized(run):
   return wrapped
 
 
-def _dropout(
-  features: Float[Array, "n c"], keys: Key[Array, " n"], rate: float
-) -> Float[Array, "n c"]:
-  """Zeroes a share `rate` of each example's features and rescales the rest."""
-  draw = jax.vmap(
-    lambda key: jax.random.bernoulli(jax.random.fold_in(key, 1), 1 - rate, features.shape[1:])
-  )
-  return jnp.where(draw(keys), features / (1 - rate), 0.0)
-
-
 def parameter_shapes(model: NFNet) -> dict[str, Any]:
-  """Nested dictionaries, by name, of `jax.ShapeDtypeStruct`; each block under its number."""
+  """Returns nested dictionaries of `jax.ShapeDtypeStruct` by name, each block under its number."""
   shapes = nnx.to_pure_dict(nnx.state(model, nnx.Param))
   blocks = {
     str(i): shapes[BLOCKS][position] for position, run in enumerate(model.runs) for i in run
@@ -288,17 +270,17 @@ def apply(
   *,
   keys: Key[Array, " n"] | None = None,
 ) -> Float[Array, "n classes"]:
-  """Logits in float32, as a pure function of the parameters and images (`NFNet.__call__`).
+  """Returns logits in float32, as a pure function of parameters and images (`NFNet.__call__`).
 
   Args:
-    model: the structure.
-    parameters: like `parameter_shapes(model)`, or the same by `arrange_blocks` with
+    model: structure of the network.
+    parameters: arrays like `parameter_shapes(model)`, or the same arranged by `arrange_blocks` with
       `model.block_keys`, which saves stacking them here.
-    images: normalized (`nfnet.preprocessing`).
-    keys: one an example for training, None for inference.
+    images: normalized images (`nfnet.images.normalization`).
+    keys: one key for each example in training; None for inference.
 
   Raises:
-    ValueError: `parameters` lacks one or has one too many.
+    ValueError: a parameter is missing or superfluous.
   """
   return _with_parameters(model, parameters)(images, keys=keys)
 
@@ -306,15 +288,15 @@ def apply(
 def apply_features(
   model: NFNet, parameters: Parameters, images: Float[Array, "n height width 3"]
 ) -> Float[Array, "n c"]:
-  """Features of inference in float32, as a pure function (`NFNet.features`).
+  """Returns inference features in float32, as a pure function (`NFNet.features`).
 
   Args:
-    model: the structure.
-    parameters: as for `apply`.
-    images: normalized (`nfnet.preprocessing`).
+    model: structure of the network.
+    parameters: arrays as for `apply`.
+    images: normalized images (`nfnet.images.normalization`).
 
   Raises:
-    ValueError: `parameters` lacks one or has one too many.
+    ValueError: a parameter is missing or superfluous.
   """
   return _with_parameters(model, parameters).features(images)
 
@@ -335,8 +317,8 @@ def _check_names(parameters: Parameters, needed: Parameters) -> None:
   def names(tree):
     return {parameter_name(path) for path, _ in jax.tree.leaves_with_path(tree)}
 
-  # NNX would leave a missing one without a value, to fail somewhere inside of an op.
+  # NNX would leave a missing parameter without a value, which fails later, inside an op.
   if missing := sorted(names(needed) - names(parameters)):
-    raise ValueError(f"parameters lack {missing[0]}, of {len(missing)} that are missing")
+    raise ValueError(f"parameters lack {missing[0]} ({len(missing)} are missing)")
   if superfluous := sorted(names(parameters) - names(needed)):
     raise ValueError(f"parameters have {superfluous[0]}, which the network does not have")

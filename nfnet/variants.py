@@ -1,7 +1,7 @@
-"""The sizes of the family: F0-F7, F0+-F7+, and small ones for a CPU by the same rules.
+"""Lists the variants: F0 to F7, F0+ to F7+, and small ones for a CPU by the same rules.
 
-Paper B (https://arxiv.org/abs/2102.06171), table 1 and section 4; F+ and F7 from the code released
-with it and from paper A (https://arxiv.org/abs/2310.16764).
+Paper B (https://arxiv.org/abs/2102.06171), table 1 and section 4. The F+ variants and F7 are from
+the code released with it and from paper A (https://arxiv.org/abs/2310.16764).
 """
 
 import dataclasses
@@ -14,19 +14,19 @@ Bottleneck = Literal["paper", "released"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BlockShape:
-  """One residual block.
+  """Describes one residual block.
 
   Attributes:
-    stage: 0-3.
-    index_in_stage: 0 is the transition block.
-    in_channels: of the block's input.
-    out_channels: of its output.
-    bottleneck_channels: of the 3x3 convolutions.
-    groups: of the 3x3 convolutions.
-    stride: of the first 3x3 convolution.
+    stage: number of the stage, 0 to 3.
+    index_in_stage: number of the block in its stage; 0 is the transition block.
+    in_channels: channels of the block's input.
+    out_channels: channels of the block's output.
+    bottleneck_channels: channels of the 3x3 convolutions.
+    groups: groups of the 3x3 convolutions.
+    stride: stride of the first 3x3 convolution.
     squeeze_channels: hidden width of squeeze-excite.
-    beta: 1 / the input's expected standard deviation.
-    stochastic_depth_share: this block's share of the largest drop rate.
+    beta: 1 / the expected standard deviation of the input.
+    stochastic_depth_share: the block's drop rate as a share of `NFNet`'s stochastic_depth_rate.
   """
 
   stage: int
@@ -42,24 +42,25 @@ class BlockShape:
 
   @property
   def has_projection(self) -> bool:
-    """Whether the shortcut is a convolution."""
+    """Returns whether the shortcut is a convolution."""
     return self.stride > 1 or self.in_channels != self.out_channels
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Variant:
-  """One size of the network.
+  """Describes one size of the network.
 
   Attributes:
-    name: for example "F3+".
-    stem_channels: of the first three stem convolutions; the fourth has half of stage 0's.
+    name: name, for example "F3+".
+    stem_channels: output channels of the first three stem convolutions; the fourth has half of
+      stage 0's.
     stage_channels: output channels of each stage.
-    stage_depths: blocks of each stage.
+    stage_depths: number of blocks of each stage.
     group_channels: target width of a group of the 3x3 convolutions.
-    dropout_rate: before the classifier (paper B, table 1).
+    dropout_rate: dropout rate before the classifier (paper B, table 1).
     train_pixels: side of a training image in paper B.
     test_pixels: side of a test image in paper B.
-    randaugment_magnitude: of 4 layers, in paper B.
+    randaugment_magnitude: magnitude of the 4 RandAugment layers in paper B.
   """
 
   name: str
@@ -74,21 +75,21 @@ class Variant:
 
   @property
   def num_blocks(self) -> int:
-    """Blocks over all stages."""
+    """Returns the number of blocks of all stages."""
     return sum(self.stage_depths)
 
   @property
   def head_channels(self) -> int:
-    """Channels of the last convolution, which the classifier sees."""
+    """Returns the number of channels of the last convolution, the classifier's input."""
     return 2 * self.stage_channels[3]
 
   def blocks(self, *, alpha: float = 0.2, bottleneck: Bottleneck = "paper") -> list[BlockShape]:
-    """All blocks in order.
+    """Returns all blocks in order.
 
     Args:
-      alpha: weight of the residual branch, by which the expected deviation grows.
-      bottleneck: "paper" is half of the output channels; "released" rounds that down to a
-        multiple of `group_channels`. They differ in stage 0 of F+ alone (192 against 128).
+      alpha: weight of the residual branch; each block adds its square to the expected variance.
+      bottleneck: "paper" is half of the output channels; "released" rounds that down to a multiple
+        of `group_channels`. They differ only in stage 0 of the F+ variants (192 and 128 channels).
     """
     return list(self._blocks(alpha, bottleneck))
 
@@ -119,7 +120,7 @@ class Variant:
         in_channels = channels
         index += 1
         # The transition block's shortcut is a convolution of the normalized input, so the variance
-        # starts again from 1; that block's own branch then adds to it.
+        # restarts from 1, to which the block's own branch then adds.
         if index_in_stage == 0:
           expected_variance = 1.0
         expected_variance += alpha**2
@@ -143,8 +144,8 @@ def _family() -> Iterator[Variant]:
         test_pixels=_TEST_PIXELS[n],
         randaugment_magnitude=_RANDAUGMENT_MAGNITUDES[n],
       )
-  # For a CPU and 32 px images: "M" (micro) has F's channels divided by 4 and its depths; "N" (nano)
-  # has them divided by 8; "P" (pico) is N with half of the blocks.
+  # For CPUs and 32 px images. M (micro) has the depths of F and its channels divided by 4, N (nano)
+  # its channels divided by 8, and P (pico) is N with half of the blocks.
   for letter, divisor, stem_channels, depths in (
     ("M", 4, (8, 16, 32), (1, 2, 6, 3)),
     ("N", 8, (8, 8, 16), (1, 2, 6, 3)),
@@ -165,13 +166,14 @@ def _family() -> Iterator[Variant]:
 
 
 VARIANTS: dict[str, Variant] = {variant.name: variant for variant in _family()}
+"""All variants by name."""
 
 
 def get_variant(name: str) -> Variant:
-  """The variant called `name`.
+  """Returns the variant called `name`.
 
   Raises:
-    ValueError: there is none; names the nearest.
+    ValueError: there is no such variant; the message names the nearest.
   """
   if name not in VARIANTS:
     near = difflib.get_close_matches(name.upper(), VARIANTS, n=1, cutoff=0.0)[0]

@@ -1,11 +1,12 @@
-r"""NFNets and vision transformers on one axis: ImageNet error against pre-training core-hours.
+r"""Plots ImageNet error against pre-training core-hours, for NFNets and vision transformers.
 
     python -m profiling.both_families --plot=PNG [--json=OUT]
 
-Paper A's picture of error against compute, with what this project's estimator says of the same
-runs beside what was published: NFNets with plain-JAX ops and with Pallas kernels, and ViTs, which
-have plain-JAX ops. Compiles nothing: reads what `profiling.core_hours`, `profiling.step` and
-`profiling.vit` have left in profiling/results. The errors are the published ones throughout.
+This is paper A's plot of error against compute, with the published core-hours and, beside them,
+what this project's estimator says of the same runs: NFNets with plain-JAX ops and with Pallas
+kernels, and ViTs with plain-JAX ops. The command compiles nothing. It reads what
+`profiling.core_hours`, `profiling.step` and `profiling.vit` have stored in profiling/results. All
+errors are the published ones.
 """
 
 import dataclasses
@@ -29,16 +30,17 @@ from train.scaling.run_table import Run, read_runs
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Point:
-  """A pre-trained and fine-tuned network.
+  """Describes a pre-trained and fine-tuned network.
 
   Attributes:
-    name: of the network.
-    epochs: of 4e9 images; None for ViTs.
+    name: name of the network.
+    epochs: number of pre-training epochs of 4e9 images; None for ViTs.
     error_percent: published top-1 error on ImageNet.
-    published_core_hours: of pre-training on TPU v4.
-    plain_core_hours: estimated for this project with plain-JAX ops; None where the images that were
-      seen are not known.
-    kernel_core_hours: the same with Pallas kernels; None for ViTs, which have none here.
+    published_core_hours: published TPU-v4 core-hours of pre-training.
+    plain_core_hours: core-hours estimated for this project with plain-JAX ops; None where the
+      number of images seen is not known.
+    kernel_core_hours: core-hours estimated with Pallas kernels; None for ViTs, which have no
+      kernels here.
   """
 
   name: str
@@ -50,10 +52,10 @@ class Point:
 
 
 def read_points() -> list[Point]:
-  """All networks whose ImageNet error paper A draws, NFNets first."""
+  """Returns all networks whose ImageNet error paper A plots, NFNets first."""
   plain = _nfnet_hours("core_hours_reference.json")
   kernels = _nfnet_hours("core_hours_pallas.json")
-  # Written out, which `core_hours` has no memory for, blocks are faster than in a loop.
+  # Unrolled blocks are faster than a loop, but `core_hours` has no memory for compiling them.
   for name in ("step_f7_slice.json", "step_f7_plus_slice.json"):
     step = _read(name)
     hours = published.PRETRAINING_IMAGES_PER_EPOCH / 1e6
@@ -86,7 +88,7 @@ def _point(run: Run, *, plain: float | None, kernels: float | None) -> Point:
 
 
 def _nfnet_hours(name: str) -> dict[str, float]:
-  """Core-hours of an epoch, by variant."""
+  """Reads the core-hours of one epoch, by variant."""
   return {
     run["variant"]: run["estimated_core_hours"]
     for run in _read(name)["pretraining"]
@@ -99,7 +101,7 @@ def _read(name: str) -> Any:
 
 
 def as_text(points: Sequence[Point]) -> str:
-  """For a terminal."""
+  """Formats the points as a table for a terminal."""
   rows = [
     (
       point.name,
@@ -128,7 +130,7 @@ def as_text(points: Sequence[Point]) -> str:
 
 
 def draw(points: Sequence[Point]) -> Figure:
-  """Error against core-hours; a ViT is a triangle, an NFNet a circle."""
+  """Plots error against core-hours; triangles are ViTs, circles are NFNets."""
   figure, axes = picture(
     "NFNets and vision transformers after fine-tuning on ImageNet",
     "TPU-v4 core-hours of pre-training",
@@ -166,7 +168,7 @@ def _by_name(points: Sequence[Point]) -> Iterator[tuple[str, list[Point]]]:
 
 
 def _colors(points: Sequence[Point]) -> list[str]:
-  """NFNets have those of `profiling.core_hours`."""
+  """Returns one color for each network; NFNets have those of `profiling.core_hours`."""
   nfnets = dict(zip(published.VARIANTS, COLORS, strict=False))
   others = iter(("#CC79A7", "#882255", "#44AA99"))
   return [nfnets.get(name) or next(others) for name, _ in _by_name(points)]
@@ -183,5 +185,5 @@ def main(arguments: list[str]) -> None:
 
 if __name__ == "__main__":
   flags.DEFINE_string("json", None, "Write the figures to this file too.")
-  flags.DEFINE_string("plot", None, "Write the picture to this PNG file.")
+  flags.DEFINE_string("plot", None, "Write the plot to this PNG file.")
   run_main(main)

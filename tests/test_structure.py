@@ -1,4 +1,4 @@
-"""The import graph of the whole tree: no circle, no upward arrow; folders that can be read at a glance."""
+"""The import graph of the tree has no circle and no upward arrow, and no folder is crowded."""
 
 import ast
 import collections
@@ -74,7 +74,7 @@ def _folder(name: str) -> str | None:
   """Returns the folder of a top-level package that a module is in; None for one of its commands."""
   parts = name.split(".")
   folder = ".".join(parts[:2])
-  if len(parts) == 1 or not MODULES.get(folder, ROOT / "x").name == "__init__.py":
+  if len(parts) == 1 or MODULES.get(folder, ROOT / "x").name != "__init__.py":
     return None
   return folder
 

@@ -1,1 +1,4 @@
-"""Files of weights: released ones, checkpoints of this project, and their parameter names."""
+"""Reads and writes weights: released ones, timm's, and checkpoints of this project.
+
+`load.load_weights` reads any of them.
+"""

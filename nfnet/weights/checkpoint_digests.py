@@ -1,7 +1,7 @@
-"""SHA-256 of every file of a checkpoint, since neither Orbax nor TensorStore notice a changed bit.
+"""Verifies checkpoints by the SHA-256 digest of every file.
 
-`checkpoints/STEP/digests.sha256` is what `sha256sum` writes and `sha256sum --check` reads. Every
-committed checkpoint has it.
+Neither Orbax nor TensorStore notices a changed bit. `checkpoints/STEP/digests.sha256` has the
+format that `sha256sum` writes and `sha256sum --check` reads; every committed checkpoint has one.
 """
 
 import concurrent.futures
@@ -12,12 +12,12 @@ from collections.abc import Iterable
 
 DIGESTS_FILE = "digests.sha256"
 _WITHOUT_DIGEST = (DIGESTS_FILE, "_CHECKPOINT_METADATA", "commit_success.txt")
-"""Orbax writes times into the last two when it commits. Nothing is read from them."""
+"""Orbax writes times into the last two files when it commits; nothing is read from them."""
 _THREADS = 8
 
 
 def write_digests(folder: pathlib.Path) -> None:
-  """Hashes the files of a checkpoint that is about to be committed."""
+  """Writes the digests of the files of a checkpoint that is about to be committed."""
   lines = _digest_lines(folder, _files(folder))
   with (folder / DIGESTS_FILE).open("w") as file:
     file.write("".join(lines.values()))
@@ -26,12 +26,12 @@ def write_digests(folder: pathlib.Path) -> None:
 
 
 def find_damage(folder: pathlib.Path, items: Iterable[str] | None = None) -> str | None:
-  """What is wrong with a checkpoint, in a few words, or None.
+  """Returns what is wrong with a checkpoint, in a few words, or None if it is intact.
 
   Args:
-    folder: of one checkpoint.
-    items: names of the subfolders to look at; None is everything, where a file too many is damage
-      as well.
+    folder: folder of one checkpoint.
+    items: names of the subfolders to verify; None verifies the whole folder. A superfluous file is
+      damage as well.
   """
   try:
     text = (folder / DIGESTS_FILE).read_bytes().decode()
@@ -49,7 +49,7 @@ def find_damage(folder: pathlib.Path, items: Iterable[str] | None = None) -> str
     return f"{name} is missing" if name in expected else f"{name} is not in {DIGESTS_FILE}"
   for name, line in _digest_lines(folder, found).items():
     if line != expected[name]:
-      return f"{name} has another SHA-256 than in {DIGESTS_FILE}"
+      return f"{name} does not have its SHA-256 in {DIGESTS_FILE}"
   return None
 
 
@@ -63,6 +63,6 @@ def _digest_lines(folder: pathlib.Path, names: Iterable[str]) -> dict[str, str]:
     with (folder / name).open("rb") as file:
       return f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {name}\n"
 
-  # Hashing leaves the interpreter's lock to others.
+  # Hashing releases the interpreter's lock.
   with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
     return dict(zip(names, pool.map(line, names), strict=True))

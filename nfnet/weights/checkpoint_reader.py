@@ -1,7 +1,7 @@
-"""The layout of a training checkpoint, and reading one without knowing the network in it.
+"""Reads training checkpoints without knowing the network in them, and defines their layout.
 
-A workdir holds `checkpoints/STEP/ITEM`. Items are separate so that a reader takes what it needs:
-the parameters are a third of a run that also saves momentum and moving average.
+A workdir holds `checkpoints/STEP/ITEM`. Items are separate so that a reader reads only what it
+needs: parameters are a third of a checkpoint that also holds momentum and the moving average.
 `train.run.checkpoints` writes this layout with Orbax.
 """
 
@@ -30,15 +30,15 @@ ITEMS = (PARAMS_ITEM, EMA_ITEM, OPTIMIZER_ITEM, DATA_ITEM, EXPERIMENT_ITEM)
 def read_checkpoint(path: str, *, prefer_ema: bool = True) -> tuple[dict[str, Any], dict[str, Any]]:
   """Reads the parameters of a trained network.
 
-  Any number of devices may have written them; nothing is put on a device here.
+  Any number of devices may have written them; they are read into host memory.
 
   Args:
-    path: a workdir, of which the newest checkpoint is taken, or one checkpoint's folder.
-    prefer_ema: take the moving average of the parameters where one was kept.
+    path: a workdir, whose newest checkpoint is read, or the folder of one checkpoint.
+    prefer_ema: whether to read the moving average of the parameters where one was saved.
 
   Returns:
-    The parameters as nested dict of numpy arrays, each block under its number, and the metadata
-    that was saved beside them.
+    Parameters as nested dictionaries of NumPy arrays, each block under its number, and the metadata
+    that was saved with them.
 
   Raises:
     UserError: there is no checkpoint, or it cannot be read.
@@ -47,35 +47,42 @@ def read_checkpoint(path: str, *, prefer_ema: bool = True) -> tuple[dict[str, An
   item = EMA_ITEM if prefer_ema and (folder / EMA_ITEM).is_dir() else PARAMS_ITEM
   if damage := find_damage(folder, (item, EXPERIMENT_ITEM)):
     raise UserError(f"checkpoint {folder} cannot be read: {damage}; name another step's folder")
-  # Damage shows as whatever Orbax, TensorStore or the JSON parser stumbled over.
+  # On damaged files Orbax, TensorStore and the JSON parser raise errors of many types.
   try:
     with finished_reads():
-      params = read_arrays(folder / item)
+      parameters = read_arrays(folder / item)
     metadata = read_metadata(folder)
   except Exception as error:
     raise UserError(
       f"checkpoint {folder} cannot be read, it may be damaged ({short_text(error)}); "
       "name another step's folder"
     ) from error
-  return arrange_blocks(params), metadata
+  return arrange_blocks(parameters), metadata
 
 
 def block_keys(folder: pathlib.Path) -> tuple[str, ...] | None:
-  """How the blocks of one checkpoint's folder are arranged; None if its parameters have none."""
+  """Returns the keys by which a checkpoint's blocks are arranged (`nfnet.block_arrangement`).
+
+  Args:
+    folder: folder of one checkpoint.
+
+  Returns:
+    Keys of the blocks; None if the parameters have no blocks.
+  """
   tree = ocp.PyTreeCheckpointHandler().metadata(folder / PARAMS_ITEM).tree
   return tuple(tree[BLOCKS]) if BLOCKS in tree else None
 
 
 def read_metadata(folder: pathlib.Path) -> dict[str, Any]:
-  """What was saved about the experiment in one checkpoint's folder."""
+  """Reads what was saved about the experiment in one checkpoint's folder."""
   return dict(ocp.JsonCheckpointHandler().restore(folder / EXPERIMENT_ITEM))
 
 
 def checkpoint_folder(path: str) -> pathlib.Path:
-  """The folder of one checkpoint: `path` itself, or the newest in the workdir `path`.
+  """Returns the folder of one checkpoint: `path` itself, or the newest one in the workdir `path`.
 
   Raises:
-    UserError: there is none.
+    UserError: there is no checkpoint.
   """
   folder = pathlib.Path(path).absolute()
   if (folder / PARAMS_ITEM).is_dir():
@@ -92,9 +99,9 @@ def checkpoint_folder(path: str) -> pathlib.Path:
 
 
 def read_arrays(folder: pathlib.Path) -> dict[str, Any]:
-  """The tree of numpy arrays in one item's folder, as the run that saved it arranged its blocks."""
+  """Reads the NumPy arrays in one item's folder, in the arrangement in which they were saved."""
   handler = ocp.PyTreeCheckpointHandler()
-  # Without this the arrays would go to the devices named in the checkpoint.
+  # Without this, Orbax would put the arrays on the devices named in the checkpoint.
   as_numpy = jax.tree.map(
     lambda _: ocp.RestoreArgs(restore_type=np.ndarray), handler.metadata(folder).tree
   )
@@ -102,5 +109,5 @@ def read_arrays(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def short_text(error: BaseException) -> str:
-  """Type and beginning of an error whose text may be pages long."""
+  """Returns the type and the beginning of an error, whose text may be pages long."""
   return textwrap.shorten(f"{type(error).__name__}: {error}", 200, placeholder=" ...")

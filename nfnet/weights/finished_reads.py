@@ -1,4 +1,8 @@
-"""Makes a failed read of a checkpoint end quietly."""
+"""Keeps a failed read of a checkpoint from printing tracebacks of the reads beside it.
+
+This is the one place that replaces an attribute of another library (`asyncio.new_event_loop`); it
+was written for Orbax 0.12.8.
+"""
 
 import asyncio
 import contextlib
@@ -6,7 +10,7 @@ from collections.abc import Iterator
 
 
 class _FinishingEventLoop(asyncio.SelectorEventLoop):
-  """Waits for its tasks before it closes."""
+  """Waits for its running tasks before it closes."""
 
   def close(self) -> None:
     if not self.is_closed() and (tasks := asyncio.all_tasks(self)):
@@ -16,10 +20,10 @@ class _FinishingEventLoop(asyncio.SelectorEventLoop):
 
 @contextlib.contextmanager
 def finished_reads() -> Iterator[None]:
-  """Within it Orbax waits for all reads under way before it raises the error of the first.
+  """Makes Orbax finish all running reads before it raises the error of the first that failed.
 
-  Orbax 0.12.8 closes its event loop at the first error. Each TensorStore read that ends after that
-  prints a traceback, and each abandoned coroutine one more when it is collected (up to 40 seen
+  Orbax 0.12.8 closes its event loop at the first error. Every TensorStore read that ends later then
+  prints a traceback, and every abandoned coroutine prints another when it is collected (up to 40
   for one deleted file of a checkpoint with 20 arrays). Orbax has no parameter for the loop.
   """
   original = asyncio.new_event_loop

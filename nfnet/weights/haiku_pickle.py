@@ -1,10 +1,10 @@
-"""Reads and writes the file format of the released weights, without running what a file says.
+"""Reads and writes the file format of the released weights, without executing what a file says.
 
 The published files are dill pickles of `{module: {leaf: array}}`, in spite of their name "*.npz".
-A pickle is a program: it names functions and has them called. So reading one here calls nothing of
-NumPy, dill or anyone else. The few names that a pickled array needs stand for inert classes below,
-which only note what they are told; arrays are made from these notes after checks. Any other name
-is refused before anything is done with it.
+A pickle is a program, which names functions and has them called. This reader therefore calls no
+function of NumPy, dill or any other package. The few names that a pickled array needs stand for
+inert classes below, which only record their arguments; arrays are made from these records after
+checks. Any other name is refused before anything is done with it.
 """
 
 import math
@@ -20,7 +20,7 @@ HaikuTree = dict[str, dict[str, np.ndarray]]
 
 
 class _StandIn:
-  """Takes the place of a class or function that a pickled array names."""
+  """Replaces a class or function that a pickled array names."""
 
   def __setstate__(self, state: Any) -> NoReturn:
     # Without this, a pickle could set attributes of the class itself.
@@ -28,7 +28,7 @@ class _StandIn:
 
 
 class _DType(_StandIn):
-  """`numpy.dtype(code)`, then its state, of which the byte order counts."""
+  """Replaces `numpy.dtype(code)`; of the state that follows, only the byte order matters."""
 
   def __init__(self, code: str, *_: Any):
     self.code = code
@@ -38,14 +38,14 @@ class _DType(_StandIn):
     self.byte_order = state[1]
 
   def to_numpy(self) -> np.dtype:
-    # Objects, strings, records, dates: nothing that weights could be.
+    # Weights are numbers; objects, strings, records and dates are refused.
     if not re.fullmatch(r"[biuf]\d{1,2}", self.code) or self.byte_order not in ("<", ">", "=", "|"):
-      raise ValueError(f"elements of type {self.code!r}, which is no number")
+      raise ValueError(f"elements of type {self.code!r} are not numbers")
     return np.dtype(self.code).newbyteorder(self.byte_order)
 
 
 class _Array(_StandIn):
-  """`numpy.ndarray`: the class as an argument, and what the other names return."""
+  """Replaces `numpy.ndarray`, as an argument and as what the functions below return."""
 
   def __init__(
     self,
@@ -62,7 +62,7 @@ class _Array(_StandIn):
     self.order = "F" if is_fortran else "C"
 
   def to_numpy(self) -> np.ndarray:
-    # The type first: an array of objects has a list for data.
+    # The type is checked first, because the data of an array of objects are a list.
     dtype = self.dtype.to_numpy()
     expected_bytes = math.prod(self.shape) * dtype.itemsize
     if len(self.data) != expected_bytes:
@@ -74,28 +74,28 @@ class _Array(_StandIn):
 
 
 class _Reconstruct(_StandIn):
-  """`_reconstruct(ndarray, (0,), b"b")`: an empty array, whose state follows."""
+  """Replaces `_reconstruct(ndarray, (0,), b"b")`, an empty array whose state follows."""
 
   def __new__(cls, *_: Any) -> _Array:
     return _Array()
 
 
 class _FromBuffer(_StandIn):
-  """`_frombuffer(data, dtype, shape, order, axes)`, which pickle protocol 5 writes."""
+  """Replaces `_frombuffer(data, dtype, shape, order, axes)`, which pickle protocol 5 writes."""
 
   def __new__(cls, data: Any, dtype: Any, shape: Any, order: Any, axes: Any = None) -> _Array:
     return _Array(shape, dtype, order, axes, data)
 
 
 class _Scalar(_StandIn):
-  """`scalar(dtype, data)`."""
+  """Replaces `scalar(dtype, data)`."""
 
   def __new__(cls, dtype: Any, data: Any) -> _Array:
     return _Array((), dtype, "C", None, data)
 
 
 class _DillArray(_StandIn):
-  """`_create_array(function, arguments, state, attributes)`, as dill writes an array."""
+  """Replaces `_create_array(function, arguments, state, attributes)`, which dill writes."""
 
   def __new__(cls, function: Any, arguments: Any, state: Any, *_: Any) -> _Array:
     array = _Array()
@@ -104,7 +104,7 @@ class _DillArray(_StandIn):
 
 
 class _Latin1(_StandIn):
-  """`_codecs.encode(text, "latin1")`, as protocols 0 to 2 write bytes."""
+  """Replaces `_codecs.encode(text, "latin1")`, by which protocols 0 to 2 write bytes."""
 
   def __new__(cls, text: str, _: str) -> bytes:
     return text.encode("latin1")
@@ -113,7 +113,7 @@ class _Latin1(_StandIn):
 _STAND_INS: dict[tuple[str, str], type[_StandIn]] = {
   ("numpy", "dtype"): _DType,
   ("numpy", "ndarray"): _Array,
-  # NumPy 1 and 2.
+  # Each name twice: first that of NumPy 1, then that of NumPy 2.
   ("numpy.core.multiarray", "_reconstruct"): _Reconstruct,
   ("numpy._core.multiarray", "_reconstruct"): _Reconstruct,
   ("numpy.core.multiarray", "scalar"): _Scalar,
@@ -129,23 +129,23 @@ class _Unpickler(pickle.Unpickler):
   def find_class(self, module: str, name: str) -> type[_StandIn]:
     if (module, name) not in _STAND_INS:
       raise UserError(
-        f"it names {module}.{name}, which no array needs and which may be harmful; nothing of it "
-        "was run; get the file from a source that you trust"
+        f"it names {module}.{name}, which no array needs and which may be harmful; nothing was "
+        "executed; get the file from a source that you trust"
       )
     return _STAND_INS[module, name]
 
   def persistent_load(self, identifier: Any) -> NoReturn:
-    raise UserError(f"it refers to an outside object, {identifier!r}; nothing of it was run")
+    raise UserError(f"it refers to an external object, {identifier!r}; nothing was executed")
 
 
 def read_haiku(path: str) -> HaikuTree:
-  """Reads a file that pickle or dill wrote, of any protocol.
+  """Reads a file that pickle or dill wrote with any protocol.
 
   Args:
-    path: of a pickle of `{module: {leaf: array}}`.
+    path: path of a pickle of `{module: {leaf: array}}`.
 
   Returns:
-    The same tree; arrays may be read-only.
+    The tree; its arrays may be read-only.
 
   Raises:
     UserError: the file cannot be read, names anything but arrays, or holds another structure.
@@ -157,7 +157,7 @@ def read_haiku(path: str) -> HaikuTree:
     raise UserError(f"weights {path!r} cannot be read: {error.strerror}") from error
   except UserError as error:
     raise UserError(f"weights {path!r} are refused: {error}") from error
-  # Damaged pickles make the parser raise a dozen types, MemoryError and IndexError among them.
+  # On damaged pickles the parser raises a dozen types, MemoryError and IndexError among them.
   except Exception as error:
     raise UserError(
       f"weights {path!r} are neither a haiku pickle nor a safetensors file, or are damaged "
@@ -167,14 +167,14 @@ def read_haiku(path: str) -> HaikuTree:
 
 
 def write_haiku(path: str, tree: HaikuTree) -> None:
-  """Writes `tree` as the released files are: a pickle, in which nothing but NumPy is named.
+  """Writes `tree` in the format of the released files: a pickle that names nothing but NumPy.
 
   Raises:
     UserError: the file cannot be written.
   """
   try:
     with open(path, "wb") as file:
-      # Protocol 4 can be read by any Python since 3.4.
+      # Python 3.4 and later read protocol 4.
       pickle.dump(tree, file, protocol=4)
   except OSError as error:
     raise UserError(f"weights {path!r} cannot be written: {error.strerror}") from error
@@ -190,12 +190,14 @@ def _checked(tree: Any, path: str) -> HaikuTree:
     result[module] = {}
     for leaf, array in leaves.items():
       if not isinstance(leaf, str) or not isinstance(array, _Array):
-        raise UserError(f"weights {path!r}: {module}/{leaf} is a {_type_name(array)}, no array")
+        raise UserError(f"weights {path!r}: {module}/{leaf} is a {_type_name(array)}, not an array")
       try:
         result[module][leaf] = array.to_numpy()
-      # The notes may be anything: a shape that is text, an element type that is an array.
+      # The records may be anything: a shape that is text, an element type that is an array.
       except (ValueError, TypeError, AttributeError, OverflowError) as error:
-        raise UserError(f"weights {path!r}: {module}/{leaf} is no sound array: {error}") from error
+        raise UserError(
+          f"weights {path!r}: {module}/{leaf} is not a valid array: {error}"
+        ) from error
   return result
 
 

@@ -1,7 +1,8 @@
-"""How each parameter is called here, in the released haiku files, and in timm.
+"""Names each parameter in this project, in the released haiku files, and in timm.
 
-Haiku: parameter trees of the code released with paper B, HWIO filters.
-timm: `dm_nfnet_f*`, OIHW filters, gains as [O, 1, 1, 1], squeeze-excite as 1x1 convolutions.
+Haiku files are parameter trees of the code released with paper B, with HWIO filters. timm's
+`dm_nfnet_f*` have OIHW filters, gains of shape [O, 1, 1, 1], and squeeze-excite layers that are 1x1
+convolutions.
 """
 
 import dataclasses
@@ -15,15 +16,15 @@ Kind = Literal["filter", "gain", "bias", "matrix", "matrix_as_filter", "scalar"]
 
 @dataclasses.dataclass(frozen=True)
 class ParameterName:
-  """One parameter.
+  """Names one parameter.
 
   Attributes:
     path: keys in this project's nested dictionaries.
-    haiku_module: outer key of the haiku tree.
-    haiku_leaf: inner key.
+    haiku_module: outer key in the haiku tree.
+    haiku_leaf: inner key in the haiku tree.
     timm: key in timm's state dict.
-    kind: what timm stores differently; "matrix_as_filter" is a fully connected layer that timm
-      writes as a 1x1 convolution.
+    kind: kind of the array, which decides how timm stores it; "matrix_as_filter" is the weight of a
+      fully connected layer that is a 1x1 convolution in timm.
   """
 
   path: tuple[str, ...]
@@ -34,7 +35,7 @@ class ParameterName:
 
 
 def parameter_names(variant: str) -> Iterator[ParameterName]:
-  """Every parameter of a variant, from the images to the logits."""
+  """Yields the names of all parameters of a variant, in order from the images to the logits."""
   for i in range(4):
     yield from _conv(("stem", f"conv{i}"), f"NFNet/~/stem_conv{i}", f"stem.conv{i + 1}")
   for i, block in enumerate(get_variant(variant).blocks()):

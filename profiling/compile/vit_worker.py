@@ -15,7 +15,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from nfnet.preprocessing import normalize
+from nfnet.images.normalization import normalize
 from profiling.compile.step_worker import figures_and_text, serve
 from profiling.compile.topology import describe_devices, parse_topology
 from profiling.compile.vision_transformer import VISION_TRANSFORMERS, VisionTransformer, apply

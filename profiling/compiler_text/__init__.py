@@ -1,1 +1,4 @@
-"""The compiler's text in, numbers out. Standard library only."""
+"""Reads what the compiler writes: text in, numbers out.
+
+Imports the standard library only, and nothing else of this project.
+"""

@@ -1,11 +1,11 @@
-"""What a TPU chip can do, and the one place where core-hours are counted.
+"""Lists figures of the TPU generations, and counts core-hours for the whole project.
 
-TPU v4: Jouppi et al., arXiv 2304.01433, table 4; TPU v3: table 4 there and arXiv 2102.06171,
-appendix; later ones: "System architecture" of each in Google's Cloud TPU documentation
-(docs.cloud.google.com/tpu/docs/v5e, v5p, v6e, tpu7x), which gives peak, memory and links but no
-clock. A clock is then the peak over the operations that the matrix units do in a cycle; that a
-256 x 256 unit takes two operands a cycle shows in the compiler's cycles for a large product. A core
-is a TensorCore.
+TPU v4 is from Jouppi et al., arXiv 2304.01433, table 4; TPU v3 from the same table and from the
+appendix of arXiv 2102.06171; the later ones from "System architecture" of each in Google's Cloud
+TPU documentation (docs.cloud.google.com/tpu/docs/v5e, v5p, v6e, tpu7x), which gives peak, memory
+and links but no clock. The clock is then the peak divided by the operations that the matrix units
+perform in a cycle; that a 256 x 256 unit takes two operands a cycle follows from the compiler's
+cycles for a large product. A core is a TensorCore.
 """
 
 import dataclasses
@@ -13,23 +13,23 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Chip:
-  """One generation.
+  """Describes the chip of one generation.
 
   Attributes:
-    name: as in topology names, for example "v4".
-    device_kind: as JAX names its devices, for example "TPU v4".
-    cores: TensorCores.
-    clock_hz: of the cores.
-    peak_flops: a second, bfloat16, over all cores; a multiply-add is two.
-    hbm_bytes: of high-bandwidth memory.
-    hbm_bytes_per_second: its bandwidth.
-    links: to neighbors, of a chip inside a torus.
-    link_bytes_per_second: of one link, in one direction.
-    chip_config: how JAX has to name the mode in which one device is a whole chip; None where the
-      compiler knows only one mode.
-    cores_per_device: in that mode.
-    copy_granule_bytes: in which the compiler's schedules count copies between HBM and VMEM; None
-      where no schedule was looked at.
+    name: name in topologies, for example "v4".
+    device_kind: name that JAX gives its devices, for example "TPU v4".
+    cores: number of TensorCores.
+    clock_hz: clock of the cores.
+    peak_flops: bfloat16 operations per second of all cores; a multiply-add is two operations.
+    hbm_bytes: size of the high-bandwidth memory.
+    hbm_bytes_per_second: bandwidth of the high-bandwidth memory.
+    links: number of links to neighbors, of a chip inside a torus.
+    link_bytes_per_second: bandwidth of one link in one direction.
+    chip_config: JAX's name of the mode in which one device is a whole chip; None where the compiler
+      knows only one mode.
+    cores_per_device: number of cores of a device in that mode.
+    copy_granule_bytes: unit in which the compiler's schedules count copies between HBM and VMEM;
+      None where no schedule has been read.
   """
 
   name: str
@@ -47,7 +47,7 @@ class Chip:
 
   @property
   def hbm_bytes_per_device(self) -> int:
-    """A device's share of the chip's memory."""
+    """Returns a device's share of the chip's memory."""
     return self.hbm_bytes * self.cores_per_device // self.cores
 
 
@@ -64,7 +64,7 @@ CHIPS: dict[str, Chip] = {
       hbm_bytes_per_second=1.2e12,
       links=6,
       link_bytes_per_second=50e9,
-      # Without it the compiler takes split mode: two devices of one core.
+      # Without it, the compiler uses split mode, in which a chip is two devices of one core.
       chip_config="megacore",
       cores_per_device=2,
       copy_granule_bytes=512,
@@ -137,13 +137,14 @@ CHIPS: dict[str, Chip] = {
     ),
   )
 }
+"""All generations by name."""
 
 
 def chip_of_device_kind(device_kind: str) -> Chip | None:
-  """The generation of a JAX device, or None if it is no TPU that is known here."""
+  """Returns the generation of a JAX device, or None if it is not a known TPU."""
   return next((chip for chip in CHIPS.values() if chip.device_kind == device_kind), None)
 
 
 def core_hours(chip: Chip, chips: float, seconds: float) -> float:
-  """TensorCore-hours: chips x cores a chip x hours. Paper A counts this way (two a v4 chip)."""
+  """Returns TensorCore-hours: chips x cores per chip x hours, as paper A counts (2 per v4 chip)."""
   return chips * chip.cores * seconds / 3600

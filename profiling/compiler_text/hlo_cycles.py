@@ -1,16 +1,16 @@
 """Reads the compiler's own cycle estimates out of optimized HLO text.
 
-Text in, numbers out; nothing here imports JAX. In the text that libtpu 0.0.42 gives for a compiled
-program (`compiled.as_text()`), each operation that a core runs has "estimated_cycles" in its
-backend_config. It counts once there, however often a loop runs it, so loops are walked with their
-trip counts. What has no such figure:
+In the text that libtpu 0.0.42 gives for a compiled program (`compiled.as_text()`), each operation
+that a core runs has "estimated_cycles" in its backend_config. The figure is for one run, however
+often a loop runs the operation, so loops are walked with their trip counts. Some operations have no
+such figure:
 
-- Collectives: their bytes are given instead, for the caller to time by the slice's links.
+- Collectives are returned with their bytes, for the caller to time by the slice's links.
 - Asynchronous copies and slices between memories (copy-start, slice-start, and what TPU 7x leaves
-  to its SparseCores): counted as free, as the compiler schedules them behind other operations.
-- Pallas kernels (custom calls to "tpu_custom_call"): listed, for the caller to time by their own
-  schedule.
-- Scalar arithmetic, tuples, parameters: free.
+  to its SparseCores) count as free, because the compiler schedules them behind other operations.
+- Pallas kernels (custom calls to "tpu_custom_call") are returned with 0 cycles, for the caller to
+  time by their own schedules.
+- Scalar arithmetic, tuples and parameters count as free.
 """
 
 import collections
@@ -30,18 +30,18 @@ from profiling.compiler_text.hlo_text import (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Operation:
-  """One operation of the program, with how often it runs.
+  """Describes one operation of the program and how often it runs.
 
   Attributes:
-    name: in the text.
-    kind: what it mainly is.
-    cycles: of one run on each core, by the compiler's estimate; 0 for collectives and kernels.
-    executions: runs in one run of the program.
-    source: the path of JAX names that it came from, for example
+    name: name in the text.
+    kind: what the operation mainly does.
+    cycles: the compiler's estimate for one run on each core; 0 for collectives and kernels.
+    executions: number of runs in one run of the program.
+    source: path of JAX names from which the operation came, for example
       "jit(step)/transpose(jvp(stage_3))/while/body/conv_general_dilated".
-    result_bytes: of what it computes.
-    opcode: in the text, without "-start".
-    group_devices: that take part in a collective together; None is all.
+    result_bytes: size of the result.
+    opcode: opcode in the text, without "-start".
+    group_devices: number of devices in each group of a collective; None is all devices.
   """
 
   name: str
@@ -55,24 +55,24 @@ class Operation:
 
   @property
   def whole_bytes(self) -> int:
-    """Of a collective's arrays before they are scattered or after they are gathered."""
+    """Returns the size of a collective's arrays before scattering or after gathering them."""
     parts = (self.group_devices or 1) if self.opcode == "reduce-scatter" else 1
     return self.result_bytes * parts
 
 
 def read_operations(text: str) -> list[Operation]:
-  """Every operation that takes time, once, in the order of the text.
+  """Returns every operation that takes time, once, in the order of the text.
 
   Args:
-    text: of an optimized, scheduled HLO module.
+    text: text of an optimized, scheduled HLO module.
 
   Raises:
-    ValueError: it is no such module, or a loop's trip count cannot be read.
+    ValueError: the text is not such a module, or a loop's trip count cannot be read.
   """
   computations, entry = parse(text)
   executions: collections.Counter[str] = collections.Counter()
   _count_executions(computations, entry, 1, executions)
-  # What the compiler added to a loop's body has no source of its own.
+  # Operations that the compiler added to a loop's body have no source of their own.
   sources = {
     body: instruction.own_source
     for instructions in computations.values()
@@ -103,11 +103,11 @@ def _count_executions(
         trips = _trip_count(computations, name, instruction)
         body = instruction.attribute("body")
         _count_executions(computations, body, times * trips, executions)
-      # The second is how TPU 7x has its SparseCores sum and copy meanwhile.
+      # "call-start" is how TPU 7x has its SparseCores sum and copy in the background.
       case "call" | "call-start":
         _count_executions(computations, instruction.attribute("to_apply"), times, executions)
       case "conditional":
-        # Which branch runs is not known; the slowest one is an upper bound.
+        # Which branch runs is not known; the slowest branch is an upper bound.
         branches = _branches(instruction)
         slowest = max(branches, key=lambda branch: _cycles_of(computations, branch))
         _count_executions(computations, slowest, times, executions)
@@ -130,7 +130,7 @@ def _cycles_of(computations: Computations, name: str) -> int:
 
 
 def _trip_count(computations: Computations, where: str, loop: Instruction) -> int:
-  """The bound that the loop's condition compares its counter with, less the counter's start.
+  """Returns a loop's trip count: the bound of its condition minus the start of its counter.
 
   `jax.lax.scan` and `fori_loop` count up by one.
   """
@@ -176,7 +176,7 @@ def _operations(
       continue
     kind = kind_of(computations, instruction)
     if kind == "collective":
-      # It may have an estimate of its own; the links decide, which the estimate does not know.
+      # The compiler's estimate, if there is one, ignores the links, which decide the time.
       cycles = 0
     elif kind != "kernel" and not cycles:
       continue
@@ -193,7 +193,7 @@ def _operations(
 
 
 def _group_devices(collective: Instruction) -> int | None:
-  """From replica_groups={{0,1},{2,3}} or [groups,devices]<=[...]; {} is all devices."""
+  """Reads replica_groups={{0,1},{2,3}} or [groups,devices]<=[...]; {} is all devices."""
   if listed := re.search(r"replica_groups=\{\{([\d,]+)\}", collective.rest):
     return listed[1].count(",") + 1
   if iota := re.search(r"replica_groups=\[\d+,(\d+)\]", collective.rest):

@@ -1,8 +1,4 @@
-"""Optimized HLO text as instructions, and what an instruction mainly is.
-
-Text in, values out; nothing here imports JAX. The text is that of `compiled.as_text()`, for any
-backend.
-"""
+"""Parses optimized HLO text (`compiled.as_text()`, of any backend) and classifies instructions."""
 
 import dataclasses
 import functools
@@ -21,7 +17,7 @@ COLLECTIVES = (
   "reduce-scatter",
 )
 _LAYOUT = ("bitcast", "copy", "reverse", "transpose", "concatenate", "slice", "pad")
-# What a fusion may hold besides and still compute nothing.
+# A fusion of these instructions only moves elements.
 _MOVING = (
   *_LAYOUT,
   "broadcast",
@@ -33,12 +29,12 @@ _MOVING = (
   "reshape",
   "tuple",
 )
-# Instructions that run others, which have instructions of their own in the text.
 CONTROL_FLOW = ("call", "conditional", "while")
-# How far to look for a user that says where it came from.
+"""Opcodes of instructions that run other computations of the text."""
+# Number of steps from user to user in the search for a source.
 _USER_STEPS = 4
 _PALLAS_TARGET = "tpu_custom_call"
-# Convolutions and matrix products of libraries that GPUs have.
+# Convolutions and matrix products of the libraries for GPUs.
 _LIBRARY_CONVOLUTION = re.compile(r'custom_call_target="__(cudnn\$conv|cublas)')
 _ELEMENT_BYTES = {
   "pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2,
@@ -48,7 +44,7 @@ _ELEMENT_BYTES = {
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
-  """One line of a computation: `%name = type opcode(rest`."""
+  """Holds one line of a computation: `%name = type opcode(rest`."""
 
   name: str
   opcode: str
@@ -56,26 +52,26 @@ class Instruction:
   rest: str
 
   def attribute(self, name: str) -> str | None:
-    """The computation that an attribute names, such as body=%region_1."""
+    """Returns the computation that an attribute names, such as body=%region_1."""
     match = re.search(rf"\b{name}=%([\w.\-]+)", self.rest)
     return match and match[1]
 
   @functools.cached_property
   def operands(self) -> list[str]:
-    """Names up to the parenthesis that closes the operands."""
+    """Returns the names of the operands."""
     return re.findall(r"%([\w.\-]+)", self.rest.split(")", 1)[0])
 
   @property
   def own_source(self) -> str:
-    """The path of JAX names that the compiler left at it, or ""."""
+    """Returns the path of JAX names that the compiler kept for the instruction, or ""."""
     found = re.search(r'op_name="([^"]*)"', self.rest)
     return found[1] if found else ""
 
   @property
   def result_bytes(self) -> int:
-    """Of what it computes."""
+    """Returns the size of the result."""
     shapes = re.findall(r"\b([a-z]+\d*)\[([\d,]*)\]", self.type)
-    # An asynchronous start has its operands in the type as well.
+    # The type of an asynchronous start also has its operands.
     if self.opcode.endswith("-start") and len(shapes) > 1:
       shapes = shapes[len(shapes) // 2 :]
     return sum(
@@ -86,14 +82,14 @@ class Instruction:
 
 
 Computations = Mapping[str, Mapping[str, Instruction]]
-"""Instructions by name, by the name of their computation."""
+"""For each computation's name, its instructions by name."""
 
 
 def parse(text: str) -> tuple[Computations, str]:
-  """All computations, and the name of the one where the program starts.
+  """Parses a module into its computations and the name of the one in which the program starts.
 
   Raises:
-    ValueError: it is no HLO module.
+    ValueError: the text is not an HLO module.
   """
   computations: dict[str, dict[str, Instruction]] = {}
   entry = None
@@ -106,22 +102,22 @@ def parse(text: str) -> tuple[Computations, str]:
     elif found := re.match(r"\s+(?:ROOT )?%([\w.\-]+) = (.*?) ([a-z][a-z0-9\-]*)\((.*)$", line):
       current[found[1]] = Instruction(found[1], found[3], found[2], found[4])
   if entry is None:
-    raise ValueError("text holds no ENTRY computation: it is no HLO module")
+    raise ValueError("text holds no ENTRY computation: it is not an HLO module")
   return computations, entry
 
 
 def source_of(computations: Computations, where: str, instruction: Instruction) -> str:
-  """The path of JAX names that an instruction came from, or "".
+  """Returns the path of JAX names from which an instruction came, or "".
 
-  Compilers drop it from some of what they rewrite: it is then taken from what a fusion holds, or
-  from the nearest instruction that uses the result. Of several users one of the forward pass
-  counts: what the forward pass computes is often used by the backward pass as well, but not the
-  other way round.
+  Compilers drop the path from some instructions that they rewrite. It is then taken from the
+  instructions of a fusion, or from the nearest instruction that uses the result. Of several users,
+  one of the forward pass is preferred: the backward pass often uses what the forward pass computes,
+  but the forward pass uses nothing of the backward pass.
 
   Args:
-    computations: of the program.
+    computations: computations of the program.
     where: name of the instruction's computation.
-    instruction: in it.
+    instruction: an instruction of that computation.
   """
   if instruction.own_source:
     return instruction.own_source
@@ -139,9 +135,9 @@ def source_of(computations: Computations, where: str, instruction: Instruction) 
 
 
 def kernel_of(computations: Computations, instruction: Instruction) -> Instruction | None:
-  """The call of a Pallas kernel that an instruction is or, being a fusion, holds.
+  """Returns the call of a Pallas kernel that an instruction is or, as a fusion, contains.
 
-  In a loop, the compiler fuses a kernel with the update of the array that its result goes into.
+  In a loop, the compiler fuses a kernel with the update of the array that takes the result.
   """
   called = instruction.attribute("calls")
   held = computations[called].values() if called else ()
@@ -150,7 +146,7 @@ def kernel_of(computations: Computations, instruction: Instruction) -> Instructi
 
 
 def kind_of(computations: Computations, instruction: Instruction) -> Kind:
-  """What an instruction mainly is; a fusion is what it holds."""
+  """Returns what an instruction mainly does; a fusion does what its instructions do."""
   called = instruction.attribute("calls")
   opcode = instruction.opcode.removesuffix("-start").removesuffix("-done")
   if opcode in COLLECTIVES:
@@ -180,5 +176,5 @@ def _contains_convolution(computations: Computations, name: str) -> bool:
 
 
 def _only_moves(computation: Mapping[str, Instruction]) -> bool:
-  """Whether a fusion computes nothing and only puts elements elsewhere."""
+  """Returns whether a fusion computes nothing and only moves elements."""
   return all(instruction.opcode in _MOVING for instruction in computation.values())

@@ -1,7 +1,7 @@
-"""What the compiler writes about each Pallas kernel of a program, and the figures in it.
+"""Keeps what the compiler writes about each Pallas kernel of a program, and reads figures from it.
 
-`LIBTPU_INIT_ARGS` with `dump_arguments` makes the compiler write one set of texts a kernel call.
-Equal calls have equal texts, which are kept once.
+With `dump_arguments` in `LIBTPU_INIT_ARGS`, the compiler writes one set of texts for each call of a
+kernel. Equal calls have equal texts, which are kept once.
 """
 
 import dataclasses
@@ -12,9 +12,10 @@ import pathlib
 import re
 from collections.abc import Mapping
 
-from profiling.compiler_text.bundle_cycles import count_bundles, unit_utilization
+from profiling.compiler_text.bundle_cycles import count_bundles
 from profiling.compiler_text.chips import Chip
 from profiling.compiler_text.hlo_text import Instruction, kernel_of, parse
+from profiling.compiler_text.unit_utilization import unit_utilization
 
 _TEXTS = {
   "allocations": "*-{name}-*-pre-finalize-registers-and-allocations.txt",
@@ -22,23 +23,23 @@ _TEXTS = {
   "utilization": "*-{name}-*-final_hlo-static-per-bundle-utilization.txt",
 }
 DUMPS = "dumps"
-"""Folder that the compiler writes to, in that of the process that compiles."""
+"""Name of the folder for the compiler's texts, inside the folder of the process that compiles."""
 _INDEX = "kernels.json"
 _VMEM = re.compile(r"space=vmem, size = (0x[0-9a-f]+|\d+)")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class KernelProfile:
-  """One call of a kernel, by the compiler's final schedule.
+  """Describes one call of a kernel by the compiler's final schedule.
 
   Attributes:
-    bundles: issued by the busier core, one a cycle.
-    is_upper_bound: some of them may not be issued, which depends on data.
-    utilization: share of each unit's capacity over all issued bundles, by the compiler's name.
-    spills: vector registers stored and loaded again, in all issued bundles.
-    vmem_bytes: reserved on each core.
-    hbm_bytes: copied by all cores of the device; None where that is not known for the chip.
-    copies_overlap: with work, as there is a loop over the steps of a grid.
+    bundles: number of bundles that the busier core issues, one a cycle.
+    is_upper_bound: whether, depending on data, fewer bundles may be issued.
+    utilization: used share of each unit's capacity over all issued bundles, by the compiler's name.
+    spills: number of stores and loads of spilled vector registers in all issued bundles.
+    vmem_bytes: VMEM reserved on each core.
+    hbm_bytes: bytes that all cores of the device copy; None where that is not known for the chip.
+    copies_overlap: whether copies overlap with work, which needs a loop over the steps of a grid.
   """
 
   bundles: int
@@ -50,9 +51,9 @@ class KernelProfile:
   copies_overlap: bool = True
 
   def seconds(self, chip: Chip) -> float:
-    """The longer of issuing and copying, which overlap but for the first and last blocks.
+    """Returns the longer of the times for issuing bundles and for copying.
 
-    Of a kernel without a grid, the sum of both.
+    The two overlap but for the first and last blocks. Without a grid it is the sum of both.
     """
     copying_seconds = (self.hbm_bytes or 0) / (
       chip.hbm_bytes_per_second * chip.cores_per_device / chip.cores
@@ -63,7 +64,7 @@ class KernelProfile:
 
 
 def dump_arguments(folder: pathlib.Path) -> str:
-  """For LIBTPU_INIT_ARGS, before JAX starts."""
+  """Returns arguments for `LIBTPU_INIT_ARGS`, which has to be set before JAX starts."""
   return (
     f"--xla_jf_dump_to={folder} --xla_jf_dump_llo_text=true --xla_jf_dump_hlo_text=true "
     "--xla_jf_dump_llo_pass_label_regex=final"
@@ -71,21 +72,21 @@ def dump_arguments(folder: pathlib.Path) -> str:
 
 
 def keep(dumps: pathlib.Path, hlo_text: str, folder: pathlib.Path) -> None:
-  """Keeps the texts of a program's kernels, and forgets all other dumps.
+  """Keeps the texts of a program's kernels and deletes all other dumps.
 
-  The compiler writes nothing about a call that equals one that it has compiled already: kernel,
-  types and memories of operands and results. Such a call has the texts of the other.
+  The compiler writes nothing about a call that equals an earlier one in kernel and in types and
+  memories of operands and results. Such a call gets the texts of the earlier one.
 
   Args:
-    dumps: that the compiler wrote to.
-    hlo_text: of the compiled program.
-    folder: to keep them in.
+    dumps: folder to which the compiler wrote.
+    hlo_text: text of the compiled program.
+    folder: folder in which the texts are kept.
 
   Raises:
     FileNotFoundError: the compiler wrote nothing about a kernel.
   """
   computations, _ = parse(hlo_text)
-  # What a fusion holds goes by the fusion's name.
+  # A kernel inside a fusion is known by the fusion's name.
   fused = {
     instruction.attribute("calls")
     for instructions in computations.values()
@@ -118,7 +119,7 @@ def _signature(
   instructions: Mapping[str, Instruction], call: Instruction, kernel: Instruction
 ) -> str:
   operands = [instructions[name].type for name in call.operands if name in instructions]
-  # The kernel itself, as the compiler got it.
+  # The body is the kernel itself, as the compiler received it.
   body = re.search(r'"body":"([^"]*)"', kernel.rest)
   return json.dumps([call.type, operands, body and body[1]])
 
@@ -127,16 +128,16 @@ def _read_dump(dumps: pathlib.Path, pattern: str) -> str | None:
   paths = list(dumps.glob(pattern))
   if not paths:
     return None
-  # The compiler's own name of the call would make equal kernels differ.
+  # Without the compiler's name of the call, equal kernels have equal texts.
   return re.sub(r"#\{[\w.]+\}", "#{kernel}", paths[0].read_text())
 
 
 def read_profiles(folder: pathlib.Path, chip: Chip) -> dict[str, KernelProfile]:
-  """Profiles by the name of the instruction that calls the kernel; empty where none was kept.
+  """Returns profiles by the name of the instruction that calls the kernel; empty if none was kept.
 
   Args:
-    folder: that `keep` wrote to.
-    chip: that it was compiled for.
+    folder: folder to which `keep` wrote.
+    chip: chip for which the program was compiled.
 
   Raises:
     ValueError: a schedule cannot be read.
@@ -157,7 +158,7 @@ def _read_profile(path: pathlib.Path, chip: Chip) -> KernelProfile:
 def profile_kernel(
   bundles_text: str, utilization_text: str, allocations_text: str, *, chip: Chip
 ) -> KernelProfile:
-  """Figures of one kernel from the compiler's texts about it."""
+  """Reads the figures of one kernel from the compiler's texts about it."""
   counts = [count_bundles(bundles_text, core=core) for core in range(chip.cores_per_device)]
   busier = max(counts, key=lambda count: count.issue_cycles)
   utilization = unit_utilization(utilization_text, busier)
@@ -165,7 +166,7 @@ def profile_kernel(
     bundles=busier.issue_cycles,
     is_upper_bound=busier.is_upper_bound,
     utilization=utilization,
-    # One of each at most in a bundle.
+    # A bundle has at most one fill and one spill.
     spills=round((utilization["VLOAD:FILL"] + utilization["VSTORE:SPILL"]) * busier.issue_cycles),
     vmem_bytes=sum(int(size, 0) for size in _VMEM.findall(allocations_text)),
     hbm_bytes=None

@@ -1,1 +1,4 @@
-"""Measures what is there: traces of devices, input pipelines, other implementations."""
+"""Measures on this machine: training steps, traces, input pipelines, other implementations.
+
+May import `compiler_text` and `estimate`; only commands import it.
+"""

@@ -1,11 +1,11 @@
-r"""Measures a training step of timm's NFNet in PyTorch; `profiling.gpu` runs it in its own process.
+r"""Measures a training step of timm's NFNet in PyTorch; `profiling.gpu` runs it as a process.
 
     python -m profiling.measure.torch_timm --model=dm_nfnet_f0 --batch_size=128 --pixels=224 \
         --steps=20
 
-The same step as this project's: forward and backward in bfloat16 (autocast), channels last, AGC and
-Nesterov momentum, images already on the device. Prints one line of JSON. Needs torch and timm,
-which are no dependencies of this project.
+The step is the same as this project's: forward and backward pass in bfloat16 (autocast), channels
+last, AGC and Nesterov momentum, images already on the device. Prints one line of JSON. Needs torch
+and timm, which this project does not depend on.
 """
 
 import argparse
@@ -19,28 +19,28 @@ _WARMUP_STEPS = 5
 def measure(
   model_name: str, *, batch_size: int, pixels: int, steps: int, compiled: bool, device: str
 ) -> dict[str, Any]:
-  """Seconds of a step from the first's start to the last's end, and what ran it.
+  """Returns the mean time of a step, and the device and versions that ran it.
 
   Args:
-    model_name: timm's name.
-    batch_size: images a step.
+    model_name: timm's name of the network.
+    batch_size: number of images per step.
     pixels: side of an image.
-    steps: timed, after a few that are not.
-    compiled: with torch.compile.
+    steps: number of timed steps, which follow a few that are not timed.
+    compiled: whether to use torch.compile.
     device: "cuda" or "cpu".
   """
   import timm
   import torch
   from timm.utils.agc import adaptive_clip_grad
 
-  # The few float32 products that are left, in the card's fast mode.
+  # The few products that remain in float32 use the GPU's fast mode.
   torch.backends.cuda.matmul.allow_tf32 = True
   torch.backends.cudnn.allow_tf32 = True
   torch.backends.cudnn.benchmark = True
   torch.manual_seed(0)
   model = timm.create_model(model_name, pretrained=False, num_classes=1000)
   model = model.to(device=device, memory_format=torch.channels_last).train()
-  # What is clipped: everything but the classifier.
+  # Everything is clipped but the classifier.
   clipped = [value for name, value in model.named_parameters() if not name.startswith("head.fc")]
   optimizer = torch.optim.SGD(
     model.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=2e-5

@@ -1,7 +1,7 @@
-"""Reads what a device did and when out of a profile that jax.profiler wrote.
+"""Reads from a profile of jax.profiler what a device did and when.
 
-Profile in, numbers out. Which instruction an event belongs to is said by its statistic "hlo_op" on
-CPUs and GPUs and by the event's name on TPUs (line "XLA Ops").
+On CPUs and GPUs, an event's statistic "hlo_op" names the instruction to which the event belongs; on
+TPUs the event's own name does (on the line "XLA Ops").
 """
 
 import dataclasses
@@ -18,13 +18,13 @@ _TPU_LINE = "XLA Ops"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OperationEvent:
-  """One run of one instruction.
+  """Describes one run of one instruction.
 
   Attributes:
-    plane: device or host whose timeline it is on.
-    instruction: its name in the program's text.
-    start_ns: since the profile's start.
-    duration_ns: of the run.
+    plane: device or host on whose timeline the event is.
+    instruction: name of the instruction in the program's text.
+    start_ns: start of the run since the start of the profile.
+    duration_ns: duration of the run.
   """
 
   plane: str
@@ -34,12 +34,12 @@ class OperationEvent:
 
 
 def read_events(profile: Any, module: str) -> list[OperationEvent]:
-  """The events of a program's instructions.
+  """Reads the events of a program's instructions.
 
   Args:
     profile: a `jax.profiler.ProfileData`.
-    module: name of the compiled program, for example "jit_step"; others are left out. TPUs do not
-      name it at each event: there, everything on the line of operations counts.
+    module: name of the compiled program, for example "jit_step"; other programs are left out. TPUs
+      do not name the program at each event, so everything on their line of operations counts.
   """
   events = []
   for plane in profile.planes:
@@ -67,15 +67,15 @@ def read_events(profile: Any, module: str) -> list[OperationEvent]:
 
 
 def rows_of(events: Iterable[OperationEvent], hlo_text: str, runs: int) -> tuple[Row, ...]:
-  """Time of one run of the program by part, direction and kind; the longest first.
+  """Returns the time of one run of the program by part, direction and kind; the longest first.
 
-  Instructions that only run others (loops, calls) are left out: the others have events as well.
-  Where several threads compute at once, as on a CPU, their times are added.
+  Instructions that only run others (loops, calls) are left out, because the others have events as
+  well. Where several threads compute at once, as on a CPU, their times are added.
 
   Args:
-    events: of all runs.
-    hlo_text: of the program.
-    runs: of the program, times the devices that ran it.
+    events: events of all runs.
+    hlo_text: text of the program.
+    runs: number of runs of the program times the number of devices that ran it.
 
   Raises:
     ValueError: no event belongs to the program.
@@ -104,9 +104,9 @@ def rows_of(events: Iterable[OperationEvent], hlo_text: str, runs: int) -> tuple
 
 
 def busy_share(events: Iterable[OperationEvent]) -> float:
-  """Share of the time from the first event to the last in which some instruction ran.
+  """Returns the share of the time from first to last event in which some instruction ran.
 
-  The mean over planes, each of which is a device (all CPU devices share one).
+  It is the mean over planes, each of which is a device (all CPU devices share one).
 
   Raises:
     ValueError: there are no events.
@@ -130,10 +130,10 @@ def _busy_share(intervals: list[tuple[float, float]]) -> float:
 
 
 def module_name(hlo_text: str) -> str:
-  """Of a compiled program, from the first line of its text.
+  """Reads the name of a compiled program from the first line of its text.
 
   Raises:
-    ValueError: it is no HLO module.
+    ValueError: the text is not an HLO module.
   """
   found = re.match(r"HloModule ([\w.\-]+)", hlo_text)
   if found is None:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from nfnet.initialization import initial_parameters
 from nfnet.model import NFNet
-from nfnet.weights.released_weights import save_haiku
+from nfnet.weights.haiku import save_haiku
 from tests.docs.pages import (
   PACKAGES,
   PAGES,

@@ -7,7 +7,7 @@ from nfnet.activations import ACTIVATIONS, scaled_activation
 
 
 def gaussian_variance(function):
-  """Var[f(x)] for x from N(0, 1), by the trapezoidal rule, which is exact to 1e-6 here."""
+  """Returns Var[f(x)] for x from N(0, 1) by the trapezoidal rule, which is exact to 1e-6 here."""
   x = np.linspace(-9, 9, 20001)
   density = np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi)
   y = np.asarray(function(jnp.asarray(x, jnp.float32)), np.float64)
@@ -15,10 +15,10 @@ def gaussian_variance(function):
   return np.trapezoid((y - mean) ** 2 * density, x)
 
 
-# log_softmax is no elementwise function.
+# log_softmax is not an elementwise function.
 @pytest.mark.parametrize("name", sorted(set(ACTIVATIONS) - {"log_softmax"}))
-def test_gamma_gives_unit_variance(name):
-  # The released gammas were estimated by sampling; measured: within 2e-3.
+def test_the_gain_gives_unit_variance(name):
+  # The released gains were estimated by sampling; they are within 2e-3.
   assert gaussian_variance(scaled_activation(name)) == pytest.approx(1, abs=3e-3)
 
 

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from nfnet import command_line
+from nfnet.command_line import skip_absent_tpu
 
 PROGRAM = """
 import jax
@@ -26,38 +26,43 @@ def test_a_program_starts_without_a_complaint_about_the_absent_tpu():
 @pytest.fixture
 def no_choice(monkeypatch):
   monkeypatch.delenv("JAX_PLATFORMS", raising=False)
-  # As if not imported: this process has its devices already.
+  # JAX is to look as if not imported, because this process has its devices already.
   monkeypatch.delitem(sys.modules, "jax", raising=False)
-  monkeypatch.setattr(command_line, "_GPU_PLUGINS", ())
-  monkeypatch.setattr(
-    command_line.importlib.util, "find_spec", lambda name: object() if name == "libtpu" else None
-  )
   yield
   os.environ.pop("JAX_PLATFORMS", None)
+
+
+def skip(devices, *installed):
+  skip_absent_tpu(str(devices), is_installed=installed.__contains__)
 
 
 @pytest.mark.parametrize("device", ["accel0", "vfio/0"])
 def test_a_tpu_is_left_alone(no_choice, tmp_path, device):
   (tmp_path / device).parent.mkdir(exist_ok=True)
   (tmp_path / device).touch()
-  command_line.skip_absent_tpu(str(tmp_path))
+  skip(tmp_path, "libtpu")
   assert "JAX_PLATFORMS" not in os.environ
 
 
-def test_without_one_the_cpu_is_chosen(no_choice, tmp_path):
+def test_without_a_device_the_cpu_is_chosen(no_choice, tmp_path):
   (tmp_path / "vfio").mkdir()
   (tmp_path / "vfio" / "vfio").touch()
-  command_line.skip_absent_tpu(str(tmp_path))
+  skip(tmp_path, "libtpu")
   assert os.environ["JAX_PLATFORMS"] == "cpu"
 
 
-def test_a_gpu_is_left_alone(no_choice, tmp_path, monkeypatch):
-  monkeypatch.setattr(command_line, "_GPU_PLUGINS", ("libtpu",))
-  command_line.skip_absent_tpu(str(tmp_path))
+@pytest.mark.parametrize("plugin", ["jax_cuda12_plugin", "jax_cuda13_plugin", "jax_rocm7_plugin"])
+def test_a_gpu_is_left_alone(no_choice, tmp_path, plugin):
+  skip(tmp_path, "libtpu", plugin)
   assert "JAX_PLATFORMS" not in os.environ
 
 
-def test_the_users_choice_stands(no_choice, tmp_path, monkeypatch):
+def test_without_libtpu_nothing_is_chosen(no_choice, tmp_path):
+  skip(tmp_path)
+  assert "JAX_PLATFORMS" not in os.environ
+
+
+def test_the_users_choice_is_kept(no_choice, tmp_path, monkeypatch):
   monkeypatch.setenv("JAX_PLATFORMS", "tpu")
-  command_line.skip_absent_tpu(str(tmp_path))
+  skip(tmp_path, "libtpu")
   assert os.environ["JAX_PLATFORMS"] == "tpu"

@@ -40,7 +40,7 @@ def test_paper_b_table_1(name):
   [("paper", "367.41", "527.03"), ("released", "333.39", "524.95")],
 )
 def test_f4_plus_of_paper_b_table_5(bottleneck, giga_macs, mega_parameters):
-  """The table prints 367 B and 527 M, which a bottleneck of 192 channels alone gives."""
+  """The table prints 367 B and 527 M, which only a bottleneck of 192 channels gives."""
   cost = count("F4+", num_classes=1000, pixels=512, bottleneck=bottleneck)
   assert printed(cost.macs / 1e9, 2) == giga_macs
   assert printed(cost.parameters / 1e6, 2) == mega_parameters
@@ -58,7 +58,7 @@ def test_f4_plus_of_paper_b_table_5(bottleneck, giga_macs, mega_parameters):
   ],
 )
 def test_pretraining_of_paper_a(name, giga_macs, mega_parameters_1k, mega_parameters_30k):
-  """224 px and 30,000 classes."""
+  """Paper A pre-trains with 224 px and 30,000 classes."""
   cost = count(name, num_classes=30_000, pixels=224)
   assert printed(cost.macs / 1e9, 2) == giga_macs
   assert printed(cost.parameters / 1e6, 1) == mega_parameters_30k
@@ -83,7 +83,7 @@ def test_parameters_are_those_of_the_names(name):
 
 
 def traced_macs(name, pixels):
-  """Multiply-adds of the products and convolutions that a traced forward pass holds."""
+  """Counts the multiply-adds of the products and convolutions in a traced forward pass."""
   model = NFNet(name, 10, block_execution="unrolled")
   image = jax.ShapeDtypeStruct((1, pixels, pixels, 3), jnp.float32)
   return macs_in(
@@ -101,7 +101,7 @@ def macs_in(jaxpr):
       total += result * equation.invars[1].aval.shape[0]
     inner = list(jax.extend.core.jaxprs_in_params(equation.params))
     if equation.primitive.name == "cond":
-      # One product written in several ways, of which the platform takes one.
+      # The branches compute the same product; the platform decides which one runs.
       (macs,) = {macs_in(branch) for branch in inner}
       total += macs
     else:

@@ -30,7 +30,7 @@ def test_squeeze_excite_is_cut_off_at_two_deviations(parameters):
   weight = parameters["blocks"]["5"]["squeeze_excite"]["squeeze"]["weight"]
   scaled = weight * np.sqrt(weight.shape[0])
   assert np.abs(scaled).max() <= 2
-  # Of a normal distribution cut off at 2 deviations.
+  # The standard deviation of a normal distribution that is cut off at 2 deviations.
   assert scaled.std() == pytest.approx(0.8796, abs=0.02)
 
 

@@ -1,3 +1,5 @@
+"""Tests the command `nfnet.predict` and, below it, `nfnet.inference`."""
+
 import functools
 import subprocess
 import sys
@@ -8,45 +10,45 @@ import pytest
 from PIL import Image
 
 from nfnet.errors import UserError
+from nfnet.images.normalization import MEAN_RGB, STDDEV_RGB
+from nfnet.inference import batches, load_classifier, predict, read_images, top_classes
 from nfnet.model import NFNet, apply, parameter_shapes
-from nfnet.predict import (
-  batches,
-  load_classifier,
-  predict,
-  read_images,
-  read_inputs,
-  top_classes,
-)
-from nfnet.preprocessing import MEAN_RGB, STDDEV_RGB
-from nfnet.weights.released_weights import save_haiku, save_timm
+from nfnet.predict import read_inputs
+from nfnet.weights.haiku import save_haiku
+from nfnet.weights.timm import save_timm
 from tests.repository import ROOT
+from tests.train.small_network import TINY
 from train.config.config_file import to_json
 from train.config.experiment import Data, Experiment, Loss, Model
 from train.run.checkpoints import Checkpoints
 
+NAME = TINY.name
 NUM_CLASSES = 7
 CLASS_NAMES = [f"name {i}" for i in range(NUM_CLASSES)]
 
 
+pytestmark = pytest.mark.usefixtures("small_networks")
+
+
 @pytest.fixture(scope="module")
-def parameters():
+def parameters(small_networks):
   rng = np.random.default_rng(0)
   return jax.tree.map(
     lambda shape: np.asarray(0.5 * rng.standard_normal(shape.shape), np.float32),
-    parameter_shapes(NFNet("P0", NUM_CLASSES)),
+    parameter_shapes(NFNet(NAME, NUM_CLASSES)),
   )
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, parameters):
-  """Weights of each kind, three images and an array of inputs."""
+  """Holds weights of each kind, three images and an array of inputs."""
   folder = tmp_path_factory.mktemp("predict")
-  save_haiku(str(folder / "haiku.npz"), parameters, "P0")
-  save_timm(str(folder / "timm.safetensors"), parameters, "P0")
+  save_haiku(str(folder / "haiku.npz"), parameters, NAME)
+  save_timm(str(folder / "timm.safetensors"), parameters, NAME)
   for name, kind, activation in (("softmax", "softmax", "silu"), ("sigmoid", "sigmoid", "gelu")):
     experiment = Experiment(
       name=name,
-      model=Model(variant="P0", activation=activation),
+      model=Model(variant=NAME, activation=activation),
       data=Data(evaluation_pixels=24, evaluation_resize_margin=0),
       loss=Loss(kind=kind),
     )
@@ -67,21 +69,21 @@ def folder(tmp_path_factory, parameters):
 
 
 def expected_logits(parameters, images, **arguments):
-  model = NFNet("P0", NUM_CLASSES, block_execution="unrolled", **arguments)
-  # Runs once: compiling is what takes time.
+  model = NFNet(NAME, NUM_CLASSES, block_execution="unrolled", **arguments)
+  # The program runs once, so that compiling is what takes time.
   options = {"xla_backend_optimization_level": 0}
   function = jax.jit(functools.partial(apply, model), compiler_options=options)
   return np.asarray(function(parameters, images))
 
 
-def run(*arguments):
-  command = [sys.executable, "-m", "nfnet.predict", *map(str, arguments)]
+def run(*arguments, module="tests.train.small_network"):
+  command = [sys.executable, "-m", module, *map(str, arguments)]
   return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.parametrize("weights", ["haiku.npz", "timm.safetensors"])
 def test_logits_of_arrays(folder, weights, parameters):
-  classifier = load_classifier(str(folder / weights), variant="P0")
+  classifier = load_classifier(str(folder / weights), variant=NAME)
   inputs = read_inputs(str(folder / "inputs.npy"))
   logits = np.stack(list(predict(classifier, iter(inputs), num_images=5, batch_size=2)))
   assert logits.dtype == np.float32
@@ -89,11 +91,11 @@ def test_logits_of_arrays(folder, weights, parameters):
 
 
 def test_activations_differ_and_the_checkpoint_knows_its_own(folder, parameters):
-  inputs = np.array(read_inputs(str(folder / "inputs.npy")))
+  inputs = np.array(read_inputs(str(folder / "inputs.npy"))[:2])
   silu = load_classifier(str(folder / "softmax")).logits(inputs)
   expected = expected_logits(parameters, inputs, activation="silu")
   np.testing.assert_allclose(silu, expected, rtol=1e-4, atol=1e-5)
-  asked = load_classifier(str(folder / "haiku.npz"), activation="silu").logits(inputs)
+  asked = load_classifier(str(folder / "haiku.npz"), variant=NAME, activation="silu").logits(inputs)
   np.testing.assert_allclose(asked, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -102,7 +104,7 @@ def test_activations_differ_and_the_checkpoint_knows_its_own(folder, parameters)
   [("haiku.npz", None, (32, 32)), ("haiku.npz", 48, (48, 32)), ("softmax", None, (24, 0))],
 )
 def test_resolution_is_that_of_the_checkpoint_or_the_variant(folder, weights, pixels, used):
-  classifier = load_classifier(str(folder / weights), pixels=pixels)
+  classifier = load_classifier(str(folder / weights), variant=NAME, pixels=pixels)
   assert (classifier.pixels, classifier.resize_margin) == used
   images = list(read_images([str(folder / "a.png"), str(folder / "c.webp")], classifier))
   assert [image.shape for image in images] == [(used[0], used[0], 3)] * 2
@@ -111,7 +113,7 @@ def test_resolution_is_that_of_the_checkpoint_or_the_variant(folder, weights, pi
 
 def test_images_are_normalized(folder):
   Image.new("RGB", (64, 64), (10, 20, 30)).save(folder / "plain.png")
-  classifier = load_classifier(str(folder / "haiku.npz"))
+  classifier = load_classifier(str(folder / "haiku.npz"), variant=NAME)
   (image,) = read_images([str(folder / "plain.png")], classifier)
   expected = (np.array([10, 20, 30]) - MEAN_RGB) / STDDEV_RGB
   np.testing.assert_allclose(image[5, 7], expected, rtol=1e-5)
@@ -145,7 +147,7 @@ def test_sigmoid_probabilities_are_independent(folder):
 
 
 def test_released_weights_have_numbers_for_names(folder):
-  classifier = load_classifier(str(folder / "haiku.npz"))
+  classifier = load_classifier(str(folder / "haiku.npz"), variant=NAME)
   assert "class 0" in top_classes(classifier, np.zeros(NUM_CLASSES, np.float32))
 
 
@@ -180,7 +182,7 @@ def test_files_that_are_no_array_are_errors(tmp_path):
 
 
 def test_bad_images_are_errors_that_name_the_file(folder):
-  classifier = load_classifier(str(folder / "haiku.npz"))
+  classifier = load_classifier(str(folder / "haiku.npz"), variant=NAME)
   (folder / "broken.jpg").write_bytes((folder / "b.jpg").read_bytes()[:300])
   with pytest.raises(UserError, match=r"image '.*broken\.jpg' cannot be decoded"):
     list(read_images([str(folder / "broken.jpg")], classifier))
@@ -191,7 +193,7 @@ def test_bad_images_are_errors_that_name_the_file(folder):
 @pytest.mark.parametrize(
   ("arguments", "message"),
   [
-    ({"variant": "N0"}, "trained as variant P0, not N0"),
+    ({"variant": "N0"}, "trained as variant tiny, not N0"),
     ({"activation": "gelu"}, "trained with --activation=silu, not gelu"),
   ],
 )
@@ -200,9 +202,15 @@ def test_contradicting_the_checkpoint_is_an_error(folder, arguments, message):
     load_classifier(str(folder / "softmax"), **arguments)
 
 
+COMPILED_ABOVE = ("--batch_size=2",)
+"""With batches of this size, the commands find their programs in the compilation cache."""
+
+
 def test_the_command_prints_the_top_5_of_each_image(folder):
   images = [folder / "a.png", folder / "b.jpg", folder / "c.webp"]
-  result = run(f"--weights={folder / 'softmax'}", "--batch_size=2", *images)
+  result = run(
+    "nfnet.predict", f"--weights={folder / 'softmax'}", *COMPILED_ABOVE, "--pixels=32", *images
+  )
   assert result.returncode == 0, result.stderr
   lines = result.stdout.splitlines()
   assert lines[::6] == [str(image) for image in images]
@@ -214,10 +222,12 @@ def test_the_command_prints_the_top_5_of_each_image(folder):
 def test_the_command_writes_logits(folder, parameters, tmp_path):
   out = tmp_path / "logits"
   result = run(
+    "nfnet.predict",
     f"--weights={folder / 'haiku.npz'}",
-    "--variant=P0",
+    f"--variant={NAME}",
     f"--inputs={folder / 'inputs.npy'}",
     f"--logits_out={out}",
+    *COMPILED_ABOVE,
   )
   assert (result.returncode, result.stdout) == (0, ""), result.stderr
   logits = np.load(out)
@@ -234,14 +244,13 @@ def test_the_command_writes_logits(folder, parameters, tmp_path):
     (["--weights=haiku.npz", "--inputs=inputs.npy", "a.png"], "give either image files or"),
     (["--weights=haiku.npz", "--inputs=inputs.npy", "--pixels=8"], "--pixels is for image files"),
     (["--weights=haiku.npz", "--variant=P9", "a.png"], "--variant: variant 'P9'"),
-    (["--weights=haiku.npz", "missing.png"], "image 'missing.png' cannot be read"),
     (["--weights=haiku.npz", "--logits_out=no/y.npy", "a.png"], "--logits_out=no/y.npy"),
   ],
 )
 def test_user_errors_are_one_line(folder, arguments, message, monkeypatch):
   monkeypatch.setenv("PYTHONPATH", str(ROOT))
   monkeypatch.chdir(folder)
-  result = run(*arguments)
+  result = run(*arguments, module="nfnet.predict")
   assert result.returncode == 2
   (line,) = result.stderr.splitlines()
   assert message in line

@@ -45,7 +45,7 @@ def test_betas_follow_the_expected_variance(alpha):
   per_stage = [[b.beta for b in blocks if b.stage == stage] for stage in range(4)]
   accumulated = 1.0
   for betas in per_stage:
-    # The transition block sees what the stage before accumulated; the rest count from 1.
+    # The transition block sees what the previous stage accumulated; all others count from 1.
     assert betas[0] == pytest.approx(1 / math.sqrt(accumulated))
     for i, beta in enumerate(betas[1:], start=1):
       assert beta == pytest.approx(1 / math.sqrt(1 + i * alpha**2))
@@ -68,6 +68,6 @@ def test_an_unknown_name_is_an_error_that_names_the_nearest(wrong, nearest):
 
 
 def test_an_unknown_bottleneck_is_an_error():
-  # A wrong name from a program that is not type-checked at run time.
+  # The error is beartype's, or a ValueError where types are not checked at run time.
   with pytest.raises(Exception, match="bottleneck"):
     get_variant("F0+").blocks(bottleneck="rounded")

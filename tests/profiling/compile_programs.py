@@ -2,7 +2,7 @@
 
     python tests/profiling/compile_programs.py tests/profiling/excerpts
 
-Needs the extra `tpu`. Large constants of the compiler's configuration are left out of the text.
+Needs the extra `tpu`. Large constants of the compiler's configuration are removed from the text.
 """
 
 import os
@@ -28,7 +28,7 @@ from profiling.compile.topology import describe_devices, parse_topology
 
 
 def loops(x, w):
-  """A convolution, a loop of three steps around it that has an inner loop of four, a sum."""
+  """Computes a product, a loop of three steps with an inner loop of four, and a sum."""
   x = jnp.dot(x, w[0])
 
   def outer(x, weight):
@@ -41,7 +41,7 @@ def loops(x, w):
 
 
 def branches(x, w):
-  """One dot in one branch, three in the other."""
+  """Computes one product in one branch and three in the other."""
   return jax.lax.cond(
     x[0, 0] > 0, lambda: jnp.dot(x, w[0]), lambda: jnp.dot(jnp.dot(jnp.dot(x, w[0]), w[1]), w[2])
   )

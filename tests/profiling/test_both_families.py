@@ -49,8 +49,8 @@ def test_core_hours_are_those_of_the_estimator(points):
 @pytest.mark.parametrize(
   ("name", "file"), [("F7", "step_f7_slice.json"), ("F7+", "step_f7_plus_slice.json")]
 )
-def test_the_largest_have_their_blocks_written_out(points, name, file):
-  """Two cores a chip, 128 chips, 4e9 images an epoch."""
+def test_the_largest_have_their_blocks_unrolled(points, name, file):
+  """The chips have two cores, there are 128 of them, and an epoch is 4e9 images."""
   step = stored(file)
   seconds = 4e9 * 8 / step["request"]["batch_per_chip"] / 128 * step["estimated"]["step_seconds"]
   assert points[name, 8].kernel_core_hours == pytest.approx(seconds / 3600 * 128 * 2)

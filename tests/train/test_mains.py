@@ -10,7 +10,7 @@ import pytest
 
 from nfnet.initialization import initial_parameters
 from nfnet.model import NFNet
-from nfnet.weights.released_weights import save_haiku
+from nfnet.weights.haiku import save_haiku
 from tests.repository import ROOT
 from tests.train.conftest import HELD_OUT_DIGITS
 

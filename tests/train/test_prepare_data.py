@@ -11,8 +11,8 @@ import time
 import numpy as np
 import pytest
 
-from nfnet import preprocessing
 from nfnet.errors import UserError
+from nfnet.images.decoding import decode_image
 from tests.repository import ROOT
 from tests.train.data import image_files
 from train.data import dataset_writer, image_sources, record_reader, records
@@ -128,7 +128,7 @@ def test_idx_files_keep_every_pixel(tmp_path, ending):
   assert manifest.class_names == tuple("0123456789")
   images = np.random.default_rng(0).integers(0, 256, (12, 28, 28), np.uint8)
   stored = read_all(tmp_path / "data", "train")
-  found = {preprocessing.decode_image(record.image)[:, :, 0].tobytes() for record in stored}
+  found = {decode_image(record.image)[:, :, 0].tobytes() for record in stored}
   assert found == {image.tobytes() for image in images}
   assert manifest.splits["validation"].records == 5
 

@@ -7,10 +7,10 @@ import pytest
 from sklearn.linear_model import Ridge
 
 from nfnet.errors import UserError
+from nfnet.images.normalization import normalize
 from nfnet.initialization import initial_parameters
 from nfnet.model import NFNet, apply, apply_features
-from nfnet.preprocessing import normalize
-from nfnet.weights.released_weights import save_haiku
+from nfnet.weights.haiku import save_haiku
 from train.config.config_file import load_experiment
 from train.data.pipeline import evaluation_batches
 from train.probe import RIDGES, leave_one_out, probe

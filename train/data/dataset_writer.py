@@ -22,8 +22,8 @@ from concurrent.futures.process import BrokenProcessPool
 import tqdm
 from array_record.python import array_record_module
 
-from nfnet import preprocessing
 from nfnet.errors import UserError
+from nfnet.images.decoding import BadImageError, decode_image
 from train.data import records, worker_process
 from train.data.image_sources import Source, SourceImage
 
@@ -256,9 +256,9 @@ def _read_checked(images: Sequence[SourceImage]) -> list[bytes | _BadImage]:
   for image in images:
     try:
       content = image.read()
-      preprocessing.decode_image(content)
+      decode_image(content)
       contents.append(content)
-    except preprocessing.BadImageError as error:
+    except BadImageError as error:
       contents.append(_BadImage(image.name, str(error)))
     except OSError as error:
       raise UserError(f"cannot read image {image.name}: {error.strerror or error}") from error

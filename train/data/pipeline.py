@@ -27,8 +27,9 @@ import grain
 import numpy as np
 from absl import flags
 
-from nfnet import preprocessing
 from nfnet.errors import UserError
+from nfnet.images.decoding import BadImageError, decode_image
+from nfnet.images.resizing import resize_and_center_crop
 from train.config import experiment
 from train.data import augmentation, rand_augment, record_reader, records, worker_process
 
@@ -254,7 +255,7 @@ class _Loader:
       raise records.BadRecordError(f"has labels {list(record.labels)}")
     labels = np.full(self._labels_per_record_max, -1, np.int32)
     labels[:count] = record.labels
-    image = preprocessing.decode_image(record.image)
+    image = decode_image(record.image)
     if self.reader.in_memory and self._decoded_bytes + image.nbytes <= _DECODED_BYTES_MAX:
       self._decoded[index] = image, labels
       self._decoded_bytes += image.nbytes
@@ -271,7 +272,7 @@ class _Loader:
     try:
       self.load(index)
       reason = "readable now"
-    except (records.BadRecordError, preprocessing.BadImageError) as error:
+    except (records.BadRecordError, BadImageError) as error:
       reason = str(error)
     return f"{self.reader.describe(index)} ({reason})"
 
@@ -288,7 +289,7 @@ class _TrainExample:
     data = self._data
     try:
       image, labels = self._loader.load(index)
-    except (records.BadRecordError, preprocessing.BadImageError):
+    except (records.BadRecordError, BadImageError):
       return self._loader.blank(data.train_pixels, index, position)
     epoch = position // (len(self._loader.reader) * data.repetitions)
     generator = augmentation.image_generator(self._seed, epoch, index, position % data.repetitions)
@@ -324,9 +325,9 @@ class _EvaluationExample:
       return self._loader.blank(pixels, -1, position=index)
     try:
       image, labels = self._loader.load(index)
-    except (records.BadRecordError, preprocessing.BadImageError):
+    except (records.BadRecordError, BadImageError):
       return self._loader.blank(pixels, index, position=index)
-    image = preprocessing.resize_and_center_crop(image, pixels, self._data.evaluation_resize_margin)
+    image = resize_and_center_crop(image, pixels, self._data.evaluation_resize_margin)
     return _example(image, labels, 1.0, index, position=index)
 
 

@@ -5,7 +5,7 @@ from typing import Any
 from nfnet.errors import UserError
 from nfnet.initialization import initial_parameters
 from nfnet.model import CLASSIFIER
-from nfnet.weights.released_weights import load_weights
+from nfnet.weights.load import load_weights
 from train.config.experiment import Experiment
 from train.step.model import make_model
 

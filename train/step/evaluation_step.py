@@ -8,8 +8,8 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
+from nfnet.images.normalization import normalize
 from nfnet.model import NFNet, apply, apply_features
-from nfnet.preprocessing import normalize
 from train.config.experiment import Loss
 from train.step.losses import targets_from_labels
 from train.step.scores import score_sums

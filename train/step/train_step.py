@@ -23,8 +23,8 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
+from nfnet.images.normalization import normalize
 from nfnet.model import NFNet, apply
-from nfnet.preprocessing import normalize
 from train.config.experiment import Experiment
 from train.step.example_keys import example_keys
 from train.step.gradient_accumulation import GradientFunction, accumulate

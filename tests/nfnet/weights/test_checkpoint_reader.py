@@ -30,7 +30,7 @@ def workdir(tmp_path):
         metadata={"num_classes": 4},
         metrics={"evaluation_top1": 1 / step},
       )
-  # What a killed save leaves is not a checkpoint.
+  # A save that was killed leaves such a folder, which is not a checkpoint.
   (tmp_path / "checkpoints/11.orbax-checkpoint-tmp/params").mkdir(parents=True)
   return tmp_path
 

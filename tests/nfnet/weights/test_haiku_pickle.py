@@ -1,4 +1,4 @@
-"""Files from the network: what arrays need is read, anything else is refused and does not run."""
+"""Checks that files from the network are read if they hold arrays, and otherwise not executed."""
 
 import copyreg
 import os
@@ -43,7 +43,7 @@ def assert_is_tree(tree):
     assert tree[module].keys() == leaves.keys()
     for leaf, expected in leaves.items():
       np.testing.assert_array_equal(tree[module][leaf], expected)
-      # NumPy itself turns a foreign byte order into the machine's own.
+      # NumPy itself converts a foreign byte order to the machine's own.
       assert tree[module][leaf].dtype.newbyteorder("=") == expected.dtype.newbyteorder("=")
 
 
@@ -66,7 +66,7 @@ def test_arrays_as_dill_writes_them(path):
 
 
 def _dill_file():
-  """As dill 0.4 writes it: its own function, called with the array's parts."""
+  """Returns what dill 0.4 writes: a call of its own function with the array's parts."""
   array = np.arange(3, dtype=np.float32)
   function, arguments, state = array.__reduce__()
   parts = pickle.dumps((function, arguments, state, None), protocol=3)
@@ -115,7 +115,7 @@ class LoadAgain(Touch):
 
 
 HARMFUL = (Touch, RunCommand, Evaluate, LoadAgain)
-# Where in the tree the harm sits.
+# Places in the tree for the harmful object.
 WRAPPERS = {
   "alone": lambda harm: harm,
   "leaf": lambda harm: {"m": {"w": harm}},
@@ -173,7 +173,7 @@ def test_every_way_to_name_something_is_refused(path, kind):
 
 
 def test_an_extension_code_is_refused(path, tmp_path):
-  """Opcode EXT1: a number for a name that this process registered before."""
+  """Opcode EXT1 is a number for a name that this process registered earlier."""
   copyreg.add_extension("os", "system", 200)
   try:
     write(path, b"\x80\x02\x82\xc8(X" + struct.pack("<I", 4) + b"truetR.")
@@ -188,11 +188,11 @@ def test_an_extension_code_is_refused(path, tmp_path):
 @pytest.mark.parametrize("content", [b"Psomething\n.", b"\x80\x02X\x01\x00\x00\x00iQ."])
 def test_a_persistent_id_is_refused(path, content):
   write(path, content)
-  with pytest.raises(UserError, match="refused: it refers to an outside object"):
+  with pytest.raises(UserError, match="refused: it refers to an external object"):
     read_haiku(path)
 
 
-# Sets attributes of the classes that stand for NumPy's, by the opcode BUILD.
+# The opcode BUILD sets attributes of the classes that replace NumPy's.
 @pytest.mark.parametrize(
   "name",
   [
@@ -211,18 +211,18 @@ def test_a_file_cannot_change_how_the_next_one_is_read(path, name):
 @pytest.mark.parametrize(
   ("array", "message"),
   [
-    (np.array([1, "a"], object), "no number"),
-    (np.array(["a"]), "no number"),
-    (np.array([b"a"]), "no number"),
-    (np.array(["2020-01-01"], "M8[D]"), "no number"),
-    (np.array([1j]), "no number"),
-    (np.array([(1, 2.0)], [("a", "i4"), ("b", "f4")]), "no number"),
+    (np.array([1, "a"], object), "not numbers"),
+    (np.array(["a"]), "not numbers"),
+    (np.array([b"a"]), "not numbers"),
+    (np.array(["2020-01-01"], "M8[D]"), "not numbers"),
+    (np.array([1j]), "not numbers"),
+    (np.array([(1, 2.0)], [("a", "i4"), ("b", "f4")]), "not numbers"),
   ],
 )
 @pytest.mark.parametrize("protocol", [2, 4])
 def test_arrays_of_anything_but_numbers_are_refused(path, array, message, protocol):
   write(path, pickle.dumps({"m": {"w": array}}, protocol=protocol))
-  with pytest.raises(UserError, match=f"m/w is no sound array: .*{message}"):
+  with pytest.raises(UserError, match=f"m/w is not a valid array: .*{message}"):
     read_haiku(path)
 
 

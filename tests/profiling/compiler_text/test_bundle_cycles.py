@@ -1,51 +1,24 @@
-"""On what libtpu 0.0.42.1 (jax 0.10.2) wrote, unabridged, about the kernels of dump_kernels.py.
+"""Counts bundles in the unabridged texts of libtpu 0.0.42.1 (jax 0.10.2) about small kernels.
 
-`python tests/profiling/dump_kernels.py` writes all of `excerpts/bundles/` anew: files named v4_*
-were compiled for one chip of a described v4:2x2x1 with chip_config_name="megacore", v5p_* for one
-of v5p:2x2x1, all with LIBTPU_INIT_ARGS="--xla_jf_dump_to=FOLDER --xla_jf_dump_llo_text=true
---xla_jf_dump_hlo_text=true --xla_jf_dump_llo_pass_label_regex=final", and most for v5p also
-"--xla_jf_dump_static_llo_profile_to=FOLDER --xla_tpu_impure_dump_unrolled_bundles=true". Addresses
-written out here are those of that version.
+`python -m tests.profiling.dump_kernels` writes these texts again. The addresses in the comments are
+those of that version.
 """
 
-import gzip
+import functools
 import re
 
 import pytest
 
-from profiling.compiler_text.bundle_cycles import (
-  Loop,
-  Region,
-  count_bundles,
-  parse_utilization,
-  unit_utilization,
-)
+from profiling.compiler_text.bundle_cycles import Loop, Region, count_bundles
 from profiling.compiler_text.chips import CHIPS
-from tests.profiling.static_profile import read_estimated_cycles, read_traced_bundles
-from tests.repository import ROOT
-
-EXCERPTS = ROOT / "tests" / "profiling" / "excerpts" / "bundles"
-V4_KERNELS = [
-  "matmul",
-  "nested_loops",
-  "first_and_last",
-  "odd_grid",
-  "region_by_data",
-  "region_by_step_and_data",
-  "loop_by_step",
-  "arithmetic",
-]
+from tests.profiling.compiler_text.bundle_excerpts import excerpt, schedule, utilization
+from tests.profiling.compiler_text.static_profile import read_estimated_cycles, read_traced_bundles
 
 
-def excerpt(name):
-  path = EXCERPTS / name
-  if path.exists():
-    return path.read_text()
-  return gzip.decompress(path.with_name(path.name + ".gz").read_bytes()).decode()
-
-
-def schedule(name):
-  return excerpt(f"{name}_final_bundles.txt")
+@functools.cache
+def counted(name, core=0):
+  """Returns the count of an excerpt as it is."""
+  return count_bundles(schedule(name), core=core)
 
 
 def replaced(text, old, new):
@@ -54,7 +27,7 @@ def replaced(text, old, new):
 
 
 def matrix_products(text, count):
-  """Issued products of a [16, 128] and a [128, 128] matrix."""
+  """Returns the number of issued products of a [16, 128] and a [128, 128] matrix."""
   in_bundles = [
     line.count(" = vmatmul.")
     for line in text.splitlines()
@@ -68,7 +41,7 @@ def matrix_products(text, count):
 def test_matmul_of_4096_with_blocks_of_512(core):
   text = schedule("v4_matmul")
   count = count_bundles(text, core=core)
-  # A count of the same product made before this parser existed.
+  # The same product was counted in another way before this parser existed.
   assert count.issue_cycles == pytest.approx(573_083, rel=0.02)
   # By hand: 8 * 8 * 8 / 2 steps of one core in 258 iterations; 32 steps begin a result, 32 end one.
   (loop,) = count.loops
@@ -88,7 +61,7 @@ def test_matmul_of_4096_with_blocks_of_512(core):
 
 
 def test_nested_loops():
-  count = count_bundles(schedule("v4_nested_loops"))
+  count = counted("v4_nested_loops")
   # The inner loop is 0x17 to 0x1b: its branch at 0x1a has one more bundle behind it. The outer loop
   # adds 0x16 before it and 0x1c and 0x1d after it. Around them are 0x0 to 0x15 and 0x1e to 0x2e.
   assert count.loops == (
@@ -102,7 +75,7 @@ def test_nested_loops():
 
 
 def test_nested_loops_with_four_bundles_behind_a_branch():
-  count = count_bundles(schedule("v5p_nested_loops"))
+  count = counted("v5p_nested_loops")
   assert count.branch_delay_bundles == 4
   assert [(loop.entries, loop.iterations) for loop in count.loops] == [(5, 35), (1, 5)]
 
@@ -115,7 +88,7 @@ def test_trip_count_is_that_of_the_text(steps):
 
 
 def test_regions_of_the_first_and_the_last_step():
-  count = count_bundles(schedule("v4_first_and_last"))
+  count = counted("v4_first_and_last")
   # 6 steps in 8 iterations of 0x8 to 0x4b. The branch at 0x24 jumps over 0x26 to 0x47 in the other
   # two. In it, the one at 0x29 jumps to 0x2b, which saves nothing since 0x2a is issued anyway, and
   # the one at 0x2e jumps over 0x30 to 0x35 but in the last step. Around the loop are 8 and 5.
@@ -133,7 +106,7 @@ def test_regions_of_the_first_and_the_last_step():
 
 @pytest.mark.parametrize("name", ["first_and_last", "nested_loops", "loop_by_data"])
 def test_without_a_parallel_axis_the_second_core_does_nothing(name):
-  count = count_bundles(schedule(f"v4_{name}"), core=1)
+  count = counted(f"v4_{name}", core=1)
   # 0x0 to 0x3, from where it jumps to the last bundle.
   assert count.issue_cycles == 4 + 1
   assert count.issues[:4] == (1, 1, 1, 1)
@@ -142,14 +115,14 @@ def test_without_a_parallel_axis_the_second_core_does_nothing(name):
 
 @pytest.mark.parametrize("core", [0, 1])
 def test_each_core_has_half_of_an_odd_axis_rounded_up(core):
-  count = count_bundles(schedule("v4_odd_grid"), core=core)
+  count = counted("v4_odd_grid", core=core)
   # 5 steps for two cores are 3 each: the second core does step 0 once more. 5 iterations of 0x13
   # to 0x76, of which 0x4b to 0x6d are in a step; around the loop 19 and 4.
   assert count.issue_cycles == 19 + 5 * (100 - 35) + 3 * 35 + 4
 
 
 def test_a_region_by_data_counts_as_entered():
-  count = count_bundles(schedule("v4_region_by_data"))
+  count = counted("v4_region_by_data")
   # 0x17 to 0x1b, nine times, is all of the region.
   assert [region.assumed for region in count.regions] == [False, True]
   assert count.is_upper_bound
@@ -159,21 +132,21 @@ def test_a_region_by_data_counts_as_entered():
 def test_a_region_by_data_leaves_unknown_what_it_sets():
   """The second loop has 39 steps if the region is entered, and 3 if not."""
   with pytest.raises(ValueError, match=r"trip count of the loop at bundles 0x23 to 0x25"):
-    count_bundles(schedule("v4_loop_after_region"))
+    counted("v4_loop_after_region")
 
 
 def test_a_loop_by_data_is_an_error():
   with pytest.raises(ValueError, match=r"trip count of the loop at bundles 0x17 to 0x1a"):
-    count_bundles(schedule("v4_loop_by_data"))
+    counted("v4_loop_by_data")
 
 
 def test_a_region_by_step_and_data_counts_for_its_step():
-  region = count_bundles(schedule("v4_region_by_step_and_data")).regions[-1]
+  region = counted("v4_region_by_step_and_data").regions[-1]
   assert (region.reached, region.entered, region.assumed) == (6, 1, True)
 
 
 def test_a_loop_by_step():
-  count = count_bundles(schedule("v4_loop_by_step"))
+  count = counted("v4_loop_by_step")
   # 3 steps, and 3 + 0 + ... + 8 = 39 in the third of four grid steps, after 9 that compute this.
   assert [(loop.entries, loop.iterations) for loop in count.loops] == [
     (1, 9),
@@ -185,7 +158,7 @@ def test_a_loop_by_step():
 @pytest.mark.parametrize("chip", ["v4", "v5p"])
 def test_scalar_arithmetic(chip):
   """The chips divide in different ways."""
-  count = count_bundles(schedule(f"{chip}_arithmetic"))
+  count = counted(f"{chip}_arithmetic")
   in_steps = [region for region in count.regions if region.reached == 10]
   # Of steps 0 to 9: step % 3 == 0, step / 3 == 3, step * 2 - 9 < 0.
   assert [region.entered for region in in_steps] == [4, 1, 5]
@@ -193,9 +166,9 @@ def test_scalar_arithmetic(chip):
 
 
 def trip_count(*bundles):
-  """Iterations of a loop up to %x behind the bundles; written here, like what the compiler writes.
+  """Returns the iterations of a loop up to %x that follows the bundles, as the compiler writes it.
 
-  Region 4 begins with the last of the bundles; one may jump there.
+  Region 4, to which the bundles may branch, begins with the last of them.
   """
   bundles = [
     *(f"{{ {bundle} }}" for bundle in bundles[:-1]),
@@ -229,9 +202,9 @@ PREDICATE_BY_DATA = "%p2_p2 = scmp.eq.s32.totalorder %s1_s2, 0"
     (("%s3_s3 = smov 4294967280", "%s4_s3 = sshra.s32 %s3_s3, 2", "%x = sadd.s32 9, %s4_s3"), 5),
     (("%1 = sdivrem.u32 17, 5 /* kDiv */", "%x = spop.drf %1"), 3),
     (("%1 = sdivrem.u32 17, 5 /* kRem */", "%x = spop.drf %1"), 2),
-    # Known although the predicate is not.
+    # The value is known although the predicate is not.
     ((DATA, PREDICATE_BY_DATA, "%x = scalar_select %p2_p2, 4, 4"), 4),
-    # A load reads what was there before its bundle.
+    # A load reads the value from before its bundle.
     (
       (
         "%s3_s3 = smov 3  ;;  %s4_s4 = smov 4",
@@ -272,8 +245,8 @@ def test_scalar_instructions(bundles, trips):
       "%6 = sst [smem:[#allocation5 + %s1_s2]] %s1_s2",
       "%x = sld [smem:[#allocation5]]",
     ),
-    # The region, of one bundle, was entered on trust; behind it, its predicate is as unknown as
-    # before, and what was moved from it to before the branch may have been executed or not.
+    # The region, of one bundle, was assumed to be entered. Behind it, its predicate is unknown
+    # again, and the instruction that was moved to before the branch may have been executed or not.
     (
       DATA,
       PREDICATE_BY_DATA,
@@ -299,7 +272,7 @@ def test_scalars_by_data_are_not_known(bundles):
 
 
 def test_libtpus_trace_takes_a_remainder_for_0():
-  count = count_bundles(schedule("v5p_every_third"))
+  count = counted("v5p_every_third")
   region = count.regions[-1]
   assert (region.reached, region.entered) == (10, 4)  # steps 0, 3, 6 and 9
   traced = read_traced_bundles(excerpt("v5p_every_third_trace_end.txt"))
@@ -317,11 +290,11 @@ def test_libtpus_trace_takes_a_remainder_for_0():
   ],
 )
 def test_against_libtpus_own_profile(name, share_of_estimated_cycles):
-  """The compiler's estimate has what is not in the schedule: waits for copies and results.
+  """The compiler's estimate includes waits for copies and results, which no schedule shows.
 
-  The smaller the kernel, the more of them; the matrix product is the largest here.
+  They are a larger share of smaller kernels; the matrix product is the largest kernel here.
   """
-  cycles = count_bundles(schedule(f"v5p_{name}")).issue_cycles
+  cycles = counted(f"v5p_{name}").issue_cycles
   assert cycles == read_traced_bundles(excerpt(f"v5p_{name}_trace_end.txt"))
   estimated = read_estimated_cycles(excerpt(f"v5p_{name}_static_llo_profile.textproto"))
   assert cycles / estimated == pytest.approx(share_of_estimated_cycles, abs=5e-4)
@@ -329,7 +302,7 @@ def test_against_libtpus_own_profile(name, share_of_estimated_cycles):
 
 def test_profiles_that_say_nothing_are_refused():
   text = excerpt("v5p_matmul_static_llo_profile.textproto")
-  # What the compiler writes where it gave up.
+  # The compiler writes this where it gave up.
   gave_up = replaced(text, "estimated_cycles: 620845", "estimated_cycles: 0")
   with pytest.raises(ValueError, match=r"no estimate for matmul\.1"):
     read_estimated_cycles(gave_up)
@@ -361,12 +334,12 @@ def test_profiles_that_say_nothing_are_refused():
 )
 def test_copies_are_those_of_the_grids_blocks(kernel, copied_bytes):
   chip = CHIPS[kernel.split("_")[0]]
-  count = count_bundles(schedule(kernel))
+  count = counted(kernel)
   assert count.copied_granules * chip.copy_granule_bytes == copied_bytes
 
 
 def test_copies_of_the_memory_between_count_as_those_of_hbm():
-  """As v4's compiler writes it for a result that it puts into CMEM."""
+  """v4's compiler writes this for a result that it puts into CMEM."""
   text = schedule("v4_first_and_last")
   there = text.replace("dma.vmem_to_hbm [thread:$0] ", "dma.vmem_to_cmem ")
   assert there != text
@@ -381,67 +354,11 @@ def test_a_copy_whose_size_depends_on_data_is_an_error():
     count_bundles(changed)
 
 
-def test_units_of_nested_loops():
-  count = count_bundles(schedule("v4_nested_loops"))
-  utilization = unit_utilization(excerpt("v4_nested_loops_utilization.txt"), count)
-  # Vector instructions are one each at 0x15 (once), 0x16 and 0x1d (5 times), 0x17 and 0x19 (35
-  # times), and two at 0x1b; loads at 0x14 and 0x17; a store at 0x1d.
-  assert utilization["VALU"] == pytest.approx((1 + 2 * 5 + 4 * 35) / (2 * 229))
-  assert utilization["VLOAD"] == pytest.approx((1 + 35) / 229)
-  assert utilization["VSTORE"] == pytest.approx(5 / 229)
-  assert [utilization[unit] for unit in ("MXU", "XLU", "VPOP", "EUP", "VLOAD:FILL")] == [0] * 5
-
-
-def test_units_of_the_matmul():
-  count = count_bundles(schedule("v4_matmul"))
-  text = excerpt("v4_matmul_utilization.txt")
-  capacities, _ = parse_utilization(text)
-  assert capacities == {
-    "MXU": 4,
-    "XLU": 2,
-    "VALU": 2,
-    "VPOP": 2,
-    "EUP": 1,
-    "VLOAD": 1,
-    "VLOAD:FILL": 1,
-    "VSTORE": 1,
-    "VSTORE:SPILL": 1,
-    "SALU": 2,
-  }
-  utilization = unit_utilization(text, count)
-  assert utilization["MXU"] == pytest.approx(0.839, abs=5e-4)
-  assert utilization["VLOAD:FILL"] == pytest.approx(0.163, abs=5e-4)
-  assert utilization["VSTORE:SPILL"] == pytest.approx(0.063, abs=5e-4)
-
-
-@pytest.mark.parametrize("name", V4_KERNELS)
-def test_shares_are_shares(name):
-  utilization = unit_utilization(
-    excerpt(f"v4_{name}_utilization.txt"), count_bundles(schedule(f"v4_{name}"))
-  )
-  assert all(0 <= share <= 1 for share in utilization.values())
-  assert utilization["VLOAD:FILL"] <= utilization["VLOAD"]
-  assert utilization["VSTORE:SPILL"] <= utilization["VSTORE"]
-
-
-def test_tables_that_do_not_fit_are_refused():
-  count = count_bundles(schedule("v4_nested_loops"))
-  text = excerpt("v4_nested_loops_utilization.txt")
-  with pytest.raises(ValueError, match="2684 bundles, and the schedule has 47"):
-    unit_utilization(excerpt("v4_matmul_utilization.txt"), count)
-  with pytest.raises(ValueError, match="no tables"):
-    unit_utilization(schedule("v4_nested_loops"), count)
-  with pytest.raises(ValueError, match="9 figures for 10 units"):
-    unit_utilization(text.replace("0 0 1 0 0 0 0 1 0 2", "0 0 1 0 0 0 0 1 0"), count)
-  with pytest.raises(ValueError, match="invalid literal"):
-    unit_utilization(text.replace("0 0 1 0 0 0 0 1 0 2", "0 0 1 0 0 0 0 1 0 x"), count)
-
-
 @pytest.mark.parametrize(
   ("change", "message"),
   [
     (lambda text: "", "no line of it is a bundle"),
-    (lambda text: excerpt("v4_nested_loops_utilization.txt"), "no line of it is a bundle"),
+    (lambda text: utilization("v4_nested_loops"), "no line of it is a bundle"),
     (lambda text: text[: text.index("  0x20 ")], "ends at 0x1f without the exit bundle"),
     (lambda text: text[: text.index("%s198_s19 = smov")], "bundle 0xb: has no end"),
     (lambda text: re.sub(r"\n  0x15 .*", "", text), "bundle 0x16 follows 0x14"),
@@ -451,7 +368,6 @@ def test_tables_that_do_not_fit_are_refused():
     (lambda text: text.replace("%s36_s24 = sadd.s32 1", "%s36_s24 = sadd.s32 0"), "misread"),
   ],
 )
-def test_other_texts_are_refused(change, message, monkeypatch):
-  monkeypatch.setattr("profiling.compiler_text.bundle_cycles.MAX_BRANCHES", 1000)
+def test_other_texts_are_refused(change, message):
   with pytest.raises(ValueError, match=message):
-    count_bundles(change(schedule("v4_nested_loops")))
+    count_bundles(change(schedule("v4_nested_loops")), branches_max=1000)

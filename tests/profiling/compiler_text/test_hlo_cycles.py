@@ -1,4 +1,4 @@
-"""On programs that tests/profiling/compile_programs.py compiled (jax 0.10.2, libtpu 0.0.42.1)."""
+"""Reads programs that compile_programs.py compiled (jax 0.10.2, libtpu 0.0.42.1)."""
 
 import pytest
 
@@ -44,7 +44,7 @@ def test_kinds_and_sources(loops):
     "copy.8": "copy or layout",
   }
   assert operations["fusion"].source == "jit(loops)/shard_map/dot_general"
-  # The compiler's own copy is what its loop is.
+  # The compiler's own copy has the source of its loop.
   assert operations["copy.8"].source == "jit(loops)/shard_map/stage_3/while/body/closed_call/while"
 
 
@@ -63,7 +63,7 @@ def test_a_collectives_own_cycles_do_not_count(loops):
 
 
 def test_a_collective_that_another_core_does_is_counted():
-  """As libtpu writes it for TPU 7x: SparseCores sum and copy while the TensorCores compute."""
+  """On TPU 7x, SparseCores sum and copy while the TensorCores compute; libtpu writes this text."""
   text = """HloModule jit_step
 
 %copied (q: f32[256]) -> f32[256] {

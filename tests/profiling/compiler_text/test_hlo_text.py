@@ -65,9 +65,9 @@ def test_kinds(computations, name, kind):
   ("name", "source"),
   [
     ("late", "jit(step)/transpose(jvp(stage_2))/tanh"),
-    # What a fusion computes in the end.
+    # A fusion has the source of the last instruction in it.
     ("fusion.1", "jit(step)/jvp(stage_1)/dot"),
-    # Used by both passes: the backward pass uses what the forward pass has computed.
+    # Both passes use it: the backward pass uses what the forward pass computes.
     ("plain", "jit(step)/jvp(stage_2)/add"),
     ("convolution.1", "jit(step)/jvp(stage_2)/add"),
     ("lost", ""),
@@ -80,7 +80,7 @@ def test_sources(computations, name, source):
 def test_bytes_are_those_of_the_result(computations):
   assert computations["main"]["plain"].result_bytes == 32
   assert computations["main"]["a"].result_bytes == 256
-  # Its type is that of its operands and its results.
+  # The type of an asynchronous start has its operands and its results.
   assert computations["main"]["sum-start"].result_bytes == 32
 
 

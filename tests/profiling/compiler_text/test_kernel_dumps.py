@@ -1,11 +1,10 @@
 import dataclasses
-import gzip
 
 import pytest
 
 from profiling.compiler_text.chips import CHIPS
 from profiling.compiler_text.kernel_dumps import dump_arguments, keep, profile_kernel, read_profiles
-from tests.repository import ROOT
+from tests.profiling.compiler_text.bundle_excerpts import schedule, utilization
 
 ALLOCATIONS = """$region0: #{matmul.2}
   #allocation0 [shape = 'u32[]', space=smem, size = 0x4, offset = 0x4, fixed_abs, tag = 'core']
@@ -23,18 +22,10 @@ ENTRY %main (x: f32[8]) -> f32[8] {
   ROOT %other.1 = f32[8]{0} custom-call(%first_and_last.1), custom_call_target="Sharding"
 }
 """.replace("TPU", 'custom_call_target="tpu_custom_call"')
-EXCERPTS = ROOT / "tests" / "profiling" / "excerpts" / "bundles"
-
-
-def excerpt(name):
-  path = EXCERPTS / name
-  if path.exists():
-    return path.read_text()
-  return gzip.decompress(path.with_name(path.name + ".gz").read_bytes()).decode()
 
 
 def texts(kernel):
-  return excerpt(f"v4_{kernel}_final_bundles.txt"), excerpt(f"v4_{kernel}_utilization.txt")
+  return schedule(f"v4_{kernel}"), utilization(f"v4_{kernel}")
 
 
 def test_profile_of_a_matrix_product():
@@ -60,10 +51,10 @@ def test_without_a_grid_copies_come_before_and_after_work():
 
 
 def test_spills_are_counted_as_often_as_they_are_issued():
-  bundles, utilization = texts("first_and_last")
-  lines = utilization.splitlines()
+  bundles, units = texts("first_and_last")
+  lines = units.splitlines()
   start = next(i for i, line in enumerate(lines) if "UTILIZATION" in line) + 1
-  profile = profile_kernel(bundles, utilization, ALLOCATIONS, chip=CHIPS["v4"])
+  profile = profile_kernel(bundles, units, ALLOCATIONS, chip=CHIPS["v4"])
   assert profile.spills == 0
   # A spill in the first bundle and a fill in the last, which are issued once.
   columns = [name.strip() for name in lines[1].split(",")]
@@ -76,13 +67,13 @@ def test_spills_are_counted_as_often_as_they_are_issued():
 
 
 def write_dumps(folder, name, kernel, number):
-  bundles, utilization = texts(kernel)
+  bundles, units = texts(kernel)
   head = f"{number}-{name}"
   folder.mkdir(exist_ok=True)
   (folder / f"{head}-00-pre-finalize-registers-and-allocations.txt").write_text(
     ALLOCATIONS.replace("matmul.2", name)
   )
-  (folder / f"{head}-01-final_hlo-static-per-bundle-utilization.txt").write_text(utilization)
+  (folder / f"{head}-01-final_hlo-static-per-bundle-utilization.txt").write_text(units)
   (folder / f"{head}-02-schedule-analysis_final_bundles.txt").write_text("something else")
   (folder / f"{head}-03-final_bundles.txt").write_text(bundles)
 

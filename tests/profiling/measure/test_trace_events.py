@@ -25,7 +25,7 @@ def statistic(name, value):
 
 
 def plane(name, lines):
-  """Text of an XPlane: lines is {name: [(event name, statistics, start us, duration us)]}."""
+  """Returns the text of an XPlane with {line: [(event, statistics, start us, duration us)]}."""
   names = sorted({event[0] for events in lines.values() for event in events})
   text = f'name: "{name}"\n'
   for i, (line, events) in enumerate(lines.items()):
@@ -108,7 +108,7 @@ def test_rows_are_for_one_run_and_leave_out_what_runs_others():
   assert [(row.part, row.direction, row.kind, round(row.seconds * 1e6)) for row in rows] == [
     ("stage_3", "forward", "elementwise or reduction", 300),
     ("stem", "forward", "convolution", 100),
-    # Without a name of its own, it belongs to what uses it.
+    # It has no name of its own and belongs to the instruction that uses it.
     ("stem", "backward", "convolution", 50),
     ("stem", "backward", "collective", 30),
   ]

@@ -5,8 +5,8 @@ import pathlib
 import numpy as np
 import pytest
 
-from nfnet import preprocessing
 from nfnet.errors import UserError
+from nfnet.images.decoding import decode_image
 from train.config import experiment
 from train.data import pipeline, record_reader, records
 from train.demo_data import make_digits, make_fashion_mnist
@@ -50,7 +50,7 @@ def test_the_embedded_pixels_are_the_original_ones(split, prefix):
   images = read("images-idx3", 16).reshape(len(labels), -1)
   original = {image.tobytes() + bytes([label]) for image, label in zip(images, labels, strict=True)}
   stored = [
-    preprocessing.decode_image(record.image)[:, :, 0].tobytes() + bytes(record.labels)
+    decode_image(record.image)[:, :, 0].tobytes() + bytes(record.labels)
     for record in read_all(FASHION_MNIST, split)
   ]
   assert set(stored) <= original
@@ -75,7 +75,7 @@ def test_digits_are_made_in_the_same_format(tmp_path):
     "validation": 797,
   }
   stored = read_all(tmp_path / "digits", "train") + read_all(tmp_path / "digits", "validation")
-  pixels = np.stack([preprocessing.decode_image(record.image)[:, :, 0] for record in stored])
+  pixels = np.stack([decode_image(record.image)[:, :, 0] for record in stored])
   assert pixels.shape == (1797, 8, 8)
   assert (pixels.min(), pixels.max()) == (0, 255)
 

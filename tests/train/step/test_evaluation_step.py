@@ -3,9 +3,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from nfnet.images.normalization import normalize
 from nfnet.initialization import initial_parameters
 from nfnet.model import apply_features
-from nfnet.preprocessing import normalize
 from tests.train.step.training import BATCH, EXPERIMENT, jit, make_batch
 from train.step.evaluation_step import make_evaluation_step, make_feature_step
 from train.step.model import make_model

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from nfnet.errors import UserError
+from nfnet.images.normalization import normalize
 from nfnet.initialization import initial_parameters
 from nfnet.model import apply
-from nfnet.preprocessing import normalize
 from tests.train.step.training import (
   BATCH,
   EXPERIMENT,

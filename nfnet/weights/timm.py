@@ -1,0 +1,98 @@
+"""Converts parameters to and from the layout of timm's `dm_nfnet_f*`, a state dict of PyTorch.
+
+Names and shapes are those of timm's `nfnet.py`
+(https://github.com/huggingface/pytorch-image-models); `parameter_names` has the names. timm's
+network deliberately differs from the released one, and so, slightly, do its logits: batch
+normalization's epsilon is added to the variance of a filter, and gelu is exact
+(`--activation=gelu_erf`).
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from nfnet.errors import UserError
+from nfnet.weights.network_matching import Layout, parameter_at
+from nfnet.weights.parameter_names import Kind, parameter_names
+
+
+def _to_timm(kind: Kind, array: np.ndarray) -> np.ndarray:
+  match kind:
+    case "filter":
+      return np.transpose(array, (3, 2, 0, 1))
+    case "gain":
+      return array[:, None, None, None]
+    case "matrix":
+      return array.T
+    case "matrix_as_filter":
+      return array.T[:, :, None, None]
+    case "bias" | "scalar":
+      return array
+
+
+def _from_timm(kind: Kind, array: np.ndarray) -> np.ndarray:
+  match kind:
+    case "filter":
+      return np.transpose(array, (2, 3, 1, 0))
+    case "gain":
+      return array[:, 0, 0, 0]
+    case "matrix":
+      return array.T
+    case "matrix_as_filter":
+      return array[:, :, 0, 0].T
+    case "bias" | "scalar":
+      return array
+
+
+TIMM = Layout(label=lambda name: name.timm, to_file=_to_timm, from_file=_from_timm)
+
+
+def to_timm(parameters: Mapping[str, Any], variant: str) -> dict[str, np.ndarray]:
+  """Returns the state dict that timm has for `parameters`."""
+  return {
+    name.timm: np.asarray(
+      _to_timm(name.kind, np.asarray(parameter_at(parameters, name.path))), order="C"
+    )
+    for name in parameter_names(variant)
+  }
+
+
+def save_timm(path: str, parameters: Mapping[str, Any], variant: str) -> None:
+  """Writes a safetensors file that timm's `dm_nfnet_f*` loads.
+
+  Raises:
+    UserError: the file cannot be written.
+  """
+  try:
+    safetensors.numpy.save_file(to_timm(parameters, variant), path)
+  except (OSError, safetensors.SafetensorError) as error:
+    raise UserError(f"weights {path!r} cannot be written: {error}") from error
+
+
+def is_safetensors(path: str) -> bool:
+  """Returns whether a file begins as safetensors files do: 8 bytes of length, then JSON.
+
+  Raises:
+    UserError: the file cannot be read.
+  """
+  try:
+    with open(path, "rb") as file:
+      return file.read(9)[8:] == b"{"
+  except OSError as error:
+    raise UserError(f"weights {path!r} cannot be read: {error.strerror}") from error
+
+
+def read_safetensors(path: str) -> dict[str, np.ndarray]:
+  """Reads the arrays of a safetensors file by their names.
+
+  Raises:
+    UserError: the file cannot be read.
+  """
+  try:
+    return safetensors.numpy.load_file(path)
+  # Element types without a NumPy equivalent raise KeyError or TypeError.
+  except (OSError, safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
+    raise UserError(f"weights {path!r} cannot be read, the file may be damaged: {error}") from error

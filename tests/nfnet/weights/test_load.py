@@ -1,0 +1,99 @@
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from nfnet.errors import UserError
+from nfnet.initialization import initial_parameters
+from nfnet.model import NFNet
+from nfnet.weights.haiku import from_haiku, save_haiku, to_haiku
+from nfnet.weights.haiku_pickle import write_haiku
+from nfnet.weights.load import load_weights
+from nfnet.weights.timm import save_timm
+from tests.nfnet.weights.whole_networks import NUM_CLASSES, assert_bit_equal, without_memory
+from train.config.config_file import to_json
+from train.config.experiment import Experiment, Model
+from train.run.checkpoints import Checkpoints
+
+SAVERS = {"haiku": save_haiku, "timm": save_timm}
+
+
+@pytest.mark.parametrize("kind", SAVERS)
+@pytest.mark.parametrize("asked", ["P0", None])
+def test_files_come_back_bit_for_bit(kind, asked, parameters, tmp_path):
+  path = str(tmp_path / "weights")
+  SAVERS[kind](path, parameters, "P0")
+  weights = load_weights(path, asked)
+  assert_bit_equal(weights.parameters, parameters)
+  assert (weights.variant, weights.bottleneck) == ("P0", "paper")
+  assert (weights.num_classes, weights.metadata) == (NUM_CLASSES, None)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float64])
+def test_other_precisions_become_float32(dtype, parameters, tmp_path):
+  path = tmp_path / "weights.npz"
+  tree = jax.tree.map(lambda array: array.astype(dtype), to_haiku(parameters, "P0"))
+  write_haiku(str(path), tree)
+  weights = load_weights(str(path))
+  assert_bit_equal(
+    weights.parameters, jax.tree.map(lambda a: a.astype(dtype).astype(np.float32), parameters)
+  )
+
+
+def test_the_bottleneck_can_be_asked_for(parameters, tmp_path):
+  path = str(tmp_path / "weights.npz")
+  save_haiku(path, parameters, "P0")
+  assert load_weights(path, "P0", bottleneck="released").bottleneck == "released"
+  tree = to_haiku(without_memory("F0+", 3, "released"), "F0+")
+  assert from_haiku(tree, "F0+").bottleneck == "released"
+
+
+def test_safetensors_of_something_else_are_an_error(tmp_path):
+  path = str(tmp_path / "weights.safetensors")
+  safetensors.numpy.save_file({"layer": np.zeros(3, np.float32)}, path)
+  with pytest.raises(UserError, match=r"stem\.conv1\.weight is missing; they fit no variant"):
+    load_weights(path, "P0")
+
+
+@pytest.mark.parametrize("save", SAVERS.values())
+def test_a_place_that_cannot_be_written_is_an_error(save, parameters, tmp_path):
+  with pytest.raises(UserError, match="cannot be written"):
+    save(str(tmp_path / "missing" / "weights"), parameters, "P0")
+
+
+def test_a_missing_file_is_an_error(tmp_path):
+  with pytest.raises(UserError, match="cannot be read: No such file"):
+    load_weights(str(tmp_path / "missing.npz"), "P0")
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("workdir")
+  experiment = Experiment(name="test", model=Model(variant="P0"))
+  trained = initial_parameters(NFNet("P0", NUM_CLASSES), seed=0)
+  averaged = initial_parameters(NFNet("P0", NUM_CLASSES), seed=1)
+  with Checkpoints(str(folder), keep=1) as checkpoints:
+    checkpoints.save(
+      1,
+      params=trained,
+      ema=averaged,
+      optimizer={"momentum": np.zeros(3, np.float32)},
+      data_state={},
+      metadata={"experiment": to_json(experiment), "class_names": ["a"] * NUM_CLASSES},
+    )
+  return folder, trained, averaged
+
+
+@pytest.mark.parametrize("prefer_ema", [False, True])
+@pytest.mark.parametrize("inner", ["", "checkpoints/1"])
+def test_checkpoints_of_this_project(workdir, prefer_ema, inner):
+  folder, trained, averaged = workdir
+  weights = load_weights(str(folder / inner), prefer_ema=prefer_ema)
+  assert_bit_equal(weights.parameters, averaged if prefer_ema else trained)
+  assert (weights.variant, weights.num_classes) == ("P0", NUM_CLASSES)
+  assert weights.metadata["class_names"] == ["a"] * NUM_CLASSES
+
+
+def test_a_checkpoint_of_another_variant_is_an_error(workdir):
+  with pytest.raises(UserError, match="were trained as variant P0, not N0"):
+    load_weights(str(workdir[0]), "N0")
