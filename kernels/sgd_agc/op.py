@@ -7,7 +7,6 @@ from jaxtyping import Array, Float
 from kernels.dispatch import Implementation, dispatch
 from kernels.sgd_agc import pallas, reference
 from kernels.sgd_agc.formulas import Arrays, Step
-from kernels.sgd_agc.problem import is_small
 
 
 def sgd_agc_step(
@@ -46,11 +45,6 @@ def sgd_agc_step(
   """
   if (emas is None) != (ema_decay is None):
     raise ValueError(f"{ema_decay=}: moving averages need a decay, and nothing else takes one")
-  small = [name for name, x in parameters.items() if is_small(x.shape, stacked)]
-  # A large parameter keeps HBM busy on its own.
-  batches = [[name] for name in parameters if name not in small]
-  if small:
-    batches.append(small)
   steps = [
     dispatch(
       "sgd_agc",
@@ -69,7 +63,7 @@ def sgd_agc_step(
         ema_decay,
       ),
     )
-    for names in batches
+    for names in pallas.batches(parameters, stacked)
   ]
 
   def union(field):

@@ -28,7 +28,8 @@ def sgd_agc_step(
 ) -> Step:
   """Computes what the reference computes, from the same arguments.
 
-  All parameters must be small (`kernels.sgd_agc.problem.is_small`), or none.
+  The parameters must be one of the `batches`: all small (`kernels.sgd_agc.problem.is_small`) or all
+  large.
 
   Raises:
     NotImplementedError: for other shapes than vectors, scalars, matrices (IO) and filters (HWIO) of
@@ -51,6 +52,16 @@ def sgd_agc_step(
     return _small_step(hyper_parameters, *arrays, stacked=stacked, clips=clips)
   update_one = functools.partial(_update_one, hyper_parameters, clips=clips)
   return step_of_each(update_one, *arrays, stacked=stacked)
+
+
+def batches(parameters: Arrays, stacked: bool) -> list[list[str]]:
+  """Divides parameters into what one call of `sgd_agc_step` takes, by name.
+
+  A large parameter keeps HBM busy on its own; all small ones go together.
+  """
+  small = [name for name, x in parameters.items() if is_small(x.shape, stacked)]
+  large = [[name] for name in parameters if name not in small]
+  return [*large, small] if small else large
 
 
 def _check_dtypes(

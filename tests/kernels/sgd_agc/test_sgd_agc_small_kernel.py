@@ -32,9 +32,10 @@ SHAPES = {
   "stem 0": (3, 3, 3, 16),
   "stem 2": (3, 3, 32, 64),
   "excite": (16, 128),
-  "squeeze": (1, 1, 384, 192),
+  "squeeze": (1, 1, 128, 72),
   "narrow": (256, 24),
 }
+FEW = {name: SHAPES[name] for name in ("bias", "skip gain", "stem 0", "narrow")}
 STACKS = {"gain": (3, 2048), "bias": (17, 384), "skip gain": (5,)}
 
 
@@ -63,7 +64,7 @@ def test_the_average_is_kept_in_the_same_pass(shapes, stacked, clipping):
   assert not np.array_equal(expected.emas["gain"], arrays[3]["gain"])
 
 
-@pytest.mark.parametrize(("shapes", "stacked"), [(SHAPES, False), (STACKS, True)])
+@pytest.mark.parametrize(("shapes", "stacked"), [(FEW, False), (STACKS, True)])
 def test_gradients_that_have_traveled_in_bfloat16(shapes, stacked):
   arrays = draw(shapes)
   arrays[1] = jax.tree.map(lambda x: x.astype(jnp.bfloat16), arrays[1])
@@ -72,7 +73,7 @@ def test_gradients_that_have_traveled_in_bfloat16(shapes, stacked):
 
 
 def test_zeros_can_move_and_are_finite():
-  _, gradients, *_ = draw(SHAPES)
+  _, gradients, *_ = draw(FEW)
   zeros = jax.tree.map(jnp.zeros_like, gradients)
   for arrays in ([zeros, gradients, zeros, None], [zeros, zeros, zeros, None]):
     assert_close(by_kernel(arrays), by_reference(arrays), arrays)
@@ -96,7 +97,7 @@ def test_says_what_it_does_not_cover():
 def test_inside_shard_map():
   """The training step calls it like this: everything is the same on each device."""
   mesh = jax.make_mesh((2,), ("data",), devices=jax.devices()[:2])
-  arrays = draw(SHAPES)
+  arrays = draw(FEW)
 
   @functools.partial(jax.shard_map, mesh=mesh, in_specs=P(), out_specs=P())
   def sharded(*trees):
