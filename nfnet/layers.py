@@ -61,7 +61,7 @@ class ScaledWSConv(nnx.Module):
     returns_input: bool = False,
   ) -> kernels.Convolution:
     """Returns conv(pool(beta * activation(x))) + bias; without an activation, beta must be 1."""
-    return kernels.scaled_ws_conv(
+    return kernels.scaled_ws_convolution(
       x,
       self.weight[...],
       self.gain[...],

@@ -31,6 +31,11 @@ BlockExecution = Literal["scan", "unrolled"]
 Parameters = Mapping[str, Any]
 """Nested dictionaries of float32 arrays, by name."""
 
+CLASSIFIER = "classifier"
+"""Name of the last layer's parameters."""
+CLASSIFIER_WEIGHT = f"{CLASSIFIER}/weight"
+"""Full name of the one weight that initialization, AGC and sharding treat differently."""
+
 
 class Stem(nnx.Module):
   """Computes four 3x3 convolutions of strides 2, 1, 1, 2, with activations between them."""
@@ -53,7 +58,7 @@ class Stem(nnx.Module):
   def __call__(self, x: Float[Array, "h w n c"]) -> Float[Array, "h2 w2 n o"]:
     """Returns the input of the first stage, a quarter as high and wide as the images."""
     convs = (self.conv0, self.conv1, self.conv2, self.conv3)
-    return kernels.stem(
+    return kernels.stem_convolutions(
       x,
       tuple(conv.weight[...] for conv in convs),
       tuple(conv.gain[...] for conv in convs),
@@ -253,6 +258,11 @@ def parameter_shapes(model: NFNet) -> dict[str, Any]:
   return {**shapes, BLOCKS: blocks}
 
 
+def parameter_name(path: tuple[Any, ...]) -> str:
+  """Returns the keys of a path in a parameter tree joined by slashes: "blocks/3/conv0/weight"."""
+  return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
 def apply(
   model: NFNet,
   parameters: Parameters,
@@ -305,10 +315,7 @@ def _with_parameters(model: NFNet, parameters: Parameters) -> NFNet:
 
 def _check_names(parameters: Parameters, needed: Parameters) -> None:
   def names(tree):
-    return {
-      jax.tree_util.keystr(path, simple=True, separator="/")
-      for path, _ in jax.tree.leaves_with_path(tree)
-    }
+    return {parameter_name(path) for path, _ in jax.tree.leaves_with_path(tree)}
 
   # NNX would leave a missing parameter without a value, which fails later, inside an op.
   if missing := sorted(names(needed) - names(parameters)):

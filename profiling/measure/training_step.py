@@ -15,16 +15,15 @@ from profiling.compiler_text.chips import chip_of_device_kind, core_hours
 from profiling.estimate.step_time import Row
 from profiling.measure.trace_events import busy_share, module_name, read_events, rows_of
 from train.config.experiment import Experiment
+from train.step.model import make_model
+from train.step.optimizer import make_optimizer
+from train.step.parameter_groups import parameter_roles
 from train.step.schedule import learning_rate_schedule
 from train.step.sharding.batch import check_train_batch, put_batch
 from train.step.sharding.mesh import make_mesh
-from train.step.train_step import (
-  initial_state,
-  make_model,
-  make_optimizer,
-  make_train_step,
-  put_parameters,
-)
+from train.step.sharding.parameters import put_parameters
+from train.step.state import initial_state
+from train.step.train_step import make_train_step
 
 _WARMUP_STEPS = 3
 
@@ -108,7 +107,7 @@ def measure(experiment: Experiment, steps: int, folder: pathlib.Path) -> Measure
   model = make_model(experiment)
   # The number of examples only changes a constant of the schedule.
   rate = learning_rate_schedule(experiment, train_examples=10**6)
-  optimizer = make_optimizer(experiment, rate)
+  optimizer = make_optimizer(experiment, rate, parameter_roles(model, mesh))
   parameters = put_parameters(model, initial_parameters(model, experiment.seed), mesh)
   state = initial_state(experiment, optimizer, parameters)
   generator = np.random.default_rng(experiment.seed)
