@@ -63,15 +63,19 @@ def compiled(name=NAME, **arguments):
   return jit(lambda parameters, images, keys: apply(model, parameters, images, keys=keys))
 
 
-@functools.cache
-def compiled_gradient(name, **arguments):
+def loss_and_gradients(name, **arguments):
   # At higher rates, a deep network drops some block for all four images; it then has no gradient.
   model = NFNet(name, NUM_CLASSES, stochastic_depth_rate=0.3, **arguments)
 
   def loss(parameters, images, keys):
     return jnp.sum(jnp.square(apply(model, parameters, images, keys=keys)))
 
-  return jit(jax.value_and_grad(loss))
+  return jax.value_and_grad(loss)
+
+
+@functools.cache
+def compiled_gradient(name, **arguments):
+  return jit(loss_and_gradients(name, **arguments))
 
 
 SIZES = [NAME, *(pytest.param(name, marks=pytest.mark.slow) for name in ("P0", "N0", "N1"))]
@@ -126,7 +130,7 @@ def test_the_batch_is_filled_up_once_and_not_by_every_kernel(small_networks):
       jax.ShapeDtypeStruct((num_images, PIXELS, PIXELS, 3), jnp.float32),
       jax.eval_shape(lambda: jax.random.split(jax.random.key(0), num_images)),
     )
-    function = compiled_gradient(TINY.name, implementation="pallas")
+    function = loss_and_gradients(TINY.name, implementation="pallas")
     return count_pads(jax.make_jaxpr(function)(*arguments).jaxpr)
 
   # The images and the mask of stochastic depth.
