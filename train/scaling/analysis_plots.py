@@ -127,11 +127,8 @@ def _optima(analysis: Analysis) -> Figure | None:
   others.set_ylabel("epochs")
   others.spines["top"].set_visible(False)
   colors = {"parameters": COLORS[4], "epochs": COLORS[5]}
-  compute = np.geomspace(
-    bootstrap.points.compute.min(),
-    max(bootstrap.points.compute.max(), *analysis.budgets),
-    _LINE_POINTS,
-  )
+  tried = bootstrap.points.compute
+  compute = np.geomspace(tried.min(), max(tried.max(), *analysis.budgets), _LINE_POINTS)
   styles = dict(zip(OPTIMA, ("-", "--", ":"), strict=True))
   markers = dict(zip(WAYS, ("o", "x"), strict=True))
   for field in fields:

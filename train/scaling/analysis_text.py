@@ -47,15 +47,16 @@ def as_text(analysis: Analysis) -> str:
 
 def _head(analysis: Analysis) -> str:
   """Says how many runs there are, and what the intervals are."""
-  runs, draws = analysis.runs, len(analysis.bootstrap.draws)
+  runs, bootstrap = analysis.runs, analysis.bootstrap
   trials = sum(run.loss_nats is not None for run in analysis.table.runs) - len(runs)
   networks = len({run.name for run in runs})
   return (
     f"{len(runs)} runs of {networks} networks with a loss"
     + (f" (and {trials} trials that others of the same epochs beat)" if trials else "")
-    + f"; compute C in {compute_unit(analysis)}.\n{int(analysis.on_frontier.sum())} are on the frontier: "
-    f"no other run costs as little and is as good.\n"
-    f"[low, high]: 95 % intervals from {draws:,} resamples of the runs, seed {analysis.bootstrap.seed}."
+    + f"; compute C in {compute_unit(analysis)}.\n"
+    f"{int(analysis.on_frontier.sum())} are on the frontier: no other run costs as little and is as "
+    f"good.\n[low, high]: 95 % intervals from {len(bootstrap.draws):,} resamples of the runs, seed "
+    f"{bootstrap.seed}."
   )
 
 

@@ -9,9 +9,9 @@ one in 15 tables of paper A's size has a flag.
 
 Where there are enough runs, each is judged by the smoothness of its own network's curve. A run that
 was interrupted or saw other data makes its curve uneven, whereas all networks together may disagree
-with a law that is merely wrong. In these curves, log(loss) is a parabola of log(epochs) with a level
-and a slope for each network and one curvature for all. Several flags on one curve say that it is
-uneven, not which of its runs are at fault. Without curves, runs are compared with the joint law.
+with a law that is merely wrong. In these curves, log(loss) is a parabola of log(epochs), with a
+level and a slope for each network and one curvature for all. Several flags on one curve say that it
+is uneven, not which of its runs are at fault. Without curves, runs are compared with the joint law.
 """
 
 import dataclasses
@@ -103,7 +103,10 @@ def _deleted(design: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.nda
 
 
 def _deleted_from_joint(points: Points, joint: JointLaw) -> tuple[np.ndarray, np.ndarray]:
-  """Returns deviations from joint laws fitted without the run, and leverages in the tangent plane."""
+  """Returns deviations from joint laws fitted without the run, and its leverages.
+
+  Leverages are those of the linear fit in the tangent plane of the law.
+  """
   deviations = np.zeros(len(points))
   for run in range(len(points)):
     others = points.take(np.arange(len(points)) != run)

@@ -53,7 +53,7 @@ def as_points(runs: Sequence[Run]) -> Points:
 def frontier(compute: np.ndarray, loss: np.ndarray) -> np.ndarray:
   """Returns a mask of the runs that no other run dominates.
 
-  A run dominates another if it costs no more, is no worse, and is strictly better in one of the two.
+  A run dominates another if it costs no more, is no worse, and is better in one of the two.
 
   Args:
     compute: [n] training compute.

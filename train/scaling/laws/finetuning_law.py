@@ -78,7 +78,7 @@ class FinetuningLaw:
     return float(np.exp(_row(self.kind, run) @ np.array([self.constant, *self.exponents])))
 
   def interval_percent(self, run: Run) -> tuple[float, float]:
-    """Returns the interval that holds a run's error with `CONFIDENCE`, if deviations are independent."""
+    """Returns where a run's error lies with `CONFIDENCE`, if deviations are independent."""
     row = _row(self.kind, run)
     deviation = self.residual_deviation * np.sqrt(1 + row @ self.covariance @ row)
     freedom = self.runs - len(row)
