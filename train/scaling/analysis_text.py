@@ -54,9 +54,9 @@ def _head(analysis: Analysis) -> str:
     f"{len(runs)} runs of {networks} networks with a loss"
     + (f" (and {trials} trials that others of the same epochs beat)" if trials else "")
     + f"; compute C in {compute_unit(analysis)}.\n"
-    f"{int(analysis.on_frontier.sum())} are on the frontier: no other run costs as little and is as "
-    f"good.\n[low, high]: 95 % intervals from {len(bootstrap.draws):,} resamples of the runs, seed "
-    f"{bootstrap.seed}."
+    f"{int(analysis.on_frontier.sum())} are on the frontier: no other run costs as little and is "
+    f"as good.\n[low, high]: 95 % intervals from {len(bootstrap.draws):,} resamples of the runs, "
+    f"seed {bootstrap.seed}."
   )
 
 
