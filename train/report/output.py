@@ -1,4 +1,4 @@
-"""Where the commands leave their figures."""
+"""Writes the results of commands: JSON files and plots."""
 
 import json
 import pathlib

@@ -1,4 +1,4 @@
-"""Which pre-trained network to fine-tune: candidates ranked by their predicted error.
+"""The choice of the network to fine-tune: candidates ranked by their predicted error.
 
 Of the laws in `train.scaling.laws.finetuning_law`, the one is taken that puts the fewest pairs of
 runs in the wrong order when it predicts networks that it was not fitted to; the text shows all of

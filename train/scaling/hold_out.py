@@ -1,4 +1,4 @@
-"""How well laws fitted to runs of few epochs predict the runs of many epochs."""
+"""A test of the laws: those fitted to runs of few epochs predict the runs of many epochs."""
 
 import dataclasses
 

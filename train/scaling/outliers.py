@@ -31,7 +31,7 @@ MINIMAL_FREEDOM = 5
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Judgment:
-  """How far each run is off what the other runs predict.
+  """The deviation of each run from what the other runs predict.
 
   Attributes:
     by: what runs are compared with, "own curve" or "joint law".

@@ -117,7 +117,7 @@ def proposals(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _View:
-  """What is known about a cell; a step is a rate's place on the grid, 0 at the start rate.
+  """The knowledge about a cell; a step is a rate's place on the grid, 0 at the start rate.
 
   Attributes:
     tried: loss by step.

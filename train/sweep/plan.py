@@ -67,7 +67,7 @@ class Plan:
 
   @property
   def is_search(self) -> bool:
-    """Whether finished trials decide which learning rates are run."""
+    """True if finished trials decide which learning rates are run."""
     return self.start_learning_rate is not None
 
   @property

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from nfnet.errors import UserError
 from nfnet.weights.checkpoint_reader import newest_step
 from train.launch.job import FINAL_EXIT_CODES
-from train.sweep.claim import HEARTBEAT_SECONDS, Claim, claim_trial
+from train.sweep.claim import Claim, claim_trial
 from train.sweep.dead_workers import DeadWorkerWatch
 from train.sweep.folder import DONE, FAILED, RUNNING, WAITING, Entry, SweepFolder, worker_name
 from train.sweep.learning_rate_search import Cell, proposals
@@ -40,7 +40,7 @@ _DIVERGED = re.compile(r"lower optimizer\.peak_learning_rate=")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Ended:
-  """How a trial's process ended.
+  """The end of a trial's process.
 
   Attributes:
     exit_code: exit code as a shell gives it, 128 + signal after a signal.
@@ -64,8 +64,6 @@ class Worker:
     table: LiveTable,
     further_arguments: tuple[str, ...] = (),
     program: tuple[str, ...] = TRIAL_PROGRAM,
-    starts_max: int = STARTS_MAX,
-    heartbeat_seconds: float = HEARTBEAT_SECONDS,
   ):
     """Prepares; touches nothing.
 
@@ -78,8 +76,6 @@ class Worker:
       further_arguments: arguments of each `train.pretrain` beside those of the plan.
       program: command that runs a trial, given the grace period and the arguments of
         `train.pretrain`.
-      starts_max: starts without a further checkpoint after which a trial has failed.
-      heartbeat_seconds: time between two signs of life.
     """
     self._plan = plan
     self._cells = plan.cells() if plan.is_search else {}
@@ -89,8 +85,6 @@ class Worker:
     self._table = table
     self._further_arguments = further_arguments
     self._program = program
-    self._starts_max = starts_max
-    self._heartbeat_seconds = heartbeat_seconds
     self._name = worker_name()
     self._watch = DeadWorkerWatch(silent_seconds_max)
     self._failures_in_a_row = 0
@@ -160,9 +154,7 @@ class Worker:
     waiting = [entry for entry in entries.values() if entry.state == WAITING]
     waiting.sort(key=lambda entry: self._folder.trial(entry.name).order)
     for entry in (*abandoned, *waiting):
-      claim = claim_trial(
-        self._folder, entry, self._name, heartbeat_seconds=self._heartbeat_seconds
-      )
+      claim = claim_trial(self._folder, entry, self._name)
       if claim is not None:
         return claim
     return None
@@ -178,7 +170,7 @@ class Worker:
     def started(times: int) -> dict[str, int]:
       return {"starts": times, "checkpoint_step": checkpoint_step}
 
-    if starts >= self._starts_max:
+    if starts >= STARTS_MAX:
       last_line = _last_line(self._folder.log(trial.name), 0)
       self._fail(claim, f"started {starts} times without a further checkpoint; {last_line}")
       return

@@ -10,8 +10,6 @@ from train.sweep.learning_rate_search import (
   GRID_STEPS_MAX,
   Cell,
   Finished,
-  best_rate,
-  next_rates,
   proposals,
 )
 
@@ -39,6 +37,17 @@ SHORTER = Cell(parameters=100, epochs=0.5)
 LARGER = Cell(parameters=200, epochs=1)
 
 
+def next_rates(cell, finished):
+  """Returns the rates that a cell wants if it waits for no other one."""
+  return tuple(rate for _, rate in proposals([cell], finished, start_learning_rate=START))
+
+
+def best_rate(cell, finished):
+  """Returns the rate with the lowest loss, the highest of equals."""
+  own = [trial for trial in finished if trial.cell == cell and not math.isnan(trial.loss)]
+  return min(own, key=lambda trial: (trial.loss, -trial.learning_rate)).learning_rate
+
+
 def trials(cell, losses):
   return [Finished(cell=cell, learning_rate=r, loss=loss) for r, loss in losses.items()]
 
@@ -63,7 +72,7 @@ def cell_by_cell(cells, loss_of):
   """The same with no cell begun before all smaller ones are settled."""
   finished = []
   for cell in sorted(cells, key=lambda one: one.parameters * one.epochs):
-    while rates := next_rates(cell, finished, start_learning_rate=START):
+    while rates := next_rates(cell, finished):
       finished += trials(cell, {rate: loss_of(cell, rate) for rate in rates})
   return finished
 
@@ -76,7 +85,7 @@ def paper_loss(cell, rate):
 def test_two_trials_a_cell_on_the_rates_of_the_paper(start):
   found = run(list(PAPER_RATES), paper_loss, start=start)
   for cell, rate in PAPER_RATES.items():
-    assert best_rate(cell, found, start_learning_rate=start) == rate
+    assert best_rate(cell, found) == rate
   print(f"{len(found)} trials, {len(found) / len(PAPER_RATES):.2f} a cell, from {start}")
   # A start that is wrong costs trials of the smallest cell alone.
   assert len(found) == {0.4: 40, 0.8: 39, 1.6: 38, 3.2: 37, 6.4: 38}[start]
@@ -138,9 +147,9 @@ def test_finds_the_best_of_any_valleys_that_fall(table, data):
     list(table), loss_of, choose=lambda waiting: data.draw(st.integers(0, len(waiting) - 1))
   )
   for cell in table:
-    best = best_rate(cell, found, start_learning_rate=START)
+    best = best_rate(cell, found)
     assert loss_of(cell, best) == 2
-    assert next_rates(cell, found, start_learning_rate=START) == ()
+    assert next_rates(cell, found) == ()
 
 
 @settings(max_examples=200, deadline=None)
@@ -191,23 +200,17 @@ def test_ends_whatever_the_losses(table, data):
 )
 def test_next_rates(finished, rates):
   every = [trial for cell, losses in finished.items() for trial in trials(cell, losses)]
-  assert next_rates(CELL, every, start_learning_rate=START) == rates
+  assert next_rates(CELL, every) == rates
 
 
 def test_the_grid_has_an_end():
   everything_diverged = {START * 2.0**-step: math.inf for step in range(GRID_STEPS_MAX + 1)}
   finished = trials(CELL, everything_diverged)
-  assert next_rates(CELL, finished, start_learning_rate=START) == ()
-  assert best_rate(CELL, finished, start_learning_rate=START) is None
+  assert next_rates(CELL, finished) == ()
   # Nor has a larger one anything to try.
-  assert next_rates(LARGER, finished, start_learning_rate=START) == ()
+  assert next_rates(LARGER, finished) == ()
   ever_better = {START * 2.0**step: -step for step in range(GRID_STEPS_MAX + 1)}
-  assert next_rates(CELL, trials(CELL, ever_better), start_learning_rate=START) == ()
-
-
-def test_the_best_of_equals_is_the_highest():
-  finished = trials(CELL, {1.6: 1.0, 0.8: 1.0, 3.2: 2.0})
-  assert best_rate(CELL, finished, start_learning_rate=START) == 1.6
+  assert next_rates(CELL, trials(CELL, ever_better)) == ()
 
 
 def test_a_cell_waits_for_the_smaller_ones():

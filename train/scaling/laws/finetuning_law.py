@@ -25,7 +25,7 @@ CONFIDENCE = 0.95
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Kind:
-  """Which quantities a law predicts from.
+  """The quantities that a law predicts from.
 
   Attributes:
     label: name for people.
@@ -89,7 +89,7 @@ class FinetuningLaw:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CrossValidation:
-  """How well a law predicts networks that it was not fitted to.
+  """The quality of a law's predictions for networks that it was not fitted to.
 
   Attributes:
     kind: kind of the law; None for the order of the pre-training loss, which predicts no error.
