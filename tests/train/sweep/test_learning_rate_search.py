@@ -107,14 +107,14 @@ def test_what_it_saves_that_third_rates_wait():
 
 @st.composite
 def tables(draw):
-  """Best steps that fall with size and budget, by any number of steps."""
+  """Best steps that fall with size and budget by up to two steps each, but not off the grid."""
   sizes, budgets = draw(st.integers(1, 3)), draw(st.integers(1, 3))
   table = {}
   for i in range(sizes):
     for j in range(budgets):
       above = [table[at] for at in ((i - 1, j), (i, j - 1)) if at in table]
       top = min(above) if above else draw(st.integers(-3, 4))
-      table[i, j] = top - draw(st.integers(0, 2))
+      table[i, j] = max(top - draw(st.integers(0, 2)), -GRID_STEPS_MAX)
   return {Cell(parameters=10 * 3**i, epochs=0.5 * 2**j): step for (i, j), step in table.items()}
 
 
@@ -135,7 +135,7 @@ def valleys(draw):
   return loss
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(tables(), st.data())
 def test_finds_the_best_of_any_valleys_that_fall(table, data):
   losses = {cell: data.draw(valleys()) for cell in table}
@@ -152,7 +152,7 @@ def test_finds_the_best_of_any_valleys_that_fall(table, data):
     assert next_rates(cell, found) == ()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(tables(), st.data())
 def test_ends_whatever_the_losses(table, data):
   """And never wants a rate twice, which `run` looks at."""
@@ -162,7 +162,11 @@ def test_ends_whatever_the_losses(table, data):
     lambda cell, rate: data.draw(loss),
     choose=lambda waiting: data.draw(st.integers(0, len(waiting) - 1)),
   )
-  assert {trial.cell for trial in found} == set(table)
+  cells = {trial.cell for trial in found}
+  without_a_rate = cells - {trial.cell for trial in found if math.isfinite(trial.loss)}
+  # Where every rate down to the end of the grid diverges, larger cells have none to try.
+  for cell in set(table) - cells:
+    assert any(other.is_within(cell) for other in without_a_rate)
 
 
 @pytest.mark.parametrize(
