@@ -1,6 +1,7 @@
 """Runs that others have published, as tables that `train.scaling.run_table` reads.
 
-They are from paper A (https://arxiv.org/abs/2310.16764). Each file says how its figures were obtained.
+They are from paper A (https://arxiv.org/abs/2310.16764). Each file says how its figures were
+obtained.
 """
 
 import pathlib

@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import pathlib
+import socket
 import threading
 import time
 from collections.abc import Mapping
@@ -132,3 +133,9 @@ class Claim:
       except OSError:
         # The share does not answer now, but may again.
         continue
+
+
+def worker_name() -> str:
+  """Returns a name unique to this process: host, process id, start in Unix seconds."""
+  host = socket.gethostname().replace("@", "_").replace("/", "_")
+  return f"{host}.{os.getpid()}.{int(time.time())}"

@@ -25,8 +25,6 @@ import json
 import os
 import pathlib
 import shutil
-import socket
-import time
 import uuid
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -239,12 +237,6 @@ class SweepFolder:
     """Gives a trial that was added its entry, unless it has one."""
     with self.writing(), contextlib.suppress(FileNotFoundError):
       os.rename(self.trial_folder(name) / _NEW_ENTRY, self.path / WAITING / name)
-
-
-def worker_name() -> str:
-  """Returns a name unique to this process: host, process id, start in Unix seconds."""
-  host = socket.gethostname().replace("@", "_").replace("/", "_")
-  return f"{host}.{os.getpid()}.{int(time.time())}"
 
 
 def write_whole(path: pathlib.Path, text: str) -> None:

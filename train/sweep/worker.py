@@ -14,9 +14,9 @@ from collections.abc import Mapping
 from nfnet.errors import UserError
 from nfnet.weights.checkpoint_reader import newest_step
 from train.launch.job import FINAL_EXIT_CODES
-from train.sweep.claim import Claim, claim_trial
+from train.sweep.claim import Claim, claim_trial, worker_name
 from train.sweep.dead_workers import DeadWorkerWatch
-from train.sweep.folder import DONE, FAILED, RUNNING, WAITING, Entry, SweepFolder, worker_name
+from train.sweep.folder import DONE, FAILED, RUNNING, WAITING, Entry, SweepFolder
 from train.sweep.learning_rate_search import Cell, proposals
 from train.sweep.plan import Plan, make_trial
 from train.sweep.results import finished_trials, read_result, write_results

@@ -11,7 +11,7 @@ import pytest
 
 from tests.repository import ROOT
 from tests.train.sweep.trials import make_trial, together
-from train.sweep.claim import claim_trial
+from train.sweep.claim import claim_trial, worker_name
 from train.sweep.folder import FAILED, RUNNING, WAITING
 
 RACE = """
@@ -124,3 +124,9 @@ def test_a_share_that_does_not_answer_loses_the_claim(folder, trial, monkeypatch
     time.sleep(0.2)
     assert claim.is_lost(0.2)
     assert not claim.is_lost(60)
+
+
+def test_names_of_workers_differ_and_fit_into_a_file_name():
+  name = worker_name()
+  assert str(os.getpid()) in name
+  assert not {"@", "/"} & set(name)

@@ -9,7 +9,7 @@ import pytest
 from nfnet.errors import UserError
 from tests.train.sweep.trials import FIXED, make_trial, state, together
 from train.sweep.claim import claim_trial
-from train.sweep.folder import DONE, FAILED, RUNNING, WAITING, SweepFolder, worker_name
+from train.sweep.folder import DONE, FAILED, RUNNING, WAITING, SweepFolder
 
 
 def test_a_trial_goes_through_its_states(folder, trial):
@@ -102,12 +102,6 @@ def test_what_cannot_be_a_folder_is_one_line(tmp_path, folder):
   (folder.trial_folder(trial.name) / "trial.json").write_text('{"name": "a"}')
   with pytest.raises(UserError, match=r"trial file .* cannot be read"):
     folder.trial(trial.name)
-
-
-def test_names_of_workers_differ_and_fit_into_a_file_name():
-  name = worker_name()
-  assert str(os.getpid()) in name
-  assert not {"@", "/"} & set(name)
 
 
 def test_trials_are_ordered_small_and_short_first():
