@@ -44,9 +44,8 @@ def make(tmp_path):
       folder,
       stop=stop,
       table=LiveTable(stream=io.StringIO()),
-      silent_seconds_max=60,
       program=(sys.executable, short_training.__file__),
-      **options,
+      **{"silent_seconds_max": 60, **options},
     )
     return folder, worker
 
@@ -81,6 +80,15 @@ def test_starts_are_counted_from_the_last_progress(make):
     (folder.workdir(name) / "checkpoints" / "100").mkdir(parents=True)
     worker.work()
   assert folder.log(name).read_text().count("last words") == STARTS_MAX
+
+
+def test_a_dead_workers_trial_is_taken_over(make):
+  with Stop() as stop:
+    folder, worker = make(stop, [1], silent_seconds_max=0.5)
+    claim_trial(folder, folder.entries()[NAME.format(1)], "dead.1.2")
+    worker.work()
+  assert [entry.state for entry in folder.entries().values()] == [FAILED]
+  assert folder.log(NAME.format(1)).read_text().count("last words") == 1
 
 
 def test_a_worker_whose_trials_all_fail_ends(make):
