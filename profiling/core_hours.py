@@ -10,7 +10,6 @@ printed is estimated from the compiler's schedule, not measured. A core is a Ten
 
 import dataclasses
 import pathlib
-from collections.abc import Sequence
 from typing import Any
 
 from absl import flags
@@ -124,11 +123,11 @@ def as_json(estimates: Estimates) -> dict[str, Any]:
     "versions": first.compilation.versions,
     "pretraining": [
       {
-        "variant": run.variant,
+        "variant": run.name,
         "epochs": run.epochs,
-        "estimated_core_hours": estimates.core_hours(run.variant, run.epochs),
-        "published_core_hours": run.core_hours,
-        "published_loss_nats": run.loss,
+        "estimated_core_hours": estimates.core_hours(run.name, run.epochs),
+        "published_core_hours": run.compute,
+        "published_loss_nats": run.loss_nats,
       }
       for run in published.RUNS
     ],
@@ -155,7 +154,7 @@ def as_text(estimates: Estimates) -> str:
   finetuning = estimates.finetuning.request
   pretraining = next(iter(estimates.pretraining.values())).request
   batch = pretraining.batch_per_chip * estimates.finetuning.topology.chips
-  published_hours = {(run.variant, run.epochs): run.core_hours for run in published.RUNS}
+  published_hours = {(run.name, run.epochs): run.compute for run in published.RUNS}
   speed = [
     (
       variant,
@@ -228,10 +227,10 @@ def draw(estimates: Estimates) -> Figure:
   # The one of the two that compares equal programs.
   bar = error_bars()["v3"]
   for variant in published.VARIANTS:
-    runs: Sequence[published.Run] = [run for run in published.RUNS if run.variant == variant]
-    losses = [run.loss for run in runs]
+    runs = [run for run in published.RUNS if run.name == variant]
+    losses = [run.loss_nats for run in runs]
     style = {"color": _COLORS[variant], "linewidth": 1.2, "markersize": 4}
-    axes.plot([run.core_hours for run in runs], losses, "o-", label=variant, **style)
+    axes.plot([run.compute for run in runs], losses, "o-", label=variant, **style)
     hours = [estimates.core_hours(variant, run.epochs) for run in runs]
     axes.plot(hours, losses, "x--", **{**style, "linewidth": 0.8})
     axes.hlines(

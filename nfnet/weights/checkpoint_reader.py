@@ -89,13 +89,18 @@ def checkpoint_folder(path: str) -> pathlib.Path:
     return folder
   if not folder.is_dir():
     raise UserError(f"checkpoint {path!r}: there is no such folder")
-  steps = ocp.utils.checkpoint_steps(folder / CHECKPOINTS_FOLDER)
-  if not steps:
+  step = newest_step(folder)
+  if step is None:
     raise UserError(
       f"{path!r} holds no checkpoint: expected a workdir with "
       f"{CHECKPOINTS_FOLDER}/STEP/{PARAMS_ITEM}, or such a STEP folder"
     )
-  return folder / CHECKPOINTS_FOLDER / str(max(steps))
+  return folder / CHECKPOINTS_FOLDER / str(step)
+
+
+def newest_step(workdir: pathlib.Path) -> int | None:
+  """Returns the step of the newest checkpoint in a workdir; None if there is none."""
+  return max(ocp.utils.checkpoint_steps(workdir / CHECKPOINTS_FOLDER), default=None)
 
 
 def read_arrays(folder: pathlib.Path) -> dict[str, Any]:

@@ -15,21 +15,10 @@ FINETUNING_CORE_HOURS = 1600
 """Of F7+: 50 epochs of ImageNet at 384 px with SAM (section 3)."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Run:
-  """One pre-trained network: TPU-v4 core-hours and held-out loss in nats."""
-
-  variant: str
-  epochs: float
-  core_hours: float
-  loss: float
-
-
-RUNS = tuple(
-  Run(run.name, run.epochs, run.compute, run.loss_nats) for run in read_runs([PAPER_A_NFNETS]).runs
-)
+RUNS = read_runs([PAPER_A_NFNETS]).runs
+"""Paper A's pre-trained networks; their compute is in TPU-v4 core-hours."""
 EPOCHS = tuple(sorted({run.epochs for run in RUNS}))
-VARIANTS = tuple(dict.fromkeys(run.variant for run in RUNS))
+VARIANTS = tuple(dict.fromkeys(run.name for run in RUNS))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,8 +86,8 @@ RELEASED_STEPS_V4 = (
 
 def core_hours_per_epoch(variant: str) -> float:
   """Of 4e9 images: the mean over paper A's runs of a network."""
-  runs = [run for run in RUNS if run.variant == variant]
-  return sum(run.core_hours for run in runs) / sum(run.epochs for run in runs)
+  runs = [run for run in RUNS if run.name == variant]
+  return sum(run.compute for run in runs) / sum(run.epochs for run in runs)
 
 
 def images_per_second_per_chip(variant: str) -> float:

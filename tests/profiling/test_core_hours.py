@@ -117,14 +117,14 @@ def test_picture_has_two_curves_a_variant(estimates, tmp_path):
 
 def test_published_hours_grow_with_size_and_epochs_and_losses_fall():
   for variant in published.VARIANTS:
-    runs = [run for run in published.RUNS if run.variant == variant]
+    runs = [run for run in published.RUNS if run.name == variant]
     assert [run.epochs for run in runs] == list(published.EPOCHS)
-    hours = [run.core_hours for run in runs]
+    hours = [run.compute for run in runs]
     assert hours == sorted(hours)
-    losses = [run.loss for run in runs]
+    losses = [run.loss_nats for run in runs]
     assert losses == sorted(losses, reverse=True)
   for epochs in published.EPOCHS:
-    hours = [run.core_hours for run in published.RUNS if run.epochs == epochs]
+    hours = [run.compute for run in published.RUNS if run.epochs == epochs]
     assert hours == sorted(hours)
 
 

@@ -1,6 +1,7 @@
 """Runs that others have published, as tables that `train.scaling.run_table` reads.
 
-Paper A: https://arxiv.org/abs/2310.16764. Each file says how its figures were obtained.
+They are from paper A (https://arxiv.org/abs/2310.16764). Each file says how its figures were
+obtained.
 """
 
 import pathlib
@@ -9,4 +10,4 @@ PAPER_A_NFNETS = pathlib.Path(__file__).with_name("paper_a_nfnets.csv")
 """36 NFNets pre-trained on JFT-4B: core-hours, held-out loss, learning rate, error on ImageNet."""
 
 PAPER_A_FINETUNED = pathlib.Path(__file__).with_name("paper_a_finetuned.csv")
-"""What paper A draws beside them after fine-tuning on ImageNet: three ViTs and its best NFNet."""
+"""Three ViTs and the best NFNet after fine-tuning on ImageNet, with which paper A compares."""

@@ -1,7 +1,8 @@
-"""Where the commands leave their figures."""
+"""Writes the results of commands: JSON files and plots."""
 
 import json
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -45,3 +46,27 @@ def save_figure(flag: str, path: str | None, figure: Figure) -> None:
     figure.savefig(path, format="png")
   except OSError as error:
     raise UserError(f"--{flag}={path} cannot be written: {error.strerror}") from error
+
+
+def save_plots(folder: str | pathlib.Path, plots: Mapping[str, Figure]) -> list[pathlib.Path]:
+  """Writes each plot to FOLDER/NAME.png.
+
+  Args:
+    folder: folder of the plots, created if needed.
+    plots: figures by name.
+
+  Returns:
+    Paths of the files written.
+
+  Raises:
+    UserError: the plots cannot be written.
+  """
+  folder, written = pathlib.Path(folder), []
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, figure in plots.items():
+      written.append(folder / f"{name}.png")
+      figure.savefig(written[-1])
+  except OSError as error:
+    raise UserError(f"plots cannot be written to {str(folder)!r}: {error.strerror}") from error
+  return written

@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from nfnet.errors import UserError
 from train.report.figure import picture
+from train.report.output import save_plots
 
 PLOTS_FOLDER = "plots"
 
@@ -58,20 +58,12 @@ def write_plots(
   _draw(axes, "top1", series, percent=True, suffix=", top-1")
   _draw(axes, "top5", series, percent=True, suffix=", top-5", linestyle="--")
 
-  pictures = {"loss": loss, "learning_rate": learning_rate, "accuracy": accuracy}
-  folder = pathlib.Path(workdir) / PLOTS_FOLDER
-  written = []
-  try:
-    folder.mkdir(exist_ok=True)
-    for name, figure in pictures.items():
-      if figure.axes[0].lines:
-        if len(figure.axes[0].lines) > 1:
-          figure.axes[0].legend(frameon=False)
-        figure.savefig(folder / f"{name}.png")
-        written.append(folder / f"{name}.png")
-  except OSError as error:
-    raise UserError(f"plots cannot be written to {str(folder)!r}: {error.strerror}") from error
-  return written
+  plots = {"loss": loss, "learning_rate": learning_rate, "accuracy": accuracy}
+  drawn = {name: figure for name, figure in plots.items() if figure.axes[0].lines}
+  for figure in drawn.values():
+    if len(figure.axes[0].lines) > 1:
+      figure.axes[0].legend(frameon=False)
+  return save_plots(pathlib.Path(workdir) / PLOTS_FOLDER, drawn)
 
 
 def _over_steps(title: str, quantity: str) -> tuple[Figure, Axes]:

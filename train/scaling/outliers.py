@@ -1,41 +1,43 @@
-"""Runs that do not lie where the others put them.
+"""Outliers: runs whose loss does not fit what the other runs say.
 
-A run is judged by those without it, so that it cannot hide itself: its deviation is from a fit to
-all others, times sqrt(1 - h), where h is its leverage, because at the end of a curve deviations
-scatter more. These t become modified z-scores, 0.6745 * (t - median) / MAD, and one beyond 3.5 is
-flagged: score and threshold are those of Iglewicz and Hoaglin, "How to Detect and Handle Outliers",
-1993. Simulated with normal errors, one in 15 tables of paper A's size has a flag.
+Each run is judged by a fit without it, so that it cannot hide itself. Its deviation is taken from a
+fit to all other runs and multiplied by sqrt(1 - h), where h is its leverage, because deviations
+scatter more at the ends of a curve. These values t become modified z-scores,
+0.6745 * (t - median) / MAD, and a run beyond 3.5 is flagged: score and threshold are those of
+Iglewicz and Hoaglin, "How to Detect and Handle Outliers", 1993. In simulations with normal errors,
+one in 15 tables of paper A's size has a flag.
 
-Runs are judged by the smoothness of their network's own curve where there are enough of them,
-because a run that was interrupted or saw other data makes its curve uneven, whereas all networks
-together may disagree with a law that is merely wrong. The curves: log(loss) is a parabola of
-log(epochs) with a level and a slope for each network and one curvature for all. Several flags on
-one curve say that it is uneven, not which of its runs are at fault. Without curves, the joint law
-is what runs are compared with.
+Where there are enough runs, each is judged by the smoothness of its own network's curve. A run that
+was interrupted or saw other data makes its curve uneven, whereas all networks together may disagree
+with a law that is merely wrong. In these curves, log(loss) is a parabola of log(epochs), with a
+level and a slope for each network and one curvature for all. Several flags on one curve say that it
+is uneven, not which of its runs are at fault. Without curves, runs are compared with the joint law.
 """
 
 import dataclasses
 
 import numpy as np
 
-from train.scaling.fits import MINIMAL_DEVIATION, JointLaw, Points, fit_joint_law
+from train.scaling.laws.joint_law import JointLaw, fit_joint_law
+from train.scaling.laws.regression import MINIMAL_DEVIATION
+from train.scaling.points import Points
 
 THRESHOLD = 3.5
 _NORMAL_QUARTILE = 0.6745
 MINIMAL_RUNS_A_CURVE = 3
 MINIMAL_FREEDOM = 5
-"""Runs beyond the parameters of the fit; with fewer the spread is not known."""
+"""Fewest degrees of freedom of the fit; with fewer the spread is not known."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Judgment:
-  """What was found of each run.
+  """The deviation of each run from what the other runs predict.
 
   Attributes:
-    by: "own curve" or "joint law".
-    deviations: [n] logarithm of loss over what the other runs predict; NaN for what is not judged.
-    scores: [n] modified z-scores; NaN likewise.
-    flagged: [n] of bool.
+    by: what runs are compared with, "own curve" or "joint law".
+    deviations: [n] logarithms of loss over prediction; NaN for runs that are not judged.
+    scores: [n] modified z-scores; NaN for runs that are not judged.
+    flagged: [n] booleans: whether a run is an outlier.
   """
 
   by: str
@@ -49,10 +51,10 @@ def judge(points: Points, joint: JointLaw | None) -> Judgment | None:
 
   Args:
     points: runs.
-    joint: law fitted to them all.
+    joint: law fitted to all of them.
 
   Returns:
-    None if there are too few runs for either way.
+    The judgment; None if there are too few runs both for curves and for the joint law.
   """
   names, index, counts = np.unique(points.names, return_inverse=True, return_counts=True)
   rows = np.flatnonzero(counts[index] >= MINIMAL_RUNS_A_CURVE)
@@ -69,7 +71,7 @@ def judge(points: Points, joint: JointLaw | None) -> Judgment | None:
 
 
 def modified_z_scores(values: np.ndarray) -> np.ndarray:
-  """0.6745 * (values - median) / MAD, where MAD is at least that of numbers exact to 1e-5."""
+  """Returns 0.6745 * (values - median) / MAD; MAD is at least that of numbers exact to 1e-5."""
   centered = values - np.median(values)
   mad = np.median(np.abs(centered))
   return _NORMAL_QUARTILE * centered / max(mad, _NORMAL_QUARTILE * MINIMAL_DEVIATION)
@@ -78,6 +80,7 @@ def modified_z_scores(values: np.ndarray) -> np.ndarray:
 def _judgment(
   by: str, count: int, rows: np.ndarray, deviations: np.ndarray, leverages: np.ndarray
 ) -> Judgment:
+  """Scores the judged `rows` of `count` runs."""
   scores = modified_z_scores(deviations * np.sqrt(1 - leverages))
   all_deviations, all_scores = np.full(count, np.nan), np.full(count, np.nan)
   all_deviations[rows], all_scores[rows] = deviations, scores
@@ -88,19 +91,22 @@ def _judgment(
 
 
 def _deleted(design: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Deviations from least squares without the run itself, and leverages.
+  """Returns deviations from least squares fits without the run itself, and leverages.
 
-  Of a linear fit the former are residual / (1 - leverage); there is no need to fit again.
+  For a linear fit the deviations are residual / (1 - leverage), so nothing is fitted again.
   """
   hat = design @ np.linalg.pinv(design)
-  # A run alone determines its curve where its leverage is 1; then it cannot deviate.
+  # Where its leverage is 1, a run alone determines its curve and cannot deviate from it.
   leverages = np.minimum(np.diag(hat), 1 - 1e-9)
   residuals = values - hat @ values
   return residuals / (1 - leverages), leverages
 
 
 def _deleted_from_joint(points: Points, joint: JointLaw) -> tuple[np.ndarray, np.ndarray]:
-  """Deviations from the joint law without the run itself, and leverages in its tangent plane."""
+  """Returns deviations from joint laws fitted without the run, and its leverages.
+
+  Leverages are those of the linear fit in the tangent plane of the law.
+  """
   deviations = np.zeros(len(points))
   for run in range(len(points)):
     others = points.take(np.arange(len(points)) != run)

@@ -1,17 +1,17 @@
-"""Tables of trained networks: what each cost and how good it became. CSV in, checked runs out.
+"""Tables of trained networks, with what each cost and how good it became: CSV in, checked runs out.
 
-One line a run, below a header with these columns in any order:
+A table has one line for each run, below a header with these columns in any order:
 
     name                the network; all its runs have the same parameters
     parameters          trained scalars
-    epochs              passes over the training data, 0.25 say
-    compute_core_hours  what training took; or compute_flops, one of the two in all files together
-    loss_nats           on held-out images
-    learning_rate       peak; may be absent
-    top1_error_percent  after fine-tuning; may be absent
+    epochs              passes over the training data, for example 0.25
+    compute_core_hours  training compute; or compute_flops, the same one in all files together
+    loss_nats           loss on held-out images
+    learning_rate       peak learning rate; may be absent
+    top1_error_percent  error after fine-tuning; may be absent
     probe_squared_error of a linear classifier before fine-tuning (`train.probe`); may be absent
     trial, held_out_error_percent, top1_error_percent_deviation, seeds, probe_error_percent
-                        that `train.sweep` and `train.finetune_sweep` write; not read
+                        written by `train.sweep` and `train.finetune_sweep`; not read
 
 Name and compute are always needed; loss_nats needs parameters and epochs, and a run has a loss, an
 error or both. A field may be empty where it is not needed. Lines that begin with # are comments.
@@ -46,17 +46,17 @@ _COLUMNS = ("name", *_NUMBERS, *COMPUTE_COLUMNS, *_NOT_READ)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Run:
-  """One trained network; what the table leaves empty is None.
+  """One trained network; fields that the table leaves empty are None.
 
   Attributes:
-    name: of the network.
-    parameters: trained scalars.
+    name: name of the network.
+    parameters: number of trained scalars.
     epochs: passes over the training data.
-    compute: in the unit of the table.
-    loss_nats: held-out.
-    learning_rate: peak.
-    top1_error_percent: after fine-tuning.
-    probe_squared_error: of a linear classifier before it.
+    compute: training compute, in the unit of the table.
+    loss_nats: loss on held-out images.
+    learning_rate: peak learning rate.
+    top1_error_percent: error after fine-tuning.
+    probe_squared_error: squared error of a linear classifier before fine-tuning.
     place: file and line, for messages.
   """
 
@@ -76,7 +76,7 @@ class RunTable:
   """Checked runs.
 
   Attributes:
-    runs: in the order of the files.
+    runs: runs in the order of the files.
     compute_column: "compute_core_hours" or "compute_flops".
   """
 
@@ -88,10 +88,10 @@ def read_runs(paths: Iterable[str | pathlib.Path]) -> RunTable:
   """Reads files as one table.
 
   Args:
-    paths: CSV files with the columns that the module names.
+    paths: CSV files with the columns that this module's docstring names.
 
   Raises:
-    UserError: a file cannot be read or has a column, a line or a value that it should not have.
+    UserError: a file cannot be read, or has an invalid column, line or value.
   """
   runs: list[Run] = []
   columns: dict[str, str] = {}
@@ -102,7 +102,7 @@ def read_runs(paths: Iterable[str | pathlib.Path]) -> RunTable:
   units = set(columns.values())
   if len(units) > 1:
     has = ", ".join(f"{path!r} has {column}" for path, column in columns.items())
-    raise UserError(f"compute is in one unit only: {has}; convert one of them")
+    raise UserError(f"compute must be in one unit: {has}; convert one of them")
   if not runs:
     raise UserError(f"no run in {', '.join(map(repr, columns)) or 'no file'}; give some")
   _check_sizes(runs)
@@ -110,17 +110,17 @@ def read_runs(paths: Iterable[str | pathlib.Path]) -> RunTable:
 
 
 def best_trials(runs: Sequence[Run], quantity: str = "loss_nats") -> tuple[Run, ...]:
-  """Of runs that share name and epochs, the one that is best.
+  """Returns the best of the runs that share name and epochs.
 
-  They are trials of one setting, of learning rates say; paper A's curves are made of the best ones.
-  Runs without epochs are no trials of each other.
+  Such runs are trials of one setting with different learning rates, for example; paper A's curves
+  consist of the best ones. Runs without epochs are not trials of each other.
 
   Args:
-    runs: of a table.
-    quantity: field of the runs that should be low; those without it are left out.
+    runs: runs of a table.
+    quantity: field of the runs that should be low; runs without it are left out.
 
   Returns:
-    In the order in which the settings come first.
+    One run for each setting, in the order in which the settings first occur.
   """
   best: dict[tuple[str, float | None, float | None], Run] = {}
   for run in runs:
@@ -134,9 +134,9 @@ def best_trials(runs: Sequence[Run], quantity: str = "loss_nats") -> tuple[Run, 
 
 
 def _read_file(path: str) -> tuple[str, list[Run]]:
-  """The column that compute is in, and the runs."""
+  """Returns the column that compute is in, and the runs."""
   try:
-    # utf-8-sig: spreadsheets put a byte order mark in front.
+    # utf-8-sig, because spreadsheets put a byte order mark in front.
     lines = pathlib.Path(path).read_text(encoding="utf-8-sig").splitlines()
   except OSError as error:
     raise UserError(f"--runs={path} cannot be read: {error.strerror}") from error
@@ -157,11 +157,12 @@ def _read_file(path: str) -> tuple[str, list[Run]]:
       raise UserError(f"{place}: {len(fields)} fields below a header of {len(header)}: {line!r}")
     runs.append(_run(dict(zip(header, fields, strict=True)), compute_column, place))
   if header is None:
-    raise UserError(f"{path} has no header; its first line is to name the columns: {_known()}")
+    raise UserError(f"{path} has no header; name the columns in its first line: {_known()}")
   return compute_column, runs
 
 
 def _split(line: str, place: str) -> list[str]:
+  """Returns the fields of one line."""
   try:
     (fields,) = csv.reader([line], strict=True, skipinitialspace=True)
   except csv.Error as error:
@@ -170,6 +171,7 @@ def _split(line: str, place: str) -> list[str]:
 
 
 def _known() -> str:
+  """Returns the names of all columns, for messages."""
   return ", ".join(_COLUMNS)
 
 
@@ -191,6 +193,7 @@ def _check_header(header: Sequence[str], place: str) -> str:
 
 
 def _run(fields: Mapping[str, str], compute_column: str, place: str) -> Run:
+  """Returns one line's run, checked."""
   if not fields["name"]:
     raise UserError(f"{place}: name is empty; name the network")
   numbers = {column: _number(fields.get(column, ""), column, place) for column in _NUMBERS}
@@ -198,7 +201,9 @@ def _run(fields: Mapping[str, str], compute_column: str, place: str) -> Run:
   if compute is None:
     raise UserError(f"{place}: {compute_column} is empty; every run needs it")
   if numbers["loss_nats"] is None and numbers["top1_error_percent"] is None:
-    raise UserError(f"{place}: neither loss_nats nor top1_error_percent; give one or leave it out")
+    raise UserError(
+      f"{place}: neither loss_nats nor top1_error_percent; give one or leave the run out"
+    )
   if numbers["loss_nats"] is not None:
     for column in ("parameters", "epochs"):
       if numbers[column] is None:
@@ -210,19 +215,21 @@ def _run(fields: Mapping[str, str], compute_column: str, place: str) -> Run:
 
 
 def _number(text: str, column: str, place: str) -> float | None:
+  """Returns the number in a field; None if the field is empty."""
   if not text:
     return None
   try:
     value = float(text)
   except ValueError:
     value = math.nan
-  # Everything here is drawn and fitted on logarithmic axes.
+  # All quantities are drawn and fitted on logarithmic axes.
   if not (math.isfinite(value) and value > 0):
     raise UserError(f"{place}: {column}={text!r}: must be a number above 0")
   return value
 
 
 def _check_sizes(runs: Iterable[Run]) -> None:
+  """Raises UserError if runs of one network have different numbers of parameters."""
   first: dict[str, Run] = {}
   for run in runs:
     if run.parameters is None:

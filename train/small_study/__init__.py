@@ -1,14 +1,14 @@
-"""A study at the scale of a laptop: four networks, four budgets, on embedded photographs.
+"""A study at the scale of a laptop: four networks and four budgets, on embedded photographs.
 
-`plan.toml` is what was pre-trained (`python -m train.sweep`), `runs.csv` what came out, each trial
-fine-tuned on 200 digits with two seeds (`python -m train.finetune_sweep --all_trials`). What it
-says is in docs/scaling_laws.md.
+`plan.toml` defines what was pre-trained by `python -m train.sweep`. `runs.csv` has the results:
+each trial was fine-tuned on 200 digits with two seeds by `python -m train.finetune_sweep
+--all_trials`. docs/scaling_laws.md discusses them.
 """
 
 import pathlib
 
 PLAN = pathlib.Path(__file__).with_name("plan.toml")
-"""Of the sweep."""
+"""The plan of the sweep."""
 
 RUNS = pathlib.Path(__file__).with_name("runs.csv")
 """All trials, as `train.finetune_sweep` writes them."""

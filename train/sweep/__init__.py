@@ -1,8 +1,11 @@
 """Grids of pre-training runs over variant, epoch budget and learning rate.
 
-`python -m train.sweep` (`__main__.py`) is one worker; workers know of each other by a shared folder
-alone. `plan.py` is what is to run, `trial.py` one run of it, `folder.py` who runs it (the states of
-all trials). `worker.py` runs trials, each in a process of `trial_process.py`. `results.py` is what
-comes out, `table.py` what a person sees. Which rates to try is decided by
-`train.sweep.learning_rate_search`.
+`python -m train.sweep` (`__main__`) is one worker; workers know about each other only through a
+shared folder. `plan` defines what to run and `trial` one run of it. `folder` keeps the state of
+every trial, `claim` takes one to run it, and `dead_workers` finds those whose worker has died.
+`worker` ties this together: it runs trials, each in a process of `trial_process`, until it is told
+to end (`stop`). `learning_rate_search` chooses the next learning rates. `results` writes
+results.csv, `trial_table` shows the trials, and `finetuning` fine-tunes what was pre-trained.
+
+Of the rest of `train`, these modules import `report`, `config`, `data`, `step` and `run`.
 """

@@ -3,45 +3,47 @@ r"""Runs a grid of (variant, epoch budget, learning rate), one training after th
     python -m train.sweep --plan=FILE --folder=DIR
     python -m train.sweep --show --folder=DIR
 
-The first command is one worker. Started as often as there is room, on one machine or on many that
-share DIR, workers divide the trials among them; each may be killed, and more may come at any time.
-`train/sweep/plan.py` says what a plan is, `train/sweep/folder.py` what is in the folder. With
-`learning_rates = "search"`, what has finished decides which rates are run next
+The first command is one worker. Start as many as there is room for, on one machine or on several
+that share DIR: workers divide the trials among themselves, each may be killed, and more may join at
+any time. `train/sweep/plan.py` describes plans, `train/sweep/folder.py` the folder. With
+`learning_rates = "search"`, finished trials decide which rates are run next
 (`train/sweep/learning_rate_search.py`).
 
-A worker trains on all devices that it sees: two on one machine need, for example, another
-CUDA_VISIBLE_DEVICES each. All machines run the same version and have configuration and data at the
-same paths.
+A worker trains on all devices that it sees: two workers on one machine need different
+CUDA_VISIBLE_DEVICES, for example. All machines must run the same version and have configuration and
+data at the same paths.
 """
 
 from absl import flags
 
 from nfnet.command_line import refuse_arguments, run_main
 from nfnet.errors import UserError
-from train.sweep.folder import BEAT_SECONDS, SweepFolder
+from train.sweep.claim import HEARTBEAT_SECONDS
+from train.sweep.folder import SweepFolder
 from train.sweep.plan import load_plan
 from train.sweep.results import results, write_results
-from train.sweep.table import LiveTable, best_rates_text, table_rows, table_text
-from train.sweep.worker import Stop, Worker, is_failed
+from train.sweep.stop import Stop
+from train.sweep.trial_table import LiveTable, best_rates_text, table_rows, table_text
+from train.sweep.worker import Worker, is_failed
 
-_SILENT_SECONDS_MIN = 5 * BEAT_SECONDS
+_SILENT_SECONDS_MIN = 5 * HEARTBEAT_SECONDS
 
-_PLAN = flags.DEFINE_string("plan", None, "TOML file that says what is run.")
-_FOLDER = flags.DEFINE_string("folder", None, "Of the sweep; all workers have the same.")
-_SHOW = flags.DEFINE_bool("show", False, "Print the table, write results.csv and end.")
+_PLAN = flags.DEFINE_string("plan", None, "TOML file that defines what is run.")
+_FOLDER = flags.DEFINE_string("folder", None, "Folder of the sweep, the same for all workers.")
+_SHOW = flags.DEFINE_bool("show", False, "Print the table, write results.csv and exit.")
 _RETRY_FAILED = flags.DEFINE_bool(
-  "retry_failed", False, "Run what has failed again, but for what diverged."
+  "retry_failed", False, "Run failed trials again, except those that diverged."
 )
 _SILENT_SECONDS_MAX = flags.DEFINE_float(
-  "silent_seconds_max", 120.0, "After which a worker counts as dead and its trial is taken over."
+  "silent_seconds_max", 120.0, "Silence after which a worker counts as dead and loses its trial."
 )
 _COMPILATION_CACHE = flags.DEFINE_string(
-  "compilation_cache", None, "Folder for compiled programs, handed to each training."
+  "compilation_cache", None, "Folder for compiled programs of the trainings."
 )
 
 
 def main(arguments: list[str]) -> None:
-  """Works, or shows."""
+  """Works on the sweep, or shows it."""
   refuse_arguments(arguments)
   if _FOLDER.value is None:
     raise UserError("--folder=None: name the folder of the sweep")
@@ -57,7 +59,7 @@ def main(arguments: list[str]) -> None:
   if _SILENT_SECONDS_MAX.value < _SILENT_SECONDS_MIN:
     raise UserError(
       f"--silent_seconds_max={_SILENT_SECONDS_MAX.value:g}: give {_SILENT_SECONDS_MIN:g} or more; "
-      f"workers show every {BEAT_SECONDS:g} s that they live"
+      f"workers show that they are alive every {HEARTBEAT_SECONDS:g} s"
     )
   plan = load_plan(_PLAN.value)
   folder.create(plan.fixed)
@@ -78,17 +80,19 @@ def main(arguments: list[str]) -> None:
 
 
 def _raise_if_any_failed(folder: SweepFolder) -> None:
+  """Raises UserError if trials failed for a reason other than their learning rate."""
   entries = folder.entries()
   failed = [entry for entry in entries.values() if is_failed(entry)]
   if failed:
     first = min(failed, key=lambda entry: folder.trial(entry.name).order)
     raise UserError(
       f"{len(failed)} of {len(entries)} trials failed; {first.name}: {first.read().get('reason')}; "
-      "mend it and add --retry_failed"
+      "fix the cause and add --retry_failed"
     )
 
 
 def _show(folder: SweepFolder) -> None:
+  """Writes results.csv and prints the tables."""
   entries = folder.entries()
   path = write_results(folder)
   print(table_text(table_rows(folder, entries)))

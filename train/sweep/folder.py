@@ -1,25 +1,22 @@
-"""The folder that the workers of a sweep share: which trial is in which state, and who runs it.
+"""The folder that the workers of a sweep share: the state of each trial, and which worker runs it.
 
     FOLDER/plan.json                   what all trials have in common
-    FOLDER/waiting/NAME                one entry a trial, in one of these four folders
+    FOLDER/waiting/NAME                one entry for each trial, in one of these four folders
     FOLDER/running/NAME@WORKER
     FOLDER/done/NAME                   JSON: the result
     FOLDER/failed/NAME                 JSON: the reason, and where the log is
-    FOLDER/trials/NAME/trial.json      what is run
-    FOLDER/trials/NAME/log.txt         what it printed
+    FOLDER/trials/NAME/trial.json      definition of the trial
+    FOLDER/trials/NAME/log.txt         output of its training
     FOLDER/trials/NAME/run             its workdir
-    FOLDER/results.csv                 of all that are done
+    FOLDER/results.csv                 results of all trials that are done
 
 An entry changes its state by `os.rename`, which is atomic on a disk and on NFS: of two workers that
-rename the same entry, one finds it gone. There is no server and no lock. A trial is added by the
-rename of a whole folder to `trials/NAME`, which fails where there is one, so that it is added once.
-(Buckets that are mounted as folders rename by copying; they will not do.)
+rename the same entry, one finds it gone. There is no server and no lock. A trial is added by
+renaming a whole folder to `trials/NAME`, which fails where one exists, so that it is added once.
+(Buckets mounted as folders do not qualify, because they rename by copying.)
 
-A worker that runs a trial touches its entry every `BEAT_SECONDS`. An entry whose time has not
-changed for long, by the clock of a worker that watches, is that of a dead worker and is renamed by
-whoever sees it first; the clocks of machines need not agree.
-
-To leave out a trial that waits, delete its entry.
+`train.sweep.claim` takes a trial, `train.sweep.dead_workers` finds those whose worker has died. To
+leave out a trial that waits, delete its entry.
 """
 
 import contextlib
@@ -28,19 +25,14 @@ import json
 import os
 import pathlib
 import shutil
-import socket
-import threading
-import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from nfnet.errors import UserError
 from train.sweep.trial import Trial
 
 WAITING, RUNNING, FAILED, DONE = STATES = ("waiting", "running", "failed", "done")
-BEAT_SECONDS = 2.0
-"""Between two signs of life. Clients of NFS may see them a minute late."""
 
 _PLAN_FILE = "plan.json"
 _TRIALS = "trials"
@@ -51,13 +43,13 @@ _LISTINGS_MAX = 4
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Entry:
-  """Where a trial is.
+  """The file that holds the state of a trial.
 
   Attributes:
-    name: of the trial.
+    name: name of the trial.
     state: one of `STATES`.
-    worker: that runs it, or none.
-    path: of the entry.
+    worker: worker that runs the trial; None unless it is running.
+    path: path of the file.
   """
 
   name: str
@@ -66,7 +58,7 @@ class Entry:
   path: pathlib.Path
 
   def read(self) -> dict[str, Any]:
-    """Its content; empty if it has moved on or is being written."""
+    """Returns its content; empty if the entry has moved on or is being written."""
     try:
       return json.loads(self.path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -77,14 +69,17 @@ class SweepFolder:
   """A sweep folder.
 
   Attributes:
-    path: absolute, because trials are told their workdir and people where the logs are.
+    path: absolute path, because trials get their workdir from it and messages name the logs.
   """
 
   def __init__(self, path: str | os.PathLike):
-    """Looks at nothing yet.
+    """Prepares; looks at nothing.
+
+    Args:
+      path: path of the folder, which need not exist.
 
     Raises:
-      UserError: it is an address.
+      UserError: the path is a URL.
     """
     if "://" in os.fspath(path):
       raise UserError(f"--folder={path}: not a folder; mount a share and give its path")
@@ -92,13 +87,13 @@ class SweepFolder:
     self._trials: dict[str, Trial] = {}
 
   def create(self, fixed: Mapping[str, Any]) -> None:
-    """Makes the folder unless it is there.
+    """Creates the folder unless it exists.
 
     Args:
-      fixed: what all its trials have in common, JSON values.
+      fixed: what all its trials have in common, as JSON values.
 
     Raises:
-      UserError: it cannot be written, or was made with something else.
+      UserError: the folder cannot be written, or was created with something else in common.
     """
     plan = self.path / _PLAN_FILE
     with self.writing():
@@ -106,7 +101,7 @@ class SweepFolder:
         (self.path / name).mkdir(parents=True, exist_ok=True)
       unfinished = _unfinished(plan)
       unfinished.write_text(json.dumps(dict(fixed), indent=1) + "\n", encoding="utf-8")
-      # Unlike a rename, a link keeps what another worker was quicker to write.
+      # Unlike a rename, a link never replaces what another worker was quicker to write.
       with contextlib.suppress(FileExistsError):
         os.link(unfinished, plan)
       unfinished.unlink()
@@ -123,24 +118,26 @@ class SweepFolder:
         )
 
   def check(self) -> None:
-    """Raises UserError unless it is the folder of a sweep."""
+    """Raises UserError unless this is the folder of a sweep."""
     if not (self.path / _PLAN_FILE).is_file():
-      raise UserError(f"sweep folder {str(self.path)!r}: there is no sweep; --plan=FILE begins one")
+      raise UserError(
+        f"sweep folder {str(self.path)!r}: there is no sweep; begin one with --plan=FILE"
+      )
 
   def trial_folder(self, name: str) -> pathlib.Path:
-    """Of the trial's log and workdir."""
+    """Returns the folder of a trial's log and workdir."""
     return self.path / _TRIALS / name
 
   def log(self, name: str) -> pathlib.Path:
-    """What the trial's training has printed."""
+    """Returns the path of the output of a trial's training."""
     return self.trial_folder(name) / "log.txt"
 
   def workdir(self, name: str) -> pathlib.Path:
-    """Of the trial's training."""
+    """Returns the workdir of a trial's training."""
     return self.trial_folder(name) / "run"
 
   def trial(self, name: str) -> Trial:
-    """What is run.
+    """Returns the definition of a trial.
 
     Raises:
       UserError: it cannot be read.
@@ -154,11 +151,18 @@ class SweepFolder:
     return self._trials[name]
 
   def names(self) -> set[str]:
-    """Of all trials that were ever added."""
+    """Returns the names of all trials that were ever added."""
     return set(_list(self.path / _TRIALS))
 
   def add(self, trial: Trial) -> bool:
-    """Adds a trial that waits; whether it is new. Any number of workers may add the same."""
+    """Adds a trial, which then waits; any number of workers may add the same one.
+
+    Args:
+      trial: definition of the trial.
+
+    Returns:
+      Whether the trial is new.
+    """
     target = self.trial_folder(trial.name)
     if target.exists():
       return False
@@ -179,11 +183,14 @@ class SweepFolder:
     return True
 
   def entries(self) -> dict[str, Entry]:
-    """Where each trial is, by name. Lets those wait that were added by a worker that died then."""
+    """Returns the entry of each trial, by name.
+
+    A trial whose worker died while adding it gets its entry here.
+    """
     entries: dict[str, Entry] = {}
     for _ in range(_LISTINGS_MAX):
-      # In the order in which a trial goes through them, so that none slips through forwards. One
-      # that is given back may, and is looked for again.
+      # In the order of a trial's states, so that a trial that advances meanwhile is not missed. One
+      # that is given back may be, and is looked for again.
       for state in STATES:
         for file_name in _list(self.path / state):
           name, _, worker = file_name.partition("@")
@@ -197,26 +204,12 @@ class SweepFolder:
         break
     return entries
 
-  def claim(self, entry: Entry, worker: str) -> "Claim | None":
-    """Takes a trial that waits, or whose worker is dead; None if another worker was quicker.
-
-    Args:
-      entry: of the trial.
-      worker: from `worker_name`.
-    """
-    target = self.path / RUNNING / f"{entry.name}@{worker}"
-    with self.writing():
-      try:
-        os.rename(entry.path, target)
-      except FileNotFoundError:
-        # A server's answer may have been lost, and the rename asked for again by the client. Nobody
-        # else makes a file of this name.
-        if not target.exists():
-          return None
-    return Claim(self, entry.name, target)
-
   def retry_failed(self) -> list[str]:
-    """Trials that failed wait again, but for those that diverged, which would do so again."""
+    """Lets failed trials wait again, except those that diverged, which would do so again.
+
+    Returns:
+      The names of these trials.
+    """
     again = []
     for entry in self.entries().values():
       if entry.state == FAILED and not entry.read().get("diverged"):
@@ -227,143 +220,39 @@ class SweepFolder:
 
   @contextlib.contextmanager
   def writing(self) -> Iterator[None]:
-    """Around what writes into the folder.
+    """Turns errors of writing into the folder into a UserError.
 
     Raises:
-      UserError: it cannot be written.
+      UserError: the folder cannot be written.
     """
     try:
       yield
     except OSError as error:
       raise UserError(
         f"sweep folder {str(self.path)!r} cannot be written: {error.strerror}; "
-        "mend it and run the same command again"
+        "make it writable and run the same command again"
       ) from error
 
   def _release(self, name: str) -> None:
-    """Lets a trial that was added wait, unless that has been done."""
+    """Gives a trial that was added its entry, unless it has one."""
     with self.writing(), contextlib.suppress(FileNotFoundError):
       os.rename(self.trial_folder(name) / _NEW_ENTRY, self.path / WAITING / name)
 
 
-class Claim:
-  """A trial that this worker runs. Use as a context manager, in which it shows that it lives.
-
-  Attributes:
-    name: of the trial.
-  """
-
-  def __init__(self, folder: SweepFolder, name: str, path: pathlib.Path):
-    self.name = name
-    self._folder = folder
-    self._path = path
-    self._is_gone = threading.Event()
-    self._stopped = threading.Event()
-    self._beat_seconds = time.monotonic()
-    self._thread = threading.Thread(target=self._beat, name="signs of life", daemon=True)
-
-  def is_lost(self, silent_seconds_max: float) -> bool:
-    """Whether another worker has the trial, or may soon have it.
-
-    Args:
-      silent_seconds_max: after which others take a worker for dead. Half of it without a sign of
-        life, where the folder does not answer, is too long already.
-    """
-    silent_seconds = time.monotonic() - self._beat_seconds
-    return self._is_gone.is_set() or silent_seconds > silent_seconds_max / 2
-
-  def read(self) -> dict[str, Any]:
-    """What the entry says; empty if it is another worker's by now."""
-    return Entry(name=self.name, state=RUNNING, worker=None, path=self._path).read()
-
-  def write(self, content: Mapping[str, Any]) -> None:
-    """Says it in the entry, unless that is another worker's by now."""
-    text = json.dumps(dict(content), indent=1) + "\n"
-    with self._folder.writing(), contextlib.suppress(FileNotFoundError):
-      self._overwrite(text)
-
-  def move(self, state: str, content: Mapping[str, Any]) -> None:
-    """To another of `STATES`, where it says this; unless it is another worker's by now."""
-    self.write(content)
-    with self._folder.writing(), contextlib.suppress(FileNotFoundError):
-      os.rename(self._path, self._folder.path / state / self.name)
-
-  def __enter__(self) -> "Claim":
-    self._thread.start()
-    return self
-
-  def __exit__(self, *unused_exception) -> None:
-    self._stopped.set()
-    self._thread.join()
-
-  def _overwrite(self, text: str) -> None:
-    # r+ makes no file where there is none.
-    with self._path.open("r+", encoding="utf-8") as file:
-      file.truncate()
-      file.write(text)
-      file.flush()
-      os.fsync(file.fileno())
-
-  def _beat(self) -> None:
-    while not self._stopped.wait(BEAT_SECONDS):
-      try:
-        os.utime(self._path)
-        self._beat_seconds = time.monotonic()
-      except FileNotFoundError:
-        self._is_gone.set()
-      except OSError:
-        # The share does not answer; it may again.
-        continue
-
-
-class SilenceWatch:
-  """Notices workers that are dead, by this process's own clock."""
-
-  def __init__(self, silent_seconds_max: float, *, clock: Callable[[], float] = time.monotonic):
-    self._silent_seconds_max = silent_seconds_max
-    self._clock = clock
-    self._seen: dict[pathlib.Path, tuple[int, float]] = {}
-
-  def silent(self, entries: Mapping[str, Entry]) -> list[Entry]:
-    """Of running entries, those that were not touched for too long, as seen at all calls so far."""
-    now_seconds = self._clock()
-    seen, silent = {}, []
-    for entry in entries.values():
-      if entry.state != RUNNING:
-        continue
-      try:
-        touched_ns = entry.path.stat().st_mtime_ns
-      except OSError:
-        continue
-      before = self._seen.get(entry.path)
-      since_seconds = before[1] if before and before[0] == touched_ns else now_seconds
-      seen[entry.path] = touched_ns, since_seconds
-      if now_seconds - since_seconds > self._silent_seconds_max:
-        silent.append(entry)
-    self._seen = seen
-    return silent
-
-
-def worker_name() -> str:
-  """Of this process, unlike that of any other: host, process, start in Unix seconds."""
-  host = socket.gethostname().replace("@", "_").replace("/", "_")
-  return f"{host}.{os.getpid()}.{int(time.time())}"
-
-
 def write_whole(path: pathlib.Path, text: str) -> None:
-  """Writes a file so that who looks sees what was there before or the whole of it."""
+  """Writes a file atomically: readers see either the previous content or all of the new one."""
   unfinished = _unfinished(path)
   unfinished.write_text(text, encoding="utf-8")
   unfinished.replace(path)
 
 
 def _unfinished(path: pathlib.Path) -> pathlib.Path:
-  """A name beside it that nobody else takes and `_list` leaves out."""
+  """Returns a path beside `path` that no other process uses and that `_list` leaves out."""
   return path.with_name(f".{path.name}.{uuid.uuid4().hex}")
 
 
 def _list(folder: pathlib.Path) -> list[str]:
-  """Names of what is finished."""
+  """Returns the names of the finished files and folders in a folder; empty if it does not exist."""
   try:
     return [name for name in os.listdir(folder) if not name.startswith(".")]
   except FileNotFoundError:

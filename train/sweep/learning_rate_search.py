@@ -1,36 +1,38 @@
-"""Which learning rates to try next: the rule of two trials of paper A, as pure functions.
+"""Chooses which learning rates to try next: paper A's rule of two trials, as pure functions.
 
 Paper A (https://arxiv.org/abs/2310.16764, section 2) tunes the peak learning rate of each model and
-epoch budget on a logarithmic grid of factor 2. Its authors believe that two trials suffice, because
+epoch budget on a logarithmic grid of factor 2. Its authors expect two trials to suffice, because
 the best rate falls slowly and monotonically with the model's size and with the budget.
 
-A cell is one model with one budget. The best rate of a cell lies in a span of the grid:
+A cell is one model with one budget. The best rate of a cell lies in a span of the grid, which is
+bounded
 
-- Its own trials bound it, as the loss has one valley over the grid: it lies between the neighbors
-  of the best rate tried. A trial that diverged has an infinite loss; if all did, it lies below.
-- Trials of other cells bound it: it is at most what a cell can have that is nowhere larger, and at
-  least what a cell can have that is nowhere smaller.
+- by its own trials, because the loss has one valley over the grid: the best rate lies between the
+  neighbors of the best rate tried. A trial that diverged has an infinite loss; if all did, the best
+  rate lies below them;
+- by trials of other cells: the best rate is at most what a cell can have that is nowhere larger,
+  and at least what a cell can have that is nowhere smaller.
 
 A cell is settled when every rate of its span has been tried. A new cell first tries the two highest
-rates of its span. If the better one is at an end of the span that is still open, the next rate
-there follows, one at a time.
+rates of its span. If the better one is at an end of the span that is still open, the next rate at
+that end follows, one at a time.
 
-What runs when (`proposals`): a cell begins when every smaller one has had its two trials and cannot
-rise any more, so that it bounds the cell from above. A third rate below these two waits for all
-larger cells, one of which may show that the best rate is no lower: they have to try that rate
-anyway. On the best rates that paper A published, 18 cells then need 38 trials, 2.1 a cell, and 2 %
-more core-hours than two trials in each; were third rates run first, 41 trials and 18 % more
-(tests/train/sweep/test_learning_rate_search.py).
+The order of trials (`proposals`) saves further ones. A cell begins when every smaller one has had
+its two trials and cannot rise any more, and so bounds the cell from above. A third rate, below
+these two, waits for all larger cells: they have to try that rate anyway, and one of them may show
+that the best rate is no lower. On the best rates that paper A published, 18 cells then need 38
+trials, 2.1 for each cell, and 2 % more core-hours than two trials in each; if third rates ran
+first, it would be 41 trials and 18 % more (tests/train/sweep/test_learning_rate_search.py).
 """
 
 import dataclasses
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 
 GRID_FACTOR = 2
-"""Between neighboring rates. A power of 2 times a float is exact, so that equal rates are equal."""
+"""Ratio of neighboring rates. A power of 2 times a float is exact, so equal rates compare equal."""
 GRID_STEPS_MAX = 10
-"""From the start rate, up or down: a factor of 1000, so that every search ends."""
+"""Most steps up or down from the start rate, a factor of 1000, so that every search ends."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,15 +40,18 @@ class Cell:
   """One model with one budget.
 
   Attributes:
-    parameters: size of the model, scalars.
-    epochs: budget.
+    parameters: number of trained scalars of the model.
+    epochs: epoch budget.
   """
 
   parameters: int
   epochs: float
 
   def is_within(self, other: "Cell") -> bool:
-    """Whether it is another cell, and larger in neither respect: its best rate is not lower."""
+    """Returns whether this cell is larger in no respect, so that its best rate is no lower.
+
+    A cell is not within itself.
+    """
     return self != other and self.parameters <= other.parameters and self.epochs <= other.epochs
 
 
@@ -55,48 +60,14 @@ class Finished:
   """One trial that is over.
 
   Attributes:
-    cell: of the trial.
-    learning_rate: peak. Trials beside the grid are not looked at.
-    loss: held-out, nats; infinite or NaN if the run diverged.
+    cell: cell of the trial.
+    learning_rate: peak learning rate; trials off the grid are ignored.
+    loss: held-out loss in nats; infinite or NaN if the run diverged.
   """
 
   cell: Cell
   learning_rate: float
   loss: float
-
-
-def next_rates(
-  cell: Cell, finished: Iterable[Finished], *, start_learning_rate: float
-) -> tuple[float, ...]:
-  """The rates that the cell wants next, highest first: two, then one at a time.
-
-  Args:
-    cell: any, tried or not.
-    finished: trials of all cells. None of this cell may be under way.
-    start_learning_rate: a rate of the grid; where a cell begins that no other one tells anything.
-
-  Returns:
-    None that was tried; empty if the cell is settled, or if no rate of the grid could be.
-  """
-  finished = list(finished)
-  view = _View.of(cell, finished, start_learning_rate)
-  return tuple(start_learning_rate * GRID_FACTOR**step for step in view.next_steps())
-
-
-def best_rate(
-  cell: Cell, finished: Iterable[Finished], *, start_learning_rate: float
-) -> float | None:
-  """The rate with the lowest loss so far; the highest of equals. None if nothing is left of any.
-
-  Args:
-    cell: any.
-    finished: trials of all cells.
-    start_learning_rate: as for `next_rates`.
-  """
-  tried = _tried(finished, start_learning_rate).get(cell, {})
-  if not tried or min(tried.values()) == math.inf:
-    return None
-  return start_learning_rate * GRID_FACTOR ** _best_step(tried)
 
 
 def proposals(
@@ -107,26 +78,31 @@ def proposals(
   busy: Collection[Cell] = (),
   given_up: Collection[Cell] = (),
 ) -> list[tuple[Cell, float]]:
-  """What to run now, cheapest first; empty if all cells are settled, or wait for what is running.
+  """Returns the trials to run now.
 
   Args:
-    cells: to be settled.
-    finished: trials, of these cells or of others.
-    start_learning_rate: as for `next_rates`.
-    busy: cells with trials that wait or run; they want nothing until these are over.
-    given_up: cells with a trial that failed for a reason of its own; no cell waits for them.
+    cells: cells to be settled.
+    finished: trials that are over, of these cells or of others.
+    start_learning_rate: a rate of the grid, where a cell begins that no other cell bounds.
+    busy: cells with trials that wait or run; they get no further ones until these are over.
+    given_up: cells with a trial that failed for a reason other than its rate; no cell waits for
+      them.
+
+  Returns:
+    Cells and rates, the cheapest cell first and its highest rate first; empty if all cells are
+    settled or wait for trials that run.
   """
-  finished = list(finished)
   active = [cell for cell in cells if cell not in given_up]
-  views = {cell: _View.of(cell, finished, start_learning_rate) for cell in active}
+  tried = _tried(finished, start_learning_rate)
+  views = {cell: _View.of(cell, tried) for cell in active}
   found = []
   for cell in sorted(active, key=lambda one: (one.parameters * one.epochs, one.parameters)):
     if cell in busy:
       continue
     view = views[cell]
     if view.may_rise():
-      # All of this cell, and it bounds the larger ones: never deferred. An untried one begins when
-      # those within it have bounded it.
+      # Such trials bound the larger cells, so that they are never deferred. A cell without trials
+      # begins when the cells within it have bounded it.
       waits = not view.tried and any(
         other in busy or views[other].may_rise() for other in active if other.is_within(cell)
       )
@@ -141,12 +117,12 @@ def proposals(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _View:
-  """What is known of a cell; a step is a rate's place on the grid, 0 at the start rate.
+  """The knowledge about a cell; a step is a rate's place on the grid, 0 at the start rate.
 
   Attributes:
     tried: loss by step.
     low: lowest step that can be the best.
-    high: highest step that can be the best; below `low` if nothing can.
+    high: highest step that can be the best; below `low` if none can.
   """
 
   tried: dict[int, float]
@@ -154,8 +130,8 @@ class _View:
   high: int
 
   @classmethod
-  def of(cls, cell: Cell, finished: list[Finished], start_learning_rate: float) -> "_View":
-    tried = _tried(finished, start_learning_rate)
+  def of(cls, cell: Cell, tried: Mapping[Cell, dict[int, float]]) -> "_View":
+    """Returns the view of a cell, given the losses by step of all cells."""
     own = tried.get(cell, {})
     low, high = _span(own)
     for other, losses in tried.items():
@@ -164,12 +140,12 @@ class _View:
       if cell.is_within(other):
         low = max(low, _span(losses)[0])
     if low > high and not any(loss < math.inf for loss in own.values()):
-      # The larger cells contradict the smaller ones, or everything here has diverged.
+      # The larger cells contradict the smaller ones, or all trials of this cell have diverged.
       low = -GRID_STEPS_MAX
     return cls(tried=own, low=low, high=high)
 
   def next_steps(self) -> tuple[int, ...]:
-    """Highest first."""
+    """Returns the steps that the cell wants next, highest first: two at first, then one."""
     if not self.tried:
       if self.high < GRID_STEPS_MAX:
         pair = (self.high, self.high - 1)
@@ -182,13 +158,13 @@ class _View:
     return (min(above),) if above else (max(below),) if below else ()
 
   def may_rise(self) -> bool:
-    """Whether more trials are due that can tell larger cells where their spans end above."""
+    """Returns whether the cell wants trials that can bound larger cells from above."""
     if not self.tried or min(self.tried.values()) == math.inf:
       return bool(self.next_steps())
     return bool(self._open_steps()[0])
 
   def _open_steps(self) -> tuple[list[int], list[int]]:
-    """Untried steps of the span, above and below the best one."""
+    """Returns the untried steps of the span above and below the best one."""
     best = _best_step(self.tried)
     untried = [step for step in range(self.low, self.high + 1) if step not in self.tried]
     return [step for step in untried if step > best], [step for step in untried if step < best]
@@ -197,7 +173,7 @@ class _View:
 def _tried(
   finished: Iterable[Finished], start_learning_rate: float
 ) -> dict[Cell, dict[int, float]]:
-  """Losses by step of the grid, by cell; NaN is infinite."""
+  """Returns the losses by step of the grid for each cell; NaN becomes infinite."""
   tried: dict[Cell, dict[int, float]] = {}
   for trial in finished:
     step = round(math.log(trial.learning_rate / start_learning_rate, GRID_FACTOR))
@@ -208,14 +184,14 @@ def _tried(
 
 
 def _best_step(tried: dict[int, float]) -> int:
-  """The highest of equals, but the lowest where all diverged."""
+  """Returns the step with the lowest loss: the highest of equals, the lowest if all diverged."""
   least = min(tried.values())
   steps = [step for step, loss in tried.items() if loss == least]
   return min(steps) if least == math.inf else max(steps)
 
 
 def _span(tried: dict[int, float]) -> tuple[int, int]:
-  """Lowest and highest step that can be the best by the cell's own trials."""
+  """Returns the lowest and highest step that can be the best by the cell's own trials."""
   low, high = -GRID_STEPS_MAX, GRID_STEPS_MAX
   if not tried:
     return low, high
@@ -224,7 +200,7 @@ def _span(tried: dict[int, float]) -> tuple[int, int]:
     return low, min(tried) - 1
   best = [step for step, loss in tried.items() if loss == least]
   if len(best) > 1:
-    # Of a single valley, the bottom is between them.
+    # The bottom of a single valley is between equals.
     return min(best), max(best)
   low = max((step + 1 for step in tried if step < best[0]), default=low)
   high = min((step - 1 for step in tried if step > best[0]), default=high)

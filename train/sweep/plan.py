@@ -1,4 +1,4 @@
-"""What a sweep runs: a plan file, and the trials that it asks for.
+"""Plans: the file that defines what a sweep runs, and the trials that it asks for.
 
 A plan is a TOML file:
 
@@ -6,13 +6,13 @@ A plan is a TOML file:
     variants = ["F0", "F3", "F7+"]
     epochs = [0.25, 0.5, 1, 2]
     learning_rates = "search"       # or a list of rates, all of which are run
-    start_learning_rate = 1.6       # of the search only; its grid has factor 2
+    start_learning_rate = 1.6       # for a search only; its grid has factor 2
 
-    [overrides]                     # of the configuration, the same for all trials
+    [overrides]                     # fields of the configuration, the same for all trials
     data.path = "/shared/jft"
 
-`{variant}` and `{epochs}` hand them to a configuration that takes arguments; each trial's variant,
-epochs and peak learning rate are set as fields in any case.
+`{variant}` and `{epochs}` pass these values to a configuration that takes arguments; each trial's
+variant, epochs and peak learning rate are set as fields in any case.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ from train.config.experiment import Experiment
 from train.data import pipeline
 from train.step.schedule import learning_rate_schedule, train_steps
 from train.sweep.learning_rate_search import Cell
-from train.sweep.trial import Trial, as_text, trial_name
+from train.sweep.trial import Trial, number_text, trial_name
 
 SEARCH = "search"
 SET_BY_SWEEP = (
@@ -42,7 +42,7 @@ SET_BY_SWEEP = (
   "schedule.train_steps",
   "optimizer.peak_learning_rate",
 )
-"""Fields of the configuration that make a trial what it is."""
+"""Fields of the configuration that differ between trials, and so cannot be overridden."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,11 +50,11 @@ class Plan:
   """A plan file.
 
   Attributes:
-    config: configuration file with its arguments; may hold {variant} and {epochs}.
-    variants: of the network.
-    epochs: budgets.
-    learning_rates: peak rates; empty if they are searched.
-    start_learning_rate: of the search; None if the rates are given.
+    config: configuration file with its arguments; may contain {variant} and {epochs}.
+    variants: variants of the network.
+    epochs: epoch budgets.
+    learning_rates: peak learning rates; empty if they are searched.
+    start_learning_rate: rate where the search begins; None if the rates are given.
     overrides: arguments --config.FIELD=VALUE for all trials.
   """
 
@@ -67,23 +67,23 @@ class Plan:
 
   @property
   def is_search(self) -> bool:
-    """Whether finished trials decide what is run."""
+    """True if finished trials decide which learning rates are run."""
     return self.start_learning_rate is not None
 
   @property
   def fixed(self) -> dict[str, Any]:
-    """What must be the same for all trials of a sweep folder, as JSON values."""
+    """The values that all trials of a sweep folder must have in common, as JSON values."""
     return {"config": self.config, "overrides": list(self.overrides)}
 
   def arguments(self, variant: str, epochs: float, learning_rate: float) -> list[str]:
-    """Of `train.pretrain`, without its workdir."""
-    config = self.config.replace("{variant}", variant).replace("{epochs}", as_text(epochs))
+    """Returns the arguments of `train.pretrain` for a trial, without its workdir."""
+    config = self.config.replace("{variant}", variant).replace("{epochs}", number_text(epochs))
     fields = {
       "name": trial_name(variant, epochs, learning_rate),
       "model.variant": variant,
-      "schedule.train_epochs": as_text(epochs),
+      "schedule.train_epochs": number_text(epochs),
       "schedule.train_steps": None,
-      "optimizer.peak_learning_rate": as_text(learning_rate),
+      "optimizer.peak_learning_rate": number_text(learning_rate),
     }
     return [
       f"--config={config}",
@@ -92,12 +92,12 @@ class Plan:
     ]
 
   def trials(self) -> Iterator[Trial]:
-    """All of them where the rates are given."""
+    """Yields all trials whose learning rate is given; none for a search."""
     for variant, epochs, rate in itertools.product(self.variants, self.epochs, self.learning_rates):
       yield make_trial(self, variant, epochs, rate)
 
   def cells(self) -> dict[Cell, tuple[str, float]]:
-    """Variant and epochs of each cell whose rate is searched."""
+    """Returns variant and epochs of each cell whose learning rate is searched."""
     cells = {}
     for variant, epochs in itertools.product(self.variants, self.epochs):
       trial = make_trial(self, variant, epochs, self.start_learning_rate)
@@ -106,18 +106,18 @@ class Plan:
 
 
 def load_plan(path: str) -> Plan:
-  """Reads a plan file and checks all that can be without training, the data's manifest included.
+  """Reads a plan file and checks all that can be checked without training.
 
   Raises:
-    UserError: it cannot be read, has a field that is unknown or has a value it cannot have, or a
-      trial could not be started.
+    UserError: it cannot be read, has an unknown field or an invalid value, or a trial could not be
+      started with its configuration and data.
   """
   try:
     fields = tomllib.loads(pathlib.Path(path).read_text(encoding="utf-8"))
   except OSError as error:
     raise UserError(f"plan file {path!r} cannot be read: {error.strerror}") from error
   except ValueError as error:
-    # Of the encoding or of TOML; both say where.
+    # Errors of the encoding and of TOML both say where.
     raise UserError(f"plan file {path!r} is not TOML: {error}") from error
   try:
     plan = _from_fields(fields)
@@ -130,7 +130,7 @@ def load_plan(path: str) -> Plan:
 
 
 def make_trial(plan: Plan, variant: str, epochs: float, learning_rate: float) -> Trial:
-  """One trial, checked as `train.pretrain` would at its start.
+  """Returns one trial, checked as `train.pretrain` would check it at its start.
 
   Raises:
     UserError: the configuration or the data do not allow it.
@@ -140,7 +140,9 @@ def make_trial(plan: Plan, variant: str, epochs: float, learning_rate: float) ->
   try:
     experiment = load_experiment(config.removeprefix("--config="), overrides)
     if experiment.initial_weights is not None:
-      raise UserError("initial_weights is set, but a sweep pre-trains from random parameters")
+      raise UserError(
+        "initial_weights is set, but a sweep pre-trains from random parameters; leave it out"
+      )
     examples = pipeline.train_examples(experiment.data)
     learning_rate_schedule(experiment, examples)
   except UserError as error:
@@ -161,7 +163,7 @@ def make_trial(plan: Plan, variant: str, epochs: float, learning_rate: float) ->
 
 
 def _count(experiment: Experiment) -> tuple[int, int]:
-  """Parameters, and training FLOP an image."""
+  """Returns the number of parameters, and the FLOP of training on one image."""
   network = experiment.model
   images = experiment.data
   return _count_network(
@@ -171,11 +173,13 @@ def _count(experiment: Experiment) -> tuple[int, int]:
 
 @functools.cache
 def _count_network(variant: str, num_classes: int, pixels: int, bottleneck: Any) -> tuple[int, int]:
+  """Counts what `_count` returns, once for each network."""
   counted = cost.count(variant, num_classes=num_classes, pixels=pixels, bottleneck=bottleneck)
   return counted.parameters, counted.training_flops
 
 
 def _from_fields(fields: Mapping[str, Any]) -> Plan:
+  """Returns the plan in a TOML file's fields, checked."""
   known = ("config", "variants", "epochs", "learning_rates", "start_learning_rate", "overrides")
   for name in fields:
     if name not in known:
@@ -210,6 +214,7 @@ def _from_fields(fields: Mapping[str, Any]) -> Plan:
 
 
 def _variants(values: Any) -> tuple[str, ...]:
+  """Returns the variants, checked."""
   if not isinstance(values, list) or not values:
     raise UserError(f'variants={values!r}: must be a list of variants, for example ["F0", "F3"]')
   for value in values:
@@ -221,6 +226,7 @@ def _variants(values: Any) -> tuple[str, ...]:
 
 
 def _numbers(name: str, values: Any) -> tuple[float, ...]:
+  """Returns a list of positive numbers, checked."""
   if not isinstance(values, list) or not values:
     raise UserError(f"{name}={values!r}: must be a list of numbers, for example [0.5, 1]")
   for value in values:
@@ -230,25 +236,27 @@ def _numbers(name: str, values: Any) -> tuple[float, ...]:
 
 
 def _without_repeats(name: str, values: list[Any]) -> tuple[Any, ...]:
+  """Returns the values; raises UserError if one repeats."""
   for value in values:
     if values.count(value) > 1:
-      raise UserError(f"{name} has {value!r} twice")
+      raise UserError(f"{name} has {value!r} twice; leave one out")
   return tuple(values)
 
 
 def _is_positive(value: Any) -> bool:
-  # True is an int to Python, not to a person.
+  """Returns whether a TOML value is a finite number above 0."""
+  # To Python, True is an int.
   is_number = isinstance(value, int | float) and not isinstance(value, bool)
   return is_number and math.isfinite(value) and value > 0
 
 
 def _overrides(table: Any) -> Iterator[str]:
-  """Arguments; TOML reads `data.path = ...` as a table in a table."""
+  """Yields the overrides as arguments, checked."""
   if not isinstance(table, dict):
     raise UserError(f"overrides={table!r}: must be a table, [overrides]")
   for field, value in _flat(table, ""):
     if field in SET_BY_SWEEP:
-      raise UserError(f"overrides: {field} is what the sweep sets for each trial; leave it out")
+      raise UserError(f"overrides: {field} is set by the sweep for each trial; leave it out")
     if field not in field_types():
       raise UserError(
         f"overrides: unknown field {field!r}; nearest: {nearest(field, field_types())}"
@@ -259,6 +267,7 @@ def _overrides(table: Any) -> Iterator[str]:
 
 
 def _flat(table: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+  """Yields dotted names and values; TOML reads `data.path = ...` as a table in a table."""
   for name, value in table.items():
     if isinstance(value, dict):
       yield from _flat(value, f"{prefix}{name}.")

@@ -1,17 +1,17 @@
-"""What a sweep has found out: the result of each trial, and results.csv.
+"""Results of a sweep: reads those of each trial and writes results.csv.
 
 The columns of results.csv are those that `train.scaling_law` reads, and two more:
 
-    trial
-    name                    of the network
-    parameters              scalars
-    epochs
-    learning_rate           peak
-    compute_flops           of training: 6 x multiply-adds at the training resolution x images
-    loss_nats               held-out, at the end of the run
-    held_out_error_percent  top-1, at the end of the run
+    trial                   name of the trial
+    name                    variant of the network
+    parameters              number of trained scalars
+    epochs                  epoch budget
+    learning_rate           peak learning rate
+    compute_flops           FLOP of training: 6 x multiply-adds at the training resolution x images
+    loss_nats               held-out loss at the end of the run
+    held_out_error_percent  held-out top-1 error at the end of the run
 
-Loss and error are those of the moving average where one is kept, of the parameters elsewhere.
+Loss and error are those of the moving average where one is kept, otherwise of the parameters.
 """
 
 import csv
@@ -41,14 +41,16 @@ COLUMNS = (
 
 
 def read_result(workdir: pathlib.Path, trial: Trial) -> dict[str, Any]:
-  """A row of results.csv, from the metrics of a run that is over.
+  """Reads a trial's row of results.csv from the metrics of its run.
 
   Raises:
-    UserError: there is no evaluation of the last step.
+    UserError: the last step was not evaluated.
   """
   last = last_evaluation(read_metrics(workdir))
   if last is None or last["step"] != trial.steps:
-    raise UserError(f"{workdir}: there is no evaluation of the last step, {trial.steps}")
+    raise UserError(
+      f"{workdir}: no evaluation of the last step, {trial.steps}; run the trial again"
+    )
   return {
     "trial": trial.name,
     "name": trial.variant,
@@ -62,13 +64,13 @@ def read_result(workdir: pathlib.Path, trial: Trial) -> dict[str, Any]:
 
 
 def last_evaluation(records: Iterable[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-  """The record of the last step's evaluation, that of the moving average where one is kept.
+  """Returns the evaluation of the last step, that of the moving average where one is kept.
 
   Args:
-    records: of metrics.jsonl.
+    records: records of metrics.jsonl.
 
   Returns:
-    None if nothing was evaluated.
+    The record; None if nothing was evaluated.
   """
   evaluations = [record for record in records if record["kind"] == "evaluation"]
   return max(
@@ -77,7 +79,7 @@ def last_evaluation(records: Iterable[Mapping[str, Any]]) -> Mapping[str, Any] |
 
 
 def results(folder: SweepFolder, entries: Mapping[str, Entry]) -> list[dict[str, Any]]:
-  """Rows of all trials that are done, small and short first."""
+  """Returns the rows of all trials that are done, small and short trials first."""
   done = [entry for entry in entries.values() if entry.state == DONE]
   rows = [entry.read() for entry in sorted(done, key=lambda one: folder.trial(one.name).order)]
   return [row for row in rows if row]
@@ -85,6 +87,9 @@ def results(folder: SweepFolder, entries: Mapping[str, Entry]) -> list[dict[str,
 
 def write_results(folder: SweepFolder) -> pathlib.Path:
   """Writes results.csv anew; with any number of workers, the last one to write has all rows.
+
+  Returns:
+    Path of the file.
 
   Raises:
     UserError: it cannot be written.
@@ -94,7 +99,7 @@ def write_results(folder: SweepFolder) -> pathlib.Path:
   while rows != written:
     with folder.writing():
       write_table(path, COLUMNS, rows)
-    # What another worker has finished meanwhile it may have written before this was.
+    # Another worker may have finished a trial meanwhile and written its table before this one.
     written, rows = rows, results(folder, folder.entries())
   return path
 
@@ -102,7 +107,13 @@ def write_results(folder: SweepFolder) -> pathlib.Path:
 def write_table(
   path: pathlib.Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]
 ) -> None:
-  """Writes a CSV file so that who looks sees what was there before or the whole of it."""
+  """Writes a CSV file atomically.
+
+  Args:
+    path: path of the file.
+    columns: header.
+    rows: values by column.
+  """
   text = io.StringIO()
   writer = csv.DictWriter(text, columns, lineterminator="\n")
   writer.writeheader()
@@ -111,7 +122,7 @@ def write_table(
 
 
 def best_results(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-  """Of rows that share name and epochs the one with the lowest loss, in the order of the first."""
+  """Returns the row with the lowest loss for each name and epochs, in the order of `rows`."""
   best: dict[tuple[str, float], Mapping[str, Any]] = {}
   for row in rows:
     cell = row["name"], row["epochs"]
@@ -121,7 +132,7 @@ def best_results(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 
 def finished_trials(folder: SweepFolder, entries: Iterable[Entry]) -> list[Finished]:
-  """To the search for rates: what is done, and what diverged."""
+  """Returns the trials that are done or have diverged, for the search for learning rates."""
   found = []
   for entry in entries:
     if entry.state not in (DONE, FAILED):

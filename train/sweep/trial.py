@@ -1,4 +1,4 @@
-"""One run of a sweep."""
+"""Trials: one run of a sweep each, with its name and its size."""
 
 import dataclasses
 
@@ -7,17 +7,17 @@ from train.sweep.learning_rate_search import Cell
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Trial:
-  """What is run, and how large it is.
+  """The definition of one run, and how large it is.
 
   Attributes:
-    name: says variant, epochs and learning rate.
-    variant: of the network.
-    epochs: budget.
-    learning_rate: peak.
-    parameters: scalars of the network.
-    steps: of the whole run.
-    images: trained on in all steps.
-    compute_flops: of all steps: 6 x multiply-adds at the training resolution x images.
+    name: name made of variant, epochs and learning rate.
+    variant: variant of the network.
+    epochs: epoch budget.
+    learning_rate: peak learning rate.
+    parameters: number of trained scalars.
+    steps: number of steps of the whole run.
+    images: number of images trained on in all steps.
+    compute_flops: FLOP of all steps: 6 x multiply-adds at the training resolution x images.
   """
 
   name: str
@@ -31,20 +31,20 @@ class Trial:
 
   @property
   def cell(self) -> Cell:
-    """To the search for rates."""
+    """The cell that the search for learning rates sees the trial in."""
     return Cell(parameters=self.parameters, epochs=self.epochs)
 
   @property
   def order(self) -> tuple[float, ...]:
-    """To sort by: small and short first, so that the search has smaller cells to go by."""
+    """A sort key that puts small and short trials first, because they bound larger cells."""
     return (self.compute_flops, self.parameters, self.epochs, -self.learning_rate)
 
 
 def trial_name(variant: str, epochs: float, learning_rate: float) -> str:
-  """For example F0_epochs-0.5_rate-0.4; other values have another name."""
-  return f"{variant}_epochs-{as_text(epochs)}_rate-{as_text(learning_rate)}"
+  """Returns a name such as F0_epochs-0.5_rate-0.4; different values give different names."""
+  return f"{variant}_epochs-{number_text(epochs)}_rate-{number_text(learning_rate)}"
 
 
-def as_text(number: float) -> str:
-  """As short as a number can be that is read back as the same."""
+def number_text(number: float) -> str:
+  """Returns the shortest text that is read back as the same number."""
   return repr(float(number)).removesuffix(".0")

@@ -3,9 +3,9 @@
     python -m train.sweep.trial_process GRACE_SECONDS PRETRAIN_ARGUMENTS...
 
 A worker that is killed cannot end its training, which would go on in the workdir that another
-worker takes over. But the pipe to this process's stdin closes with the worker, however that came
-about: the training then gets SIGTERM, which saves a checkpoint, and SIGKILL when the time of grace
-is over.
+worker takes over. But the pipe to this process's stdin closes when the worker ends for whatever
+reason. The training then gets SIGTERM, after which it saves a checkpoint, and SIGKILL when the
+grace period is over.
 """
 
 import os
@@ -19,7 +19,8 @@ PROGRAM = "train.pretrain"
 
 
 def _end_with_worker(grace_seconds: float) -> None:
-  # Not sys.stdin: a thread that waits in it holds a lock that the interpreter's end wants.
+  """Waits until the worker is gone and then ends this process."""
+  # Not sys.stdin, because a thread waiting in it holds a lock that the interpreter needs to exit.
   while os.read(0, 1024):
     pass
   print("the worker is gone; the training ends", file=sys.stderr, flush=True)
@@ -29,7 +30,7 @@ def _end_with_worker(grace_seconds: float) -> None:
 
 
 def main() -> None:
-  """Trains."""
+  """Runs the training under the watch of a thread."""
   grace_seconds = float(sys.argv[1])
   threading.Thread(
     target=_end_with_worker, args=(grace_seconds,), name="end with worker", daemon=True

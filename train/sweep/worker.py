@@ -1,4 +1,4 @@
-"""A worker: takes trials from the sweep folder and runs them until there is nothing left to run."""
+"""A worker: takes trials from the sweep folder and runs them until nothing is left to run."""
 
 import contextlib
 import dataclasses
@@ -6,38 +6,30 @@ import math
 import pathlib
 import re
 import shlex
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from types import FrameType
-from typing import Any
 
 from nfnet.errors import UserError
+from nfnet.weights.checkpoint_reader import newest_step
 from train.launch.job import FINAL_EXIT_CODES
-from train.run.termination import Terminated
-from train.sweep.folder import (
-  DONE,
-  FAILED,
-  RUNNING,
-  WAITING,
-  Claim,
-  Entry,
-  SilenceWatch,
-  SweepFolder,
-  worker_name,
-)
+from train.sweep.claim import Claim, claim_trial, worker_name
+from train.sweep.dead_workers import DeadWorkerWatch
+from train.sweep.folder import DONE, FAILED, RUNNING, WAITING, Entry, SweepFolder
 from train.sweep.learning_rate_search import Cell, proposals
 from train.sweep.plan import Plan, make_trial
 from train.sweep.results import finished_trials, read_result, write_results
-from train.sweep.table import LiveTable
+from train.sweep.stop import Stop
 from train.sweep.trial import Trial
+from train.sweep.trial_table import LiveTable
 
 STARTS_MAX = 5
-"""Starts of a trial without a further checkpoint, after which it has failed: out of memory, say."""
+"""Starts without a further checkpoint after which a trial has failed, e.g. for want of memory."""
 FAILURES_IN_A_ROW_MAX = 3
-"""Trials that fail one after the other, after which the worker ends: it may be the machine."""
+"""Failed trials in a row after which the worker ends, as its machine may be the cause."""
+TRIAL_PROGRAM = (sys.executable, "-m", "train.sweep.trial_process")
+"""Command that runs a trial; its arguments follow."""
 
 _POLL_SECONDS = 0.5
 _IDLE_SECONDS = 2.0
@@ -46,56 +38,13 @@ _IDLE_SECONDS = 2.0
 _DIVERGED = re.compile(r"lower optimizer\.peak_learning_rate=")
 
 
-class Stop:
-  """Listens for SIGTERM and Ctrl-C. Use as a context manager, in the main thread."""
-
-  def __init__(self):
-    self._requested: int | None = None
-    self._previous: dict[int, Any] = {}
-
-  def is_requested(self) -> bool:
-    """Whether to end."""
-    return self._requested is not None
-
-  def wait(self, seconds: float) -> None:
-    """Sleeps, but not beyond a request."""
-    # Waiting for a threading.Event that a handler in the same thread sets can last for ever.
-    end_seconds = time.monotonic() + seconds
-    while not self.is_requested() and time.monotonic() < end_seconds:
-      time.sleep(min(0.1, seconds))
-
-  def raise_if_requested(self) -> None:
-    """Ends the process as the signal wants.
-
-    Raises:
-      Terminated: after SIGTERM.
-      KeyboardInterrupt: after Ctrl-C.
-    """
-    if self.is_requested():
-      raise KeyboardInterrupt if self._requested == signal.SIGINT else Terminated
-
-  def __enter__(self) -> "Stop":
-    for number in (signal.SIGTERM, signal.SIGINT):
-      self._previous[number] = signal.signal(number, self._request)
-    return self
-
-  def __exit__(self, *unused_exception) -> None:
-    for number, handler in self._previous.items():
-      signal.signal(number, handler)
-
-  def _request(self, number: int, unused_frame: FrameType | None) -> None:
-    self._requested = number
-    # Who presses Ctrl-C again does not want to wait for a checkpoint.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Ended:
-  """How a trial's process ended.
+  """The end of a trial's process.
 
   Attributes:
-    exit_code: as a shell counts it, 128 + signal.
-    last_line: that it printed; its error, where it has one.
+    exit_code: exit code as a shell gives it, 128 + signal after a signal.
+    last_line: last line that it printed; its error, where it has one.
   """
 
   exit_code: int
@@ -114,16 +63,19 @@ class Worker:
     stop: Stop,
     table: LiveTable,
     further_arguments: tuple[str, ...] = (),
+    program: tuple[str, ...] = TRIAL_PROGRAM,
   ):
     """Prepares; touches nothing.
 
     Args:
-      plan: what is to run.
-      folder: made by `SweepFolder.create`.
-      silent_seconds_max: after which another worker counts as dead.
-      stop: when to end.
-      table: to show how it goes.
-      further_arguments: of each `train.pretrain`.
+      plan: plan of the sweep.
+      folder: folder of the sweep, made by `SweepFolder.create`.
+      silent_seconds_max: time without a sign of life after which another worker counts as dead.
+      stop: says when to end.
+      table: shows the trials.
+      further_arguments: arguments of each `train.pretrain` beside those of the plan.
+      program: command that runs a trial, given the grace period and the arguments of
+        `train.pretrain`.
     """
     self._plan = plan
     self._cells = plan.cells() if plan.is_search else {}
@@ -132,8 +84,9 @@ class Worker:
     self._stop = stop
     self._table = table
     self._further_arguments = further_arguments
+    self._program = program
     self._name = worker_name()
-    self._watch = SilenceWatch(silent_seconds_max)
+    self._watch = DeadWorkerWatch(silent_seconds_max)
     self._failures_in_a_row = 0
 
   def work(self) -> None:
@@ -141,33 +94,34 @@ class Worker:
 
     Raises:
       UserError: the folder cannot be written, or too many trials failed in a row.
-      Terminated: after SIGTERM, when the trial is given back; KeyboardInterrupt likewise.
+      Terminated: after SIGTERM, when the trial has been given back.
+      KeyboardInterrupt: after Ctrl-C, when the trial has been given back.
     """
     for trial in self._plan.trials():
       self._folder.add(trial)
     while True:
       self._stop.raise_if_requested()
-      entries, silent = self._look()
+      entries, abandoned = self._look()
       if self._add_searched(entries):
-        entries, silent = self._look()
-      claim = self._take(entries, silent)
+        entries, abandoned = self._look()
+      claim = self._take(entries, abandoned)
       if claim is not None:
         self._run(claim)
       elif any(entry.state in (WAITING, RUNNING) for entry in entries.values()):
-        # Another worker may die, or what it finds out decide what is next.
+        # Another worker may die, or its result may decide what is next.
         self._stop.wait(_IDLE_SECONDS)
       else:
         return
 
   def _look(self) -> tuple[dict[str, Entry], list[Entry]]:
-    """All entries, of which it shows the table, and those whose workers are dead."""
+    """Shows the table; returns all entries, and those whose workers are dead."""
     entries = self._folder.entries()
-    silent = self._watch.silent(entries)
+    abandoned = self._watch.abandoned(entries)
     self._table.update(self._folder, entries)
-    return entries, silent
+    return entries, abandoned
 
   def _add_searched(self, entries: Mapping[str, Entry]) -> bool:
-    """Adds the trials that the search wants now; whether there are any."""
+    """Adds the trials that the search wants now; returns whether there are any."""
     if not self._plan.is_search:
       return False
     busy, given_up = self._busy_and_given_up(entries)
@@ -184,7 +138,7 @@ class Worker:
     return bool(wanted)
 
   def _busy_and_given_up(self, entries: Mapping[str, Entry]) -> tuple[set[Cell], set[Cell]]:
-    """Cells whose trials are under way; those with one that failed or that somebody deleted."""
+    """Returns the cells with trials under way, and those with a failed or deleted trial."""
     busy, given_up = set(), set()
     for name in self._folder.names():
       entry = entries.get(name)
@@ -195,23 +149,23 @@ class Worker:
         busy.add(cell)
     return busy, given_up
 
-  def _take(self, entries: Mapping[str, Entry], silent: list[Entry]) -> Claim | None:
-    """What a dead worker has left, or else the smallest and shortest trial that waits."""
+  def _take(self, entries: Mapping[str, Entry], abandoned: list[Entry]) -> Claim | None:
+    """Claims the trial of a dead worker, or else the smallest and shortest trial that waits."""
     waiting = [entry for entry in entries.values() if entry.state == WAITING]
     waiting.sort(key=lambda entry: self._folder.trial(entry.name).order)
-    for entry in (*silent, *waiting):
-      claim = self._folder.claim(entry, self._name)
+    for entry in (*abandoned, *waiting):
+      claim = claim_trial(self._folder, entry, self._name)
       if claim is not None:
         return claim
     return None
 
   def _run(self, claim: Claim) -> None:
-    """From the claim to another state of the trial."""
+    """Runs a claimed trial until it has another state."""
     trial = self._folder.trial(claim.name)
     before = claim.read()
-    checkpoint_step = _newest_checkpoint(self._folder.workdir(trial.name))
-    got_on = checkpoint_step > before.get("checkpoint_step", -1)
-    starts = 0 if got_on else before.get("starts", 0)
+    checkpoint_step = newest_step(self._folder.workdir(trial.name)) or 0
+    has_advanced = checkpoint_step > before.get("checkpoint_step", -1)
+    starts = 0 if has_advanced else before.get("starts", 0)
 
     def started(times: int) -> dict[str, int]:
       return {"starts": times, "checkpoint_step": checkpoint_step}
@@ -221,7 +175,7 @@ class Worker:
       self._fail(claim, f"started {starts} times without a further checkpoint; {last_line}")
       return
     with claim:
-      # Counted before it is over, because it may be the trial that kills its worker.
+      # Counted beforehand, because the trial may be what kills its worker.
       claim.write(started(starts + 1))
       try:
         ended = self._train(claim, trial)
@@ -238,7 +192,7 @@ class Worker:
         claim.move(WAITING, started(starts if self._stop.is_requested() else starts + 1))
 
   def _train(self, claim: Claim, trial: Trial) -> _Ended | None:
-    """Runs the trial's process to its end; None if the trial is another worker's by now."""
+    """Runs the trial's process to its end; returns None if another worker has the trial by now."""
     log = self._folder.log(trial.name)
     arguments = [
       *self._plan.arguments(trial.variant, trial.epochs, trial.learning_rate),
@@ -254,13 +208,13 @@ class Worker:
         file.flush()
       process = subprocess.Popen(
         [
-          *(sys.executable, "-m", "train.sweep.trial_process"),
+          *self._program,
           *(str(self._silent_seconds_max / 2), *arguments),
         ],
         stdin=subprocess.PIPE,
         stdout=file,
         stderr=subprocess.STDOUT,
-        # A terminal's Ctrl-C is for the worker, which then ends the trial.
+        # Ctrl-C in a terminal must reach only the worker, which then ends the trial.
         start_new_session=True,
       )
       opened.enter_context(process)
@@ -274,6 +228,7 @@ class Worker:
     return _Ended(exit_code=code if code >= 0 else 128 - code, last_line=_last_line(log, began))
 
   def _wait(self, process: subprocess.Popen, claim: Claim) -> int | None:
+    """Returns the exit code of a trial's process; None if another worker has the trial by now."""
     is_told = False
     while True:
       with contextlib.suppress(subprocess.TimeoutExpired):
@@ -285,11 +240,12 @@ class Worker:
         # Two processes must not write to one workdir.
         process.kill()
         return None
-      # A share that does not answer for a moment is no reason to end a training.
+      # A share that does not answer for a moment is no reason to end the training.
       with contextlib.suppress(UserError, OSError):
         self._look()
 
   def _finish(self, claim: Claim, trial: Trial) -> None:
+    """Moves a trial whose training has succeeded to its final state."""
     try:
       result = read_result(self._folder.workdir(trial.name), trial)
     except UserError as error:
@@ -324,18 +280,12 @@ class Worker:
 
 
 def is_failed(entry: Entry) -> bool:
-  """Whether the trial failed for another reason than its learning rate."""
+  """Returns whether the trial failed for a reason other than its learning rate."""
   return entry.state == FAILED and not entry.read().get("diverged")
 
 
-def _newest_checkpoint(workdir: pathlib.Path) -> int:
-  """Its step; 0 if there is none."""
-  names = [path.name for path in workdir.glob("checkpoints/*")]
-  return max((int(name) for name in names if name.isdecimal()), default=0)
-
-
 def _last_line(log: pathlib.Path, began: int) -> str:
-  """Of what was written from an offset on, in bytes; the last error where there is one."""
+  """Returns the last line written from a byte offset on, or the last error where there is one."""
   with log.open("rb") as file:
     file.seek(began)
     lines = [line.strip() for line in file.read().decode(errors="replace").splitlines()]

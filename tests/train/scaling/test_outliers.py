@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from tests.train.scaling.scaling_runs import joint_points, with_loss
-from train.scaling.fits import fit_joint_law
+from tests.train.scaling.known_laws import joint_points, with_loss
+from train.scaling.laws.joint_law import fit_joint_law
 from train.scaling.outliers import judge, modified_z_scores
 
 

@@ -7,9 +7,9 @@ import pytest
 
 from nfnet.cost import count
 from tests.repository import ROOT
-from train.choose_checkpoint import as_json, choose
-from train.scaling.findings import find
-from train.scaling.plots import draw_finetuning_error
+from train.scaling.analysis import analyze
+from train.scaling.analysis_plots import draw_finetuning_error
+from train.scaling.checkpoint_choice import as_json, choose
 from train.scaling.run_table import best_trials, read_runs
 from train.small_study import PLAN, RUNS
 from train.sweep.learning_rate_search import Finished, proposals
@@ -68,7 +68,7 @@ def test_every_trial_was_fine_tuned(runs, rows):
 
 
 def test_the_picture_has_the_rate_that_fine_tunes_best(runs):
-  axes = draw_finetuning_error(find(read_runs([RUNS]), resamples=0, seed=0)).axes[0]
+  axes = draw_finetuning_error(analyze(read_runs([RUNS]), resamples=0, seed=0)).axes[0]
   drawn = {line.get_label(): list(line.get_ydata()) for line in axes.lines}
   for name in ("P0", "N0", "N1", "M0"):
     own = [run for run in runs if run.name == name]

@@ -18,16 +18,18 @@ from train.audit_data import audit
 from train.run.records.goodput import read_goodput
 from train.run.records.metrics import read_metrics
 from train.run.termination import EXIT_TERMINATED
+from train.sweep.finetuning import finetune_sweep
 from train.sweep.folder import SweepFolder
 from train.sweep.plan import load_plan, make_trial
-from train.sweep.trial import as_text
+from train.sweep.trial import number_text
 
+CONFIG = "tests/train/small_network.py"
 EPOCHS = 0.4
 """25 steps."""
 MORE_EPOCHS = 1.6
 """100 steps, so that a run does not end before it is stopped."""
 PLAN = """
-config = "{root}/tests/train/small_network.py"
+config = "{config}"
 variants = ["tiny"]
 epochs = [{epochs}]
 learning_rates = {rates}
@@ -63,7 +65,7 @@ class Sweep:
     self.folder = SweepFolder(folder / "sweep")
 
   def plan(self, rates, further="", *, epochs=EPOCHS):
-    plan = PLAN.format(root=ROOT, rates=rates, data=self._data, epochs=epochs)
+    plan = PLAN.format(config=ROOT / CONFIG, rates=rates, data=self._data, epochs=epochs)
     self.plan_path.write_text(plan + further)
 
   def start(self, *arguments):
@@ -111,17 +113,15 @@ class Sweep:
     return workers, [int(step or 0) for step in steps]
 
   def finetune(self):
-    """All trials with two seeds each, for a few steps; the rows of the table."""
+    """Fine-tunes all trials with two seeds each, for a few steps."""
     self._workers += 1
     environment = {**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=0"}
     with self.output(self._workers).open("w") as file:
       subprocess.run(
         [
           *(sys.executable, "-m", "train.finetune_sweep", f"--folder={self.folder.path}"),
-          *("--config=tests/train/small_network.py", f"--config.data.path={self._data}"),
+          *(f"--config={CONFIG}", *self._finetuning()),
           *("--seeds=2", "--all_trials", f"--compilation_cache={self._cache}"),
-          *("--config.schedule.train_steps=4", "--config.optimizer.warmup_steps=1"),
-          "--config.data.batch_size=16",
         ],
         cwd=ROOT,
         env=environment,
@@ -129,8 +129,28 @@ class Sweep:
         stderr=subprocess.STDOUT,
         check=True,
       )
+
+  def finetune_again(self):
+    """Asks for the same in this process, which is quick where all of it is done."""
+    finetune_sweep(
+      self.folder,
+      str(ROOT / CONFIG),
+      self._finetuning(),
+      seeds=2,
+      all_trials=True,
+      probe_images_max=20_000,
+    )
+
+  def finetuned(self):
+    """Returns the rows of the table of what was fine-tuned."""
     with (self.folder.path / "finetuned.csv").open() as file:
       return list(csv.DictReader(file))
+
+  def _finetuning(self):
+    return [
+      *(f"--config.data.path={self._data}", "--config.schedule.train_steps=4"),
+      *("--config.optimizer.warmup_steps=1", "--config.data.batch_size=16"),
+    ]
 
   def results(self):
     with (self.folder.path / "results.csv").open() as file:
@@ -239,7 +259,8 @@ def test_two_workers_run_each_trial_once_and_keep_failures_apart(sweep, rates):
 
 
 def assert_fine_tunes_what_is_done(sweep, good):
-  table = sweep.finetune()
+  sweep.finetune()
+  table = sweep.finetuned()
   assert [row["trial"] for row in table] == good
   for row, result in zip(table, sweep.results(), strict=True):
     assert row.items() >= result.items()
@@ -261,7 +282,8 @@ def assert_fine_tunes_what_is_done(sweep, good):
   # What is done is not done again.
   logs = {path: path.read_text() for path in place.glob("seed-*/log.txt")}
   assert len(logs) == 2
-  assert sweep.finetune() == table
+  sweep.finetune_again()
+  assert sweep.finetuned() == table
   assert {path: path.read_text() for path in logs} == logs
 
 
@@ -272,7 +294,7 @@ def test_a_search_takes_a_diverged_rate_for_a_bad_one(sweep):
     '"search"\nstart_learning_rate = 1e30',
     "faults.skipped_in_a_row_max = 2\noptimizer.agc_clipping = 'none'\n",
   )
-  names = [f"tiny_epochs-0.4_rate-{as_text(1e30 / 2**step)}" for step in range(3)]
+  names = [f"tiny_epochs-0.4_rate-{number_text(1e30 / 2**step)}" for step in range(3)]
   plan = load_plan(str(sweep.plan_path))
   sweep.folder.create(plan.fixed)
   # This failure does not tell anything about rates, so the search stops in front of it.

@@ -1,15 +1,15 @@
-"""What the error after fine-tuning is, from what is known of a checkpoint before.
+"""Laws that predict the error after fine-tuning from what is known of a checkpoint before.
 
 The lowest pre-training loss is not always the best start: paper A
 (https://arxiv.org/abs/2310.16764, section 3) found that slightly larger models, trained for
-slightly fewer epochs, fine-tune better than their pre-training loss says. A law here is a power
+slightly fewer epochs, fine-tune better than their pre-training loss suggests. A law here is a power
 law,
 
     error = constant * product of quantity^exponent,
 
-fitted to the logarithms by least squares; which quantities it has makes its kind (`KINDS`). How
-good a law is, is asked of networks that it does not know (`check`): all runs of one network are
-predicted by the law of the other networks, as a network that was not fine-tuned yet is.
+fitted to the logarithms by least squares; its quantities make its kind (`KINDS`). `cross_validate`
+tells how good a law is for new networks: all runs of one network are predicted by the law fitted to
+the other networks, as for a network that was not fine-tuned yet.
 """
 
 import dataclasses
@@ -25,11 +25,11 @@ CONFIDENCE = 0.95
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Kind:
-  """What a law goes by.
+  """The quantities that a law predicts from.
 
   Attributes:
-    label: for people.
-    quantities: of `QUANTITIES`.
+    label: name for people.
+    quantities: names in `QUANTITIES`.
   """
 
   label: str
@@ -51,18 +51,18 @@ KINDS = (
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Law:
+class FinetuningLaw:
   """A fitted law.
 
   Attributes:
-    kind: of it.
+    kind: kind of the law.
     constant: logarithm of the error where all quantities are 1.
-    exponents: of each quantity.
-    exponent_errors: their standard errors.
-    runs: that it was fitted to.
-    residual_deviation: of log(error), with the freedom that the fit leaves.
-    covariance: of constant and exponents, [1 + quantities, 1 + quantities], in units of the
-      residual variance.
+    exponents: exponent of each quantity.
+    exponent_errors: standard errors of the exponents.
+    runs: number of runs that it was fitted to.
+    residual_deviation: standard deviation of log(error) around the law.
+    covariance: [1 + quantities, 1 + quantities] covariance of constant and exponents, in units of
+      the residual variance.
   """
 
   kind: Kind
@@ -74,11 +74,11 @@ class Law:
   covariance: np.ndarray
 
   def error_percent(self, run: Run) -> float:
-    """Predicted top-1 error after fine-tuning."""
+    """Returns the predicted top-1 error after fine-tuning."""
     return float(np.exp(_row(self.kind, run) @ np.array([self.constant, *self.exponents])))
 
   def interval_percent(self, run: Run) -> tuple[float, float]:
-    """In which the error of such a run lies with `CONFIDENCE`, were deviations independent."""
+    """Returns where a run's error lies with `CONFIDENCE`, if deviations are independent."""
     row = _row(self.kind, run)
     deviation = self.residual_deviation * np.sqrt(1 + row @ self.covariance @ row)
     freedom = self.runs - len(row)
@@ -88,17 +88,17 @@ class Law:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Check:
-  """Of predictions for networks that the law did not know.
+class CrossValidation:
+  """The quality of a law's predictions for networks that it was not fitted to.
 
   Attributes:
-    kind: of the law; None is the order of the pre-training loss, which predicts no error.
-    predictions: of each run, in percent; or its loss.
+    kind: kind of the law; None for the order of the pre-training loss, which predicts no error.
+    predictions: predicted error of each run in percent; the losses where `kind` is None.
     mean_error: mean of |predicted / true - 1|; None where no error is predicted.
-    wrong_pairs: pairs of runs that come in the wrong order.
-    pairs: that have an order.
-    first_percent: true error of the run that comes first.
-    best_percent: of the best one.
+    wrong_pairs: number of pairs of runs that come in the wrong order.
+    pairs: number of pairs that have an order.
+    first_percent: true error of the run that is predicted to be the best.
+    best_percent: true error of the best run.
   """
 
   kind: Kind | None
@@ -111,19 +111,19 @@ class Check:
 
 
 def is_known(kind: Kind, run: Run) -> bool:
-  """Whether the run has all quantities of the kind."""
+  """Returns whether the run has all quantities of the kind."""
   return all(QUANTITIES[name](run) is not None for name in kind.quantities)
 
 
-def fit(kind: Kind, runs: Sequence[Run]) -> Law | None:
+def fit_finetuning_law(kind: Kind, runs: Sequence[Run]) -> FinetuningLaw | None:
   """Fits a law.
 
   Args:
-    kind: of the law.
-    runs: with its quantities and an error after fine-tuning.
+    kind: kind of the law.
+    runs: runs with its quantities and an error after fine-tuning.
 
   Returns:
-    None if they are too few or too much alike to tell the exponents.
+    The law; None if the runs are too few or too much alike to tell the exponents.
   """
   columns = 1 + len(kind.quantities)
   if len(runs) <= columns:
@@ -136,7 +136,7 @@ def fit(kind: Kind, runs: Sequence[Run]) -> Law | None:
   freedom = len(runs) - columns
   deviation = float(np.sqrt(np.sum((errors - design @ values) ** 2) / freedom))
   covariance = np.linalg.inv(design.T @ design)
-  return Law(
+  return FinetuningLaw(
     kind=kind,
     constant=float(values[0]),
     exponents=tuple(map(float, values[1:])),
@@ -147,18 +147,18 @@ def fit(kind: Kind, runs: Sequence[Run]) -> Law | None:
   )
 
 
-def check(kind: Kind, runs: Sequence[Run]) -> Check | None:
+def cross_validate(kind: Kind, runs: Sequence[Run]) -> CrossValidation | None:
   """Predicts the runs of each network from those of the others.
 
   Args:
-    kind: of the law.
-    runs: as for `fit`.
+    kind: kind of the law.
+    runs: runs with its quantities and an error after fine-tuning.
 
   Returns:
-    None if some network's runs cannot be predicted, for want of others.
+    The result; None if the other networks are too few to predict some network's runs.
   """
   laws = {
-    name: fit(kind, [run for run in runs if run.name != name])
+    name: fit_finetuning_law(kind, [run for run in runs if run.name != name])
     for name in {run.name for run in runs}
   }
   if None in laws.values():
@@ -166,26 +166,27 @@ def check(kind: Kind, runs: Sequence[Run]) -> Check | None:
   predictions = [laws[run.name].error_percent(run) for run in runs]
   true = np.array([run.top1_error_percent for run in runs])
   mean_error = float(np.mean(np.abs(np.array(predictions) / true - 1)))
-  return _check(kind, predictions, runs, mean_error)
+  return _compare(kind, predictions, runs, mean_error)
 
 
-def check_lowest_loss(runs: Sequence[Run]) -> Check:
-  """What becomes of taking pre-trained networks in the order of their losses.
+def validate_loss_order(runs: Sequence[Run]) -> CrossValidation:
+  """Tells how well the order of the pre-training losses predicts that of the errors.
 
   Args:
-    runs: with a loss and an error after fine-tuning.
+    runs: runs with a loss and an error after fine-tuning.
   """
-  return _check(None, [run.loss_nats for run in runs], runs, None)
+  return _compare(None, [run.loss_nats for run in runs], runs, None)
 
 
-def _check(
+def _compare(
   kind: Kind | None, predictions: Sequence[float], runs: Sequence[Run], mean_error: float | None
-) -> Check:
+) -> CrossValidation:
+  """Compares the order of predictions with the order of the true errors."""
   true = np.array([run.top1_error_percent for run in runs])
   order = np.sign(true[:, None] - true)
   predicted = np.array(predictions)
   found = np.sign(predicted[:, None] - predicted)
-  return Check(
+  return CrossValidation(
     kind=kind,
     predictions=tuple(map(float, predictions)),
     mean_error=mean_error,
@@ -197,4 +198,5 @@ def _check(
 
 
 def _row(kind: Kind, run: Run) -> np.ndarray:
+  """Returns the row of the design matrix for a run: 1 and the logarithms of its quantities."""
   return np.array([1.0, *(np.log(QUANTITIES[name](run)) for name in kind.quantities)])

@@ -13,7 +13,7 @@ from nfnet.model import NFNet, apply, apply_features
 from nfnet.weights.haiku import save_haiku
 from train.config.config_file import load_experiment
 from train.data.pipeline import evaluation_batches
-from train.probe import RIDGES, leave_one_out, probe
+from train.run.linear_probe import RIDGES, leave_one_out, probe
 
 CLASSES = 3
 
@@ -75,16 +75,16 @@ def test_one_image_is_too_few():
 
 
 @pytest.fixture(scope="module")
-def parameters():
-  return initial_parameters(NFNet("P0", 10), 0)
+def parameters(small_networks):
+  return initial_parameters(NFNet("tiny", 10), 0)
 
 
 @pytest.fixture(scope="module")
 def experiment(digits, parameters, tmp_path_factory):
-  weights = tmp_path_factory.mktemp("weights") / "p0.npz"
-  save_haiku(str(weights), parameters, "P0")
+  weights = tmp_path_factory.mktemp("weights") / "tiny.npz"
+  save_haiku(str(weights), parameters, "tiny")
   return load_experiment(
-    "train/configs/demo_finetune.py",
+    "tests/train/small_network.py",
     [
       f"--config.data.path={digits}",
       f"--config.initial_weights={weights}",
@@ -94,8 +94,8 @@ def experiment(digits, parameters, tmp_path_factory):
 
 
 def test_the_classifier_is_linear_in_the_features(parameters):
-  model = NFNet("P0", 10, dropout_rate=0.0)
-  images = jax.random.normal(jax.random.key(0), (8, 32, 32, 3))
+  model = NFNet("tiny", 10, dropout_rate=0.0)
+  images = jax.random.normal(jax.random.key(0), (8, 16, 16, 3))
   features = jax.jit(lambda parameters, images: apply_features(model, parameters, images))(
     parameters, images
   )
@@ -109,7 +109,7 @@ def test_the_classifier_is_linear_in_the_features(parameters):
 
 def test_probes_the_training_images(experiment, parameters):
   """On eight devices, which have the images in another order."""
-  model = NFNet("P0", 10)
+  model = NFNet("tiny", 10)
   data = dataclasses.replace(experiment.data, evaluation_split="train")
   compute = jax.jit(lambda parameters, images: apply_features(model, parameters, images))
   features, labels = [], []

@@ -1,4 +1,4 @@
-"""From a table of runs to everything that `train.scaling_law` says about it."""
+"""The whole analysis of one table of runs: what `python -m train.scaling_law` shows and draws."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -6,56 +6,58 @@ from collections.abc import Sequence
 import numpy as np
 
 from nfnet.errors import UserError
-from train.scaling.fits import MINIMAL_RUNS, Points, frontier
+from train.scaling.bootstrap import Bootstrap, bootstrap_laws
+from train.scaling.hold_out import HeldOut, hold_out
+from train.scaling.laws.power_law import MINIMAL_RUNS
 from train.scaling.outliers import Judgment, judge
+from train.scaling.points import Points, as_points, frontier
 from train.scaling.run_table import Run, RunTable, best_trials
-from train.scaling.study import HeldOut, Study, hold_out, study
 
 _DEFAULT_BUDGET_FACTOR = 4
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Findings:
-  """What was found.
+class Analysis:
+  """The results.
 
   Attributes:
-    table: as read.
-    runs: [n] of it that were fitted: with a loss, the best of their trials.
-    on_frontier: [n] of bool.
-    study: laws of these runs.
-    judgment: of these runs; None if they are too few.
-    held_out: check; None if not asked for.
-    budgets: of compute, to predict for.
+    table: table as read.
+    runs: [n] runs of the table that were fitted: those with a loss, the best of their trials.
+    on_frontier: [n] booleans: whether a run is on the compute-loss frontier.
+    bootstrap: laws of these runs, with their resamples.
+    judgment: which of these runs are outliers; None if there are too few runs.
+    held_out: predictions of held-out runs; None if not asked for.
+    budgets: amounts of compute to predict for.
   """
 
   table: RunTable
   runs: tuple[Run, ...]
   on_frontier: np.ndarray
-  study: Study
+  bootstrap: Bootstrap
   judgment: Judgment | None
   held_out: HeldOut | None
   budgets: tuple[float, ...]
 
 
-def find(
+def analyze(
   table: RunTable,
   *,
   resamples: int,
   seed: int,
   budgets: Sequence[float] = (),
   hold_out_epochs: float | None = None,
-) -> Findings:
-  """Fits, judges and predicts.
+) -> Analysis:
+  """Fits all laws, judges outliers and tests predictions.
 
   Args:
-    table: of runs.
-    resamples: of the bootstrap; fewer than 20 give no intervals.
-    seed: of the resamples.
-    budgets: of compute, to predict for; none is four times the dearest run.
-    hold_out_epochs: runs with more are predicted from the others; None leaves this check out.
+    table: runs.
+    resamples: number of resamples of the bootstrap; fewer than 20 give no intervals.
+    seed: seed of the resamples.
+    budgets: amounts of compute to predict for; empty means four times the most expensive run.
+    hold_out_epochs: runs of more epochs are predicted from the others; None leaves this out.
 
   Raises:
-    UserError: there are too few runs, or a value makes no sense.
+    UserError: there are too few runs, or a value is invalid.
   """
   for budget in budgets:
     if not (np.isfinite(budget) and budget > 0):
@@ -70,16 +72,16 @@ def find(
     )
     if not np.any(points.epochs > hold_out_epochs):
       raise UserError(
-        f"--hold_out_epochs={hold_out_epochs:g}: no run has more to predict; the most is "
+        f"--hold_out_epochs={hold_out_epochs:g}: no run has more epochs to predict; give less than "
         f"{points.epochs.max():g}"
       )
-  done = study(points, resamples=resamples, seed=seed)
-  return Findings(
+  bootstrap = bootstrap_laws(points, resamples=resamples, seed=seed)
+  return Analysis(
     table=table,
     runs=runs,
     on_frontier=frontier(points.compute, points.loss),
-    study=done,
-    judgment=judge(points, done.laws.joint),
+    bootstrap=bootstrap,
+    judgment=judge(points, bootstrap.laws.joint),
     held_out=None
     if hold_out_epochs is None
     else hold_out(points, hold_out_epochs, resamples=resamples, seed=seed),
@@ -87,18 +89,8 @@ def find(
   )
 
 
-def as_points(runs: Sequence[Run]) -> Points:
-  """Arrays of runs that have a loss."""
-  return Points(
-    names=np.array([run.name for run in runs], dtype=str),
-    parameters=np.array([run.parameters for run in runs], dtype=float),
-    epochs=np.array([run.epochs for run in runs], dtype=float),
-    compute=np.array([run.compute for run in runs], dtype=float),
-    loss=np.array([run.loss_nats for run in runs], dtype=float),
-  )
-
-
 def _check_enough(points: Points, condition: str) -> None:
+  """Raises UserError unless the runs have enough different amounts of compute for a law."""
   different = len(np.unique(points.compute))
   if different < MINIMAL_RUNS:
     raise UserError(

@@ -4,12 +4,11 @@ import os
 
 import pytest
 
-from train.scaling.run_table import read_runs
-from train.sweep import results as sweep_results
+from tests.train.sweep.trials import make_trial
+from train.sweep.claim import claim_trial
 from train.sweep.folder import DONE, FAILED, SweepFolder
-from train.sweep.results import results, write_results
-from train.sweep.table import LiveTable, best_rates_text, table_rows, table_text
-from train.sweep.trial import Trial, trial_name
+from train.sweep.trial import trial_name
+from train.sweep.trial_table import LiveTable, best_rates_text, table_rows, table_text
 
 RATES = (0.1, 0.2, 0.4, 0.8, 1.6)
 
@@ -59,25 +58,14 @@ def write_metrics(folder, name, records):
 
 @pytest.fixture
 def folder(tmp_path):
-  """With trials that are done, failed, diverged, running and waiting."""
+  """A folder with trials that are done, failed, diverged, running and waiting."""
   made = SweepFolder(tmp_path / "sweep")
   made.create({})
   for rate in RATES:
-    made.add(
-      Trial(
-        name=trial_name("F0", 0.5, rate),
-        variant="F0",
-        epochs=0.5,
-        learning_rate=rate,
-        parameters=1000,
-        steps=100,
-        images=1600,
-        compute_flops=10**9,
-      )
-    )
+    made.add(make_trial(rate, variant="F0", steps=100))
   names = [trial_name("F0", 0.5, rate) for rate in RATES]
   claims = [
-    made.claim(made.entries()[name], f"host.{i}.1700000000") for i, name in enumerate(names)
+    claim_trial(made, made.entries()[name], f"host.{i}.1700000000") for i, name in enumerate(names)
   ]
   result = {"trial": names[0], "name": "F0", "parameters": 1000, "epochs": 0.5}
   result |= {"learning_rate": 0.1, "compute_flops": 10**9, "loss_nats": 1.25}
@@ -121,7 +109,7 @@ def test_elsewhere_a_line_for_each_change(folder):
   before = stream.getvalue()
   table.update(folder, folder.entries())
   assert stream.getvalue() == before
-  folder.claim(folder.entries()["F0_epochs-0.5_rate-1.6"], "other.7.8")
+  claim_trial(folder, folder.entries()["F0_epochs-0.5_rate-1.6"], "other.7.8")
   table.update(folder, folder.entries())
   table.close()
   assert stream.getvalue() == before + "F0_epochs-0.5_rate-1.6: running (other.7.8)\n"
@@ -140,7 +128,7 @@ def test_a_terminal_shows_one_table_that_is_taken_away(folder):
     table.update(folder, folder.entries())
     expected = table_text(table_rows(folder, folder.entries())).splitlines()
     assert stream.shown() == [*expected, ""]
-    folder.claim(folder.entries()["F0_epochs-0.5_rate-1.6"], "other.7.8")
+    claim_trial(folder, folder.entries()["F0_epochs-0.5_rate-1.6"], "other.7.8")
     table.update(folder, folder.entries())
     expected = table_text(table_rows(folder, folder.entries())).splitlines()
     assert stream.shown() == [*expected, ""]
@@ -170,28 +158,6 @@ def test_a_table_is_redrawn_once_a_second(folder):
   now_seconds = 1.5
   table.update(folder, folder.entries())
   assert stream.getvalue() != before
-
-
-def test_results_are_written_with_what_others_finish_meanwhile(folder, monkeypatch):
-  late = "F0_epochs-0.5_rate-0.8"
-  row = results(folder, folder.entries())[0]
-  write_whole = sweep_results.write_whole
-
-  def write_slowly(path, text):
-    if (folder.path / "running").exists() and list((folder.path / "running").iterdir()):
-      claim = folder.claim(folder.entries()[late], "other.7.8")
-      claim.move(DONE, {**row, "trial": late, "learning_rate": 0.8, "loss_nats": 1.0})
-    write_whole(path, text)
-
-  monkeypatch.setattr(sweep_results, "write_whole", write_slowly)
-  path = write_results(folder)
-  assert path.read_text() == (
-    "trial,name,parameters,epochs,learning_rate,compute_flops,loss_nats,held_out_error_percent\n"
-    f"{late},F0,1000,0.5,0.8,1000000000,1.0,37.5\n"
-    "F0_epochs-0.5_rate-0.1,F0,1000,0.5,0.1,1000000000,1.25,37.5\n"
-  )
-  # The scaling law's table takes it as it is, and of two trials the better one.
-  assert [run.loss_nats for run in read_runs([str(path)]).runs] == [1.0, 1.25]
 
 
 def test_best_rates():

@@ -1,4 +1,4 @@
-"""Pictures of what `train.scaling_law` found: losses, errors after fine-tuning, rates, optima."""
+"""Plots of an analysis: losses, errors after fine-tuning, learning rates, compute optima."""
 
 import pathlib
 from collections.abc import Callable, Iterable, Sequence
@@ -8,14 +8,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogFormatterSciNotation
 
-from nfnet.errors import UserError
 from train.report.figure import COLORS, picture, plain_log_axis
-from train.scaling.findings import Findings
+from train.report.output import save_plots
+from train.scaling.analysis import Analysis
+from train.scaling.analysis_text import OPTIMUM_LABELS
+from train.scaling.laws.law_set import FORMS, OPTIMA, WAYS
 from train.scaling.run_table import Run, best_trials
-from train.scaling.study import FORMS, OPTIMA, WAYS
-from train.scaling.text import OPTIMUM_LABELS
 
-# With the colors, for more networks than there are of these.
+# Together with the colors, these tell more networks apart than there are colors.
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _GRAY = "#777777"
 _COMPUTE_LABELS = {
@@ -26,58 +26,49 @@ _DRAWN_FORMS = {"frontier": "--", "frontier_irreducible": ":"}
 _LINE_POINTS = 100
 
 
-def write_plots(folder: str, findings: Findings) -> list[pathlib.Path]:
-  """Writes the pictures that there is something to draw for.
+def write_plots(folder: str, analysis: Analysis) -> list[pathlib.Path]:
+  """Writes a PNG file for each plot that there is something to draw for.
 
   Args:
-    folder: created if needed.
-    findings: to draw.
+    folder: folder of the plots, created if needed.
+    analysis: results to draw.
 
   Returns:
-    The files written.
+    Paths of the files written.
 
   Raises:
-    UserError: they cannot be written.
+    UserError: the plots cannot be written.
   """
-  pictures = {
-    "loss_against_compute": _loss(findings),
-    "finetuning_error_against_compute": draw_finetuning_error(findings),
-    "learning_rate": _learning_rate(findings),
-    "optimal_size_and_epochs": _optima(findings),
+  plots = {
+    "loss_against_compute": _loss(analysis),
+    "finetuning_error_against_compute": draw_finetuning_error(analysis),
+    "learning_rate": _learning_rate(analysis),
+    "optimal_size_and_epochs": _optima(analysis),
   }
-  written = []
-  try:
-    pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
-    for name, figure in pictures.items():
-      if figure is not None:
-        written.append(pathlib.Path(folder) / f"{name}.png")
-        figure.savefig(written[-1])
-  except OSError as error:
-    raise UserError(f"--plots={folder} cannot be written: {error.strerror}") from error
-  return written
+  return save_plots(folder, {name: figure for name, figure in plots.items() if figure is not None})
 
 
-def _loss(findings: Findings) -> Figure:
-  """Held-out loss, a line for each network, with the laws of the frontier."""
-  figure, axes = _over_compute(findings, "Held-out loss against compute", "held-out loss (nats)")
-  _draw_networks(axes, findings, findings.runs, lambda run: run.compute, lambda run: run.loss_nats)
-  points = findings.study.points
+def _loss(analysis: Analysis) -> Figure:
+  """Draws held-out loss with a line for each network, and the laws of the frontier."""
+  figure, axes = _over_compute(analysis, "Held-out loss against compute", "held-out loss (nats)")
+  _draw_networks(axes, analysis, analysis.runs, lambda run: run.compute, lambda run: run.loss_nats)
+  points = analysis.bootstrap.points
   compute = np.geomspace(
-    points.compute.min(), max(points.compute.max(), *findings.budgets), _LINE_POINTS
+    points.compute.min(), max(points.compute.max(), *analysis.budgets), _LINE_POINTS
   )
   for form in FORMS:
-    law = getattr(findings.study.laws, form.field)
+    law = getattr(analysis.bootstrap.laws, form.field)
     if form.field in _DRAWN_FORMS and law is not None:
       style = {"color": _GRAY, "linestyle": _DRAWN_FORMS[form.field], "linewidth": 1.2}
       axes.plot(compute, law.loss(compute), label=form.label, **style)
-      for budget in findings.budgets:
-        _, interval = findings.study.prediction(form, budget)
+      for budget in analysis.budgets:
+        _, interval = analysis.bootstrap.prediction(form, budget)
         if interval:
           # Two laws at one budget would hide each other.
           beside = budget * (1.03 if form.field == "frontier" else 1 / 1.03)
           axes.vlines(beside, *interval, linewidth=1.2, color=_GRAY)
-  if findings.judgment is not None and findings.judgment.flagged.any():
-    flagged = points.take(findings.judgment.flagged)
+  if analysis.judgment is not None and analysis.judgment.flagged.any():
+    flagged = points.take(analysis.judgment.flagged)
     ring = {"markersize": 11, "markerfacecolor": "none", "color": "#CC79A7"}
     axes.plot(flagged.compute, flagged.loss, "o", label="outlier", **ring)
   plain_log_axis(axes.yaxis)
@@ -85,31 +76,32 @@ def _loss(findings: Findings) -> Figure:
   return figure
 
 
-def draw_finetuning_error(findings: Findings) -> Figure | None:
-  """Top-1 error after fine-tuning, a line for each network; None if there is none."""
-  runs = best_trials(findings.table.runs, "top1_error_percent")
+def draw_finetuning_error(analysis: Analysis) -> Figure | None:
+  """Draws top-1 error after fine-tuning with a line for each network; None without such errors."""
+  runs = best_trials(analysis.table.runs, "top1_error_percent")
   if not runs:
     return None
   figure, axes = _over_compute(
-    findings, "After fine-tuning, against pre-training compute", "top-1 error (%)"
+    analysis, "After fine-tuning, against pre-training compute", "top-1 error (%)"
   )
-  _draw_networks(axes, findings, runs, lambda run: run.compute, lambda run: run.top1_error_percent)
+  _draw_networks(axes, analysis, runs, lambda run: run.compute, lambda run: run.top1_error_percent)
   plain_log_axis(axes.yaxis)
   axes.legend(frameon=False, ncols=2, fontsize="small")
   return figure
 
 
-def _learning_rate(findings: Findings) -> Figure | None:
-  runs = [run for run in findings.runs if run.learning_rate is not None]
+def _learning_rate(analysis: Analysis) -> Figure | None:
+  """Draws the best learning rate against epochs; None if the table has no rates."""
+  runs = [run for run in analysis.runs if run.learning_rate is not None]
   if not runs:
     return None
   figure, axes = picture("Learning rate of the best run", "epochs", "peak learning rate")
   axes.set_xscale("log", base=2)
   axes.set_yscale("log", base=2)
-  # Rates lie on a grid, so curves would hide each other: each is moved up by 2 %.
+  # Rates lie on a grid, so curves would hide each other: each one is shifted up by 2 %.
   shifts = {name: 1.02**index for index, name in enumerate(_names(runs))}
   _draw_networks(
-    axes, findings, runs, lambda run: run.epochs, lambda run: run.learning_rate * shifts[run.name]
+    axes, analysis, runs, lambda run: run.epochs, lambda run: run.learning_rate * shifts[run.name]
   )
   for axis in (axes.xaxis, axes.yaxis):
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
@@ -120,25 +112,27 @@ def _learning_rate(findings: Findings) -> Figure | None:
   return figure
 
 
-def _optima(findings: Findings) -> Figure | None:
-  """Size and epochs on two axes of equally long decades, so that equal rates are parallel lines."""
-  study = findings.study
-  fields = [field for field in OPTIMA if getattr(study.laws, field) is not None]
+def _optima(analysis: Analysis) -> Figure | None:
+  """Draws optimal size and epochs on two axes; None without optima.
+
+  Decades have the same length on both, so that equal exponents are parallel lines.
+  """
+  bootstrap = analysis.bootstrap
+  fields = [field for field in OPTIMA if getattr(bootstrap.laws, field) is not None]
   if not fields:
     return None
-  figure, axes = _over_compute(findings, "Compute-optimal size and epochs", "parameters (millions)")
+  figure, axes = _over_compute(analysis, "Compute-optimal size and epochs", "parameters (millions)")
   others = axes.twinx()
   others.set_yscale("log")
   others.set_ylabel("epochs")
   others.spines["top"].set_visible(False)
   colors = {"parameters": COLORS[4], "epochs": COLORS[5]}
-  compute = np.geomspace(
-    study.points.compute.min(), max(study.points.compute.max(), *findings.budgets), _LINE_POINTS
-  )
+  tried = bootstrap.points.compute
+  compute = np.geomspace(tried.min(), max(tried.max(), *analysis.budgets), _LINE_POINTS)
   styles = dict(zip(OPTIMA, ("-", "--", ":"), strict=True))
   markers = dict(zip(WAYS, ("o", "x"), strict=True))
   for field in fields:
-    law = getattr(study.laws, field)
+    law = getattr(bootstrap.laws, field)
     for name, own_axes, divisor in (("parameters", axes, 1e6), ("epochs", others, 1)):
       own_axes.plot(
         compute,
@@ -147,8 +141,8 @@ def _optima(findings: Findings) -> Figure | None:
         color=colors[name],
         linewidth=1.2,
       )
-      if field in study.optima:
-        found = study.optima[field]
+      if field in bootstrap.optima:
+        found = bootstrap.optima[field]
         values = getattr(found, name) / divisor
         style = {"color": colors[name], "markersize": 3, "alpha": 0.7}
         own_axes.plot(found.compute, values, markers[field], **style)
@@ -162,8 +156,9 @@ def _optima(findings: Findings) -> Figure | None:
   return figure
 
 
-def _over_compute(findings: Findings, title: str, quantity: str) -> tuple[Figure, Axes]:
-  figure, axes = picture(title, _COMPUTE_LABELS[findings.table.compute_column], quantity)
+def _over_compute(analysis: Analysis, title: str, quantity: str) -> tuple[Figure, Axes]:
+  """Returns an empty plot of a quantity against compute, with logarithmic axes."""
+  figure, axes = picture(title, _COMPUTE_LABELS[analysis.table.compute_column], quantity)
   axes.set_xscale("log")
   axes.set_yscale("log")
   # Between powers of ten there is room for labels only where all runs are within half a decade.
@@ -172,18 +167,19 @@ def _over_compute(findings: Findings, title: str, quantity: str) -> tuple[Figure
 
 
 def _names(runs: Iterable[Run]) -> list[str]:
+  """Returns the names of the networks in the order in which they first occur."""
   return list(dict.fromkeys(run.name for run in runs))
 
 
 def _draw_networks(
   axes: Axes,
-  findings: Findings,
+  analysis: Analysis,
   runs: Sequence[Run],
   x: Callable[[Run], float],
   y: Callable[[Run], float],
 ) -> None:
-  """A network looks the same in all pictures."""
-  for index, name in enumerate(_names(findings.table.runs)):
+  """Draws a line for each network, which looks the same in all plots."""
+  for index, name in enumerate(_names(analysis.table.runs)):
     own = sorted((run for run in runs if run.name == name), key=x)
     style = {
       "color": COLORS[index % len(COLORS)],

@@ -1,4 +1,4 @@
-"""What a person sees of a sweep: a table of its trials, redrawn in place, and the best rates."""
+"""Tables of a sweep for people: its trials, redrawn in place on a terminal, and the best rates."""
 
 import collections
 import contextlib
@@ -18,33 +18,33 @@ from train.report.units import format_duration
 from train.run.records.metrics import METRICS_FILE
 from train.sweep.folder import DONE, FAILED, RUNNING, STATES, WAITING, Entry, SweepFolder
 from train.sweep.results import best_results
-from train.sweep.trial import as_text
+from train.sweep.trial import number_text
 
 DIVERGED = "diverged"
-"""Shown in place of "failed", where the rate is to blame."""
+"""State shown instead of "failed" where the learning rate is to blame."""
 HEADER = ("trial", "state", "step", "loss", "held-out", "top-1", "images/s", "left", "worker")
 
 _REDRAW_SECONDS = 1.0
-# Records are a few hundred bytes, and the newest of each kind are wanted.
+# Records have a few hundred bytes, and only the newest of each kind is needed.
 _TAIL_BYTES = 1 << 16
 _REASON_CHARACTERS_MAX = 60
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Row:
-  """One trial as it is now; None is what is not known.
+  """One trial as it is now; None where a value is not known.
 
   Attributes:
-    name: of the trial.
+    name: name of the trial.
     state: one of `STATES`, or `DIVERGED`.
-    step: done.
-    steps: of the whole run.
-    loss: of training, nats.
-    held_out_loss: nats.
-    top1: held-out, a share.
-    images_per_second: of training.
-    left_seconds: of training, at that speed.
-    note: the worker, or why it failed.
+    step: last step that is done.
+    steps: number of steps of the whole run.
+    loss: training loss in nats.
+    held_out_loss: held-out loss in nats.
+    top1: held-out top-1 accuracy, from 0 to 1.
+    images_per_second: speed of training.
+    left_seconds: remaining time of training at that speed.
+    note: the worker, or why the trial failed.
   """
 
   name: str
@@ -59,7 +59,7 @@ class Row:
   note: str = ""
 
   def cells(self) -> tuple[str, ...]:
-    """Under `HEADER`."""
+    """Returns the texts below `HEADER`."""
     return (
       self.name,
       self.state,
@@ -73,7 +73,7 @@ class Row:
     )
 
   def as_line(self) -> str:
-    """Where there is no table: the state, and what belongs to it."""
+    """Returns the state and its details in one line, for where there is no table."""
     result = ""
     if self.state == DONE and self.held_out_loss is not None:
       result = f", held-out loss {self.held_out_loss:.4f}, top-1 {self.top1:.2%}"
@@ -82,18 +82,18 @@ class Row:
 
 
 def table_rows(folder: SweepFolder, entries: Mapping[str, Entry]) -> list[Row]:
-  """All trials, small and short first."""
+  """Returns a row for each trial, small and short trials first."""
   ordered = sorted(entries.values(), key=lambda entry: folder.trial(entry.name).order)
   return [_row(folder, entry) for entry in ordered]
 
 
 def table_text(rows: Sequence[Row]) -> str:
-  """All of them, below one another, and how many there are of each state."""
+  """Returns the table, and the number of trials in each state below it."""
   return "\n".join([format_table([row.cells() for row in rows], HEADER), _counts(rows)])
 
 
 def best_rates_text(results: Sequence[Mapping[str, Any]]) -> str:
-  """The learning rate with the lowest loss, and that loss, by variant and epochs.
+  """Tabulates the learning rate with the lowest loss, and that loss, by variant and epochs.
 
   Args:
     results: rows of results.csv.
@@ -106,14 +106,16 @@ def best_rates_text(results: Sequence[Mapping[str, Any]]) -> str:
     row = [variant]
     for one in epochs:
       found = best.get((variant, one))
-      row.append(f"{as_text(found['learning_rate'])} ({found['loss_nats']:.4f})" if found else "-")
+      row.append(
+        f"{number_text(found['learning_rate'])} ({found['loss_nats']:.4f})" if found else "-"
+      )
     rows.append(row)
-  header = ("best rate (held-out loss)", *(f"{as_text(one)} epochs" for one in epochs))
+  header = ("best rate (held-out loss)", *(f"{number_text(one)} epochs" for one in epochs))
   return format_table(rows, header)
 
 
 class LiveTable:
-  """Redrawn in place on a terminal; one line for each change of a state anywhere else."""
+  """A table redrawn in place on a terminal; elsewhere, one line for each change of a state."""
 
   def __init__(
     self,
@@ -125,9 +127,9 @@ class LiveTable:
     """Prepares; prints nothing.
 
     Args:
-      stream: where to print; None is standard output.
-      clock: seconds.
-      terminal_size: columns and lines.
+      stream: where to print; None means standard output.
+      clock: returns the present time in seconds.
+      terminal_size: returns the columns and lines of the terminal.
     """
     self._stream = stream or sys.stdout
     self._clock = clock
@@ -138,7 +140,7 @@ class LiveTable:
     self._states: dict[str, tuple[str, str | None]] = {}
 
   def update(self, folder: SweepFolder, entries: Mapping[str, Entry]) -> None:
-    """Shows the entries as they are now; to be called often."""
+    """Shows the entries as they are now; meant to be called often."""
     if not self._is_terminal:
       self._print_changes(folder, entries)
     elif self._clock() - self._drawn_seconds >= _REDRAW_SECONDS:
@@ -146,7 +148,7 @@ class LiveTable:
       self._draw(table_rows(folder, entries))
 
   def close(self) -> None:
-    """Takes the table from the terminal."""
+    """Removes the table from the terminal."""
     if self._drawn_lines:
       self._write(f"\x1b[{self._drawn_lines}A\r\x1b[J")
       self._drawn_lines = 0
@@ -158,6 +160,7 @@ class LiveTable:
     self.close()
 
   def _print_changes(self, folder: SweepFolder, entries: Mapping[str, Entry]) -> None:
+    """Prints a line for each trial whose state or worker has changed."""
     changed = {
       name: entry
       for name, entry in entries.items()
@@ -168,12 +171,13 @@ class LiveTable:
     self._states.update({name: (e.state, e.worker) for name, e in changed.items()})
 
   def _draw(self, rows: Sequence[Row]) -> None:
+    """Draws the table over the previous one, with as many rows as the terminal has room for."""
     size = self._terminal_size()
-    # Rules, header, counts, and the line below on which the cursor stands.
+    # Three rules, the header, the counts, and the line of the cursor below them take up space.
     room = max(1, size.lines - 6)
     shown = rows
     if len(rows) > room:
-      # What happens now is most wanted, then what comes next.
+      # What happens now matters most, then what comes next.
       urgency = {RUNNING: 0, FAILED: 1, WAITING: 2, DIVERGED: 3, DONE: 4}
       urgent = sorted(rows, key=lambda row: urgency[row.state])[: room - 1]
       shown = [row for row in rows if row in urgent]
@@ -192,6 +196,7 @@ class LiveTable:
 
 
 def _row(folder: SweepFolder, entry: Entry) -> Row:
+  """Returns the row of one trial."""
   trial = folder.trial(entry.name)
   if entry.state == DONE:
     result = entry.read()
@@ -230,7 +235,7 @@ def _row(folder: SweepFolder, entry: Entry) -> Row:
 
 
 def _newest_records(path: pathlib.Path) -> dict[str, dict[str, Any]]:
-  """The last record of each kind, of a file that may be growing; its end is looked at alone."""
+  """Returns the last record of each kind near the end of a file that may be growing."""
   records = {}
   try:
     with path.open("rb") as file:
@@ -239,7 +244,7 @@ def _newest_records(path: pathlib.Path) -> dict[str, dict[str, Any]]:
   except OSError:
     return {}
   for line in lines:
-    # The first and the last one may be cut.
+    # The first and the last line may be cut off.
     with contextlib.suppress(ValueError, TypeError, KeyError):
       record = json.loads(line)
       records[record["kind"]] = {k: math.nan if v is None else v for k, v in record.items()}
@@ -247,9 +252,11 @@ def _newest_records(path: pathlib.Path) -> dict[str, dict[str, Any]]:
 
 
 def _counts(rows: Sequence[Row]) -> str:
+  """Returns how many trials are in each state."""
   counts = collections.Counter(row.state for row in rows)
   return ", ".join(f"{counts[state]} {state}" for state in (*STATES, DIVERGED) if counts[state])
 
 
 def _or_dash(value: float | None, text: str) -> str:
+  """Formats a value; returns a dash for None."""
   return "-" if value is None else text.format(value)

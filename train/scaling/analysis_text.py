@@ -1,20 +1,21 @@
-"""What `train.scaling_law` prints."""
+"""An analysis as tables for a terminal, which `python -m train.scaling_law` prints."""
 
 from collections.abc import Callable
 
 import numpy as np
 
 from train.report.table import format_table
-from train.scaling.findings import Findings
-from train.scaling.fits import (
+from train.scaling.analysis import Analysis
+from train.scaling.bootstrap import Bootstrap, ConfidenceInterval
+from train.scaling.hold_out import HeldOut, Prediction
+from train.scaling.laws.compute_optimum import (
   MINIMAL_BUDGETS,
   MINIMAL_NETWORKS_A_BUDGET,
-  MINIMAL_RUNS_JOINT,
-  MINIMAL_SETTINGS_JOINT,
   OptimumLaw,
 )
+from train.scaling.laws.joint_law import MINIMAL_RUNS_JOINT, MINIMAL_SETTINGS_JOINT
+from train.scaling.laws.law_set import FORMS, OPTIMA, Laws
 from train.scaling.outliers import THRESHOLD
-from train.scaling.study import FORMS, OPTIMA, HeldOut, Interval, Laws, Prediction, Study
 
 OPTIMUM_LABELS = {
   "best_network": "best network at equal compute",
@@ -22,53 +23,56 @@ OPTIMUM_LABELS = {
   "joint_optimum": "joint law",
 }
 _UNITS = {"compute_core_hours": "core-hours", "compute_flops": "FLOP"}
-# What paper A says of its own runs. Of the slope of its line it gives no number.
+# Paper A states this for its own runs, but gives no number for the slope of its line.
 _PAPER_A_ONE_EPOCH_CORE_HOURS = 5_000
 
 
-def unit(findings: Findings) -> str:
-  """Of compute."""
-  return _UNITS[findings.table.compute_column]
+def compute_unit(analysis: Analysis) -> str:
+  """Returns the unit of compute."""
+  return _UNITS[analysis.table.compute_column]
 
 
 def compute_text(compute: float) -> str:
-  """Without its unit."""
+  """Returns an amount of compute without its unit."""
   return f"{compute:,.0f}" if compute < 1e9 else f"{compute:.3g}"
 
 
-def as_text(findings: Findings) -> str:
-  """Tables for a terminal."""
-  parts = [_head(findings), _loss_laws(findings), _joint_law(findings.study), _optima(findings)]
-  parts += [_budgets(findings), _runs(findings)]
-  parts += [_held_out(findings.held_out)] if findings.held_out else []
+def as_text(analysis: Analysis) -> str:
+  """Returns all tables."""
+  parts = [_head(analysis), _loss_laws(analysis), _joint_law(analysis.bootstrap), _optima(analysis)]
+  parts += [_budgets(analysis), _runs(analysis)]
+  parts += [_held_out(analysis.held_out)] if analysis.held_out else []
   return "\n\n".join(part for part in parts if part)
 
 
-def _head(findings: Findings) -> str:
-  runs, draws = findings.runs, len(findings.study.draws)
-  trials = sum(run.loss_nats is not None for run in findings.table.runs) - len(runs)
+def _head(analysis: Analysis) -> str:
+  """Says how many runs there are, and what the intervals are."""
+  runs, bootstrap = analysis.runs, analysis.bootstrap
+  trials = sum(run.loss_nats is not None for run in analysis.table.runs) - len(runs)
   networks = len({run.name for run in runs})
   return (
     f"{len(runs)} runs of {networks} networks with a loss"
     + (f" (and {trials} trials that others of the same epochs beat)" if trials else "")
-    + f"; compute C in {unit(findings)}.\n{int(findings.on_frontier.sum())} are on the frontier: "
-    f"no other costs as little and is as good.\n"
-    f"[low, high]: 95 % intervals from {draws:,} resamples of the runs, seed {findings.study.seed}."
+    + f"; compute C in {compute_unit(analysis)}.\n"
+    f"{int(analysis.on_frontier.sum())} are on the frontier: no other run costs as little and is "
+    f"as good.\n[low, high]: 95 % intervals from {len(bootstrap.draws):,} resamples of the runs, "
+    f"seed {bootstrap.seed}."
   )
 
 
-def _loss_laws(findings: Findings) -> str:
-  study, rows = findings.study, []
+def _loss_laws(analysis: Analysis) -> str:
+  """Tabulates the laws of loss against compute."""
+  bootstrap, rows = analysis.bootstrap, []
   for form in FORMS:
-    residuals = study.residuals(form)
+    residuals = bootstrap.residuals(form)
     if residuals is None:
       continue
 
     def value(name: str, field: str = form.field) -> str:
-      return _value(study, lambda laws: getattr(getattr(laws, field), name, None), ".4f")
+      return _value(bootstrap, lambda laws: getattr(getattr(laws, field), name, None), ".4f")
 
-    one = not hasattr(getattr(study.laws, form.field), "size_exponent")
-    predicted = [study.prediction(form, budget) for budget in findings.budgets]
+    one = not hasattr(getattr(bootstrap.laws, form.field), "size_exponent")
+    predicted = [bootstrap.prediction(form, budget) for budget in analysis.budgets]
     rows.append(
       (
         form.label,
@@ -80,19 +84,20 @@ def _loss_laws(findings: Findings) -> str:
       )
     )
   header = ("law", "runs", "exponent", "irreducible loss", "scatter")
-  at = (f"loss at C = {compute_text(budget)}" for budget in findings.budgets)
+  at = (f"loss at C = {compute_text(budget)}" for budget in analysis.budgets)
   return "\n".join(
     [
       "Held-out loss against compute: loss = irreducible loss + coefficient * C^-exponent",
       format_table(rows, (*header, *at)),
       "The intervals of predicted losses are for one new run: resampled laws and scatter. They do",
-      "not cover that a law may have the wrong form.",
+      "not cover the case that a law has the wrong form.",
     ]
   )
 
 
-def _joint_law(study: Study) -> str:
-  if study.laws.joint is None:
+def _joint_law(bootstrap: Bootstrap) -> str:
+  """Tabulates the coefficients of the joint law."""
+  if bootstrap.laws.joint is None:
     return (
       f"No joint law: it needs {MINIMAL_RUNS_JOINT} runs, of {MINIMAL_SETTINGS_JOINT} sizes and "
       f"{MINIMAL_SETTINGS_JOINT} numbers of epochs."
@@ -105,21 +110,22 @@ def _joint_law(study: Study) -> str:
     ("epochs coefficient B", "epochs_coefficient", ".4f"),
   )
   rows = [
-    (label, _value(study, lambda laws, name=name: getattr(laws.joint, name, None), style))
+    (label, _value(bootstrap, lambda laws, name=name: getattr(laws.joint, name, None), style))
     for label, name, style in fields
   ]
   rows.append(
     (
       "cost exponent c",
-      _value(study, lambda laws: laws.cost and laws.cost.exponent, ".4f"),
+      _value(bootstrap, lambda laws: laws.cost and laws.cost.exponent, ".4f"),
     )
   )
   title = "Joint law: loss = E + A / parameters^a + B / epochs^b; C = k * parameters^c * epochs"
   return f"{title}\n{format_table(rows)}"
 
 
-def _optima(findings: Findings) -> str:
-  study = findings.study
+def _optima(analysis: Analysis) -> str:
+  """Tabulates by which powers of compute the optimal size and epochs grow."""
+  bootstrap = analysis.bootstrap
 
   def row(field: str) -> tuple[str, ...]:
     def value(of: Callable[[OptimumLaw], float], style: str) -> str:
@@ -127,9 +133,9 @@ def _optima(findings: Findings) -> str:
         law = getattr(laws, field)
         return None if law is None else of(law)
 
-      return _value(study, of_laws, style)
+      return _value(bootstrap, of_laws, style)
 
-    style = ",.0f" if findings.table.compute_column == "compute_core_hours" else ".3g"
+    style = ",.0f" if analysis.table.compute_column == "compute_core_hours" else ".3g"
     return (
       OPTIMUM_LABELS[field],
       value(lambda law: law.size_exponent, ".3f"),
@@ -138,14 +144,14 @@ def _optima(findings: Findings) -> str:
       value(lambda law: law.one_epoch_compute, style),
     )
 
-  fields = [field for field in OPTIMA if getattr(study.laws, field) is not None]
+  fields = [field for field in OPTIMA if getattr(bootstrap.laws, field) is not None]
   if not fields:
     return (
       "No compute-optimal size: it needs a joint law, or at each of "
       f"{MINIMAL_BUDGETS} budgets {MINIMAL_NETWORKS_A_BUDGET} networks with runs around it."
     )
   rows = [row(field) for field in fields]
-  if findings.table.compute_column == "compute_core_hours":
+  if analysis.table.compute_column == "compute_core_hours":
     about = f"about {_PAPER_A_ONE_EPOCH_CORE_HOURS:,}"
     rows.append(("paper A says of its runs", "as epochs", "as parameters", "0", about))
   text = [
@@ -155,8 +161,8 @@ def _optima(findings: Findings) -> str:
       ("optimum by", "parameters", "epochs", "epochs - parameters", "above one epoch from C ="),
     ),
   ]
-  if study.laws.cost:
-    cost = _value(study, lambda laws: laws.cost and laws.cost.exponent, ".3f")
+  if bootstrap.laws.cost:
+    cost = _value(bootstrap, lambda laws: laws.cost and laws.cost.exponent, ".3f")
     text += [
       f"An epoch costs parameters^{cost}; its cost grows as C^(1 - exponent of epochs).",
       "Where 0 is in an interval of the difference, equal rates are not ruled out.",
@@ -164,15 +170,16 @@ def _optima(findings: Findings) -> str:
   return "\n".join(text)
 
 
-def _budgets(findings: Findings) -> str:
-  study, points = findings.study, findings.study.points
-  fields = [field for field in OPTIMA if getattr(study.laws, field) is not None]
+def _budgets(analysis: Analysis) -> str:
+  """Tabulates the best runs and the optima at several budgets."""
+  bootstrap, points = analysis.bootstrap, analysis.bootstrap.points
+  fields = [field for field in OPTIMA if getattr(bootstrap.laws, field) is not None]
   rows = []
   for budget in _round_budgets(points.compute.min(), points.compute.max()):
     affordable = np.flatnonzero(points.compute <= budget)
-    run = findings.runs[affordable[np.argmin(points.loss[affordable])]]
+    run = analysis.runs[affordable[np.argmin(points.loss[affordable])]]
     best = f"{run.name}, {run.epochs:g}, {run.loss_nats:.3f}"
-    optima = [_size_and_epochs(study, field, budget, False) for field in fields]
+    optima = [_size_and_epochs(bootstrap, field, budget, False) for field in fields]
     rows.append((compute_text(budget), best, *map(", ".join, optima)))
   text = []
   if rows:
@@ -181,9 +188,9 @@ def _budgets(findings: Findings) -> str:
       "Best run up to C (network, epochs, loss), and the optimal parameters and epochs",
       format_table(rows, ("C", "best run", *labels)),
     ]
-  for budget in findings.budgets if fields else ():
+  for budget in analysis.budgets if fields else ():
     rows = [
-      (OPTIMUM_LABELS[field], *_size_and_epochs(study, field, budget, True)) for field in fields
+      (OPTIMUM_LABELS[field], *_size_and_epochs(bootstrap, field, budget, True)) for field in fields
     ]
     text += [
       f"Predicted optimum at C = {compute_text(budget)}",
@@ -194,7 +201,10 @@ def _budgets(findings: Findings) -> str:
   return "\n".join(text)
 
 
-def _size_and_epochs(study: Study, field: str, budget: float, has_interval: bool) -> list[str]:
+def _size_and_epochs(
+  bootstrap: Bootstrap, field: str, budget: float, has_interval: bool
+) -> list[str]:
+  """Returns the optimal size and epochs at a budget as texts."""
   texts = []
   for name, divisor, suffix in (("parameters", 1e6, " M"), ("epochs", 1, "")):
 
@@ -202,37 +212,39 @@ def _size_and_epochs(study: Study, field: str, budget: float, has_interval: bool
       law = getattr(laws, field)
       return None if law is None else float(getattr(law, name)(budget)) / divisor
 
-    estimate, tried = value(study.laws), getattr(study.points, name) / divisor
+    estimate, tried = value(bootstrap.laws), getattr(bootstrap.points, name) / divisor
     text = f"{_two_digits(estimate)}{suffix}"
     if not tried.min() <= estimate <= tried.max():
       text += " *"
-    if has_interval and (interval := study.interval(value)):
+    if has_interval and (interval := bootstrap.interval(value)):
       text += f" [{_two_digits(interval.low)}, {_two_digits(interval.high)}]"
     texts.append(text)
   return texts
 
 
 def _two_digits(value: float) -> str:
+  """Formats a number with at least two significant digits and no decimals from 10 on."""
   return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
 
 
 def _round_budgets(low: float, high: float) -> list[float]:
-  """1 and 3 of each power of ten between both."""
+  """Returns 1 and 3 times each power of ten between both ends."""
   decades = 10.0 ** np.arange(np.floor(np.log10(low)), np.ceil(np.log10(high)) + 1)
   return [float(b) for decade in decades for b in (decade, 3 * decade) if low <= b <= high]
 
 
-def _runs(findings: Findings) -> str:
-  study, judgment = findings.study, findings.judgment
-  joint = study.laws.joint
+def _runs(analysis: Analysis) -> str:
+  """Tabulates the runs, and how far each is off the others."""
+  bootstrap, judgment = analysis.bootstrap, analysis.judgment
+  joint = bootstrap.laws.joint
   rows = []
-  for index, run in enumerate(findings.runs):
+  for index, run in enumerate(analysis.runs):
     row = [
       run.name,
       f"{run.epochs:g}",
       compute_text(run.compute),
       f"{run.loss_nats:.3f}",
-      "frontier" if findings.on_frontier[index] else "",
+      "frontier" if analysis.on_frontier[index] else "",
     ]
     if joint:
       row.append(f"{100 * np.log(run.loss_nats / joint.loss(run.parameters, run.epochs)):+.2f} %")
@@ -240,17 +252,17 @@ def _runs(findings: Findings) -> str:
       judged = np.isfinite(judgment.scores[index])
       row.append(f"{100 * judgment.deviations[index]:+.2f} %" if judged else "-")
       row.append(f"{judgment.scores[index]:+.2f}" if judged else "-")
-      row.append(outlier_reason(findings, index))
+      row.append(outlier_reason(analysis, index))
     rows.append(row)
   header = ["network", "epochs", "C", "loss", ""]
   header += ["off the joint law"] if joint else []
   header += ["off the others' fit", "score", ""] if judgment else []
-  return "\n".join(["Runs", format_table(rows, header), _outlier_words(findings)])
+  return "\n".join(["Runs", format_table(rows, header), _outlier_summary(analysis)])
 
 
-def outlier_reason(findings: Findings, index: int) -> str:
-  """Why a run is an outlier; empty if it is none."""
-  judgment = findings.judgment
+def outlier_reason(analysis: Analysis, index: int) -> str:
+  """Returns why a run is an outlier; empty if it is none."""
+  judgment = analysis.judgment
   if judgment is None or not judgment.flagged[index]:
     return ""
   deviation = judgment.deviations[index]
@@ -259,8 +271,9 @@ def outlier_reason(findings: Findings, index: int) -> str:
   return f"OUTLIER: {100 * abs(deviation):.2f} % {side} {of}"
 
 
-def _outlier_words(findings: Findings) -> str:
-  judgment = findings.judgment
+def _outlier_summary(analysis: Analysis) -> str:
+  """Says how many outliers there are, and how they are judged."""
+  judgment = analysis.judgment
   if judgment is None:
     return "Outliers: too few runs to tell."
   by = (
@@ -276,6 +289,7 @@ def _outlier_words(findings: Findings) -> str:
 
 
 def _held_out(held_out: HeldOut) -> str:
+  """Tabulates the errors of held-out predictions, in all and by run."""
   points, on_frontier = held_out.points, held_out.on_frontier
   text = [
     f"Held out: {held_out.fitted_runs} runs of at most {held_out.epochs:g} epochs fitted, the "
@@ -315,7 +329,7 @@ def _held_out(held_out: HeldOut) -> str:
 
 
 def _errors(prediction: Prediction, held_out: HeldOut, rows: np.ndarray) -> tuple[str, ...]:
-  """Mean error, mean and largest absolute error, runs inside their intervals."""
+  """Returns mean error, mean and largest absolute error, and the runs inside their intervals."""
   errors, loss = prediction.errors(held_out.points)[rows], held_out.points.loss[rows]
   errors, loss = errors[np.isfinite(errors)], loss[np.isfinite(errors)]
   if not len(errors):
@@ -330,14 +344,16 @@ def _errors(prediction: Prediction, held_out: HeldOut, rows: np.ndarray) -> tupl
   )
 
 
-def _value(study: Study, value: Callable[[Laws], float | None], style: str) -> str:
-  estimate = value(study.laws)
+def _value(bootstrap: Bootstrap, value: Callable[[Laws], float | None], style: str) -> str:
+  """Formats a quantity that follows from the laws, with its interval."""
+  estimate = value(bootstrap.laws)
   if estimate is None or not np.isfinite(estimate):
     return "-"
-  return _with_interval(estimate, study.interval(value), style)
+  return _with_interval(estimate, bootstrap.interval(value), style)
 
 
-def _with_interval(estimate: float, interval: Interval | None, style: str) -> str:
+def _with_interval(estimate: float, interval: ConfidenceInterval | None, style: str) -> str:
+  """Formats an estimate with its interval, where it has one."""
   if interval is None:
     return f"{estimate:{style}}"
   return f"{estimate:{style}} [{interval.low:{style}}, {interval.high:{style}}]"

@@ -1,0 +1,12 @@
+import numpy as np
+
+from train.scaling.points import frontier
+
+
+def test_frontier_by_hand():
+  compute = np.array([1.0, 2, 2.5, 3, 3, 4, 4, 5, 6])
+  loss = np.array([9.0, 8, 8, 7, 7.5, 6, 6, 7, 5])
+  # These cost more than another run and are no better; cost the same and are worse; cost more and
+  # are worse.
+  off = [2, 4, 7]
+  assert np.flatnonzero(~frontier(compute, loss)).tolist() == off

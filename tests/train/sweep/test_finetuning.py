@@ -1,0 +1,38 @@
+"""What needs no training; `test_sweep.py` fine-tunes what a real sweep has pre-trained."""
+
+import pytest
+
+from nfnet.errors import UserError
+from train.sweep.finetuning import SET_BY_FINETUNING, finetune_sweep, run_once
+
+CONFIG = "train/configs/demo_finetune.py"
+
+
+def finetune(folder, *overrides):
+  return finetune_sweep(folder, CONFIG, overrides, seeds=1, all_trials=False, probe_images_max=10)
+
+
+def test_a_sweep_that_has_finished_nothing(folder):
+  with pytest.raises(UserError, match=r"no trial that is done; run train\.sweep first"):
+    finetune(folder)
+
+
+@pytest.mark.parametrize("field", SET_BY_FINETUNING)
+def test_fields_that_each_trial_sets(field, folder):
+  with pytest.raises(UserError, match=f"--config.{field} is set for each trial"):
+    finetune(folder, f"--config.{field}=3")
+
+
+def test_only_what_was_asked_for_before_is_not_done_again(tmp_path):
+  runs = []
+
+  def ask(images_max):
+    def run():
+      runs.append(images_max)
+      return {"found": 2.0 * images_max}
+
+    return run_once(tmp_path / "probe.json", {"images_max": images_max}, run)
+
+  assert ask(10) == ask(10) == {"found": 20.0}
+  assert ask(20) == {"found": 40.0}
+  assert runs == [10, 20]

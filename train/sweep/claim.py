@@ -1,0 +1,141 @@
+"""Claims: a worker takes a trial, shows that it is alive, and gives the trial its next state.
+
+A claim is the rename of the trial's entry to `running/NAME@WORKER`, which is atomic: of two workers
+that claim the same trial, one finds the entry gone. A worker then touches the entry every
+`HEARTBEAT_SECONDS`, by which others know that it is alive (`train.sweep.dead_workers`).
+"""
+
+import contextlib
+import json
+import os
+import pathlib
+import socket
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from train.sweep.folder import RUNNING, Entry, SweepFolder
+
+HEARTBEAT_SECONDS = 2.0
+"""Time between two signs of life. NFS clients may see them a minute late."""
+
+
+def claim_trial(
+  folder: SweepFolder, entry: Entry, worker: str, *, heartbeat_seconds: float = HEARTBEAT_SECONDS
+) -> "Claim | None":
+  """Takes a trial that waits, or whose worker is dead.
+
+  Args:
+    folder: folder of the sweep.
+    entry: entry of the trial.
+    worker: name of the claiming worker, from `worker_name`.
+    heartbeat_seconds: time between two signs of life.
+
+  Returns:
+    The claim; None if another worker was quicker.
+
+  Raises:
+    UserError: the folder cannot be written.
+  """
+  target = folder.path / RUNNING / f"{entry.name}@{worker}"
+  with folder.writing():
+    try:
+      os.rename(entry.path, target)
+    except FileNotFoundError:
+      # A server's answer may have been lost and the client may have repeated the rename. No other
+      # worker creates a file of this name.
+      if not target.exists():
+        return None
+  return Claim(folder, entry.name, target, heartbeat_seconds)
+
+
+class Claim:
+  """A trial that this worker runs; as a context manager it shows that the worker is alive.
+
+  Attributes:
+    name: name of the trial.
+  """
+
+  def __init__(self, folder: SweepFolder, name: str, path: pathlib.Path, heartbeat_seconds: float):
+    """Prepares; touches nothing.
+
+    Args:
+      folder: folder of the sweep.
+      name: name of the trial.
+      path: path of its entry.
+      heartbeat_seconds: time between two signs of life.
+    """
+    self.name = name
+    self._folder = folder
+    self._path = path
+    self._heartbeat_seconds = heartbeat_seconds
+    self._is_gone = threading.Event()
+    self._stopped = threading.Event()
+    self._last_heartbeat_seconds = time.monotonic()
+    self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+
+  def is_lost(self, silent_seconds_max: float) -> bool:
+    """Returns whether another worker has the trial, or may soon have it.
+
+    Args:
+      silent_seconds_max: time after which others consider a worker dead. Half of it without a sign
+        of life, because the folder does not answer, is too long already.
+    """
+    silent_seconds = time.monotonic() - self._last_heartbeat_seconds
+    return self._is_gone.is_set() or silent_seconds > silent_seconds_max / 2
+
+  def read(self) -> dict[str, Any]:
+    """Returns the content of the entry; empty if another worker has the trial by now."""
+    return Entry(name=self.name, state=RUNNING, worker=None, path=self._path).read()
+
+  def write(self, content: Mapping[str, Any]) -> None:
+    """Writes the content of the entry, unless another worker has the trial by now."""
+    text = json.dumps(dict(content), indent=1) + "\n"
+    with self._folder.writing(), contextlib.suppress(FileNotFoundError):
+      self._overwrite(text)
+
+  def move(self, state: str, content: Mapping[str, Any]) -> None:
+    """Moves the trial to another state, unless another worker has it by now.
+
+    Args:
+      state: one of `train.sweep.folder.STATES`.
+      content: what the entry then says.
+    """
+    self.write(content)
+    with self._folder.writing(), contextlib.suppress(FileNotFoundError):
+      os.rename(self._path, self._folder.path / state / self.name)
+
+  def __enter__(self) -> "Claim":
+    self._thread.start()
+    return self
+
+  def __exit__(self, *unused_exception) -> None:
+    self._stopped.set()
+    self._thread.join()
+
+  def _overwrite(self, text: str) -> None:
+    """Replaces the content of the entry where it exists, which mode r+ requires."""
+    with self._path.open("r+", encoding="utf-8") as file:
+      file.truncate()
+      file.write(text)
+      file.flush()
+      os.fsync(file.fileno())
+
+  def _beat(self) -> None:
+    """Touches the entry until the claim ends."""
+    while not self._stopped.wait(self._heartbeat_seconds):
+      try:
+        os.utime(self._path)
+        self._last_heartbeat_seconds = time.monotonic()
+      except FileNotFoundError:
+        self._is_gone.set()
+      except OSError:
+        # The share does not answer now, but may again.
+        continue
+
+
+def worker_name() -> str:
+  """Returns a name unique to this process: host, process id, start in Unix seconds."""
+  host = socket.gethostname().replace("@", "_").replace("/", "_")
+  return f"{host}.{os.getpid()}.{int(time.time())}"

@@ -1,0 +1,181 @@
+"""Fine-tunes what a sweep has pre-trained, with several seeds each, probes it, and writes a table.
+
+The columns of finetuned.csv are those of the sweep's results.csv and
+
+    top1_error_percent            on held-out images after fine-tuning, the mean over seeds
+    top1_error_percent_deviation  standard deviation over seeds; empty for one seed
+    seeds                         number of seeds
+    probe_error_percent           of a linear classifier, before fine-tuning (`train.probe`)
+    probe_squared_error           of the same classifier
+"""
+
+import contextlib
+import json
+import pathlib
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from tqdm import tqdm
+
+from nfnet.errors import UserError
+from train.config.config_file import as_argument, load_experiment, to_json
+from train.config.experiment import Experiment
+from train.run.initial_weights import with_new_classifier
+from train.run.linear_probe import probe
+from train.run.loop import train
+from train.run.records.metrics import read_metrics
+from train.sweep.folder import SweepFolder, write_whole
+from train.sweep.results import (
+  COLUMNS,
+  best_results,
+  last_evaluation,
+  results,
+  write_table,
+)
+
+FINETUNED_FILE = "finetuned.csv"
+FINETUNED_COLUMNS = (
+  *COLUMNS,
+  "top1_error_percent",
+  "top1_error_percent_deviation",
+  "seeds",
+  "probe_error_percent",
+  "probe_squared_error",
+)
+SET_BY_FINETUNING = ("name", "model.variant", "seed", "initial_weights")
+"""Fields of the configuration that differ between the runs, and so cannot be overridden."""
+
+
+def finetune_sweep(
+  folder: SweepFolder,
+  config: str,
+  overrides: Sequence[str],
+  *,
+  seeds: int,
+  all_trials: bool,
+  probe_images_max: int,
+) -> pathlib.Path:
+  """Fine-tunes and probes the trials of a sweep, and rewrites the table after each of them.
+
+  Args:
+    folder: folder of the sweep.
+    config: configuration file of the fine-tuning.
+    overrides: arguments `--config.FIELD=VALUE` for it.
+    seeds: number of runs for each trial, with seeds 0, 1, ...
+    all_trials: whether to take all learning rates, not only the best of each variant and epochs.
+    probe_images_max: number of training images that are probed at most.
+
+  Returns:
+    Path of the table.
+
+  Raises:
+    UserError: the sweep has finished nothing, an override sets what each trial sets, or a run
+      cannot be started.
+    Terminated: after SIGTERM.
+  """
+  for argument in overrides:
+    field = argument.partition("=")[0].removeprefix("--config.")
+    if field in SET_BY_FINETUNING:
+      raise UserError(f"--config.{field} is set for each trial; leave it out")
+  rows = results(folder, folder.entries())
+  if not rows:
+    raise UserError(f"--folder={folder.path} has no trial that is done; run train.sweep first")
+  chosen = rows if all_trials else best_results(rows)
+  path, table = folder.path / FINETUNED_FILE, []
+  with tqdm(total=len(chosen) * seeds, unit="run", disable=None) as bar:
+    for row in chosen:
+      bar.set_description(row["trial"])
+      place = folder.path / "finetuned" / row["trial"]
+      experiments = [_experiment(folder, row, config, overrides, seed) for seed in range(seeds)]
+      errors_percent = []
+      for seed, experiment in enumerate(experiments):
+        errors_percent.append(_error_percent(experiment, place / f"seed-{seed}"))
+        bar.update()
+      # Features do not depend on the seed.
+      probed = _probed(experiments[0], place / "probe.json", probe_images_max)
+      table.append({**row, **_summary(errors_percent), **probed})
+      tqdm.write(_line(table[-1]))
+      write_table(path, FINETUNED_COLUMNS, table)
+  return path
+
+
+def _experiment(
+  folder: SweepFolder, row: Mapping[str, Any], config: str, overrides: Sequence[str], seed: int
+) -> Experiment:
+  """Returns the fine-tuning of one trial with one seed."""
+  fields = {
+    "name": f"{row['trial']} fine-tuned, seed {seed}",
+    "model.variant": row["name"],
+    "seed": seed,
+    "initial_weights": str(folder.workdir(row["trial"])),
+  }
+  return load_experiment(
+    config, [*overrides, *(as_argument(field, value) for field, value in fields.items())]
+  )
+
+
+def _error_percent(experiment: Experiment, workdir: pathlib.Path) -> float:
+  """Returns the error of a run's last evaluation; trains what is not done yet."""
+
+  def run() -> dict[str, float]:
+    workdir.mkdir(parents=True, exist_ok=True)
+    # A run prints as much as when it is started by hand, so it goes to a log.
+    with (workdir / "log.txt").open("a", encoding="utf-8") as log, contextlib.redirect_stdout(log):
+      train(experiment, str(workdir), initial=lambda: with_new_classifier(experiment))
+    last = last_evaluation(read_metrics(workdir))
+    return {"top1_error_percent": 100 * (1 - last["top1"])}
+
+  found = run_once(workdir / "result.json", {"experiment": to_json(experiment)}, run)
+  return found["top1_error_percent"]
+
+
+def run_once(
+  path: pathlib.Path, asked: Mapping[str, Any], run: Callable[[], dict[str, float]]
+) -> dict[str, float]:
+  """Returns what `run` returns, from a file if the same was asked for before.
+
+  Args:
+    path: JSON file that keeps the result together with what was asked.
+    asked: JSON values that determine the result.
+    run: computes the result.
+  """
+  if path.exists():
+    before = json.loads(path.read_text(encoding="utf-8"))
+    if before["asked"] == asked:
+      return before["found"]
+  found = run()
+  write_whole(path, json.dumps({"asked": asked, "found": found}))
+  return found
+
+
+def _summary(errors_percent: Sequence[float]) -> dict[str, Any]:
+  """Returns the columns that summarize the seeds of a trial."""
+  several = len(errors_percent) > 1
+  return {
+    "top1_error_percent": statistics.fmean(errors_percent),
+    "top1_error_percent_deviation": statistics.stdev(errors_percent) if several else "",
+    "seeds": len(errors_percent),
+  }
+
+
+def _probed(experiment: Experiment, path: pathlib.Path, images_max: int) -> dict[str, float]:
+  """Returns the columns of the probe."""
+
+  def run() -> dict[str, float]:
+    found = probe(experiment, images_max=images_max)
+    return {
+      "probe_error_percent": found.error_percent,
+      "probe_squared_error": found.squared_error,
+    }
+
+  return run_once(path, {"experiment": to_json(experiment), "images_max": images_max}, run)
+
+
+def _line(row: Mapping[str, Any]) -> str:
+  """Returns a row of the table for people."""
+  return (
+    f"{row['trial']}: pre-training loss {row['loss_nats']:.4f}, fine-tuned error "
+    f"{row['top1_error_percent']:.2f} % ({row['seeds']} seeds), probe "
+    f"{row['probe_error_percent']:.2f} %"
+  )
