@@ -2,7 +2,7 @@
 
 A workdir holds `checkpoints/STEP/ITEM`. Items are separate so that a reader takes what it needs:
 the parameters are a third of a run that also saves momentum and moving average.
-`train.run.checkpoints` writes this layout with Orbax.
+`train.run.checkpoints.manager` writes this layout with Orbax.
 """
 
 import pathlib

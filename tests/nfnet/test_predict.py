@@ -22,7 +22,7 @@ from nfnet.weights.released_weights import save_haiku, save_timm
 from tests.repository import ROOT
 from train.config.config_file import to_json
 from train.config.experiment import Data, Experiment, Loss, Model
-from train.run.checkpoints import Checkpoints
+from train.run.checkpoints.manager import Checkpoints
 
 NUM_CLASSES = 7
 CLASS_NAMES = [f"name {i}" for i in range(NUM_CLASSES)]
@@ -53,7 +53,7 @@ def folder(tmp_path_factory, parameters):
     with Checkpoints(str(folder / name), keep=1) as checkpoints:
       checkpoints.save(
         1,
-        params=parameters,
+        parameters=parameters,
         ema=None,
         optimizer={"momentum": np.zeros(3, np.float32)},
         data_state={},

@@ -16,10 +16,6 @@ from train.step.sharding.mesh import DATA_AXES, mesh_shape
 
 SHARED_FOLDER = "/shared"
 """Where every worker has the same folder mounted."""
-FINAL_EXIT_CODES = (1, 2)
-"""Of a program that would fail in the same way again: a traceback, or what a user can mend. All
-others mean "start all workers again": 75 (a process is lost), 134 (JAX's abort), 137 (killed, out
-of memory), 143 (told to end)."""
 GRACE_SECONDS = 120
 """Between telling a worker to end and killing it."""
 

@@ -8,9 +8,10 @@ from typing import Any
 import yaml
 
 from nfnet.errors import UserError
-from train.launch.job import FINAL_EXIT_CODES, GRACE_SECONDS, SHARED_FOLDER, Job
+from train.launch.job import GRACE_SECONDS, SHARED_FOLDER, Job
 from train.launch.mount import parse_mount
 from train.launch.slices import CHIPS_PER_HOST
+from train.run.exit_codes import FINAL_EXIT_CODES
 
 _TEMPLATE = pathlib.Path(__file__).with_suffix(".yaml")
 _ACCELERATOR = "cloud.google.com/gke-tpu-accelerator"

@@ -3,8 +3,9 @@
 import pathlib
 import shlex
 
-from train.launch.job import FINAL_EXIT_CODES, GRACE_SECONDS, SHARED_FOLDER, Job
+from train.launch.job import GRACE_SECONDS, SHARED_FOLDER, Job
 from train.launch.mount import parse_mount
+from train.run.exit_codes import FINAL_EXIT_CODES
 
 _STARTUP = pathlib.Path(__file__).with_name("startup.sh")
 _END = "END_OF_STARTUP_SCRIPT"

@@ -5,7 +5,7 @@ import shlex
 
 from nfnet.errors import UserError
 from train.launch.job import GRACE_SECONDS, SHARED_FOLDER, Job
-from train.run.processes import EXIT_LOST_PROCESS
+from train.run.exit_codes import EXIT_LOST_PROCESS
 
 
 def xpk_command(job: Job, *, cluster: str | None, zone: str | None, project: str | None) -> str:

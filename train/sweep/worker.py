@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import math
 import pathlib
-import re
 import shlex
 import signal
 import subprocess
@@ -15,7 +14,9 @@ from types import FrameType
 from typing import Any
 
 from nfnet.errors import UserError
-from train.launch.job import FINAL_EXIT_CODES
+from train.run.exit_codes import EXIT_DONE, FINAL_EXIT_CODES, shell_exit_code
+from train.run.faults import DIVERGED
+from train.run.records.metrics import read_metrics
 from train.run.termination import Terminated
 from train.sweep.folder import (
   DONE,
@@ -41,9 +42,6 @@ FAILURES_IN_A_ROW_MAX = 3
 
 _POLL_SECONDS = 0.5
 _IDLE_SECONDS = 2.0
-# What the training loop says when losses or gradients stay not finite. Another rate may do better,
-# so it is a result of the search.
-_DIVERGED = re.compile(r"lower optimizer\.peak_learning_rate=")
 
 
 class Stop:
@@ -230,10 +228,16 @@ class Worker:
         raise
       if ended is None:
         return
-      if ended.exit_code == 0:
+      if ended.exit_code == EXIT_DONE:
         self._finish(claim, trial)
       elif ended.exit_code in FINAL_EXIT_CODES:
-        self._fail(claim, ended.last_line, exit_code=ended.exit_code)
+        self._fail(
+          claim,
+          ended.last_line,
+          exit_code=ended.exit_code,
+          # Another rate may do better, so divergence is a result of the search.
+          diverged=has_diverged(self._folder.workdir(trial.name)),
+        )
       else:
         claim.move(WAITING, started(starts if self._stop.is_requested() else starts + 1))
 
@@ -271,7 +275,7 @@ class Worker:
         raise
     if code is None:
       return None
-    return _Ended(exit_code=code if code >= 0 else 128 - code, last_line=_last_line(log, began))
+    return _Ended(exit_code=shell_exit_code(code), last_line=_last_line(log, began))
 
   def _wait(self, process: subprocess.Popen, claim: Claim) -> int | None:
     is_told = False
@@ -305,7 +309,6 @@ class Worker:
   def _fail(
     self, claim: Claim, reason: str, *, exit_code: int | None = None, diverged: bool = False
   ) -> None:
-    diverged = diverged or _DIVERGED.search(reason) is not None
     claim.move(
       FAILED,
       {
@@ -326,6 +329,15 @@ class Worker:
 def is_failed(entry: Entry) -> bool:
   """Whether the trial failed for another reason than its learning rate."""
   return entry.state == FAILED and not entry.read().get("diverged")
+
+
+def has_diverged(workdir: pathlib.Path) -> bool:
+  """Returns whether the last record of a run in metrics.jsonl says that it stopped by diverging."""
+  try:
+    records = read_metrics(workdir)
+  except UserError:
+    return False
+  return bool(records) and records[-1].get("fault") == DIVERGED
 
 
 def _newest_checkpoint(workdir: pathlib.Path) -> int:

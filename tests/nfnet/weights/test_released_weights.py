@@ -21,7 +21,7 @@ from nfnet.weights.released_weights import (
 )
 from train.config.config_file import to_json
 from train.config.experiment import Experiment, Model
-from train.run.checkpoints import Checkpoints
+from train.run.checkpoints.manager import Checkpoints
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 NUM_CLASSES = 7
@@ -242,7 +242,7 @@ def workdir(tmp_path_factory):
   with Checkpoints(str(folder), keep=1) as checkpoints:
     checkpoints.save(
       1,
-      params=trained,
+      parameters=trained,
       ema=averaged,
       optimizer={"momentum": np.zeros(3, np.float32)},
       data_state={},

@@ -12,7 +12,7 @@ import pytest
 
 from nfnet.errors import UserError
 from tests.repository import ROOT
-from train.run.termination import EXIT_TERMINATED
+from train.run.exit_codes import EXIT_TERMINATED
 from train.sweep import folder as sweep_folder
 from train.sweep import worker as sweep_worker
 from train.sweep.folder import DONE, FAILED, RUNNING, WAITING, SweepFolder

@@ -16,7 +16,7 @@ from nfnet.model import parameter_shapes
 from tests.train.small_network import SMALL
 from tests.train.step.test_train_step import EXPERIMENT, run
 from train.config.experiment import Parallelism
-from train.run.checkpoints import Checkpoints
+from train.run.checkpoints.manager import Checkpoints
 from train.step.parameter_groups import parameter_name
 from train.step.schedule import learning_rate_schedule
 from train.step.sharding.mesh import DATA_AXES, make_mesh
@@ -232,7 +232,7 @@ def test_a_checkpoint_is_restored_on_another_mesh_to_the_bit(tmp_path):
   with Checkpoints(str(tmp_path), keep=1) as checkpoints:
     checkpoints.save(
       1,
-      params=saved.parameters,
+      parameters=saved.parameters,
       ema=saved.ema,
       optimizer=saved.optimizer._asdict(),
       data_state={},
@@ -242,10 +242,10 @@ def test_a_checkpoint_is_restored_on_another_mesh_to_the_bit(tmp_path):
     for devices, shards in ((8, 8), (1, 1), (4, 2)):
       wanted = state_on(devices, shards)
       restored = checkpoints.restore(
-        params=wanted.parameters, ema=wanted.ema, optimizer=wanted.optimizer._asdict()
+        parameters=wanted.parameters, ema=wanted.ema, optimizer=wanted.optimizer._asdict()
       )
       for ours, theirs, described in (
-        (restored.params, saved.parameters, wanted.parameters),
+        (restored.parameters, saved.parameters, wanted.parameters),
         (restored.ema, saved.ema, wanted.ema),
         (restored.optimizer["momentum"], saved.optimizer.momentum, wanted.optimizer.momentum),
       ):
