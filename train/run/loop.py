@@ -50,7 +50,7 @@ STEPS_AHEAD = 2
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Run:
-  """What stays the same while a run goes on, whether it rolls back or not.
+  """Holds what stays the same while a run goes on, whether it rolls back or not.
 
   Attributes:
     experiment: what is trained.

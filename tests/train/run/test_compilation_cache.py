@@ -64,7 +64,7 @@ def start(workdir, data, *arguments):
 
 
 def finish(process):
-  """Programs found and written, and stderr."""
+  """Returns the numbers of programs found and written, and stderr."""
   output, errors = process.communicate(timeout=500)
   assert process.returncode == 0, errors
   found, written = json.loads(output.splitlines()[-1])

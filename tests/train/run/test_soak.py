@@ -1,6 +1,6 @@
 """10,000 steps with saves, evaluations and restarts: nothing grows.
 
-Shared memory is that of the whole machine: nothing else may use it meanwhile.
+Segments of shared memory are counted on the whole machine: nothing else may use them meanwhile.
 """
 
 import os
@@ -34,7 +34,7 @@ RESTART_AT_STEPS = (3_000, 6_000)
 
 
 def sample(pid):
-  """Resident bytes, open files and segments of shared memory; None if the process is gone."""
+  """Returns resident bytes, open files and shared-memory segments; None if the process is gone."""
   try:
     status = pathlib.Path(f"/proc/{pid}/status").read_text()
     resident = int(status.split("VmRSS:")[1].split()[0]) * 1024

@@ -21,7 +21,7 @@ def metrics(loss, *, skipped=0.0, examples=8.0, gradient_norm=1.0):
 
 
 def settle(tally, running_max=0):
-  """The bad steps of those that are settled."""
+  """Returns the bad ones of the steps that are settled."""
   return [one for one in tally.settle(running_max=running_max) if one.is_bad]
 
 

@@ -13,6 +13,8 @@ import pytest
 from nfnet.errors import UserError
 from tests.repository import ROOT
 from train.run.exit_codes import EXIT_TERMINATED
+from train.run.faults import DIVERGED
+from train.run.records.metrics import MetricsWriter
 from train.sweep import folder as sweep_folder
 from train.sweep import worker as sweep_worker
 from train.sweep.folder import DONE, FAILED, RUNNING, WAITING, SweepFolder
@@ -81,6 +83,19 @@ def test_exit_codes_decide(make, monkeypatch):
   log = pathlib.Path(failure["log"]).read_text()
   assert log.count("python -m train.pretrain") == log.count("last words") == 2
   assert log.count("--compilation_cache=/nowhere") == 2
+
+
+def test_a_run_that_diverged_has_not_failed(make):
+  name = NAME.format(2)
+  with Stop() as stop:
+    folder, worker = make(stop, [2])
+    # What `train.run.loop` writes before it stops.
+    with MetricsWriter(str(folder.workdir(name)), restored_step=None) as metrics:
+      metrics.write({"step": 3, "kind": "event", "text": "any", "fault": DIVERGED})
+    worker.work()
+  entry = folder.entries()[name]
+  assert (entry.state, entry.read()["diverged"], entry.read()["exit_code"]) == (FAILED, True, 2)
+  assert not is_failed(entry)
 
 
 def test_starts_are_counted_from_the_last_progress(make, monkeypatch):

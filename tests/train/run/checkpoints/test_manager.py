@@ -29,7 +29,7 @@ EXPERIMENT = Experiment(
 
 
 def state(step):
-  """Trees as a run has them: a block without parameters, mixed dtypes, optax's named tuples."""
+  """Returns trees like a run's: a block without parameters, mixed dtypes, named tuples of optax."""
   keys = iter(jax.random.split(jax.random.key(step), 4))
   parameters = {
     "stem": {"conv": {"kernel": jax.random.normal(next(keys), (3, 3, 3, 16))}},
