@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import pathlib
+import socket
 import subprocess
 import sys
 
@@ -69,6 +70,13 @@ def last_phases(workdir):
     return tuple(json.loads(line).get("seconds", {START_UP: 0}))
   except (OSError, IndexError, ValueError):
     return ()
+
+
+def free_port():
+  """Returns a port on which process 0 of several can listen."""
+  with socket.socket() as some:
+    some.bind(("localhost", 0))
+    return some.getsockname()[1]
 
 
 def send(pid, signal_number):

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 
@@ -16,6 +15,7 @@ from absl.testing import flagsaver
 from nfnet.errors import UserError
 from nfnet.weights.checkpoint_reader import read_checkpoint
 from tests.repository import ROOT
+from tests.train.runs import free_port
 from train.run.compilation_cache import use_compilation_cache
 
 STEPS = 4
@@ -148,9 +148,7 @@ def test_processes_that_start_together_share_a_folder(digits, tmp_path):
   workdirs = [tmp_path / "first", tmp_path / "second"]
   results = []
   for workdir in workdirs:
-    with socket.socket() as some:
-      some.bind(("localhost", 0))
-      who = [f"--coordinator=localhost:{some.getsockname()[1]}", "--process_count=2"]
+    who = [f"--coordinator=localhost:{free_port()}", "--process_count=2"]
     processes = [
       start(
         *(workdir, digits, f"--compilation_cache={tmp_path / 'cache'}"),

@@ -230,9 +230,8 @@ def test_fine_tuning_refuses_weights_of_another_activation(experiment, finished)
 def test_run_that_diverges_stops_and_says_so(experiment, tmp_path):
   # As after an explosion; another learning rate would be another program to compile.
   def exploded():
-    return jax.tree.map(
-      lambda x: x * np.float32(np.inf), initial_parameters(make_model(experiment), 0)
-    )
+    parameters = initial_parameters(make_model(experiment), 0)
+    return jax.tree.map(lambda x: np.full_like(x, np.nan), parameters)
 
   message = (
     r"10 steps in a row were skipped, from step 1 \(loss nan\) to 10 .*peak_learning_rate=0.2"
