@@ -27,7 +27,7 @@ _MINUTES_LONG = (
   "test_sharding.py",
   "test_scaled_ws_conv_kernel.py",
   "test_stem_kernel.py",
-  "test_faults.py",
+  "test_faulty_runs.py",
   "test_se_residual_kernel.py",
   "test_loop.py",
   "test_termination.py",

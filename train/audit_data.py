@@ -2,12 +2,12 @@
 
     python -m train.audit_data --workdir=DIR
 
-For a finished or an interrupted run, of any number of processes and restarts. Two proofs, which
-share no code with the input pipeline but, in the second, the shuffle:
+The run may be finished or interrupted, with any number of processes and restarts. There are two
+proofs, which share no code with the input pipeline except, in the second, the shuffle:
 
-- of each complete epoch, the ids that were used add up to those of the data set: each came once (as
-  often as `data.repetitions` says);
-- of the epoch that is not complete, each batch holds the ids that the order has at its place.
+- in each complete epoch, the ids that were used add up to those of the data set: each came once (or
+  as often as `data.repetitions` says);
+- in the incomplete epoch, each batch holds the ids that the order has at its place.
 """
 
 import dataclasses
@@ -24,18 +24,18 @@ from train.run.records.id_log import id_sum, read_order, read_records
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Audit:
-  """What was found.
+  """What an audit has found.
 
   Attributes:
-    steps: whose batches are on record, without a gap.
-    images: of these.
-    blank: of these, those that could not be decoded.
-    left_out: images of batches that were left out after rolling back.
-    repetitions: of each image in an epoch.
-    complete_epochs: in which each image came so often.
-    partial_epoch_images: of the epoch after these, none of them more often.
-    repeated_steps: done again after a restart, each with the same ids as before.
-    starts: of the run.
+    steps: number of steps whose batches are on record, without a gap.
+    images: number of images in these batches.
+    blank: number of these images that could not be decoded.
+    left_out: number of images in batches that were left out after rolling back.
+    repetitions: how often each image comes in an epoch.
+    complete_epochs: number of epochs in which each image came that often.
+    partial_epoch_images: number of images of the epoch after these; none came more often.
+    repeated_steps: number of steps done again after a restart, each with the same ids as before.
+    starts: number of starts of the run, roll-backs included.
   """
 
   steps: int
@@ -50,15 +50,18 @@ class Audit:
 
 
 def audit(workdir: str) -> Audit:
-  """Reads and proves.
+  """Reads the record of a run and proves what it has trained on.
+
+  Args:
+    workdir: folder of the run.
 
   Raises:
-    UserError: there is no record, or it does not show what it should; the message says where.
+    UserError: there is no record, or a proof fails; the message says where.
   """
   order = read_order(workdir)
   records = read_records(workdir)
   if not len(records):
-    raise UserError(f"{workdir!r} has no record of a batch")
+    raise UserError(f"workdir {workdir!r} has no record of a batch")
   batch_size, examples = order["batch_size"], order["examples"]
   repetitions = order["repetitions"]
   epoch_images = examples * repetitions
@@ -68,7 +71,9 @@ def audit(workdir: str) -> Audit:
   steps = np.unique(used["step"])
   if len(steps) != last:
     missing = int(np.setdiff1d(np.arange(1, last + 1), steps)[0])
-    raise UserError(f"{workdir!r}: no record of step {missing}, though there is one of {last}")
+    raise UserError(
+      f"workdir {workdir!r} has no record of step {missing}, though it has one of {last}"
+    )
   complete, rest = divmod(last * batch_size, epoch_images)
   whole_sum = id_sum(np.repeat(np.arange(examples), repetitions))
   for epoch in range(complete):
@@ -76,8 +81,8 @@ def audit(workdir: str) -> Audit:
     count = int(own["images"].sum())
     if count != epoch_images or int(own["id_sum"].sum(dtype=np.uint64)) != whole_sum:
       raise UserError(
-        f"{workdir!r}: the {count} images of epoch {epoch} are not the {examples} of the data set, "
-        f"each {_times(repetitions)} (steps {own['step'].min()} to {own['step'].max()})"
+        f"workdir {workdir!r}: the {count} images of epoch {epoch} are not the {examples} of the "
+        f"data set, each {_times(repetitions)} (steps {own['step'].min()} to {own['step'].max()})"
       )
   _check_partial_epoch(workdir, used[used["epoch"] == complete], order, complete)
   return Audit(
@@ -94,7 +99,12 @@ def audit(workdir: str) -> Audit:
 
 
 def _used_records(records: np.ndarray, batch_size: int) -> tuple[np.ndarray, int]:
-  """Of each step those of the last start that has all of them, and how many were done again."""
+  """Returns each step's records of the last start that has all of them, and the repeated steps.
+
+  Args:
+    records: records of all processes and starts.
+    batch_size: number of images per step over all processes.
+  """
   records = records[np.lexsort((records["start"], records["step"]))]
   keys = np.stack([records["step"], records["start"]], axis=1)
   _, firsts = np.unique(keys, axis=0, return_index=True)
@@ -120,6 +130,7 @@ def _used_records(records: np.ndarray, batch_size: int) -> tuple[np.ndarray, int
 
 
 def _check_partial_epoch(workdir: str, used: np.ndarray, order: dict, epoch: int) -> None:
+  """Compares the ids of each step of the incomplete epoch with those at its place in the order."""
   batch_size, repetitions = order["batch_size"], order["repetitions"]
   ids = in_order(order["examples"], order["seed"], repetitions)
   for step in np.unique(used["step"]):
@@ -127,11 +138,13 @@ def _check_partial_epoch(workdir: str, used: np.ndarray, order: dict, epoch: int
     positions = positions[positions // (order["examples"] * repetitions) == epoch]
     expected = id_sum(np.array([ids[int(position)] for position in positions]))
     if int(used["id_sum"][used["step"] == step].sum(dtype=np.uint64)) != expected:
-      raise UserError(f"{workdir!r}: the images of step {step} are not those of its place")
+      raise UserError(
+        f"workdir {workdir!r}: the images of step {step} are not those of its place in the order"
+      )
 
 
 def as_text(found: Audit) -> str:
-  """A table."""
+  """Formats what an audit has found as a table."""
   times = _times(found.repetitions)
   return format_table(
     [
@@ -152,11 +165,11 @@ def _times(repetitions: int) -> str:
 
 
 def main(arguments: list[str]) -> None:
-  """Prints the counts."""
+  """Audits the run in --workdir and prints the counts."""
   refuse_arguments(arguments)
   print(as_text(audit(flags.FLAGS.workdir)))
 
 
 if __name__ == "__main__":
-  flags.DEFINE_string("workdir", None, "The run's folder.", required=True)
+  flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
   run_main(main)

@@ -1,8 +1,9 @@
-"""The demo: pre-train on Fashion-MNIST, fine-tune on digits, train on digits from scratch, compare.
+"""Runs the demo: pre-trains on Fashion-MNIST, fine-tunes on digits, compares with from scratch.
 
     python -m train.demo --workdir=DIR
 
-All data comes with the repository and its dependencies. Interrupted and started again, it resumes.
+All data comes with the repository and its dependencies. If it is interrupted and started again, it
+resumes.
 """
 
 import pathlib
@@ -29,9 +30,13 @@ def _held_out_top1(records: list[dict[str, Any]]) -> str:
 
 
 def demo(workdir: pathlib.Path) -> None:
-  """Runs all parts and prints a table of their held-out accuracies."""
+  """Runs all parts and prints a table of their held-out accuracies.
+
+  Args:
+    workdir: folder for all results.
+  """
   started_seconds = time.monotonic()
-  # Fine-tuning and training from scratch are one program: the second finds it compiled.
+  # Fine-tuning and training from scratch are the same program: the second finds it compiled.
   jax.config.update("jax_compilation_cache_dir", str(workdir / "compilation_cache"))
 
   pretrained = workdir / "pretrained"

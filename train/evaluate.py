@@ -1,12 +1,13 @@
-"""Accuracy of a trained network on held-out images.
+"""Evaluates a trained network on held-out images.
 
     python -m train.evaluate --workdir=DIR [--pixels=256,320] [--json=OUT] [--config.FIELD=VALUE]
 
-evaluates the newest checkpoint of a workdir (or one checkpoint's folder), the moving average, where
-one was kept, and the parameters themselves, at one resolution or several: loss, top-1 and top-5,
-the mean over classes of their top-1, calibration error, and the classes that are recognized worst.
-Another data set: --config.data.path=DIR. Images are prepared as in the papers: shorter side resized
-to `data.evaluation_resize_margin` more than the crop from the center.
+This evaluates the newest checkpoint of a workdir (or one checkpoint's folder) at one resolution or
+several: the moving average, where one was kept, and the parameters themselves. It prints loss,
+top-1 and top-5, the mean over classes of their top-1, the calibration error, and the classes that
+are recognized worst. --config.data.path=DIR takes another data set. Images are prepared as in the
+papers: the shorter side is resized to `data.evaluation_resize_margin` more than the crop from the
+center.
 """
 
 import math
@@ -25,12 +26,14 @@ from train.run.evaluation import Evaluation, evaluate_checkpoint
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "A run's workdir, or one checkpoint's folder.")
 _PIXELS = flags.DEFINE_list("pixels", [], "Sides of the images; default: the experiment's own.")
-_JSON = flags.DEFINE_string("json", None, "Write everything, each class too, to this file.")
-_WORST_CLASSES = flags.DEFINE_integer("worst_classes", 5, "Classes to show.", lower_bound=0)
+_JSON = flags.DEFINE_string("json", None, "File to write all scores to, those of each class too.")
+_WORST_CLASSES = flags.DEFINE_integer(
+  "worst_classes", 5, "Number of classes to show.", lower_bound=0
+)
 
 
 def as_json(evaluations: Sequence[Evaluation], class_names: Sequence[str]) -> dict[str, Any]:
-  """Everything: scores of all evaluations, and of each class in them."""
+  """Returns the scores of all evaluations and of each class in them, for a JSON file."""
   return {
     "evaluations": [
       {
@@ -55,7 +58,7 @@ def as_json(evaluations: Sequence[Evaluation], class_names: Sequence[str]) -> di
 def as_text(
   evaluations: Sequence[Evaluation], class_names: Sequence[str], worst_classes: int
 ) -> str:
-  """A table of the evaluations, and one of the classes that the best of them recognizes worst."""
+  """Formats a table of the evaluations, and one of the classes that the best recognizes worst."""
   rows = [
     (
       evaluation.network,
@@ -92,9 +95,9 @@ def _parse_pixels(texts: Sequence[str]) -> list[int]:
 
 
 def main(overrides: list[str]) -> None:
-  """Prints the tables."""
+  """Evaluates the checkpoint that the flags name, and prints the tables."""
   if _WORKDIR.value is None:
-    raise UserError("--workdir=DIR is missing; name a run's workdir or one checkpoint's folder")
+    raise UserError("--workdir is missing: give a run's workdir or one checkpoint's folder")
   pixels = _parse_pixels(_PIXELS.value)
   with processes.joined():
     evaluations, class_names = evaluate_checkpoint(_WORKDIR.value, overrides[1:], pixels=pixels)

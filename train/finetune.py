@@ -1,9 +1,9 @@
-"""Goes on from trained parameters with a new classifier, on other images, at another resolution.
+"""Fine-tunes trained parameters with a new classifier, on other images, at another resolution.
 
     python -m train.finetune --config=FILE --workdir=DIR --config.initial_weights=PATH
 
-PATH is a workdir or checkpoint of this project, a released haiku file, or timm's safetensors. Run
-again with the same arguments, it resumes from the newest checkpoint in the workdir.
+PATH is a workdir or checkpoint of this project, a released haiku file, or timm's safetensors.
+Started again with the same arguments, it resumes from the newest checkpoint in the workdir.
 """
 
 from absl import flags

@@ -16,5 +16,5 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-  flags.DEFINE_string("workdir", None, "The run's folder.", required=True)
+  flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
   run_main(main)

@@ -2,7 +2,7 @@
 
     python -m train.pretrain --config=FILE --workdir=DIR [--config.FIELD=VALUE ...]
 
-Run again with the same arguments, it resumes from the newest checkpoint in the workdir.
+Started again with the same arguments, it resumes from the newest checkpoint in the workdir.
 """
 
 from absl import flags

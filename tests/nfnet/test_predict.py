@@ -20,7 +20,7 @@ from tests.repository import ROOT
 from tests.train.small_network import TINY
 from train.config.config_file import to_json
 from train.config.experiment import Data, Experiment, Loss, Model
-from train.run.checkpoints import Checkpoints
+from train.run.checkpoints.manager import Checkpoints
 
 NAME = TINY.name
 NUM_CLASSES = 7
@@ -55,7 +55,7 @@ def folder(tmp_path_factory, parameters):
     with Checkpoints(str(folder / name), keep=1) as checkpoints:
       checkpoints.save(
         1,
-        params=parameters,
+        parameters=parameters,
         ema=None,
         optimizer={"momentum": np.zeros(3, np.float32)},
         data_state={},

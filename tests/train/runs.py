@@ -1,10 +1,11 @@
-"""Runs of the training program as processes that can be killed."""
+"""Starts runs of the training program as processes that can be killed, and looks at them."""
 
 import contextlib
 import hashlib
 import json
 import os
 import pathlib
+import socket
 import subprocess
 import sys
 
@@ -29,13 +30,15 @@ FIELDS = {
   "schedule.train_epochs": "none",
   "schedule.train_steps": 24,
   "schedule.log_every_steps": 1,
-  "schedule.evaluate_every_steps": 8,
-  "schedule.checkpoint_every_steps": 4,
+  # Little between what can be interrupted: a checkpoint or an evaluation every few steps.
+  "schedule.evaluate_every_steps": 6,
+  "schedule.checkpoint_every_steps": 3,
 }
+STEPS = FIELDS["schedule.train_steps"]
 
 
-def start(workdir, data, cache, log, **fields):
-  """Starts or resumes a run on one device, which compiles only what no run with `cache` has."""
+def start(workdir, data, log, **fields):
+  """Starts or resumes a run on one device; programs come from the cache that all tests share."""
   fields = {**FIELDS, "data.path": data, **fields}
   command = [sys.executable, "-m", "train.pretrain", f"--config={CONFIG}"]
   command += [f"--workdir={workdir}", *(f"--config.{field}={x}" for field, x in fields.items())]
@@ -43,8 +46,6 @@ def start(workdir, data, cache, log, **fields):
     **os.environ,
     "JAX_PLATFORMS": "cpu",
     "XLA_FLAGS": "--xla_backend_optimization_level=0",
-    "JAX_COMPILATION_CACHE_DIR": str(cache),
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
   }
   with pathlib.Path(log).open("a") as file:
     return subprocess.Popen(
@@ -53,7 +54,7 @@ def start(workdir, data, cache, log, **fields):
 
 
 def final_sha256(workdir):
-  """Of parameters, momentum, moving average and step of the newest checkpoint, with its number."""
+  """Returns the newest checkpoint's step and a hash of parameters, momentum, average and step."""
   newest = max((pathlib.Path(workdir) / "checkpoints").iterdir(), key=lambda path: int(path.name))
   digest = hashlib.sha256()
   for item in ("params", "optimizer", "ema"):
@@ -63,7 +64,7 @@ def final_sha256(workdir):
 
 
 def last_phases(workdir):
-  """In which the run was for the last second or so, by its ledger; none before there is one."""
+  """Returns the phases of the last second or so of a run's ledger; none before there is one."""
   try:
     line = (pathlib.Path(workdir) / LEDGER_FILE).read_text().splitlines()[-1]
     return tuple(json.loads(line).get("seconds", {START_UP: 0}))
@@ -71,7 +72,14 @@ def last_phases(workdir):
     return ()
 
 
+def free_port():
+  """Returns a port on which process 0 of several can listen."""
+  with socket.socket() as some:
+    some.bind(("localhost", 0))
+    return some.getsockname()[1]
+
+
 def send(pid, signal_number):
-  """A signal, to a process that may be gone."""
+  """Sends a signal to a process that may be gone."""
   with contextlib.suppress(ProcessLookupError):
     os.kill(pid, signal_number)

@@ -1,7 +1,7 @@
-"""A network that compiles in a fraction of P0's time, and a configuration that trains it.
+"""Defines a network that compiles in a fraction of P0's time, and a configuration that trains it.
 
-Processes have it through the configuration, --config=tests/train/small_network.py; programs that
-read none are started by
+Commands know it through the configuration, --config=tests/train/small_network.py. Commands that
+read no configuration are started by
 
     python -m tests.train.small_network PROGRAM ARGUMENTS...
 """
@@ -27,12 +27,12 @@ TINY = dataclasses.replace(SMALL, name="tiny", stage_depths=(1, 1, 0, 0))
 
 
 def register() -> None:
-  """Makes the networks known by their names."""
+  """Adds the networks to those that are known by their names."""
   variants.VARIANTS.update({variant.name: variant for variant in (SMALL, TINY)})
 
 
 def experiment() -> Experiment:
-  """The demo's pre-training of the smaller one, on images of a quarter of the pixels."""
+  """Returns the demo's pre-training, of the tiny network and on 16 px images."""
   register()
   demo = demo_pretrain.experiment()
   return dataclasses.replace(

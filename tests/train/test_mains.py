@@ -13,18 +13,15 @@ from nfnet.model import NFNet
 from nfnet.weights.haiku import save_haiku
 from tests.repository import ROOT
 from tests.train.conftest import HELD_OUT_DIGITS
+from tests.train.small_network import SMALL, TINY
 
-CONFIG = "train/configs/demo_finetune.py"
+CONFIG = "tests/train/small_network.py"
 SHORT = (
-  "--config.model.variant=P0",
-  "--config.model.block_execution=scan",
+  "--config.schedule.train_epochs=none",
   "--config.schedule.train_steps=4",
   "--config.optimizer.warmup_steps=1",
   "--config.schedule.log_every_steps=2",
   "--config.data.batch_size=16",
-  "--config.data.evaluation_batch_size=40",
-  "--config.data.train_pixels=16",
-  "--config.data.evaluation_pixels=16",
 )
 
 
@@ -32,7 +29,7 @@ def run(module, *arguments):
   # One device, as on a laptop; not optimized, because four steps take less than compiling them.
   environment = {**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=0"}
   return subprocess.run(
-    [sys.executable, "-m", module, *arguments],
+    [sys.executable, "-m", "tests.train.small_network", module, *arguments],
     cwd=ROOT,
     env=environment,
     capture_output=True,
@@ -145,30 +142,9 @@ def test_unknown_field_names_the_nearest(tmp_path):
   assert_one_line_error(result, "peak_learning_rat;", "optimizer.peak_learning_rate")
 
 
-def test_missing_data_folder(tmp_path):
-  result = run(
-    "train.pretrain",
-    f"--config={CONFIG}",
-    f"--workdir={tmp_path / 'run'}",
-    f"--config.data.path={tmp_path / 'nowhere'}",
-  )
-  assert_one_line_error(result, str(tmp_path / "nowhere"))
-
-
-def test_other_number_of_classes(digits, tmp_path):
-  result = run(
-    "train.pretrain",
-    f"--config={CONFIG}",
-    f"--workdir={tmp_path / 'run'}",
-    f"--config.data.path={digits}",
-    "--config.data.num_classes=12",
-  )
-  assert_one_line_error(result, "num_classes", "12", "10")
-
-
-def test_weights_of_another_variant(digits, tmp_path):
-  weights = tmp_path / "n0.npz"
-  save_haiku(str(weights), initial_parameters(NFNet("N0", 10), 0), "N0")
+def test_weights_of_another_variant(digits, small_networks, tmp_path):
+  weights = tmp_path / "other.npz"
+  save_haiku(str(weights), initial_parameters(NFNet(SMALL.name, 10), 0), SMALL.name)
   result = run(
     "train.finetune",
     f"--config={CONFIG}",
@@ -177,30 +153,4 @@ def test_weights_of_another_variant(digits, tmp_path):
     f"--config.initial_weights={weights}",
     *SHORT,
   )
-  assert_one_line_error(result, "n0.npz", "N0", "P0")
-
-
-def test_unwritable_workdir(digits, tmp_path):
-  file = tmp_path / "file"
-  file.write_text("")
-  result = run(
-    "train.pretrain",
-    f"--config={CONFIG}",
-    f"--workdir={file / 'run'}",
-    f"--config.data.path={digits}",
-    *SHORT,
-  )
-  assert_one_line_error(result, str(file / "run"))
-
-
-def test_changed_experiment_on_resume(pretrained, digits):
-  workdir, _ = pretrained
-  result = run(
-    "train.pretrain",
-    f"--config={CONFIG}",
-    f"--workdir={workdir}",
-    f"--config.data.path={digits}",
-    *SHORT,
-    "--config.seed=1",
-  )
-  assert_one_line_error(result, "seed was 0 and is now 1")
+  assert_one_line_error(result, "other.npz", SMALL.name, TINY.name)

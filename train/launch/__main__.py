@@ -8,8 +8,8 @@ r"""Checks a run on a TPU v4 slice and writes what starts it. Starts nothing its
     python -m train.launch --to=jobset ... | kubectl apply --filename=-
     python -m train.launch --to=xpk --cluster=CLUSTER --shared=STORAGE ... | bash
 
-Without what follows the `|`, it shows what would run. All workers mount `--shared` at /shared; a
-run with --config.initial_weights is fine-tuned, any other is pre-trained.
+Without the part that follows `|`, the command shows what would run. All workers mount `--shared` at
+/shared. A run with --config.initial_weights is fine-tuned, any other is pre-trained.
 """
 
 import sys
@@ -25,29 +25,33 @@ from train.launch.queued_resources import queued_resources_script
 from train.launch.xpk import xpk_command
 
 _WAYS = ("queued_resources", "jobset", "xpk")
-_TO = flags.DEFINE_enum("to", None, _WAYS, "What starts the run.")
-_NAME = flags.DEFINE_string("name", None, "Of the run: slice, workload, logs.")
-_TOPOLOGY = flags.DEFINE_string("topology", None, "Of the slice, for example v4:4x4x4.")
-_IMAGE = flags.DEFINE_string("image", None, "Built from train/launch/Dockerfile and pushed.")
+_TO = flags.DEFINE_enum("to", None, _WAYS, "Service that starts the run.")
+_NAME = flags.DEFINE_string("name", None, "Name of the run: of slice, workload and logs.")
+_TOPOLOGY = flags.DEFINE_string("topology", None, "Topology of the slice, for example v4:4x4x4.")
+_IMAGE = flags.DEFINE_string("image", None, "Image built from train/launch/Dockerfile and pushed.")
 _SHARED = flags.DEFINE_string(
   "shared", None, "What workers mount at /shared: HOST:/PATH (NFS), gs://BUCKET; xpk: a storage."
 )
 _CONFIG = flags.DEFINE_string("config", None, "Python file that describes the experiment.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder under /shared for checkpoints and metrics.")
-_RESTARTS_MAX = flags.DEFINE_integer("restarts_max", 20, "After which a failing run is given up.")
-_SPOT = flags.DEFINE_bool("spot", False, "Capacity that may be taken away.")
-_RESERVED = flags.DEFINE_bool("reserved", False, "Reserved capacity, for queued resources.")
-_CLUSTER = flags.DEFINE_string("cluster", None, "The cluster, for xpk.")
-_ZONE = flags.DEFINE_string("zone", None, "None is gcloud's; for queued resources and xpk.")
-_PROJECT = flags.DEFINE_string("project", None, "None is gcloud's; for queued resources and xpk.")
+_RESTARTS_MAX = flags.DEFINE_integer(
+  "restarts_max", 20, "Restarts after which a failing run is given up."
+)
+_SPOT = flags.DEFINE_bool("spot", False, "Use capacity that may be taken away.")
+_RESERVED = flags.DEFINE_bool("reserved", False, "Use reserved capacity, for queued resources.")
+_CLUSTER = flags.DEFINE_string("cluster", None, "Name of the cluster, for xpk.")
+_ZONE = flags.DEFINE_string("zone", None, "Zone, for queued resources and xpk; None is gcloud's.")
+_PROJECT = flags.DEFINE_string(
+  "project", None, "Project, for queued resources and xpk; None is gcloud's."
+)
 
 
 def main(overrides: list[str]) -> None:
-  """Writes the script, manifest or command to stdout, what it would start to stderr."""
+  """Writes the script, manifest or command to stdout, and what it would start to stderr."""
   if _TO.value is None:
-    raise UserError(f"--to=None: say what starts the run: {', '.join(_WAYS)}")
+    raise UserError(f"--to=None: name what starts the run: {', '.join(_WAYS)}")
   if _SPOT.value and _RESERVED.value:
-    raise UserError("--spot and --reserved: capacity is one or the other")
+    raise UserError("--spot and --reserved exclude each other: give one or none")
   job = make_job(
     name=_NAME.value,
     image=_IMAGE.value,

@@ -1,4 +1,4 @@
-"""One run on a slice, checked as far as it can be without the slice."""
+"""Describes one run on a slice, and checks it as far as possible without the slice."""
 
 import dataclasses
 import pathlib
@@ -15,13 +15,9 @@ from train.step.sharding.batch import check_batch_size, check_train_batch
 from train.step.sharding.mesh import DATA_AXES, mesh_shape
 
 SHARED_FOLDER = "/shared"
-"""Where every worker has the same folder mounted."""
-FINAL_EXIT_CODES = (1, 2)
-"""Of a program that would fail in the same way again: a traceback, or what a user can mend. All
-others mean "start all workers again": 75 (a process is lost), 134 (JAX's abort), 137 (killed, out
-of memory), 143 (told to end)."""
+"""Path at which every worker has the same folder mounted."""
 GRACE_SECONDS = 120
-"""Between telling a worker to end and killing it."""
+"""Seconds between telling a worker to end and killing it."""
 
 _REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 # Kubernetes allows pods 63 characters; theirs are NAME-workers-0-1023-abcde.
@@ -33,14 +29,14 @@ class Job:
   """What is started, and where.
 
   Attributes:
-    name: of the slice, the workload and the logs.
-    image: of the container, as a registry knows it.
-    slice: of TPUs.
+    name: name of the slice, the workload and the logs.
+    image: image of the container, as a registry knows it.
+    slice: the TPUs.
     shared: what is mounted at `SHARED_FOLDER`.
-    restarts_max: after which a run that keeps failing is given up.
-    spot: on capacity that may be taken away.
-    command: that each worker runs.
-    experiment: that the command will find.
+    restarts_max: number of restarts after which a run that keeps failing is given up.
+    spot: whether to use capacity that may be taken away.
+    command: command that each worker runs.
+    experiment: experiment that the command will find.
   """
 
   name: str
@@ -53,12 +49,12 @@ class Job:
   experiment: Experiment
 
   def describe(self) -> str:
-    """One line for the person who starts it."""
+    """Returns one line for the person who starts the job."""
     data = self.experiment.data
     return (
       f"{self.experiment.name}: {self.slice.topology} = {self.slice.chips} chips "
-      f"({self.slice.accelerator_type}) = {self.slice.hosts} worker(s); {data.batch_size} images a "
-      f"step = {data.batch_size // self.slice.chips} a chip"
+      f"({self.slice.accelerator_type}) = {self.slice.hosts} worker(s); {data.batch_size} images "
+      f"per step = {data.batch_size // self.slice.chips} per chip"
     )
 
 
@@ -74,21 +70,21 @@ def make_job(
   restarts_max: int = 20,
   spot: bool = False,
 ) -> Job:
-  """Puts a run together from what the command line says.
+  """Makes a job from the arguments of the command line and checks it.
 
   Args:
     name: see `Job`.
     image: see `Job`.
-    topology: for example "v4:4x4x4".
+    topology: topology of the slice, for example "v4:4x4x4".
     shared: see `Job`.
-    config: a file in this repository, with its arguments, as for `train.pretrain`.
-    workdir: a folder under `SHARED_FOLDER`.
+    config: configuration file in this repository, with its arguments, as for `train.pretrain`.
+    workdir: folder of the run, under `SHARED_FOLDER`.
     overrides: arguments `--config.FIELD=VALUE`.
     restarts_max: see `Job`.
     spot: see `Job`.
 
   Raises:
-    UserError: something is missing, does not fit the slice, or would not be found by a worker.
+    UserError: an argument is missing, does not fit the slice, or names what no worker would find.
   """
   if not re.fullmatch(rf"[a-z]([-a-z0-9]{{0,{_NAME_CHARACTERS_MAX - 2}}}[a-z0-9])?", name or ""):
     raise UserError(
@@ -136,11 +132,12 @@ def make_job(
 
 
 def _is_shared(path: str) -> bool:
+  """Returns whether a path is under the folder that all workers have mounted."""
   return pathlib.PurePosixPath(path).is_relative_to(SHARED_FOLDER) and ".." not in path
 
 
 def _in_image(config: str | None) -> str:
-  """The configuration as it is named in the image, which holds this repository."""
+  """Returns the configuration as it is named in the image, which holds this repository."""
   path, colon, arguments = (config or "").partition(".py:")
   file = pathlib.Path(f"{path}.py" if colon else path).resolve()
   if not (file.is_file() and file.is_relative_to(_REPOSITORY)):
@@ -151,16 +148,17 @@ def _in_image(config: str | None) -> str:
 
 
 def _check_paths(experiment: Experiment, overrides: Sequence[str]) -> None:
+  """Raises UserError if the experiment names a path that workers do not have."""
   for override in overrides:
     if str(_REPOSITORY) in override:
       raise UserError(
-        f"{override}: a path of this machine, not of a worker; give one under {SHARED_FOLDER}"
+        f"{override} is a path of this machine, not of a worker; give one under {SHARED_FOLDER}"
       )
   paths = {"data.path": experiment.data.path}
   if experiment.initial_weights is not None:
     paths["initial_weights"] = experiment.initial_weights
   for field, path in paths.items():
-    # What a configuration finds beside itself is in the image too.
+    # Files that a configuration finds beside itself are in the image too.
     file = (_REPOSITORY / path).resolve()
     in_image = path and file.exists() and file.is_relative_to(_REPOSITORY)
     if not _is_shared(path) and not in_image:
@@ -171,6 +169,7 @@ def _check_paths(experiment: Experiment, overrides: Sequence[str]) -> None:
 
 
 def _check_sizes(experiment: Experiment, slice_: Slice) -> None:
+  """Raises UserError if batches or parameters do not divide among the chips."""
   mesh = AbstractMesh(mesh_shape(slice_.chips, experiment.parallelism.parameter_shards), DATA_AXES)
   check_train_batch(experiment, mesh)
   check_batch_size("data.evaluation_batch_size", experiment.data.evaluation_batch_size, mesh)

@@ -1,4 +1,4 @@
-"""A Kubernetes JobSet for GKE (https://jobset.sigs.k8s.io), from `jobset.yaml`."""
+"""Makes a Kubernetes JobSet for GKE (https://jobset.sigs.k8s.io) from `jobset.yaml`."""
 
 import json
 import pathlib
@@ -8,9 +8,10 @@ from typing import Any
 import yaml
 
 from nfnet.errors import UserError
-from train.launch.job import FINAL_EXIT_CODES, GRACE_SECONDS, SHARED_FOLDER, Job
+from train.launch.job import GRACE_SECONDS, SHARED_FOLDER, Job
 from train.launch.mount import parse_mount
 from train.launch.slices import CHIPS_PER_HOST
+from train.run.exit_codes import FINAL_EXIT_CODES
 
 _TEMPLATE = pathlib.Path(__file__).with_suffix(".yaml")
 _ACCELERATOR = "cloud.google.com/gke-tpu-accelerator"
@@ -19,15 +20,15 @@ _TPU = "google.com/tpu"
 
 
 def jobset_yaml(job: Job, template: str | None = None) -> str:
-  """The manifest, for `kubectl apply`.
+  """Returns the manifest for `kubectl apply`.
 
   Args:
     job: what is started.
     template: text with the placeholders of `jobset.yaml`; None is that file.
 
   Raises:
-    UserError: the template has been changed to something that Kubernetes or GKE would refuse, or
-      that would not run on all hosts of the slice.
+    UserError: the template has been changed so that Kubernetes or GKE would refuse it, or so that
+      it would not run on all hosts of the slice.
   """
   mount = parse_mount(job.shared)
   node_selector = {_ACCELERATOR: "tpu-v4-podslice", _TOPOLOGY: job.slice.topology}
@@ -61,13 +62,13 @@ def jobset_yaml(job: Job, template: str | None = None) -> str:
     document = yaml.safe_load(text)
   except (KeyError, ValueError, yaml.YAMLError) as error:
     reason = " ".join(str(error).split())
-    raise UserError(f"{_TEMPLATE.name} is no template of YAML: {reason}") from error
+    raise UserError(f"{_TEMPLATE.name} is not a valid template of YAML: {reason}") from error
   _check(document, job)
   return text
 
 
 def _check(document: Any, job: Job) -> None:
-  """What an API server refuses, or what would wait for ever, as far as it shows here."""
+  """Raises UserError for what an API server would refuse or what would wait forever."""
 
   def at(path: str) -> Any:
     value = document
@@ -82,8 +83,8 @@ def _check(document: Any, job: Job) -> None:
     if at(path) != expected:
       raise UserError(f"{_TEMPLATE.name}: {path} is {at(path)!r}, must be {expected!r}: {why}")
 
-  require("apiVersion", "jobset.x-k8s.io/v1alpha2", "the API that there is")
-  require("kind", "JobSet", "the API that there is")
+  require("apiVersion", "jobset.x-k8s.io/v1alpha2", "the only version of the API")
+  require("kind", "JobSet", "the only kind of the API")
   require("spec.failurePolicy.rules.0.action", "FailJobSet", "a user's error is not tried again")
   require(
     "spec.failurePolicy.rules.0.onJobFailureReasons",
@@ -95,11 +96,11 @@ def _check(document: Any, job: Job) -> None:
   require(f"{jobs}.0.replicas", 1, "one slice is one job")
   spec = f"{jobs}.0.template.spec"
   require(f"{spec}.completionMode", "Indexed", "GKE numbers the workers by it")
-  require(f"{spec}.parallelism", job.slice.hosts, "one pod a host")
-  require(f"{spec}.completions", job.slice.hosts, "one pod a host")
-  require(f"{spec}.backoffLimit", 0, "processes cannot come back one by one")
+  require(f"{spec}.parallelism", job.slice.hosts, "one pod per host")
+  require(f"{spec}.completions", job.slice.hosts, "one pod per host")
+  require(f"{spec}.backoffLimit", 0, "processes cannot be restarted one by one")
   pod = f"{spec}.template.spec"
-  require(f"{pod}.restartPolicy", "Never", "Kubernetes demands it beside podFailurePolicy")
+  require(f"{pod}.restartPolicy", "Never", "Kubernetes requires it with podFailurePolicy")
   codes = f"{spec}.podFailurePolicy.rules.0.onExitCodes"
   require(f"{codes}.containerName", at(f"{pod}.containers.0.name"), "the container that trains")
   require(f"{codes}.operator", "In", "all other codes are tried again")
@@ -114,7 +115,7 @@ def _check(document: Any, job: Job) -> None:
   volumes = {volume.get("name") for volume in at(f"{pod}.volumes") or []}
   mounts = at(f"{pod}.containers.0.volumeMounts") or []
   if missing := {mount.get("name") for mount in mounts} - volumes:
-    raise UserError(f"{_TEMPLATE.name}: volumeMounts names {min(missing)!r}, which is no volume")
+    raise UserError(f"{_TEMPLATE.name}: volumeMounts names {min(missing)!r}, which is not a volume")
   places = {mount.get("mountPath") for mount in mounts}
   if lacking := {SHARED_FOLDER, "/dev/shm"} - places:
     raise UserError(f"{_TEMPLATE.name}: nothing is mounted at {min(lacking)}")

@@ -1,4 +1,4 @@
-"""The folder that all workers share: an NFS share, such as Filestore's, or a bucket."""
+"""Reads what the workers share: an NFS share, such as Filestore's, or a bucket."""
 
 import re
 from typing import NamedTuple
@@ -7,7 +7,7 @@ from nfnet.errors import UserError
 
 
 class Mount(NamedTuple):
-  """Either a bucket, or a host and a path on it; the others are None."""
+  """What is mounted: either a bucket, or a host and a path on it; the others are None."""
 
   bucket: str | None
   host: str | None
@@ -15,10 +15,13 @@ class Mount(NamedTuple):
 
 
 def parse_mount(shared: str) -> Mount:
-  """Reads gs://BUCKET or HOST:/PATH.
+  """Parses gs://BUCKET or HOST:/PATH.
+
+  Args:
+    shared: value of the flag --shared.
 
   Raises:
-    UserError: it is neither.
+    UserError: `shared` is neither.
   """
   if match := re.fullmatch(r"gs://([a-z0-9][-_.a-z0-9]+)/?", shared):
     return Mount(match[1], None, None)

@@ -1,17 +1,24 @@
-"""Cloud TPU queued resources (https://cloud.google.com/tpu/docs/queued-resources)."""
+"""Makes scripts for Cloud TPU queued resources.
+
+See https://cloud.google.com/tpu/docs/queued-resources.
+"""
 
 import pathlib
 import shlex
 
-from train.launch.job import FINAL_EXIT_CODES, GRACE_SECONDS, SHARED_FOLDER, Job
+from train.launch.job import GRACE_SECONDS, SHARED_FOLDER, Job
 from train.launch.mount import parse_mount
+from train.run.exit_codes import FINAL_EXIT_CODES
 
 _STARTUP = pathlib.Path(__file__).with_name("startup.sh")
 _END = "END_OF_STARTUP_SCRIPT"
 
 
 def startup_script(job: Job) -> str:
-  """What each host runs when it boots.
+  """Returns the script that each host runs when it boots.
+
+  Args:
+    job: what is started.
 
   Raises:
     UserError: what is shared is neither a bucket nor an NFS share.
@@ -37,13 +44,13 @@ def startup_script(job: Job) -> str:
 def queued_resources_script(
   job: Job, *, zone: str | None, project: str | None, reserved: bool
 ) -> str:
-  """A script for bash that asks for the slice; each host then starts training by itself.
+  """Returns a script for bash that asks for the slice; each host then starts training by itself.
 
   Args:
     job: what is started.
-    zone: None is that of gcloud's configuration.
-    project: likewise.
-    reserved: on capacity that the project has reserved.
+    zone: zone of the slice; None is the zone in gcloud's configuration.
+    project: Google Cloud project; None is the project in gcloud's configuration.
+    reserved: whether to use capacity that the project has reserved.
 
   Raises:
     UserError: what is shared is neither a bucket nor an NFS share.
@@ -53,7 +60,7 @@ def queued_resources_script(
     *("gcloud", "compute", "tpus", "queued-resources", "create", job.name),
     *(f"--node-id={job.name}", "--type=v4", f"--topology={job.slice.topology}"),
     "--runtime-version=tpu-ubuntu2204-base",
-    # Buckets and registries are reached as the slice's service account.
+    # Buckets and registries are accessed as the slice's service account.
     "--scopes=cloud-platform",
     *(["--spot"] if job.spot else []),
     *(["--reserved"] if reserved else []),
@@ -69,7 +76,7 @@ def queued_resources_script(
 # Output:   {ssh} --command='sudo journalctl --unit={job.name} --lines=20'
 # Stop:     {ssh} --command='sudo systemctl stop {job.name}'
 # Delete:   gcloud compute tpus queued-resources delete {job.name} {at} --force
-# A spot slice that was taken away is SUSPENDED: delete it and run this again, training resumes.
+# A spot slice that was taken away is SUSPENDED: delete it and run this again; training resumes.
 set -euo pipefail
 startup=$(mktemp)
 trap 'rm -f "$startup"' EXIT

@@ -1,4 +1,4 @@
-"""The TPU v4 slices that Google Cloud offers (https://cloud.google.com/tpu/docs/v4)."""
+"""Knows the TPU v4 slices that Google Cloud offers (https://cloud.google.com/tpu/docs/v4)."""
 
 import dataclasses
 import math
@@ -17,29 +17,32 @@ class Slice:
   """One slice.
 
   Attributes:
-    topology: chips along each axis, for example "4x4x4".
+    topology: number of chips along each axis, for example "4x4x4".
   """
 
   topology: str
 
   @property
   def chips(self) -> int:
-    """Each is one device to JAX."""
+    """Returns the number of chips, each of which is one device to JAX."""
     return math.prod(map(int, self.topology.split("x")))
 
   @property
   def hosts(self) -> int:
-    """Each runs one process."""
+    """Returns the number of hosts, each of which runs one process."""
     return self.chips // CHIPS_PER_HOST
 
   @property
   def accelerator_type(self) -> str:
-    """The name that counts TensorCores, for example "v4-128"."""
+    """Returns the name that counts TensorCores, for example "v4-128"."""
     return f"v4-{self.chips * _CORES_PER_CHIP}"
 
 
 def parse_slice(name: str) -> Slice:
-  """Reads a name such as "v4:4x4x4".
+  """Parses a name such as "v4:4x4x4".
+
+  Args:
+    name: value of the flag --topology.
 
   Raises:
     UserError: there is no such slice.

@@ -1,6 +1,6 @@
-# Runs as root on every host of a TPU slice, each time it boots: mounts what they share and has
-# systemd keep the container running. What comes before it sets NAME, IMAGE, SHARED, SHARED_FOLDER,
-# RESTARTS_MAX, GRACE_SECONDS, FINAL_EXIT_CODES (arrays) and COMMAND.
+# Runs as root on every host of a TPU slice, each time it boots: mounts what the hosts share and has
+# systemd keep the container running. The lines before set NAME, IMAGE, SHARED, SHARED_FOLDER,
+# RESTARTS_MAX and GRACE_SECONDS, and the arrays FINAL_EXIT_CODES and COMMAND.
 set -euo pipefail
 
 mkdir -p "$SHARED_FOLDER"
@@ -9,7 +9,7 @@ if ! mountpoint --quiet "$SHARED_FOLDER"; then
     bucket=${SHARED#gs://}
     gcsfuse --implicit-dirs "${bucket%/}" "$SHARED_FOLDER"
   else
-    # The image of TPU hosts does not come with it.
+    # The image of TPU hosts comes without it.
     command -v mount.nfs >/dev/null || { apt-get update && apt-get install --yes nfs-common; }
     mount --types nfs "$SHARED" "$SHARED_FOLDER"
   fi
@@ -26,7 +26,7 @@ container=(
   docker run --rm --name="$NAME" --privileged --net=host --ipc=host
   --volume="$SHARED_FOLDER:$SHARED_FOLDER" "$IMAGE" "${COMMAND[@]}"
 )
-# systemd replaces $ in arguments; doubled, it stays.
+# systemd expands $ in arguments unless it is doubled.
 systemd-run --unit="$NAME" --setenv=HOME="$HOME" --setenv=PATH="$PATH" \
   --property=Restart=on-failure --property=RestartSec=10 \
   --property=RestartPreventExitStatus="${FINAL_EXIT_CODES[*]}" \

@@ -1,27 +1,30 @@
-"""A workload of xpk, which writes a JobSet by itself (https://github.com/AI-Hypercomputer/xpk)."""
+"""Makes the command for xpk, which writes a JobSet by itself.
+
+See https://github.com/AI-Hypercomputer/xpk.
+"""
 
 import re
 import shlex
 
 from nfnet.errors import UserError
 from train.launch.job import GRACE_SECONDS, SHARED_FOLDER, Job
-from train.run.processes import EXIT_LOST_PROCESS
+from train.run.exit_codes import EXIT_LOST_PROCESS
 
 
 def xpk_command(job: Job, *, cluster: str | None, zone: str | None, project: str | None) -> str:
-  """The command that creates the workload.
+  """Returns the command that creates the workload.
 
-  xpk starts all pods again after exit codes of 127 and more, and those that are added here.
+  xpk starts all pods again after exit codes of 127 and more, and after the codes given here.
 
   Args:
-    job: what is started; what it shares is the name of a storage that `xpk storage attach` has
+    job: what is started; its `shared` is the name of a storage that `xpk storage attach` has
       attached to the cluster with `SHARED_FOLDER` as its mount point.
-    cluster: of xpk.
-    zone: None is that of gcloud's configuration.
-    project: likewise.
+    cluster: name of the cluster that xpk has created.
+    zone: zone of the cluster; None is the zone in gcloud's configuration.
+    project: Google Cloud project; None is the project in gcloud's configuration.
 
   Raises:
-    UserError: there is no cluster named, or something else than a storage.
+    UserError: no cluster is named, or `shared` is not the name of a storage.
   """
   if not cluster:
     raise UserError(f"--cluster={cluster}: name the cluster that xpk has created")

@@ -1,4 +1,4 @@
-"""Scores of networks on held-out images, at one resolution or several."""
+"""Evaluates networks on held-out images: during training, and from a checkpoint."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
@@ -28,23 +28,23 @@ def evaluate(
   *,
   is_interrupted: Callable[[], bool] = lambda: False,
 ) -> Scores | None:
-  """Scores on the held-out images that have weight 1. A terminal shows a progress bar meanwhile.
+  """Computes the scores of a network on the held-out images. A terminal shows a progress bar.
 
   Args:
     evaluation_step: jitted `train.step.evaluation_step.make_evaluation_step`.
-    parameters: on the devices of `mesh`.
-    images: whose held-out split is taken.
-    mesh: of devices.
-    is_interrupted: asked after each batch; true ends the evaluation.
+    parameters: parameters on the devices of `mesh`.
+    images: data set whose held-out split is taken.
+    mesh: mesh of devices.
+    is_interrupted: called after each batch; if it returns true, the evaluation ends.
 
   Returns:
-    None if it was interrupted.
+    Scores over the images of weight 1, or None if the evaluation was interrupted.
 
   Raises:
     UserError: too many images could not be decoded.
   """
-  # Summed on the devices: the host waits for a batch only after it has handed over the next, so
-  # that two are there at once, not all.
+  # Sums are kept on the devices. The host waits for a batch only after it has handed over the next
+  # one, so that two batches are on the devices at once, not all.
   sums = None
   with (
     evaluation_batches(
@@ -55,7 +55,7 @@ def evaluate(
       desc="evaluating",
       unit="image",
       leave=False,
-      # Of several processes, one shows it, where there is a terminal.
+      # None shows the bar only on a terminal; of several processes, the first one shows it.
       disable=None if jax.process_index() == 0 else True,
     ) as bar,
   ):
@@ -77,12 +77,12 @@ def evaluate(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Evaluation:
-  """Of one network at one resolution.
+  """Scores of one network at one resolution.
 
   Attributes:
     network: "moving average" or "parameters".
     pixels: side of an image.
-    scores: on the held-out split.
+    scores: scores on the held-out split.
   """
 
   network: str
@@ -93,18 +93,19 @@ class Evaluation:
 def evaluate_checkpoint(
   path: str, overrides: Iterable[str] = (), *, pixels: Sequence[int] = ()
 ) -> tuple[list[Evaluation], tuple[str, ...]]:
-  """Evaluates what a checkpoint holds.
+  """Evaluates the parameters in a checkpoint and their moving average.
 
   Args:
     path: a workdir or one checkpoint's folder.
-    overrides: `--config.FIELD=VALUE`, applied to the experiment that the checkpoint was made by.
-    pixels: sides of the images, one evaluation each; none is that of the experiment.
+    overrides: `--config.FIELD=VALUE`, applied to the experiment that made the checkpoint.
+    pixels: sides of the images, one evaluation for each; empty takes the experiment's own.
 
   Returns:
-    The evaluations, of the moving average (where one was kept) first; the classes' names.
+    The evaluations, those of the moving average (where one was kept) first, and the names of the
+    classes.
 
   Raises:
-    UserError: there is no checkpoint, or no such data set.
+    UserError: there is no such checkpoint or data set.
   """
   parameters, metadata = read_checkpoint(path, prefer_ema=False)
   experiment = override(from_json(metadata["experiment"]), overrides)
@@ -126,7 +127,7 @@ def evaluate_checkpoint(
 def _evaluate_network(
   experiments: Sequence[Experiment], name: str, parameters: Any
 ) -> list[Evaluation]:
-  """At the resolution of each of the experiments, which differ in nothing else."""
+  """Evaluates a network at the resolution of each experiment; they differ in nothing else."""
   experiment = experiments[0]
   mesh = make_mesh()
   check_batch_size("data.evaluation_batch_size", experiment.data.evaluation_batch_size, mesh)

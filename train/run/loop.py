@@ -1,47 +1,94 @@
-"""The training loop, the same for pre-training and fine-tuning."""
+"""The training loop, the same for pre-training and fine-tuning.
+
+`train` is a run from its start to its end. `_train_from` is the loop over steps, from the beginning
+or from a checkpoint. `train.run.faults` decides about bad steps, `train.run.resume` says where to
+go on and what a checkpoint holds, `train.run.reports` writes the metrics and the progress line.
+"""
 
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import jax
-import jax.numpy as jnp
-import numpy as np
-from jax.experimental import multihost_utils
 
 from nfnet.errors import UserError
-from nfnet.initialization import initial_parameters
 from train.config.config_file import to_json, validate
 from train.config.experiment import Experiment
 from train.data import pipeline
 from train.data.batch_fetcher import BatchFetcher
 from train.report.run_plots import write_plots
 from train.report.run_summary import summary
-from train.run import processes
-from train.run.checkpoints import Checkpoints
+from train.run import faults, resume
+from train.run.checkpoints.manager import BEST_METRIC, Checkpoints
 from train.run.evaluation import evaluate
-from train.run.progress import ProgressLine
+from train.run.processes import is_first, same_in_all_processes
 from train.run.records import goodput
 from train.run.records.goodput import Ledger
 from train.run.records.id_log import IdLog
-from train.run.records.metrics import MetricsWriter, read_metrics
-from train.run.tally import Counts, Tally
+from train.run.records.metrics import read_metrics
+from train.run.reports import Reports
+from train.run.resume import Position
+from train.run.tally import Tally
 from train.run.termination import Terminated, Termination
 from train.step.evaluation_step import make_evaluation_step
 from train.step.model import make_model
-from train.step.optimizer import SGDAGCState, make_optimizer
+from train.step.optimizer import make_optimizer
 from train.step.parameter_groups import parameter_roles
 from train.step.schedule import learning_rate_schedule, train_steps
 from train.step.sharding.batch import check_batch_size, check_train_batch, put_batch
 from train.step.sharding.mesh import make_mesh
-from train.step.sharding.parameters import put_parameters
-from train.step.state import TrainState, abstract_state, initial_state, skip_step
-from train.step.train_step import make_train_step
+from train.step.state import abstract_state
+from train.step.train_step import make_train_step, skip_step
 
 STEPS_AHEAD = 2
-"""Steps that are started before an earlier one is known to be over: the devices never wait."""
+"""Steps that are started before an earlier one is known to be over, so that devices never wait."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Run:
+  """Holds what stays the same while a run goes on, whether it rolls back or not.
+
+  Attributes:
+    experiment: what is trained.
+    workdir: folder of the run.
+    mesh: mesh of devices.
+    train_examples: number of images of the training split.
+    total_steps: number of steps of the whole run.
+    metadata: JSON about the experiment that goes into each checkpoint.
+    train_step: jitted `train.step.train_step.make_train_step`; donates the state.
+    skip_step: jitted `train.step.state.skip_step`; donates the state.
+    evaluation_step: jitted `train.step.evaluation_step.make_evaluation_step`.
+    is_finite: jitted `train.run.faults.is_finite`.
+    batches: this process's share of the training batches.
+    checkpoints: checkpoints in `workdir`.
+    ledger: record of where the time goes.
+    termination: whether the run is told to end.
+  """
+
+  experiment: Experiment
+  workdir: str
+  mesh: jax.sharding.Mesh
+  train_examples: int
+  total_steps: int
+  metadata: dict[str, Any]
+  train_step: Callable[..., Any]
+  skip_step: Callable[..., Any]
+  evaluation_step: Callable[..., Any]
+  is_finite: Callable[..., Any]
+  batches: pipeline.Batches
+  checkpoints: Checkpoints
+  ledger: Ledger
+  termination: Termination
+
+
+class _RollBackError(Exception):
+  """Is raised when the later checkpoints are deleted and the run has to resume from the newest."""
+
+  def __init__(self, roll_back: faults.RollBack):
+    super().__init__(roll_back.describe())
+    self.roll_back = roll_back
 
 
 def train(
@@ -53,33 +100,99 @@ def train(
 ) -> list[dict[str, Any]]:
   """Trains until the schedule's end, resuming from the newest checkpoint in `workdir`.
 
-  Leaves in `workdir`: checkpoints, metrics.jsonl, TensorBoard event files, plots, the record of all
-  images (`train.audit_data`) and of where the time went (`train.goodput`). Where several processes
-  train together, all have the same `workdir`.
+  Writes to `workdir`: checkpoints, metrics.jsonl, TensorBoard event files, plots, and the records
+  of all images (`train.audit_data`) and of where the time went (`train.goodput`). When several
+  processes train together, all have the same `workdir`.
 
   Args:
     experiment: what to train.
     workdir: folder of the run; created if needed.
-    initial: gives the parameters to start from, nested dictionaries; None draws them from the
+    initial: returns the parameters to start from, as nested dictionaries; None draws them from the
       seed. Not called when the run resumes.
     began_seconds: `time.monotonic()` when start-up began; None is now.
 
   Returns:
-    The records of metrics.jsonl; none but in the first process.
+    The records of metrics.jsonl; an empty list in all processes but the first.
 
   Raises:
-    UserError: what the person who started it can mend.
-    Terminated: after SIGTERM, when a checkpoint is saved.
+    UserError: the run cannot start, or has to stop, for a reason that the user can correct.
+    Terminated: after SIGTERM, once a checkpoint is saved.
   """
   validate(experiment)
   if "://" in workdir:
     # It would become a folder of that name on each host.
-    raise UserError(f"workdir {workdir!r}: not a folder; mount the bucket and give its path")
+    raise UserError(f"workdir {workdir!r} is not a folder; mount the bucket and give its path")
   with contextlib.ExitStack() as opened:
-    run = _Run(experiment, workdir, began_seconds, opened)
-    while not run.is_over:
-      run.go_on(initial)
-  if not processes.is_first():
+    termination = opened.enter_context(Termination())
+    ledger = opened.enter_context(
+      Ledger(workdir if is_first() else None, began_seconds=began_seconds)
+    )
+    mesh = make_mesh(parameter_shards=experiment.parallelism.parameter_shards)
+    check_train_batch(experiment, mesh)
+    check_batch_size("data.evaluation_batch_size", experiment.data.evaluation_batch_size, mesh)
+    train_examples = pipeline.train_examples(experiment.data)
+    model = make_model(experiment)
+    learning_rate = learning_rate_schedule(experiment, train_examples)
+    optimizer = make_optimizer(experiment, learning_rate, parameter_roles(model, mesh))
+    train_step = make_train_step(experiment, model, optimizer, learning_rate, mesh)
+    like = abstract_state(experiment, model, optimizer, mesh)
+    metadata = {
+      "experiment": to_json(experiment),
+      "class_names": list(pipeline.class_names(experiment.data)),
+      "num_classes": experiment.data.num_classes,
+    }
+    batches = opened.enter_context(
+      pipeline.train_batches(
+        experiment.data,
+        experiment.seed,
+        shard_index=jax.process_index(),
+        shard_count=jax.process_count(),
+      )
+    )
+    first_data_state = batches.get_state()
+    checkpoints = opened.enter_context(
+      Checkpoints(workdir, keep=experiment.schedule.checkpoints_kept)
+    )
+    run = _Run(
+      experiment=experiment,
+      workdir=workdir,
+      mesh=mesh,
+      train_examples=train_examples,
+      total_steps=train_steps(experiment, train_examples),
+      metadata=metadata,
+      train_step=jax.jit(train_step, donate_argnums=0),
+      skip_step=jax.jit(skip_step, donate_argnums=0),
+      evaluation_step=jax.jit(make_evaluation_step(model, experiment.loss, mesh)),
+      is_finite=jax.jit(faults.is_finite),
+      batches=batches,
+      checkpoints=checkpoints,
+      ledger=ledger,
+      termination=termination,
+    )
+    left_out: set[tuple[int, int]] = set()
+    roll_backs: list[faults.RollBack] = []
+    # Once, and once more after each roll-back.
+    while True:
+      set_aside: tuple[int, ...] = ()
+      if checkpoints.latest_step() is None:
+        position = resume.start(experiment, model, optimizer, initial, like, mesh, first_data_state)
+      else:
+        position, set_aside = resume.resume(checkpoints, experiment, like)
+      batches.set_state(position.data_state)
+      position.left_out |= left_out
+      position.roll_backs = len(roll_backs)
+      events = [f"checkpoint of step {step} was damaged and set aside" for step in set_aside]
+      events += [roll_back.describe() for roll_back in roll_backs[-1:]]
+      try:
+        _train_from(position, run, events)
+      except _RollBackError as error:
+        roll_backs.append(error.roll_back)
+        left_out = position.left_out | {error.roll_back.left_out}
+        # Its arrays would stay on the devices beside those that are restored.
+        del position
+      else:
+        break
+  if not is_first():
     return []
   records = read_metrics(workdir)
   plots = write_plots(records, workdir, title=experiment.name)
@@ -90,383 +203,214 @@ def train(
   return records
 
 
-class _Run:
-  """One start of a run.
+def _train_from(position: Position, run: _Run, events: Sequence[str]) -> None:
+  """Trains from a position to the schedule's end: batch, step, log, evaluate, save.
 
-  Attributes:
-    is_over: the last step is done, evaluated and saved.
+  Args:
+    position: where the run is; updated as it goes on.
+    run: what stays the same.
+    events: texts of what led here, to be recorded.
+
+  Raises:
+    UserError: the run has to stop.
+    Terminated: after SIGTERM.
+    _RollBackError: the run has to go on from an earlier checkpoint.
   """
-
-  def __init__(
-    self,
-    experiment: Experiment,
-    workdir: str,
-    began_seconds: float | None,
-    opened: contextlib.ExitStack,
+  experiment, schedule, ledger = run.experiment, run.experiment.schedule, run.ledger
+  ledger.goes_on_from(position.step)
+  with (
+    IdLog(
+      run.workdir,
+      start=same_in_all_processes(time.time_ns()),
+      process=jax.process_index(),
+      processes=jax.process_count(),
+      order={
+        "seed": experiment.seed,
+        "examples": run.train_examples,
+        "batch_size": experiment.data.batch_size,
+        "repetitions": experiment.data.repetitions,
+      },
+    ) as ids,
+    Reports(
+      run.workdir,
+      total_steps=run.total_steps,
+      step=position.step,
+      evaluates_again=position.owes_evaluation,
+    ) as reports,
   ):
-    self.is_over = False
-    self._experiment = experiment
-    self._workdir = workdir
-    self._termination = opened.enter_context(Termination())
-    ledger = Ledger(workdir if processes.is_first() else None, began_seconds=began_seconds)
-    self._ledger = opened.enter_context(ledger)
-    self._mesh = make_mesh(parameter_shards=experiment.parallelism.parameter_shards)
-    check_train_batch(experiment, self._mesh)
-    check_batch_size(
-      "data.evaluation_batch_size", experiment.data.evaluation_batch_size, self._mesh
-    )
-    self._train_examples = pipeline.train_examples(experiment.data)
-    self._total_steps = train_steps(experiment, self._train_examples)
-    self._model = make_model(experiment)
-    learning_rate = learning_rate_schedule(experiment, self._train_examples)
-    self._optimizer = make_optimizer(
-      experiment, learning_rate, parameter_roles(self._model, self._mesh)
-    )
-    self._train_step = jax.jit(
-      make_train_step(experiment, self._model, self._optimizer, learning_rate, self._mesh),
-      donate_argnums=0,
-    )
-    self._is_compiled = False
-    self._skip_step = jax.jit(skip_step, donate_argnums=0)
-    self._is_finite = jax.jit(_is_finite)
-    self._evaluation_step = jax.jit(make_evaluation_step(self._model, experiment.loss, self._mesh))
-    self._metadata = {
-      "experiment": to_json(experiment),
-      "class_names": list(pipeline.class_names(experiment.data)),
-      "num_classes": experiment.data.num_classes,
-    }
-    self._left_out: set[tuple[int, int]] = set()
-    self._roll_backs = 0
-    self._events: list[str] = []
-    self._batches = opened.enter_context(
-      pipeline.train_batches(
-        experiment.data,
-        experiment.seed,
-        shard_index=jax.process_index(),
-        shard_count=jax.process_count(),
-      )
-    )
-    self._first_data_state = self._batches.get_state()
-    self._checkpoints = opened.enter_context(
-      Checkpoints(workdir, keep=experiment.schedule.checkpoints_kept)
-    )
+    # Recorded now that the records of the steps that are done again are gone.
+    for text in events:
+      reports.event(position.step, text)
+    reports.message(_describe(run, position.step))
+    ledger.begin_steps()
+    tally = Tally(experiment.data.batch_size, position.counts)
+    is_compiled = position.roll_backs > 0
+    if position.owes_evaluation:
+      if _evaluate(position, run, reports) is None:
+        _terminate(position, run, tally, ids, reports)
+      position.owes_evaluation = False
 
-  def go_on(self, initial: Callable[[], Any] | None) -> None:
-    """From the newest checkpoint, or the beginning, until the end or until the run rolls back."""
-    start = self._start_or_resume(initial)
-    self._ledger.goes_on_from(start.step)
-    with (
-      IdLog(
-        self._workdir,
-        start=_same_in_all_processes(time.time_ns()),
-        process=jax.process_index(),
-        processes=jax.process_count(),
-        order={
-          "seed": self._experiment.seed,
-          "examples": self._train_examples,
-          "batch_size": self._experiment.data.batch_size,
-          "repetitions": self._experiment.data.repetitions,
-        },
-      ) as ids,
-      _Reports(self._workdir, self._total_steps, start) as reports,
-    ):
-      for text in (*start.events, *self._events):
-        reports.event(start.step, text)
-      self._events.clear()
-      reports.message(self._describe(start.step))
-      self._ledger.begin_steps()
-      try:
-        self._continue_from(start, ids, reports)
-      except _RollBackError as roll_back:
-        # Written when the records of what is done again are gone.
-        self._events.append(str(roll_back))
-      else:
-        self.is_over = True
-
-  def _describe(self, step: int) -> str:
-    """One line for the person who started the run."""
-    experiment = self._experiment
-    start = f"resuming after step {step}" if step else "starting"
-    return (
-      f"{experiment.name}: NFNet-{experiment.model.variant}, {self._train_examples} images, "
-      f"{self._total_steps} steps of {experiment.data.batch_size} on {self._mesh.size} "
-      f"{jax.devices()[0].device_kind} device(s); {start}; compiling"
-    )
-
-  def _start_or_resume(self, initial: Callable[[], Any] | None) -> "_Start":
-    abstract = abstract_state(self._experiment, self._model, self._optimizer, self._mesh)
-    if self._checkpoints.latest_step() is None:
-      if initial is None:
-        parameters = initial_parameters(self._model, self._experiment.seed)
-      else:
-        parameters = initial()
-      on_devices = put_parameters(self._model, parameters, self._mesh)
-      state = initial_state(self._experiment, self._optimizer, on_devices)
-      # The count of steps is on one device; left there, the second step would be compiled anew.
-      shardings = jax.tree.map(lambda x: x.sharding, abstract)
-      self._batches.set_state(self._first_data_state)
-      return _Start(
-        state=jax.device_put(state, shardings), step=0, data_state=self._first_data_state
-      )
-    restored = self._checkpoints.restore(
-      params=abstract.parameters,
-      ema=abstract.ema,
-      optimizer=abstract.optimizer._asdict(),
-      experiment=self._experiment,
-    )
-    self._batches.set_state(restored.data_state)
-    self._left_out |= {tuple(steps) for steps in restored.metadata["left_out"]}
-    return _Start(
-      state=TrainState(restored.params, SGDAGCState(**restored.optimizer), restored.ema),
-      step=restored.step,
-      data_state=restored.data_state,
-      counts=Counts(**restored.metadata["counts"]),
-      owes_evaluation=restored.metadata["owes_evaluation"],
-      events=tuple(
-        f"checkpoint of step {step} was damaged and set aside" for step in restored.set_aside
-      ),
-    )
-
-  def _continue_from(self, start: "_Start", ids: IdLog, reports: "_Reports") -> None:
-    """Steps, progress lines, evaluations and checkpoints until the end."""
-    schedule = self._experiment.schedule
-    ledger, termination = self._ledger, self._termination
-    state, step, data_state = start.state, start.step, start.data_state
-    tally = Tally(self._experiment.data.batch_size, start.counts)
-
-    def save(*, metrics: Mapping[str, float] | None = None, owes_evaluation: bool = False) -> None:
-      with ledger.phase(goodput.CHECKPOINT):
-        ids.flush()
-        ledger.write()
-        self._check_finite(state, step)
-        self._checkpoints.save(
-          step,
-          params=state.parameters,
-          ema=state.ema,
-          optimizer=state.optimizer._asdict(),
-          data_state=data_state,
-          metadata={
-            **self._metadata,
-            "counts": dataclasses.asdict(tally.counts),
-            "left_out": sorted(self._left_out),
-            "owes_evaluation": owes_evaluation,
-          },
-          metrics=metrics,
-        )
-
-    def terminate(*, owes_evaluation: bool = False) -> NoReturn:
-      self._settle(tally, reports, running_max=0)
-      if step > (self._checkpoints.latest_step() or 0):
-        save(owes_evaluation=owes_evaluation)
-        with ledger.phase(goodput.CHECKPOINT):
-          self._checkpoints.wait()
-      reports.message(
-        f"terminated after step {step}, of which there is a checkpoint; the same command goes on"
-        if step
-        else "terminated before the first step"
-      )
-      raise Terminated
-
-    if start.owes_evaluation and self._evaluate(state, step, reports) is None:
-      terminate(owes_evaluation=True)
-    with BatchFetcher(self._batches) as fetcher:
-      while step < self._total_steps:
+    with BatchFetcher(run.batches) as fetcher:
+      while position.step < run.total_steps:
         started_seconds = time.monotonic()
         with ledger.phase(goodput.DATA_WAIT):
-          fetched = fetcher.next(termination.is_due_alone)
+          fetched = fetcher.next(run.termination.is_due_alone)
         tally.waited(time.monotonic() - started_seconds)
         if fetched is None:
-          terminate()
-        step += 1
-        data_state = fetched.state_after
-        is_left_out = any(first <= step <= last for first, last in self._left_out)
+          _terminate(position, run, tally, ids, reports)
+        position.step += 1
+        position.data_state = fetched.state_after
+        step = position.step
+        is_left_out = faults.is_left_out(step, position.left_out)
         ids.append(step, fetched.batch, left_out=is_left_out)
+
         if is_left_out:
-          state = self._skip_step(state)
+          position.state = run.skip_step(position.state)
         else:
-          with ledger.phase(goodput.STEP if self._is_compiled else goodput.COMPILE):
-            state, metrics = self._train_step(state, put_batch(fetched.batch, self._mesh))
-          self._is_compiled = True
+          with ledger.phase(goodput.STEP if is_compiled else goodput.COMPILE):
+            position.state, metrics = run.train_step(
+              position.state, put_batch(fetched.batch, run.mesh)
+            )
+          is_compiled = True
           tally.add(step, metrics)
         ledger.step_done(step)
-        self._settle(tally, reports, running_max=STEPS_AHEAD)
+        _settle(position, run, tally, reports, running_max=STEPS_AHEAD)
 
-        is_last = step == self._total_steps
+        is_last = step == run.total_steps
         saves = is_last or _is_due(step, schedule.checkpoint_every_steps)
         evaluates = is_last or _is_due(step, schedule.evaluate_every_steps)
-        if saves or evaluates or step % schedule.log_every_steps == 0:
-          self._settle(tally, reports, running_max=0)
+        if saves or evaluates or _is_due(step, schedule.log_every_steps):
+          _settle(position, run, tally, reports, running_max=0)
           reports.training({"step": step, "kind": "train", **tally.close_window()})
-        if termination.is_due():
-          terminate(owes_evaluation=evaluates)
+
         results = None
+        position.owes_evaluation = evaluates
+        if run.termination.is_due():
+          _terminate(position, run, tally, ids, reports)
         if evaluates:
-          results = self._evaluate(state, step, reports)
+          results = _evaluate(position, run, reports)
           if results is None:
-            terminate(owes_evaluation=True)
+            _terminate(position, run, tally, ids, reports)
+          position.owes_evaluation = False
         if saves:
-          save(metrics=results)
+          _save(position, run, ids, reports, metrics=results)
         if saves or evaluates:
           tally.restart_clock()
     with ledger.phase(goodput.CHECKPOINT):
-      self._checkpoints.wait()
-
-  def _settle(self, tally: Tally, reports: "_Reports", *, running_max: int) -> None:
-    """Looks at the steps that are over: bad steps, bad images.
-
-    Raises:
-      UserError: the run stops.
-      _RollBackError: the run is to go on from an earlier checkpoint.
-    """
-    faults = self._experiment.faults
-    for bad in tally.settle(running_max=running_max):
-      if not bad.is_skipped:
-        # What comes of leaving it out is what skipping it would have left.
-        self._roll_back(bad.step, bad.step, 0, f"the gradient of step {bad.step} is not finite")
-      reports.event(bad.step, f"step {bad.step} was skipped: loss {bad.loss:.4g}")
-      skipped = tally.skipped_in_a_row
-      if len(skipped) == faults.skipped_in_a_row_max:
-        first, last = skipped[0], skipped[-1]
-        reason = (
-          f"{len(skipped)} steps in a row were skipped, from step {first.step} (loss "
-          f"{first.loss:.4g}) to {last.step} (loss {last.loss:.4g})"
-        )
-        if faults.then == "stop":
-          self._stop(f"{reason}, and faults.then='stop'")
-        self._roll_back(first.step, last.step, faults.roll_back_steps, reason)
-    self._batches.check_bad_images(tally.counts.bad_images, tally.counts.images)
-
-  def _roll_back(self, first: int, last: int, steps_before: int, reason: str) -> NoReturn:
-    """To a checkpoint before the first bad step; so many before it are left out as well."""
-    if self._roll_backs == self._experiment.faults.roll_backs_max:
-      self._stop(f"{reason}, after faults.roll_backs_max={self._roll_backs} earlier roll-backs")
-    self._roll_backs += 1
-    earlier = [step for step in self._checkpoints.all_steps() if step < first]
-    early_enough = [step for step in earlier if step < first - steps_before]
-    target = max(early_enough) if early_enough else min(earlier, default=0)
-    left_out = max(target + 1, first - steps_before), last
-    self._left_out.add(left_out)
-    self._checkpoints.delete_after(target)
-    raise _RollBackError(
-      f"{reason}: back to step {target}, and on without the batches of steps {left_out[0]} to "
-      f"{left_out[1]}",
-    )
-
-  def _stop(self, reason: str) -> NoReturn:
-    raise UserError(
-      f"{reason}; the newest checkpoint is of step {self._checkpoints.latest_step()}; lower "
-      f"optimizer.peak_learning_rate={self._experiment.optimizer.peak_learning_rate:g} or "
-      "optimizer.agc_clipping"
-    )
-
-  def _check_finite(self, state: TrainState, step: int) -> None:
-    """Nothing that is not finite is ever saved."""
-    if not bool(self._is_finite(state)):
-      self._stop(f"the state after step {step} is not finite and was not saved")
-
-  def _evaluate(self, state: TrainState, step: int, reports: "_Reports") -> dict[str, float] | None:
-    """Writes one record for each kind of parameters; returns what ranks checkpoints.
-
-    None if the run is to be terminated.
-    """
-    networks = {False: state.parameters}
-    if state.ema is not None:
-      networks[True] = state.ema
-    with self._ledger.phase(goodput.EVALUATION):
-      for is_ema, parameters in networks.items():
-        scores = evaluate(
-          self._evaluation_step,
-          parameters,
-          self._experiment.data,
-          self._mesh,
-          is_interrupted=self._termination.is_due,
-        )
-        if scores is None:
-          return None
-        record = {"step": step, "kind": "evaluation", "ema": is_ema, **scores.scalars()}
-        reports.evaluation(record)
-    # Of the network that is used later: the moving average where there is one.
-    return {"evaluation_top1": scores.top1}
+      run.checkpoints.wait()
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Start:
-  """What a run goes on from.
+def _settle(
+  position: Position, run: _Run, tally: Tally, reports: Reports, *, running_max: int
+) -> None:
+  """Waits until at most `running_max` steps still run, and acts on bad steps and bad images.
 
-  Attributes:
-    state: after `step`.
-    step: steps done.
-    data_state: of the iterator behind the batch of that step.
-    counts: until there.
-    owes_evaluation: it was terminated before or in the evaluation of this step.
-    events: that led here.
+  Raises:
+    UserError: the run has to stop.
+    _RollBackError: the run has to go on from an earlier checkpoint.
   """
-
-  state: TrainState
-  step: int
-  data_state: dict[str, Any]
-  counts: Counts = dataclasses.field(default_factory=Counts)
-  owes_evaluation: bool = False
-  events: tuple[str, ...] = ()
-
-
-class _RollBackError(Exception):
-  """The run is to go on from its newest checkpoint; the text says why."""
-
-
-def _is_finite(state: TrainState) -> jax.Array:
-  return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(state)]))
-
-
-def _same_in_all_processes(number: int) -> int:
-  """That of the first process."""
-  # JAX has no 64-bit integers here.
-  halves = np.array([number >> 32, number & 0xFFFFFFFF], np.uint32)
-  high, low = multihost_utils.broadcast_one_to_all(halves)
-  return int(high) << 32 | int(low)
+  for outcome in tally.settle(running_max=running_max):
+    if not outcome.is_bad:
+      continue
+    if outcome.is_skipped:
+      reports.event(outcome.step, f"step {outcome.step} was skipped: loss {outcome.loss:.4g}")
+    decision = faults.decide(
+      outcome,
+      tally.skipped_in_a_row,
+      run.experiment.faults,
+      checkpoint_steps=run.checkpoints.all_steps(),
+      roll_backs=position.roll_backs,
+    )
+    match decision:
+      case faults.Stop(reason):
+        _stop(outcome.step, reason, run, reports)
+      case faults.RollBack(to_step):
+        run.checkpoints.delete_after(to_step)
+        raise _RollBackError(decision)
+  run.batches.check_bad_images(tally.counts.bad_images, tally.counts.images)
 
 
-class _Reports:
-  """Metrics and the progress line, both by the first process only. Use as a context manager."""
+def _stop(step: int, reason: str, run: _Run, reports: Reports) -> NoReturn:
+  """Records that the run has diverged, and ends it."""
+  message = faults.stop_message(reason, run.experiment, run.checkpoints.latest_step())
+  reports.fault(step, message, faults.DIVERGED)
+  raise UserError(message)
 
-  def __init__(self, workdir: str, total_steps: int, start: _Start):
-    self._open = contextlib.ExitStack()
-    if processes.is_first():
-      self._metrics = MetricsWriter(
-        workdir, restored_step=start.step or None, evaluates_again=start.owes_evaluation
+
+def _evaluate(position: Position, run: _Run, reports: Reports) -> dict[str, float] | None:
+  """Evaluates the parameters and their moving average, and reports both.
+
+  Returns:
+    The metrics by which checkpoints are ranked, or None if the run is to be terminated.
+  """
+  networks = {False: position.state.parameters}
+  if position.state.ema is not None:
+    networks[True] = position.state.ema
+  with run.ledger.phase(goodput.EVALUATION):
+    for is_ema, parameters in networks.items():
+      scores = evaluate(
+        run.evaluation_step,
+        parameters,
+        run.experiment.data,
+        run.mesh,
+        is_interrupted=run.termination.is_due,
       )
-      self._open.enter_context(self._metrics)
-      self._progress = self._open.enter_context(ProgressLine(total_steps))
+      if scores is None:
+        return None
+      reports.evaluation(
+        {"step": position.step, "kind": "evaluation", "ema": is_ema, **scores.scalars()}
+      )
+  # The last one is of the network that is used later: the moving average where there is one.
+  return {BEST_METRIC: scores.top1}
 
-  def __enter__(self) -> "_Reports":
-    return self
 
-  def __exit__(self, *unused_exception) -> None:
-    self._open.close()
+def _save(
+  position: Position,
+  run: _Run,
+  ids: IdLog,
+  reports: Reports,
+  *,
+  metrics: dict[str, float] | None = None,
+) -> None:
+  """Starts to save a checkpoint, unless the state is not finite: such a state is never saved."""
+  with run.ledger.phase(goodput.CHECKPOINT):
+    ids.flush()
+    run.ledger.write()
+    if not bool(run.is_finite(position.state)):
+      reason = f"the state after step {position.step} is not finite and was not saved"
+      _stop(position.step, reason, run, reports)
+    resume.save(run.checkpoints, position, run.metadata, metrics)
 
-  def message(self, text: str) -> None:
-    """A line for the person who started the run."""
-    if processes.is_first():
-      self._progress.message(text)
 
-  def event(self, step: int, text: str) -> None:
-    """Something out of the ordinary: a line, and a record in metrics.jsonl."""
-    if processes.is_first():
-      self._metrics.write({"step": step, "kind": "event", "text": text})
-      self._progress.message(text)
+def _terminate(
+  position: Position, run: _Run, tally: Tally, ids: IdLog, reports: Reports
+) -> NoReturn:
+  """Saves the position, unless there is a checkpoint of it, and ends the run."""
+  _settle(position, run, tally, reports, running_max=0)
+  if position.step > (run.checkpoints.latest_step() or 0):
+    _save(position, run, ids, reports)
+    with run.ledger.phase(goodput.CHECKPOINT):
+      run.checkpoints.wait()
+  reports.message(
+    f"terminated after step {position.step}, of which there is a checkpoint; run the same command "
+    "again to resume"
+    if position.step
+    else "terminated before the first step"
+  )
+  raise Terminated
 
-  def training(self, record: dict[str, Any]) -> None:
-    """Of some steps."""
-    if processes.is_first():
-      self._metrics.write(record)
-      self._progress.update(record)
 
-  def evaluation(self, record: dict[str, Any]) -> None:
-    """Of one kind of parameters."""
-    if processes.is_first():
-      self._metrics.write(record)
-      self._progress.evaluation(record)
+def _describe(run: _Run, step: int) -> str:
+  """Returns one line for the person who started the run."""
+  experiment = run.experiment
+  start = f"resuming after step {step}" if step else "starting"
+  return (
+    f"{experiment.name}: NFNet-{experiment.model.variant}, {run.train_examples} images, "
+    f"{run.total_steps} steps of {experiment.data.batch_size} on {run.mesh.size} "
+    f"{jax.devices()[0].device_kind} device(s); {start}; compiling"
+  )
 
 
 def _is_due(step: int, every_steps: int | None) -> bool:
+  """Returns whether something that is done every so many steps is done at this one."""
   return every_steps is not None and step % every_steps == 0

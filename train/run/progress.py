@@ -1,4 +1,4 @@
-"""What a person sees while a run is going, and the table at its end."""
+"""Shows the progress of a run to the person who watches it."""
 
 import sys
 import time
@@ -9,7 +9,7 @@ from train.report.units import format_duration
 
 
 class ProgressLine:
-  """One line that is rewritten on a terminal, and printed anew each time anywhere else."""
+  """Shows one line, which is rewritten on a terminal and printed each time anywhere else."""
 
   def __init__(
     self,
@@ -18,12 +18,12 @@ class ProgressLine:
     stream: TextIO | None = None,
     clock: Callable[[], float] = time.monotonic,
   ):
-    """Prepares; prints nothing.
+    """Prepares the line and prints nothing.
 
     Args:
-      total_steps: of the whole run.
-      stream: where to print; None is standard output.
-      clock: seconds, for the time left.
+      total_steps: number of steps of the whole run.
+      stream: stream to print to; None is standard output.
+      clock: returns seconds, from which the time left is computed.
     """
     self._total_steps = total_steps
     self._stream = stream or sys.stdout
@@ -34,7 +34,11 @@ class ProgressLine:
     self._first_seconds = 0.0
 
   def update(self, record: Mapping[str, Any]) -> None:
-    """Shows a train record: step, loss, learning_rate, images_per_second, data_wait_share."""
+    """Shows a training record.
+
+    Args:
+      record: must have step, loss, learning_rate, images_per_second and data_wait_share.
+    """
     step = record["step"]
     if self._first_step is None:
       # Time starts here, so that compilation does not count as speed.
@@ -55,7 +59,11 @@ class ProgressLine:
       self._write(line + "\n")
 
   def evaluation(self, record: Mapping[str, Any]) -> None:
-    """Prints an evaluation record on its own line: step, loss, and top1, top5, ema if there."""
+    """Prints an evaluation record on its own line.
+
+    Args:
+      record: must have step and loss, may have top1, top5 and ema.
+    """
     parts = [f"loss {record['loss']:.4f}"]
     parts += [
       f"{label} {100 * record[name]:.2f} %"

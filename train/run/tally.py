@@ -1,8 +1,7 @@
-"""What the steps amount to: means since the last record, and counts since the run began."""
+"""What the steps add up to: means since the last record, and counts since the run began."""
 
 import collections
 import dataclasses
-import math
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -10,15 +9,17 @@ from typing import Any
 import jax
 import numpy as np
 
+from train.run.faults import StepOutcome, extend_row
+
 
 @dataclasses.dataclass
 class Counts:
-  """Since the run began; saved with every checkpoint.
+  """Counts since the run began; saved with every checkpoint.
 
   Attributes:
-    images: of all processes.
-    bad_images: of these, those that could not be decoded and weigh nothing.
-    skipped_steps: that changed nothing, see `train.config.experiment.Faults`.
+    images: number of images given to all processes.
+    bad_images: number of these that could not be decoded and have weight 0.
+    skipped_steps: number of steps that changed nothing, see `train.config.experiment.Faults`.
   """
 
   images: int = 0
@@ -26,57 +27,52 @@ class Counts:
   skipped_steps: int = 0
 
 
-@dataclasses.dataclass(frozen=True)
-class BadStep:
-  """A step and what was wrong with it.
+class Tally:
+  """Collects the metrics of steps, the last of which may still be running.
 
   Attributes:
-    step: which.
-    loss: of its batch.
-    is_skipped: it changed nothing. Otherwise its gradient, and with it the state, is not finite.
+    counts: counts up to the last settled step.
+    skipped_in_a_row: skipped steps up to and including the last settled step, with no other step
+      between them.
   """
 
-  step: int
-  loss: float
-  is_skipped: bool
-
-
-class Tally:
-  """Metrics of steps, of which the last ones may still be running."""
-
   def __init__(self, batch_size: int, counts: Counts):
-    """Begins.
+    """Starts the clock.
 
     Args:
-      batch_size: of all processes.
-      counts: of the steps before; changed here.
+      batch_size: number of images per step over all processes.
+      counts: counts of the steps before; updated in place.
     """
     self.counts = counts
-    self.skipped_in_a_row: list[BadStep] = []
+    self.skipped_in_a_row: tuple[StepOutcome, ...] = ()
     self._batch_size = batch_size
     self._pending: collections.deque[tuple[int, dict[str, Any]]] = collections.deque()
     self._window: list[dict[str, float]] = []
     self.restart_clock()
 
   def restart_clock(self) -> None:
-    """Leaves out what was neither a step nor waiting for data."""
+    """Excludes the time until now, which went neither to steps nor to waiting for data."""
     self._started_seconds = time.monotonic()
     self._waited_seconds = 0.0
 
   def waited(self, seconds: float) -> None:
-    """For data."""
+    """Adds to the time spent waiting for data."""
     self._waited_seconds += seconds
 
   def add(self, step: int, metrics: dict[str, Any]) -> None:
-    """Of a step, as `train.step.train_step` gives them."""
+    """Adds a step that was just started.
+
+    Args:
+      step: number of the step.
+      metrics: arrays that `train.step.train_step` returns for it, possibly not computed yet.
+    """
     self._pending.append((step, metrics))
 
-  def settle(self, *, running_max: int) -> Iterator[BadStep]:
-    """Waits until at most so many steps are still running, and yields the bad ones of the others.
+  def settle(self, *, running_max: int) -> Iterator[StepOutcome]:
+    """Waits until at most `running_max` steps still run, and yields how the others ended.
 
-    Each is yielded before the next one is looked at.
-
-    Images wait on the devices for steps that have been started, so there must not be many.
+    Each outcome is yielded before the next step is looked at. Images wait on the devices for steps
+    that have been started, so there must not be many of these.
     """
     while len(self._pending) > running_max:
       step, metrics = self._pending.popleft()
@@ -84,17 +80,16 @@ class Tally:
       self._window.append(values)
       self.counts.images += self._batch_size
       self.counts.bad_images += self._batch_size - round(values["examples"])
-      if values["skipped"]:
-        self.counts.skipped_steps += 1
-        self.skipped_in_a_row.append(BadStep(step, values["loss"], is_skipped=True))
-        yield self.skipped_in_a_row[-1]
-        continue
-      self.skipped_in_a_row = []
-      if not math.isfinite(values["gradient_norm"]):
-        yield BadStep(step, values["loss"], is_skipped=False)
+      outcome = StepOutcome(step, values["loss"], bool(values["skipped"]), values["gradient_norm"])
+      self.counts.skipped_steps += outcome.is_skipped
+      self.skipped_in_a_row = extend_row(self.skipped_in_a_row, outcome)
+      yield outcome
 
   def close_window(self) -> dict[str, float]:
-    """The record of the settled steps since the last one; means are of those not skipped."""
+    """Returns the record of the steps settled since the last call.
+
+    Means are taken over the steps that were not skipped.
+    """
     seconds = time.monotonic() - self._started_seconds
     good = [step for step in self._window if not step["skipped"]]
     examples = sum(step["examples"] for step in self._window)

@@ -1,7 +1,7 @@
-"""SIGTERM: the notice that a machine is about to be taken away.
+"""Handles SIGTERM, the notice that a machine is about to be taken away.
 
 The run saves a checkpoint of the step that it is at and ends with `EXIT_TERMINATED`; the same
-command goes on from there.
+command resumes from there.
 """
 
 import signal
@@ -10,12 +10,11 @@ import threading
 import jax
 from jax.experimental import multihost_utils
 
-EXIT_TERMINATED = 143
-"""Exit code after SIGTERM (128 + 15, as of a shell): no step is lost, start again."""
+from train.run.exit_codes import EXIT_TERMINATED
 
 
 class Terminated(SystemExit):
-  """Raised when everything is saved. Ends the process with `EXIT_TERMINATED`."""
+  """Is raised when everything is saved, and ends the process with `EXIT_TERMINATED`."""
 
   def __init__(self):
     super().__init__(EXIT_TERMINATED)
@@ -24,8 +23,8 @@ class Terminated(SystemExit):
 class Termination:
   """Listens for the signal. Use as a context manager, in the main thread.
 
-  Several processes get the signal at different times, or only one of them does. JAX then lets them
-  agree at which of their common points all of them stop.
+  Several processes get the signal at different times, or only one of them gets it. JAX lets them
+  agree on the one of their common points at which all of them stop.
   """
 
   def __init__(self):
@@ -45,12 +44,15 @@ class Termination:
       signal.signal(signal.SIGTERM, self._previous)
 
   def is_due(self) -> bool:
-    """Whether to stop here; to be called at the same points of the run in all processes."""
+    """Returns whether to stop here.
+
+    Must be called at the same points of the run in all processes.
+    """
     if self._is_alone:
       return self._requested.is_set()
     self._points += 1
     return multihost_utils.reached_preemption_sync_point(self._points)
 
   def is_due_alone(self) -> bool:
-    """Whether to stop at once, where the processes have no common point: only one process can."""
+    """Returns whether to stop at once, outside the common points: only a single process can."""
     return self._is_alone and self._requested.is_set()

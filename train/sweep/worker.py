@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import math
 import pathlib
-import re
 import shlex
 import subprocess
 import sys
@@ -13,7 +12,9 @@ from collections.abc import Mapping
 
 from nfnet.errors import UserError
 from nfnet.weights.checkpoint_reader import newest_step
-from train.launch.job import FINAL_EXIT_CODES
+from train.run.exit_codes import EXIT_DONE, FINAL_EXIT_CODES, shell_exit_code
+from train.run.faults import DIVERGED
+from train.run.records.metrics import read_metrics
 from train.sweep.claim import Claim, claim_trial, worker_name
 from train.sweep.dead_workers import DeadWorkerWatch
 from train.sweep.folder import DONE, FAILED, RUNNING, WAITING, Entry, SweepFolder
@@ -33,9 +34,6 @@ TRIAL_PROGRAM = (sys.executable, "-m", "train.sweep.trial_process")
 
 _POLL_SECONDS = 0.5
 _IDLE_SECONDS = 2.0
-# What the training loop says when losses or gradients stay not finite. Another rate may do better,
-# so it is a result of the search.
-_DIVERGED = re.compile(r"lower optimizer\.peak_learning_rate=")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -184,10 +182,16 @@ class Worker:
         raise
       if ended is None:
         return
-      if ended.exit_code == 0:
+      if ended.exit_code == EXIT_DONE:
         self._finish(claim, trial)
       elif ended.exit_code in FINAL_EXIT_CODES:
-        self._fail(claim, ended.last_line, exit_code=ended.exit_code)
+        self._fail(
+          claim,
+          ended.last_line,
+          exit_code=ended.exit_code,
+          # Another rate may do better, so divergence is a result of the search.
+          diverged=has_diverged(self._folder.workdir(trial.name)),
+        )
       else:
         claim.move(WAITING, started(starts if self._stop.is_requested() else starts + 1))
 
@@ -225,7 +229,7 @@ class Worker:
         raise
     if code is None:
       return None
-    return _Ended(exit_code=code if code >= 0 else 128 - code, last_line=_last_line(log, began))
+    return _Ended(exit_code=shell_exit_code(code), last_line=_last_line(log, began))
 
   def _wait(self, process: subprocess.Popen, claim: Claim) -> int | None:
     """Returns the exit code of a trial's process; None if another worker has the trial by now."""
@@ -261,7 +265,6 @@ class Worker:
   def _fail(
     self, claim: Claim, reason: str, *, exit_code: int | None = None, diverged: bool = False
   ) -> None:
-    diverged = diverged or _DIVERGED.search(reason) is not None
     claim.move(
       FAILED,
       {
@@ -282,6 +285,15 @@ class Worker:
 def is_failed(entry: Entry) -> bool:
   """Returns whether the trial failed for a reason other than its learning rate."""
   return entry.state == FAILED and not entry.read().get("diverged")
+
+
+def has_diverged(workdir: pathlib.Path) -> bool:
+  """Returns whether the last record of a run in metrics.jsonl says that it stopped by diverging."""
+  try:
+    records = read_metrics(workdir)
+  except UserError:
+    return False
+  return bool(records) and records[-1].get("fault") == DIVERGED
 
 
 def _last_line(log: pathlib.Path, began: int) -> str:

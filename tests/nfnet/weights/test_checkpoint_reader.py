@@ -10,7 +10,7 @@ import pytest
 
 from nfnet.errors import UserError
 from nfnet.weights.checkpoint_reader import read_checkpoint
-from train.run.checkpoints import Checkpoints
+from train.run.checkpoints.manager import Checkpoints
 
 
 def params(step):
@@ -23,7 +23,7 @@ def workdir(tmp_path):
     for step, ema in ((9, True), (10, False)):
       checkpoints.save(
         step,
-        params=params(step),
+        parameters=params(step),
         ema=params(-step) if ema else None,
         optimizer={"momentum": params(0)},
         data_state={},
@@ -57,13 +57,13 @@ def test_devices_of_the_writer_do_not_matter(tmp_path):
   code = """
     import sys
     import jax, jax.numpy as jnp
-    from train.run.checkpoints import Checkpoints
+    from train.run.checkpoints.manager import Checkpoints
 
     mesh = jax.make_mesh((16,), ("data",))
     w = jax.device_put(jnp.arange(64.0), jax.NamedSharding(mesh, jax.P("data")))
     with Checkpoints(sys.argv[1], keep=1) as checkpoints:
       checkpoints.save(
-        1, params={"w": w}, ema=None, optimizer={"w": w}, data_state={}, metadata={}
+        1, parameters={"w": w}, ema=None, optimizer={"w": w}, data_state={}, metadata={}
       )
   """
   environment = {

@@ -13,7 +13,7 @@ from nfnet.weights.timm import save_timm
 from tests.nfnet.weights.whole_networks import NUM_CLASSES, assert_bit_equal, without_memory
 from train.config.config_file import to_json
 from train.config.experiment import Experiment, Model
-from train.run.checkpoints import Checkpoints
+from train.run.checkpoints.manager import Checkpoints
 
 SAVERS = {"haiku": save_haiku, "timm": save_timm}
 
@@ -75,7 +75,7 @@ def workdir(tmp_path_factory):
   with Checkpoints(str(folder), keep=1) as checkpoints:
     checkpoints.save(
       1,
-      params=trained,
+      parameters=trained,
       ema=averaged,
       optimizer={"momentum": np.zeros(3, np.float32)},
       data_state={},

@@ -219,20 +219,20 @@ def test_the_manifest(topology, shared, spot):
     ("[PodFailurePolicy]", "[BackoffLimitExceeded]", "the reason that podFailurePolicy gives"),
     ("replicas: 1", "replicas: 2", "one slice is one job"),
     ("Indexed", "NonIndexed", "GKE numbers the workers by it"),
-    ("parallelism: $hosts", "parallelism: 4", "parallelism is 4, must be 16: one pod a host"),
-    ("completions: $hosts", "completions: 4", "completions is 4, must be 16: one pod a host"),
-    ("backoffLimit: 0", "backoffLimit: 3", "processes cannot come back one by one"),
-    ("restartPolicy: Never", "restartPolicy: OnFailure", "demands it beside podFailurePolicy"),
+    ("parallelism: $hosts", "parallelism: 4", "parallelism is 4, must be 16: one pod per host"),
+    ("completions: $hosts", "completions: 4", "completions is 4, must be 16: one pod per host"),
+    ("backoffLimit: 0", "backoffLimit: 3", "processes cannot be restarted one by one"),
+    ("restartPolicy: Never", "restartPolicy: OnFailure", "requires it with podFailurePolicy"),
     ("containerName: train", "containerName: main", "the container that trains"),
     ("operator: In", "operator: NotIn", "all other codes are tried again"),
     ("values: $final_exit_codes", "values: [75]", "all other codes are tried again"),
     ("nodeSelector: $node_selector", "nodeSelector: {}", "nodeSelector must have cloud.google"),
     ("google.com/tpu: $chips_per_host", "google.com/tpu: 8", "must have google.com/tpu: 4"),
-    ("- name: shared\n", "- name: other\n", "names 'other', which is no volume"),
+    ("- name: shared\n", "- name: other\n", "names 'other', which is not a volume"),
     ("mountPath: /dev/shm", "mountPath: /shm", "nothing is mounted at /dev/shm"),
     ("mountPath: $shared_folder", "mountPath: /mnt", "nothing is mounted at /shared"),
-    ("spec:", "spec", "is no template of YAML"),
-    ("$hosts", "$workers", "is no template of YAML: 'workers'"),
+    ("spec:", "spec", "is not a valid template of YAML"),
+    ("$hosts", "$workers", "is not a valid template of YAML: 'workers'"),
   ],
 )
 def test_a_template_that_would_not_run_is_one_line(old, new, message):
@@ -481,16 +481,18 @@ def test_the_command_writes_what_would_run_and_says_what_it_is():
     assert result.returncode == 0, result.stderr
     assert result.stdout == expected
     (line,) = result.stderr.splitlines()
-    assert line.endswith("4x4x4 = 64 chips (v4-128) = 16 worker(s); 4096 images a step = 64 a chip")
+    assert line.endswith(
+      "4x4x4 = 64 chips (v4-128) = 16 worker(s); 4096 images per step = 64 per chip"
+    )
 
 
 @pytest.mark.parametrize(
   ("arguments", "message"),
   [
-    ([], "--to=None: say what starts the run: queued_resources, jobset, xpk"),
+    ([], "--to=None: name what starts the run: queued_resources, jobset, xpk"),
     (["--to=slurm"], "flag --to=slurm"),
     (arguments_of("jobset", topology="v4:3x3x3"), "--topology=v4:3x3x3: there is no such slice"),
-    ([*arguments_of("queued_resources"), "--spot", "--reserved"], "one or the other"),
+    ([*arguments_of("queued_resources"), "--spot", "--reserved"], "exclude each other"),
   ],
 )
 def test_the_command_writes_nothing_where_it_cannot(arguments, message):

@@ -3,16 +3,20 @@
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 
 import jax
 import numpy as np
 import pytest
+from absl import flags
+from absl.testing import flagsaver
 
+from nfnet.errors import UserError
 from nfnet.weights.checkpoint_reader import read_checkpoint
 from tests.repository import ROOT
+from tests.train.runs import free_port
+from train.run.compilation_cache import use_compilation_cache
 
 STEPS = 4
 CHECKPOINT = 2
@@ -60,7 +64,7 @@ def start(workdir, data, *arguments):
 
 
 def finish(process):
-  """Programs found and written, and stderr."""
+  """Returns the numbers of programs found and written, and stderr."""
   output, errors = process.communicate(timeout=500)
   assert process.returncode == 0, errors
   found, written = json.loads(output.splitlines()[-1])
@@ -80,16 +84,8 @@ def programs(folder):
 
 
 @pytest.fixture(scope="module")
-def without(digits, tmp_path_factory):
-  workdir = tmp_path_factory.mktemp("without") / "run"
-  found, written, _ = finish(start(workdir, digits))
-  assert (found, written) == (0, 0)
-  return workdir
-
-
-@pytest.fixture(scope="module")
 def first(digits, tmp_path_factory):
-  """A workdir and the cache that its run has filled."""
+  """Returns a workdir and the cache that its run has filled."""
   folder = tmp_path_factory.mktemp("with")
   found, written, errors = finish(
     start(folder / "run", digits, f"--compilation_cache={folder / 'new' / 'cache'}")
@@ -105,11 +101,7 @@ def test_the_first_start_compiles_each_step_once(first):
   assert len(steps) == 2  # training, evaluation
 
 
-def test_the_same_results_to_the_bit(first, without):
-  assert_equal_to_the_bit(first[0], without)
-
-
-def test_a_restart_compiles_nothing_that_the_first_start_compiled(first, without, digits, tmp_path):
+def test_a_restart_compiles_nothing_that_the_first_start_compiled(first, digits, tmp_path):
   workdir, cache = tmp_path / "run", tmp_path / "cache"
   shutil.copytree(first[0], workdir)
   shutil.copytree(first[1], cache)
@@ -120,11 +112,26 @@ def test_a_restart_compiles_nothing_that_the_first_start_compiled(first, without
   new = set(programs(cache)) - set(programs(first[1]))
   assert not [name for name in new if "step" in name]
   assert errors == ""
-  assert_equal_to_the_bit(workdir, without)
+  # The first start found nothing, so its results are those of programs that were just compiled.
+  assert_equal_to_the_bit(workdir, first[0])
 
 
 @pytest.mark.slow
-def test_programs_cut_short_are_compiled_anew(first, without, digits, tmp_path):
+def test_without_the_flag_nothing_is_kept_and_results_are_the_same(first, digits, tmp_path):
+  found, written, _ = finish(start(tmp_path / "run", digits))
+  assert (found, written) == (0, 0)
+  assert_equal_to_the_bit(tmp_path / "run", first[0])
+
+
+def test_without_the_flag_nothing_is_set():
+  flags.FLAGS.mark_as_parsed()
+  before = jax.config.jax_compilation_cache_dir
+  use_compilation_cache()
+  assert jax.config.jax_compilation_cache_dir == before
+
+
+@pytest.mark.slow
+def test_programs_cut_short_are_compiled_anew(first, digits, tmp_path):
   workdir, cache = tmp_path / "run", tmp_path / "cache"
   shutil.copytree(first[1], cache)
   cut = [path for path in cache.iterdir() if path.name.startswith("jit_step_on_device")]
@@ -133,7 +140,7 @@ def test_programs_cut_short_are_compiled_anew(first, without, digits, tmp_path):
   found, _, errors = finish(start(workdir, digits, f"--compilation_cache={cache}"))
   assert found == len(programs(cache)) - len(cut)
   assert "Error reading persistent compilation cache entry for 'jit_step_on_device'" in errors
-  assert_equal_to_the_bit(workdir, without)
+  assert_equal_to_the_bit(workdir, first[0])
 
 
 @pytest.mark.slow
@@ -141,9 +148,7 @@ def test_processes_that_start_together_share_a_folder(digits, tmp_path):
   workdirs = [tmp_path / "first", tmp_path / "second"]
   results = []
   for workdir in workdirs:
-    with socket.socket() as some:
-      some.bind(("localhost", 0))
-      who = [f"--coordinator=localhost:{some.getsockname()[1]}", "--process_count=2"]
+    who = [f"--coordinator=localhost:{free_port()}", "--process_count=2"]
     processes = [
       start(
         *(workdir, digits, f"--compilation_cache={tmp_path / 'cache'}"),
@@ -164,14 +169,14 @@ def test_processes_that_start_together_share_a_folder(digits, tmp_path):
 @pytest.mark.parametrize(
   ("folder", "message"),
   [
-    ("gs://bucket/cache", "not a folder; mount the bucket and give its path"),
+    ("gs://bucket/cache", "is not a folder; mount the bucket and give its path"),
     (__file__, "cannot be written: File exists; give another folder"),
   ],
 )
-def test_a_folder_that_cannot_be_is_one_line(folder, message, digits, tmp_path):
-  process = start(tmp_path / "run", digits, f"--compilation_cache={folder}")
-  _, errors = process.communicate(timeout=100)
-  assert process.returncode == 2
-  (line,) = errors.splitlines()
-  assert f"--compilation_cache={folder}" in line
-  assert message in line
+def test_a_folder_that_cannot_be_is_one_line(folder, message):
+  flags.FLAGS.mark_as_parsed()
+  with flagsaver.flagsaver(compilation_cache=folder), pytest.raises(UserError) as error:
+    use_compilation_cache()
+  assert f"--compilation_cache={folder}" in str(error.value)
+  assert message in str(error.value)
+  assert "\n" not in str(error.value)

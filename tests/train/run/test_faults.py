@@ -1,190 +1,151 @@
-"""Steps that go wrong in real runs. What is wrong is put into the loss of chosen steps."""
+"""What is decided about bad steps: values in, decisions out, no training."""
 
 import dataclasses
-import functools
+import math
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nfnet.errors import UserError
-from tests.train.runs import final_sha256
-from tests.train.small_network import TINY
-from train.audit_data import audit
-from train.config.experiment import Data, Experiment, Faults, Model, Optimizer, Schedule
-from train.run import loop
-from train.run.checkpoints import Checkpoints
-from train.step import train_step
-from train.step.sharding.mesh import make_mesh
+from train.config.experiment import Experiment, Faults, Optimizer
+from train.run.faults import (
+  RollBack,
+  StepOutcome,
+  Stop,
+  decide,
+  extend_row,
+  is_finite,
+  is_left_out,
+  stop_message,
+)
 
-BATCH_SIZE = 16
-GOES_BACK = "is not finite: back to step"
-
-
-pytestmark = pytest.mark.usefixtures("small_networks")
-
-
-@pytest.fixture(autouse=True)
-def one_device(monkeypatch):
-  """Which compiles in a fraction of the time of eight."""
-  monkeypatch.setattr(loop, "make_mesh", functools.partial(make_mesh, jax.devices()[:1]))
-
-
-@pytest.fixture(scope="module")
-def experiment(digits):
-  return Experiment(
-    name="faults",
-    model=Model(variant=TINY.name, compute_dtype="float32", block_execution="unrolled"),
-    data=Data(
-      path=str(digits),
-      num_classes=10,
-      batch_size=BATCH_SIZE,
-      evaluation_batch_size=40,
-      train_pixels=16,
-      evaluation_pixels=16,
-      evaluation_resize_margin=0,
-    ),
-    optimizer=Optimizer(peak_learning_rate=0.1, warmup_steps=3, ema_decay=0.9),
-    schedule=Schedule(train_steps=14, log_every_steps=7, checkpoint_every_steps=4),
-  )
-
-
-@jax.custom_vjp
-def without_gradient(losses, is_bad):
-  return losses
-
-
-without_gradient.defvjp(
-  lambda losses, is_bad: (losses, is_bad),
-  lambda is_bad, cotangent: (cotangent * jnp.where(is_bad, jnp.nan, 1.0), None),
+FAULTS = Faults(
+  then="roll_back", skipped_in_a_row_max=3, roll_back_steps=2, roll_backs_max=2, loss_max=None
 )
 
 
-@pytest.fixture
-def fault(monkeypatch):
-  """A function that makes `kind` of steps bad: "loss" or "gradient"."""
-  example_losses, put_batch = train_step.example_losses, loop.put_batch
-
-  def inject(kind, steps):
-    def marked(batch, mesh):
-      if int(batch["position"][0]) // BATCH_SIZE + 1 in steps:
-        batch = {**batch, "labels": np.full_like(batch["labels"], -1)}
-      return put_batch(batch, mesh)
-
-    def losses_of(loss, logits, targets):
-      losses = example_losses(loss, logits, targets)
-      is_bad = jnp.sum(targets, axis=-1) == 0
-      if kind == "loss":
-        return jnp.where(is_bad, jnp.inf, losses)
-      return without_gradient(losses, is_bad)
-
-    monkeypatch.setattr(loop, "put_batch", marked)
-    monkeypatch.setattr(train_step, "example_losses", losses_of)
-
-  return inject
+def good(step):
+  return StepOutcome(step, 1.0, is_skipped=False, gradient_norm=2.0)
 
 
-def events(records):
-  return [(r["step"], r["text"]) for r in records if r["kind"] == "event"]
+def skipped(step, loss=math.inf):
+  return StepOutcome(step, loss, is_skipped=True, gradient_norm=math.nan)
 
 
-def with_faults(experiment, **changes):
-  return dataclasses.replace(experiment, faults=Faults(**changes))
+def without_gradient(step):
+  return StepOutcome(step, 1.0, is_skipped=False, gradient_norm=math.inf)
 
 
-def test_a_loss_that_is_not_finite_is_skipped_and_counted(experiment, fault, tmp_path):
-  fault("loss", {5, 13})
-  records = loop.train(experiment, str(tmp_path))
-  assert events(records) == [
-    (5, "step 5 was skipped: loss inf"),
-    (13, "step 13 was skipped: loss inf"),
-  ]
-  trained = [r for r in records if r["kind"] == "train"]
-  assert [(r["step"], r["skipped_steps"]) for r in trained] == [
-    (4, 0),
-    (7, 1),
-    (8, 1),
-    (12, 1),
-    (14, 2),
-  ]
-  assert all(np.isfinite(r["loss"]) for r in trained)
+def decide_after_three(first=11, *, faults=FAULTS, checkpoint_steps=(4, 8), roll_backs=0):
+  row = [skipped(first), skipped(first + 1, math.nan), skipped(first + 2)]
+  return decide(row[-1], row, faults, checkpoint_steps=checkpoint_steps, roll_backs=roll_backs)
 
 
-def test_a_gradient_that_is_not_finite_leaves_what_skipping_its_step_leaves(
-  experiment, fault, tmp_path
+@pytest.mark.parametrize(
+  ("outcome", "is_bad"), [(good(1), False), (skipped(1), True), (without_gradient(1), True)]
+)
+def test_a_step_is_bad_if_it_was_skipped_or_its_gradient_is_not_finite(outcome, is_bad):
+  assert outcome.is_bad == is_bad
+
+
+def test_a_row_of_skipped_steps_ends_with_any_other_step():
+  row, rows = (), []
+  for outcome in (skipped(1), good(2), skipped(3), skipped(4), without_gradient(5), skipped(6)):
+    row = extend_row(row, outcome)
+    rows.append([one.step for one in row])
+  assert rows == [[1], [], [3], [3, 4], [], [6]]
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_few_skipped_steps_decide_nothing(count):
+  row = [skipped(5 + i) for i in range(count)]
+  assert decide(row[-1], row, FAULTS, checkpoint_steps=[4], roll_backs=0) is None
+
+
+@pytest.mark.parametrize(
+  ("checkpoint_steps", "to_step"), [((), 0), ((4,), 4), ((4, 8, 12), 8), ((9, 12), 0)]
+)
+def test_a_gradient_that_is_not_finite_rolls_back_and_leaves_out_its_step(
+  checkpoint_steps, to_step
 ):
-  fault("loss", {2, 7})
-  loop.train(experiment, str(tmp_path / "skipped"))
-  fault("gradient", {2, 7})
-  records = loop.train(experiment, str(tmp_path / "rolled back"))
-  # From the beginning, since step 2 comes before the first checkpoint; later from step 4.
-  assert events(records) == [
-    (0, f"the gradient of step 2 {GOES_BACK} 0, and on without the batches of steps 2 to 2"),
-    (4, f"the gradient of step 7 {GOES_BACK} 4, and on without the batches of steps 7 to 7"),
-  ]
-  assert final_sha256(tmp_path / "rolled back") == final_sha256(tmp_path / "skipped")
-  found = audit(str(tmp_path / "rolled back"))
-  assert (found.steps, found.starts, found.left_out) == (14, 3, 2 * BATCH_SIZE)
+  decision = decide(
+    without_gradient(9), (), FAULTS, checkpoint_steps=checkpoint_steps, roll_backs=0
+  )
+  assert (decision.to_step, decision.left_out) == (to_step, (9, 9))
+  assert decision.describe() == (
+    f"the gradient of step 9 is not finite: rolled back to step {to_step}, leaving out the batches "
+    "of steps 9 to 9"
+  )
 
 
-def test_several_in_a_row_roll_back_to_before_they_began(experiment, fault, tmp_path):
-  fault("loss", {11, 12, 13})
-  careful = with_faults(experiment, then="roll_back", skipped_in_a_row_max=3, roll_back_steps=2)
-  records = loop.train(careful, str(tmp_path))
-  # The checkpoint of step 8 is the newest that is older than step 9.
-  (event,) = events(records)
-  assert event[0] == 8
-  assert event[1].startswith("3 steps in a row were skipped, from step 11 (loss inf) to 13")
-  assert event[1].endswith("back to step 8, and on without the batches of steps 9 to 13")
-  assert audit(str(tmp_path)).left_out == 5 * BATCH_SIZE
-  with Checkpoints(str(tmp_path), keep=2) as checkpoints:
-    assert checkpoints.all_steps()[-1] == 14
+@pytest.mark.parametrize("then", ["stop", "roll_back"])
+def test_a_gradient_that_is_not_finite_rolls_back_whatever_skipped_steps_do(then):
+  faults = dataclasses.replace(FAULTS, then=then)
+  decision = decide(without_gradient(9), (), faults, checkpoint_steps=[4], roll_backs=0)
+  assert isinstance(decision, RollBack)
 
 
-def test_what_is_left_out_stays_so_when_the_run_is_resumed(experiment, fault, tmp_path):
-  fault("loss", {6, 7})
-  careful = with_faults(experiment, then="roll_back", skipped_in_a_row_max=2, roll_back_steps=1)
-  loop.train(careful, str(tmp_path))
-  expected = final_sha256(tmp_path)
-  with Checkpoints(str(tmp_path), keep=2) as checkpoints:
-    checkpoints.delete_after(12)
-  # Nothing is wrong any more, yet the steps before step 12 are not done again.
-  fault("loss", set())
-  loop.train(careful, str(tmp_path))
-  assert final_sha256(tmp_path) == expected
-  with Checkpoints(str(tmp_path), keep=2) as checkpoints:
-    checkpoints.delete_after(4)
-  # From step 4, where nothing was left out yet.
-  loop.train(careful, str(tmp_path))
-  assert final_sha256(tmp_path) != expected
+@pytest.mark.parametrize(
+  ("checkpoint_steps", "to_step", "left_out"),
+  [
+    # The newest checkpoint that is older than the two steps before the first bad one.
+    ((4, 8), 8, (9, 13)),
+    ((4, 8, 12), 8, (9, 13)),
+    ((4, 9), 4, (9, 13)),
+    # No checkpoint is that old: the oldest there is.
+    ((10,), 10, (11, 13)),
+    ((9, 10), 9, (10, 13)),
+    ((), 0, (9, 13)),
+    ((11, 12), 0, (9, 13)),
+  ],
+)
+def test_several_skipped_in_a_row_roll_back_to_before_they_began(
+  checkpoint_steps, to_step, left_out
+):
+  decision = decide_after_three(checkpoint_steps=checkpoint_steps)
+  assert (decision.to_step, decision.left_out) == (to_step, left_out)
+  assert decision.reason == (
+    "3 steps in a row were skipped, from step 11 (loss inf) to 13 (loss inf)"
+  )
 
 
-def test_several_in_a_row_stop_the_run_if_so_configured(experiment, fault, tmp_path):
-  fault("loss", {6, 7})
-  with pytest.raises(UserError, match=r"2 steps in a row .* from step 6 .* to 7 .*then='stop'"):
-    loop.train(with_faults(experiment, skipped_in_a_row_max=2), str(tmp_path))
+def test_what_is_left_out_begins_with_the_run():
+  assert decide_after_three(first=1, checkpoint_steps=()).left_out == (1, 3)
 
 
-def test_rolling_back_has_an_end(experiment, fault, tmp_path):
-  fault("gradient", {6, 7, 9})
-  with pytest.raises(UserError, match=r"step 9 is not finite, after faults\.roll_backs_max=2 ear"):
-    loop.train(with_faults(experiment, roll_backs_max=2), str(tmp_path))
+def test_several_skipped_in_a_row_stop_the_run_if_so_configured():
+  assert decide_after_three(faults=dataclasses.replace(FAULTS, then="stop")) == Stop(
+    "3 steps in a row were skipped, from step 11 (loss inf) to 13 (loss inf), and "
+    "faults.then='stop'"
+  )
 
 
-def test_nothing_that_is_not_finite_is_saved(experiment, monkeypatch, tmp_path):
-  monkeypatch.setattr(loop, "_is_finite", lambda state: state.optimizer.step < 8)
-  with pytest.raises(
-    UserError, match=r"state after step 8 is not finite and was not saved.*step 4"
+def test_rolling_back_has_an_end():
+  assert isinstance(decide_after_three(roll_backs=1), RollBack)
+  for decision in (
+    decide_after_three(roll_backs=2),
+    decide(without_gradient(9), (), FAULTS, checkpoint_steps=[4], roll_backs=2),
   ):
-    loop.train(experiment, str(tmp_path))
-  with Checkpoints(str(tmp_path), keep=2) as checkpoints:
-    assert checkpoints.all_steps() == [4]
+    assert isinstance(decision, Stop)
+    assert decision.reason.endswith(", after faults.roll_backs_max=2 earlier roll-backs")
+
+
+def test_ranges_that_are_left_out_include_both_ends():
+  left_out = {(3, 3), (5, 7)}
+  assert [step for step in range(1, 10) if is_left_out(step, left_out)] == [3, 5, 6, 7]
+  assert not is_left_out(1, set())
+
+
+def test_the_message_says_what_to_do():
+  experiment = Experiment(name="any", optimizer=Optimizer(peak_learning_rate=1.6))
+  assert stop_message("it happened", experiment, 100) == (
+    "it happened; the newest checkpoint is of step 100; lower optimizer.peak_learning_rate=1.6 or "
+    "optimizer.agc_clipping"
+  )
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_one_value_that_is_not_finite_is_seen(value):
   tree = {"a": np.ones((3, 4), np.float32), "step": np.int32(3), "b": np.zeros(5, np.float32)}
-  assert loop._is_finite(tree)
+  assert is_finite(tree)
   tree["a"][2, 1] = value
-  assert not loop._is_finite(tree)
+  assert not is_finite(tree)

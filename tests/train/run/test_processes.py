@@ -1,9 +1,9 @@
 """Real processes on one machine, over loopback."""
 
+import json
 import os
 import pathlib
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,11 +18,12 @@ from nfnet.errors import UserError
 from nfnet.weights.checkpoint_reader import read_checkpoint
 from tests.repository import ROOT
 from tests.train.data import image_files
+from tests.train.runs import free_port
 from tests.train.step.training import norm
 from train.audit_data import audit
-from train.run.processes import EXIT_LOST_PROCESS, joined
+from train.run.exit_codes import EXIT_LOST_PROCESS, EXIT_TERMINATED
+from train.run.processes import joined
 from train.run.records.metrics import read_metrics
-from train.run.termination import EXIT_TERMINATED
 
 DEVICES = 4
 STEPS = 8
@@ -62,14 +63,8 @@ def dataset(tmp_path_factory):
   return folder
 
 
-def free_port():
-  with socket.socket() as some:
-    some.bind(("localhost", 0))
-    return some.getsockname()[1]
-
-
 def start(workdir, dataset, count, **arguments):
-  """The processes, which have `DEVICES` devices together."""
+  """Starts the processes, which have `DEVICES` devices together."""
   port = free_port()
   fields = {**ARGUMENTS, "schedule.train_steps": STEPS, "data.path": dataset, **arguments}
   command = [sys.executable, "-m", "train.pretrain", "--config=tests/train/small_network.py"]
@@ -100,7 +95,7 @@ def finish(started):
 
 
 def assert_same(workdir, expected, *, steps=STEPS):
-  """Parameters, average and losses of two runs, up to the order of float32 sums."""
+  """Compares parameters, average and losses of two runs, up to the order of float32 sums."""
   for prefer_ema in (False, True):
     ours, theirs = (
       read_checkpoint(str(one), prefer_ema=prefer_ema)[0] for one in (workdir, expected)
@@ -110,7 +105,7 @@ def assert_same(workdir, expected, *, steps=STEPS):
   assert [record["step"] for record in ours] == [record["step"] for record in theirs]
   for one, other in zip(ours, theirs, strict=True):
     assert one["loss"] == pytest.approx(other["loss"], rel=1e-5)
-    # Of all processes together.
+    # Counted over all processes.
     assert one.get("bad_images") == other.get("bad_images")
   epochs = steps * 16 // 64
   assert [r["bad_images"] for r in ours if r["kind"] == "train"][-1] == epochs * BAD
@@ -195,7 +190,7 @@ import jax
 
 from nfnet.command_line import run_main
 from nfnet.errors import UserError
-from train import processes
+from train.run import processes
 
 
 def main(arguments):
@@ -263,49 +258,50 @@ def test_all_stop_at_one_step_when_one_of_them_is_terminated(one_process, datase
   assert (found.steps, found.starts, found.repeated_steps) == (200, 2, 0)
 
 
-def test_evaluation_by_two_processes_is_that_of_one(one_process, tmp_path):
+def test_evaluation_by_two_processes_is_that_of_the_run(one_process, tmp_path):
+  scores = tmp_path / "scores.json"
   command = [sys.executable, "-m", "tests.train.small_network", "train.evaluate"]
-  command += [f"--workdir={one_process}"]
-  port = free_port()
-  options = {
-    "cwd": ROOT,
-    "env": {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""},
-    "stdout": subprocess.PIPE,
-    "text": True,
-  }
-  who = [f"--coordinator=localhost:{port}", "--process_count=2"]
-  both = [subprocess.Popen([*command, *who, f"--process_index={i}"], **options) for i in range(2)]
-  alone = subprocess.run(command, check=True, **options).stdout
+  command += [f"--workdir={one_process}", f"--json={scores}", "--process_count=2"]
+  command += [f"--coordinator=localhost:{free_port()}"]
+  both = [
+    subprocess.Popen(
+      [*command, f"--process_index={i}"],
+      cwd=ROOT,
+      env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""},
+      stdout=subprocess.PIPE,
+      text=True,
+    )
+    for i in range(2)
+  ]
   first, second = (process.communicate(timeout=300)[0] for process in both)
-  assert "moving average" in alone
-  # What connects them prints too.
-  assert first.endswith(alone)
+  assert "moving average" in first
   assert "moving average" not in second
+  recorded = {r["ema"]: r for r in read_metrics(one_process) if r["kind"] == "evaluation"}
+  evaluations = json.loads(scores.read_text())["evaluations"]
+  assert [one["network"] for one in evaluations] == ["moving average", "parameters"]
+  for evaluation, is_ema in zip(evaluations, (True, False), strict=True):
+    assert evaluation["examples"] == 3
+    for name in ("loss", "top1"):
+      assert evaluation[name] == pytest.approx(recorded[is_ema][name], rel=1e-4)
 
 
 @pytest.mark.parametrize(
-  ("arguments", "message"),
+  ("told", "message"),
   [
-    (["--coordinator=localhost:1"], "all three, anywhere else"),
-    (["--multi_host", "--process_count=2"], "give --multi_host on a TPU slice, or"),
+    ({"coordinator": "localhost:1"}, "all three, anywhere else"),
+    ({"multi_host": True, "process_count": 2}, "give --multi_host on a TPU slice, or"),
     (
-      ["--coordinator=localhost:1", "--process_count=2", "--process_index=2"],
+      {"coordinator": "localhost:1", "process_count": 2, "process_index": 2},
       "--process_index=2 is not one of --process_count=2 processes",
     ),
   ],
 )
-def test_flags_that_do_not_fit_together_are_one_line(arguments, message, tmp_path):
-  command = [sys.executable, "-m", "train.pretrain", "--config=train/configs/demo_pretrain.py"]
-  run = subprocess.run(
-    [*command, f"--workdir={tmp_path}", *arguments],
-    capture_output=True,
-    text=True,
-    env={**os.environ, "JAX_PLATFORMS": "cpu"},
-    check=False,
-  )
-  assert run.returncode == 2
-  (line,) = run.stderr.splitlines()
-  assert message in line
+def test_flags_that_do_not_fit_together_are_one_line(told, message):
+  flags.FLAGS.mark_as_parsed()
+  with flagsaver.flagsaver(**told), pytest.raises(UserError) as error, joined():
+    pass
+  assert message in str(error.value)
+  assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(("error", "code"), [(RuntimeError, EXIT_LOST_PROCESS), (ValueError, 2)])
@@ -323,6 +319,4 @@ def test_a_host_that_is_not_there_yet_is_worth_another_start(error, code, monkey
     (line,) = capsys.readouterr().err.splitlines()
     assert line.endswith("Failed to recognize coordinator address x; start all of them again")
   else:
-    assert str(raised.value).endswith(
-      "cannot come together: Failed to recognize coordinator address x"
-    )
+    assert str(raised.value).endswith("cannot be joined: Failed to recognize coordinator address x")

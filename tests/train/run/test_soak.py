@@ -1,6 +1,6 @@
 """10,000 steps with saves, evaluations and restarts: nothing grows.
 
-Shared memory is that of the whole machine: nothing else may use it meanwhile.
+Segments of shared memory are counted on the whole machine: nothing else may use them meanwhile.
 """
 
 import os
@@ -13,8 +13,8 @@ import pytest
 
 from tests.train import runs
 from train.audit_data import audit
+from train.run.exit_codes import EXIT_TERMINATED
 from train.run.records.goodput import PHASES, read_goodput
-from train.run.termination import EXIT_TERMINATED
 
 STEPS = 10_000
 # Steps that take longer than their data, so that the batches that wait in shared memory are as many
@@ -34,7 +34,7 @@ RESTART_AT_STEPS = (3_000, 6_000)
 
 
 def sample(pid):
-  """Resident bytes, open files and segments of shared memory; None if the process is gone."""
+  """Returns resident bytes, open files and shared-memory segments; None if the process is gone."""
   try:
     status = pathlib.Path(f"/proc/{pid}/status").read_text()
     resident = int(status.split("VmRSS:")[1].split()[0]) * 1024
@@ -54,7 +54,7 @@ def test_10000_steps_need_no_more_at_their_end(digits, tmp_path):
   shared_before = len(os.listdir("/dev/shm"))
   began_seconds = time.time()
   for stop_at in (*RESTART_AT_STEPS, None):
-    process = runs.start(workdir, digits, tmp_path / "cache", tmp_path / "log", **FIELDS)
+    process = runs.start(workdir, digits, tmp_path / "log", **FIELDS)
     first, samples = newest_step(workdir), []
     while process.poll() is None:
       step = newest_step(workdir)

@@ -21,7 +21,8 @@ def metrics(loss, *, skipped=0.0, examples=8.0, gradient_norm=1.0):
 
 
 def settle(tally, running_max=0):
-  return list(tally.settle(running_max=running_max))
+  """Returns the bad ones of the steps that are settled."""
+  return [one for one in tally.settle(running_max=running_max) if one.is_bad]
 
 
 def test_means_are_of_the_steps_that_changed_something():
@@ -37,7 +38,7 @@ def test_means_are_of_the_steps_that_changed_something():
   assert (record["loss"], record["gradient_norm"]) == (2.0, 1.0)
   assert record["learning_rate"] == pytest.approx(0.3)
   assert record["skipped_steps"] == 1
-  assert tally.skipped_in_a_row == []
+  assert tally.skipped_in_a_row == ()
   # A window of its own.
   tally.add(4, metrics(5.0))
   settle(tally)
@@ -67,8 +68,8 @@ def test_skipped_steps_in_a_row_are_known_when_each_is_yielded():
   for step, skipped in enumerate((1.0, 0.0, 1.0, 1.0, 0.0), start=1):
     tally.add(step, metrics(9.0, skipped=skipped))
   rows = [[one.step for one in tally.skipped_in_a_row] for _ in tally.settle(running_max=0)]
-  assert rows == [[1], [3], [3, 4]]
-  assert tally.skipped_in_a_row == []
+  assert rows == [[1], [], [3], [3, 4], []]
+  assert tally.skipped_in_a_row == ()
 
 
 def test_a_gradient_that_is_not_finite_is_bad_though_its_step_was_not_skipped():

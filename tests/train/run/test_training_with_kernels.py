@@ -1,4 +1,4 @@
-"""Training with the ops' kernels, as Pallas interprets them, and with their references."""
+"""Training with the kernels of the ops, as Pallas interprets them, and with their references."""
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +15,8 @@ from train.step.model import arranged_parameter_shapes
 from train.step.optimizer import sgd_agc
 from train.step.parameter_groups import parameter_roles
 
-STEPS = 20
-BATCH = 16
+STEPS = 8
+BATCH = 8
 # Wide enough for the lanes, one and two groups, with and without projection and stride.
 SMALL = Variant(
   name="small",
@@ -39,7 +39,7 @@ def small(monkeypatch):
 
 @pytest.fixture
 def lowered_for_a_tpu(monkeypatch):
-  """Kernels run where they would on a TPU."""
+  """Kernels run, interpreted, wherever they would run on a TPU."""
 
   def platform_dependent(*arguments, tpu=None, default=None, cpu=None):
     return (tpu or cpu or default)(*arguments)
@@ -89,15 +89,15 @@ def losses(implementation):
   return np.array(result)
 
 
-def test_twenty_steps_agree(small, lowered_for_a_tpu):
+def test_eight_steps_agree(small, lowered_for_a_tpu):
   expected = losses("reference")
   assert not kernels.fallback_counts
   actual = losses("pallas")
   assert not kernels.fallback_counts
   # It learns: a tolerance for losses that do not change would mean nothing.
-  assert expected[-1] < 0.5 * expected[0]
-  # Float32 sums in another order, 2^-24 x sqrt(9 x 512) of a value at each step, and growing with
-  # the steps since they follow from one another.
+  assert expected[-1] < 0.7 * expected[0]
+  # Float32 sums in another order differ by 2^-24 x sqrt(9 x 512) of a value at each step, and the
+  # differences grow with the steps, which follow from one another.
   tolerance = 2**-24 * np.sqrt(9 * 512) * np.arange(1, STEPS + 1)
   assert (np.abs(actual - expected) <= tolerance * np.maximum(expected, 1)).all()
   assert not np.array_equal(actual, expected)

@@ -15,9 +15,9 @@ import pytest
 from nfnet.cost import count
 from tests.repository import ROOT
 from train.audit_data import audit
+from train.run.exit_codes import EXIT_TERMINATED
 from train.run.records.goodput import read_goodput
 from train.run.records.metrics import read_metrics
-from train.run.termination import EXIT_TERMINATED
 from train.sweep.finetuning import finetune_sweep
 from train.sweep.folder import SweepFolder
 from train.sweep.plan import load_plan, make_trial

@@ -14,7 +14,9 @@ from nfnet.errors import UserError
 from tests.repository import ROOT
 from tests.train.sweep import short_training
 from tests.train.sweep.short_training import KILLED, LONG
-from train.run.termination import EXIT_TERMINATED
+from train.run.exit_codes import EXIT_TERMINATED
+from train.run.faults import DIVERGED
+from train.run.records.metrics import MetricsWriter
 from train.sweep.claim import claim_trial
 from train.sweep.folder import DONE, FAILED, RUNNING, WAITING, SweepFolder
 from train.sweep.plan import load_plan
@@ -68,6 +70,19 @@ def test_exit_codes_decide(make):
   log = pathlib.Path(failure["log"]).read_text()
   assert log.count("python -m train.pretrain") == log.count("last words") == STARTS_MAX
   assert log.count("--compilation_cache=/nowhere") == STARTS_MAX
+
+
+def test_a_run_that_diverged_has_not_failed(make):
+  name = NAME.format(2)
+  with Stop() as stop:
+    folder, worker = make(stop, [2])
+    # What `train.run.loop` writes before it stops.
+    with MetricsWriter(str(folder.workdir(name)), restored_step=None) as metrics:
+      metrics.write({"step": 3, "kind": "event", "text": "any", "fault": DIVERGED})
+    worker.work()
+  entry = folder.entries()[name]
+  assert (entry.state, entry.read()["diverged"], entry.read()["exit_code"]) == (FAILED, True, 2)
+  assert not is_failed(entry)
 
 
 def test_starts_are_counted_from_the_last_progress(make):

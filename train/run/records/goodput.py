@@ -1,9 +1,9 @@
-"""Where a run's time goes: an append-only ledger, and what it adds up to.
+"""Accounts for a run's time: an append-only ledger, and what it adds up to.
 
-`goodput.jsonl` in the workdir has a line for each start of the run (or step that it went back to)
-and, about once a second, one with the seconds that each phase has taken since the line before. So a
-killed run loses a second of it. The phases split the time of the first process: what it waits for
-while it waits in a step is computation on the devices.
+`goodput.jsonl` in the workdir has a line for each start of the run, a line for each step that it
+went on from and, about once a second, a line with the seconds that each phase has taken since the
+line before. So a killed run loses a second of the ledger. The phases split the time of the first
+process; the time that it waits within a step is computation on the devices.
 """
 
 import contextlib
@@ -33,14 +33,14 @@ _SECONDS_BETWEEN_LINES = 1.0
 
 
 class Ledger:
-  """Writes the ledger of one start of the run. Use as a context manager.
+  """Writes the ledger of one start of the run. Use as a context manager, or call `close`.
 
-  Phases nest: the time of an inner one is not that of the outer. What is in no other phase is
-  start-up until the first step begins, and a step from then on.
+  Phases nest: the time of an inner phase does not count for the outer one. Time in no other phase
+  counts for start-up until the first step begins, and for steps from then on.
   """
 
   def __init__(self, workdir: str | None, *, began_seconds: float | None = None):
-    """Begins with start-up.
+    """Opens the ledger and begins with the start-up phase.
 
     Args:
       workdir: folder of the run; created if needed. None writes nothing.
@@ -72,24 +72,24 @@ class Ledger:
     self._thread.start()
 
   def goes_on_from(self, step: int) -> None:
-    """The run is at this step now; what was done beyond it is lost."""
+    """Records that the run is at this step now, and that what was done beyond it is lost."""
     self.write()
     self._step = step
     with self._lock:
       self._line({"goes_on_from_step": step})
 
   def begin_steps(self) -> None:
-    """Start-up is over."""
+    """Ends the start-up phase."""
     self._add()
     self._phases[0] = STEP
 
   def step_done(self, step: int) -> None:
-    """So many are done."""
+    """Sets the number of steps done."""
     self._step = step
 
   @contextlib.contextmanager
   def phase(self, name: str) -> Iterator[None]:
-    """What is done inside is of this phase."""
+    """Counts the time inside for one of `PHASES`."""
     self._add()
     self._phases.append(name)
     try:
@@ -99,7 +99,7 @@ class Ledger:
       self._phases.pop()
 
   def write(self) -> None:
-    """A line with what there is, so that the next one begins with this step."""
+    """Writes a line with the seconds so far, so that the next line begins with this step."""
     self._add()
     with self._lock:
       if self._seconds:
@@ -107,13 +107,13 @@ class Ledger:
         self._seconds = {}
 
   def close(self) -> None:
-    """Writes the last line."""
+    """Writes the last line and closes the file."""
     self._closed.set()
     self._thread.join()
     try:
       self.write()
     finally:
-      # What could not be written is reported once.
+      # An error of writing is reported once.
       with contextlib.suppress(OSError):
         self._file.close()
 
@@ -124,7 +124,7 @@ class Ledger:
     self.close()
 
   def _add(self) -> None:
-    """The time since the last call, to the present phase."""
+    """Adds the time since the last call to the present phase."""
     with self._lock:
       now_seconds = time.monotonic()
       phase = self._phases[-1]
@@ -138,15 +138,15 @@ class Ledger:
 
   def _write_regularly(self) -> None:
     while not self._closed.wait(_SECONDS_BETWEEN_LINES):
-      # The main thread will see it too.
+      # The main thread will see the error too.
       with contextlib.suppress(UserError):
         self.write()
 
 
 def process_began_seconds() -> float:
-  """`time.monotonic()` when this process was started; now where the system does not say."""
+  """Returns `time.monotonic()` when this process was started, or now if the system does not say."""
   try:
-    # The 22nd field; the second is a name in parentheses, which may hold spaces.
+    # The start time is the 22nd field; the second is a name in parentheses, which may hold spaces.
     fields = pathlib.Path("/proc/self/stat").read_text().rpartition(")")[2].split()
     started_seconds = int(fields[19]) / os.sysconf("SC_CLK_TCK")
     age_seconds = max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - started_seconds)
@@ -157,13 +157,13 @@ def process_began_seconds() -> float:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Goodput:
-  """What a ledger adds up to.
+  """Totals of a ledger.
 
   Attributes:
-    seconds: by phase; their sum is the time from the first start to the last line.
-    starts: of the run.
-    productive_core_hours: of steps that count: not lost, no wait for data.
-    total_core_hours: of all time in which a process held the devices.
+    seconds: seconds by phase; their sum is the time from the first start to the last line.
+    starts: number of starts of the run.
+    productive_core_hours: core-hours of steps that count: not lost, and without waiting for data.
+    total_core_hours: core-hours of all time in which a process held the devices.
   """
 
   seconds: dict[str, float]
@@ -173,15 +173,18 @@ class Goodput:
 
   @property
   def wall_seconds(self) -> float:
-    """From the first start to the last line."""
+    """Returns the seconds from the first start to the last line."""
     return sum(self.seconds.values())
 
 
 def read_goodput(workdir: str) -> Goodput:
-  """Adds up a ledger, of a run that goes on as well.
+  """Adds up the ledger of a run, which may still be going on.
+
+  Args:
+    workdir: folder of the run.
 
   Raises:
-    UserError: there is none, or it is damaged.
+    UserError: there is no ledger, or it is damaged.
   """
   path = pathlib.Path(workdir) / LEDGER_FILE
   try:
@@ -190,7 +193,7 @@ def read_goodput(workdir: str) -> Goodput:
   except OSError as error:
     raise UserError(f"ledger {str(path)!r} cannot be read: {error.strerror}") from error
   except ValueError as error:
-    raise UserError(f"ledger {str(path)!r} has a line that is no record: {error}") from error
+    raise UserError(f"ledger {str(path)!r} has a line that is not a record: {error}") from error
   return _add_up(records)
 
 
@@ -228,13 +231,14 @@ def _add_up(records: list[dict[str, Any]]) -> Goodput:
 
 
 def _lost(seconds: dict[str, float]) -> dict[str, float]:
+  """Moves the seconds that are lost with their step to the phase of lost work."""
   lost = sum(value for phase, value in seconds.items() if phase in _LOST_WITH_ITS_STEP)
   kept = {phase: value for phase, value in seconds.items() if phase not in _LOST_WITH_ITS_STEP}
   return {**kept, LOST_WORK: kept.get(LOST_WORK, 0.0) + lost}
 
 
 def as_text(goodput: Goodput) -> str:
-  """A table."""
+  """Formats the totals as a table."""
   wall_seconds = goodput.wall_seconds
   rows = [
     (phase, f"{goodput.seconds[phase]:.1f}", f"{goodput.seconds[phase] / wall_seconds:.1%}")
@@ -252,12 +256,12 @@ def as_text(goodput: Goodput) -> str:
 
 
 def _cores(device: jax.Device) -> int:
-  """A TPU v4 chip is one device with two cores."""
+  """Returns the number of cores of a device: a TPU v4 chip is one device with two cores."""
   return getattr(device, "num_cores", None) or 1
 
 
 def _drop_cut_line(path: pathlib.Path) -> None:
-  """That a kill has left without its end."""
+  """Removes a last line that a kill has left without its end."""
   if path.is_file():
     content = path.read_bytes()
     whole = content[: content.rfind(b"\n") + 1]

@@ -1,10 +1,11 @@
-"""Which images a run has trained on: a compact record that can prove that each came once an epoch.
+"""Records which images a run has trained on, compactly, so that an audit can prove it.
 
 `ids/PROCESS.bin` in the workdir has one record of 48 bytes for each batch that a process was given
-(two where a batch spans two epochs). The ids are in it as a sum of 64-bit hashes: sums of
-processes add up to that of the global batch and those of batches to that of an epoch, in any order,
-and two sets of ids that are not the same have the same sum with a probability of 2^-64.
-`ids/order.json` says what the order is made from. `train.audit_data` reads both.
+(two records where a batch spans two epochs). It holds the ids as a sum of 64-bit hashes: the sums
+of processes add up to the sum of the global batch, and those of batches to the sum of an epoch, in
+any order, and two different sets of ids have the same sum with a probability of 2^-64.
+`ids/order.json` says what the order of the images follows from. `train.audit_data` reads both and
+proves that each image came once in each epoch.
 """
 
 import json
@@ -23,21 +24,28 @@ IDS_FOLDER = "ids"
 ORDER_FILE = "order.json"
 RECORD = np.dtype(
   [
-    ("start", "<u8"),  # Nanoseconds since 1970 at which the run was started or went back.
-    ("step", "<u8"),  # That used the batch, counted from 1.
-    ("id_sum", "<u8"),  # Of `hash_ids`, modulo 2^64.
+    ("start", "<u8"),  # Nanoseconds since 1970 at which the run was started or rolled back.
+    ("step", "<u8"),  # Number of the step that used the batch, counted from 1.
+    ("id_sum", "<u8"),  # Sum of `hash_ids`, modulo 2^64.
     ("epoch", "<u4"),
-    ("images", "<u4"),  # Of the process.
-    ("blank", "<u4"),  # Of these, those that could not be decoded.
+    ("images", "<u4"),  # Number of images that the process had.
+    ("blank", "<u4"),  # Number of these that could not be decoded.
     ("processes", "<u4"),
     ("left_out", "<u4"),  # 1 where the run went on without the batch, after rolling back.
-    ("crc32", "<u4"),  # Of what is before.
+    ("crc32", "<u4"),  # CRC of the fields above.
   ]
 )
 
 
 def hash_ids(ids: np.ndarray) -> np.ndarray:
-  """uint64 of the same shape; the mixing of splitmix64 (https://prng.di.unimi.it/splitmix64.c)."""
+  """Returns 64-bit hashes of the ids, by splitmix64 (https://prng.di.unimi.it/splitmix64.c).
+
+  Args:
+    ids: integers of any shape.
+
+  Returns:
+    uint64 of the same shape.
+  """
   x = ids.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
   x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
   x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -45,7 +53,7 @@ def hash_ids(ids: np.ndarray) -> np.ndarray:
 
 
 def id_sum(ids: np.ndarray) -> int:
-  """Of the hashes, modulo 2^64."""
+  """Returns the sum of the hashes of the ids, modulo 2^64."""
   return int(np.sum(hash_ids(ids), dtype=np.uint64))
 
 
@@ -55,14 +63,14 @@ class IdLog:
   def __init__(
     self, workdir: str, *, start: int, process: int, processes: int, order: Mapping[str, Any]
   ):
-    """Opens the record and appends to it.
+    """Opens the record to append to it.
 
     Args:
       workdir: folder of the run; created if needed.
-      start: the same number in all processes, greater than that of earlier starts.
-      process: index of this one.
-      processes: in all.
-      order: what `order.json` is to say, written by the first process.
+      start: number of this start, the same in all processes, greater than those of earlier starts.
+      process: index of this process.
+      processes: number of processes.
+      order: content of `order.json`, which the first process writes.
 
     Raises:
       UserError: `workdir` cannot be written.
@@ -81,12 +89,12 @@ class IdLog:
       self._file.truncate(self._file.tell() // RECORD.itemsize * RECORD.itemsize)
 
   def append(self, step: int, batch: Mapping[str, np.ndarray], *, left_out: bool = False) -> None:
-    """Records a batch of this process, in memory until `flush`.
+    """Records a batch of this process; it stays in memory until `flush`.
 
     Args:
-      step: that uses it.
-      batch: of `train.data.pipeline`.
-      left_out: it is not used.
+      step: number of the step that uses it.
+      batch: batch of `train.data.pipeline`.
+      left_out: whether the step goes on without it.
     """
     epochs = batch["position"] // self._epoch_images
     for epoch in np.unique(epochs):
@@ -102,7 +110,9 @@ class IdLog:
         self._file.write(record.tobytes())
 
   def flush(self) -> None:
-    """On disk: before a checkpoint is, whose steps are not done again.
+    """Writes the records to disk.
+
+    To be called before a checkpoint is saved, whose steps will not be done again.
 
     Raises:
       UserError: the disk is full.
@@ -112,7 +122,7 @@ class IdLog:
       os.fsync(self._file.fileno())
 
   def close(self) -> None:
-    """Flushes too."""
+    """Writes what is left and closes the file."""
     with writing_to(self._workdir):
       self._file.close()
 
@@ -124,7 +134,7 @@ class IdLog:
 
 
 def crc32(records: np.ndarray) -> np.ndarray:
-  """Of each record, without its last field."""
+  """Returns the CRC-32 of each record without its last field, uint32 [records]."""
   size = RECORD.itemsize
   content = records.tobytes()
   return np.array(
@@ -133,10 +143,13 @@ def crc32(records: np.ndarray) -> np.ndarray:
 
 
 def read_order(workdir: str) -> dict[str, Any]:
-  """What the order of the images is made from.
+  """Returns what the order of the images follows from: seed, examples, batch size, repetitions.
+
+  Args:
+    workdir: folder of the run.
 
   Raises:
-    UserError: it is not there.
+    UserError: it cannot be read.
   """
   path = pathlib.Path(workdir) / IDS_FOLDER / ORDER_FILE
   try:
@@ -146,7 +159,10 @@ def read_order(workdir: str) -> dict[str, Any]:
 
 
 def read_records(workdir: str) -> np.ndarray:
-  """Records of all processes, [records] of `RECORD`, in the order of each file.
+  """Returns the records of all processes, [records] of `RECORD`, in the order of each file.
+
+  Args:
+    workdir: folder of the run.
 
   Raises:
     UserError: a record is damaged.

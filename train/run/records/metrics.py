@@ -1,8 +1,14 @@
-"""The record of a run: metrics.jsonl, and TensorBoard event files beside it.
+"""Writes and reads the metrics of a run: metrics.jsonl, and TensorBoard event files beside it.
 
-One JSON object a line. Each has "step" and "kind" ("train" or "evaluation"); an evaluation of the
-moving average has "ema": true. A number that is not finite is written as null, because JSON has no
-other way, and read back as NaN.
+metrics.jsonl has one JSON object per line. Each has "step" and "kind":
+
+- "train": means over the steps since the last such record;
+- "evaluation": held-out scores; "ema" says whether of the moving average or of the parameters;
+- "event": something out of the ordinary, as "text". If the run stops because it has diverged,
+  "fault" is `train.run.faults.DIVERGED`.
+
+A number that is not finite is written as null, because JSON has nothing else for it, and read back
+as NaN.
 """
 
 import contextlib
@@ -30,12 +36,12 @@ class MetricsWriter:
   """Appends the records of a run. Use as a context manager, or call `close`."""
 
   def __init__(self, workdir: str, *, restored_step: int | None, evaluates_again: bool = False):
-    """Drops the records of steps that will be done again, so that the file has each step once.
+    """Opens the files and drops the records of steps that will be done again.
 
     Args:
       workdir: folder of the run; created if needed.
-      restored_step: of the checkpoint that the run resumes from; None starts an empty record.
-      evaluates_again: the evaluation of that step was cut short and will be done again.
+      restored_step: step of the checkpoint that the run resumes from; None drops all records.
+      evaluates_again: whether the evaluation of that step was cut short and will be done again.
 
     Raises:
       UserError: `workdir` cannot be written.
@@ -59,7 +65,8 @@ class MetricsWriter:
     """Appends one record and flushes it to both files.
 
     Args:
-      record: "step" (int), "kind" (str), further values: text, bool, number or array of one number.
+      record: "step" (int), "kind" (str) and further values: text, booleans, numbers, or arrays of
+        one number.
 
     Raises:
       UserError: the disk is full.
@@ -92,9 +99,12 @@ class MetricsWriter:
 
 
 def read_metrics(path: str | os.PathLike) -> list[dict[str, Any]]:
-  """The records of a metrics.jsonl or of the workdir that holds one, in the order written.
+  """Returns the records in the order in which they were written.
 
   A last line that was cut short by a crash is left out.
+
+  Args:
+    path: a metrics.jsonl, or the workdir that holds it.
 
   Raises:
     UserError: there is no such file, or a line in it is not a record.
@@ -119,6 +129,7 @@ def read_metrics(path: str | os.PathLike) -> list[dict[str, Any]]:
 
 
 def _drop_records_to_come(path: pathlib.Path, step: int | None, evaluates_again: bool) -> None:
+  """Keeps the records up to a step, and without its evaluation if that will be done again."""
   if not path.exists():
     return
   kept = [] if step is None else [r for r in read_metrics(path) if r["step"] <= step]
@@ -134,5 +145,6 @@ def _drop_records_to_come(path: pathlib.Path, step: int | None, evaluates_again:
 
 
 def _as_json(value: Any) -> Any:
+  """Returns a value that JSON can hold; None for a number that is not finite."""
   value = np.asarray(value).item()
   return None if isinstance(value, float) and not math.isfinite(value) else value

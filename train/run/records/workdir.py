@@ -1,4 +1,4 @@
-"""The folder of a run."""
+"""Explains what goes wrong when the folder of a run is written to."""
 
 import contextlib
 import pathlib
@@ -9,10 +9,13 @@ from nfnet.errors import UserError
 
 @contextlib.contextmanager
 def writing_to(workdir: str | pathlib.Path) -> Iterator[None]:
-  """Around what writes into a workdir.
+  """Turns errors of the file system into a `UserError`; to be put around what writes to a workdir.
+
+  Args:
+    workdir: folder of the run, named in the message.
 
   Raises:
-    UserError: it cannot be written, or the disk is full.
+    UserError: the folder cannot be written, or the disk is full.
   """
   try:
     yield

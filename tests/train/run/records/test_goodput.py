@@ -9,7 +9,7 @@ import time
 import pytest
 
 from nfnet.errors import UserError
-from tests.train.runs import ROOT
+from tests.repository import ROOT
 from train.run.records.goodput import (
   CHECKPOINT,
   COMPILE,
@@ -120,7 +120,7 @@ def test_the_sum_is_the_time_that_a_clock_shows_though_the_process_is_killed(tmp
     with Ledger(sys.argv[1], began_seconds=process_began_seconds()) as ledger:
       ledger.begin_steps()
       with ledger.phase(EVALUATION):
-        time.sleep(3)
+        time.sleep(1)
       print("ready", flush=True)
       time.sleep(float(sys.argv[2]))
       ledger.step_done(1)
@@ -136,16 +136,16 @@ def test_the_sum_is_the_time_that_a_clock_shows_though_the_process_is_killed(tmp
   began_seconds = time.time()
   with subprocess.Popen([*command, "60"], **options) as process:
     assert process.stdout.readline() == "ready\n"
-    time.sleep(2)
+    time.sleep(1.5)
     process.send_signal(signal.SIGKILL)
-  # What the last line of the killed one does not have counts for the restart.
+  # What the last line of the killed one lacks counts for the restart.
   time.sleep(1)
-  with subprocess.Popen([*command, "1"], **options) as process:
+  with subprocess.Popen([*command, "0.2"], **options) as process:
     assert process.stdout.readline() == "ready\n"
     wall_seconds = float(process.stdout.readline()) - began_seconds
   found = read_goodput(str(tmp_path))
-  assert found.wall_seconds == pytest.approx(wall_seconds, rel=0.005)
-  assert found.seconds[EVALUATION] == pytest.approx(6, abs=0.3)
+  assert found.wall_seconds == pytest.approx(wall_seconds, abs=0.1)
+  assert found.seconds[EVALUATION] == pytest.approx(2, abs=0.3)
   assert 1 < found.seconds[RESTART] < 2.6
   assert found.starts == 2
   assert set(found.seconds) == set(PHASES)
@@ -165,5 +165,5 @@ def test_a_ledger_that_is_not_there_or_damaged_is_named(tmp_path):
   with pytest.raises(UserError, match=r"goodput\.jsonl' cannot be read"):
     read_goodput(str(tmp_path))
   (tmp_path / "goodput.jsonl").write_text("{\n")
-  with pytest.raises(UserError, match="a line that is no record"):
+  with pytest.raises(UserError, match="a line that is not a record"):
     read_goodput(str(tmp_path))

@@ -124,7 +124,7 @@ def other_order(process, step, batch):
     (lose_one, "no record of step 3"),
     (repeat_one, "the 40 images of epoch 0 are not the 40"),
     (swap_with_another_epoch, "epoch 0 are not the 40"),
-    (other_order, "images of step 6 are not those of its place"),
+    (other_order, "images of step 6 are not those of its place in the order"),
   ],
 )
 def test_what_is_not_once_an_epoch_is_found(tmp_path, change, message):

@@ -17,7 +17,7 @@ from tests.train.step.training import (
   with_model,
   with_shards,
 )
-from train.run.checkpoints import Checkpoints
+from train.run.checkpoints.manager import Checkpoints
 from train.step.model import make_model
 from train.step.optimizer import make_optimizer
 from train.step.parameter_groups import parameter_roles
@@ -152,7 +152,7 @@ def test_a_checkpoint_is_restored_on_another_mesh_to_the_bit(tmp_path):
   with Checkpoints(str(tmp_path), keep=1) as checkpoints:
     checkpoints.save(
       1,
-      params=saved.parameters,
+      parameters=saved.parameters,
       ema=saved.ema,
       optimizer=saved.optimizer._asdict(),
       data_state={},
@@ -163,10 +163,10 @@ def test_a_checkpoint_is_restored_on_another_mesh_to_the_bit(tmp_path):
       mesh = make_mesh(jax.devices()[:devices], parameter_shards=shards)
       wanted = state_on(experiment, mesh)
       restored = checkpoints.restore(
-        params=wanted.parameters, ema=wanted.ema, optimizer=wanted.optimizer._asdict()
+        parameters=wanted.parameters, ema=wanted.ema, optimizer=wanted.optimizer._asdict()
       )
       for ours, theirs, described in (
-        (restored.params, saved.parameters, wanted.parameters),
+        (restored.parameters, saved.parameters, wanted.parameters),
         (restored.ema, saved.ema, wanted.ema),
         (restored.optimizer["momentum"], saved.optimizer.momentum, wanted.optimizer.momentum),
       ):

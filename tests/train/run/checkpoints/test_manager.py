@@ -20,8 +20,8 @@ import pytest
 from nfnet.errors import UserError
 from nfnet.weights.checkpoint_reader import read_checkpoint
 from train.config.config_file import field_values, to_json
-from train.config.experiment import CHANGEABLE_ON_RESUME, Experiment, Model, Optimizer, Schedule
-from train.run.checkpoints import Checkpoints, check_resumable
+from train.config.experiment import Experiment, Model, Optimizer, Schedule
+from train.run.checkpoints.manager import BEST_METRIC, Checkpoints
 
 EXPERIMENT = Experiment(
   name="saved", optimizer=Optimizer(warmup_steps=1), schedule=Schedule(train_steps=9)
@@ -29,18 +29,18 @@ EXPERIMENT = Experiment(
 
 
 def state(step):
-  """Trees as a run has them: a block without parameters, mixed dtypes, optax's named tuples."""
+  """Returns trees like a run's: a block without parameters, mixed dtypes, named tuples of optax."""
   keys = iter(jax.random.split(jax.random.key(step), 4))
-  params = {
+  parameters = {
     "stem": {"conv": {"kernel": jax.random.normal(next(keys), (3, 3, 3, 16))}},
     "block": {},
     "head": {"bias": jnp.full((), step, jnp.float32)},
   }
   return {
-    "params": params,
-    "ema": jax.tree.map(lambda leaf: leaf / 2, params),
+    "parameters": parameters,
+    "ema": jax.tree.map(lambda leaf: leaf / 2, parameters),
     "optimizer": {
-      "sgd": optax.sgd(0.1, momentum=0.9).init(params),
+      "sgd": optax.sgd(0.1, momentum=0.9).init(parameters),
       "count": jnp.int32(step),
       "half": jax.random.normal(next(keys), (5,), jnp.bfloat16),
     },
@@ -59,7 +59,7 @@ def save(checkpoints, step, *, experiment=EXPERIMENT, top1=None, **changes):
     **{**state(step), **changes},
     data_state={"global_next_index": 10 * step},
     metadata={"experiment": to_json(experiment), "class_names": ["a", "b"]},
-    metrics=None if top1 is None else {"evaluation_top1": top1},
+    metrics=None if top1 is None else {BEST_METRIC: top1},
   )
 
 
@@ -112,22 +112,22 @@ def test_restores_to_the_sharding_asked_for(tmp_path):
     save(checkpoints, 1)
     checkpoints.wait()
     target = abstract(state(0))
-    kernel = target["params"]["stem"]["conv"]["kernel"]
-    target["params"]["stem"]["conv"]["kernel"] = jax.ShapeDtypeStruct(
+    kernel = target["parameters"]["stem"]["conv"]["kernel"]
+    target["parameters"]["stem"]["conv"]["kernel"] = jax.ShapeDtypeStruct(
       kernel.shape, kernel.dtype, sharding=sharding
     )
     restored = checkpoints.restore(**target)
-  assert restored.params["stem"]["conv"]["kernel"].sharding == sharding
+  assert restored.parameters["stem"]["conv"]["kernel"].sharding == sharding
   assert_is_step(restored, 1)
 
 
 def test_saved_arrays_may_be_donated_while_they_are_written(tmp_path):
   increment = jax.jit(lambda tree: jax.tree.map(lambda leaf: leaf + 1, tree), donate_argnums=0)
-  params = {"w": jnp.zeros(4_000_000)}
+  parameters = {"w": jnp.zeros(4_000_000)}
   with Checkpoints(str(tmp_path), keep=1) as checkpoints:
-    save(checkpoints, 1, params=params, ema=None)
+    save(checkpoints, 1, parameters=parameters, ema=None)
     for _ in range(3):
-      params = increment(params)
+      parameters = increment(parameters)
     checkpoints.wait()
   found, _ = read_checkpoint(str(tmp_path))
   assert not found["w"].any()
@@ -147,7 +147,6 @@ def test_newest_and_best_are_kept(tmp_path, reopen):
     kept.append(sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir()))
   # Of two that are equally good the later one is kept.
   assert kept == [[1], [1, 2], [2, 3], [3, 4], [4, 5], [4, 5, 6], [4, 6, 7], [4, 7, 8]]
-  assert checkpoints.best_step() == 4
   checkpoints.close()
 
 
@@ -177,28 +176,8 @@ def test_changed_experiment_is_refused(tmp_path, field, change):
     message = f"{field} was {saved!r} and is now {new!r}. Resume it with --config.{field}={saved},"
     # Another network has other shapes; the field must be named nevertheless.
     with pytest.raises(UserError, match=re.escape(message)):
-      checkpoints.restore(params={}, ema=None, optimizer={}, experiment=asked)
+      checkpoints.restore(parameters={}, ema=None, optimizer={}, experiment=asked)
     assert checkpoints.latest_step() == 1
-
-
-def other_value(value):
-  if isinstance(value, bool):
-    return not value
-  return {"scan": "unrolled", "reference": "pallas"}.get(value, 7 if value is None else value * 2)
-
-
-@pytest.mark.parametrize("field", sorted(field_values(EXPERIMENT)))
-def test_exactly_the_changeable_fields_may_change(field):
-  fields = to_json(EXPERIMENT)
-  *section, name = field.split(".")
-  holder = fields[section[0]] if section else fields
-  holder[name] = other_value(holder[name]) or 7
-  saved = {"experiment": fields}
-  if field in CHANGEABLE_ON_RESUME:
-    check_resumable(saved, EXPERIMENT)
-  else:
-    with pytest.raises(UserError, match=re.escape(field)):
-      check_resumable(saved, EXPERIMENT)
 
 
 def cut(path):
@@ -291,15 +270,16 @@ def test_damage_is_reported_in_one_line(tmp_path):
     from nfnet.weights.checkpoint_reader import read_checkpoint
     from nfnet.errors import UserError
 
-    params = {f"w{i}": jax.numpy.full((200, 200), i) for i in range(20)}
+    parameters = {f"w{i}": jax.numpy.full((200, 200), i) for i in range(20)}
     with Checkpoints(workdir, keep=1) as checkpoints:
       checkpoints.save(
-        1, params=params, ema=None, optimizer=params, data_state={}, metadata={"experiment": {}}
+        1, parameters=parameters, ema=None, optimizer=parameters, data_state={},
+        metadata={"experiment": {}}
       )
       checkpoints.wait()
       pathlib.Path(workdir, "checkpoints/1/params/manifest.ocdbt").unlink()
       for read in (
-        lambda: checkpoints.restore(params=params, ema=None, optimizer=params),
+        lambda: checkpoints.restore(parameters=parameters, ema=None, optimizer=parameters),
         lambda: read_checkpoint(workdir),
       ):
         try:
@@ -323,7 +303,7 @@ def test_nothing_moves_when_no_checkpoint_can_be_restored(tmp_path):
       save(checkpoints, step)
     checkpoints.wait()
     wrong = abstract(state(0))
-    wrong["params"]["head"]["bias"] = abstract(jnp.zeros(3))
+    wrong["parameters"]["head"]["bias"] = abstract(jnp.zeros(3))
     folder = str(tmp_path / "checkpoints/2")
     with pytest.raises(UserError, match=re.escape(f"checkpoint {folder} cannot be restored")):
       checkpoints.restore(**wrong)
@@ -349,14 +329,15 @@ def test_workdir_that_cannot_be_written_is_named(tmp_path):
 SAVE_MUCH = """\
   import resource, sys
   import numpy as np
-  from train.run.checkpoints import Checkpoints
+  from train.run.checkpoints.manager import Checkpoints
 
   workdir = sys.argv[1]
 
   def save(checkpoints, step, size):
-    params = {"w": np.random.default_rng(step).standard_normal(size, np.float32)}
+    arrays = {"w": np.random.default_rng(step).standard_normal(size, np.float32)}
     checkpoints.save(
-      step, params=params, ema=None, optimizer=params, data_state={}, metadata={"experiment": {}}
+      step, parameters=arrays, ema=None, optimizer=arrays, data_state={},
+      metadata={"experiment": {}},
     )
 """
 
@@ -390,9 +371,9 @@ def test_killed_while_saving_leaves_the_one_before(tmp_path, reached):
   with Checkpoints(str(tmp_path), keep=1) as checkpoints:
     assert checkpoints.latest_step() == 1
     found = abstract(jnp.zeros(1000))
-    restored = checkpoints.restore(params={"w": found}, ema=None, optimizer={"w": found})
+    restored = checkpoints.restore(parameters={"w": found}, ema=None, optimizer={"w": found})
     expected = np.random.default_rng(1).standard_normal(1000, np.float32)
-    assert np.asarray(restored.params["w"]).tobytes() == expected.tobytes()
+    assert np.asarray(restored.parameters["w"]).tobytes() == expected.tobytes()
     save(checkpoints, 3)
   assert [path.name for path in folder.iterdir()] == ["3"]
 
@@ -450,7 +431,7 @@ def test_full_disk_is_explained_and_nothing_is_lost(tmp_path, kind, reason, noti
   assert (process.returncode, errors) == (0, "")
   message, folders = output.splitlines()
   assert message == (
-    f"workdir {str(tmp_path)!r}: the checkpoint could not be saved: {reason}; the newest whole one "
-    "is of step 1; make room and run the same command again to resume"
+    f"workdir {str(tmp_path)!r}: the checkpoint could not be saved: {reason}; the newest complete "
+    "one is of step 1; make room and run the same command again to resume"
   )
   assert folders == "['4']"

@@ -1,0 +1,310 @@
+"""Saves and restores the checkpoints of a run. No other module drives Orbax's CheckpointManager.
+
+Saves are asynchronous and atomic: a folder `checkpoints/STEP` is either whole or absent. The layout
+and the item names are in `nfnet.weights.checkpoint_reader`.
+"""
+
+import contextlib
+import math
+import os
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+from orbax.checkpoint import checkpoint_managers
+
+from nfnet.block_arrangement import BLOCKS, arrange_blocks
+from nfnet.errors import UserError
+from nfnet.weights.checkpoint_digests import write_digests
+from nfnet.weights.checkpoint_reader import (
+  CHECKPOINTS_FOLDER,
+  DATA_ITEM,
+  EMA_ITEM,
+  EXPERIMENT_ITEM,
+  ITEMS,
+  OPTIMIZER_ITEM,
+  PARAMS_ITEM,
+  block_keys,
+  read_metadata,
+  short_text,
+)
+from nfnet.weights.finished_reads import finished_reads
+from train.config.experiment import Experiment
+from train.run.checkpoints.damage import newest_undamaged, set_aside
+from train.run.checkpoints.orbax_quirks import os_error_number, quiet_failures, wait_for_cleanup
+from train.run.checkpoints.resumable import check_resumable
+
+BEST_METRIC = "evaluation_top1"
+"""Name in the metrics of a checkpoint by which the best one is chosen."""
+
+
+class Restored(NamedTuple):
+  """What was read from one checkpoint.
+
+  Attributes:
+    step: number of steps that were done when it was saved.
+    parameters: tree of arrays as given to `restore`.
+    ema: tree of arrays as given to `restore`, or None.
+    optimizer: tree of arrays as given to `restore`.
+    data_state: JSON state of the data iterator.
+    metadata: JSON that was saved beside the arrays, with "step" added.
+    set_aside: steps of newer checkpoints that were damaged; only the first process knows them.
+  """
+
+  step: int
+  parameters: Any
+  ema: Any
+  optimizer: Any
+  data_state: dict[str, Any]
+  metadata: dict[str, Any]
+  set_aside: tuple[int, ...] = ()
+
+
+class Checkpoints:
+  """Saves and restores the checkpoints of one workdir. Use as a context manager, or call `close`.
+
+  The newest checkpoints are kept, and the one with the highest `BEST_METRIC` so far.
+  """
+
+  def __init__(self, workdir: str, *, keep: int):
+    """Opens `workdir`, creates it if needed, and removes what an interrupted save left behind.
+
+    Args:
+      workdir: folder of the run; shared by all processes.
+      keep: number of newest checkpoints to keep.
+
+    Raises:
+      UserError: `workdir` cannot be written.
+    """
+    self._workdir = workdir
+    self._folder = pathlib.Path(workdir).absolute() / CHECKPOINTS_FOLDER
+
+    def quality(metrics: Mapping[str, float]) -> float:
+      value = metrics.get(BEST_METRIC, -math.inf)
+      return -math.inf if math.isnan(value) else value
+
+    try:
+      self._manager = ocp.CheckpointManager(
+        self._folder,
+        item_names=ITEMS,
+        options=ocp.CheckpointManagerOptions(
+          best_fn=quality,
+          preservation_policy=checkpoint_managers.AnyPreservationPolicy(
+            [
+              checkpoint_managers.LatestN(keep),
+              checkpoint_managers.BestN(get_metric_fn=quality, n=1),
+            ]
+          ),
+          cleanup_tmp_directories=True,
+          async_options=ocp.AsyncOptions(post_finalization_callback=self._write_digests),
+        ),
+      )
+    except OSError as error:
+      raise UserError(
+        f"workdir {workdir!r} cannot be written: {error.strerror}; give another --workdir"
+      ) from error
+    wait_for_cleanup(self._manager)
+    self._quiet = contextlib.ExitStack()
+    self._quiet.enter_context(quiet_failures())
+
+  def latest_step(self) -> int | None:
+    """Returns the step of the newest checkpoint, or None if there is no checkpoint."""
+    return self._manager.latest_step()
+
+  def all_steps(self) -> list[int]:
+    """Returns the steps of all checkpoints in ascending order."""
+    return sorted(self._manager.all_steps())
+
+  def delete_after(self, step: int) -> None:
+    """Deletes the checkpoints of steps after `step`, once the save under way is on disk."""
+    self.wait()
+    for later in self.all_steps():
+      if later > step:
+        self._manager.delete(later)
+
+  def save(
+    self,
+    step: int,
+    *,
+    parameters: Any,
+    ema: Any | None,
+    optimizer: Any,
+    data_state: Mapping[str, Any],
+    metadata: Mapping[str, Any],
+    metrics: Mapping[str, float] | None = None,
+  ) -> None:
+    """Starts to save a checkpoint and returns once the arrays are copied to the host.
+
+    A save that is still under way is waited for first; what went wrong with it is raised.
+
+    Args:
+      step: number of steps done; must be later than the newest checkpoint's.
+      parameters: tree of arrays.
+      ema: tree of arrays, or None.
+      optimizer: tree of arrays.
+      data_state: JSON state of the data iterator.
+      metadata: JSON about the experiment; "step" is added.
+      metrics: results of the evaluation at this step, if there was one.
+
+    Raises:
+      UserError: the disk is full or cannot be written; earlier checkpoints are intact.
+      ValueError: there is a checkpoint of this or a later step.
+    """
+    items = {
+      PARAMS_ITEM: ocp.args.StandardSave(parameters),
+      OPTIMIZER_ITEM: ocp.args.StandardSave(optimizer),
+      DATA_ITEM: ocp.args.JsonSave(dict(data_state)),
+      EXPERIMENT_ITEM: ocp.args.JsonSave({**metadata, "step": step}),
+    }
+    if ema is not None:
+      items[EMA_ITEM] = ocp.args.StandardSave(ema)
+    with self._explained_failures():
+      self._manager.wait_until_finished()
+      self._saving = step
+      # Orbax warns at each save that has no metrics at all; an empty dictionary passes.
+      started = self._manager.save(
+        step, args=ocp.args.Composite(**items), metrics=dict(metrics or {})
+      )
+    if not started:
+      raise ValueError(f"{step=} must be later than the newest checkpoint {self.latest_step()}")
+
+  def restore(
+    self,
+    *,
+    parameters: Any,
+    ema: Any | None,
+    optimizer: Any,
+    experiment: Experiment | None = None,
+    step: int | None = None,
+  ) -> Restored:
+    """Restores a checkpoint onto the devices that the given trees name.
+
+    The newest checkpoint whose files are those that were saved is taken; damaged newer ones are
+    moved to `checkpoints_damaged` with a logged warning. They have to move: Orbax would otherwise
+    skip all saves up to their steps. Of several processes, the first decides.
+
+    Args:
+      parameters: tree of jax.ShapeDtypeStruct with sharding.
+      ema: tree of jax.ShapeDtypeStruct with sharding, or None to restore no moving average.
+      optimizer: tree of jax.ShapeDtypeStruct with sharding.
+      experiment: experiment that the checkpoint must be of; None accepts any.
+      step: step of the checkpoint to restore; None takes the newest.
+
+    Raises:
+      UserError: there is no such checkpoint, none can be read, or `experiment` does not fit.
+    """
+    steps = [one for one in self.all_steps() if step in (None, one)]
+    if not steps:
+      raise UserError(
+        f"workdir {self._workdir!r} holds no checkpoint"
+        + ("" if step is None else f" of step {step}")
+      )
+    chosen, damages = None, {}
+    if jax.process_index() == 0:
+      chosen, damages = newest_undamaged(self._folder, steps)
+      if chosen is not None:
+        set_aside(self._folder, damages)
+    # -1 stands for None.
+    chosen = int(multihost_utils.broadcast_one_to_all(np.int32(-1 if chosen is None else chosen)))
+    if chosen < 0:
+      reason = damages.get(steps[-1], "the output of process 0 says why")
+      raise UserError(
+        f"checkpoint {self._folder / str(steps[-1])} cannot be restored: {reason}"
+        + (f"; all {len(steps)} checkpoints are damaged" if len(steps) > 1 else "")
+        + "; start in a new --workdir"
+      )
+    self._manager.reload()
+    try:
+      restored = self._restore_step(chosen, parameters, ema, optimizer, experiment)
+    except UserError:
+      raise
+    # A tree that does not fit shows as whatever Orbax or TensorStore fails at first.
+    except Exception as error:
+      raise UserError(
+        f"checkpoint {self._folder / str(chosen)} cannot be restored ({short_text(error)}); "
+        "its files are intact, so it is of another network or version: start in a new --workdir"
+      ) from error
+    return restored._replace(set_aside=tuple(damages))
+
+  def wait(self) -> None:
+    """Blocks until the save under way is on disk.
+
+    Raises:
+      UserError: the disk is full or cannot be written; earlier checkpoints are intact.
+    """
+    with self._explained_failures():
+      self._manager.wait_until_finished()
+
+  def close(self) -> None:
+    """Finishes the save under way and releases threads.
+
+    Raises:
+      UserError: the disk is full or cannot be written; earlier checkpoints are intact.
+    """
+    try:
+      with self._explained_failures():
+        self._manager.close()
+    finally:
+      self._quiet.close()
+
+  def __enter__(self) -> "Checkpoints":
+    return self
+
+  def __exit__(self, *_) -> None:
+    self.close()
+
+  def _write_digests(self) -> None:
+    """Is called by Orbax when all files of a checkpoint are written, before it is renamed."""
+    if jax.process_index() == 0:
+      (folder,) = self._folder.glob(f"{self._saving}.*")
+      write_digests(folder)
+
+  def _restore_step(
+    self, step: int, parameters: Any, ema: Any, optimizer: Any, experiment: Experiment | None
+  ) -> Restored:
+    metadata = read_metadata(self._folder / str(step))
+    if experiment is not None:
+      check_resumable(metadata, experiment)
+    trees = {PARAMS_ITEM: parameters, OPTIMIZER_ITEM: optimizer}
+    if ema is not None:
+      trees[EMA_ITEM] = ema
+    with finished_reads():
+      # A run that resumes with another `model.block_execution` finds its blocks arranged otherwise.
+      saved_keys = block_keys(self._folder / str(step))
+      arguments = {
+        item: ocp.args.StandardRestore(arrange_blocks(tree, saved_keys))
+        for item, tree in trees.items()
+      }
+      restored = self._manager.restore(
+        step, args=ocp.args.Composite(**arguments, **{DATA_ITEM: ocp.args.JsonRestore()})
+      )
+    arranged = {item: arrange_blocks(restored[item], parameters.get(BLOCKS)) for item in trees}
+    return Restored(
+      step=step,
+      parameters=arranged[PARAMS_ITEM],
+      ema=arranged.get(EMA_ITEM),
+      optimizer=arranged[OPTIMIZER_ITEM],
+      data_state=restored[DATA_ITEM],
+      metadata=metadata,
+    )
+
+  @contextlib.contextmanager
+  def _explained_failures(self) -> Iterator[None]:
+    """Turns errors of the file system into a `UserError`."""
+    try:
+      yield
+    except Exception as error:
+      # Orbax forgets the steps that the failed save would have replaced.
+      self._manager.reload()
+      number = os_error_number(error)
+      if number is None:
+        raise
+      raise UserError(
+        f"workdir {self._workdir!r}: the checkpoint could not be saved: {os.strerror(number)}; "
+        f"the newest complete one is of step {self.latest_step()}; "
+        "make room and run the same command again to resume"
+      ) from error

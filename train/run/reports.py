@@ -1,0 +1,84 @@
+"""What a run tells the outside: records in metrics.jsonl and the progress line.
+
+Of several processes, the first one writes both; in the others, all calls do nothing.
+"""
+
+import contextlib
+from typing import Any
+
+from train.run.processes import is_first
+from train.run.progress import ProgressLine
+from train.run.records.metrics import MetricsWriter
+
+
+class Reports:
+  """Writes the metrics and shows the progress. Use as a context manager, or call `close`."""
+
+  def __init__(self, workdir: str, *, total_steps: int, step: int, evaluates_again: bool):
+    """Drops the records of steps that will be done again.
+
+    Args:
+      workdir: folder of the run.
+      total_steps: number of steps of the whole run.
+      step: number of steps done; 0 empties the record.
+      evaluates_again: whether the evaluation of `step` was cut short and will be done again.
+
+    Raises:
+      UserError: `workdir` cannot be written.
+    """
+    self._is_first = is_first()
+    self._open = contextlib.ExitStack()
+    if self._is_first:
+      self._metrics = self._open.enter_context(
+        MetricsWriter(workdir, restored_step=step or None, evaluates_again=evaluates_again)
+      )
+      self._progress = self._open.enter_context(ProgressLine(total_steps))
+
+  def close(self) -> None:
+    """Closes the files and ends the progress line."""
+    self._open.close()
+
+  def __enter__(self) -> "Reports":
+    return self
+
+  def __exit__(self, *unused_exception) -> None:
+    self.close()
+
+  def message(self, text: str) -> None:
+    """Prints a line for the person who started the run."""
+    if self._is_first:
+      self._progress.message(text)
+
+  def event(self, step: int, text: str) -> None:
+    """Prints and records something out of the ordinary.
+
+    Args:
+      step: number of the step at which it happened.
+      text: what happened.
+    """
+    if self._is_first:
+      self._metrics.write({"step": step, "kind": "event", "text": text})
+      self._progress.message(text)
+
+  def fault(self, step: int, text: str, fault: str) -> None:
+    """Records why the run is about to stop; the error that follows prints the text.
+
+    Args:
+      step: number of the step at which it happened.
+      text: what happened.
+      fault: kind of fault that other programs recognize, such as `train.run.faults.DIVERGED`.
+    """
+    if self._is_first:
+      self._metrics.write({"step": step, "kind": "event", "text": text, "fault": fault})
+
+  def training(self, record: dict[str, Any]) -> None:
+    """Records and shows metrics of the steps since the last record."""
+    if self._is_first:
+      self._metrics.write(record)
+      self._progress.update(record)
+
+  def evaluation(self, record: dict[str, Any]) -> None:
+    """Records and shows an evaluation of the parameters or of their moving average."""
+    if self._is_first:
+      self._metrics.write(record)
+      self._progress.evaluation(record)

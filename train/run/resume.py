@@ -1,0 +1,134 @@
+"""Where a run begins: at step 0, or at its newest checkpoint. And what is saved so that it can.
+
+A `Position` is all that changes while a run goes on. `start` and `resume` make one, `save` writes
+one into a checkpoint.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+
+from nfnet.initialization import initial_parameters
+from nfnet.model import NFNet
+from train.config.experiment import Experiment
+from train.run.checkpoints.manager import Checkpoints
+from train.run.tally import Counts
+from train.step.optimizer import Optimizer, SGDAGCState
+from train.step.sharding.parameters import put_parameters
+from train.step.state import TrainState, initial_state
+
+
+@dataclasses.dataclass(kw_only=True)
+class Position:
+  """Where a run is.
+
+  Attributes:
+    state: training state after `step`.
+    step: number of steps done.
+    data_state: state of the data iterator after the batch of that step.
+    counts: counts up to that step.
+    left_out: first and last step of the batches that are left out after each roll-back.
+    owes_evaluation: whether the run was terminated before or during the evaluation of this step.
+    roll_backs: number of roll-backs since the program was started; not saved.
+  """
+
+  state: TrainState
+  step: int
+  data_state: dict[str, Any]
+  counts: Counts = dataclasses.field(default_factory=Counts)
+  left_out: set[tuple[int, int]] = dataclasses.field(default_factory=set)
+  owes_evaluation: bool = False
+  roll_backs: int = 0
+
+
+def start(
+  experiment: Experiment,
+  model: NFNet,
+  optimizer: Optimizer,
+  initial: Callable[[], Any] | None,
+  like: TrainState,
+  mesh: jax.sharding.Mesh,
+  data_state: Mapping[str, Any],
+) -> Position:
+  """Returns the position before the first step.
+
+  Args:
+    experiment: what to train.
+    model: structure of the network.
+    optimizer: optimizer of the experiment.
+    initial: returns the initial parameters on the host, like `nfnet.model.parameter_shapes(model)`;
+      None draws them from the seed.
+    like: abstract state, see `train.step.train_step.abstract_state`.
+    mesh: mesh of devices.
+    data_state: state of the data iterator before the first batch.
+  """
+  parameters = initial_parameters(model, experiment.seed) if initial is None else initial()
+  state = initial_state(experiment, optimizer, put_parameters(model, parameters, mesh))
+  shardings = jax.tree.map(lambda x: x.sharding, like)
+  # The count of steps is on one device; left there, the second step would be compiled anew.
+  return Position(state=jax.device_put(state, shardings), step=0, data_state=dict(data_state))
+
+
+def resume(
+  checkpoints: Checkpoints, experiment: Experiment, like: TrainState
+) -> tuple[Position, tuple[int, ...]]:
+  """Returns the position of the newest checkpoint that is not damaged.
+
+  Args:
+    checkpoints: checkpoints of the run; there is at least one.
+    experiment: what to train; must be what was trained so far.
+    like: abstract state, see `train.step.train_step.abstract_state`.
+
+  Returns:
+    The position, and the steps of damaged newer checkpoints that were set aside.
+
+  Raises:
+    UserError: no checkpoint can be restored, or they are of another experiment.
+  """
+  restored = checkpoints.restore(
+    parameters=like.parameters,
+    ema=like.ema,
+    optimizer=like.optimizer._asdict(),
+    experiment=experiment,
+  )
+  position = Position(
+    state=TrainState(restored.parameters, SGDAGCState(**restored.optimizer), restored.ema),
+    step=restored.step,
+    data_state=restored.data_state,
+    counts=Counts(**restored.metadata["counts"]),
+    left_out={tuple(steps) for steps in restored.metadata["left_out"]},
+    owes_evaluation=restored.metadata["owes_evaluation"],
+  )
+  return position, restored.set_aside
+
+
+def save(
+  checkpoints: Checkpoints,
+  position: Position,
+  metadata: Mapping[str, Any],
+  metrics: Mapping[str, float] | None = None,
+) -> None:
+  """Starts to save a checkpoint; see `Checkpoints.save`.
+
+  Args:
+    checkpoints: checkpoints of the run.
+    position: what to save.
+    metadata: JSON about the experiment; counts and left-out batches are added.
+    metrics: results of the evaluation at this step, if there was one.
+  """
+  checkpoints.save(
+    position.step,
+    parameters=position.state.parameters,
+    ema=position.state.ema,
+    optimizer=position.state.optimizer._asdict(),
+    data_state=position.data_state,
+    metadata={
+      **metadata,
+      "counts": dataclasses.asdict(position.counts),
+      "left_out": sorted(position.left_out),
+      "owes_evaluation": position.owes_evaluation,
+    },
+    metrics=metrics,
+  )
