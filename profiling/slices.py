@@ -27,7 +27,7 @@ from profiling.core_hours import CONFIGS
 from profiling.estimate.error_bar import error_bar_text, error_bars_json
 from profiling.estimate.step_time import RULES
 from profiling.step import MFU_DEFINITION, StepReport, check_variant, report
-from train.config.config_file import load_experiment
+from train.config.files import load_experiment
 from train.report.figure import picture
 from train.report.output import save_figure, write_json
 from train.report.table import format_table

@@ -25,8 +25,9 @@ from nfnet.initialization import initial_parameters
 from profiling.compiler_text.chips import chip_of_device_kind, core_hours
 from profiling.estimate.step_time import Row, format_rows
 from profiling.measure.trace_events import busy_share, module_name, read_events, rows_of
-from train.config.config_file import load_experiment, parse_arguments
 from train.config.experiment import Experiment
+from train.config.files import load_experiment
+from train.config.overrides import parse_arguments
 from train.report.output import write_json
 from train.step.schedule import learning_rate_schedule
 from train.step.sharding.batch import check_train_batch, put_batch

@@ -28,8 +28,10 @@ from tqdm import tqdm
 
 from nfnet.command_line import run_main
 from nfnet.errors import UserError
-from train.config.config_file import as_argument, load_experiment, parse_arguments, to_json
 from train.config.experiment import Experiment
+from train.config.files import load_experiment
+from train.config.json_conversion import to_json
+from train.config.overrides import as_argument, parse_arguments
 from train.probe import probe
 from train.run.compilation_cache import use_compilation_cache
 from train.run.loop import train

@@ -16,8 +16,9 @@ import train.configs
 from kernels.sgd_agc.reference import PARAMETER_NORM_FLOOR
 from nfnet.command_line import refuse_arguments, run_main
 from nfnet.variants import get_variant
-from train.config.config_file import field_values, load_experiment
 from train.config.experiment import Experiment
+from train.config.fields import field_values
+from train.config.files import load_experiment
 
 _CONFIGS = pathlib.Path(train.configs.__file__).parent
 _FS = tuple(f"F{n}" for n in range(8))

@@ -22,8 +22,9 @@ from tqdm import tqdm
 
 from nfnet.command_line import run_main
 from nfnet.errors import UserError
-from train.config.config_file import as_argument, load_experiment, parse_arguments
 from train.config.experiment import Experiment
+from train.config.files import load_experiment
+from train.config.overrides import as_argument, parse_arguments
 from train.data.pipeline import evaluation_batches, evaluation_examples
 from train.run.compilation_cache import use_compilation_cache
 from train.step.sharding.batch import check_batch_size, put_batch

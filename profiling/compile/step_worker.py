@@ -21,7 +21,7 @@ import jax
 from nfnet.errors import UserError
 from profiling.compile.request import StepRequest, experiment_for
 from profiling.compile.topology import describe_devices, parse_topology
-from train.config.config_file import validate
+from train.config.validation import validate
 from train.step.schedule import learning_rate_schedule
 from train.step.sharding.batch import batch_sharding, check_train_batch
 from train.step.sharding.mesh import make_mesh

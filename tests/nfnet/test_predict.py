@@ -20,8 +20,8 @@ from nfnet.predict import (
 from nfnet.preprocessing import MEAN_RGB, STDDEV_RGB
 from nfnet.weights.released_weights import save_haiku, save_timm
 from tests.repository import ROOT
-from train.config.config_file import to_json
 from train.config.experiment import Data, Experiment, Loss, Model
+from train.config.json_conversion import to_json
 from train.run.checkpoints import Checkpoints
 
 NUM_CLASSES = 7

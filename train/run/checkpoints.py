@@ -36,8 +36,10 @@ from nfnet.weights.checkpoint_reader import (
   short_text,
 )
 from nfnet.weights.finished_reads import finished_reads
-from train.config.config_file import as_argument, field_values, from_json
 from train.config.experiment import CHANGEABLE_ON_RESUME, Experiment
+from train.config.fields import field_values
+from train.config.json_conversion import from_json
+from train.config.overrides import as_argument
 
 _DAMAGED_FOLDER = "checkpoints_damaged"
 

@@ -9,8 +9,9 @@ import numpy as np
 from tqdm import tqdm
 
 from nfnet.weights.checkpoint_reader import read_checkpoint
-from train.config.config_file import from_json, override
 from train.config.experiment import Data, Experiment
+from train.config.json_conversion import from_json
+from train.config.overrides import override
 from train.data.pipeline import evaluation_batches, evaluation_examples
 from train.step.scores import Scores, scores
 from train.step.sharding.batch import check_batch_size, put_batch

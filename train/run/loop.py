@@ -13,8 +13,9 @@ from jax.experimental import multihost_utils
 
 from nfnet.errors import UserError
 from nfnet.initialization import initial_parameters
-from train.config.config_file import to_json, validate
 from train.config.experiment import Experiment
+from train.config.json_conversion import to_json
+from train.config.validation import validate
 from train.data import pipeline
 from train.data.batch_fetcher import BatchFetcher
 from train.report.run_plots import write_plots

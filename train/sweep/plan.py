@@ -27,8 +27,10 @@ from typing import Any
 from nfnet import cost
 from nfnet.errors import UserError
 from nfnet.variants import get_variant
-from train.config.config_file import as_argument, field_types, load_experiment, nearest
 from train.config.experiment import Experiment
+from train.config.fields import field_types
+from train.config.files import load_experiment
+from train.config.overrides import as_argument, nearest
 from train.data import pipeline
 from train.step.schedule import learning_rate_schedule, train_steps
 from train.sweep.learning_rate_search import Cell

@@ -19,8 +19,8 @@ from nfnet.weights.released_weights import (
   to_haiku,
   to_timm,
 )
-from train.config.config_file import to_json
 from train.config.experiment import Experiment, Model
+from train.config.json_conversion import to_json
 from train.run.checkpoints import Checkpoints
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"

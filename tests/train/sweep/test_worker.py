@@ -24,7 +24,7 @@ from train.sweep.worker import Stop, Worker, is_failed
 # The budget says how the training is to end.
 CONFIG = """
 import os, pathlib, signal, sys, time
-from train.config.config_file import load_experiment
+from train.config.files import load_experiment
 
 KILLED, LONG = 137, 600
 
