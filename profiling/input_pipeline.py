@@ -4,7 +4,7 @@ r"""Images decoded, cropped and augmented a second and core, beside tf.data, tim
 
 All read the same JPEGs on the same cores: one after the other in processes of their own, in several
 rounds, each of which begins with another pipeline. This project's batches are those of training
-(`train.data.pipeline.train_batches`, one worker process a core), from a data set that is prepared
+(`train.data.batches.train_batches`, one worker process a core), from a data set that is prepared
 first. For information, the same is measured in threads of the training process.
 
 TensorFlow, PyTorch and timm are no dependencies of this project: --python names an interpreter that

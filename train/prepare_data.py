@@ -15,7 +15,8 @@ from absl import flags
 
 from nfnet.command_line import run_main
 from nfnet.errors import UserError
-from train.data import dataset_writer, image_sources, records
+from train.data import dataset_writer, image_sources
+from train.data.manifest import MANIFEST_NAME, Manifest, load_manifest
 
 _SOURCE = flags.DEFINE_string("source", None, "Folder with the images.")
 _OUT = flags.DEFINE_string("out", None, "Folder to write the data set to.")
@@ -43,7 +44,7 @@ def main(arguments: list[str]) -> None:
   if len(arguments) > 1:
     raise UserError(f"unexpected argument {arguments[1]!r}: every value needs its --flag=")
   if _VERIFY.value:
-    manifest = records.load_manifest(_VERIFY.value)
+    manifest = load_manifest(_VERIFY.value)
     dataset_writer.verify_with_progress(_VERIFY.value, manifest)
     _print_summary(_VERIFY.value, manifest)
     return
@@ -55,7 +56,7 @@ def main(arguments: list[str]) -> None:
   manifest = dataset_writer.write_dataset(
     _OUT.value,
     source,
-    shards=_SHARDS.value,
+    files_per_split=_SHARDS.value,
     seed=_SEED.value,
     workers=_WORKERS.value,
     skip_bad_images=_SKIP_BAD_IMAGES.value,
@@ -63,17 +64,17 @@ def main(arguments: list[str]) -> None:
   _print_summary(_OUT.value, manifest)
 
 
-def _print_summary(folder: str, manifest: records.Manifest) -> None:
+def _print_summary(folder: str, manifest: Manifest) -> None:
   print(f"{folder}: {len(manifest.class_names)} classes, verified")
   for name, split in manifest.splits.items():
     print(
       f"  {name}: {split.records:,} images, {split.size_bytes / 1e6:,.1f} MB, "
-      f"{len(split.shards)} files"
+      f"{len(split.record_files)} files"
     )
   if manifest.skipped_images:
     print(
       f"  {len(manifest.skipped_images)} images left out because they cannot be decoded; "
-      f"{records.MANIFEST_NAME} lists them"
+      f"{MANIFEST_NAME} lists them"
     )
 
 

@@ -25,7 +25,8 @@ from nfnet.errors import UserError
 from train.config.experiment import Experiment
 from train.config.files import load_experiment
 from train.config.overrides import as_argument, parse_arguments
-from train.data.pipeline import evaluation_batches, evaluation_examples
+from train.data.batches import evaluation_batches
+from train.data.dataset import evaluation_examples
 from train.run.compilation_cache import use_compilation_cache
 from train.step.sharding.batch import check_batch_size, put_batch
 from train.step.sharding.mesh import make_mesh

@@ -28,18 +28,19 @@ _SEED = 0
 def this_project(options: argparse.Namespace, *, workers: int) -> Iterator[Any]:
   """The batches of training itself, from a prepared data set."""
   from train.config import experiment
-  from train.data import pipeline
+  from train.data.batches import train_batches
+  from train.data.dataset import class_names
 
   settings = experiment.Data(
     path=options.data,
-    num_classes=len(pipeline.class_names(experiment.Data(path=options.data))),
+    num_classes=len(class_names(experiment.Data(path=options.data))),
     batch_size=options.batch_size,
     train_pixels=options.pixels,
     crop_area_min=AREA_MIN,
     crop_aspect_ratio_max=ASPECT_RATIO_MAX,
     workers=workers,
   )
-  with pipeline.train_batches(settings, _SEED) as batches:
+  with train_batches(settings, _SEED) as batches:
     for batch in batches:
       yield batch["image"]
 
@@ -150,7 +151,7 @@ def _files(options: argparse.Namespace) -> list[str]:
 
 
 def _random_box(width: int, height: int, generator: random.Random) -> tuple[int, int, int, int]:
-  """The crop of `train.data.augmentation`, in the standard library's words."""
+  """The crop of `train.data.crops`, in the standard library's words."""
   for _ in range(10):
     area = width * height * generator.uniform(AREA_MIN, 1)
     ratio = ASPECT_RATIO_MAX ** generator.uniform(-1, 1)

@@ -12,7 +12,7 @@ from nfnet.model import NFNet, apply, apply_features
 from nfnet.preprocessing import normalize
 from nfnet.weights.released_weights import save_haiku
 from train.config.files import load_experiment
-from train.data.pipeline import evaluation_batches
+from train.data.batches import evaluation_batches
 from train.probe import RIDGES, leave_one_out, probe
 
 CLASSES = 3

@@ -12,7 +12,8 @@ from nfnet.weights.checkpoint_reader import read_checkpoint
 from train.config.experiment import Data, Experiment
 from train.config.json_conversion import from_json
 from train.config.overrides import override
-from train.data.pipeline import evaluation_batches, evaluation_examples
+from train.data.batches import evaluation_batches
+from train.data.dataset import evaluation_examples
 from train.step.scores import Scores, scores
 from train.step.sharding.batch import check_batch_size, put_batch
 from train.step.sharding.mesh import make_mesh

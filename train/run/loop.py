@@ -16,8 +16,9 @@ from nfnet.initialization import initial_parameters
 from train.config.experiment import Experiment
 from train.config.json_conversion import to_json
 from train.config.validation import validate
-from train.data import pipeline
-from train.data.batch_fetcher import BatchFetcher
+from train.data import dataset
+from train.data.batches import train_batches
+from train.data.prefetch import BatchFetcher
 from train.report.run_plots import write_plots
 from train.report.run_summary import summary
 from train.run import processes
@@ -121,7 +122,7 @@ class _Run:
     check_batch_size(
       "data.evaluation_batch_size", experiment.data.evaluation_batch_size, self._mesh
     )
-    self._train_examples = pipeline.train_examples(experiment.data)
+    self._train_examples = dataset.train_examples(experiment.data)
     self._total_steps = train_steps(experiment, self._train_examples)
     self._model = make_model(experiment)
     learning_rate = learning_rate_schedule(experiment, self._train_examples)
@@ -136,14 +137,14 @@ class _Run:
     self._evaluation_step = jax.jit(make_evaluation_step(self._model, experiment.loss, self._mesh))
     self._metadata = {
       "experiment": to_json(experiment),
-      "class_names": list(pipeline.class_names(experiment.data)),
+      "class_names": list(dataset.class_names(experiment.data)),
       "num_classes": experiment.data.num_classes,
     }
     self._left_out: set[tuple[int, int]] = set()
     self._roll_backs = 0
     self._events: list[str] = []
     self._batches = opened.enter_context(
-      pipeline.train_batches(
+      train_batches(
         experiment.data,
         experiment.seed,
         shard_index=jax.process_index(),

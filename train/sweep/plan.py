@@ -31,7 +31,7 @@ from train.config.experiment import Experiment
 from train.config.fields import field_types
 from train.config.files import load_experiment
 from train.config.overrides import as_argument, nearest
-from train.data import pipeline
+from train.data import dataset
 from train.step.schedule import learning_rate_schedule, train_steps
 from train.sweep.learning_rate_search import Cell
 from train.sweep.trial import Trial, as_text, trial_name
@@ -143,7 +143,7 @@ def make_trial(plan: Plan, variant: str, epochs: float, learning_rate: float) ->
     experiment = load_experiment(config.removeprefix("--config="), overrides)
     if experiment.initial_weights is not None:
       raise UserError("initial_weights is set, but a sweep pre-trains from random parameters")
-    examples = pipeline.train_examples(experiment.data)
+    examples = dataset.train_examples(experiment.data)
     learning_rate_schedule(experiment, examples)
   except UserError as error:
     raise UserError(f"trial {name}: {error}") from error

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from train.data import rand_augment
-from train.data.rand_augment import OPERATIONS
+from train.data.rand_augment import OPERATIONS, rand_augment
 
 # Written by golden/make_augmentations.py with torchvision, which shares no code with Pillow.
 GOLDEN = np.load(pathlib.Path(__file__).parent / "golden" / "augmentations.npz")
@@ -95,7 +94,7 @@ def test_strengths_that_a_magnitude_stands_for():
       assert (found.size, found.mode) == ((96, 72), "RGB")
 
 
-def test_layers_are_drawn_one_after_the_other_all_with_the_same_probability(monkeypatch):
+def test_layers_are_drawn_one_after_the_other_all_with_the_same_probability():
   counts = np.zeros(len(OPERATIONS), int)
 
   def counted(index):
@@ -106,10 +105,11 @@ def test_layers_are_drawn_one_after_the_other_all_with_the_same_probability(monk
 
     return operation
 
-  monkeypatch.setattr(rand_augment, "OPERATIONS", tuple(map(counted, range(len(OPERATIONS)))))
+  operations = tuple(map(counted, range(len(OPERATIONS))))
   image = np.zeros((2, 2, 3), np.uint8)
   for seed in range(400):
-    rand_augment.rand_augment(image, np.random.default_rng(seed), layers=4, magnitude=5)
+    generator = np.random.default_rng(seed)
+    rand_augment(image, generator, layers=4, magnitude=5, operations=operations)
   assert counts.sum() == 1600
   # Four standard deviations around a sixteenth.
   assert np.abs(counts - 100).max() < 4 * np.sqrt(1600 / 16 * 15 / 16)
@@ -117,9 +117,7 @@ def test_layers_are_drawn_one_after_the_other_all_with_the_same_probability(monk
 
 def test_the_result_depends_on_the_draws_alone():
   def augmented(seed):
-    return rand_augment.rand_augment(
-      GOLDEN["image"], np.random.default_rng(seed), layers=4, magnitude=15
-    )
+    return rand_augment(GOLDEN["image"], np.random.default_rng(seed), layers=4, magnitude=15)
 
   results = [augmented(seed) for seed in range(8)]
   for seed, result in enumerate(results):

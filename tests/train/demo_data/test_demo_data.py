@@ -8,7 +8,9 @@ import pytest
 from nfnet import preprocessing
 from nfnet.errors import UserError
 from train.config import experiment
-from train.data import pipeline, record_reader, records
+from train.data import record_files, record_reader
+from train.data.batches import train_batches
+from train.data.manifest import load_manifest
 from train.demo_data import make_digits, make_fashion_mnist
 
 FASHION_MNIST = pathlib.Path(make_fashion_mnist.__file__).parent / "fashion_mnist"
@@ -17,13 +19,13 @@ SPLITS = ("train", "validation")
 
 
 def read_all(folder, split):
-  reader = record_reader.RecordReader(folder, records.load_manifest(folder).splits[split])
+  reader = record_reader.RecordReader(folder, load_manifest(folder).splits[split])
   return [reader.read(index) for index in range(len(reader))]
 
 
 def test_the_embedded_set_is_whole_and_small():
-  manifest = records.load_manifest(FASHION_MNIST)
-  assert len(list(records.verify(FASHION_MNIST, manifest))) == 2
+  manifest = load_manifest(FASHION_MNIST)
+  assert len(list(record_files.verify(FASHION_MNIST, manifest))) == 2
   assert sum(path.stat().st_size for path in FASHION_MNIST.iterdir()) <= 8_000_000
   assert manifest.class_names == make_fashion_mnist.CLASS_NAMES
   license_text = (FASHION_MNIST / "LICENSE").read_text()
@@ -60,7 +62,7 @@ def test_the_embedded_pixels_are_the_original_ones(split, prefix):
 
 def test_the_embedded_set_can_be_trained_on():
   config = experiment.Data(path=str(FASHION_MNIST), num_classes=10, batch_size=64, train_pixels=32)
-  with pipeline.train_batches(config, seed=0) as batches:
+  with train_batches(config, seed=0) as batches:
     batch = next(batches)
   assert batch["image"].shape == (64, 32, 32, 3)
   assert batch["weight"].all()
@@ -68,7 +70,7 @@ def test_the_embedded_set_can_be_trained_on():
 
 def test_digits_are_made_in_the_same_format(tmp_path):
   make_digits.make(tmp_path / "digits")
-  manifest = records.load_manifest(tmp_path / "digits")
+  manifest = load_manifest(tmp_path / "digits")
   assert manifest.class_names == tuple("0123456789")
   assert {name: split.records for name, split in manifest.splits.items()} == {
     "train": 1000,

@@ -8,7 +8,7 @@ from nfnet.cost import count
 from nfnet.errors import UserError
 from tests.repository import ROOT
 from train.config.files import load_experiment
-from train.data.pipeline import train_examples
+from train.data.dataset import train_examples
 from train.sweep.plan import load_plan, make_trial
 from train.sweep.trial import as_text
 

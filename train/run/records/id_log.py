@@ -85,7 +85,7 @@ class IdLog:
 
     Args:
       step: that uses it.
-      batch: of `train.data.pipeline`.
+      batch: of `train.data.batches`.
       left_out: it is not used.
     """
     epochs = batch["position"] // self._epoch_images

@@ -24,11 +24,11 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 def put_batch(batch: Mapping[str, np.ndarray], mesh: jax.sharding.Mesh) -> dict[str, Any]:
   """The arrays that a step uses, spread over the devices; the ids stay behind.
 
-  Examples are dealt out to a process's devices as `train.data.pipeline` deals them out to
+  Examples are dealt out to a process's devices as `train.data.batches` deals them out to
   processes: each of n devices gets every n-th example of the global batch.
 
   Args:
-    batch: what this process has of it, as `train.data.pipeline` deals it out.
+    batch: what this process has of it, as `train.data.batches` deals it out.
     mesh: of devices.
 
   Returns:

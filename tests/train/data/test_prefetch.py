@@ -4,11 +4,11 @@ import time
 
 import pytest
 
-from train.data.batch_fetcher import BatchFetcher
+from train.data.prefetch import BatchFetcher
 
 
 class Numbers:
-  """As `Batches`, of numbers; waits before each until it may go on."""
+  """Stands in for `Batches` with numbers; waits before each until it may go on."""
 
   def __init__(self, fail_at=None):
     self.count = 0
