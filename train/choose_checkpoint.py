@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 
 from nfnet.command_line import refuse_arguments, run_main
 from nfnet.errors import UserError
-from train.report.figure import COLORS, picture, plain_log_axis
+from train.report.figure import COLORS, GRAY, new_plot, plain_log_axis
 from train.report.output import save_figure, write_json
 from train.report.table import format_table
 from train.scaling.finetuning_law import (
@@ -208,7 +208,7 @@ def draw(choice: Choice) -> Figure | None:
   known = [one for one in choice.ranked if one.run.top1_error_percent is not None]
   if not known:
     return None
-  figure, axes = picture(
+  figure, axes = new_plot(
     f"Error after fine-tuning, predicted by {label(choice.law.kind)}",
     "predicted top-1 error (%)",
     "top-1 error (%)",
@@ -216,7 +216,7 @@ def draw(choice: Choice) -> Figure | None:
   )
   values = [value for one in known for value in (one.error_percent, one.run.top1_error_percent)]
   ends = (min(values), max(values))
-  axes.plot(ends, ends, color="#777777", linewidth=0.8)
+  axes.plot(ends, ends, color=GRAY, linewidth=0.8)
   for index, name in enumerate(dict.fromkeys(one.run.name for one in known)):
     own = [one for one in known if one.run.name == name]
     axes.plot(

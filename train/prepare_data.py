@@ -17,6 +17,7 @@ from nfnet.command_line import run_main
 from nfnet.errors import UserError
 from train.data import dataset_writer, image_sources
 from train.data.manifest import MANIFEST_NAME, Manifest, load_manifest
+from train.report.units import format_size
 
 _SOURCE = flags.DEFINE_string("source", None, "Folder with the images.")
 _OUT = flags.DEFINE_string("out", None, "Folder to write the data set to.")
@@ -68,7 +69,7 @@ def _print_summary(folder: str, manifest: Manifest) -> None:
   print(f"{folder}: {len(manifest.class_names)} classes, verified")
   for name, split in manifest.splits.items():
     print(
-      f"  {name}: {split.records:,} images, {split.size_bytes / 1e6:,.1f} MB, "
+      f"  {name}: {split.records:,} images, {format_size(split.size_bytes)}, "
       f"{len(split.record_files)} files"
     )
   if manifest.skipped_images:

@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogFormatterSciNotation
 
-from nfnet.errors import UserError
-from train.report.figure import COLORS, picture, plain_log_axis
+from train.report.figure import COLORS, GRAY, PINK, new_plot, plain_log_axis
+from train.report.output import save_figures
 from train.scaling.findings import Findings
 from train.scaling.run_table import Run, best_trials
 from train.scaling.study import FORMS, OPTIMA, WAYS
@@ -17,7 +17,6 @@ from train.scaling.text import OPTIMUM_LABELS
 
 # With the colors, for more networks than there are of these.
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-_GRAY = "#777777"
 _COMPUTE_LABELS = {
   "compute_core_hours": "training compute (core-hours)",
   "compute_flops": "training compute (FLOP)",
@@ -39,22 +38,16 @@ def write_plots(folder: str, findings: Findings) -> list[pathlib.Path]:
   Raises:
     UserError: they cannot be written.
   """
-  pictures = {
-    "loss_against_compute": _loss(findings),
-    "finetuning_error_against_compute": draw_finetuning_error(findings),
-    "learning_rate": _learning_rate(findings),
-    "optimal_size_and_epochs": _optima(findings),
-  }
-  written = []
-  try:
-    pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
-    for name, figure in pictures.items():
-      if figure is not None:
-        written.append(pathlib.Path(folder) / f"{name}.png")
-        figure.savefig(written[-1])
-  except OSError as error:
-    raise UserError(f"--plots={folder} cannot be written: {error.strerror}") from error
-  return written
+  return save_figures(
+    f"--plots={folder}",
+    folder,
+    {
+      "loss_against_compute": _loss(findings),
+      "finetuning_error_against_compute": draw_finetuning_error(findings),
+      "learning_rate": _learning_rate(findings),
+      "optimal_size_and_epochs": _optima(findings),
+    },
+  )
 
 
 def _loss(findings: Findings) -> Figure:
@@ -68,17 +61,17 @@ def _loss(findings: Findings) -> Figure:
   for form in FORMS:
     law = getattr(findings.study.laws, form.field)
     if form.field in _DRAWN_FORMS and law is not None:
-      style = {"color": _GRAY, "linestyle": _DRAWN_FORMS[form.field], "linewidth": 1.2}
+      style = {"color": GRAY, "linestyle": _DRAWN_FORMS[form.field], "linewidth": 1.2}
       axes.plot(compute, law.loss(compute), label=form.label, **style)
       for budget in findings.budgets:
         _, interval = findings.study.prediction(form, budget)
         if interval:
           # Two laws at one budget would hide each other.
           beside = budget * (1.03 if form.field == "frontier" else 1 / 1.03)
-          axes.vlines(beside, *interval, linewidth=1.2, color=_GRAY)
+          axes.vlines(beside, *interval, linewidth=1.2, color=GRAY)
   if findings.judgment is not None and findings.judgment.flagged.any():
     flagged = points.take(findings.judgment.flagged)
-    ring = {"markersize": 11, "markerfacecolor": "none", "color": "#CC79A7"}
+    ring = {"markersize": 11, "markerfacecolor": "none", "color": PINK}
     axes.plot(flagged.compute, flagged.loss, "o", label="outlier", **ring)
   plain_log_axis(axes.yaxis)
   axes.legend(frameon=False, ncols=2, fontsize="small")
@@ -103,7 +96,7 @@ def _learning_rate(findings: Findings) -> Figure | None:
   runs = [run for run in findings.runs if run.learning_rate is not None]
   if not runs:
     return None
-  figure, axes = picture("Learning rate of the best run", "epochs", "peak learning rate")
+  figure, axes = new_plot("Learning rate of the best run", "epochs", "peak learning rate")
   axes.set_xscale("log", base=2)
   axes.set_yscale("log", base=2)
   # Rates lie on a grid, so curves would hide each other: each is moved up by 2 %.
@@ -152,7 +145,7 @@ def _optima(findings: Findings) -> Figure | None:
         values = getattr(found, name) / divisor
         style = {"color": colors[name], "markersize": 3, "alpha": 0.7}
         own_axes.plot(found.compute, values, markers[field], **style)
-    axes.plot([], [], styles[field], color=_GRAY, label=OPTIMUM_LABELS[field])
+    axes.plot([], [], styles[field], color=GRAY, label=OPTIMUM_LABELS[field])
   for name, own_axes in (("parameters", axes), ("epochs", others)):
     own_axes.yaxis.label.set_color(colors[name])
     own_axes.tick_params(axis="y", colors=colors[name])
@@ -163,7 +156,7 @@ def _optima(findings: Findings) -> Figure | None:
 
 
 def _over_compute(findings: Findings, title: str, quantity: str) -> tuple[Figure, Axes]:
-  figure, axes = picture(title, _COMPUTE_LABELS[findings.table.compute_column], quantity)
+  figure, axes = new_plot(title, _COMPUTE_LABELS[findings.table.compute_column], quantity)
   axes.set_xscale("log")
   axes.set_yscale("log")
   # Between powers of ten there is room for labels only where all runs are within half a decade.
