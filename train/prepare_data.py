@@ -3,10 +3,10 @@
     python -m train.prepare_data --source=DIR --out=DIR
     python -m train.prepare_data --verify=DIR
 
-DIR holds `train/CLASS/*` and `val/CLASS/*` (also `validation` or `test`), or only `CLASS/*`, of
-which a share is held out, or the four idx files of MNIST or Fashion-MNIST. JPEG, PNG and WebP
-files are stored as they are, after each was decoded once. The same command continues a run that
-was stopped, and refuses to write over a finished data set.
+The source folder holds `train/CLASS/*` and `val/CLASS/*` (also `validation` or `test`), or only
+`CLASS/*`, a share of which is held out, or the four idx files of MNIST or Fashion-MNIST. JPEG, PNG
+and WebP files are stored as they are, after each was decoded once. The same command continues a run
+that was stopped, and refuses to write over a finished data set.
 """
 
 import os
@@ -22,26 +22,28 @@ from train.report.units import format_size
 _SOURCE = flags.DEFINE_string("source", None, "Folder with the images.")
 _OUT = flags.DEFINE_string("out", None, "Folder to write the data set to.")
 _EVALUATION_SHARE = flags.DEFINE_float(
-  "evaluation_share", 0.1, "Share that is held out where the source does not say which images."
+  "evaluation_share", 0.1, "Share of the images that is held out, if the source does not say which."
 )
 _CLASS_NAMES = flags.DEFINE_list(
   "class_names", [], "Names of the classes of idx files, separated by commas."
 )
 _SHARDS = flags.DEFINE_integer(
-  "shards", None, "Record files a split; about 256 MiB each by default.", lower_bound=1
+  "shards", None, "Record files per split; about 256 MiB each by default.", lower_bound=1
 )
-_SEED = flags.DEFINE_integer("seed", 0, "Of the order in which records are stored.")
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of the order in which records are stored.")
 _WORKERS = flags.DEFINE_integer(
-  "workers", os.cpu_count(), "Processes that read and decode images.", lower_bound=0
+  "workers", os.cpu_count(), "Number of processes that read and decode images.", lower_bound=0
 )
 _SKIP_BAD_IMAGES = flags.DEFINE_bool(
   "skip_bad_images", False, "Leave out images that cannot be decoded, and list them."
 )
-_VERIFY = flags.DEFINE_string("verify", None, "Only compare this data set with its manifest.")
+_VERIFY = flags.DEFINE_string(
+  "verify", None, "Folder of a data set to compare with its manifest; nothing is written."
+)
 
 
 def main(arguments: list[str]) -> None:
-  """Writes or verifies, as the flags say."""
+  """Writes a data set or verifies one, as the flags say."""
   if len(arguments) > 1:
     raise UserError(f"unexpected argument {arguments[1]!r}: every value needs its --flag=")
   if _VERIFY.value:

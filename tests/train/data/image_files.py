@@ -11,8 +11,16 @@ import numpy as np
 from PIL import Image
 
 from train.data import dataset_writer, image_sources
-from train.data.manifest import MANIFEST_NAME, Manifest, Split, describe_file, save_manifest
+from train.data.manifest import (
+  MANIFEST_NAME,
+  Manifest,
+  Split,
+  describe_file,
+  load_manifest,
+  save_manifest,
+)
 from train.data.record_files import Record, encode_record, open_writer
+from train.data.record_reader import RecordReader
 
 CLASS_NAMES = ("ant", "bee", "cat")
 
@@ -74,6 +82,12 @@ def write_records(out, images_by_split, labels_per_record_max=1):
   )
   save_manifest(out, manifest)
   return manifest
+
+
+def read_all(folder, split):
+  """Returns all records of a split, in order."""
+  reader = RecordReader(folder, load_manifest(folder).splits[split])
+  return [reader.read(index) for index in range(len(reader))]
 
 
 def edit_manifest(folder, edit):

@@ -19,7 +19,7 @@ def test_half_of_the_images_are_mirrored():
       flipped += 1
     else:
       np.testing.assert_array_equal(found, image)
-  # Four standard deviations of a fair coin.
+  # Within four standard deviations of a fair coin.
   assert abs(flipped - 500) <= 64
 
 

@@ -20,7 +20,7 @@ from train.data.dataset import class_names, evaluation_examples, train_examples
 
 EXAMPLES = 60
 BATCH_SIZE = 24
-# Three passes over the data, of which the batches divide none.
+# Three passes over the data, none of which is a whole number of batches.
 BATCHES = 3 * EXAMPLES // BATCH_SIZE
 
 
@@ -46,7 +46,7 @@ def dataset(tmp_path_factory):
 
 
 def join(batches_of_hosts):
-  """Puts the hosts' parts of one global batch together, in the order of the ids."""
+  """Returns one global batch from the hosts' data shards, in the order of the ids."""
   joined = {
     name: np.concatenate([batch[name] for batch in batches_of_hosts])
     for name in batches_of_hosts[0]
@@ -170,7 +170,7 @@ def test_a_run_resumes_on_other_hosts_and_workers(dataset, before, after):
 
 
 def test_hosts_and_workers_switched_at_random_steps_change_nothing(tmp_path):
-  """Three epochs: the same global batches, each id once an epoch, the same draws."""
+  """The global batches and draws of three epochs stay the same, with each id once an epoch."""
   examples, batches = 248, 31
   image_files.write_dataset(tmp_path / "data", train=examples, validation=1, files=3)
   settings = config(tmp_path / "data")
@@ -178,7 +178,7 @@ def test_hosts_and_workers_switched_at_random_steps_change_nothing(tmp_path):
   random = np.random.default_rng(0)
   hosts = np.concatenate([random.permutation([1, 2, 3, 4, 8]) for _ in range(2)])
   cuts = np.sort(random.choice(np.arange(1, batches), len(hosts) - 1, replace=False))
-  # Workers take seconds to start, so few of the stretches have them.
+  # Workers take seconds to start, so only two of the stretches have them.
   workers = [2 if i == np.argmax(hosts == 1) else 0 for i in range(len(hosts))]
   workers[len(hosts) - 1 - np.argmax(hosts[::-1] == 2)] = 1
   found, state = [], None
@@ -210,7 +210,7 @@ def test_the_seed_decides_order_and_draws(dataset):
   for seed in range(3):
     with train_batches(config(dataset, batch_size=EXAMPLES), seed) as batches:
       orders += [tuple(batch["id"]) for batch in itertools.islice(batches, 4)]
-  # Also no epoch of one seed is a later epoch of another.
+  # No epoch of one seed is a later epoch of another seed either.
   assert len(set(orders)) == len(orders)
 
 
@@ -311,7 +311,7 @@ def test_bad_images_become_black_and_weigh_nothing(tmp_path, workers):
 def test_too_many_bad_images_end_the_run_naming_the_records(tmp_path):
   write_with_bad_images(tmp_path / "data", good=20)
   settings = config(tmp_path / "data", bad_image_share_max=0.0005)
-  # Five of 10,000 are allowed, four come an epoch of 27.
+  # Five of 10,000 are allowed; each epoch of 27 has four.
   with train_batches(settings, seed=0) as batches:
     for _ in range(3):
       next(batches)
@@ -457,7 +457,7 @@ def test_workers_end_when_the_training_process_is_killed(tmp_path, dataset):
   left = [pid for pid in workers if is_running(pid)]
   for pid in left:
     os.kill(pid, signal.SIGKILL)
-  # Only now: workers that live on hold the other end of the pipes.
+  # Not earlier, since workers that live on hold the other end of the pipes.
   process.communicate()
   assert not left
 

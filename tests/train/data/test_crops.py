@@ -13,7 +13,7 @@ SIZES = st.integers(1, 3) | st.integers(1, 300)
 
 
 def image_of(height, width):
-  """Holds row and column of each pixel, so that a crop shows where it came from."""
+  """Returns an image that holds row and column of each pixel, so that a crop shows its origin."""
   rows, columns = np.mgrid[:height, :width]
   return np.stack([rows, columns, rows], axis=-1).astype(np.uint8)
 
@@ -67,7 +67,7 @@ def test_the_whole_image_at_its_own_size_is_unchanged():
 
 
 def photograph():
-  """Natural, with detail; windows of 300 x 400."""
+  """Returns four windows, 300 x 400, of a photograph with detail."""
   image = sklearn.datasets.load_sample_image("china.jpg")
   return [image[top : top + 300, left : left + 400] for top in (0, 100) for left in (0, 200)]
 
@@ -78,8 +78,8 @@ def test_resizing_is_that_of_pillow_but_for_rounding(pixels):
     expected = Image.fromarray(image).resize((pixels, pixels), Image.Resampling.BICUBIC)
     found = crops.resize(image, pixels)
     difference = np.abs(found.astype(np.int16) - np.asarray(expected, np.int16))
-    # Both round to whole numbers between the two directions, and take them in another order. Where
-    # that cuts off an overshoot of the filter, single values differ by more.
+    # Both round to whole numbers after the first direction, and they begin with different ones.
+    # Where that cuts off an overshoot of the filter, single values differ by more.
     assert difference.mean() < 0.4
     assert (difference > 2).mean() < 1e-3
 

@@ -7,17 +7,10 @@ from tests.train.data import image_files
 from train.data.dataset_writer import write_dataset
 from train.data.image_sources import read_source
 from train.data.manifest import MANIFEST_NAME, load_manifest
-from train.data.record_reader import RecordReader
 
 
 def prepare(source, out, evaluation_share=0.3, **options):
   return write_dataset(out, read_source(source, evaluation_share), **options)
-
-
-def read_all(folder, split):
-  manifest = load_manifest(folder)
-  reader = RecordReader(folder, manifest.splits[split])
-  return [reader.read(index) for index in range(len(reader))]
 
 
 def test_class_folders_keep_every_file_as_it_is(tmp_path):
@@ -26,7 +19,9 @@ def test_class_folders_keep_every_file_as_it_is(tmp_path):
   assert manifest.class_names == image_files.CLASS_NAMES
   assert manifest.labels_per_record_max == 1
   stored = [
-    record for split in ("train", "validation") for record in read_all(tmp_path / "data", split)
+    record
+    for split in ("train", "validation")
+    for record in image_files.read_all(tmp_path / "data", split)
   ]
   expected = {
     path.read_bytes(): (image_files.CLASS_NAMES.index(path.parent.name),)
@@ -65,7 +60,7 @@ def test_idx_files_keep_every_pixel(tmp_path, ending):
   manifest = prepare(source, tmp_path / "data")
   assert manifest.class_names == tuple("0123456789")
   images = np.random.default_rng(0).integers(0, 256, (12, 28, 28), np.uint8)
-  stored = read_all(tmp_path / "data", "train")
+  stored = image_files.read_all(tmp_path / "data", "train")
   found = {preprocessing.decode_image(record.image)[:, :, 0].tobytes() for record in stored}
   assert found == {image.tobytes() for image in images}
   assert manifest.splits["validation"].records == 5
@@ -84,7 +79,7 @@ def test_records_are_mixed_over_the_files(tmp_path):
   image_files.write_class_folders(tmp_path / "source", 40)
   manifest = prepare(tmp_path / "source", tmp_path / "data", files_per_split=2)
   files = manifest.splits["train"].record_files
-  labels = [record.labels[0] for record in read_all(tmp_path / "data", "train")]
+  labels = [record.labels[0] for record in image_files.read_all(tmp_path / "data", "train")]
   first = labels[: files[0].records]
   # About 14 of each class in each half; sorted by class, one would have none of the third.
   assert all(first.count(label) >= 5 for label in range(3))
@@ -141,7 +136,7 @@ def test_bad_images_are_left_out_on_request_and_listed(tmp_path):
   assert load_manifest(tmp_path / "data") == manifest
   assert sum(split.records for split in manifest.splits.values()) == 60
   for split in ("train", "validation"):
-    ids = [record.id for record in read_all(tmp_path / "data", split)]
+    ids = [record.id for record in image_files.read_all(tmp_path / "data", split)]
     assert ids == list(range(len(ids)))
 
 
