@@ -9,7 +9,7 @@ export JAX_PLATFORMS ?= cpu
 .PHONY: help demo test test-all lint docs results lock clean
 
 help:
-	@echo "make demo      pre-train on Fashion-MNIST, fine-tune on digits, evaluate (10 minutes on 2 cores)"
+	@echo "make demo      pre-train on Fashion-MNIST, fine-tune on digits, evaluate (2 to 4 minutes on 2 idle cores)"
 	@echo "make test      the tests that take minutes"
 	@echo "make test-all  all tests, the slow ones too"
 	@echo "make lint      formatter and linter, changing nothing"

@@ -22,7 +22,7 @@ from profiling.estimate import published
 from profiling.estimate.error_bar import error_bar_text, error_bars
 from profiling.estimate.stored import RESULTS
 from train.published_runs import PAPER_A_FINETUNED, PAPER_A_NFNETS
-from train.report.figure import COLORS, picture
+from train.report.figure import COLORS, GRAY, PINK, new_plot
 from train.report.output import save_figure, write_json
 from train.report.table import format_table
 from train.scaling.run_table import Run, read_runs
@@ -131,7 +131,7 @@ def as_text(points: Sequence[Point]) -> str:
 
 def draw(points: Sequence[Point]) -> Figure:
   """Plots error against core-hours; triangles are ViTs, circles are NFNets."""
-  figure, axes = picture(
+  figure, axes = new_plot(
     "NFNets and vision transformers after fine-tuning on ImageNet",
     "TPU-v4 core-hours of pre-training",
     "top-1 error as published (%)",
@@ -149,7 +149,7 @@ def draw(points: Sequence[Point]) -> Figure:
       axes.plot(plain, errors, f"{marker}:", **style, markerfacecolor="none")
     if own[0].kernel_core_hours is not None:
       axes.plot([point.kernel_core_hours for point in own], errors, "x--", **style)
-  gray = {"color": "#777777", "markersize": 5}
+  gray = {"color": GRAY, "markersize": 5}
   axes.plot([], [], "o-", label="as published", **gray)
   axes.plot([], [], "o:", label="estimated, plain JAX", markerfacecolor="none", **gray)
   axes.plot([], [], "x--", label="estimated, Pallas kernels", **gray)
@@ -170,7 +170,7 @@ def _by_name(points: Sequence[Point]) -> Iterator[tuple[str, list[Point]]]:
 def _colors(points: Sequence[Point]) -> list[str]:
   """Returns one color for each network; NFNets have those of `profiling.core_hours`."""
   nfnets = dict(zip(published.VARIANTS, COLORS, strict=False))
-  others = iter(("#CC79A7", "#882255", "#44AA99"))
+  others = iter((PINK, "#882255", "#44AA99"))
   return [nfnets.get(name) or next(others) for name, _ in _by_name(points)]
 
 

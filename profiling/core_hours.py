@@ -25,10 +25,11 @@ from profiling.estimate import published
 from profiling.estimate.error_bar import error_bar_text, error_bars, error_bars_json
 from profiling.estimate.step_time import RULES
 from profiling.step import StepReport, report
-from train.config.config_file import load_experiment
-from train.report.figure import COLORS, picture
+from train.config.files import load_experiment
+from train.report.figure import COLORS, GRAY, new_plot
 from train.report.output import save_figure, write_json
 from train.report.table import format_table
+from train.report.units import format_gib
 
 # What is costed is what these configurations train.
 CONFIGS = pathlib.Path(train.configs.__file__).parent
@@ -162,7 +163,7 @@ def as_text(estimates: Estimates) -> str:
       f"{step.time.seconds * 1e3:.1f}",
       f"{step.images_per_second_per_chip:.0f}",
       f"{step.mfu:.1%}",
-      f"{step.compilation.hbm_bytes / 2**30:.1f}" + ("" if step.fits else " DOES NOT FIT"),
+      format_gib(step.compilation.hbm_bytes) + ("" if step.fits else " DOES NOT FIT"),
     )
     for variant, step in estimates.pretraining.items()
   ]
@@ -218,7 +219,7 @@ _COLORS = dict(zip(published.VARIANTS, COLORS, strict=False))
 
 def draw(estimates: Estimates) -> Figure:
   """Published losses against core-hours: the published ones, and those of this project."""
-  figure, axes = picture(
+  figure, axes = new_plot(
     "NFNets pre-trained on JFT-4B",
     "TPU-v4 core-hours",
     "held-out loss as published (nats)",
@@ -240,13 +241,13 @@ def draw(estimates: Estimates) -> Figure:
       color=_COLORS[variant],
       linewidth=0.8,
     )
-  axes.plot([], [], "o-", color="#777777", label="cost as published")
-  axes.plot([], [], "x--", color="#777777", label="cost estimated for this project")
+  axes.plot([], [], "o-", color=GRAY, label="cost as published")
+  axes.plot([], [], "x--", color=GRAY, label="cost estimated for this project")
   axes.plot(
     [],
     [],
     "-",
-    color="#777777",
+    color=GRAY,
     linewidth=0.8,
     label=f"what real steps took of an estimate: {bar.lowest:.2f} to {bar.highest:.2f}",
   )

@@ -20,6 +20,7 @@ from profiling.estimate.step_time import RULES
 from profiling.step import MFU_DEFINITION, StepReport, check_variant, report
 from train.report.output import write_json
 from train.report.table import format_table
+from train.report.units import format_gib
 
 # Four chips of each, as one host has them.
 SLICES = ("v3:2x2", "v4:2x2x1", "v5e:2x2", "v5p:2x2x1", "v6e:2x2", "tpu7x:2x2x1")
@@ -59,7 +60,7 @@ def as_text(reports: Sequence[StepReport]) -> str:
       f"{step.time.collective_seconds * 1e3:.1f}",
       f"{step.images_per_second_per_chip:.0f}",
       f"{step.mfu:.1%}",
-      f"{step.compilation.hbm_bytes / 2**30:.1f}" + ("" if step.fits else " DOES NOT FIT"),
+      format_gib(step.compilation.hbm_bytes) + ("" if step.fits else " DOES NOT FIT"),
     )
     for step in reports
   ]

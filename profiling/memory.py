@@ -26,9 +26,10 @@ from profiling.core_hours import CONFIGS
 from profiling.estimate.error_bar import error_bar_text, error_bars_json
 from profiling.estimate.step_time import RULES
 from profiling.step import StepReport, check_variant, report
-from train.config.config_file import load_experiment
+from train.config.files import load_experiment
 from train.report.output import write_json
 from train.report.table import format_table
+from train.report.units import format_gib
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -169,8 +170,8 @@ def as_text(results: Sequence[Trial]) -> str:
 
 def _cells(step: StepReport) -> tuple[str, str, str]:
   return (
-    f"{step.compilation.hbm_bytes / 2**30:.1f}",
-    f"{step.hbm_margin_bytes / 2**30:.1f}",
+    format_gib(step.compilation.hbm_bytes),
+    format_gib(step.hbm_margin_bytes),
     f"{step.time.seconds * 1e3:.1f}",
   )
 

@@ -27,10 +27,20 @@ from profiling.core_hours import CONFIGS
 from profiling.estimate.error_bar import error_bar_text, error_bars_json
 from profiling.estimate.step_time import RULES
 from profiling.step import MFU_DEFINITION, StepReport, check_variant, report
-from train.config.config_file import load_experiment
-from train.report.figure import picture
+from train.config.files import load_experiment
+from train.report.figure import (
+  BLUE,
+  GRAY,
+  GREEN,
+  ORANGE,
+  PINK,
+  SKY_BLUE,
+  VERMILION,
+  new_plot,
+)
 from train.report.output import save_figure, write_json
 from train.report.table import format_table
+from train.report.units import format_gib, format_size
 
 EFFICIENCY_DEFINITION = (
   "images/s/chip over the fastest on the smallest slice, with collectives after everything else; "
@@ -153,9 +163,9 @@ def as_text(steps: Sequence[StepReport]) -> str:
       step.request.block_execution + (" remat" if step.request.rematerialize else ""),
       f"{step.request.batch_per_chip} / {step.request.gradient_accumulation}",
       f"{step.request.parameter_shards}",
-      f"{step.compilation.hbm_bytes / 2**30:.1f}, {step.hbm_margin_bytes / 2**30:.1f}",
+      f"{format_gib(step.compilation.hbm_bytes)}, {format_gib(step.hbm_margin_bytes)}",
       f"{step.compilation.lower_seconds + step.compilation.compile_seconds:.0f} s, "
-      f"{step.compilation.peak_memory_bytes / 1e9:.1f} GB",
+      f"{format_size(step.compilation.peak_memory_bytes)}",
       f"{step.time.compute_seconds * 1e3:.1f}",
       f"{step.time.by('part').get(('optimizer',), 0.0) * 1e3:.1f}",
       f"{step.time.collective_bytes / 1e9:.2f} GB, {step.time.collective_seconds * 1e3:.1f}",
@@ -188,13 +198,13 @@ def as_text(steps: Sequence[StepReport]) -> str:
 
 
 # Of Okabe and Ito's, which people with any color vision tell apart.
-_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+_COLORS = (BLUE, VERMILION, GREEN, PINK, ORANGE, SKY_BLUE)
 
 
 def draw(steps: Sequence[StepReport]) -> Figure:
   """Efficiency of the fastest step that fits, by chips; a band between the two kinds of it."""
   batch = steps[0].request.batch_per_chip * steps[0].topology.chips
-  figure, axes = picture(
+  figure, axes = new_plot(
     f"One batch of {batch} images by slice",
     "TPU-v4 chips (numbers: images/s/chip)",
     "efficiency, estimated",
@@ -224,8 +234,8 @@ def draw(steps: Sequence[StepReport]) -> Figure:
         fontsize=7,
         color=color,
       )
-  axes.plot([], [], "-", color="#777777", label="collectives after everything else")
-  axes.plot([], [], "--", color="#777777", linewidth=0.8, label="collectives beside it")
+  axes.plot([], [], "-", color=GRAY, label="collectives after everything else")
+  axes.plot([], [], "--", color=GRAY, linewidth=0.8, label="collectives beside it")
   slices = sorted({step.topology.chips for step in steps})
   axes.set_xscale("log", base=2)
   axes.set_xticks(slices, list(map(str, slices)))

@@ -30,6 +30,7 @@ from profiling.compiler_text.hlo_cycles import read_operations
 from profiling.estimate.error_bar import error_bar_text, error_bars_json
 from profiling.estimate.step_time import RULES, StepTime, estimate, format_rows
 from train.report.output import write_json
+from train.report.units import format_size
 
 MFU_DEFINITION = "6 x multiply-adds of a forward pass x images/s / peak bfloat16 FLOP/s of the chip"
 
@@ -176,7 +177,7 @@ def as_text(result: StepReport) -> str:
     + (f", margin {result.hbm_margin_bytes / gigabyte:.2f}" if result.fits else ": DOES NOT FIT"),
     "Measured:",
     f"  compiling         {compilation.compile_seconds:9.1f} s, "
-    f"{compilation.peak_memory_bytes / 1e9:.1f} GB of memory at most, "
+    f"{format_size(compilation.peak_memory_bytes)} of memory at most, "
     f"lowering {compilation.lower_seconds:.1f} s",
     "",
   ]

@@ -18,8 +18,9 @@ from absl import flags
 from nfnet.command_line import run_main
 from profiling.estimate.step_time import format_rows
 from profiling.measure.training_step import Measurement, measure
-from train.config.config_file import load_experiment, parse_arguments
 from train.config.experiment import Experiment
+from train.config.files import load_experiment
+from train.config.overrides import parse_arguments
 from train.report.output import write_json
 
 

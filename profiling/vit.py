@@ -26,6 +26,7 @@ from profiling.estimate.step_time import RULES, estimate
 from profiling.step import StepReport
 from train.report.output import write_json
 from train.report.table import format_table
+from train.report.units import format_gib
 
 _BATCH_PER_CHIP = 32
 _PIXELS = 224
@@ -132,7 +133,7 @@ def as_text(reports: list[Report]) -> str:
         f"{one.time.seconds * 1e3:.1f}",
         f"{one.images_per_second_per_chip:.0f}",
         f"{one.mfu:.1%}",
-        f"{one.compilation.hbm_bytes / 2**30:.1f}" + ("" if one.fits else " DOES NOT FIT"),
+        format_gib(one.compilation.hbm_bytes) + ("" if one.fits else " DOES NOT FIT"),
         "" if one.run.images is None else f"{one.run.images / 1e9:.0f}",
         "" if hours is None else f"{hours:,.0f}",
         f"{one.run.core_hours:,.0f}",

@@ -17,7 +17,7 @@ from absl import flags
 
 from nfnet.command_line import refuse_arguments, run_main
 from nfnet.errors import UserError
-from train.data.pipeline import in_order
+from train.data.epoch_order import example_order
 from train.report.table import format_table
 from train.run.records.id_log import id_sum, read_order, read_records
 
@@ -132,7 +132,7 @@ def _used_records(records: np.ndarray, batch_size: int) -> tuple[np.ndarray, int
 def _check_partial_epoch(workdir: str, used: np.ndarray, order: dict, epoch: int) -> None:
   """Compares the ids of each step of the incomplete epoch with those at its place in the order."""
   batch_size, repetitions = order["batch_size"], order["repetitions"]
-  ids = in_order(order["examples"], order["seed"], repetitions)
+  ids = example_order(order["examples"], order["seed"], repetitions)
   for step in np.unique(used["step"]):
     positions = np.arange((step - 1) * batch_size, step * batch_size)
     positions = positions[positions // (order["examples"] * repetitions) == epoch]

@@ -14,7 +14,7 @@ import jax
 from absl import flags
 
 from nfnet.command_line import run_main
-from train.config.config_file import load_experiment
+from train.config.files import load_experiment
 from train.demo_data import make_digits
 from train.report.table import format_table
 from train.report.units import format_duration

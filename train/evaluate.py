@@ -18,7 +18,7 @@ from absl import flags
 
 from nfnet.command_line import run_main
 from nfnet.errors import UserError
-from train.config.config_file import parse_arguments
+from train.config.overrides import parse_arguments
 from train.report.output import write_json
 from train.report.table import format_table
 from train.run import processes

@@ -12,7 +12,7 @@ started again, and then includes trials that the sweep has finished since.
 from absl import flags
 
 from nfnet.command_line import run_main
-from train.config.config_file import parse_arguments
+from train.config.overrides import parse_arguments
 from train.run.compilation_cache import use_compilation_cache
 from train.sweep.finetuning import finetune_sweep
 from train.sweep.folder import SweepFolder

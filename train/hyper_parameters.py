@@ -1,9 +1,9 @@
-"""Every hyper-parameter of both papers beside what the configurations here have.
+"""Prints every hyper-parameter of both papers beside its value in the configurations.
 
-    python -m train.hyper_parameters
+    python -m train.hyper_parameters > docs/hyper_parameters.md
 
-prints docs/hyper_parameters.md. A test compares the two, and each value with the paper's, so that
-neither a configuration nor the table can drift.
+A test compares the stored table with the configurations, and each value with the paper's, so that
+neither can drift.
 """
 
 import dataclasses
@@ -16,8 +16,9 @@ import train.configs
 from kernels.sgd_agc.formulas import PARAMETER_NORM_FLOOR
 from nfnet.command_line import refuse_arguments, run_main
 from nfnet.variants import get_variant
-from train.config.config_file import field_values, load_experiment
 from train.config.experiment import Experiment
+from train.config.fields import field_values
+from train.config.files import load_experiment
 
 _CONFIGS = pathlib.Path(train.configs.__file__).parent
 _FS = tuple(f"F{n}" for n in range(8))
@@ -34,13 +35,13 @@ class HyperParameter:
   """One line of the table.
 
   Attributes:
-    what: it is, in words.
-    stated: in the paper, one value for each of `configs`; None is not stated.
-    source: paper and place.
-    field: of the experiment, or what else `value_of` gives.
-    configs: files under `train/configs` that have it.
-    value_of: from an experiment to the value here; None is the field's.
-    remark: why a value differs from the stated one, or where one that is not stated is from.
+    what: the hyper-parameter in words.
+    stated: values that the paper states, one for each of `configs`; None is not stated.
+    source: paper and place in it.
+    field: dotted name of the experiment's field, or the name of what `value_of` returns.
+    configs: files under `train/configs` that the values are for.
+    value_of: function from an experiment to the value; None takes the field's value.
+    remark: reason why a value differs from the stated one, or the origin of one that is not stated.
   """
 
   what: str
@@ -52,7 +53,7 @@ class HyperParameter:
   remark: str = ""
 
   def values(self) -> tuple[Any, ...]:
-    """Here, one for each of `configs`."""
+    """Returns the values of this project, one for each of `configs`."""
     return tuple(self._value(_load(config)) for config in self.configs)
 
   def _value(self, experiment: Experiment) -> Any:
@@ -67,9 +68,9 @@ class Section:
   """Hyper-parameters of one kind of training.
 
   Attributes:
-    title: of the table.
-    configs: whose values its columns are, in words.
-    rows: in the order of the table.
+    title: title of the table.
+    configs: configurations that the values are those of, in words.
+    rows: hyper-parameters in the order of the table.
   """
 
   title: str
@@ -83,7 +84,7 @@ def _load(config: str) -> Experiment:
 
 
 def _rows(configs: tuple[str, ...]) -> Callable[..., HyperParameter]:
-  """Of one section: a single stated value is that of all configurations."""
+  """Returns a function that makes a row; a single stated value holds for all configurations."""
 
   def row(what: str, field: str, stated: Any, source: str, **more: Any) -> HyperParameter:
     each = stated if isinstance(stated, list) else [stated] * len(configs)
@@ -107,7 +108,7 @@ def _network() -> Section:
   row = _rows(("imagenet.py:variant=F1", "jft_pretrain.py:variant=F1+"))
   return Section(
     title="The networks",
-    configs="F1 and F1+; of F(N) there are N + 1 times as many blocks as of F0",
+    configs="F1 and F1+; F(N) has N + 1 times as many blocks as F0",
     rows=(
       row(
         "channels of the stages",
@@ -131,7 +132,7 @@ def _network() -> Section:
         value_of=_of_variant("group_channels"),
       ),
       row("activation", "model.activation", "gelu", "B, section 4.2"),
-      row("compute", "model.compute_dtype", "bfloat16", _PAPER_B_RECIPE),
+      row("compute dtype", "model.compute_dtype", "bfloat16", _PAPER_B_RECIPE),
     ),
   )
 
@@ -140,26 +141,31 @@ def _imagenet() -> Section:
   row = _rows(tuple(f"imagenet.py:variant={variant}" for variant in _FS))
   return Section(
     title="ImageNet from scratch",
-    configs="`imagenet.py`, F0 to F7 where they differ (F7 is of the released code only)",
+    configs="`imagenet.py`, F0 to F7 where they differ (F7 is in the released code only)",
     rows=(
       row("epochs", "schedule.train_epochs", 360, _PAPER_B_RECIPE),
-      row("batch", "data.batch_size", 4096, _PAPER_B_RECIPE),
+      row("batch size", "data.batch_size", 4096, _PAPER_B_RECIPE),
       row(
-        "training px",
+        "training resolution, px",
         "data.train_pixels",
         [192, 224, 256, 320, 384, 416, 448, 480],
         _PAPER_B_TABLE,
       ),
       row(
-        "test px",
+        "test resolution, px",
         "data.evaluation_pixels",
         [256, 320, 352, 416, 512, 544, 576, 608],
         _PAPER_B_TABLE,
       ),
-      row("resized to so much more", "data.evaluation_resize_margin", 32, _PAPER_B_RECIPE),
-      row("smallest crop, of the area", "data.crop_area_min", 0.08, _PAPER_B_RECIPE),
-      row("aspect ratio of crops", "data.crop_aspect_ratio_max", 4 / 3, _PAPER_B_RECIPE),
-      row("mirrored", "data.horizontal_flip", True, _PAPER_B_RECIPE),
+      row(
+        "margin of the resize before the test crop, px",
+        "data.evaluation_resize_margin",
+        32,
+        _PAPER_B_RECIPE,
+      ),
+      row("smallest crop, share of the area", "data.crop_area_min", 0.08, _PAPER_B_RECIPE),
+      row("largest aspect ratio of crops", "data.crop_aspect_ratio_max", 4 / 3, _PAPER_B_RECIPE),
+      row("random mirroring", "data.horizontal_flip", True, _PAPER_B_RECIPE),
       row("RandAugment, layers", "data.rand_augment_layers", 4, _PAPER_B_RECIPE),
       row(
         "RandAugment, magnitude",
@@ -167,8 +173,8 @@ def _imagenet() -> Section:
         [5, 10, 10, 15, 15, 15, 15, 15],
         _PAPER_B_TABLE,
       ),
-      row("MixUp, alpha; half of the batch", "mixing.mixup_alpha", 0.2, _PAPER_B_RECIPE),
-      row("CutMix; the other half", "mixing.cutmix", True, _PAPER_B_RECIPE),
+      row("MixUp, alpha; on half of the batch", "mixing.mixup_alpha", 0.2, _PAPER_B_RECIPE),
+      row("CutMix; on the other half", "mixing.cutmix", True, _PAPER_B_RECIPE),
       row(
         "dropout",
         "model.dropout_rate",
@@ -182,15 +188,15 @@ def _imagenet() -> Section:
       row("warm-up, epochs", "optimizer.warmup_epochs", 5, _PAPER_B_RECIPE),
       row("Nesterov momentum", "optimizer.momentum", 0.9, _PAPER_B_RECIPE),
       row("weight decay (L2)", "optimizer.weight_decay", 2e-5, _PAPER_B_RECIPE),
-      row("AGC", "optimizer.agc_clipping", 0.01, "B, section 4.1"),
+      row("AGC, clipping threshold", "optimizer.agc_clipping", 0.01, "B, section 4.1"),
       row(
-        "AGC, smallest norm",
+        "AGC, smallest parameter norm",
         "kernels.sgd_agc: PARAMETER_NORM_FLOOR",
         1e-3,
         "B, section 4",
         value_of=lambda _: PARAMETER_NORM_FLOOR,
       ),
-      row("moving average", "optimizer.ema_decay", 0.99999, _PAPER_B_RECIPE),
+      row("decay of the moving average", "optimizer.ema_decay", 0.99999, _PAPER_B_RECIPE),
     ),
   )
 
@@ -199,10 +205,10 @@ def _imagenet_sharpness() -> Section:
   row = _rows(tuple(f"imagenet.py:variant={variant},sharpness=true" for variant in ("F5", "F6")))
   return Section(
     title="ImageNet from scratch with SAM",
-    configs="`imagenet.py:sharpness=true`, F5 and F6; all else as above",
+    configs="`imagenet.py:sharpness=true`, F5 and F6; everything else is as above",
     rows=(
       row("radius", "sharpness.radius", 0.05, _PAPER_B_RECIPE),
-      row("share of the batch on the way up", "sharpness.ascent_share", 0.2, _PAPER_B_RECIPE),
+      row("share of the batch in the ascent step", "sharpness.ascent_share", 0.2, _PAPER_B_RECIPE),
       row("images that share a perturbation", "sharpness.group_images", 32, _PAPER_B_RECIPE),
     ),
   )
@@ -220,18 +226,18 @@ def _jft() -> Section:
     configs="`jft_pretrain.py`, 0.25 to 8 epochs where they differ",
     rows=(
       row("epochs", "schedule.train_epochs", list(_EPOCHS), _PAPER_A),
-      row("batch", "data.batch_size", 4096, _PAPER_A),
-      row("classes", "data.num_classes", 30_000, _PAPER_A),
-      row("training px", "data.train_pixels", 224, _PAPER_A),
-      row("held-out px", "data.evaluation_pixels", 256, _PAPER_A),
+      row("batch size", "data.batch_size", 4096, _PAPER_A),
+      row("number of classes", "data.num_classes", 30_000, _PAPER_A),
+      row("training resolution, px", "data.train_pixels", 224, _PAPER_A),
+      row("held-out resolution, px", "data.evaluation_pixels", 256, _PAPER_A),
       rates("F0", [1.6, 1.6, 1.6, 1.6, 1.6, 0.8]),
       rates("F3", [1.6, 1.6, 1.6, 0.8, 0.8, 0.4]),
       rates("F7+", [1.6, 1.6, 1.6, 0.8, 0.4, 0.4]),
       row("Nesterov momentum", "optimizer.momentum", 0.9, _PAPER_B_JFT),
-      row("AGC", "optimizer.agc_clipping", 0.01, _PAPER_B_JFT),
+      row("AGC, clipping threshold", "optimizer.agc_clipping", 0.01, _PAPER_B_JFT),
       row("weight decay (L2)", "optimizer.weight_decay", 1e-6, _PAPER_B_JFT),
-      row("moving average", "optimizer.ema_decay", "none", _PAPER_B_JFT),
-      row("mirrored", "data.horizontal_flip", True, _PAPER_B_JFT),
+      row("decay of the moving average", "optimizer.ema_decay", "none", _PAPER_B_JFT),
+      row("random mirroring", "data.horizontal_flip", True, _PAPER_B_JFT),
       row("RandAugment, layers", "data.rand_augment_layers", 0, _PAPER_B_JFT),
       row("MixUp, alpha", "mixing.mixup_alpha", "none", _PAPER_B_JFT),
       row(
@@ -239,7 +245,7 @@ def _jft() -> Section:
         "optimizer.warmup_steps",
         None,
         _PAPER_A,
-        remark="the 5 epochs of ImageNet of paper B, in images",
+        remark="as many images as the 5 epochs of ImageNet in paper B",
       ),
       row("loss", "loss.kind", None, _PAPER_A, remark="our choice"),
       row("label smoothing", "loss.label_smoothing", None, _PAPER_A, remark="our choice"),
@@ -257,37 +263,41 @@ def _fine_tuning() -> Section:
     configs="`imagenet_finetune.py:variant=F7+`",
     rows=(
       row("epochs", "schedule.train_epochs", 50, _PAPER_A_FINE_TUNING),
-      row("training px", "data.train_pixels", 384, _PAPER_A_FINE_TUNING),
-      row("test px", "data.evaluation_pixels", 480, _PAPER_A_FINE_TUNING),
+      row("training resolution, px", "data.train_pixels", 384, _PAPER_A_FINE_TUNING),
+      row("test resolution, px", "data.evaluation_pixels", 480, _PAPER_A_FINE_TUNING),
       repeated(
-        "repeated augmentation, the same epochs in all",
+        "repeated augmentation, repetitions of an image",
         "data.repetitions",
         4,
         _PAPER_A_FINE_TUNING,
       ),
-      repeated("the same with it", "schedule.train_epochs", 50, _PAPER_A_FINE_TUNING),
-      row("batch", "data.batch_size", 2048, _PAPER_B_JFT),
+      repeated(
+        "epochs with repeated augmentation", "schedule.train_epochs", 50, _PAPER_A_FINE_TUNING
+      ),
+      row("batch size", "data.batch_size", 2048, _PAPER_B_JFT),
       row("peak learning rate", "optimizer.peak_learning_rate", 0.1, _PAPER_B_JFT),
       row("warm-up, steps", "optimizer.warmup_steps", 5000, _PAPER_B_JFT),
       row("weight decay (L2)", "optimizer.weight_decay", 1e-5, _PAPER_B_JFT),
       row("SAM, radius", "sharpness.radius", 0.05, _PAPER_B_JFT),
-      row("SAM, share of the batch", "sharpness.ascent_share", 0.2, _PAPER_B_JFT),
+      row(
+        "SAM, share of the batch in the ascent step", "sharpness.ascent_share", 0.2, _PAPER_B_JFT
+      ),
       row(
         "SAM, images that share a perturbation",
         "sharpness.group_images",
         None,
         _PAPER_B_JFT,
-        remark="those of a chip at 128 chips",
+        remark="the images of one of 128 chips",
       ),
       row("dropout", "model.dropout_rate", 0.25, _PAPER_B_JFT),
       row("stochastic depth", "model.stochastic_depth_rate", 0.1, _PAPER_B_JFT),
-      row("moving average", "optimizer.ema_decay", 0.9999, _PAPER_B_JFT),
+      row("decay of the moving average", "optimizer.ema_decay", 0.9999, _PAPER_B_JFT),
       row(
         "label smoothing",
         "loss.label_smoothing",
         None,
         _PAPER_B_JFT,
-        remark="that of training from scratch",
+        remark="as in training from scratch",
       ),
       row("MixUp, alpha", "mixing.mixup_alpha", None, _PAPER_B_JFT, remark="our choice"),
       row(
@@ -298,12 +308,12 @@ def _fine_tuning() -> Section:
 
 
 def sections() -> tuple[Section, ...]:
-  """All tables."""
+  """Returns all tables."""
   return _network(), _imagenet(), _imagenet_sharpness(), _jft(), _fine_tuning()
 
 
 def as_markdown() -> str:
-  """docs/hyper_parameters.md."""
+  """Returns the text of docs/hyper_parameters.md."""
   lines = [
     "# Hyper-parameters of the papers and of this project",
     "",
@@ -352,7 +362,7 @@ def _as_words(value: Any) -> str:
 
 
 def main(arguments: list[str]) -> None:
-  """Prints the tables."""
+  """Prints the tables as Markdown."""
   refuse_arguments(arguments)
   print(as_markdown(), end="")
 

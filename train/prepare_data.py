@@ -3,48 +3,51 @@
     python -m train.prepare_data --source=DIR --out=DIR
     python -m train.prepare_data --verify=DIR
 
-DIR holds `train/CLASS/*` and `val/CLASS/*` (or `validation`, or `test`), or only `CLASS/*`, a share
-of which is held out, or the four idx files of MNIST or Fashion-MNIST. JPEG, PNG and WebP files are
-stored as they are, after each has been decoded once. The same command continues a run that was
-stopped, and refuses to overwrite a finished data set.
+The source folder holds `train/CLASS/*` and `val/CLASS/*` (also `validation` or `test`), or only
+`CLASS/*`, a share of which is held out, or the four idx files of MNIST or Fashion-MNIST. JPEG, PNG
+and WebP files are stored as they are, after each was decoded once. The same command continues a run
+that was stopped, and refuses to write over a finished data set.
 """
 
 import os
 
 from absl import flags
 
-from nfnet.command_line import refuse_arguments, run_main
+from nfnet.command_line import run_main
 from nfnet.errors import UserError
-from train.data import dataset_writer, image_sources, records
+from train.data import dataset_writer, image_sources
+from train.data.manifest import MANIFEST_NAME, Manifest, load_manifest
+from train.report.units import format_size
 
 _SOURCE = flags.DEFINE_string("source", None, "Folder with the images.")
 _OUT = flags.DEFINE_string("out", None, "Folder to write the data set to.")
 _EVALUATION_SHARE = flags.DEFINE_float(
-  "evaluation_share", 0.1, "Share of the images to hold out, if the source does not say which."
+  "evaluation_share", 0.1, "Share of the images that is held out, if the source does not say which."
 )
 _CLASS_NAMES = flags.DEFINE_list(
   "class_names", [], "Names of the classes of idx files, separated by commas."
 )
 _SHARDS = flags.DEFINE_integer(
-  "shards", None, "Record files per split; by default, about 256 MiB each.", lower_bound=1
+  "shards", None, "Record files per split; about 256 MiB each by default.", lower_bound=1
 )
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the order in which records are stored.")
 _WORKERS = flags.DEFINE_integer(
-  "workers", os.cpu_count(), "Processes that read and decode images.", lower_bound=0
+  "workers", os.cpu_count(), "Number of processes that read and decode images.", lower_bound=0
 )
 _SKIP_BAD_IMAGES = flags.DEFINE_bool(
   "skip_bad_images", False, "Leave out images that cannot be decoded, and list them."
 )
 _VERIFY = flags.DEFINE_string(
-  "verify", None, "Data set to compare with its manifest; nothing is written."
+  "verify", None, "Folder of a data set to compare with its manifest; nothing is written."
 )
 
 
 def main(arguments: list[str]) -> None:
-  """Writes or verifies a data set, as the flags say."""
-  refuse_arguments(arguments)
+  """Writes a data set or verifies one, as the flags say."""
+  if len(arguments) > 1:
+    raise UserError(f"unexpected argument {arguments[1]!r}: every value needs its --flag=")
   if _VERIFY.value:
-    manifest = records.load_manifest(_VERIFY.value)
+    manifest = load_manifest(_VERIFY.value)
     dataset_writer.verify_with_progress(_VERIFY.value, manifest)
     _print_summary(_VERIFY.value, manifest)
     return
@@ -56,7 +59,7 @@ def main(arguments: list[str]) -> None:
   manifest = dataset_writer.write_dataset(
     _OUT.value,
     source,
-    shards=_SHARDS.value,
+    files_per_split=_SHARDS.value,
     seed=_SEED.value,
     workers=_WORKERS.value,
     skip_bad_images=_SKIP_BAD_IMAGES.value,
@@ -64,17 +67,17 @@ def main(arguments: list[str]) -> None:
   _print_summary(_OUT.value, manifest)
 
 
-def _print_summary(folder: str, manifest: records.Manifest) -> None:
+def _print_summary(folder: str, manifest: Manifest) -> None:
   print(f"{folder}: {len(manifest.class_names)} classes, verified")
   for name, split in manifest.splits.items():
     print(
-      f"  {name}: {split.records:,} images, {split.size_bytes / 1e6:,.1f} MB, "
-      f"{len(split.shards)} files"
+      f"  {name}: {split.records:,} images, {format_size(split.size_bytes)}, "
+      f"{len(split.record_files)} files"
     )
   if manifest.skipped_images:
     print(
       f"  {len(manifest.skipped_images)} images left out because they cannot be decoded; "
-      f"{records.MANIFEST_NAME} lists them"
+      f"{MANIFEST_NAME} lists them"
     )
 
 

@@ -9,7 +9,8 @@ from absl import flags
 
 from nfnet.command_line import run_main
 from nfnet.errors import UserError
-from train.config.config_file import load_experiment, parse_arguments
+from train.config.files import load_experiment
+from train.config.overrides import parse_arguments
 from train.run import processes
 from train.run.compilation_cache import use_compilation_cache
 from train.run.loop import train

@@ -11,7 +11,8 @@ training images, prepared as for evaluation. PATH is what `train.finetune` takes
 from absl import flags
 
 from nfnet.command_line import run_main
-from train.config.config_file import as_argument, load_experiment, parse_arguments
+from train.config.files import load_experiment
+from train.config.overrides import as_argument, parse_arguments
 from train.run.compilation_cache import use_compilation_cache
 from train.run.linear_probe import probe
 

@@ -21,7 +21,7 @@ import jax
 from nfnet.errors import UserError
 from profiling.compile.request import StepRequest, experiment_for
 from profiling.compile.topology import describe_devices, parse_topology
-from train.config.config_file import validate
+from train.config.validation import validate
 from train.step.model import make_model
 from train.step.optimizer import make_optimizer
 from train.step.parameter_groups import parameter_roles

@@ -27,18 +27,19 @@ _SEED = 0
 def this_project(options: argparse.Namespace, *, workers: int) -> Iterator[Any]:
   """Yields the batches of training itself, from a prepared data set."""
   from train.config import experiment
-  from train.data import pipeline
+  from train.data.batches import train_batches
+  from train.data.dataset import class_names
 
   settings = experiment.Data(
     path=options.data,
-    num_classes=len(pipeline.class_names(experiment.Data(path=options.data))),
+    num_classes=len(class_names(experiment.Data(path=options.data))),
     batch_size=options.batch_size,
     train_pixels=options.pixels,
     crop_area_min=_AREA_MIN,
     crop_aspect_ratio_max=_ASPECT_RATIO_MAX,
     workers=workers,
   )
-  with pipeline.train_batches(settings, _SEED) as batches:
+  with train_batches(settings, _SEED) as batches:
     for batch in batches:
       yield batch["image"]
 

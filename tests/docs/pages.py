@@ -20,8 +20,10 @@ import shlex
 from collections.abc import Iterator
 
 from tests.repository import ROOT
-from train.config.config_file import field_types, load_experiment, override
 from train.config.experiment import Data, Experiment, Optimizer, Schedule
+from train.config.fields import field_types
+from train.config.files import load_experiment
+from train.config.overrides import override
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 KINDS = {

@@ -27,8 +27,8 @@ from tests.docs.pages import (
   inline_commands,
   shell_commands,
 )
+from train.data.manifest import load_manifest
 from train.data.record_reader import RecordReader
-from train.data.records import load_manifest
 
 FASHION_MNIST = ROOT / "train" / "demo_data" / "fashion_mnist"
 IN_DEFAULT_TESTS = ("bash", "python")

@@ -48,7 +48,7 @@ def entry(site, name):
     ("nfnet.predict.read_inputs", ["float32 [n, height, width, 3]", "UserError"]),
     ("nfnet.cost.count", ["pixels", "Raises"]),
     (
-      "train.config.config_file.load_experiment",
+      "train.config.files.load_experiment",
       ["overrides", "--config.FIELD=VALUE", "UserError"],
     ),
     ("train.config.experiment.Data", ["crop_area_min", "evaluation_resize_margin", "pixels"]),

@@ -18,8 +18,8 @@ from nfnet.weights.haiku import save_haiku
 from nfnet.weights.timm import save_timm
 from tests.repository import ROOT
 from tests.train.small_network import TINY
-from train.config.config_file import to_json
 from train.config.experiment import Data, Experiment, Loss, Model
+from train.config.json_conversion import to_json
 from train.run.checkpoints.manager import Checkpoints
 
 NAME = TINY.name

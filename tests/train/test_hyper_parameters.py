@@ -23,5 +23,5 @@ def test_a_value_is_the_papers_or_says_where_it_is_from(row):
 
 
 def test_the_stored_table_is_that_of_the_configurations():
-  """`python -m train.hyper_parameters > docs/hyper_parameters.md` writes it anew."""
+  """`python -m train.hyper_parameters > docs/hyper_parameters.md` regenerates the table."""
   assert TABLE.read_text(encoding="utf-8") == as_markdown()

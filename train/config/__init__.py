@@ -1,1 +1,1 @@
-"""What one experiment is, and how it is read from a file and a command line."""
+"""The description of one experiment: its fields, their rules, and how files and flags set them."""

@@ -1,12 +1,30 @@
-"""What one experiment is: the typed fields that a configuration file fills in.
+"""The typed fields of one experiment, each with the values that it may take.
 
 A configuration is a Python file under `train/configs/` with one function, `experiment()`, that
-returns an `Experiment`. `train/config/config_file.py` loads such files and applies overrides from
-the command line. Nothing here imports JAX, so that tools can read a configuration quickly.
+returns an `Experiment`. `train.config.files` loads such files, `train.config.overrides` sets fields
+from the command line, and `train.config.validation` checks what comes out: types, the requirements
+that are annotated here, and the rules between fields, which are each section's method `check`.
+
+Nothing here imports JAX unless an experiment is checked, so that tools can read a configuration
+quickly.
 """
 
 import dataclasses
-from typing import Literal
+from typing import Annotated, Literal
+
+from nfnet.errors import UserError
+from nfnet.variants import get_variant
+from train.config.requirements import (
+  ABOVE_0,
+  ABOVE_0_UP_TO_1,
+  AT_LEAST_0,
+  AT_LEAST_1,
+  FROM_0_BELOW_1,
+  FROM_0_TO_1,
+  UNSIGNED_32_BITS,
+  check_exactly_one,
+  invalid,
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -15,92 +33,115 @@ class Model:
 
   Attributes:
     variant: a name from `nfnet.variants.VARIANTS`, for example "F0" or "F7+".
-    bottleneck: "paper" gives F+ stage 1 a bottleneck of 192 channels in one group; "released"
-      rounds it down to 128 as the released code does. No other variant differs.
+    bottleneck: width of the bottleneck in F+ stage 1. "paper" has 192 channels in one group;
+      "released" rounds down to 128 as the released code does. No other variant differs.
     activation: a name from `nfnet.activations.ACTIVATIONS`.
-    stochastic_depth_rate: drop rate that the last block would have; blocks grow linearly to it.
-    dropout_rate: before the classifier; None takes the variant's own rate (paper B, table 1).
-    compute_dtype: of activations and convolutions; parameters, logits and loss are float32.
+    stochastic_depth_rate: drop rate of the last block; the rates of the blocks before it grow
+      linearly to it.
+    dropout_rate: dropout rate before the classifier; None takes the variant's own rate (paper B,
+      table 1).
+    compute_dtype: dtype of activations and convolutions; parameters, logits and loss are float32.
     block_execution: "scan" runs the equal blocks of a stage as one loop, which compiles in
-      minutes; "unrolled" writes them out, which is what Pallas kernels want.
+      minutes; "unrolled" compiles each block on its own, as Pallas kernels need it.
     kernels: "reference" is plain JAX; "pallas" takes a TPU kernel wherever one covers the shape.
-    rematerialize: recompute each block's inside in the backward pass to save memory.
+    rematerialize: whether the backward pass recomputes the inside of each block to save memory.
   """
 
   variant: str = "F0"
   bottleneck: Literal["paper", "released"] = "paper"
   activation: str = "gelu"
-  stochastic_depth_rate: float = 0.0
-  dropout_rate: float | None = None
+  stochastic_depth_rate: Annotated[float, FROM_0_BELOW_1] = 0.0
+  dropout_rate: Annotated[float, FROM_0_BELOW_1] | None = None
   compute_dtype: Literal["bfloat16", "float32"] = "bfloat16"
   block_execution: Literal["scan", "unrolled"] = "scan"
   kernels: Literal["reference", "pallas"] = "reference"
   rematerialize: bool = False
 
+  def check(self) -> None:
+    """Raises UserError if the variant or the activation does not exist."""
+    # Imports JAX.
+    from nfnet.activations import ACTIVATIONS
+
+    try:
+      get_variant(self.variant)
+    except ValueError as error:
+      raise UserError(f"model.variant: {error}") from error
+    if self.activation not in ACTIVATIONS:
+      raise invalid("model.activation", self.activation, f"must be one of {', '.join(ACTIVATIONS)}")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Data:
-  """The images: where they are and how a batch is made of them.
+  """The images: where they are and how they become a batch.
 
   Attributes:
-    path: folder that `python -m train.prepare_data` wrote (holds manifest.json).
-    train_split: split that is trained on.
-    evaluation_split: split that is held out.
-    num_classes: classes of the classifier; must be what the manifest says.
-    batch_size: images a step, over all devices.
-    evaluation_batch_size: images a step of evaluation, over all devices.
+    path: folder that `python -m train.prepare_data` has written (it holds manifest.json).
+    train_split: split that the network is trained on.
+    evaluation_split: held-out split.
+    num_classes: number of classes of the classifier, which must be the manifest's.
+    batch_size: number of images per step over all devices.
+    evaluation_batch_size: number of images per step of evaluation over all devices.
     train_pixels: side of a training crop.
-    evaluation_pixels: side of an evaluation image; resized to `evaluation_resize_margin` more,
-      then cropped at the center.
-    evaluation_resize_margin: pixels that the resize leaves around the crop (32 in paper B).
+    evaluation_pixels: side of an evaluation image, which is cropped at the center after its shorter
+      side was resized to `evaluation_resize_margin` more.
+    evaluation_resize_margin: number of pixels that the resize leaves around the crop (32 in paper
+      B).
     crop_area_min: smallest share of the image's area that a random crop takes.
-    crop_aspect_ratio_max: crops have an aspect ratio in [1 / this, this].
-    horizontal_flip: mirror half of the training images.
-    rand_augment_layers: random distortions of each training image (`train.data.rand_augment`).
-    rand_augment_magnitude: of these.
-    repetitions: how often an image comes in a batch, each time cropped and distorted anew, before
-      the next image does (repeated augmentation). The steps of a run do not change: it passes over
-      the data set as many times less often.
-    workers: processes that decode and augment; 0 does it in threads of the training process.
-    bad_image_share_max: the run stops when a larger share of the images could not be decoded.
+    crop_aspect_ratio_max: largest aspect ratio of a crop; the smallest is its inverse.
+    horizontal_flip: whether half of the training images are mirrored.
+    rand_augment_layers: number of random distortions of each training image
+      (`train.data.rand_augment`).
+    rand_augment_magnitude: strength of these distortions.
+    repetitions: number of times that an image comes in a row, each time cropped and distorted anew,
+      before the next image does (repeated augmentation). It divides the number of passes over the
+      data set, not the number of steps of a run.
+    workers: number of processes that decode and augment; 0 uses threads of the training process.
+    bad_image_share_max: share of images that could not be decoded above which the run stops.
   """
 
   path: str = ""
   train_split: str = "train"
   evaluation_split: str = "validation"
-  num_classes: int = 1000
-  batch_size: int = 4096
-  evaluation_batch_size: int = 4096
-  train_pixels: int = 224
-  evaluation_pixels: int = 256
-  evaluation_resize_margin: int = 32
-  crop_area_min: float = 0.08
-  crop_aspect_ratio_max: float = 4 / 3
+  num_classes: Annotated[int, AT_LEAST_1] = 1000
+  batch_size: Annotated[int, AT_LEAST_1] = 4096
+  evaluation_batch_size: Annotated[int, AT_LEAST_1] = 4096
+  train_pixels: Annotated[int, AT_LEAST_1] = 224
+  evaluation_pixels: Annotated[int, AT_LEAST_1] = 256
+  evaluation_resize_margin: Annotated[int, AT_LEAST_0] = 32
+  crop_area_min: Annotated[float, ABOVE_0_UP_TO_1] = 0.08
+  crop_aspect_ratio_max: Annotated[float, AT_LEAST_1] = 4 / 3
   horizontal_flip: bool = True
-  rand_augment_layers: int = 0
-  rand_augment_magnitude: float = 10.0
-  repetitions: int = 1
-  workers: int = 0
-  bad_image_share_max: float = 0.001
+  rand_augment_layers: Annotated[int, AT_LEAST_0] = 0
+  rand_augment_magnitude: Annotated[float, AT_LEAST_0] = 10.0
+  repetitions: Annotated[int, AT_LEAST_1] = 1
+  workers: Annotated[int, AT_LEAST_0] = 0
+  bad_image_share_max: Annotated[float, FROM_0_TO_1] = 0.001
+
+  def check(self) -> None:
+    """Raises UserError if a batch does not hold whole groups of repetitions."""
+    if self.batch_size % self.repetitions:
+      raise invalid(
+        "data.repetitions", self.repetitions, f"must divide data.batch_size={self.batch_size}"
+      )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Mixing:
-  """Training images that are mixed with others of their batch, and targets with them.
+  """Training images that are mixed with others of their batch, and their targets with them.
 
   Attributes:
-    mixup_alpha: MixUp averages two images, the share of one drawn from Beta(alpha, alpha); None is
-      no MixUp.
-    cutmix: a rectangle of another image in each. With MixUp too, each of them mixes one half of the
-      batch.
+    mixup_alpha: parameter of Beta(alpha, alpha), from which MixUp draws the share of one of the two
+      images that it averages; None is no MixUp.
+    cutmix: whether a rectangle of each image is taken from another one. With MixUp too, each of the
+      two mixes one half of the batch.
   """
 
-  mixup_alpha: float | None = None
+  mixup_alpha: Annotated[float, ABOVE_0] | None = None
   cutmix: bool = False
 
   @property
   def is_on(self) -> bool:
-    """Whether images are mixed at all."""
+    """True if images are mixed at all."""
     return self.cutmix or self.mixup_alpha is not None
 
 
@@ -109,39 +150,55 @@ class Optimizer:
   """SGD with Nesterov momentum, adaptive gradient clipping (AGC) and L2 decay.
 
   Attributes:
-    peak_learning_rate: reached after the warm-up; cosine to 0 from there.
-    warmup_epochs: linear warm-up from 0, in epochs of the training split.
-    warmup_steps: the same in steps; exactly one of the two is set.
-    momentum: Nesterov momentum.
-    weight_decay: L2, added after the clip; never on gains, biases, skip gains.
+    peak_learning_rate: learning rate after the warm-up, from which it falls to 0 as a cosine.
+    warmup_epochs: length of the linear warm-up from 0, in epochs of the training split.
+    warmup_steps: the same length in steps; exactly one of the two is set.
+    momentum: coefficient of Nesterov momentum.
+    weight_decay: coefficient of L2 decay, added after clipping; gains, biases and skip gains never
+      decay.
     agc_clipping: largest ratio of gradient norm to parameter norm (paper B, section 4); None is
       no clipping.
-    ema_decay: of the moving average of the parameters, with min(decay, (1 + t) / (10 + t)); None
-      keeps none.
-    gradient_accumulation: parts that a batch is split into, one after the other.
+    ema_decay: decay of the moving average of the parameters, which is min(decay, (1 + t) /
+      (10 + t)) at step t; None keeps no average.
+    gradient_accumulation: number of parts that a batch is split into, computed one after the other.
   """
 
-  peak_learning_rate: float = 1.6
-  warmup_epochs: float | None = None
-  warmup_steps: int | None = None
-  momentum: float = 0.9
-  weight_decay: float = 2e-5
-  agc_clipping: float | None = 0.01
-  ema_decay: float | None = 0.99999
-  gradient_accumulation: int = 1
+  peak_learning_rate: Annotated[float, ABOVE_0] = 1.6
+  warmup_epochs: Annotated[float, AT_LEAST_0] | None = None
+  warmup_steps: Annotated[int, AT_LEAST_0] | None = None
+  momentum: Annotated[float, FROM_0_BELOW_1] = 0.9
+  weight_decay: Annotated[float, AT_LEAST_0] = 2e-5
+  agc_clipping: Annotated[float, ABOVE_0] | None = 0.01
+  ema_decay: Annotated[float, FROM_0_BELOW_1] | None = 0.99999
+  gradient_accumulation: Annotated[int, AT_LEAST_1] = 1
+
+  def check(self) -> None:
+    """Raises UserError unless the warm-up has one length."""
+    check_exactly_one(
+      "optimizer.warmup_epochs", self.warmup_epochs, "optimizer.warmup_steps", self.warmup_steps
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Loss:
-  """What is minimized.
+  """The loss that training minimizes.
 
   Attributes:
-    kind: "softmax" for one label an image; "sigmoid" for any number of labels an image.
+    kind: "softmax" for one label per image, "sigmoid" for any number of labels per image.
     label_smoothing: share of the target that is spread over all classes (softmax only).
   """
 
   kind: Literal["softmax", "sigmoid"] = "softmax"
-  label_smoothing: float = 0.0
+  label_smoothing: Annotated[float, FROM_0_BELOW_1] = 0.0
+
+  def check(self) -> None:
+    """Raises UserError if labels are smoothed for a loss that does not support it."""
+    if self.label_smoothing and self.kind != "softmax":
+      raise invalid(
+        "loss.label_smoothing",
+        self.label_smoothing,
+        f"must be 0 with loss.kind={self.kind}; it is for softmax only",
+      )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -149,35 +206,46 @@ class Sharpness:
   """Sharpness-aware minimization (SAM): gradients are taken where nearby parameters are worst.
 
   Attributes:
-    radius: how far away that is, in the norm of all parameters together; rho in the papers. None is
-      plain gradients.
-    group_images: examples of a batch that share one perturbation. It changes the result, so there
-      is no default; a device has one group or several whole ones.
-    ascent_share: of a group's examples, from whose gradient the perturbation is computed.
+    radius: distance to these parameters, in the norm of all parameters together (rho in the
+      papers); None is plain gradients.
+    group_images: number of examples of a batch that share one perturbation. It changes the result,
+      so there is no default; a device has one group or several whole ones.
+    ascent_share: share of a group's examples from whose gradient the perturbation is computed.
   """
 
-  radius: float | None = None
-  group_images: int | None = None
-  ascent_share: float = 0.2
+  radius: Annotated[float, ABOVE_0] | None = None
+  group_images: Annotated[int, AT_LEAST_1] | None = None
+  ascent_share: Annotated[float, ABOVE_0_UP_TO_1] = 0.2
+
+  def check(self) -> None:
+    """Raises UserError if only one of radius and group is set."""
+    if (self.radius is None) != (self.group_images is None):
+      raise UserError(
+        f"sharpness.radius={self.radius} and sharpness.group_images={self.group_images}: "
+        "set both (SAM; 0.05 in the papers, and the examples that share a perturbation) or none"
+      )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Faults:
-  """What is done about steps that go wrong.
+  """The response to steps that go wrong.
 
   A step whose loss is not finite, or larger than `loss_max`, is skipped: it changes nothing but the
-  count of steps, and is counted. A gradient that is not finite though the loss was is noticed when
-  it has been applied: the run then goes back to a checkpoint and on without that step, which leaves
-  what skipping it would have left.
+  count of steps, and it is counted. A gradient that is not finite although the loss was is noticed
+  only after it has been applied: the run then rolls back to a checkpoint and continues without that
+  step, with the result that skipping it would have had.
 
   Attributes:
-    loss_max: a larger loss is an explosion; None takes only what is not finite for one.
-    skipped_in_a_row_max: after this many skipped steps in a row, the run does what `then` says.
+    loss_max: loss above which a step counts as an explosion; None skips only losses that are not
+      finite.
+    skipped_in_a_row_max: number of skipped steps in a row after which the run does what `then`
+      says.
     then: "stop" ends the run, whose newest checkpoint is good. "roll_back" goes back to a
-      checkpoint and on from there, without the batches around the bad steps.
-    roll_back_steps: batches before the first bad step that are left out after rolling back, since
-      what explodes began earlier.
-    roll_backs_max: of one start of the run; where one more would be due, it ends.
+      checkpoint and continues from there, without the batches around the bad steps.
+    roll_back_steps: number of batches before the first bad step that are left out after rolling
+      back, since an explosion begins earlier.
+    roll_backs_max: largest number of roll-backs in one start of the run, which ends where one more
+      would be due.
   """
 
   loss_max: float | None = None
@@ -189,14 +257,14 @@ class Faults:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Parallelism:
-  """How the devices share the work.
+  """The division of the work among devices.
 
   Attributes:
-    parameter_shards: devices that hold one copy of parameters, momentum and moving average
-      together; each gathers the whole parameters for a step, in the compute dtype, and keeps the
-      gradients of its part. 1 has everything on every device.
-    gradient_dtype: in which gradients travel between devices and are summed up; the optimizer works
-      in float32. With bfloat16 half as many bytes travel.
+    parameter_shards: number of devices that hold one copy of parameters, momentum and moving
+      average together. Each of them gathers the whole parameters for a step, in the compute dtype,
+      and keeps the gradients of its part. 1 has everything on every device.
+    gradient_dtype: dtype in which gradients travel between devices and are summed; the optimizer
+      works in float32. bfloat16 halves the number of bytes that travel.
   """
 
   parameter_shards: int = 1
@@ -205,34 +273,43 @@ class Parallelism:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Schedule:
-  """How long, how often. Exactly one of `train_epochs` and `train_steps` is set.
+  """The length of a run, and how often it logs, evaluates and saves.
+
+  Exactly one of `train_epochs` and `train_steps` is set.
 
   Attributes:
-    train_epochs: images that are trained on by images of the training split, which are the passes
-      over it, times `data.repetitions`; a fraction is fine.
-    train_steps: steps.
-    log_every_steps: a progress line and a record in metrics.jsonl.
-    evaluate_every_steps: None evaluates only at the end.
-    checkpoint_every_steps: None saves only at the end.
-    checkpoints_kept: newest checkpoints kept; the best one is kept besides.
+    train_epochs: number of images trained on, divided by the number of images in the training
+      split, which is the number of passes over it times `data.repetitions`; a fraction is fine.
+    train_steps: number of steps.
+    log_every_steps: interval of progress lines and records in metrics.jsonl.
+    evaluate_every_steps: interval of evaluations; None evaluates only at the end.
+    checkpoint_every_steps: interval of checkpoints; None saves only at the end.
+    checkpoints_kept: number of newest checkpoints kept, besides the best one.
   """
 
-  train_epochs: float | None = None
-  train_steps: int | None = None
-  log_every_steps: int = 100
-  evaluate_every_steps: int | None = None
-  checkpoint_every_steps: int | None = 1000
-  checkpoints_kept: int = 2
+  train_epochs: Annotated[float, ABOVE_0] | None = None
+  train_steps: Annotated[int, AT_LEAST_1] | None = None
+  log_every_steps: Annotated[int, AT_LEAST_1] = 100
+  evaluate_every_steps: Annotated[int, AT_LEAST_1] | None = None
+  checkpoint_every_steps: Annotated[int, AT_LEAST_1] | None = 1000
+  checkpoints_kept: Annotated[int, AT_LEAST_1] = 2
+
+  def check(self) -> None:
+    """Raises UserError unless the run has one length."""
+    check_exactly_one(
+      "schedule.train_epochs", self.train_epochs, "schedule.train_steps", self.train_steps
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Experiment:
-  """Everything that makes one training run what it is.
+  """Everything that decides the result of one training run.
 
   Attributes:
-    name: shown on plots and in the summary.
-    seed: of parameters, data order, augmentation, dropout and stochastic depth.
-    initial_weights: fine-tuning only: a workdir, a checkpoint in it, a released haiku file or
+    name: name on plots and in the summary.
+    seed: seed of parameters, data order, augmentation, dropout and stochastic depth. Both
+      jax.random and Grain take 32 bits.
+    initial_weights: for fine-tuning only: a workdir, a checkpoint in it, a released haiku file or
       timm's safetensors. The classifier is always new.
   """
 
@@ -246,8 +323,32 @@ class Experiment:
   schedule: Schedule = Schedule()
   parallelism: Parallelism = Parallelism()
   faults: Faults = Faults()
-  seed: int = 0
+  seed: Annotated[int, UNSIGNED_32_BITS] = 0
   initial_weights: str | None = None
+
+  def check(self) -> None:
+    """Raises UserError if a rule between fields is broken, within a section or between two."""
+    self.model.check()
+    self.schedule.check()
+    self.optimizer.check()
+    for unit, warmup, train in (
+      ("epochs", self.optimizer.warmup_epochs, self.schedule.train_epochs),
+      ("steps", self.optimizer.warmup_steps, self.schedule.train_steps),
+    ):
+      if warmup is not None and train is not None and warmup > train:
+        raise invalid(
+          f"optimizer.warmup_{unit}", warmup, f"must not exceed schedule.train_{unit}={train}"
+        )
+    parts = self.optimizer.gradient_accumulation
+    if self.data.batch_size % parts:
+      raise invalid(
+        "optimizer.gradient_accumulation",
+        parts,
+        f"must divide data.batch_size={self.data.batch_size}",
+      )
+    self.data.check()
+    self.sharpness.check()
+    self.loss.check()
 
 
 CHANGEABLE_ON_RESUME = frozenset(
@@ -278,6 +379,5 @@ CHANGEABLE_ON_RESUME = frozenset(
 
 What is evaluated (split, pixels) stays fixed because the best checkpoint is chosen by comparing
 evaluations. `train_epochs` and `train_steps` stay fixed because the cosine would jump.
-`initial_weights` is not read on resuming, so it can always stay as it was, and a new value would be
-silently without effect.
+`initial_weights` is not read on resuming, so a new value would have no effect without saying so.
 """

@@ -1,1 +1,4 @@
-"""Experiments: one file each, with its command, expected cost and expected result."""
+"""The experiments of this project, one file each.
+
+Each file states the command that runs it, its expected cost and its expected result.
+"""

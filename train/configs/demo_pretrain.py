@@ -1,8 +1,12 @@
-"""Demo, first part: a small NFNet on Fashion-MNIST, 28x28 photographs of clothes in 10 classes.
+"""The first part of the demo: pre-trains a small NFNet on Fashion-MNIST.
+
+Fashion-MNIST consists of 28x28 photographs of clothes in 10 classes.
 
     python -m train.pretrain --config=train/configs/demo_pretrain.py --workdir=DIR
 
-Expected cost: 5 minutes on 2 CPU cores. Expected result: 88 % top-1 on the 10,000 held-out images.
+Expected cost: most of the demo's 2 to 4 minutes on two idle CPU cores.
+
+Expected result: 88 % top-1 on the 10,000 held-out images.
 """
 
 import pathlib
@@ -35,7 +39,7 @@ def experiment() -> Experiment:
       peak_learning_rate=0.05,
       warmup_steps=100,
       weight_decay=5e-4,
-      # Small batches want a looser clip (paper B, section 4.1).
+      # Small batches need a larger clipping threshold (paper B, section 4.1).
       agc_clipping=0.1,
       ema_decay=0.999,
     ),

@@ -1,10 +1,11 @@
-"""F0 to F7 on ImageNet from scratch (paper B, section 4 and appendix A).
+"""Trains F0 to F7 on ImageNet from scratch (paper B, section 4 and appendix A).
 
     python -m train.prepare_data --source=IMAGENET --out=DATA
     python -m train.pretrain --config=train/configs/imagenet.py:variant=F0 --workdir=DIR \\
         --config.data.path=DATA
 
-Expected cost and result in the paper, 112,600 steps of 4096 images on 128 TPU-v3 cores:
+Expected cost and expected result, as published: 112,600 steps of 4096 images on 128 TPU-v3 cores
+take and reach
 
                     F0      F1      F2      F3      F4      F5   F5 SAM   F6 SAM
     ms a step     73.3   158.5   295.8   532.2  1033.3  1398.5   1958.0   2774.1
@@ -12,8 +13,9 @@ Expected cost and result in the paper, 112,600 steps of 4096 images on 128 TPU-v
     top-1         83.6    84.7    85.1    85.7    85.9    86.0     86.3     86.5
     top-5         96.8    97.1    97.3    97.5    97.6    97.6     97.9     97.9
 
-`,sharpness=true` is for the columns with SAM. What is mixed and distorted differs in details from
-the code released with the paper (`train/step/mixing.py` and `train/data/rand_augment.py` say how).
+Add `,sharpness=true` for the columns with SAM. MixUp, CutMix and RandAugment differ in details from
+the code released with the paper; `train/step/mixing.py` and `train/data/rand_augment.py` list the
+differences.
 """
 
 from nfnet.variants import get_variant
@@ -28,7 +30,7 @@ from train.config.experiment import (
   Sharpness,
 )
 
-# Those of a core in the paper, over which it averages nothing on SAM's way up.
+# The number of images per core in the paper, whose ascent gradients are not averaged over cores.
 _GROUP_IMAGES = 32
 
 
@@ -36,7 +38,7 @@ def experiment(variant: str = "F0", sharpness: bool = False) -> Experiment:
   size = get_variant(variant)
   return Experiment(
     name=f"NFNet-{variant} on ImageNet from scratch",
-    # Dropout is the variant's own.
+    # The dropout rate is the variant's own.
     model=Model(variant=variant, stochastic_depth_rate=0.25),
     data=Data(
       num_classes=1000,

@@ -1,20 +1,25 @@
-"""Fine-tuning on ImageNet (paper A, section 3; what it leaves open is taken from paper B).
+"""Fine-tunes on ImageNet (paper A, section 3; what it leaves open is taken from paper B).
 
     python -m train.finetune --config=train/configs/imagenet_finetune.py:variant=F7+ \\
         --workdir=DIR --config.data.path=DATA --config.initial_weights=PRETRAINED
 
-Expected cost in paper A for F7+: 1.6k TPU-v4 core-hours. Expected result there, after 8 epochs of
-JFT-4B: 90.3 % top-1 at 480 px; 90.4 % with `,repetitions=4` added (repeated augmentation, at the
-same cost). Paper A states 50 epochs, 384 px for training and 480 px for evaluation, sharpness-aware
-minimization (SAM), stochastic depth and dropout; batch, learning rate, decays and rates are those
-of paper B. The papers leave open how many images share a perturbation of SAM: here those that a
-chip has at 128 chips. `,group_images=8` takes another number, which any number of chips keeps to.
+Expected cost: 1.6k TPU-v4 core-hours for F7+, as paper A states.
+
+Expected result: 90.3 % top-1 at 480 px after 8 epochs of pre-training on JFT-4B, as paper A states;
+90.4 % with `,repetitions=4` added (repeated augmentation, at the same cost).
+
+Paper A states 50 epochs, 384 px for training and 480 px for evaluation, sharpness-aware
+minimization (SAM), stochastic depth and dropout. Batch size, learning rate, decays and rates are
+those of paper B. The papers leave open how many images share a perturbation of SAM: here it is the
+number of images per chip on 128 chips. `,group_images=8` sets another number, which then holds for
+any number of chips.
 """
 
 from train.config.experiment import Data, Experiment, Loss, Model, Optimizer, Schedule, Sharpness
 
-# At 16 images a chip F7+ needs 23.2 GB of HBM with it and some 49 GB without, of which a TPU v4 has
-# 34.4 (BUILD_NOTES.md, "Compiling the training step"); the other two by proportion to their depth.
+# With 16 images per chip, F7+ needs 23.2 GB of HBM with rematerialization and about 49 GB without;
+# a TPU v4 has 34.4 GB (BUILD_NOTES.md, "Compiling the training step"). The other two are estimated
+# in proportion to their depth.
 _REMATERIALIZED_ON_16_IMAGES = ("F5+", "F6+", "F7+")
 
 

@@ -1,1 +1,4 @@
-"""From collections of images to batches: record files, decoding, augmentation, prefetching."""
+"""The input side: image collections, record files, decoding, augmentation, batches, prefetching.
+
+This package may import `train.report`, `train.config` and `nfnet`, never the step or the run.
+"""

@@ -1,62 +1,55 @@
-"""Random crops and flips of training images, on the host.
+"""The augmentation of a training image on the host: crop, flip, RandAugment, in this order.
 
-What is drawn for an image depends on the seed of the run, the epoch, the image's place in the data
-set and how often it has come in the epoch, and on nothing else: not on workers, hosts, or the batch
-it falls into.
+A new augmentation is a function of an image and a generator that `augment` calls. What is drawn for
+an image depends on the seed of the run, the epoch, the image's place in the data set and how often
+it has come in the epoch, and on nothing else: not on workers, hosts, or the batch it falls into.
+Mixing images of a batch (MixUp, CutMix) happens on the devices, in `train.step.mixing`.
 """
 
-import math
-
-import cykooz_resizer
 import numpy as np
 
-_CROP_TRIES = 10
-# The filter of Pillow's BICUBIC, as wide where it shrinks; integers in and out, the same on all
-# processors.
-_BICUBIC = cykooz_resizer.ResizeOptions(
-  cykooz_resizer.ResizeAlg.convolution(cykooz_resizer.FilterType.catmull_rom)
-)
+from train.config.experiment import Data
+from train.data.crops import random_resized_crop
+from train.data.rand_augment import rand_augment
 
 
 def image_generator(seed: int, epoch: int, index: int, repetition: int = 0) -> np.random.Generator:
   """Returns the source of all random draws for one image in one epoch.
 
   Args:
-    seed: of the run, >= 0.
-    epoch: passes over the data before this one.
-    index: of the record in its split.
-    repetition: of the image in the epoch.
+    seed: seed of the run, >= 0.
+    epoch: number of passes over the data before this one.
+    index: index of the record in its split.
+    repetition: number of times that the image came before in the epoch.
   """
   return np.random.default_rng((seed, epoch, index, repetition))
 
 
-def random_resized_crop(
-  image: np.ndarray,
-  generator: np.random.Generator,
-  pixels: int,
-  *,
-  area_min: float,
-  aspect_ratio_max: float,
-) -> np.ndarray:
-  """Cuts out a random rectangle and resizes it to a square (Szegedy et al., arXiv 1409.4842).
-
-  Area is uniform in [area_min, 1] of the image's, the logarithm of width / height uniform in
-  [-log(aspect_ratio_max), log(aspect_ratio_max)], the position uniform. After ten rectangles that
-  do not fit, the largest centered one within the aspect ratios is taken.
+def augment(image: np.ndarray, generator: np.random.Generator, data: Data) -> np.ndarray:
+  """Augments a decoded training image as the configuration says.
 
   Args:
     image: uint8 [height, width, 3], of any size.
-    generator: source of the draws.
-    pixels: side of the result.
-    area_min: smallest share of the area, in (0, 1].
-    aspect_ratio_max: largest width / height and height / width, >= 1.
+    generator: source of the draws, see `image_generator`.
+    data: the section of the configuration that says how to crop, flip and distort.
 
   Returns:
-    uint8 [pixels, pixels, 3], bicubic with antialiasing where it shrinks, read-only.
+    uint8 [train_pixels, train_pixels, 3].
   """
-  height, width, _ = image.shape
-  left, top, right, bottom = _random_box(height, width, generator, area_min, aspect_ratio_max)
-  return _resize(image[top:bottom, left:right], pixels)
+  image = random_resized_crop(
+    image,
+    generator,
+    data.train_pixels,
+    area_min=data.crop_area_min,
+    aspect_ratio_max=data.crop_aspect_ratio_max,
+  )
+  if data.horizontal_flip:
+    image = random_horizontal_flip(image, generator)
+  if data.rand_augment_layers:
+    image = rand_augment(
+      image, generator, layers=data.rand_augment_layers, magnitude=data.rand_augment_magnitude
+    )
+  return image
 
 
 def random_horizontal_flip(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
@@ -69,38 +62,3 @@ def random_horizontal_flip(image: np.ndarray, generator: np.random.Generator) ->
   for channel in range(image.shape[2]):
     mirrored[:, :, channel] = image[:, ::-1, channel]
   return mirrored
-
-
-def _resize(image: np.ndarray, pixels: int) -> np.ndarray:
-  """Five times as fast as Pillow; `tests/train/data/test_augmentation.py` bounds the difference."""
-  height, width, _ = image.shape
-  pixel_type = cykooz_resizer.PixelType.U8x3
-  source = cykooz_resizer.ImageData(width, height, pixel_type, image.tobytes())
-  resized = cykooz_resizer.ImageData(pixels, pixels, pixel_type)
-  # One each time: it is not to be shared by threads.
-  cykooz_resizer.Resizer().resize(source, resized, _BICUBIC)
-  return np.frombuffer(resized.get_buffer(), np.uint8).reshape(pixels, pixels, 3)
-
-
-def _random_box(
-  height: int,
-  width: int,
-  generator: np.random.Generator,
-  area_min: float,
-  aspect_ratio_max: float,
-) -> tuple[int, int, int, int]:
-  log_ratio_max = math.log(aspect_ratio_max)
-  for _ in range(_CROP_TRIES):
-    area = height * width * generator.uniform(area_min, 1.0)
-    ratio = math.exp(generator.uniform(-log_ratio_max, log_ratio_max))
-    # A 1x1 image has rectangles of one pixel, never of none.
-    crop_width = max(1, round(math.sqrt(area * ratio)))
-    crop_height = max(1, round(math.sqrt(area / ratio)))
-    if crop_width <= width and crop_height <= height:
-      left = int(generator.integers(width - crop_width + 1))
-      top = int(generator.integers(height - crop_height + 1))
-      return left, top, left + crop_width, top + crop_height
-  crop_width = max(1, min(width, round(height * aspect_ratio_max)))
-  crop_height = max(1, min(height, round(width * aspect_ratio_max)))
-  left, top = (width - crop_width) // 2, (height - crop_height) // 2
-  return left, top, left + crop_width, top + crop_height

@@ -1,8 +1,8 @@
 """Writes a data set: record files in a deterministic order, then the manifest.
 
-While the work lasts, the folder holds `partial/` with what is needed to continue after a kill:
-the plan, the record file being written, and a note for each finished one. The manifest comes
-last; a folder with a manifest is finished.
+Until it is finished, the folder holds `partial/` with what is needed to continue after a kill: the
+plan, the record file being written, and a note for each finished one. The manifest comes last; a
+folder with a manifest is finished.
 """
 
 import collections
@@ -20,15 +20,23 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 
 import tqdm
-from array_record.python import array_record_module
 
 from nfnet.errors import UserError
 from nfnet.images.decoding import BadImageError, decode_image
-from train.data import records, worker_process
+from train.data import record_files
 from train.data.image_sources import Source, SourceImage
+from train.data.manifest import (
+  MANIFEST_NAME,
+  Manifest,
+  Split,
+  describe_file,
+  record_file_from_json,
+  save_manifest,
+)
+from train.data.workers import exit_with_parent
 
 # Large enough that a big data set is some thousand files, small enough to lose little to a kill.
-SHARD_BYTES = 256 * 2**20
+RECORD_FILE_BYTES = 256 * 2**20
 
 _PARTIAL = "partial"
 _PLAN = "plan.json"
@@ -45,33 +53,36 @@ def write_dataset(
   out: str | os.PathLike[str],
   source: Source,
   *,
-  shards: int | None = None,
+  files_per_split: int | None = None,
   seed: int = 0,
   workers: int = 0,
   skip_bad_images: bool = False,
-  writer_options: str = records.WRITER_OPTIONS,
-) -> records.Manifest:
+  writer_options: str = record_files.WRITER_OPTIONS,
+) -> Manifest:
   """Writes every split of a source; the same arguments give the same bytes.
 
   Args:
-    out: folder that is new, empty, or an earlier unfinished run of the same.
+    out: folder that is new, empty, or holds an unfinished run of the same.
     source: the images.
-    shards: record files a split; None makes files of about 256 MiB.
-    seed: of the order of the records.
-    workers: processes that read and decode the images; 0 does it here.
-    skip_bad_images: leave out what cannot be decoded, and say so in the manifest.
-    writer_options: of ArrayRecord.
+    files_per_split: number of record files of each split; None makes files of about 256 MiB.
+    seed: seed of the order of the records.
+    workers: number of processes that read and decode the images; 0 does it in this process.
+    skip_bad_images: whether images that cannot be decoded are left out and listed in the manifest.
+    writer_options: options of ArrayRecord.
+
+  Returns:
+    The manifest of the finished data set.
 
   Raises:
-    UserError: an image that cannot be decoded, a folder that cannot be written to.
+    UserError: an image cannot be decoded, or the folder cannot be written to.
   """
   folder = pathlib.Path(out)
-  shard_files = {
-    split: _shard_files(split, images, shards) for split, images in source.splits.items()
+  file_names = {
+    split: _file_names(split, images, files_per_split) for split, images in source.splits.items()
   }
   plan = {
     "source_sha256": _source_sha256(source),
-    "shards": shard_files,
+    "shards": file_names,
     "seed": seed,
     "skip_bad_images": skip_bad_images,
     "writer_options": writer_options,
@@ -84,14 +95,14 @@ def write_dataset(
       for split, images in source.splits.items():
         splits[split] = _write_split(
           folder,
-          shard_files[split],
+          file_names[split],
           _shuffled(images, seed),
           tqdm.tqdm(total=len(images), desc=split, unit="image"),
           ordered_map,
           writer_options,
           skipped if skip_bad_images else None,
         )
-    manifest = records.Manifest(
+    manifest = Manifest(
       class_names=source.class_names,
       labels_per_record_max=max(
         len(image.labels) for images in source.splits.values() for image in images
@@ -100,24 +111,24 @@ def write_dataset(
       skipped_images=tuple(sorted(skipped)),
     )
     verify_with_progress(folder, manifest)
-    records.save_manifest(folder, manifest)
+    save_manifest(folder, manifest)
     shutil.rmtree(folder / _PARTIAL)
   return manifest
 
 
-def verify_with_progress(folder: str | os.PathLike[str], manifest: records.Manifest) -> None:
-  """Runs `records.verify` with a progress bar; raises UserError at the first difference."""
+def verify_with_progress(folder: str | os.PathLike[str], manifest: Manifest) -> None:
+  """Runs `record_files.verify` with a progress bar; raises UserError at the first difference."""
   total_bytes = sum(split.size_bytes for split in manifest.splits.values())
   with tqdm.tqdm(total=total_bytes, desc="verify", unit="B", unit_scale=True) as progress:
-    for shard in records.verify(folder, manifest):
-      progress.update(shard.size_bytes)
+    for record_file in record_files.verify(folder, manifest):
+      progress.update(record_file.size_bytes)
 
 
-def _shard_files(split: str, images: Sequence[SourceImage], shards: int | None) -> list[str]:
-  if shards is None:
-    shards = -(-sum(image.size_bytes for image in images) // SHARD_BYTES)
-  count = min(max(1, shards), len(images))
-  return [f"{split}-{shard:05d}-of-{count:05d}.array_record" for shard in range(count)]
+def _file_names(split: str, images: Sequence[SourceImage], files: int | None) -> list[str]:
+  if files is None:
+    files = -(-sum(image.size_bytes for image in images) // RECORD_FILE_BYTES)
+  count = min(max(1, files), len(images))
+  return [f"{split}-{index:05d}-of-{count:05d}.array_record" for index in range(count)]
 
 
 def _shuffled(images: Sequence[SourceImage], seed: int) -> list[SourceImage]:
@@ -139,7 +150,7 @@ def _source_sha256(source: Source) -> str:
 def _claim_folder(folder: pathlib.Path, plan: dict) -> None:
   folder.mkdir(parents=True, exist_ok=True)
   found = {entry.name for entry in folder.iterdir()}
-  if records.MANIFEST_NAME in found:
+  if MANIFEST_NAME in found:
     raise UserError(f"{folder} already holds a finished data set: choose another --out")
   partial = folder / _PARTIAL
   plan_path = partial / _PLAN
@@ -168,8 +179,8 @@ def _write_split(
   ordered_map: Callable,
   writer_options: str,
   skipped: list[str] | None,
-) -> records.Split:
-  shards = []
+) -> Split:
+  finished = []
   next_id = 0
   with progress:
     for index, file in enumerate(files):
@@ -179,7 +190,7 @@ def _write_split(
         note = json.loads(note_path.read_text())
         progress.update(stop - start)
       else:
-        note = _write_shard(
+        note = _write_file(
           folder,
           file,
           next_id,
@@ -193,14 +204,14 @@ def _write_split(
         unfinished.replace(note_path)
       if skipped is not None:
         skipped += note["skipped"]
-      shards.append(records.shard_from_json(note["shard"]))
-      next_id += shards[-1].records
+      finished.append(record_file_from_json(note["shard"]))
+      next_id += finished[-1].records
   if not next_id:
     raise UserError(f"none of the {len(images)} images of split {progress.desc!r} can be decoded")
-  return records.Split(records=next_id, shards=tuple(shards))
+  return Split(records=next_id, record_files=tuple(finished))
 
 
-def _write_shard(
+def _write_file(
   folder: pathlib.Path,
   file: str,
   first_id: int,
@@ -213,7 +224,7 @@ def _write_shard(
   unfinished = folder / _PARTIAL / file
   skipped = []
   written = 0
-  with open_writer(unfinished, writer_options) as writer:
+  with record_files.open_writer(unfinished, writer_options) as writer:
     for image, content in images:
       if isinstance(content, _BadImage):
         if not skip:
@@ -223,32 +234,13 @@ def _write_shard(
           )
         skipped.append(content.name)
       else:
-        writer.write(
-          records.encode_record(records.Record(first_id + written, image.labels, content))
-        )
+        record = record_files.Record(first_id + written, image.labels, content)
+        writer.write(record_files.encode_record(record))
         written += 1
       progress.update()
   unfinished.replace(folder / file)
-  shard = records.describe_shard(folder, file, written)
-  return {"shard": dataclasses.asdict(shard), "skipped": skipped}
-
-
-@contextlib.contextmanager
-def open_writer(
-  path: pathlib.Path, writer_options: str
-) -> Iterator[array_record_module.ArrayRecordWriter]:
-  """Opens a record file for writing; raises UserError when it could not be written whole."""
-  writer = array_record_module.ArrayRecordWriter(str(path), writer_options)
-  try:
-    yield writer
-  finally:
-    try:
-      writer.close()
-    # After a failed write, of a full disk for example, the writer is silent until here.
-    except RuntimeError as error:
-      raise UserError(
-        f"cannot write {path}: {error}; the same command continues where this one stopped"
-      ) from error
+  finished = describe_file(folder, file, written)
+  return {"shard": dataclasses.asdict(finished), "skipped": skipped}
 
 
 def _read_checked(images: Sequence[SourceImage]) -> list[bytes | _BadImage]:
@@ -267,7 +259,7 @@ def _read_checked(images: Sequence[SourceImage]) -> list[bytes | _BadImage]:
 
 @contextlib.contextmanager
 def _ordered_map(workers: int) -> Iterator[Callable]:
-  """Yields a function from images to pairs (image, content), in order, a bounded way ahead."""
+  """Yields a function from images to pairs (image, content) in order, read a bounded way ahead."""
   if not workers:
     yield lambda images: (
       (image, content) for image in images for content in _read_checked([image])
@@ -299,7 +291,7 @@ def _finished(
 def _initialize_worker() -> None:
   # Ctrl-C reaches every process of the terminal; the parent ends the workers in order.
   signal.signal(signal.SIGINT, signal.SIG_IGN)
-  worker_process.exit_with_parent()
+  exit_with_parent()
 
 
 @contextlib.contextmanager
@@ -313,6 +305,6 @@ def _explained_errors(folder: pathlib.Path) -> Iterator[None]:
     ) from error
   except BrokenProcessPool as error:
     raise UserError(
-      "a worker process was killed, perhaps for want of memory: run the same command again with "
-      "fewer --workers; it continues where this one stopped"
+      "a worker process was killed, perhaps because memory ran out: run the same command again "
+      "with fewer --workers; it continues where this one stopped"
     ) from error

@@ -2,54 +2,33 @@
 
 Cubuk et al., https://arxiv.org/abs/1909.13719. The sixteen operations and what a magnitude means
 are those of the code released with paper B (magnitudes 5, 10 and 15, four layers; paper B, appendix
-A): each layer draws one operation, and all have the same magnitude. 10 stands for what was once the
-strongest; 15 goes beyond it. Some operations grow milder with the magnitude there (posterize keeps
-more bits, solarize starts at a higher value), and so they do here.
+A): each layer draws one operation, and all have the same magnitude. 10 is the strongest magnitude
+of the original paper; 15 goes beyond it. As in the released code, some operations grow milder with
+the magnitude (posterize keeps more bits, solarize starts at a higher value).
 
 There are a few differences from that code:
 
-- Contrast pulls towards the mean of the image. There it pulls towards the number of pixels / 256.
-- Images are distorted before they are mixed (`train.step.mixing`), there afterwards.
-- Pillow rounds where TensorFlow cuts off.
-- Shifts and cut-out squares, which are numbers of pixels, take half of an image's side at most. The
-  paper's images are large enough for that to change nothing.
+- Contrast pulls towards the mean of the image; in that code, towards the number of pixels / 256.
+- Images are distorted before they are mixed (`train.step.mixing`); in that code, afterwards.
+- Pillow rounds where TensorFlow truncates.
+- Shifts and cut-out squares, which are numbers of pixels, take at most half of an image's side. The
+  paper's images are so large that this makes no difference.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 
 _GREY = (128, 128, 128)
-"""Where a moved image leaves nothing."""
+"""Color of the pixels that a moved image leaves empty."""
 _ROTATION_DEGREES = 30.0
 _SHEAR = 0.3
 _TRANSLATION_PIXELS = 100.0
 _CUTOUT_PIXELS = 40.0
-"""Half a side."""
+"""Half of the side of the square."""
 _SOLARIZE_ADDITION = 110.0
 _POSTERIZE_BITS = 4.0
-
-
-def rand_augment(
-  image: np.ndarray, generator: np.random.Generator, *, layers: int, magnitude: float
-) -> np.ndarray:
-  """Distorts an image `layers` times, each time in one of sixteen ways.
-
-  Args:
-    image: uint8 [height, width, 3].
-    generator: source of the draws.
-    layers: distortions, one after the other.
-    magnitude: of all of them; 10 is strong.
-
-  Returns:
-    uint8 of the same shape.
-  """
-  distorted = Image.fromarray(image)
-  for _ in range(layers):
-    operation = OPERATIONS[generator.integers(len(OPERATIONS))]
-    distorted = operation(distorted, magnitude / 10, generator)
-  return np.asarray(distorted)
 
 
 def _autocontrast(image: Image.Image, *_) -> Image.Image:
@@ -65,7 +44,7 @@ def _invert(image: Image.Image, *_) -> Image.Image:
 
 
 def _posterize(image: Image.Image, strength: float, _) -> Image.Image:
-  # Without any bit, below a magnitude of 2.5, nothing would be left.
+  # Below a magnitude of 2.5 no bit, and so nothing of the image, would be left.
   return ImageOps.posterize(image, min(8, max(1, int(strength * _POSTERIZE_BITS))))
 
 
@@ -97,7 +76,7 @@ def _sharpness(image: Image.Image, strength: float, _) -> Image.Image:
 
 
 def _enhancement(strength: float) -> float:
-  """1 leaves an image as it is."""
+  """Returns the factor of Pillow's enhancers, of which 1 leaves an image as it is."""
   return strength * 1.8 + 0.1
 
 
@@ -158,7 +137,7 @@ def _either_way(value: float, generator: np.random.Generator) -> float:
 
 
 Operation = Callable[[Image.Image, float, np.random.Generator], Image.Image]
-"""(RGB image, magnitude / 10, source of draws) -> image of the same size."""
+"""A function (RGB image, magnitude / 10, source of draws) -> image of the same size."""
 
 OPERATIONS: tuple[Operation, ...] = (
   _autocontrast,
@@ -178,4 +157,31 @@ OPERATIONS: tuple[Operation, ...] = (
   _cutout,
   _solarize_add,
 )
-"""One of these is drawn for each layer, all with the same probability."""
+"""The sixteen operations, one of which each layer draws, all with the same probability."""
+
+
+def rand_augment(
+  image: np.ndarray,
+  generator: np.random.Generator,
+  *,
+  layers: int,
+  magnitude: float,
+  operations: Sequence[Operation] = OPERATIONS,
+) -> np.ndarray:
+  """Distorts an image `layers` times, each time by one of the operations.
+
+  Args:
+    image: uint8 [height, width, 3].
+    generator: source of the draws.
+    layers: number of distortions, one after the other.
+    magnitude: strength of each of them; 10 is strong.
+    operations: operations to draw from.
+
+  Returns:
+    uint8 of the same shape.
+  """
+  distorted = Image.fromarray(image)
+  for _ in range(layers):
+    operation = operations[generator.integers(len(operations))]
+    distorted = operation(distorted, magnitude / 10, generator)
+  return np.asarray(distorted)

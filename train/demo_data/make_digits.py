@@ -2,8 +2,8 @@
 
     python -m train.demo_data.make_digits --out=DIR [--train_images=200]
 
-1,000 of them, by a seeded draw, are for training unless told otherwise, the others are held out.
-Takes about a second.
+A seeded draw of 1,000 of them, or as many as --train_images says, is for training; the others are
+held out. It takes about a second.
 """
 
 import os
@@ -22,10 +22,11 @@ _INK_MAX = 16
 
 
 def source(train_images: int = TRAIN_IMAGES) -> image_sources.Source:
-  """The images.
+  """Returns the images.
 
   Args:
-    train_images: of 1,797; fewer ones are a part of more.
+    train_images: number of training images, of 1,797 in all. The images of a smaller number are
+      among those of a larger one.
 
   Raises:
     UserError: there is no scikit-learn, or too many images are asked for.
@@ -60,17 +61,20 @@ def make(out: str | os.PathLike[str], *, train_images: int = TRAIN_IMAGES) -> No
 
   Args:
     out: folder to write.
-    train_images: as for `source`.
+    train_images: number of training images, see `source`.
 
   Raises:
-    UserError: as for `source`, or the folder cannot be written.
+    UserError: there is no scikit-learn, too many images are asked for, or the folder cannot be
+      written to.
   """
   dataset_writer.write_dataset(out, source(train_images))
 
 
 if __name__ == "__main__":
   _OUT = flags.DEFINE_string("out", None, "Folder to write.")
-  _TRAIN_IMAGES = flags.DEFINE_integer("train_images", TRAIN_IMAGES, "The others are held out.")
+  _TRAIN_IMAGES = flags.DEFINE_integer(
+    "train_images", TRAIN_IMAGES, "Training images; the others are held out."
+  )
 
   def main(unused_arguments: list[str]) -> None:
     """Makes the data set that the flag names."""

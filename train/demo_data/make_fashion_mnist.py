@@ -3,8 +3,8 @@
     python -m train.demo_data.make_fashion_mnist --source=DIR --out=DIR
 
 The source is the folder with the four original idx files (Debian: package dataset-fashion-mnist).
-The held-out split is the whole original test set; the training split is a seeded draw from the
-original training set, equally many of each class. Nothing is lost: the pixels are the original.
+The held-out split is the whole original test set; the training split is a seeded draw of equally
+many images of each class from the original training set. The pixels are unchanged.
 """
 
 import collections
@@ -33,9 +33,9 @@ CLASS_NAMES = (
 TRAIN_IMAGES_PER_CLASS = 1000
 DRAW_SEED = 0
 
-# PNG that only filters its rows (level 0), compressed by ArrayRecord over many images at once,
-# takes 393 bytes an image; as files of their own, lossless WebP takes 557 and PNG 623, of which
-# ArrayRecord's own bytes are a hundred.
+# PNG that only filters its rows (level 0) and is compressed by ArrayRecord over many images at once
+# takes 393 bytes per image. As records of their own, lossless WebP takes 557 bytes and PNG 623, a
+# hundred of which are ArrayRecord's.
 PNG_COMPRESSION_LEVEL = 0
 WRITER_OPTIONS = "group_size:512,brotli:11"
 
@@ -65,7 +65,15 @@ OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWA
 
 
 def make(source: pathlib.Path, out: pathlib.Path) -> None:
-  """Writes the data set and its license; raises UserError."""
+  """Writes the data set and its license.
+
+  Args:
+    source: folder with the original idx files.
+    out: folder to write.
+
+  Raises:
+    UserError: a file is missing or damaged, or the folder cannot be written to.
+  """
   original = image_sources.read_idx_source(source, CLASS_NAMES, PNG_COMPRESSION_LEVEL)
   chosen = draw_balanced(original.splits[image_sources.TRAIN])
   dataset_writer.write_dataset(
@@ -79,7 +87,7 @@ def make(source: pathlib.Path, out: pathlib.Path) -> None:
 def draw_balanced(
   images: tuple[image_sources.SourceImage, ...],
 ) -> tuple[image_sources.SourceImage, ...]:
-  """Draws `TRAIN_IMAGES_PER_CLASS` images of each class, and keeps their order."""
+  """Draws `TRAIN_IMAGES_PER_CLASS` images of each class and keeps their order."""
   taken: collections.Counter[tuple[int, ...]] = collections.Counter()
   chosen = []
   for index in np.random.default_rng(DRAW_SEED).permutation(len(images)):

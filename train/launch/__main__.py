@@ -18,7 +18,7 @@ from absl import flags
 
 from nfnet.command_line import run_main
 from nfnet.errors import UserError
-from train.config.config_file import parse_arguments
+from train.config.overrides import parse_arguments
 from train.launch.job import make_job
 from train.launch.jobset import jobset_yaml
 from train.launch.queued_resources import queued_resources_script

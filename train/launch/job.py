@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from jax.sharding import AbstractMesh
 
 from nfnet.errors import UserError
-from train.config.config_file import load_experiment
 from train.config.experiment import Experiment
+from train.config.files import load_experiment
 from train.launch.slices import Slice, parse_slice
 from train.step.sharding.batch import check_batch_size, check_train_batch
 from train.step.sharding.mesh import DATA_AXES, mesh_shape

@@ -1,1 +1,1 @@
-"""What people read: tables, units, figures, the summary and the plots of a run."""
+"""Output for people: tables, units, plots and files of results. It imports `nfnet.errors` only."""

@@ -1,4 +1,4 @@
-"""The style of all figures: colors, axes, grid."""
+"""The style of all plots: colors, axes, grid."""
 
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
@@ -6,22 +6,26 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator
 
-COLORS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7")
-"""Okabe and Ito's, which people with any color vision tell apart."""
+BLACK, ORANGE, SKY_BLUE, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
+BLUE, VERMILION, PINK = "#0072B2", "#D55E00", "#CC79A7"
+GRAY = "#777777"
+
+COLORS = (BLACK, ORANGE, SKY_BLUE, GREEN, BLUE, VERMILION, PINK)
+"""The palette of Okabe and Ito, which people with any color vision can tell apart."""
 
 
-def picture(
+def new_plot(
   title: str, x_label: str, y_label: str, *, inches: tuple[float, float] = (8, 4.5)
 ) -> tuple[Figure, Axes]:
-  """An empty picture in the style of all others; legends and scales are the caller's.
+  """Returns an empty plot in the common style; the caller adds legends and scales.
 
   Args:
-    title: above it.
-    x_label: quantity and unit.
-    y_label: quantity and unit.
+    title: text above the plot.
+    x_label: quantity and unit of the horizontal axis.
+    y_label: quantity and unit of the vertical axis.
     inches: width and height.
   """
-  # Figure and canvas directly: pyplot would keep global state and might open a window.
+  # Without pyplot, which keeps global state and might open a window.
   figure = Figure(figsize=inches, dpi=150, layout="constrained")
   FigureCanvasAgg(figure)
   axes = figure.add_subplot()
@@ -35,7 +39,10 @@ def picture(
 
 
 def plain_log_axis(axis: Axis) -> None:
-  """Plain labels, for what spans about a decade, as losses and errors do."""
+  """Labels a logarithmic axis with plain numbers, for values that span about a decade.
+
+  Losses and errors do.
+  """
   axis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
   axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
   axis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:.2g}"))

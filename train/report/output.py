@@ -1,6 +1,7 @@
-"""Writes the results of commands: JSON files and plots."""
+"""Writes the files that commands make of their results: JSON and plots."""
 
 import json
+import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -11,12 +12,12 @@ from nfnet.errors import UserError
 
 
 def write_json(flag: str, path: str | None, value: Any) -> None:
-  """Writes a value to a file, unless there is no path.
+  """Writes a value to a JSON file, unless there is no path.
 
   Args:
-    flag: that the path came from, for the error.
-    path: of the file.
-    value: of dictionaries, lists, strings and numbers.
+    flag: name of the flag that the path came from, for the error message.
+    path: path of the file, or None or "".
+    value: dictionaries, lists, strings and numbers.
 
   Raises:
     UserError: the file cannot be written.
@@ -30,12 +31,12 @@ def write_json(flag: str, path: str | None, value: Any) -> None:
 
 
 def save_figure(flag: str, path: str | None, figure: Figure) -> None:
-  """Writes a picture to a PNG file, unless there is no path.
+  """Writes a plot to a PNG file, unless there is no path.
 
   Args:
-    flag: that the path came from, for the error.
-    path: of the file.
-    figure: drawn.
+    flag: name of the flag that the path came from, for the error message.
+    path: path of the file, or None or "".
+    figure: the plot.
 
   Raises:
     UserError: the file cannot be written.
@@ -48,25 +49,29 @@ def save_figure(flag: str, path: str | None, figure: Figure) -> None:
     raise UserError(f"--{flag}={path} cannot be written: {error.strerror}") from error
 
 
-def save_plots(folder: str | pathlib.Path, plots: Mapping[str, Figure]) -> list[pathlib.Path]:
-  """Writes each plot to FOLDER/NAME.png.
+def save_figures(
+  label: str, folder: str | os.PathLike[str], figures: Mapping[str, Figure | None]
+) -> list[pathlib.Path]:
+  """Writes plots to PNG files in a folder, which is created if necessary.
 
   Args:
-    folder: folder of the plots, created if needed.
-    plots: figures by name.
+    label: the folder as an error message names it, such as "--plots=DIR".
+    folder: path of the folder.
+    figures: plots by the name of the file without its suffix; None is left out.
 
   Returns:
-    Paths of the files written.
+    The files that were written.
 
   Raises:
-    UserError: the plots cannot be written.
+    UserError: a file cannot be written.
   """
-  folder, written = pathlib.Path(folder), []
+  written = []
   try:
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, figure in plots.items():
-      written.append(folder / f"{name}.png")
-      figure.savefig(written[-1])
+    pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
+    for name, figure in figures.items():
+      if figure is not None:
+        written.append(pathlib.Path(folder) / f"{name}.png")
+        figure.savefig(written[-1])
   except OSError as error:
-    raise UserError(f"plots cannot be written to {str(folder)!r}: {error.strerror}") from error
+    raise UserError(f"{label} cannot be written: {error.strerror}") from error
   return written

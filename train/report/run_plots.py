@@ -1,4 +1,4 @@
-"""Pictures of a run, from metrics.jsonl: loss, learning rate, accuracy."""
+"""Plots of a run, from metrics.jsonl: loss, learning rate, accuracy."""
 
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -8,14 +8,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from train.report.figure import picture
-from train.report.output import save_plots
+from train.report.figure import BLUE, GREEN, VERMILION, new_plot, plain_log_axis
+from train.report.output import save_figures
 
 PLOTS_FOLDER = "plots"
 
-_TRAIN = {"label": "training", "color": "#0072B2", "linewidth": 1.2}
-_EVALUATION = {"label": "held-out", "color": "#D55E00", "marker": "o", "markersize": 4}
-_EMA = {"label": "held-out, moving average", "color": "#009E73", "marker": "s", "markersize": 4}
+_TRAIN = {"label": "training", "color": BLUE, "linewidth": 1.2}
+_EVALUATION = {"label": "held-out", "color": VERMILION, "marker": "o", "markersize": 4}
+_EMA = {"label": "held-out, moving average", "color": GREEN, "marker": "s", "markersize": 4}
 
 _Records = Sequence[Mapping[str, Any]]
 
@@ -25,15 +25,15 @@ def write_plots(
 ) -> list[pathlib.Path]:
   """Writes loss.png, learning_rate.png and accuracy.png to the folder `plots` of the workdir.
 
-  A plot that has no records is left out.
+  A plot without any records is left out.
 
   Args:
-    records: those of metrics.jsonl, as `train.run.records.metrics.read_metrics` gives them.
+    records: records of metrics.jsonl, as `train.run.records.metrics.read_metrics` returns them.
     workdir: folder of the run.
-    title: of the run, shown above each picture.
+    title: name of the run, shown above each plot.
 
   Returns:
-    The files written.
+    The files that were written.
 
   Raises:
     UserError: a plot cannot be written.
@@ -45,10 +45,9 @@ def write_plots(
 
   loss, axes = _over_steps(title, "loss (nats)")
   _draw(axes, "loss", series)
-  # A loss falls by ever smaller amounts; plain labels, since it spans one or two decades.
+  # A loss falls by ever smaller amounts.
   axes.set_yscale("log")
-  axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-  axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:.2g}"))
+  plain_log_axis(axes.yaxis)
 
   learning_rate, axes = _over_steps(title, "learning rate")
   _draw(axes, "learning_rate", ((train, _TRAIN),))
@@ -58,16 +57,20 @@ def write_plots(
   _draw(axes, "top1", series, percent=True, suffix=", top-1")
   _draw(axes, "top5", series, percent=True, suffix=", top-5", linestyle="--")
 
-  plots = {"loss": loss, "learning_rate": learning_rate, "accuracy": accuracy}
-  drawn = {name: figure for name, figure in plots.items() if figure.axes[0].lines}
-  for figure in drawn.values():
+  figures = {"loss": loss, "learning_rate": learning_rate, "accuracy": accuracy}
+  for figure in figures.values():
     if len(figure.axes[0].lines) > 1:
       figure.axes[0].legend(frameon=False)
-  return save_plots(pathlib.Path(workdir) / PLOTS_FOLDER, drawn)
+  folder = pathlib.Path(workdir) / PLOTS_FOLDER
+  return save_figures(
+    f"plots in {folder}",
+    folder,
+    {name: figure if figure.axes[0].lines else None for name, figure in figures.items()},
+  )
 
 
 def _over_steps(title: str, quantity: str) -> tuple[Figure, Axes]:
-  figure, axes = picture(title, "step", quantity)
+  figure, axes = new_plot(title, "step", quantity)
   axes.xaxis.set_major_locator(MaxNLocator(integer=True))
   axes.xaxis.set_major_formatter(FuncFormatter(lambda step, _: f"{step:,.0f}"))
   return figure, axes

@@ -1,4 +1,4 @@
-"""The table at the end of a run."""
+"""The table that a run prints at its end."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,10 +8,10 @@ from train.report.table import format_table
 
 
 def summary(records: Sequence[Mapping[str, Any]], further: Mapping[str, str]) -> str:
-  """The table at the end of a run.
+  """Returns the table of steps, speed, losses and accuracies of a run.
 
   Args:
-    records: of the whole run, as `train.run.records.metrics.read_metrics` gives them.
+    records: records of the whole run, as `train.run.records.metrics.read_metrics` returns them.
     further: rows to put first, such as the name and the number of parameters.
   """
   rows = list(further.items())

@@ -1,10 +1,15 @@
-"""Tables of text, for a terminal."""
+"""Tables of text for a terminal."""
 
 from collections.abc import Sequence
 
 
 def format_table(rows: Sequence[Sequence[str]], header: Sequence[str] | None = None) -> str:
-  """Columns aligned to the left, two spaces apart; rules around it and below the header."""
+  """Returns left-aligned columns, two spaces apart, between rules.
+
+  Args:
+    rows: cells of each row.
+    header: cells of a first row that a rule separates from the others.
+  """
   lines = [*([header] if header else []), *rows]
   widths = [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
   rule = "-" * (sum(widths) + 2 * (len(widths) - 1))

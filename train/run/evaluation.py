@@ -9,9 +9,11 @@ import numpy as np
 from tqdm import tqdm
 
 from nfnet.weights.checkpoint_reader import read_checkpoint
-from train.config.config_file import from_json, override
 from train.config.experiment import Data, Experiment
-from train.data.pipeline import evaluation_batches, evaluation_examples
+from train.config.json_conversion import from_json
+from train.config.overrides import override
+from train.data.batches import evaluation_batches
+from train.data.dataset import evaluation_examples
 from train.step.evaluation_step import make_evaluation_step
 from train.step.model import make_model
 from train.step.scores import Scores, scores

@@ -15,7 +15,8 @@ from tqdm import tqdm
 
 from nfnet.errors import UserError
 from train.config.experiment import Experiment
-from train.data.pipeline import evaluation_batches, evaluation_examples
+from train.data.batches import evaluation_batches
+from train.data.dataset import evaluation_examples
 from train.run.initial_weights import with_new_classifier
 from train.step.evaluation_step import make_feature_step
 from train.step.model import make_model

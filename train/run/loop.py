@@ -14,10 +14,12 @@ from typing import Any, NoReturn
 import jax
 
 from nfnet.errors import UserError
-from train.config.config_file import to_json, validate
 from train.config.experiment import Experiment
-from train.data import pipeline
-from train.data.batch_fetcher import BatchFetcher
+from train.config.json_conversion import to_json
+from train.config.validation import validate
+from train.data import dataset
+from train.data.batches import Batches, train_batches
+from train.data.prefetch import BatchFetcher
 from train.report.run_plots import write_plots
 from train.report.run_summary import summary
 from train.run import faults, resume
@@ -77,7 +79,7 @@ class _Run:
   skip_step: Callable[..., Any]
   evaluation_step: Callable[..., Any]
   is_finite: Callable[..., Any]
-  batches: pipeline.Batches
+  batches: Batches
   checkpoints: Checkpoints
   ledger: Ledger
   termination: Termination
@@ -130,7 +132,7 @@ def train(
     mesh = make_mesh(parameter_shards=experiment.parallelism.parameter_shards)
     check_train_batch(experiment, mesh)
     check_batch_size("data.evaluation_batch_size", experiment.data.evaluation_batch_size, mesh)
-    train_examples = pipeline.train_examples(experiment.data)
+    train_examples = dataset.train_examples(experiment.data)
     model = make_model(experiment)
     learning_rate = learning_rate_schedule(experiment, train_examples)
     optimizer = make_optimizer(experiment, learning_rate, parameter_roles(model, mesh))
@@ -138,11 +140,11 @@ def train(
     like = abstract_state(experiment, model, optimizer, mesh)
     metadata = {
       "experiment": to_json(experiment),
-      "class_names": list(pipeline.class_names(experiment.data)),
+      "class_names": list(dataset.class_names(experiment.data)),
       "num_classes": experiment.data.num_classes,
     }
     batches = opened.enter_context(
-      pipeline.train_batches(
+      train_batches(
         experiment.data,
         experiment.seed,
         shard_index=jax.process_index(),

@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogFormatterSciNotation
 
-from train.report.figure import COLORS, picture, plain_log_axis
-from train.report.output import save_plots
+from train.report.figure import COLORS, GRAY, PINK, new_plot, plain_log_axis
+from train.report.output import save_figures
 from train.scaling.analysis import Analysis
 from train.scaling.analysis_text import OPTIMUM_LABELS
 from train.scaling.laws.law_set import FORMS, OPTIMA, WAYS
@@ -17,7 +17,6 @@ from train.scaling.run_table import Run, best_trials
 
 # Together with the colors, these tell more networks apart than there are colors.
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-_GRAY = "#777777"
 _COMPUTE_LABELS = {
   "compute_core_hours": "training compute (core-hours)",
   "compute_flops": "training compute (FLOP)",
@@ -45,7 +44,7 @@ def write_plots(folder: str, analysis: Analysis) -> list[pathlib.Path]:
     "learning_rate": _learning_rate(analysis),
     "optimal_size_and_epochs": _optima(analysis),
   }
-  return save_plots(folder, {name: figure for name, figure in plots.items() if figure is not None})
+  return save_figures(f"--plots={folder}", folder, plots)
 
 
 def _loss(analysis: Analysis) -> Figure:
@@ -59,17 +58,17 @@ def _loss(analysis: Analysis) -> Figure:
   for form in FORMS:
     law = getattr(analysis.bootstrap.laws, form.field)
     if form.field in _DRAWN_FORMS and law is not None:
-      style = {"color": _GRAY, "linestyle": _DRAWN_FORMS[form.field], "linewidth": 1.2}
+      style = {"color": GRAY, "linestyle": _DRAWN_FORMS[form.field], "linewidth": 1.2}
       axes.plot(compute, law.loss(compute), label=form.label, **style)
       for budget in analysis.budgets:
         _, interval = analysis.bootstrap.prediction(form, budget)
         if interval:
           # Two laws at one budget would hide each other.
           beside = budget * (1.03 if form.field == "frontier" else 1 / 1.03)
-          axes.vlines(beside, *interval, linewidth=1.2, color=_GRAY)
+          axes.vlines(beside, *interval, linewidth=1.2, color=GRAY)
   if analysis.judgment is not None and analysis.judgment.flagged.any():
     flagged = points.take(analysis.judgment.flagged)
-    ring = {"markersize": 11, "markerfacecolor": "none", "color": "#CC79A7"}
+    ring = {"markersize": 11, "markerfacecolor": "none", "color": PINK}
     axes.plot(flagged.compute, flagged.loss, "o", label="outlier", **ring)
   plain_log_axis(axes.yaxis)
   axes.legend(frameon=False, ncols=2, fontsize="small")
@@ -95,7 +94,7 @@ def _learning_rate(analysis: Analysis) -> Figure | None:
   runs = [run for run in analysis.runs if run.learning_rate is not None]
   if not runs:
     return None
-  figure, axes = picture("Learning rate of the best run", "epochs", "peak learning rate")
+  figure, axes = new_plot("Learning rate of the best run", "epochs", "peak learning rate")
   axes.set_xscale("log", base=2)
   axes.set_yscale("log", base=2)
   # Rates lie on a grid, so curves would hide each other: each one is shifted up by 2 %.
@@ -146,7 +145,7 @@ def _optima(analysis: Analysis) -> Figure | None:
         values = getattr(found, name) / divisor
         style = {"color": colors[name], "markersize": 3, "alpha": 0.7}
         own_axes.plot(found.compute, values, markers[field], **style)
-    axes.plot([], [], styles[field], color=_GRAY, label=OPTIMUM_LABELS[field])
+    axes.plot([], [], styles[field], color=GRAY, label=OPTIMUM_LABELS[field])
   for name, own_axes in (("parameters", axes), ("epochs", others)):
     own_axes.yaxis.label.set_color(colors[name])
     own_axes.tick_params(axis="y", colors=colors[name])
@@ -158,7 +157,7 @@ def _optima(analysis: Analysis) -> Figure | None:
 
 def _over_compute(analysis: Analysis, title: str, quantity: str) -> tuple[Figure, Axes]:
   """Returns an empty plot of a quantity against compute, with logarithmic axes."""
-  figure, axes = picture(title, _COMPUTE_LABELS[analysis.table.compute_column], quantity)
+  figure, axes = new_plot(title, _COMPUTE_LABELS[analysis.table.compute_column], quantity)
   axes.set_xscale("log")
   axes.set_yscale("log")
   # Between powers of ten there is room for labels only where all runs are within half a decade.

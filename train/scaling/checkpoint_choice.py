@@ -12,7 +12,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from nfnet.errors import UserError
-from train.report.figure import COLORS, picture, plain_log_axis
+from train.report.figure import COLORS, new_plot, plain_log_axis
 from train.report.table import format_table
 from train.scaling.laws.finetuning_law import (
   CONFIDENCE,
@@ -199,7 +199,7 @@ def draw(choice: Choice) -> Figure | None:
   known = [one for one in choice.ranked if one.run.top1_error_percent is not None]
   if not known:
     return None
-  figure, axes = picture(
+  figure, axes = new_plot(
     f"Error after fine-tuning, predicted by {label(choice.law.kind)}",
     "predicted top-1 error (%)",
     "top-1 error (%)",

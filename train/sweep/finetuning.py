@@ -19,8 +19,10 @@ from typing import Any
 from tqdm import tqdm
 
 from nfnet.errors import UserError
-from train.config.config_file import as_argument, load_experiment, to_json
 from train.config.experiment import Experiment
+from train.config.files import load_experiment
+from train.config.json_conversion import to_json
+from train.config.overrides import as_argument
 from train.run.initial_weights import with_new_classifier
 from train.run.linear_probe import probe
 from train.run.loop import train

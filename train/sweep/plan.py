@@ -27,9 +27,11 @@ from typing import Any
 from nfnet import cost
 from nfnet.errors import UserError
 from nfnet.variants import get_variant
-from train.config.config_file import as_argument, field_types, load_experiment, nearest
 from train.config.experiment import Experiment
-from train.data import pipeline
+from train.config.fields import field_types
+from train.config.files import load_experiment
+from train.config.overrides import as_argument, nearest
+from train.data.dataset import train_examples
 from train.step.schedule import learning_rate_schedule, train_steps
 from train.sweep.learning_rate_search import Cell
 from train.sweep.trial import Trial, number_text, trial_name
@@ -143,7 +145,7 @@ def make_trial(plan: Plan, variant: str, epochs: float, learning_rate: float) ->
       raise UserError(
         "initial_weights is set, but a sweep pre-trains from random parameters; leave it out"
       )
-    examples = pipeline.train_examples(experiment.data)
+    examples = train_examples(experiment.data)
     learning_rate_schedule(experiment, examples)
   except UserError as error:
     raise UserError(f"trial {name}: {error}") from error

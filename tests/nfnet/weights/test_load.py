@@ -11,8 +11,8 @@ from nfnet.weights.haiku_pickle import write_haiku
 from nfnet.weights.load import load_weights
 from nfnet.weights.timm import save_timm
 from tests.nfnet.weights.whole_networks import NUM_CLASSES, assert_bit_equal, without_memory
-from train.config.config_file import to_json
 from train.config.experiment import Experiment, Model
+from train.config.json_conversion import to_json
 from train.run.checkpoints.manager import Checkpoints
 
 SAVERS = {"haiku": save_haiku, "timm": save_timm}

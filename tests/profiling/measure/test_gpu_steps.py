@@ -2,7 +2,7 @@ import jax
 import pytest
 
 from profiling.measure.gpu_steps import BATCH_SIZE, CONFIG, PIXELS, has_gpu, overrides
-from train.config.config_file import load_experiment
+from train.config.files import load_experiment
 
 
 @pytest.mark.skipif(jax.default_backend() == "gpu", reason="there is a GPU")

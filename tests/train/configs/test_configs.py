@@ -6,7 +6,7 @@ import pytest
 
 from nfnet.errors import UserError
 from tests.repository import ROOT
-from train.config.config_file import load_experiment
+from train.config.files import load_experiment
 from train.step.schedule import train_steps
 
 FOLDER = ROOT / "train" / "configs"

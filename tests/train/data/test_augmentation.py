@@ -1,137 +1,52 @@
-import cykooz_resizer
+import dataclasses
+
 import numpy as np
-import pytest
-import sklearn.datasets
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from PIL import Image
 
-from train.data import augmentation
+from train.config.experiment import Data
+from train.data.augmentation import augment, image_generator, random_horizontal_flip
 
-SIZES = st.integers(1, 3) | st.integers(1, 300)
-
-
-def image_of(height, width):
-  """Holds row and column of each pixel, so that a crop shows where it came from."""
-  rows, columns = np.mgrid[:height, :width]
-  return np.stack([rows, columns, rows], axis=-1).astype(np.uint8)
-
-
-@settings(max_examples=200, deadline=None)
-@given(SIZES, SIZES, st.floats(0.01, 1), st.floats(1, 3), st.integers(0, 2**32))
-def test_boxes_lie_inside_the_image_within_the_bounds(
-  height, width, area_min, aspect_ratio_max, seed
-):
-  generator = np.random.default_rng(seed)
-  left, top, right, bottom = augmentation._random_box(
-    height, width, generator, area_min, aspect_ratio_max
-  )
-  assert 0 <= left < right <= width
-  assert 0 <= top < bottom <= height
-  box_width, box_height = right - left, bottom - top
-  # Sides are rounded to whole pixels, half a pixel each.
-  assert (box_width - 0.5) / (box_height + 0.5) <= aspect_ratio_max
-  assert (box_height - 0.5) / (box_width + 0.5) <= aspect_ratio_max
-
-
-def test_area_and_aspect_ratio_have_the_stated_distributions():
-  boxes = np.array(
-    [
-      augmentation._random_box(1000, 1000, augmentation.image_generator(0, 0, index), 0.08, 4 / 3)
-      for index in range(4000)
-    ]
-  )
-  widths, heights = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
-  log_ratios = np.log(widths / heights)
-  areas = widths * heights / 1e6
-  assert areas.min() >= 0.079
-  # Rectangles that do not fit are drawn again: area a > 3/4 fits with probability
-  # -log(a) / log(4/3), so the mean is 0.478; that of 4000 draws has a standard error of 0.004.
-  assert areas.mean() == pytest.approx(0.478, abs=0.016)
-  assert abs(log_ratios).max() <= np.log(4 / 3) + 0.01
-  assert log_ratios.mean() == pytest.approx(0, abs=0.015)
-  # Positions: the space left of the box is as large as the space right of it, on average.
-  assert (boxes[:, 0] - (1000 - boxes[:, 2])).mean() == pytest.approx(0, abs=20)
-
-
-def test_a_long_image_falls_back_to_the_largest_centered_crop():
-  box = augmentation._random_box(10, 1000, np.random.default_rng(0), 0.9, 4 / 3)
-  assert box == (493, 0, 506, 10)
-
-
-def test_the_whole_image_at_its_own_size_is_unchanged():
-  image = image_of(32, 32)
-  cropped = augmentation.random_resized_crop(
-    image, np.random.default_rng(0), 32, area_min=1.0, aspect_ratio_max=1.0
-  )
-  np.testing.assert_array_equal(cropped, image)
-
-
-def photograph():
-  """Natural, with detail; windows of 300 x 400."""
-  image = sklearn.datasets.load_sample_image("china.jpg")
-  return [image[top : top + 300, left : left + 400] for top in (0, 100) for left in (0, 200)]
-
-
-@pytest.mark.parametrize("pixels", [100, 224, 300, 500])
-def test_resizing_is_that_of_pillow_but_for_rounding(pixels):
-  for image in photograph():
-    expected = Image.fromarray(image).resize((pixels, pixels), Image.Resampling.BICUBIC)
-    found = augmentation._resize(image, pixels)
-    difference = np.abs(found.astype(np.int16) - np.asarray(expected, np.int16))
-    # Both round to whole numbers between the two directions, and take them in another order. Where
-    # that cuts off an overshoot of the filter, single values differ by more.
-    assert difference.mean() < 0.4
-    assert (difference > 2).mean() < 1e-3
-
-
-def test_resizing_is_the_same_on_processors_without_vector_instructions():
-  image = photograph()[0]
-  found = augmentation._resize(image, 224)
-  height, width, _ = image.shape
-  source = cykooz_resizer.ImageData(width, height, cykooz_resizer.PixelType.U8x3, image.tobytes())
-  resized = cykooz_resizer.ImageData(224, 224, cykooz_resizer.PixelType.U8x3)
-  resizer = cykooz_resizer.Resizer()
-  resizer.cpu_extensions = cykooz_resizer.CpuExtensions.none
-  resizer.resize(source, resized, augmentation._BICUBIC)
-  assert found.tobytes() == resized.get_buffer()
-
-
-def test_a_crop_that_shrinks_is_antialiased():
-  # A checkerboard has only frequencies that 50 pixels cannot show: what is left is its mean.
-  image = np.zeros((200, 200, 3), np.uint8)
-  image[::2, ::2] = image[1::2, 1::2] = 200
-  assert abs(augmentation._resize(image, 50)[2:-2, 2:-2].astype(int) - 100).max() <= 2
-
-
-@pytest.mark.parametrize("shape", [(1, 1), (1, 200), (200, 1), (50, 60)])
-def test_images_of_any_size_give_the_crop_that_was_asked_for(shape):
-  cropped = augmentation.random_resized_crop(
-    image_of(*shape), np.random.default_rng(0), 16, area_min=0.08, aspect_ratio_max=4 / 3
-  )
-  assert cropped.shape == (16, 16, 3)
-  assert cropped.dtype == np.uint8
+WHOLE_IMAGE = Data(
+  train_pixels=32, crop_area_min=1.0, crop_aspect_ratio_max=1.0, horizontal_flip=False
+)
 
 
 def test_half_of_the_images_are_mirrored():
-  image = image_of(3, 4)
+  image = np.arange(36, dtype=np.uint8).reshape(3, 4, 3)
   flipped = 0
   for index in range(1000):
-    found = augmentation.random_horizontal_flip(image, augmentation.image_generator(1, 2, index))
+    found = random_horizontal_flip(image, image_generator(1, 2, index))
     if np.array_equal(found, image[:, ::-1]):
       flipped += 1
     else:
       np.testing.assert_array_equal(found, image)
-  # Four standard deviations of a fair coin.
+  # Within four standard deviations of a fair coin.
   assert abs(flipped - 500) <= 64
 
 
 def test_draws_depend_on_seed_epoch_and_index_and_nothing_else():
   draws = {
-    (seed, epoch, index): augmentation.image_generator(seed, epoch, index).random()
+    (seed, epoch, index): image_generator(seed, epoch, index).random()
     for seed in range(3)
     for epoch in range(3)
     for index in range(3)
   }
   assert len(set(draws.values())) == len(draws)
-  assert augmentation.image_generator(1, 2, 0).random() == draws[1, 2, 0]
+  assert image_generator(1, 2, 0).random() == draws[1, 2, 0]
+
+
+def test_each_augmentation_is_that_of_the_configuration():
+  image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+
+  def augmented(**changes):
+    data = dataclasses.replace(WHOLE_IMAGE, **changes)
+    return [augment(image, image_generator(0, 0, index), data) for index in range(20)]
+
+  plain = augmented()
+  assert all(np.array_equal(found, image) for found in plain)
+  flipped = [np.array_equal(found, image[:, ::-1]) for found in augmented(horizontal_flip=True)]
+  assert 0 < sum(flipped) < 20
+  cropped = augmented(crop_area_min=0.1)
+  assert sum(np.array_equal(found, image) for found in cropped) < 5
+  assert {found.shape for found in augmented(train_pixels=16)} == {(16, 16, 3)}
+  distorted = augmented(rand_augment_layers=4)
+  assert sum(np.array_equal(found, image) for found in distorted) < 5

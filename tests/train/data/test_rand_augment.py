@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from train.data import rand_augment
-from train.data.rand_augment import OPERATIONS
+from train.data.rand_augment import OPERATIONS, rand_augment
 
 # Written by golden/make_augmentations.py with torchvision, which shares no code with Pillow.
 GOLDEN = np.load(pathlib.Path(__file__).parent / "golden" / "augmentations.npz")
@@ -14,7 +13,7 @@ MAGNITUDES = (3, 15)
 
 
 class Draws:
-  """A source that draws what it is told."""
+  """Stands in for a generator and draws what it is told."""
 
   def __init__(self, *draws):
     self._draws = list(draws)
@@ -39,10 +38,10 @@ def test_pixels_of_an_independent_implementation(name, magnitude):
   expected = GOLDEN[f"{name}_{magnitude}"].astype(int)
   difference = np.abs(found - expected)
   if name in ("rotate", "shear_x", "shear_y"):
-    # Pixels that fall halfway between two are the one or the other.
+    # Pixels that fall halfway between two may be either of them.
     assert (difference.max(axis=-1) > 0).mean() < 0.02
   else:
-    # Pillow rounds to whole numbers what it then goes away from, by 1.8 times the rounding error.
+    # Pillow rounds the value that it extrapolates from, which multiplies the error by up to 1.8.
     assert difference.max() <= 3
     assert difference.mean() < 1
 
@@ -56,7 +55,7 @@ def test_the_other_draw_goes_the_other_way():
       int
     )
     assert (one != other).any()
-    # What did not leave the image comes back to where it was.
+    # Pixels that did not leave the image come back to where they were.
     stays = (back != 128).any(axis=-1)
     assert stays.mean() > 0.2
     assert (back == GOLDEN["image"])[stays].mean() > 0.6
@@ -88,14 +87,14 @@ def test_solarize_add_lightens_what_is_dark():
 
 
 def test_strengths_that_a_magnitude_stands_for():
-  # Far out: nothing breaks, whatever the magnitude.
+  # Nothing breaks at magnitudes far outside of the usual range.
   for magnitude in (0.0, 30.0):
     for operation in OPERATIONS:
       found = operation(photograph(), magnitude / 10, np.random.default_rng(0))
       assert (found.size, found.mode) == ((96, 72), "RGB")
 
 
-def test_layers_are_drawn_one_after_the_other_all_with_the_same_probability(monkeypatch):
+def test_layers_are_drawn_one_after_the_other_all_with_the_same_probability():
   counts = np.zeros(len(OPERATIONS), int)
 
   def counted(index):
@@ -106,20 +105,19 @@ def test_layers_are_drawn_one_after_the_other_all_with_the_same_probability(monk
 
     return operation
 
-  monkeypatch.setattr(rand_augment, "OPERATIONS", tuple(map(counted, range(len(OPERATIONS)))))
+  operations = tuple(map(counted, range(len(OPERATIONS))))
   image = np.zeros((2, 2, 3), np.uint8)
   for seed in range(400):
-    rand_augment.rand_augment(image, np.random.default_rng(seed), layers=4, magnitude=5)
+    generator = np.random.default_rng(seed)
+    rand_augment(image, generator, layers=4, magnitude=5, operations=operations)
   assert counts.sum() == 1600
-  # Four standard deviations around a sixteenth.
+  # Within four standard deviations of a sixteenth.
   assert np.abs(counts - 100).max() < 4 * np.sqrt(1600 / 16 * 15 / 16)
 
 
 def test_the_result_depends_on_the_draws_alone():
   def augmented(seed):
-    return rand_augment.rand_augment(
-      GOLDEN["image"], np.random.default_rng(seed), layers=4, magnitude=15
-    )
+    return rand_augment(GOLDEN["image"], np.random.default_rng(seed), layers=4, magnitude=15)
 
   results = [augmented(seed) for seed in range(8)]
   for seed, result in enumerate(results):

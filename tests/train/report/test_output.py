@@ -3,35 +3,30 @@ import json
 import pytest
 
 from nfnet.errors import UserError
-from train.report.figure import picture
-from train.report.output import save_figure, save_plots, write_json
+from train.report.figure import new_plot
+from train.report.output import save_figure, save_figures, write_json
 
 
-@pytest.fixture
-def nowhere(tmp_path):
-  """A path below a file."""
+def test_json_is_written_if_there_is_a_path(tmp_path):
+  write_json("json", str(tmp_path / "a.json"), {"loss": [1.5]})
+  write_json("json", None, {"loss": [1.5]})
+  assert json.loads((tmp_path / "a.json").read_text()) == {"loss": [1.5]}
+  assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_several_figures_are_named_by_their_keys(tmp_path):
+  figure, _ = new_plot("title", "x", "y")
+  written = save_figures("plots", tmp_path / "new" / "plots", {"loss": figure, "absent": None})
+  assert written == [tmp_path / "new" / "plots" / "loss.png"]
+  assert written[0].read_bytes().startswith(b"\x89PNG")
+
+
+def test_files_that_cannot_be_written_are_named(tmp_path):
+  figure, _ = new_plot("title", "x", "y")
+  with pytest.raises(UserError, match=r"--json=.*absent/a\.json cannot be written: No such file"):
+    write_json("json", str(tmp_path / "absent" / "a.json"), {})
+  with pytest.raises(UserError, match=r"--plot=.*absent/a\.png cannot be written: No such file"):
+    save_figure("plot", str(tmp_path / "absent" / "a.png"), figure)
   (tmp_path / "file").write_text("")
-  return str(tmp_path / "file" / "below")
-
-
-def test_json_goes_where_the_flag_says(tmp_path):
-  write_json("json", None, {})
-  write_json("json", str(tmp_path / "one.json"), {"a": [1, None]})
-  assert json.loads((tmp_path / "one.json").read_text()) == {"a": [1, None]}
-
-
-def test_results_that_cannot_be_written_name_the_flag(nowhere):
-  figure, _ = picture("title", "x", "y")
-  with pytest.raises(UserError, match=r"--json=.*below cannot be written: Not a directory"):
-    write_json("json", nowhere, {})
-  with pytest.raises(UserError, match=r"--plot=.*below cannot be written: Not a directory"):
-    save_figure("plot", nowhere, figure)
-  with pytest.raises(UserError, match=r"plots cannot be written to '.*below': Not a directory"):
-    save_plots(nowhere, {"one": figure})
-
-
-def test_each_plot_is_a_file_of_its_name(tmp_path):
-  figure, _ = picture("title", "x", "y")
-  written = save_plots(tmp_path / "plots", {"one": figure, "two": figure})
-  assert written == [tmp_path / "plots" / "one.png", tmp_path / "plots" / "two.png"]
-  assert all(path.read_bytes().startswith(b"\x89PNG") for path in written)
+  with pytest.raises(UserError, match="--plots=DIR cannot be written: File exists"):
+    save_figures("--plots=DIR", tmp_path / "file", {"loss": figure})

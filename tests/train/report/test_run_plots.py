@@ -1,15 +1,19 @@
 import math
 
+import matplotlib.colors
 import numpy as np
 import pytest
 from PIL import Image
 
 from nfnet.errors import UserError
+from train.report.figure import BLUE, GREEN, VERMILION
 from train.report.run_plots import write_plots
 from train.run.records.metrics import MetricsWriter, read_metrics
 
-# Colors of the three series, from train/report/run_plots.py.
-TRAIN, EVALUATION, EMA = (0, 114, 178), (213, 94, 0), (0, 158, 115)
+TRAIN, EVALUATION, EMA = (
+  tuple(round(255 * channel) for channel in matplotlib.colors.to_rgb(color))
+  for color in (BLUE, VERMILION, GREEN)
+)
 
 
 def write_run(workdir, *, kinds=("train", "evaluation", "ema"), loss=lambda step: 7 * 0.99**step):

@@ -11,8 +11,8 @@ from nfnet.images.normalization import normalize
 from nfnet.initialization import initial_parameters
 from nfnet.model import NFNet, apply, apply_features
 from nfnet.weights.haiku import save_haiku
-from train.config.config_file import load_experiment
-from train.data.pipeline import evaluation_batches
+from train.config.files import load_experiment
+from train.data.batches import evaluation_batches
 from train.run.linear_probe import RIDGES, leave_one_out, probe
 
 CLASSES = 3

@@ -15,8 +15,8 @@ from nfnet.weights.checkpoint_reader import block_keys, checkpoint_folder, read_
 from tests.repository import ROOT
 from tests.train.conftest import HELD_OUT_DIGITS
 from tests.train.small_network import SMALL, TINY
-from train.config.config_file import load_experiment
 from train.config.experiment import Data, Experiment, Loss, Model, Optimizer, Schedule
+from train.config.files import load_experiment
 from train.demo_data import make_digits
 from train.run.evaluation import evaluate_checkpoint
 from train.run.faults import DIVERGED

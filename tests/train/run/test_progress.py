@@ -1,10 +1,5 @@
 import io
 
-import pytest
-
-from train.report.run_summary import summary
-from train.report.table import format_table
-from train.report.units import format_duration
 from train.run.progress import ProgressLine
 
 
@@ -71,44 +66,3 @@ def test_terminal_line_leaves_nothing_of_a_longer_one():
   progress.update(record(9, images_per_second=1e9))
   progress.update(record(10))
   assert stream.getvalue().endswith("left 0:00:00\x1b[K")
-
-
-@pytest.mark.parametrize(
-  ("seconds", "text"),
-  [(0, "0:00:00"), (59.6, "0:01:00"), (3725, "1:02:05"), (90_061, "1 d 1:01:01")],
-)
-def test_duration(seconds, text):
-  assert format_duration(seconds) == text
-
-
-def test_table_is_aligned():
-  assert format_table([("a", "bbbb", "c"), ("dd", "e", "")], header=("x", "y", "z")) == (
-    "-----------\nx   y     z\n-----------\na   bbbb  c\ndd  e\n-----------"
-  )
-
-
-def test_summary_tells_last_and_best():
-  records = [
-    record(100, images_per_second=1.0, data_wait_share=0.5),
-    evaluation(100, 0.9),
-    record(200, images_per_second=50.0, data_wait_share=0.1),
-    record(300, loss=0.5, images_per_second=60.0, data_wait_share=0.0),
-    evaluation(300, 0.8, top5=0.95),
-    evaluation(300, 0.7, ema=True, loss=1.25),
-  ]
-  assert summary(records, {"name": "demo"}).splitlines()[1:-1] == [
-    "name                                 demo",
-    "steps                                300",
-    "last training loss                   0.5000",
-    "median images/s                      50",
-    "mean share of time waiting for data  20.0 %",
-    "held-out loss, parameters            1.5000",
-    "held-out top-1, parameters           80.00 % (best 90.00 % at step 100)",
-    "held-out top-5, parameters           95.00 %",
-    "held-out loss, moving average        1.2500",
-    "held-out top-1, moving average       70.00 % (best 70.00 % at step 300)",
-  ]
-
-
-def test_summary_of_nothing_is_just_what_is_given():
-  assert "demo" in summary([], {"name": "demo"})

@@ -8,8 +8,8 @@ import pytest
 from nfnet.cost import count
 from nfnet.errors import UserError
 from tests.repository import ROOT
-from train.config.config_file import load_experiment
-from train.data.pipeline import train_examples
+from train.config.files import load_experiment
+from train.data.dataset import train_examples
 from train.sweep.plan import load_plan, make_trial
 from train.sweep.trial import number_text
 

@@ -8,8 +8,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from nfnet.errors import UserError
-from train.config.config_file import as_argument, field_values, from_json
 from train.config.experiment import CHANGEABLE_ON_RESUME, Experiment
+from train.config.fields import field_values
+from train.config.json_conversion import from_json
+from train.config.overrides import as_argument
 
 
 def check_resumable(saved_metadata: Mapping[str, Any], experiment: Experiment) -> None:

@@ -1,4 +1,4 @@
-"""RandAugment's operations on a photograph by torchvision on tensors, independent of Pillow.
+"""Applies RandAugment's operations to a photograph with torchvision, independently of Pillow.
 
     python tests/train/data/golden/make_augmentations.py IMAGE.npy augmentations.npz
 
@@ -17,7 +17,7 @@ MAGNITUDES = (3, 15)
 
 
 def operations(image, magnitude):
-  """Each with the sign of a draw of 0, by the name of the function in train.data.rand_augment."""
+  """Returns the images by the name of the function in train.data.rand_augment, for draws of 0."""
   strength = magnitude / 10
   enhancement = strength * 1.8 + 0.1
 
@@ -47,7 +47,7 @@ def operations(image, magnitude):
 
 
 def main(image_path, out_path):
-  """Writes the image and what became of it."""
+  """Writes the image and its distorted versions."""
   image = np.load(image_path)
   tensor = torch.from_numpy(image).permute(2, 0, 1)
   arrays = {"image": image}

@@ -19,8 +19,9 @@ import pytest
 
 from nfnet.errors import UserError
 from nfnet.weights.checkpoint_reader import read_checkpoint
-from train.config.config_file import field_values, to_json
 from train.config.experiment import Experiment, Model, Optimizer, Schedule
+from train.config.fields import field_values
+from train.config.json_conversion import to_json
 from train.run.checkpoints.manager import BEST_METRIC, Checkpoints
 
 EXPERIMENT = Experiment(

@@ -3,8 +3,9 @@ import re
 import pytest
 
 from nfnet.errors import UserError
-from train.config.config_file import field_values, to_json
 from train.config.experiment import CHANGEABLE_ON_RESUME, Experiment, Optimizer, Schedule
+from train.config.fields import field_values
+from train.config.json_conversion import to_json
 from train.run.checkpoints.resumable import check_resumable
 
 EXPERIMENT = Experiment(

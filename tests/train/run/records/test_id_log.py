@@ -3,7 +3,7 @@ import pytest
 
 from nfnet.errors import UserError
 from train.audit_data import as_text, audit
-from train.data.pipeline import in_order
+from train.data.epoch_order import example_order
 from train.run.records.id_log import RECORD, IdLog, hash_ids, id_sum, read_records
 
 EXAMPLES, BATCH_SIZE, SEED = 40, 16, 3
@@ -11,8 +11,8 @@ ORDER = {"seed": SEED, "examples": EXAMPLES, "batch_size": BATCH_SIZE, "repetiti
 
 
 def batches_of(processes, process, repetitions=1):
-  """What `train.data.pipeline` gives a process, without the images."""
-  ids = in_order(EXAMPLES, SEED, repetitions)
+  """What `train.data.batches` gives a process, without the images."""
+  ids = example_order(EXAMPLES, SEED, repetitions)
   step = 0
   while True:
     positions = np.arange(step * BATCH_SIZE, (step + 1) * BATCH_SIZE)[process::processes]

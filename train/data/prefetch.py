@@ -1,4 +1,4 @@
-"""The next batch, fetched while the devices work on the present one."""
+"""Fetches the next batch while the devices work on the present one."""
 
 import queue
 import threading
@@ -7,14 +7,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from train.data.pipeline import Batches
+from train.data.batches import Batches
 
-_SECONDS_BETWEEN_QUESTIONS = 0.1
+_POLL_SECONDS = 0.1
 _SECONDS_TO_END = 1.0
 
 
 class Fetched(NamedTuple):
-  """A batch, and the state of the iterator behind it."""
+  """A batch, and the state of the iterator after it."""
 
   batch: dict[str, np.ndarray]
   state_after: dict[str, Any]
@@ -23,22 +23,25 @@ class Fetched(NamedTuple):
 class BatchFetcher:
   """A thread that is one batch ahead. Use as a context manager.
 
-  The one who waits for a batch can be interrupted, wherever the batch is stuck.
+  A caller that waits for a batch can be interrupted, wherever the batch is stuck.
   """
 
   def __init__(self, batches: Batches):
     self._batches = batches
     self._queue: queue.Queue[Fetched | BaseException] = queue.Queue(maxsize=1)
     self._closed = threading.Event()
-    # A daemon: a read that never returns must not keep the process.
+    # A daemon: a read that never returns must not keep the process alive.
     self._thread = threading.Thread(target=self._run, name="batch fetcher", daemon=True)
     self._thread.start()
 
   def next(self, is_interrupted: Callable[[], bool]) -> Fetched | None:
-    """The next batch, or None if `is_interrupted` says so first; raises what the iterator did."""
+    """Returns the next batch, or None if `is_interrupted` returns True before there is one.
+
+    It raises what the iterator raised.
+    """
     while not is_interrupted():
       try:
-        item = self._queue.get(timeout=_SECONDS_BETWEEN_QUESTIONS)
+        item = self._queue.get(timeout=_POLL_SECONDS)
       except queue.Empty:
         continue
       if isinstance(item, BaseException):
@@ -47,7 +50,7 @@ class BatchFetcher:
     return None
 
   def close(self) -> None:
-    """Ends the thread. What it has fetched in advance is dropped."""
+    """Ends the thread and drops what it has fetched in advance."""
     self._closed.set()
     self._thread.join(_SECONDS_TO_END)
 
@@ -70,7 +73,7 @@ class BatchFetcher:
   def _put(self, item: Fetched | BaseException) -> None:
     while not self._closed.is_set():
       try:
-        self._queue.put(item, timeout=_SECONDS_BETWEEN_QUESTIONS)
+        self._queue.put(item, timeout=_POLL_SECONDS)
       except queue.Full:
         continue
       return

@@ -4,11 +4,11 @@ import time
 
 import pytest
 
-from train.data.batch_fetcher import BatchFetcher
+from train.data.prefetch import BatchFetcher
 
 
 class Numbers:
-  """As `Batches`, of numbers; waits before each until it may go on."""
+  """Stands in for `Batches` with numbers; waits before each until it may go on."""
 
   def __init__(self, fail_at=None):
     self.count = 0
@@ -39,7 +39,7 @@ def test_batches_come_in_order_with_the_state_behind_each():
       assert (batch["number"], state_after["next"]) == (i, i)
       if i == 5:
         break
-  # One is in the queue and one in the thread's hands.
+  # One more is in the queue, and the thread holds another.
   assert numbers.count <= 7
 
 
@@ -60,7 +60,7 @@ def test_who_waits_can_be_interrupted():
     answers = iter([False, False, True])
     assert fetcher.next(lambda: next(answers)) is None
     started_seconds = time.monotonic()
-  # Nor does the end wait for a read that does not return.
+  # Closing does not wait for a read that does not return.
   assert time.monotonic() - started_seconds < 3
   numbers.may_go_on.set()
 

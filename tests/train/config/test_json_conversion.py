@@ -1,0 +1,47 @@
+import dataclasses
+import json
+import typing
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nfnet.errors import UserError
+from tests.train.config.valid_experiment import VALID
+from train.config.experiment import Experiment
+from train.config.json_conversion import from_json, to_json
+
+
+def experiments():
+  """Returns a strategy for experiments with any values of the right types, valid or not."""
+
+  def strategy(annotation):
+    if dataclasses.is_dataclass(annotation):
+      hints = typing.get_type_hints(annotation)
+      return st.builds(annotation, **{name: strategy(hint) for name, hint in hints.items()})
+    if typing.get_origin(annotation) is typing.Literal:
+      return st.sampled_from(typing.get_args(annotation))
+    strategies = {
+      int: st.integers(),
+      float: st.floats(allow_nan=False, allow_infinity=False),
+      bool: st.booleans(),
+      str: st.text(),
+      type(None): st.none(),
+    }
+    if annotation in strategies:
+      return strategies[annotation]
+    return st.one_of(*map(strategy, typing.get_args(annotation)))
+
+  return strategy(Experiment)
+
+
+@given(experiments())
+def test_json_round_trip_is_exact(experiment):
+  assert from_json(json.loads(json.dumps(to_json(experiment)))) == experiment
+
+
+def test_json_of_another_version_is_refused_by_name():
+  fields = to_json(VALID)
+  fields["optimizer"]["lookahead"] = 3
+  with pytest.raises(UserError, match=r"optimizer\.lookahead"):
+    from_json(fields)

@@ -1,0 +1,117 @@
+import numpy as np
+import pytest
+
+from nfnet.errors import UserError
+from tests.train.data import image_files
+from train.data.image_sources import read_source
+
+
+def test_images_added_later_move_no_other_image_across_the_splits(tmp_path):
+  source = image_files.write_class_folders(tmp_path / "source", 20)
+  before = read_source(source, 0.3).splits
+  image_files.write_class_folders(source, 5, class_names=("dog",))
+  after = read_source(source, 0.3).splits
+  for split, images in before.items():
+    assert {image.name for image in images} <= {image.name for image in after[split]}
+  assert len(before["validation"]) == pytest.approx(0.3 * 60, abs=11)  # 3 standard deviations
+
+
+def no_folder(root):
+  return "does not exist"
+
+
+def empty_folder(root):
+  root.mkdir()
+  return "has no class folders"
+
+
+def images_without_class_folders(root):
+  root.mkdir()
+  (root / "a.jpg").write_bytes(image_files.JPEG)
+  return "has no class folders"
+
+
+def class_folder_without_images(root):
+  image_files.write_class_folders(root, 3)
+  (root / "dog").mkdir()
+  (root / "dog" / "readme.txt").write_text("none")
+  return "class folder .*dog has no image"
+
+
+def held_out_class_without_counterpart(root):
+  image_files.write_class_folders(root / "train", 2)
+  image_files.write_class_folders(root / "val", 2, class_names=("dog",))
+  return "class folder .*val/dog has no counterpart"
+
+
+def two_held_out_folders(root):
+  for split in ("train", "val", "validation"):
+    image_files.write_class_folders(root / split, 1)
+  return "both val and validation"
+
+
+def too_few_images_to_hold_out(root):
+  image_files.write_class_folders(root, 1, class_names=("ant",))
+  return "leaves none for"
+
+
+def idx_without_labels(root):
+  image_files.write_idx_source(root)
+  (root / "t10k-labels-idx1-ubyte").unlink()
+  return r"has no file t10k-labels-idx1-ubyte"
+
+
+def idx_cut_short(root):
+  image_files.write_idx_source(root)
+  path = root / "train-images-idx3-ubyte"
+  path.write_bytes(path.read_bytes()[:-1])
+  return "train-images-idx3-ubyte has 9407 values"
+
+
+def compressed_idx_cut_short(root):
+  image_files.write_idx_source(root, ".gz")
+  path = root / "train-images-idx3-ubyte.gz"
+  path.write_bytes(path.read_bytes()[:-20])
+  return "train-images-idx3-ubyte.gz is damaged"
+
+
+def idx_that_is_none(root):
+  image_files.write_idx_source(root)
+  (root / "train-labels-idx1-ubyte").write_bytes(b"<!doctype html>")
+  return "train-labels-idx1-ubyte is no idx file"
+
+
+def more_idx_images_than_labels(root):
+  image_files.write_idx_source(root)
+  image_files.write_idx(root / "train-labels-idx1-ubyte", np.zeros(11, np.uint8))
+  return "12 train images but 11 labels"
+
+
+@pytest.mark.parametrize(
+  "write_source",
+  [
+    no_folder,
+    empty_folder,
+    images_without_class_folders,
+    class_folder_without_images,
+    held_out_class_without_counterpart,
+    two_held_out_folders,
+    too_few_images_to_hold_out,
+    idx_without_labels,
+    idx_cut_short,
+    compressed_idx_cut_short,
+    idx_that_is_none,
+    more_idx_images_than_labels,
+  ],
+)
+def test_sources_that_are_refused(tmp_path, write_source):
+  message = write_source(tmp_path / "source")
+  with pytest.raises(UserError, match=message):
+    read_source(tmp_path / "source")
+
+
+def test_files_that_are_no_images_are_counted(tmp_path):
+  source = image_files.write_class_folders(tmp_path / "source", 5)
+  for name in ("a.txt", "b.TXT", "c.bmp", ".hidden"):
+    (source / "ant" / name).write_text("")
+  assert read_source(source, 0.3).ignored_suffixes == {".bmp": 1, ".txt": 2}

@@ -1,0 +1,78 @@
+"""The fields of an experiment by their dotted names, such as "optimizer.momentum"."""
+
+import dataclasses
+import typing
+from collections.abc import Iterable
+from typing import Any
+
+from train.config.experiment import Experiment
+from train.config.requirements import Requirement
+
+
+def field_types() -> dict[str, Any]:
+  """Returns the type annotation of every field, by dotted name, without requirements."""
+  return {
+    field: typing.get_type_hints(section)[name] for field, section, name in _walk(Experiment, "")
+  }
+
+
+def field_requirements() -> dict[str, tuple[Requirement, ...]]:
+  """Returns what is required of every field's value beyond its type, by dotted name."""
+  return {
+    field: tuple(_find_requirements(typing.get_type_hints(section, include_extras=True)[name]))
+    for field, section, name in _walk(Experiment, "")
+  }
+
+
+def field_values(experiment: Experiment) -> dict[str, Any]:
+  """Returns the value of every field, by dotted name."""
+  return {field: _get(experiment, field) for field in field_types()}
+
+
+def replace_field(experiment: Experiment, field: str, value: Any) -> Experiment:
+  """Returns the experiment with the value of one field replaced, unchecked.
+
+  Args:
+    experiment: experiment to start from.
+    field: dotted name of the field.
+    value: new value of the field.
+  """
+  return _replace(experiment, field, value)
+
+
+def split_optional(annotation: Any) -> tuple[Any, bool]:
+  """Returns the type that an annotation names beside None, and whether None is allowed."""
+  members = typing.get_args(annotation)
+  if type(None) not in members:
+    return annotation, False
+  (base,) = (member for member in members if member is not type(None))
+  return base, True
+
+
+def _walk(section: type, prefix: str) -> Iterable[tuple[str, type, str]]:
+  for name, annotation in typing.get_type_hints(section).items():
+    if dataclasses.is_dataclass(annotation):
+      yield from _walk(annotation, f"{prefix}{name}.")
+    else:
+      yield f"{prefix}{name}", section, name
+
+
+def _find_requirements(annotation: Any) -> Iterable[Requirement]:
+  # Either the field itself is annotated, or what it is when it is not None.
+  for member in (annotation, *typing.get_args(annotation)):
+    for extra in getattr(member, "__metadata__", ()):
+      if isinstance(extra, Requirement):
+        yield extra
+
+
+def _get(section: Any, field: str) -> Any:
+  for name in field.split("."):
+    section = getattr(section, name)
+  return section
+
+
+def _replace(section: Any, field: str, value: Any) -> Any:
+  name, _, rest = field.partition(".")
+  if rest:
+    value = _replace(getattr(section, name), rest, value)
+  return dataclasses.replace(section, **{name: value})

@@ -1,0 +1,92 @@
+"""Loads an experiment from a configuration file, a Python file with a function `experiment()`."""
+
+import inspect
+import pathlib
+import re
+import traceback
+import types
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from nfnet.errors import UserError
+from train.config.experiment import Experiment
+from train.config.fields import field_types
+from train.config.overrides import nearest, override, parse_value
+
+
+def load_experiment(path: str, overrides: Iterable[str] = ()) -> Experiment:
+  """Runs the configuration file, applies the overrides and validates the result.
+
+  Args:
+    path: a Python file whose function `experiment()` returns an `Experiment`. If the function has
+      keyword arguments, they may follow the path: `FILE.py:variant=F3,epochs=2`.
+    overrides: arguments `--config.FIELD=VALUE`, of which a later one wins.
+
+  Raises:
+    UserError: the file is missing or fails, or a field is unknown or has a value it cannot take.
+  """
+  return override(_run_file(path), overrides)
+
+
+def _run_file(path_and_arguments: str) -> Experiment:
+  path, colon, arguments = path_and_arguments.partition(".py:")
+  if colon:
+    path += ".py"
+  try:
+    source = pathlib.Path(path).read_text(encoding="utf-8")
+  except (OSError, UnicodeDecodeError) as error:
+    reason = error.strerror if isinstance(error, OSError) else error
+    raise UserError(f"configuration file {path!r} cannot be read: {reason}") from error
+  # An import would leave bytecode beside the file.
+  module = types.ModuleType("experiment_configuration")
+  module.__file__ = path
+  try:
+    exec(compile(source, path, "exec"), module.__dict__)
+    if not callable(getattr(module, "experiment", None)):
+      raise UserError(
+        f"configuration file {path!r} has no function experiment(); "
+        "define one that returns a train.config.experiment.Experiment"
+      )
+    experiment = module.experiment(**_parse_file_arguments(path, module.experiment, arguments))
+  except UserError:
+    raise
+  except Exception as error:
+    raise UserError(_explain_failure(path, error)) from error
+  if not isinstance(experiment, Experiment):
+    raise UserError(
+      f"configuration file {path!r}: experiment() returned {type(experiment).__name__}, "
+      "must return a train.config.experiment.Experiment"
+    )
+  return experiment
+
+
+def _parse_file_arguments(
+  path: str, function: Callable[..., Experiment], arguments: str
+) -> dict[str, Any]:
+  annotations = {
+    name: parameter.annotation for name, parameter in inspect.signature(function).parameters.items()
+  }
+  values = {}
+  for argument in filter(None, arguments.split(",")):
+    name, equals, text = argument.partition("=")
+    if name not in annotations:
+      hint = f"nearest: {nearest(name, annotations)}" if annotations else "it takes none"
+      raise UserError(f"configuration file {path!r} has no argument {name!r}; {hint}")
+    if not equals:
+      raise UserError(f"configuration file {path!r}: argument {name} has no value")
+    values[name] = parse_value(f"argument {name} of {path}", annotations[name], text)
+  return values
+
+
+def _explain_failure(path: str, error: Exception) -> str:
+  if isinstance(error, SyntaxError) and error.filename == path:
+    return f"configuration file {path}, line {error.lineno}: {error.msg}"
+  lines = [
+    frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path
+  ]
+  place = f", line {lines[-1]}" if lines else ""
+  hint = ""
+  if unknown := re.search(r"unexpected keyword argument '(\w+)'", str(error)):
+    names = [name for field in field_types() for name in field.split(".")]
+    hint = f"; nearest field: {nearest(unknown[1], names)}"
+  return f"configuration file {path}{place}: {type(error).__name__}: {error}{hint}"

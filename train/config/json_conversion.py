@@ -1,0 +1,38 @@
+"""An experiment as JSON values and back, for checkpoints and for comparing experiments."""
+
+import dataclasses
+import typing
+from typing import Any
+
+from nfnet.errors import UserError
+from train.config.experiment import Experiment
+
+
+def to_json(experiment: Experiment) -> dict[str, Any]:
+  """Returns a nested dict of JSON values, from which `from_json` makes an equal experiment."""
+  return dataclasses.asdict(experiment)
+
+
+def from_json(fields: dict[str, Any]) -> Experiment:
+  """Returns the experiment that `to_json` has converted; an absent field takes its default.
+
+  Raises:
+    UserError: a field that `Experiment` does not have.
+  """
+  return _section_from_json(Experiment, fields, prefix="")
+
+
+def _section_from_json(section: type, fields: dict[str, Any], prefix: str) -> Any:
+  annotations = typing.get_type_hints(section)
+  arguments = {}
+  for name, value in fields.items():
+    if name not in annotations:
+      raise UserError(
+        f"saved experiment has the field {prefix}{name}, which this version does not know; "
+        "use the version that saved it"
+      )
+    annotation = annotations[name]
+    if dataclasses.is_dataclass(annotation):
+      value = _section_from_json(annotation, value, f"{prefix}{name}.")
+    arguments[name] = value
+  return section(**arguments)

@@ -1,0 +1,142 @@
+"""One example: its record decoded, and augmented for training or cropped for evaluation.
+
+An example is a dict of what a batch holds (see `train.data.batches`), without the batch dimension.
+An image that cannot be decoded becomes a black one of weight 0, so that the order stays as it is.
+"""
+
+import multiprocessing
+from typing import Any
+
+import numpy as np
+
+from nfnet.images.decoding import BadImageError, decode_image
+from nfnet.images.resizing import resize_and_center_crop
+from train.config.experiment import Data
+from train.data.augmentation import augment, image_generator
+from train.data.epoch_order import epoch_and_repetition
+from train.data.manifest import Manifest
+from train.data.record_files import BadRecordError
+from train.data.record_reader import RecordReader
+from train.data.workers import exit_with_parent
+
+Example = dict[str, Any]
+
+# Decoded images of a split that is kept in memory are kept too, until they fill this much. Decoding
+# is half of what a 28x28 PNG costs (104 of 200 us).
+_DECODED_BYTES_MAX = 256 * 2**20
+
+
+class Decoder:
+  """Reads and decodes the records of one split; all threads and workers share the same object.
+
+  Attributes:
+    reader: source of the records.
+  """
+
+  def __init__(self, reader: RecordReader, manifest: Manifest):
+    self.reader = reader
+    self._classes = len(manifest.class_names)
+    self._labels_per_record_max = manifest.labels_per_record_max
+    self._decoded: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+    self._decoded_bytes = 0
+
+  def __setstate__(self, state: dict[str, Any]) -> None:
+    # Grain has no hook for the start of a worker on this path; a worker begins with unpickling.
+    self.__dict__.update(state)
+    if multiprocessing.parent_process() is not None:
+      exit_with_parent()
+
+  def load(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the image, uint8 [height, width, 3], and the labels, int32 [labels], of a record.
+
+    Raises:
+      BadRecordError: the record is damaged or has labels that the manifest does not allow.
+      BadImageError: the image cannot be decoded.
+    """
+    if (known := self._decoded.get(index)) is not None:
+      return known
+    record = self.reader.read(index)
+    count = len(record.labels)
+    if count > self._labels_per_record_max or not all(
+      0 <= label < self._classes for label in record.labels
+    ):
+      raise BadRecordError(f"has labels {list(record.labels)}")
+    labels = np.full(self._labels_per_record_max, -1, np.int32)
+    labels[:count] = record.labels
+    image = decode_image(record.image)
+    if self.reader.in_memory and self._decoded_bytes + image.nbytes <= _DECODED_BYTES_MAX:
+      self._decoded[index] = image, labels
+      self._decoded_bytes += image.nbytes
+    return image, labels
+
+  def blank(self, pixels: int, index: int, position: int) -> Example:
+    """Returns an example with a black image and without labels, which has weight 0."""
+    image = np.zeros((pixels, pixels, 3), np.uint8)
+    labels = np.full(self._labels_per_record_max, -1, np.int32)
+    return _example(image, labels, 0.0, index, position)
+
+  def describe_bad(self, index: int) -> str:
+    """Says where a record is and why it cannot be decoded."""
+    try:
+      self.load(index)
+      reason = "readable now"
+    except (BadRecordError, BadImageError) as error:
+      reason = str(error)
+    return f"{self.reader.describe(index)} ({reason})"
+
+
+class TrainExamples:
+  """Makes a training example of a position in the order and the index of the record there."""
+
+  def __init__(self, decoder: Decoder, data: Data, seed: int):
+    self._decoder = decoder
+    self._data = data
+    self._seed = seed
+
+  def __call__(self, position: int, index: int) -> Example:
+    """Returns an augmented example.
+
+    Args:
+      position: position in the order, counted over all epochs.
+      index: index of the record in its split.
+    """
+    data = self._data
+    try:
+      image, labels = self._decoder.load(index)
+    except (BadRecordError, BadImageError):
+      return self._decoder.blank(data.train_pixels, index, position)
+    epoch, repetition = epoch_and_repetition(position, len(self._decoder.reader), data.repetitions)
+    generator = image_generator(self._seed, epoch, index, repetition)
+    return _example(augment(image, generator, data), labels, 1.0, index, position)
+
+
+class EvaluationExamples:
+  """Makes an evaluation example of a record's index; indices beyond the last give padding."""
+
+  def __init__(self, decoder: Decoder, data: Data):
+    self._decoder = decoder
+    self._data = data
+
+  def __call__(self, index: int) -> Example:
+    """Returns the example of a record, resized and cropped at the center, by its index."""
+    pixels = self._data.evaluation_pixels
+    if index >= len(self._decoder.reader):
+      return self._decoder.blank(pixels, -1, position=index)
+    try:
+      image, labels = self._decoder.load(index)
+    except (BadRecordError, BadImageError):
+      return self._decoder.blank(pixels, index, position=index)
+    image = resize_and_center_crop(image, pixels, self._data.evaluation_resize_margin)
+    return _example(image, labels, 1.0, index, position=index)
+
+
+def _example(
+  image: np.ndarray, labels: np.ndarray, weight: float, index: int, position: int
+) -> Example:
+  return {
+    "image": image,
+    "labels": labels,
+    "weight": np.float32(weight),
+    "id": np.int64(index),
+    "position": np.int64(position),
+  }

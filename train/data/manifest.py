@@ -1,0 +1,187 @@
+"""The manifest of a prepared data set: its classes, its splits, and the record files of each.
+
+A data set is a folder:
+
+    manifest.json                             classes; records, bytes and SHA-256 of each file
+    train-00000-of-00002.array_record         records, in an order shuffled once
+    train-00001-of-00002.array_record
+    validation-00000-of-00001.array_record
+
+`train.data.record_files` reads and verifies the record files.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+from typing import Any
+
+from nfnet.errors import UserError
+
+FORMAT_VERSION = 1
+MANIFEST_NAME = "manifest.json"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RecordFile:
+  """One ArrayRecord file of a data set.
+
+  Attributes:
+    file: name in the data set's folder.
+    records: number of records.
+    size_bytes: length of the file.
+    sha256: digest of the file in hexadecimal.
+  """
+
+  file: str
+  records: int
+  size_bytes: int
+  sha256: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Split:
+  """One split of a data set.
+
+  Attributes:
+    records: number of records in all files together.
+    record_files: the files, in the order of their records; "shards" in manifest.json.
+  """
+
+  records: int
+  record_files: tuple[RecordFile, ...]
+
+  @property
+  def size_bytes(self) -> int:
+    """Length of all files together."""
+    return sum(record_file.size_bytes for record_file in self.record_files)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Manifest:
+  """The content of a data set.
+
+  Attributes:
+    class_names: names of the classes, by class index.
+    labels_per_record_max: largest number of labels of a record.
+    splits: splits by name, usually "train" and "validation".
+    skipped_images: files of the source that could not be decoded and were left out on request.
+    format_version: version of the records and of manifest.json.
+  """
+
+  class_names: tuple[str, ...]
+  labels_per_record_max: int
+  splits: dict[str, Split]
+  skipped_images: tuple[str, ...] = ()
+  format_version: int = FORMAT_VERSION
+
+
+def save_manifest(folder: str | os.PathLike[str], manifest: Manifest) -> None:
+  """Writes manifest.json; a reader sees no file or the whole file."""
+  path = pathlib.Path(folder, MANIFEST_NAME)
+  unfinished = path.with_suffix(".tmp")
+  with unfinished.open("w") as file:
+    json.dump(_manifest_to_json(manifest), file, indent=1)
+    file.write("\n")
+    file.flush()
+    os.fsync(file.fileno())
+  unfinished.replace(path)
+
+
+def load_manifest(folder: str | os.PathLike[str]) -> Manifest:
+  """Reads manifest.json and checks that it agrees with itself.
+
+  Raises:
+    UserError: there is none, or it is damaged or of another version.
+  """
+  path = pathlib.Path(folder, MANIFEST_NAME)
+  if not path.parent.is_dir():
+    raise UserError(f"data folder {path.parent} does not exist; make it with train.prepare_data")
+  if not path.exists():
+    raise UserError(
+      f"data folder {path.parent} has no {MANIFEST_NAME}: train.prepare_data writes it last, so "
+      "either this is no data set or the run that made it did not finish"
+    )
+  try:
+    fields = json.loads(path.read_text())
+  except (OSError, ValueError) as error:
+    raise UserError(f"{path} cannot be read: {error}") from error
+  version = fields.get("format_version") if isinstance(fields, dict) else None
+  if version != FORMAT_VERSION:
+    raise UserError(f"{path} has format_version {version!r}; this program reads {FORMAT_VERSION}")
+  try:
+    manifest = _manifest_from_json(fields)
+  except (AttributeError, KeyError, TypeError, ValueError) as error:
+    raise UserError(f"{path} is damaged: {error!r}") from error
+  for name, split in manifest.splits.items():
+    counted = sum(record_file.records for record_file in split.record_files)
+    if counted != split.records:
+      raise UserError(
+        f"{path}: split {name!r} has {split.records} records, but its record files have {counted}"
+      )
+  return manifest
+
+
+def check_file_sizes(folder: str | os.PathLike[str], split: Split) -> None:
+  """Raises UserError unless each record file of a split is there with its full length."""
+  for record_file in split.record_files:
+    path = pathlib.Path(folder, record_file.file)
+    if not path.is_file():
+      raise UserError(f"record file {path} is in {MANIFEST_NAME} but missing")
+    size_bytes = path.stat().st_size
+    if size_bytes != record_file.size_bytes:
+      raise UserError(
+        f"record file {path} has {size_bytes} bytes where {MANIFEST_NAME} has "
+        f"{record_file.size_bytes}: copy it again or prepare the data again"
+      )
+
+
+def describe_file(folder: str | os.PathLike[str], file: str, records: int) -> RecordFile:
+  """Measures and hashes a finished record file.
+
+  Args:
+    folder: folder of the data set.
+    file: name of the file in it.
+    records: number of records that were written to it.
+  """
+  path = pathlib.Path(folder, file)
+  with path.open("rb") as opened:
+    sha256 = hashlib.file_digest(opened, "sha256").hexdigest()
+  return RecordFile(file=file, records=records, size_bytes=path.stat().st_size, sha256=sha256)
+
+
+def record_file_from_json(fields: dict[str, Any]) -> RecordFile:
+  """Returns the record file that `dataclasses.asdict` has converted.
+
+  Raises:
+    KeyError, TypeError or ValueError: the fields are not those of a record file.
+  """
+  return RecordFile(
+    file=str(fields["file"]),
+    records=int(fields["records"]),
+    size_bytes=int(fields["size_bytes"]),
+    sha256=str(fields["sha256"]),
+  )
+
+
+def _manifest_to_json(manifest: Manifest) -> dict[str, Any]:
+  fields = dataclasses.asdict(manifest)
+  for split in fields["splits"].values():
+    split["shards"] = split.pop("record_files")
+  return fields
+
+
+def _manifest_from_json(fields: dict[str, Any]) -> Manifest:
+  return Manifest(
+    class_names=tuple(str(name) for name in fields["class_names"]),
+    labels_per_record_max=int(fields["labels_per_record_max"]),
+    splits={
+      name: Split(
+        records=int(split["records"]),
+        record_files=tuple(record_file_from_json(file) for file in split["shards"]),
+      )
+      for name, split in fields["splits"].items()
+    },
+    skipped_images=tuple(str(name) for name in fields["skipped_images"]),
+  )
