@@ -31,7 +31,7 @@ from absl import flags
 from nfnet.command_line import refuse_arguments, run_main
 from nfnet.errors import UserError
 from profiling.compile import matmul_kernel, tile_sweep
-from profiling.compile.compilation import run_worker
+from profiling.compile.cache import run_worker
 from profiling.compile.op_shapes import (
   SUMMARIZED_VARIANTS,
   ConvShape,
@@ -135,7 +135,7 @@ def compile_ops(request: OpRequest, **limits: Any) -> tuple[_Compiled, dict[str,
   """
   folder, versions = run_worker(
     "profiling.compile.op_worker",
-    request,
+    dataclasses.asdict(request),
     what=f"compiling ops for {request.topology}",
     dumps=True,
     **limits,
