@@ -1,4 +1,4 @@
-"""Finds the tile of each of an op's kernels that takes the fewest cycles.
+"""Which tile of each of an op's kernels takes the fewest cycles.
 
 `python -m profiling.kernels --sweep=OP` runs it. The tiles that it finds are data beside the op.
 """
@@ -17,8 +17,7 @@ from profiling.compiler_text.kernel_dumps import KernelProfile, read_profiles
 from train.report.table import format_table
 
 CANDIDATES = 12
-"""Tiles tried for each kernel. All others have smaller blocks, or activate a convolution's input
-more often."""
+"""Of each kernel; the rest has smaller blocks, or a convolution's input is activated more often."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,10 +25,10 @@ class Candidate:
   """A tile and what the compiler made of it.
 
   Attributes:
-    tile: fields of the op's `Tile`.
-    vmem_bytes: size of its blocks, by the op's `Blocks.vmem_bytes`.
-    profile: profile of the kernel; None where the compiler refused.
-    cycles: cycles of a core; infinite where the compiler refused.
+    tile: fields of `Tile`.
+    vmem_bytes: of its blocks, by the op's `Blocks.vmem_bytes`.
+    profile: of the kernel; None where the compiler refused.
+    cycles: of a core; infinite where the compiler refused.
   """
 
   tile: dict[str, Any]
@@ -39,17 +38,16 @@ class Candidate:
 
 
 def sweep(
-  op: Op, topology: str, images: int, only: str, *, count: int = CANDIDATES, **options: Any
+  op: Op, topology: str, images: int, only: str, **limits: Any
 ) -> dict[tuple[str, str], list[Candidate]]:
-  """Compiles candidates and returns those of each kernel and direction, the best first.
+  """Candidates of each kernel and direction, the best first.
 
   Args:
-    op: name of an op with tiles.
+    op: with tiles.
     topology: name of a slice.
-    images: number of images of a device.
+    images: of a device.
     only: substring of the kernels' names.
-    count: number of candidates for each kernel.
-    **options: see `profiling.compile.cache.run_worker`.
+    **limits: see `run_worker`.
 
   Raises:
     UserError: no kernel has this in its name, or as `run_worker`.
@@ -61,14 +59,14 @@ def sweep(
   found = {}
   for i, (name, direction) in enumerate(wanted):
     request = TileRequest(
-      topology=topology, images=images, op=op, name=name, direction=direction, count=count
+      topology=topology, images=images, op=op, name=name, direction=direction, count=CANDIDATES
     )
     folder, _ = run_worker(
       "profiling.compile.tile_worker",
       dataclasses.asdict(request),
       what=f"kernel {i + 1} of {len(wanted)}, {name}, {direction}",
       dumps=True,
-      **options,
+      **limits,
     )
     entries = json.loads((folder / "result.json").read_text())["programs"]
     candidates = []
@@ -89,7 +87,7 @@ def sweep(
 
 
 def as_text(found: dict[tuple[str, str], list[Candidate]]) -> str:
-  """Returns a table of all candidates."""
+  """A table of all candidates."""
   rows = [
     (
       name if i == 0 else "",
@@ -111,22 +109,16 @@ def as_text(found: dict[tuple[str, str], list[Candidate]]) -> str:
 
 
 def _tile_text(tile: dict[str, Any]) -> str:
-  """Returns the fields of a tile in one cell."""
   return ", ".join(f"{field} {value}" for field, value in tile.items())
 
 
 def tiles_path(op: Op) -> pathlib.Path:
-  """Returns the file with the tiles of an op."""
+  """The file with the tiles of an op."""
   return pathlib.Path(kernels.__file__).parent / op / "tiles.json"
 
 
 def write_tiles(found: dict[tuple[str, str], list[Candidate]], path: pathlib.Path) -> None:
-  """Puts the best tiles into a file, in place of those of the same kernels.
-
-  Args:
-    found: candidates by kernel and direction, the best first.
-    path: file of tiles.
-  """
+  """Puts the best tiles into a file, in place of those of the same kernels."""
   entries = {(entry["name"], entry["direction"]): entry for entry in json.loads(path.read_text())}
   for (name, direction), candidates in found.items():
     if candidates and candidates[0].profile:
