@@ -55,7 +55,7 @@ from train.report.table import format_table
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CompiledOp:
-  """What the compiler says about one program on one chip.
+  """A program that was compiled for one chip, with the compiler's figures.
 
   Attributes:
     operation_cycles: cycles of XLA's operations.

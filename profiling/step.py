@@ -1,4 +1,4 @@
-r"""What one training step costs on a TPU slice, which need not be there.
+r"""Estimates what one training step costs on a TPU slice, which need not be there.
 
     python -m profiling.step --config=FILE[:ARGUMENTS] --topology=v4:4x4x8 \
         [--config.FIELD=VALUE ...] [--json=OUT]

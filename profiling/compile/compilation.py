@@ -1,4 +1,4 @@
-"""What the TPU compiler says about one training step."""
+"""Compiles one training step for a TPU slice, or finds what the compiler said about it before."""
 
 import dataclasses
 import gzip

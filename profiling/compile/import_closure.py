@@ -1,4 +1,4 @@
-"""Which files of the repository a module depends on, read from the import statements.
+"""Finds the files of the repository that a module depends on, by reading import statements.
 
 Nothing is imported, so this works on any copy of the source tree. It uses the standard library
 only.

@@ -1,6 +1,7 @@
-"""Every call of an op in the published networks, by shape.
+"""Lists every call of an op in the published networks, by shape.
 
-224 px; the sides of the activations follow. Depth changes how often a shape occurs, nothing else.
+Images have 224 pixels a side, from which the sides of the activations follow. Depth changes how
+often a shape occurs, nothing else.
 """
 
 import collections
@@ -21,25 +22,25 @@ PIXELS = 224
 NAMED_VARIANTS = tuple(
   name for name in VARIANTS if name.startswith("F") and name.rstrip("+")[1:].isdigit()
 )
-"""F0 to F7 and F0+ to F7+."""
+"""The published networks: F0 to F7 and F0+ to F7+."""
 SUMMARIZED_VARIANTS = ("F0", "F7+")
-"""The smallest and the largest."""
+"""The smallest and the largest of the published networks."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ConvShape:
-  """One call of scaled_ws_conv.
+  """The shape of one call of scaled_ws_conv.
 
   Attributes:
     pixels: side of the input.
     in_channels: of the input.
     out_channels: of the result.
     kernel_pixels: side of the filter.
-    stride: of the convolution.
-    groups: of channels.
-    pool: 2x2 average pooling first.
-    activates_input: gelu on the input.
-    returns_input: with the input, for other uses.
+    stride: stride of the convolution.
+    groups: number of groups of channels.
+    pool: whether 2x2 average pooling comes first.
+    activates_input: whether a gelu is applied to the input.
+    returns_input: whether the input is returned too, for other uses.
   """
 
   pixels: int
@@ -54,7 +55,7 @@ class ConvShape:
 
   @property
   def out_pixels(self) -> int:
-    """Side of the result."""
+    """Returns the side of the result."""
     return self.pixels // (2 if self.pool else self.stride)
 
   def geometries(self, images: int) -> list[Geometry]:
@@ -74,18 +75,18 @@ class ConvShape:
 
   @property
   def macs(self) -> int:
-    """Multiply-adds of the forward pass for one image."""
+    """Returns the multiply-adds of the forward pass for one image."""
     taps = self.kernel_pixels**2 * self.in_channels // self.groups
     return self.out_pixels**2 * self.out_channels * taps
 
   @property
   def backward_macs(self) -> int:
-    """Of the gradients of weight and input."""
+    """Returns the multiply-adds of the gradients of weight and input, for one image."""
     return 2 * self.macs
 
   @property
   def label(self) -> str:
-    """For a table."""
+    """Returns the shape in words, for a table."""
     parts = [
       f"conv {self.kernel_pixels}x{self.kernel_pixels}",
       f"{self.pixels}px",
@@ -101,11 +102,11 @@ class ConvShape:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StemShape:
-  """One call of stem.
+  """The shape of one call of the stem.
 
   Attributes:
     pixels: side of the images.
-    channels: of the results of its four convolutions.
+    channels: channels of the results of its four convolutions.
   """
 
   pixels: int
@@ -113,7 +114,7 @@ class StemShape:
 
   @property
   def out_pixels(self) -> int:
-    """Side of the result."""
+    """Returns the side of the result."""
     return self.pixels // 4
 
   def geometries(self, images: int) -> list[Geometry]:
@@ -138,26 +139,26 @@ class StemShape:
 
   @property
   def macs(self) -> int:
-    """Multiply-adds of the forward pass for one image."""
+    """Returns the multiply-adds of the forward pass for one image."""
     return sum(self._macs_by_convolution)
 
   @property
   def backward_macs(self) -> int:
-    """Of the gradients of all weights and of the inputs of all convolutions but the first."""
+    """Returns the multiply-adds of all gradients but that of the images, for one image."""
     return 2 * self.macs - self._macs_by_convolution[0]
 
   @property
   def label(self) -> str:
-    """For a table."""
+    """Returns the shape in words, for a table."""
     return f"stem {self.pixels}px {'->'.join(map(str, (3, *self.channels)))}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SqueezeExciteShape:
-  """What one call of conv_se_residual does on top of its convolution.
+  """The shape of what one call of conv_se_residual does on top of its convolution.
 
   Attributes:
-    convolution: alone.
+    convolution: shape of the convolution alone.
     squeeze_channels: hidden width of the gate.
   """
 
@@ -181,17 +182,17 @@ class SqueezeExciteShape:
 
   @property
   def macs(self) -> int:
-    """Multiply-adds of the forward pass for one image: the gate's two products."""
+    """Returns the multiply-adds of the gate's two products in the forward pass, for one image."""
     return 2 * self.convolution.out_channels * self.squeeze_channels
 
   @property
   def backward_macs(self) -> int:
-    """Of all gradients."""
+    """Returns the multiply-adds of all gradients, for one image."""
     return 2 * self.macs
 
   @property
   def label(self) -> str:
-    """For a table."""
+    """Returns the shape in words, for a table."""
     conv = self.convolution
     return (
       f"se_residual after {conv.in_channels}->{conv.out_channels} {conv.pixels}px "
@@ -201,11 +202,11 @@ class SqueezeExciteShape:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class UpdateShape:
-  """One call of sgd_agc.
+  """The shape of one call of sgd_agc.
 
   Attributes:
-    shapes: of the parameters; one, or all small ones of a network.
-    clipped: by AGC; the classifier's weight is not.
+    shapes: shapes of the parameters: of one, or of all small ones of a network.
+    clipped: whether AGC clips them, which it does not do to the classifier's weight.
   """
 
   shapes: tuple[tuple[int, ...], ...]
@@ -213,12 +214,12 @@ class UpdateShape:
 
   @property
   def elements(self) -> int:
-    """Of the parameters."""
+    """Returns the number of elements of all parameters."""
     return sum(map(math.prod, self.shapes))
 
   @property
   def label(self) -> str:
-    """For a table."""
+    """Returns the shape in words, for a table."""
     if len(self.shapes) > 1:
       return f"sgd_agc {len(self.shapes)} small parameters"
     (shape,) = self.shapes
@@ -230,9 +231,10 @@ OpShape = ConvShape | StemShape | SqueezeExciteShape | UpdateShape
 
 
 def op_shapes(variant: str, num_classes: int = 1000) -> collections.Counter[OpShape]:
-  """The calls in one training step of a network, and how many there are of each.
+  """Returns the calls in one training step of a network, and how many there are of each.
 
-  A branch's last convolution, which is one call with squeeze-excite, is counted for itself.
+  The last convolution of a branch, which is one call together with squeeze-excite, is counted as a
+  call of its own.
   """
   return collections.Counter([*_forward_shapes(variant), *_update_shapes(variant, num_classes)])
 
@@ -288,9 +290,9 @@ def _update_shapes(variant: str, num_classes: int) -> Iterator[UpdateShape]:
 
 
 def named_shapes() -> dict[OpShape, dict[str, int]]:
-  """All shapes of the published networks, each with the networks and how often they have it.
+  """Returns all shapes of the published networks, each with how often every network has it.
 
-  Of the small parameters, which are one call in each network, those of F0 and F7+.
+  The small parameters are one call in each network; only those of F0 and F7+ are included.
   """
   shapes: dict[OpShape, dict[str, int]] = {}
   for variant in NAMED_VARIANTS:

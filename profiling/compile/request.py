@@ -1,4 +1,4 @@
-"""Which training step is compiled: that of an experiment, on a TPU slice.
+"""Defines which training step is compiled: that of an experiment, on a TPU slice.
 
 An experiment of `train.config` is taken as it is. The functions below make the only replacements
 that profiling makes, and callers apply them in plain sight.

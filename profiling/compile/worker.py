@@ -1,4 +1,4 @@
-"""What all compiling processes have in common; it runs in the process that compiles.
+"""Shared by all compiling processes: reading the request, compiling, and writing what comes of it.
 
     python -m WORKER REQUEST.json FOLDER
 
@@ -23,7 +23,7 @@ from profiling.compiler_text import kernel_dumps
 def serve(
   work: Callable[[dict[str, Any], pathlib.Path], dict[str, Any]], request_path: str, folder: str
 ) -> None:
-  """Does what a request asks for and writes the result or the error.
+  """Carries out a request and writes the result or the error.
 
   Args:
     work: takes the request's fields and the folder for further files, returns the result's fields.

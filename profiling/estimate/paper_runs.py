@@ -1,4 +1,4 @@
-"""What the runs of paper A would cost with this project: the steps of its configurations.
+"""Estimates what the runs of paper A would cost with this project, from its configurations.
 
 `train/configs` says how these runs train; nothing is restated here.
 """
