@@ -1,7 +1,6 @@
-"""Lists every call of an op in the published networks, by shape.
+"""Every call of an op in the published networks, by shape.
 
-Images have 224 pixels a side, from which the sides of the activations follow. Depth changes how
-often a shape occurs, nothing else.
+224 px; the sides of the activations follow. Depth changes how often a shape occurs, nothing else.
 """
 
 import collections
@@ -22,25 +21,25 @@ PIXELS = 224
 NAMED_VARIANTS = tuple(
   name for name in VARIANTS if name.startswith("F") and name.rstrip("+")[1:].isdigit()
 )
-"""The published networks: F0 to F7 and F0+ to F7+."""
+"""F0 to F7 and F0+ to F7+."""
 SUMMARIZED_VARIANTS = ("F0", "F7+")
-"""The smallest and the largest of the published networks."""
+"""The smallest and the largest."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ConvShape:
-  """The shape of one call of scaled_ws_conv.
+  """One call of scaled_ws_conv.
 
   Attributes:
     pixels: side of the input.
     in_channels: of the input.
     out_channels: of the result.
     kernel_pixels: side of the filter.
-    stride: stride of the convolution.
-    groups: number of groups of channels.
-    pool: whether 2x2 average pooling comes first.
-    activates_input: whether a gelu is applied to the input.
-    returns_input: whether the input is returned too, for other uses.
+    stride: of the convolution.
+    groups: of channels.
+    pool: 2x2 average pooling first.
+    activates_input: gelu on the input.
+    returns_input: with the input, for other uses.
   """
 
   pixels: int
@@ -55,7 +54,7 @@ class ConvShape:
 
   @property
   def out_pixels(self) -> int:
-    """Returns the side of the result."""
+    """Side of the result."""
     return self.pixels // (2 if self.pool else self.stride)
 
   def geometries(self, images: int) -> list[Geometry]:
@@ -75,18 +74,18 @@ class ConvShape:
 
   @property
   def macs(self) -> int:
-    """Returns the multiply-adds of the forward pass for one image."""
+    """Multiply-adds of the forward pass for one image."""
     taps = self.kernel_pixels**2 * self.in_channels // self.groups
     return self.out_pixels**2 * self.out_channels * taps
 
   @property
   def backward_macs(self) -> int:
-    """Returns the multiply-adds of the gradients of weight and input, for one image."""
+    """Of the gradients of weight and input."""
     return 2 * self.macs
 
   @property
   def label(self) -> str:
-    """Returns the shape in words, for a table."""
+    """For a table."""
     parts = [
       f"conv {self.kernel_pixels}x{self.kernel_pixels}",
       f"{self.pixels}px",
@@ -102,11 +101,11 @@ class ConvShape:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StemShape:
-  """The shape of one call of the stem.
+  """One call of stem.
 
   Attributes:
     pixels: side of the images.
-    channels: channels of the results of its four convolutions.
+    channels: of the results of its four convolutions.
   """
 
   pixels: int
@@ -114,7 +113,7 @@ class StemShape:
 
   @property
   def out_pixels(self) -> int:
-    """Returns the side of the result."""
+    """Side of the result."""
     return self.pixels // 4
 
   def geometries(self, images: int) -> list[Geometry]:
@@ -139,26 +138,26 @@ class StemShape:
 
   @property
   def macs(self) -> int:
-    """Returns the multiply-adds of the forward pass for one image."""
+    """Multiply-adds of the forward pass for one image."""
     return sum(self._macs_by_convolution)
 
   @property
   def backward_macs(self) -> int:
-    """Returns the multiply-adds of all gradients but that of the images, for one image."""
+    """Of the gradients of all weights and of the inputs of all convolutions but the first."""
     return 2 * self.macs - self._macs_by_convolution[0]
 
   @property
   def label(self) -> str:
-    """Returns the shape in words, for a table."""
+    """For a table."""
     return f"stem {self.pixels}px {'->'.join(map(str, (3, *self.channels)))}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SqueezeExciteShape:
-  """The shape of what one call of conv_se_residual does on top of its convolution.
+  """What one call of conv_se_residual does on top of its convolution.
 
   Attributes:
-    convolution: shape of the convolution alone.
+    convolution: alone.
     squeeze_channels: hidden width of the gate.
   """
 
@@ -182,17 +181,17 @@ class SqueezeExciteShape:
 
   @property
   def macs(self) -> int:
-    """Returns the multiply-adds of the gate's two products in the forward pass, for one image."""
+    """Multiply-adds of the forward pass for one image: the gate's two products."""
     return 2 * self.convolution.out_channels * self.squeeze_channels
 
   @property
   def backward_macs(self) -> int:
-    """Returns the multiply-adds of all gradients, for one image."""
+    """Of all gradients."""
     return 2 * self.macs
 
   @property
   def label(self) -> str:
-    """Returns the shape in words, for a table."""
+    """For a table."""
     conv = self.convolution
     return (
       f"se_residual after {conv.in_channels}->{conv.out_channels} {conv.pixels}px "
@@ -202,11 +201,11 @@ class SqueezeExciteShape:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class UpdateShape:
-  """The shape of one call of sgd_agc.
+  """One call of sgd_agc.
 
   Attributes:
-    shapes: shapes of the parameters: of one, or of all small ones of a network.
-    clipped: whether AGC clips them, which it does not do to the classifier's weight.
+    shapes: of the parameters; one, or all small ones of a network.
+    clipped: by AGC; the classifier's weight is not.
   """
 
   shapes: tuple[tuple[int, ...], ...]
@@ -214,12 +213,12 @@ class UpdateShape:
 
   @property
   def elements(self) -> int:
-    """Returns the number of elements of all parameters."""
+    """Of the parameters."""
     return sum(map(math.prod, self.shapes))
 
   @property
   def label(self) -> str:
-    """Returns the shape in words, for a table."""
+    """For a table."""
     if len(self.shapes) > 1:
       return f"sgd_agc {len(self.shapes)} small parameters"
     (shape,) = self.shapes
@@ -231,10 +230,9 @@ OpShape = ConvShape | StemShape | SqueezeExciteShape | UpdateShape
 
 
 def op_shapes(variant: str, num_classes: int = 1000) -> collections.Counter[OpShape]:
-  """Returns the calls in one training step of a network, and how many there are of each.
+  """The calls in one training step of a network, and how many there are of each.
 
-  The last convolution of a branch, which is one call together with squeeze-excite, is counted as a
-  call of its own.
+  A branch's last convolution, which is one call with squeeze-excite, is counted for itself.
   """
   return collections.Counter([*_forward_shapes(variant), *_update_shapes(variant, num_classes)])
 
@@ -290,9 +288,9 @@ def _update_shapes(variant: str, num_classes: int) -> Iterator[UpdateShape]:
 
 
 def named_shapes() -> dict[OpShape, dict[str, int]]:
-  """Returns all shapes of the published networks, each with how often every network has it.
+  """All shapes of the published networks, each with the networks and how often they have it.
 
-  The small parameters are one call in each network; only those of F0 and F7+ are included.
+  Of the small parameters, which are one call in each network, those of F0 and F7+.
   """
   shapes: dict[OpShape, dict[str, int]] = {}
   for variant in NAMED_VARIANTS:

@@ -2,9 +2,10 @@
 
     python -m profiling.compile.op_worker REQUEST.json FOLDER
 
-Writes a folder FOLDER/NUMBER for each program, with program.hlo.gz and what the compiler wrote about
-Pallas kernels. FOLDER/result.json lists the programs with the bytes of their arguments and results,
-or the compiler's error message. See `profiling.compile.worker` for all else.
+For each program a folder FOLDER/NUMBER with program.hlo.gz and what the compiler wrote about Pallas
+kernels, and in FOLDER/result.json a list of what the programs are and the bytes of their arguments
+and results, or the compiler's complaint. FOLDER/error.txt, one line, says what is wrong with the
+request.
 """
 
 import dataclasses
@@ -39,8 +40,8 @@ class OpRequest:
   """Every op at every published shape, on one device.
 
   Attributes:
-    topology: name of a slice with such a device.
-    images: number of images of a device, which all of its cores share.
+    topology: name of a slice of which the device is one.
+    images: of a device; all of its cores share them.
     kernels: "reference" or "pallas".
     only: substring of the labels of what to compile; "" is everything.
   """
@@ -53,17 +54,17 @@ class OpRequest:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Program:
-  """A program to compile.
+  """What is compiled.
 
   Attributes:
-    label: label of the op's shape.
+    label: of the op's shape.
     direction: "forward"; "backward"; "both" is forward with all gradients; "convolution forward"
       and "convolution both" are these without squeeze-excite behind the convolution; "update";
       "yardstick" is the matrix product as a kernel and "yardstick by XLA" the same by XLA.
-    function: function of JAX arrays.
-    arguments: shapes and dtypes of its arguments: trees of `jax.ShapeDtypeStruct`.
-    donated: positions of the arguments that the results may overwrite.
-    facts: further entries for the program in result.json.
+    function: of JAX arrays.
+    arguments: what these look like: trees of `jax.ShapeDtypeStruct`.
+    donated: positions of those that the results may overwrite.
+    facts: that are not looked at here and stay with what comes of the program.
   """
 
   label: str
@@ -84,7 +85,7 @@ class Program:
 
 
 def programs(request: OpRequest) -> Iterator[Program]:
-  """Yields all programs of a request."""
+  """All programs of a request."""
   size = (matmul_kernel.SIZE, matmul_kernel.SIZE)
   everything = [
     Program(
@@ -104,7 +105,7 @@ def programs(request: OpRequest) -> Iterator[Program]:
 
 
 def programs_of(shape: OpShape, request: OpRequest) -> list[Program]:
-  """Returns the programs of one op."""
+  """Of one op."""
   match shape:
     case ConvShape():
       return _conv_programs(shape, request)
@@ -257,10 +258,7 @@ def _forward_and_both(
   *,
   in_order: bool = False,
 ) -> list[Program]:
-  """Returns the programs of a forward pass and of both passes together.
-
-  With `in_order`, nothing is computed from the cotangent before the result, as in a network.
-  """
+  """With `in_order`, nothing of the cotangent is computed before the result, as in a network."""
 
   def both(cotangent, *arguments):
     def of_differentiated(*values):
@@ -284,7 +282,7 @@ def _forward_and_both(
 
 
 def _new(result: Any) -> Any:
-  """Drops the input that a convolution returns: copying it would take time only here."""
+  """Without the input that a convolution gives back: to copy it would take time here only."""
   return result._replace(input=None) if isinstance(result, kernels.Convolution) else result
 
 

@@ -2,7 +2,7 @@
 
     python -m profiling.compile.tile_worker REQUEST.json FOLDER
 
-Writes what `profiling.compile.op_worker` writes; each entry has the candidate as well.
+Leaves what `profiling.compile.op_worker` leaves; each entry has the candidate as well.
 """
 
 import dataclasses
