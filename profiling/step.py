@@ -10,8 +10,10 @@ and adds up the compiler's own estimates. Every time printed is such an estimate
 The second call with the same arguments is instant.
 
 With --config it is exactly the step that `train.pretrain` runs with the same configuration and
-overrides on that slice. Otherwise the flags describe it: the training that both papers have in
-common, without regularization but weight decay and the variant's own dropout.
+overrides on that slice. No data set is read; the number of its images is a constant in the learning
+rate's schedule, on which no cost depends. Without --config the flags describe the step: the
+training that both papers have in common, whose only regularization is weight decay and the
+variant's own dropout.
 """
 
 from collections.abc import Sequence

@@ -23,16 +23,40 @@ def run(*arguments, cache):
   )
 
 
-def test_a_step_by_flags(tmp_path):
-  small = ("--variant=P0", "--pixels=32", "--batch_per_chip=8", "--num_classes=10")
-  result = run(
-    *small, "--gradient_accumulation=2", f"--json={tmp_path / 'out.json'}", cache=tmp_path
+SMALL = """
+from train.config.experiment import Data, Experiment, Model, Optimizer, Schedule
+
+def experiment(pixels: int = 16) -> Experiment:
+  return Experiment(
+    name="small",
+    model=Model(variant="P0"),
+    data=Data(path="no images", num_classes=10, batch_size=32, train_pixels=pixels),
+    optimizer=Optimizer(warmup_steps=1, ema_decay=None),
+    schedule=Schedule(train_steps=1000),
   )
+"""
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+  return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def by_flags(cache):
+  """What the command prints and writes about a step that flags describe."""
+  arguments = (
+    "--variant=P0", "--pixels=32", "--batch_per_chip=8", "--num_classes=10",
+    "--gradient_accumulation=2", "--config.loss.label_smoothing=0.1",
+  )  # fmt: skip
+  result = run(*arguments, f"--json={cache / 'flags.json'}", cache=cache)
   assert result.returncode == 0, result.stderr
-  assert result.stdout.startswith(
-    "NFNet-P0, 10 classes, 32 px, 8 images a chip in 2 parts on v4:2x2x1"
-  )
-  fields = json.loads((tmp_path / "out.json").read_text())
+  return result.stdout, json.loads((cache / "flags.json").read_text())
+
+
+def test_a_step_by_flags(by_flags):
+  text, fields = by_flags
+  assert text.startswith("NFNet-P0, 10 classes, 32 px, 8 images a chip in 2 parts on v4:2x2x1")
   assert fields["fits"]
   rows = fields["estimated"]["rows"]
   assert {row["part"] for row in rows} == {
@@ -44,13 +68,24 @@ def test_a_step_by_flags(tmp_path):
   assert fields["estimated"]["collective_bytes"] == 4 * (parameters + 3)
 
 
-def test_a_step_by_configuration_is_the_configured_one(tmp_path):
-  overrides = ("--config.model.dropout_rate=0.25", "--config.mixing.cutmix=true")
-  result = run(f"--config={DEMO}", *overrides, f"--json={tmp_path / 'out.json'}", cache=tmp_path)
+def test_a_step_by_configuration_is_the_configured_one(by_flags, cache):
+  """It is the step that the flags describe as well, so that nothing is compiled again."""
+  small = cache / "small.py"
+  small.write_text(SMALL)
+  config = f"{small}:pixels=32"
+  overrides = (
+    "--config.optimizer.gradient_accumulation=2", "--config.loss.label_smoothing=0.1",
+  )  # fmt: skip
+  arguments = (f"--config={config}", *overrides, f"--json={cache / 'config.json'}")
+  result = run(*arguments, "--time_limit_seconds=0", cache=cache)
   assert result.returncode == 0, result.stderr
-  assert result.stdout.startswith("NFNet-P0, 10 classes, 32 px, 16 images a chip on v4:2x2x1")
-  request = json.loads((tmp_path / "out.json").read_text())["request"]
-  assert from_json(request["experiment"]) == load_experiment(DEMO, overrides)
+  text, fields = by_flags
+  assert result.stdout == text
+  by_config = json.loads((cache / "config.json").read_text())
+  experiment = by_config["request"].pop("experiment")
+  assert from_json(experiment) == load_experiment(config, overrides)
+  del fields["request"]["experiment"]
+  assert by_config == fields
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from profiling.compiler_text.hlo_cycles import read_operations
 from profiling.estimate.step_time import estimate
 
 PLAIN = plain_experiment("P0", batch_size=32, pixels=32, num_classes=10)
+WITH_KERNELS = {"model": {"kernels": "pallas", "block_execution": "unrolled"}}
 
 
 def request(topology="v4:2x2x1", **changes):
@@ -21,12 +22,14 @@ def request(topology="v4:2x2x1", **changes):
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
+  """A folder of results that holds nothing but `compiled`."""
   return tmp_path_factory.mktemp("cache")
 
 
 @pytest.fixture(scope="module")
 def compiled(cache):
-  return compile_step(request(), cache=cache)
+  """A step with kernels: some of the smallest network's channels fill the lanes."""
+  return compile_step(request(**WITH_KERNELS), cache=cache)
 
 
 def test_has_the_program_of_the_real_step(compiled):
@@ -47,37 +50,7 @@ def test_has_measured_and_stated_figures(compiled):
   assert set(compiled.versions) == {"jax", "jaxlib", "libtpu", "flax", "optax"}
 
 
-def test_only_the_result_is_left_behind_and_found_again(compiled, cache):
-  (folder,) = cache.iterdir()
-  assert {path.name for path in folder.iterdir()} == {
-    "log.txt",
-    "program.hlo.gz",
-    "request.json",
-    "result.json",
-  }
-  # Nothing is compiled, for which there is no time; where the images are cannot matter.
-  elsewhere = request(data={"path": "elsewhere", "workers": 3})
-  assert compile_step(elsewhere, cache=cache, time_limit_seconds=0) == compiled
-
-
-@pytest.fixture(scope="module")
-def with_kernels(tmp_path_factory):
-  """Request and compilation of a step with kernels, and the cache, which holds nothing else."""
-  cache = tmp_path_factory.mktemp("with_kernels")
-  unrolled = request(model={"kernels": "pallas", "block_execution": "unrolled"})
-  return unrolled, compile_step(unrolled, cache=cache), cache
-
-
-def test_what_the_compiler_wrote_about_kernels_is_kept_and_all_else_is_not(with_kernels):
-  """Some of the smallest network's channels fill the lanes."""
-  unrolled, compiled, cache = with_kernels
-  assert {name.split(".")[0] for name in compiled.kernels} == {
-    "scaled_ws_conv",
-    "scaled_ws_conv_gradients",
-    "sgd_agc",
-    "sgd_agc_small",
-    "standardization_gradient",
-  }
+def test_the_result_is_kept_and_found_again(compiled, cache):
   (folder,) = cache.iterdir()
   assert {path.name for path in folder.iterdir() if not path.name.startswith("kernel_")} == {
     "kernels.json",
@@ -86,7 +59,20 @@ def test_what_the_compiler_wrote_about_kernels_is_kept_and_all_else_is_not(with_
     "request.json",
     "result.json",
   }
-  topology = parse_topology(unrolled.topology)
+  # There is no time to compile anything, and where the images are cannot matter.
+  elsewhere = request(**WITH_KERNELS, data={"path": "elsewhere", "workers": 3})
+  assert compile_step(elsewhere, cache=cache, time_limit_seconds=0) == compiled
+
+
+def test_kernels_have_profiles(compiled):
+  assert {name.split(".")[0] for name in compiled.kernels} == {
+    "scaled_ws_conv",
+    "scaled_ws_conv_gradients",
+    "sgd_agc",
+    "sgd_agc_small",
+    "standardization_gradient",
+  }
+  topology = parse_topology("v4:2x2x1")
   time = estimate(read_operations(compiled.hlo_text), topology, compiled.kernels)
   seconds = {part: s for (part, kind), s in time.by("part", "kind").items() if kind == "kernel"}
   assert seconds["optimizer"] > 0
@@ -95,7 +81,7 @@ def test_what_the_compiler_wrote_about_kernels_is_kept_and_all_else_is_not(with_
   )
 
 
-def test_kernels_in_loops_are_counted_as_often_as_they_run(with_kernels, tmp_path):
+def test_kernels_in_loops_are_counted_as_often_as_they_run(compiled, tmp_path):
   """Stage 3 has a loop of two blocks, inside that over the parts; the compiler fuses some."""
 
   def executions(compiled):
@@ -106,7 +92,6 @@ def test_kernels_in_loops_are_counted_as_often_as_they_run(with_kernels, tmp_pat
       counts[kernel.name.split(".")[0]] += kernel.executions
     return counts
 
-  _, compiled, _ = with_kernels
   unrolled = executions(compiled)
   looping = request(model={"kernels": "pallas"}, optimizer={"gradient_accumulation": 2})
   loops = executions(compile_step(looping, cache=tmp_path))
