@@ -36,7 +36,7 @@ from train.config.config_file import load_experiment, override, parse_arguments
 from train.config.experiment import Experiment
 from train.report.output import write_json
 
-_FIELD_OF_FLAG = {
+FIELD_OF_FLAG = {
   "variant": "model.variant",
   "batch_per_chip": "data.batch_size",
   "pixels": "data.train_pixels",
@@ -55,7 +55,7 @@ _FIELD_OF_FLAG = {
 
 
 def _define_flags() -> None:
-  """Defines all flags; those of `_FIELD_OF_FLAG` cannot be combined with --config."""
+  """Defines all flags; those of `FIELD_OF_FLAG` cannot be combined with --config."""
   flags.DEFINE_string("config", None, "Python file that describes the experiment.")
   command_flags.define_topology("v4:2x2x1")
   command_flags.define_json()
@@ -102,7 +102,7 @@ def experiment_of_flags(overrides: Sequence[str]) -> Experiment:
   """
   values = flags.FLAGS
   if values.config is not None:
-    for flag, field in _FIELD_OF_FLAG.items():
+    for flag, field in FIELD_OF_FLAG.items():
       if values[flag].present:
         raise UserError(
           f"--{flag} cannot be combined with --config={values.config}, which sets it; "

@@ -72,7 +72,7 @@ def run_worker_process(
   """
   request_path = folder / "request.json"
   request_path.write_text(json.dumps(request, indent=1))
-  environment = {**os.environ, **ENVIRONMENT}
+  environment = _environment()
   if dumps:
     (folder / DUMPS).mkdir()
     environment["LIBTPU_INIT_ARGS"] = " ".join(
@@ -109,6 +109,16 @@ def run_worker_process(
   result = json.loads(result_path.read_text())
   result["peak_memory_bytes"] = peak_memory_bytes
   result_path.write_text(json.dumps(result, indent=1))
+
+
+def _environment() -> dict[str, str]:
+  """Returns the environment variables of the worker.
+
+  JAX's own settings are not inherited: they change what is compiled, and are not in the cache's
+  key. A persistent compilation cache would also keep the compiler from writing about kernels.
+  """
+  inherited = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
+  return {**inherited, **ENVIRONMENT}
 
 
 def _watch(

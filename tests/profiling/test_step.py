@@ -8,7 +8,8 @@ import sys
 import pytest
 
 from nfnet.cost import count
-from train.config.config_file import from_json, load_experiment
+from profiling.step import FIELD_OF_FLAG
+from train.config.config_file import field_types, from_json, load_experiment
 
 DEMO = "train/configs/demo_pretrain.py"
 
@@ -86,6 +87,10 @@ def test_a_step_by_configuration_is_the_configured_one(by_flags, cache):
   assert from_json(experiment) == load_experiment(config, overrides)
   del fields["request"]["experiment"]
   assert by_config == fields
+
+
+def test_flags_that_exclude_a_configuration_name_fields_that_there_are():
+  assert set(FIELD_OF_FLAG.values()) < set(field_types())
 
 
 @pytest.mark.parametrize(

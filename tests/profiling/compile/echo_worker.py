@@ -21,7 +21,13 @@ def main(request_path, folder):
   if "error" in request:
     (out / "error.txt").write_text(request["error"])
     return
-  result = {"request": request, "process": os.getpid(), "held_bytes": len(held)}
+  settings = {name: value for name, value in os.environ.items() if name.startswith("JAX_")}
+  result = {
+    "request": request,
+    "process": os.getpid(),
+    "held_bytes": len(held),
+    "settings": settings,
+  }
   (out / "result.json").write_text(json.dumps(result))
 
 

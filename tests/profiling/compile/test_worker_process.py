@@ -18,6 +18,11 @@ def test_memory_is_measured(tmp_path):
   assert 10**8 < result["peak_memory_bytes"] < 3 * 10**8
 
 
+def test_jax_settings_are_not_inherited(tmp_path, monkeypatch):
+  monkeypatch.setenv("JAX_ENABLE_X64", "1")
+  assert run({}, tmp_path)["settings"] == {"JAX_PLATFORMS": "cpu"}
+
+
 def test_dumps_are_not_kept(tmp_path):
   run({}, tmp_path, dumps=True)
   assert {path.name for path in tmp_path.iterdir()} == {"log.txt", "request.json", "result.json"}
