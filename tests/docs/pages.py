@@ -239,10 +239,10 @@ def flags_of(module: str) -> dict[str, str] | None:
       tree = ast.parse(imported.read_text())
       statements = (node for node in tree.body if isinstance(node, ast.Assign | ast.Expr))
       found.update(_definitions(node.value for node in statements))
-      for node in tree.body:
-        if isinstance(node, ast.FunctionDef) and node.name in called:
-          if node.name.startswith("define_"):
-            found.update(_definitions(ast.walk(node)))
+      functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
+      for function in functions:
+        if function.name.startswith("define_") and function.name in called:
+          found.update(_definitions(ast.walk(function)))
       waiting += _imported_files(tree)
   return found
 
