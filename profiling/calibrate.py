@@ -1,16 +1,17 @@
-r"""Estimates beside what was published from real TPUs: how far to trust every other estimate.
+r"""Compares estimates with what was published from real TPUs: how far to trust all other estimates.
 
     python -m profiling.calibrate [--json=OUT]
 
-Two comparisons, both on this project's reference model:
+It makes two comparisons, both on this project's reference model:
 
 - TPU v3: training steps of F0 to F5, whose times paper B gives. That code is public and is the same
   program as this project's with unrolled blocks, so the ratio is the estimator's own error.
 - TPU v4: paper A's core-hours of pre-training. The code is not public and may be faster, so the
   ratio holds both the estimator's error and the difference between the programs.
 
-Twelve compilations, the largest of which takes 10 minutes and 20 GB on two cores; instant the
-second time. `profiling.estimate.error_bar` prints the spread of the ratios with every estimate.
+There are thirteen compilations, the largest of which takes 10 minutes and 20 GB on two cores; they
+are instant the second time. `profiling.estimate.error_bar` prints the spread of the ratios with
+every estimate.
 """
 
 import dataclasses
@@ -21,17 +22,18 @@ from absl import flags
 from tqdm import tqdm
 
 from nfnet.command_line import refuse_arguments, run_main
-from profiling.compile.request import StepRequest
+from profiling.compile import command_flags
+from profiling.compile.request import StepRequest, plain_experiment, replace_fields
 from profiling.compile.topology import parse_topology
-from profiling.core_hours import Estimates, estimate_all
 from profiling.estimate import published
 from profiling.estimate.error_bar import Spread, spread
+from profiling.estimate.paper_runs import Estimates, estimate_all, requests
+from profiling.estimate.report import StepReport, report
 from profiling.estimate.step_time import RULES
-from profiling.step import StepReport, report
 from train.report.output import write_json
 from train.report.table import format_table
 
-# Paper B's 32 cores, one JAX device each.
+# Paper B's 32 cores, each of which is a JAX device.
 _SLICE_V3 = "v3:4x4"
 _IMAGES_PER_CHIP_V3 = 64
 _SLICE_V4 = "v4:4x4x8"
@@ -41,14 +43,14 @@ _COMPILE_BYTES = 22 * 10**9
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Comparison:
-  """One network.
+  """An estimate of one network beside the published figure.
 
   Attributes:
-    variant: of which network.
+    variant: name of the network.
     pixels: side of an image.
-    estimated: time or hours by this project.
-    published: the same from a real TPU.
-    fits: whether the compiled step fits the memory.
+    estimated: this project's step time in seconds, or core-hours.
+    published: the same figure from a real TPU.
+    fits: whether the compiled step fits a device's memory.
   """
 
   variant: str
@@ -59,30 +61,30 @@ class Comparison:
 
   @property
   def ratio(self) -> float:
-    """Published over estimated."""
+    """Returns published over estimated."""
     return self.published / self.estimated
 
 
 def requests_v3() -> list[StepRequest]:
-  """Paper B's steps."""
+  """Returns the steps that paper B timed."""
+  batch_size = _IMAGES_PER_CHIP_V3 * parse_topology(_SLICE_V3).chips
   return [
     StepRequest(
-      variant=step.variant,
+      experiment=replace_fields(
+        plain_experiment(step.variant, batch_size=batch_size, pixels=step.pixels, num_classes=1000),
+        model={"block_execution": "unrolled"},
+      ),
       topology=_SLICE_V3,
-      batch_per_chip=_IMAGES_PER_CHIP_V3,
-      pixels=step.pixels,
-      num_classes=1000,
-      block_execution="unrolled",
     )
     for step in published.STEPS_V3
   ]
 
 
 def compare_v3(reports: Sequence[StepReport]) -> list[Comparison]:
-  """Seconds of a step.
+  """Compares step times in seconds.
 
   Args:
-    reports: of `requests_v3()`.
+    reports: one for each of `requests_v3()`.
   """
   return [
     Comparison(
@@ -97,11 +99,11 @@ def compare_v3(reports: Sequence[StepReport]) -> list[Comparison]:
 
 
 def compare_v4(estimates: Estimates) -> list[Comparison]:
-  """Core-hours of one epoch of 4e9 images."""
+  """Compares core-hours of one epoch of 4e9 images."""
   return [
     Comparison(
       variant=variant,
-      pixels=step.request.pixels,
+      pixels=step.request.experiment.data.train_pixels,
       estimated=estimates.core_hours(variant, 1),
       published=published.core_hours_per_epoch(variant),
       fits=step.fits,
@@ -111,7 +113,7 @@ def compare_v4(estimates: Estimates) -> list[Comparison]:
 
 
 def as_json(tables: dict[str, list[Comparison]], versions: dict[str, str]) -> dict[str, Any]:
-  """Everything that is printed."""
+  """Returns everything that is printed, in base units."""
   units = {"v3": "seconds of a step", "v4": "core-hours of 4e9 images"}
   return {
     "what": "estimated from the compiler's schedule, beside what was published from real TPUs",
@@ -130,7 +132,7 @@ def as_json(tables: dict[str, list[Comparison]], versions: dict[str, str]) -> di
 
 
 def as_text(tables: dict[str, list[Comparison]]) -> str:
-  """For a terminal."""
+  """Returns both tables for a terminal."""
   titles = {
     "v3": (
       f"Training steps on {_SLICE_V3}, 32 images a core, unrolled blocks; published: paper B, "
@@ -170,6 +172,7 @@ def as_text(tables: dict[str, list[Comparison]]) -> str:
 
 
 def _describe(ratios: Spread) -> str:
+  """Returns one line about the ratios of a table."""
   return (
     f"Published over estimated: {ratios.mean:.2f} in the geometric mean, from {ratios.lowest:.2f} "
     f"to {ratios.highest:.2f} ({ratios.lowest / ratios.mean - 1:+.0%} to "
@@ -184,12 +187,12 @@ def main(arguments: list[str]) -> None:
     report(request, time_limit_seconds=_COMPILE_SECONDS, memory_limit_bytes=_COMPILE_BYTES)
     for request in tqdm(requests_v3(), desc="TPU v3", leave=False, disable=None)
   ]
-  estimates = estimate_all(parse_topology(_SLICE_V4), "reference")
+  estimates = estimate_all(requests(parse_topology(_SLICE_V4), "reference"))
   tables = {"v3": compare_v3(reports), "v4": compare_v4(estimates)}
   write_json("json", flags.FLAGS.json, as_json(tables, reports[0].compilation.versions))
   print(as_text(tables))
 
 
 if __name__ == "__main__":
-  flags.DEFINE_string("json", None, "Write the figures to this file too.")
+  command_flags.define_json()
   run_main(main)

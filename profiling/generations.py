@@ -1,12 +1,12 @@
-r"""One network's training step on every TPU generation that the compiler knows.
+r"""Estimates one network's training step on every TPU generation that the compiler knows.
 
     python -m profiling.generations [--variant=F3] [--batch_per_chip=32] [--json=OUT]
 
 Paper B chose NFNets' widths for TPUs of its time; this shows what later ones make of them. Six
-compilations, ten minutes on two cores. Estimated from the compiler's schedule, not measured.
+compilations, ten minutes on two cores. Times are estimated from the compiler's schedule, not
+measured.
 """
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,20 +14,43 @@ from absl import flags
 from tqdm import tqdm
 
 from nfnet.command_line import refuse_arguments, run_main
-from profiling.compile.request import StepRequest
+from profiling.compile import command_flags
+from profiling.compile.request import StepRequest, plain_experiment
+from profiling.compile.topology import parse_topology
 from profiling.estimate.error_bar import error_bar_text, error_bars_json
+from profiling.estimate.report import MFU_DEFINITION, StepReport, report, request_as_json
 from profiling.estimate.step_time import RULES
-from profiling.step import MFU_DEFINITION, StepReport, check_variant, report
 from train.report.output import write_json
 from train.report.table import format_table
 from train.report.units import format_gib
 
-# Four chips of each, as one host has them.
 SLICES = ("v3:2x2", "v4:2x2x1", "v5e:2x2", "v5p:2x2x1", "v6e:2x2", "tpu7x:2x2x1")
+"""Four chips of each generation, which is what one host has."""
+
+
+def requests(variant: str, batch_per_chip: int) -> list[StepRequest]:
+  """Returns the step of a network on each of `SLICES`, at 224 px and with 1000 classes.
+
+  Args:
+    variant: name of the network.
+    batch_per_chip: images per step and chip.
+  """
+  return [
+    StepRequest(
+      experiment=plain_experiment(
+        variant,
+        batch_size=batch_per_chip * parse_topology(topology).chips,
+        pixels=224,
+        num_classes=1000,
+      ),
+      topology=topology,
+    )
+    for topology in SLICES
+  ]
 
 
 def as_json(reports: Sequence[StepReport]) -> dict[str, Any]:
-  """Everything that is printed."""
+  """Returns everything that is printed, in base units."""
   return {
     "what": "estimated from the compiler's schedule, not measured",
     "rules": RULES,
@@ -36,7 +59,7 @@ def as_json(reports: Sequence[StepReport]) -> dict[str, Any]:
     "versions": reports[0].compilation.versions,
     "steps": [
       {
-        **dataclasses.asdict(step.request),
+        **request_as_json(step.request),
         "step_seconds": step.time.seconds,
         "collective_seconds": step.time.collective_seconds,
         "images_per_second_per_chip": step.images_per_second_per_chip,
@@ -50,8 +73,9 @@ def as_json(reports: Sequence[StepReport]) -> dict[str, Any]:
 
 
 def as_text(reports: Sequence[StepReport]) -> str:
-  """For a terminal."""
+  """Returns the table for a terminal."""
   request = reports[0].request
+  experiment = request.experiment
   rows = [
     (
       step.topology.chip.name,
@@ -70,9 +94,9 @@ def as_text(reports: Sequence[StepReport]) -> str:
   )  # fmt: skip
   return "\n".join(
     [
-      f"NFNet-{request.variant}, {request.num_classes:,} classes, {request.pixels} px, "
-      f"{request.batch_per_chip} images a chip, four chips, kernels: {request.kernels}. Estimated, "
-      "not measured:",
+      f"NFNet-{experiment.model.variant}, {experiment.data.num_classes:,} classes, "
+      f"{experiment.data.train_pixels} px, {request.batch_per_chip} images a chip, four chips, "
+      f"kernels: {experiment.model.kernels}. Estimated, not measured:",
       format_table(rows, columns),
       f"MFU: {MFU_DEFINITION}.",
       f"Rules: {RULES}.",
@@ -82,27 +106,22 @@ def as_text(reports: Sequence[StepReport]) -> str:
 
 
 def _define_flags() -> None:
-  flags.DEFINE_string("variant", "F3", "Of the network.")
-  flags.DEFINE_integer("batch_per_chip", 32, "Images a step and chip.", lower_bound=1)
-  flags.DEFINE_string("json", None, "Write the figures to this file too.")
+  """Defines all flags."""
+  flags.DEFINE_string("variant", "F3", "Network.")
+  flags.DEFINE_integer("batch_per_chip", 32, "Images per step and chip.", lower_bound=1)
+  command_flags.define_limits()
+  command_flags.define_json()
 
 
 def main(arguments: list[str]) -> None:
   """Compiles for each generation and prints the table."""
   refuse_arguments(arguments)
   values = flags.FLAGS
-  check_variant(values.variant)
+  command_flags.check_variant(values.variant)
+  wanted = requests(values.variant, values.batch_per_chip)
   reports = [
-    report(
-      StepRequest(
-        variant=values.variant,
-        topology=topology,
-        batch_per_chip=values.batch_per_chip,
-        pixels=224,
-        num_classes=1000,
-      )
-    )
-    for topology in tqdm(SLICES, desc="generations", leave=False, disable=None)
+    report(request, **command_flags.limits())
+    for request in tqdm(wanted, desc="generations", leave=False, disable=None)
   ]
   write_json("json", values.json, as_json(reports))
   print(as_text(reports))

@@ -1,28 +1,25 @@
-r"""Every op at every shape of the published networks: XLA's program, the kernel's, and the bound.
+r"""Compares XLA's program, the kernels and the bound for every op at every published shape.
 
     python -m profiling.kernels [--kernels=pallas] [--topology=v4:2x2x1] [--images=32] \
         [--only=TEXT] [--json=OUT]
     python -m profiling.kernels --sweep=OP [--only=TEXT] [--write_tiles]
 
 Compiles each op alone for one chip (167 programs, five minutes on two cores, instant the second
-time). Cycles are those of a core, all of whose chip's cores work at the same time, estimated from
-the compiler's schedules and not measured. "backward" is what all gradients cost on top of the
-forward pass. The bound is the longer of the multiply-adds on the matrix units and the least bytes
-over HBM: operands and results, once. With --kernels=pallas the ops' kernels are compiled as well.
+time). Cycles are those of one core while all cores of its chip work; they are estimated from the
+compiler's schedules, not measured. "backward" is what all gradients cost on top of the forward
+pass. The bound is the longer of two times: the multiply-adds on the matrix units, and the least
+bytes over HBM, which are operands and results once. With --kernels=pallas the ops' kernels are
+compiled as well.
 
 "se_residual" is what squeeze-excite and the residual addition cost on top of the convolution before
-them, whoever does what where: both kernels and XLA sum up the mean in the convolution, and scale
-the cotangent in the convolution's gradients.
+them. Some of that work is done inside the convolution: both the kernels and XLA sum up the mean in
+it, and scale the cotangent in its gradients.
 
 --sweep compiles candidates for the tiles of an op's kernels instead and ranks them by their cycles;
---write_tiles makes the best the ones that the op uses.
+--write_tiles makes the best ones those that the op uses.
 """
 
 import dataclasses
-import gzip
-import json
-import math
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -30,299 +27,20 @@ from absl import flags
 
 from nfnet.command_line import refuse_arguments, run_main
 from nfnet.errors import UserError
-from profiling.compile import matmul_kernel, tile_sweep
-from profiling.compile.compilation import run_worker
-from profiling.compile.op_shapes import (
-  SUMMARIZED_VARIANTS,
-  ConvShape,
-  SqueezeExciteShape,
-  StemShape,
-  UpdateShape,
-  named_shapes,
-)
-from profiling.compile.op_worker import YARDSTICK, OpRequest
+from profiling.compile import command_flags, tile_sweep
+from profiling.compile.op_shapes import SUMMARIZED_VARIANTS
+from profiling.compile.op_worker import OpRequest
 from profiling.compile.tile_worker import OPS
 from profiling.compile.topology import parse_topology
-from profiling.compiler_text.chips import CHIPS, Chip
-from profiling.compiler_text.hlo_cycles import read_operations
-from profiling.compiler_text.kernel_dumps import KernelProfile, read_profiles
+from profiling.compiler_text.chips import Chip
 from profiling.estimate.error_bar import error_bar_text, error_bars_json
+from profiling.estimate.op_cycles import OpRow, compile_ops, make_rows, summary
 from train.report.output import write_json
 from train.report.table import format_table
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class CompiledOp:
-  """One program on one chip.
-
-  Attributes:
-    operation_cycles: of XLA's operations.
-    kernels: profiles of the Pallas kernels that it calls.
-    argument_bytes: of its arguments in HBM.
-    output_bytes: of its results in HBM.
-    error: of the compiler, which then has nothing else to say.
-  """
-
-  operation_cycles: int = 0
-  kernels: tuple[KernelProfile, ...] = ()
-  argument_bytes: int = 0
-  output_bytes: int = 0
-  error: str | None = None
-
-  @property
-  def outer_bytes(self) -> int:
-    """Of arguments and results."""
-    return self.argument_bytes + self.output_bytes
-
-  def cycles(self, chip: Chip) -> float:
-    """Of all, one after the other."""
-    in_kernels = sum(kernel.seconds(chip) for kernel in self.kernels)
-    return self.operation_cycles + in_kernels * chip.clock_hz
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class OpRow:
-  """One op at one shape in one direction.
-
-  Attributes:
-    label: op and shape.
-    direction: "forward", "backward", "update" or "yardstick".
-    calls: in one training step, by network.
-    matrix_cycles: of a core, were its matrix units busy all the time.
-    memory_cycles: likewise for the chip's HBM.
-    xla_cycles: of the reference; None where it did not compile.
-    kernel_cycles: of the kernel; None where there is none.
-    kernels: profiles of what `kernel_cycles` is made of, with those that are taken off there: a
-      backward pass with the forward pass, squeeze-excite with the convolution before it.
-    error: of the compiler.
-  """
-
-  label: str
-  direction: str
-  calls: dict[str, int]
-  matrix_cycles: float
-  memory_cycles: float
-  xla_cycles: float | None
-  kernel_cycles: float | None = None
-  kernels: tuple[KernelProfile, ...] = ()
-  error: str | None = None
-
-  @property
-  def bound_cycles(self) -> float:
-    """The least that the chip could do it in."""
-    return max(self.matrix_cycles, self.memory_cycles)
-
-
-_Compiled = Mapping[tuple[str, str], CompiledOp]
-"""By label and the program's direction."""
-
-_Pair = tuple[CompiledOp, CompiledOp | None]
-"""One program by XLA, and with kernels where these were asked for."""
-
-
-def compile_ops(request: OpRequest, **limits: Any) -> tuple[_Compiled, dict[str, str]]:
-  """Compiles all ops of a request.
-
-  Args:
-    request: which.
-    **limits: see `run_worker`.
-
-  Returns:
-    The programs, and the versions of what compiled them.
-
-  Raises:
-    UserError: as `run_worker`.
-  """
-  folder, versions = run_worker(
-    "profiling.compile.op_worker",
-    request,
-    what=f"compiling ops for {request.topology}",
-    dumps=True,
-    **limits,
-  )
-  chip = parse_topology(request.topology).chip
-  entries = json.loads((folder / "result.json").read_text())["programs"]
-  compiled = {}
-  for i, entry in enumerate(entries):
-    key = entry["label"], entry["direction"]
-    compiled[key] = (
-      CompiledOp(error=entry["error"])
-      if "error" in entry
-      else _read(folder / str(i), entry["argument_bytes"], entry["output_bytes"], chip)
-    )
-  return compiled, versions
-
-
-def _read(folder: pathlib.Path, argument_bytes: int, output_bytes: int, chip: Chip) -> CompiledOp:
-  text = gzip.decompress((folder / "program.hlo.gz").read_bytes()).decode()
-  operations = read_operations(text)
-  profiles = read_profiles(folder, chip)
-  return CompiledOp(
-    operation_cycles=sum(one.cycles * one.executions for one in operations),
-    kernels=tuple(
-      profiles[one.name]
-      for one in operations
-      if one.kind == "kernel"
-      for _ in range(one.executions)
-    ),
-    argument_bytes=argument_bytes,
-    output_bytes=output_bytes,
-  )
-
-
-def make_rows(
-  reference: _Compiled, pallas: _Compiled | None, *, chip: Chip, images: int
-) -> list[OpRow]:
-  """The table.
-
-  Args:
-    reference: programs of the references.
-    pallas: of the kernels, where they were asked for.
-    chip: that they are for.
-    images: of the chip.
-  """
-  rows = []
-  for (label, direction), program in reference.items():
-    if (label, direction) == (YARDSTICK, "yardstick"):
-      by_xla = reference[YARDSTICK, "yardstick by XLA"]
-      macs = matmul_kernel.SIZE**3
-      rows.append(_row(label, direction, {}, macs, (by_xla, program), chip))
-  pallas = pallas or {}
-  for shape, calls in named_shapes().items():
-    label = shape.label
-    if not any(shape.label == compiled for compiled, _ in reference):
-      continue
-    programs = {
-      direction: (reference[label, direction], pallas.get((label, direction)))
-      for compiled, direction in reference
-      if compiled == label
-    }
-    match shape:
-      case UpdateShape():
-        rows.append(_row(label, "update", calls, 0, programs["update"], chip))
-      case ConvShape() | StemShape():
-        forward, both = programs["forward"], programs["both"]
-        rows.append(_row(label, "forward", calls, shape.macs * images, forward, chip))
-        macs = shape.backward_macs * images
-        # Operands, cotangent and gradients; the forward pass's result is not part of it.
-        least_bytes = both[0].outer_bytes - forward[0].output_bytes
-        rows.append(
-          _row(label, "backward", calls, macs, both, chip, less=[forward], least_bytes=least_bytes)
-        )
-      case SqueezeExciteShape():
-        forward, both = programs["forward"], programs["both"]
-        conv, conv_both = programs["convolution forward"], programs["convolution both"]
-        # What the convolution alone does not have are shortcut and gate. Forward, the branch is
-        # read again, and the result is written as well; backward, where the branch is read in
-        # place of the shortcut, the cotangent is read once more.
-        wide_bytes = conv[0].output_bytes
-        least_bytes = forward[0].outer_bytes - conv[0].outer_bytes + 2 * wide_bytes
-        macs = shape.macs * images
-        rows.append(
-          _row(label, "forward", calls, macs, forward, chip, less=[conv], least_bytes=least_bytes)
-        )
-        least_bytes = both[0].outer_bytes - conv_both[0].outer_bytes + wide_bytes
-        rows.append(
-          _row(
-            label,
-            "backward",
-            calls,
-            shape.backward_macs * images,
-            both,
-            chip,
-            less=[forward, conv_both],
-            plus=[conv],
-            least_bytes=least_bytes,
-          )
-        )
-  return rows
-
-
-def _row(
-  label: str,
-  direction: str,
-  calls: dict[str, int],
-  macs: int,
-  program: _Pair,
-  chip: Chip,
-  *,
-  plus: Sequence[_Pair] = (),
-  less: Sequence[_Pair] = (),
-  least_bytes: int | None = None,
-) -> OpRow:
-  """Of a program, with the cycles of those of `plus` and without the cycles of those of `less`.
-
-  The least bytes are the program's arguments and results, unless they are given.
-  """
-  if least_bytes is None:
-    least_bytes = program[0].outer_bytes
-  by_xla, with_kernels = zip(program, *plus, *less, strict=True)
-  signs = [1] * (1 + len(plus)) + [-1] * len(less)
-  xla_cycles = _sum(by_xla, signs, chip)
-  kernel_cycles = _sum(with_kernels, signs, chip)
-  if kernel_cycles is not None:
-    # A reference that ran instead is no kernel.
-    kernels = sum(sign * len(one.kernels) for one, sign in zip(with_kernels, signs, strict=True))
-    kernel_cycles = kernel_cycles if kernels > 0 else None
-  errors = [one.error for one in (*by_xla, *with_kernels) if one and one.error]
-  device_share = chip.cores_per_device / chip.cores
-  return OpRow(
-    label=label,
-    direction=direction,
-    calls=calls,
-    matrix_cycles=2 * macs / (chip.peak_flops * device_share) * chip.clock_hz,
-    memory_cycles=least_bytes / (chip.hbm_bytes_per_second * device_share) * chip.clock_hz,
-    xla_cycles=xla_cycles,
-    kernel_cycles=kernel_cycles,
-    kernels=() if kernel_cycles is None else program[1].kernels,
-    error=errors[0] if errors else None,
-  )
-
-
-def _sum(programs: Sequence[CompiledOp | None], signs: Sequence[int], chip: Chip) -> float | None:
-  """Cycles; None where a program is missing or did not compile."""
-  if any(one is None or one.error for one in programs):
-    return None
-  return sum(sign * one.cycles(chip) for one, sign in zip(programs, signs, strict=True))
-
-
-def geometric_mean(values: Sequence[float]) -> float:
-  """Of positive values."""
-  return math.exp(sum(map(math.log, values)) / len(values))
-
-
-def summary(rows: Sequence[OpRow]) -> list[tuple[str, str, str, str, str]]:
-  """For each op and direction of F0 and F7+: shapes, XLA over bound, XLA over kernel, coverage."""
-  lines = []
-  for op in ("conv", "se_residual", "sgd_agc"):
-    for direction in ("forward", "backward", "update"):
-      chosen = [
-        row
-        for row in rows
-        if row.label.startswith(op)
-        and row.direction == direction
-        and row.xla_cycles
-        and any(variant in row.calls for variant in SUMMARIZED_VARIANTS)
-      ]
-      if not chosen:
-        continue
-      with_kernel = [row for row in chosen if row.kernel_cycles]
-      lines.append(
-        (
-          f"{op}, {direction}",
-          str(len(chosen)),
-          f"{geometric_mean([row.xla_cycles / row.bound_cycles for row in chosen]):.2f}",
-          f"{geometric_mean([row.xla_cycles / row.kernel_cycles for row in with_kernel]):.2f}"
-          if with_kernel
-          else "",
-          f"{len(with_kernel)} of {len(chosen)}",
-        )
-      )
-  return lines
-
-
 def as_json(rows: Sequence[OpRow], request: OpRequest, versions: dict[str, str]) -> dict[str, Any]:
-  """Everything that is printed."""
+  """Returns everything that is printed."""
   return {
     "what": "estimated from the compiler's schedules, not measured",
     "unit": "cycles of a core; all cores of the chip work at the same time",
@@ -342,7 +60,7 @@ def as_json(rows: Sequence[OpRow], request: OpRequest, versions: dict[str, str])
 
 
 def as_text(rows: Sequence[OpRow], request: OpRequest) -> str:
-  """For a terminal."""
+  """Returns the tables for a terminal."""
   chip = parse_topology(request.topology).chip
   mode = f", {chip.chip_config}" if chip.chip_config else ""
   table = [
@@ -378,6 +96,7 @@ def as_text(rows: Sequence[OpRow], request: OpRequest) -> str:
 
 
 def _networks(calls: Mapping[str, int]) -> str:
+  """Returns the families of the networks that call an op."""
   families = {variant.endswith("+") for variant in calls}
   return {frozenset(): "", frozenset({False}): "F", frozenset({True}): "F+"}.get(
     frozenset(families), "F F+"
@@ -385,12 +104,14 @@ def _networks(calls: Mapping[str, int]) -> str:
 
 
 def _number(cycles: float | None) -> str:
+  """Returns the cell of a number of cycles."""
   return "" if cycles is None else f"{cycles:,.0f}"
 
 
 def _kernel_columns(row: OpRow, chip: Chip) -> tuple[str, ...]:
+  """Returns the cells about a row's kernels."""
   if row.kernel_cycles is None:
-    # Of the reference, an error stands in the column before.
+    # An error of the reference is in the column before.
     return (row.error or "" if row.xla_cycles else "",) + ("",) * 6
   bundles = sum(kernel.bundles for kernel in row.kernels)
   units = (
@@ -411,13 +132,15 @@ def _kernel_columns(row: OpRow, chip: Chip) -> tuple[str, ...]:
 
 
 def _define_flags() -> None:
-  flags.DEFINE_string("topology", "v4:2x2x1", f"Slice; generations: {', '.join(CHIPS)}.")
-  flags.DEFINE_integer("images", 32, "On a chip.", lower_bound=1)
+  """Defines all flags."""
+  command_flags.define_topology("v4:2x2x1")
+  flags.DEFINE_integer("images", 32, "Images of a chip.", lower_bound=1)
   flags.DEFINE_enum(
-    "kernels", "reference", ["reference", "pallas"], "pallas compiles the kernels as well."
+    "kernels", "reference", ["reference", "pallas"], "With pallas, compile the kernels as well."
   )
-  flags.DEFINE_string("only", "", "Compile only ops whose label has this in it.")
-  flags.DEFINE_string("json", None, "Write the figures to this file too.")
+  flags.DEFINE_string("only", "", "Compile only ops with this text in their label.")
+  command_flags.define_limits()
+  command_flags.define_json()
   flags.DEFINE_enum("sweep", None, OPS, "Op whose tiles to rank.")
   flags.DEFINE_boolean("write_tiles", False, "Use the best tiles from now on.")
 
@@ -429,7 +152,9 @@ def main(arguments: list[str]) -> None:
   chip = parse_topology(values.topology).chip
   images = values.images * chip.cores_per_device // chip.cores
   if values.sweep:
-    found = tile_sweep.sweep(values.sweep, values.topology, images, values.only)
+    found = tile_sweep.sweep(
+      values.sweep, values.topology, images, values.only, **command_flags.limits()
+    )
     print(tile_sweep.as_text(found))
     if values.write_tiles:
       tile_sweep.write_tiles(found, tile_sweep.tiles_path(values.sweep))
@@ -437,13 +162,13 @@ def main(arguments: list[str]) -> None:
   request = OpRequest(
     topology=values.topology, images=images, kernels="reference", only=values.only
   )
-  reference, versions = compile_ops(request)
+  reference, versions = compile_ops(request, **command_flags.limits())
   if not reference:
     raise UserError(f"--only={values.only}: no op has this in its label")
   pallas = None
   if values.kernels == "pallas":
     request = dataclasses.replace(request, kernels="pallas")
-    pallas, _ = compile_ops(request)
+    pallas, _ = compile_ops(request, **command_flags.limits())
   rows = make_rows(reference, pallas, chip=chip, images=request.images)
   write_json("json", values.json, as_json(rows, request, versions))
   print(as_text(rows, request))

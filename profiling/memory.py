@@ -1,11 +1,11 @@
-r"""What ways of saving memory do to a chip's memory and to the time of a step, by variant.
+r"""Estimates what ways of saving memory do to a chip's memory and to the step time, by variant.
 
     python -m profiling.memory [--variants=F0,F3,F7,F7+] [--topology=v4:4x4x8] \
         [--kernels=pallas] [--json=OUT]
 
 Compiles the step that `train/configs/jft_pretrain.py` trains with (32 images a chip on the 128 of
 v4:4x4x8) in each of these ways (extra `tpu`; half an hour on two cores, instant the second time).
-Memory is what the compiler states; times of steps are estimated from its schedule, not measured.
+Memory is what the compiler states; step times are estimated from its schedule, not measured.
 """
 
 import dataclasses
@@ -18,15 +18,14 @@ from absl import flags
 from tqdm import tqdm
 
 from nfnet.command_line import refuse_arguments, run_main
-from nfnet.errors import UserError
-from profiling.compile.compilation import DeviceMemoryError
-from profiling.compile.request import StepRequest, request_for
+from profiling.compile import command_flags
+from profiling.compile.request import StepRequest, replace_fields, with_kernels
 from profiling.compile.topology import Topology, parse_topology
-from profiling.core_hours import CONFIGS
+from profiling.compile.worker_process import DeviceMemoryError
 from profiling.estimate.error_bar import error_bar_text, error_bars_json
+from profiling.estimate.paper_runs import pretraining_experiment
+from profiling.estimate.report import StepReport, report, request_as_json
 from profiling.estimate.step_time import RULES
-from profiling.step import StepReport, check_variant, report
-from train.config.files import load_experiment
 from train.report.output import write_json
 from train.report.table import format_table
 from train.report.units import format_gib
@@ -38,8 +37,8 @@ class Trial:
 
   Attributes:
     request: which step.
-    is_configured: whether `train/configs/jft_pretrain.py` has it so.
-    step: its estimates; None where the compiler says that temporaries do not fit.
+    is_configured: whether `train/configs/jft_pretrain.py` computes it this way.
+    step: estimates; None where the compiler says that temporaries do not fit.
   """
 
   request: StepRequest
@@ -48,57 +47,66 @@ class Trial:
 
   @property
   def way(self) -> str:
-    """What is done to save memory."""
-    parts = self.request.gradient_accumulation
-    ways = ["blocks rematerialized"] if self.request.rematerialize else []
+    """Returns what is done to save memory."""
+    experiment = self.request.experiment
+    parts = experiment.optimizer.gradient_accumulation
+    ways = ["blocks rematerialized"] if experiment.model.rematerialize else []
     ways += [f"{parts} parts"] if parts > 1 else []
     return ", ".join(ways) or "nothing"
 
   @property
   def fits(self) -> bool:
-    """Whether it can run."""
+    """Returns whether a chip has the memory for it."""
     return self.step is not None and self.step.fits
 
 
 def trials(variants: Iterable[str], topology: Topology, kernels: str) -> list[Trial]:
-  """What to compile: nothing saved, blocks rematerialized, twice as many accumulated parts.
+  """Returns what to compile: nothing saved, blocks rematerialized, twice the accumulated parts.
+
+  Args:
+    variants: names of networks.
+    topology: slice.
+    kernels: "reference" or "pallas".
 
   Raises:
     UserError: the chips do not divide the batch.
   """
   found = []
   for variant in variants:
-    configured = request_for(
-      load_experiment(f"{CONFIGS / 'jft_pretrain.py'}:variant={variant},chips={topology.chips}"),
-      topology,
-      kernels,
-    )
-    parts = configured.gradient_accumulation
+    configured = with_kernels(pretraining_experiment(variant, chips=topology.chips), kernels)
+    parts = configured.optimizer.gradient_accumulation
     for rematerialize, gradient_accumulation in ((False, parts), (True, parts), (False, 2 * parts)):
-      request = dataclasses.replace(
-        configured, rematerialize=rematerialize, gradient_accumulation=gradient_accumulation
+      experiment = replace_fields(
+        configured,
+        model={"rematerialize": rematerialize},
+        optimizer={"gradient_accumulation": gradient_accumulation},
       )
-      found.append(Trial(request=request, is_configured=request == configured))
+      request = StepRequest(experiment=experiment, topology=topology.name)
+      found.append(Trial(request=request, is_configured=experiment == configured))
   return found
 
 
-def run(trial: Trial) -> Trial:
-  """Compiles and estimates.
+def run(trial: Trial, **options: Any) -> Trial:
+  """Compiles a trial and estimates its step time.
+
+  Args:
+    trial: without estimates.
+    **options: see `profiling.compile.compilation.compile_step`.
 
   Raises:
     UserError: the step cannot be compiled, for another reason than a chip's memory.
   """
   try:
-    return dataclasses.replace(trial, step=report(trial.request))
+    return dataclasses.replace(trial, step=report(trial.request, **options))
   except DeviceMemoryError:
     return trial
 
 
 def fastest(results: Iterable[Trial]) -> dict[str, Trial]:
-  """Of those that fit, by variant."""
+  """Returns the fastest of the trials that fit, by variant."""
   found: dict[str, Trial] = {}
   for trial in results:
-    variant = trial.request.variant
+    variant = trial.request.experiment.model.variant
     if trial.fits and (
       variant not in found or trial.step.time.seconds < found[variant].step.time.seconds
     ):
@@ -107,16 +115,16 @@ def fastest(results: Iterable[Trial]) -> dict[str, Trial]:
 
 
 def as_json(results: Sequence[Trial], command: str) -> dict[str, Any]:
-  """Everything that is printed, in base units."""
+  """Returns everything that is printed, in base units."""
   chosen = list(fastest(results).values())
   return {
     "command": command,
-    "what": "memory as the compiler states it; times of steps estimated, not measured",
+    "what": "memory as the compiler states it; step times estimated, not measured",
     "rules": RULES,
     "error_bars": error_bars_json(),
     "steps": [
       {
-        **dataclasses.asdict(trial.request),
+        **request_as_json(trial.request),
         "is_configured": trial.is_configured,
         "is_fastest_that_fits": trial in chosen,
         "fits": trial.fits,
@@ -128,6 +136,7 @@ def as_json(results: Sequence[Trial], command: str) -> dict[str, Any]:
 
 
 def _figures(step: StepReport) -> dict[str, Any]:
+  """Returns the figures of a trial that compiled, in base units."""
   return {
     "hbm_bytes": step.compilation.hbm_bytes,
     "hbm_margin_bytes": step.hbm_margin_bytes,
@@ -140,12 +149,13 @@ def _figures(step: StepReport) -> dict[str, Any]:
 
 
 def as_text(results: Sequence[Trial]) -> str:
-  """For a terminal."""
+  """Returns the table for a terminal."""
   request = results[0].request
+  data = request.experiment.data
   chosen = list(fastest(results).values())
   rows = [
     (
-      trial.request.variant,
+      trial.request.experiment.model.variant,
       trial.way,
       *(("refused", "", "") if trial.step is None else _cells(trial.step)),
       "*" if trial in chosen else "",
@@ -158,9 +168,10 @@ def as_text(results: Sequence[Trial]) -> str:
   )  # fmt: skip
   return "\n".join(
     [
-      f"{request.batch_per_chip} images a chip on {request.topology}, {request.pixels} px, "
-      f"{request.num_classes:,} classes, kernels: {request.kernels}. Memory is what the compiler "
-      "states (refused: its temporaries alone do not fit); times are estimated, not measured:",
+      f"{request.batch_per_chip} images a chip on {request.topology}, {data.train_pixels} px, "
+      f"{data.num_classes:,} classes, kernels: {request.experiment.model.kernels}. Memory is what "
+      "the compiler states (refused: the temporaries alone do not fit); times are estimated, not "
+      "measured:",
       format_table(rows, columns),
       f"Rules: {RULES}.",
       f"{error_bar_text()}.",
@@ -169,6 +180,7 @@ def as_text(results: Sequence[Trial]) -> str:
 
 
 def _cells(step: StepReport) -> tuple[str, str, str]:
+  """Returns memory in GiB, margin in GiB and milliseconds of a trial that compiled."""
   return (
     format_gib(step.compilation.hbm_bytes),
     format_gib(step.hbm_margin_bytes),
@@ -177,22 +189,26 @@ def _cells(step: StepReport) -> tuple[str, str, str]:
 
 
 def _define_flags() -> None:
-  flags.DEFINE_list("variants", ["F0", "F3", "F7", "F7+"], "Of the network.")
-  flags.DEFINE_string("topology", "v4:4x4x8", "Slice; its chips divide 4096.")
-  flags.DEFINE_enum("kernels", "reference", ["reference", "pallas"], "How the ops are computed.")
-  flags.DEFINE_string("json", None, "Write the figures to this file too.")
+  """Defines all flags."""
+  flags.DEFINE_list("variants", ["F0", "F3", "F7", "F7+"], "Networks.")
+  command_flags.define_topology("v4:4x4x8", " Its chips must divide 4096.")
+  command_flags.define_kernels()
+  command_flags.define_limits()
+  command_flags.define_json()
 
 
 def main(arguments: list[str]) -> None:
   """Compiles each trial and prints the table."""
   refuse_arguments(arguments)
   values = flags.FLAGS
-  if not values.variants:
-    raise UserError("--variants= names none; separate several with commas")
+  command_flags.check_some("variants", values.variants)
   for variant in values.variants:
-    check_variant(variant, flag="variants")
+    command_flags.check_variant(variant, flag="variants")
   wanted = trials(values.variants, parse_topology(values.topology), values.kernels)
-  results = [run(trial) for trial in tqdm(wanted, desc="steps", leave=False, disable=None)]
+  results = [
+    run(trial, **command_flags.limits())
+    for trial in tqdm(wanted, desc="steps", leave=False, disable=None)
+  ]
   print(as_text(results))
   command = f"python -m profiling.memory {shlex.join(sys.argv[1:])}"
   write_json("json", values.json, as_json(results, command))

@@ -1,11 +1,11 @@
-r"""The project's reference model beside the code released with paper B, on TPU v4.
+r"""Compares the project's reference model with the code released with paper B, on TPU v4.
 
     python -m profiling.released_code [--json=OUT]
 
-Both compiled by the same compiler and estimated the same way: the sum of the cycles that the
-compiler gives each operation, 32 images a chip, 224 px, megacore, blocks written out. The released
-code was compiled for one chip; collectives are in neither figure. Five compilations, the largest of
-which takes 6 minutes and 15 GB on two cores.
+Both were compiled by the same compiler and estimated in the same way: the sum of the cycles that
+the compiler gives each operation, 32 images a chip, 224 px, megacore, unrolled blocks. The released
+code was compiled for one chip; collectives are in neither figure. There are five compilations, the
+largest of which takes 6 minutes and 15 GB on two cores.
 """
 
 from typing import Any
@@ -14,39 +14,47 @@ from absl import flags
 from tqdm import tqdm
 
 from nfnet.command_line import refuse_arguments, run_main
-from profiling.compile.request import StepRequest
+from profiling.compile import command_flags
+from profiling.compile.request import StepRequest, plain_experiment, replace_fields
+from profiling.compile.topology import parse_topology
 from profiling.estimate import published
 from profiling.estimate.error_bar import error_bar_text, error_bars_json
+from profiling.estimate.report import StepReport, report
 from profiling.estimate.step_time import RULES
-from profiling.step import StepReport, report
 from train.report.output import write_json
 from train.report.table import format_table
 
+_SLICE = "v4:2x2x1"
+_BATCH_PER_CHIP = 32
 _COMPILE_BYTES = 20 * 10**9
 
 
 def request_for(released: published.ReleasedStep) -> StepRequest:
-  """The same step of this project."""
-  return StepRequest(
-    variant=released.variant,
-    topology="v4:2x2x1",
-    batch_per_chip=32,
+  """Returns the same step of this project."""
+  experiment = plain_experiment(
+    released.variant,
+    batch_size=_BATCH_PER_CHIP * parse_topology(_SLICE).chips,
     pixels=224,
     num_classes=released.num_classes,
-    # The others have no other.
-    bottleneck="released" if released.variant.endswith("+") else "paper",
-    block_execution="unrolled",
+  )
+  # Only F+ has another first bottleneck in the released code.
+  bottleneck = "released" if released.variant.endswith("+") else "paper"
+  return StepRequest(
+    experiment=replace_fields(
+      experiment, model={"bottleneck": bottleneck, "block_execution": "unrolled"}
+    ),
+    topology=_SLICE,
   )
 
 
 def speed_without_collectives(step: StepReport) -> float:
-  """Images a second and chip."""
+  """Returns the estimated images per second and chip without the collectives' time."""
   seconds = step.time.seconds - step.time.collective_seconds
   return step.request.batch_per_chip / seconds
 
 
 def as_json(reports: list[StepReport]) -> dict[str, Any]:
-  """Everything that is printed."""
+  """Returns everything that is printed, in base units."""
   return {
     "what": "estimated from the compiler's schedule, not measured; collectives aside",
     "rules": RULES,
@@ -67,14 +75,14 @@ def as_json(reports: list[StepReport]) -> dict[str, Any]:
 
 
 def _paper_a(released: published.ReleasedStep) -> float | None:
-  """Images a second and chip, where the paper trained that network."""
+  """Returns the images per second and chip of paper A; None where it did not train the network."""
   if released.variant not in published.VARIANTS:
     return None
   return published.images_per_second_per_chip(released.variant)
 
 
 def as_text(reports: list[StepReport]) -> str:
-  """For a terminal."""
+  """Returns the table for a terminal."""
   rows = []
   for released, step in zip(published.RELEASED_STEPS_V4, reports, strict=True):
     ours, theirs, paper = (
@@ -101,7 +109,7 @@ def as_text(reports: list[StepReport]) -> str:
     [
       "Training, images/s/chip on TPU v4, kernels: reference. Estimated, not measured:",
       format_table(rows, columns),
-      "Collectives (on v4:2x2x1) are in the last but one column only.",
+      f"Collectives (on {_SLICE}) are in the last but one column only.",
       f"Rules: {RULES}.",
       f"{error_bar_text()}.",
     ]
@@ -120,5 +128,5 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-  flags.DEFINE_string("json", None, "Write the figures to this file too.")
+  command_flags.define_json()
   run_main(main)

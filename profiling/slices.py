@@ -1,12 +1,12 @@
-r"""What one batch costs on slices of 4 to 1024 chips: memory, collectives, efficiency.
+r"""Estimates what one batch costs on slices of 4 to 1024 chips: memory, collectives, efficiency.
 
     python -m profiling.slices [--variants=F3,F7+] [--slices=v4:2x2x1,v4:4x4x4,v4:8x8x16] \
         [--kernels=pallas --kernels=reference] [--json=OUT] [--plot=PNG]
 
-Compiles the step that `train/configs/jft_pretrain.py` trains with on as many chips, a batch of 4096
-(extra `tpu`; half an hour on two cores, five minutes the second time, which the kernels' schedules
-take to read). Every time of a step that is printed is estimated from the compiler's schedule, not
-measured.
+Compiles the step that `train/configs/jft_pretrain.py` trains with on as many chips, with a batch of
+4096 images (extra `tpu`; half an hour on two cores, and five minutes the second time, which reading
+the kernels' schedules takes). Every step time printed is estimated from the compiler's schedule,
+not measured.
 """
 
 import dataclasses
@@ -20,48 +20,42 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from nfnet.command_line import refuse_arguments, run_main
-from nfnet.errors import UserError
-from profiling.compile.request import StepRequest, request_for
+from profiling.compile import command_flags
+from profiling.compile.request import StepRequest, with_kernels
 from profiling.compile.topology import parse_topology
-from profiling.core_hours import CONFIGS
 from profiling.estimate.error_bar import error_bar_text, error_bars_json
+from profiling.estimate.paper_runs import pretraining_experiment
+from profiling.estimate.report import MFU_DEFINITION, StepReport, report, request_as_json
 from profiling.estimate.step_time import RULES
-from profiling.step import MFU_DEFINITION, StepReport, check_variant, report
-from train.config.files import load_experiment
-from train.report.figure import (
-  BLUE,
-  GRAY,
-  GREEN,
-  ORANGE,
-  PINK,
-  SKY_BLUE,
-  VERMILION,
-  new_plot,
-)
+from train.report.figure import BLUE, GRAY, GREEN, ORANGE, PINK, SKY_BLUE, VERMILION, new_plot
 from train.report.output import save_figure, write_json
 from train.report.table import format_table
 from train.report.units import format_gib, format_size
 
 EFFICIENCY_DEFINITION = (
   "images/s/chip over the fastest on the smallest slice, with collectives after everything else; "
-  "in parentheses likewise, were collectives beside everything else"
+  "in parentheses the same with collectives beside everything else"
 )
 
 
 def requests(
   variants: Iterable[str], slices: Iterable[str], kernels: Iterable[str]
 ) -> list[StepRequest]:
-  """The steps to compile: each variant on each slice, from the smallest on, with each of `kernels`.
+  """Returns the steps to compile, of each variant on each slice from the smallest on.
+
+  Args:
+    variants: names of networks.
+    slices: names of slices.
+    kernels: "reference", "pallas" or both; each is a step of its own.
 
   Raises:
-    UserError: a slice's chips do not divide the batch, or it is no slice.
+    UserError: a slice's chips do not divide the batch, or there is no such slice.
   """
   topologies = sorted(map(parse_topology, slices), key=lambda topology: topology.chips)
   return [
-    request_for(
-      load_experiment(f"{CONFIGS / 'jft_pretrain.py'}:variant={variant},chips={topology.chips}"),
-      topology,
-      kernels_,
+    StepRequest(
+      experiment=with_kernels(pretraining_experiment(variant, chips=topology.chips), kernels_),
+      topology=topology.name,
     )
     for variant in variants
     for topology in topologies
@@ -70,10 +64,10 @@ def requests(
 
 
 def fastest(steps: Iterable[StepReport]) -> dict[tuple[str, str], StepReport]:
-  """Of the steps that fit, by variant and topology."""
+  """Returns the fastest of the steps that fit, by variant and topology."""
   found: dict[tuple[str, str], StepReport] = {}
   for step in steps:
-    key = step.request.variant, step.request.topology
+    key = step.request.experiment.model.variant, step.request.topology
     if step.fits and (key not in found or step.time.seconds < found[key].time.seconds):
       found[key] = step
   return found
@@ -81,11 +75,12 @@ def fastest(steps: Iterable[StepReport]) -> dict[tuple[str, str], StepReport]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Efficiency:
-  """Of a step against one on another slice.
+  """The efficiency of a step relative to a step on another slice.
 
   Attributes:
-    collectives_after: images a second and chip over the other's, with nothing beside collectives.
-    collectives_beside: likewise, with everything beside them: a step takes the longer of the two.
+    collectives_after: ratio of images/s/chip where nothing runs beside collectives.
+    collectives_beside: the same ratio where everything runs beside them, so that a step takes the
+      longer of the two.
   """
 
   collectives_after: float
@@ -93,7 +88,7 @@ class Efficiency:
 
 
 def efficiency(step: StepReport, base: StepReport) -> Efficiency:
-  """Of `step` against `base`."""
+  """Returns the efficiency of `step` relative to `base`."""
   images = step.request.batch_per_chip / base.request.batch_per_chip
   return Efficiency(
     collectives_after=images * base.time.seconds / step.time.seconds,
@@ -102,21 +97,27 @@ def efficiency(step: StepReport, base: StepReport) -> Efficiency:
 
 
 def _seconds_beside(step: StepReport) -> float:
+  """Returns the time of a step whose collectives run beside everything else."""
   return max(step.time.compute_seconds, step.time.collective_seconds)
 
 
 def efficiencies(steps: Sequence[StepReport]) -> list[Efficiency | None]:
-  """Of each against the fastest of its variant on the smallest slice; None: none fits there."""
+  """Returns each step's efficiency relative to the fastest of its variant on the smallest slice.
+
+  It is None where no step of the variant fits there.
+  """
   smallest = min((step.topology for step in steps), key=lambda topology: topology.chips).name
   bases = fastest(steps)
   return [
-    efficiency(step, base) if (base := bases.get((step.request.variant, smallest))) else None
+    efficiency(step, base)
+    if (base := bases.get((step.request.experiment.model.variant, smallest)))
+    else None
     for step in steps
   ]
 
 
 def as_json(steps: Sequence[StepReport], command: str) -> dict[str, Any]:
-  """Everything that is printed, in base units."""
+  """Returns everything that is printed, in base units."""
   chosen = list(fastest(steps).values())
   return {
     "command": command,
@@ -128,7 +129,7 @@ def as_json(steps: Sequence[StepReport], command: str) -> dict[str, Any]:
     "versions": steps[0].compilation.versions,
     "steps": [
       {
-        **dataclasses.asdict(step.request),
+        **request_as_json(step.request),
         "chips": step.topology.chips,
         "hbm_bytes": step.compilation.hbm_bytes,
         "hbm_margin_bytes": step.hbm_margin_bytes,
@@ -151,18 +152,17 @@ def as_json(steps: Sequence[StepReport], command: str) -> dict[str, Any]:
 
 
 def as_text(steps: Sequence[StepReport]) -> str:
-  """For a terminal."""
-  request = steps[0].request
-  batch = request.batch_per_chip * steps[0].topology.chips
+  """Returns the table for a terminal."""
+  data = steps[0].request.experiment.data
   chosen = list(fastest(steps).values())
   rows = [
     (
-      step.request.variant,
+      experiment.model.variant,
       f"{step.topology.chips}",
-      step.request.kernels + (" *" if step in chosen else ""),
-      step.request.block_execution + (" remat" if step.request.rematerialize else ""),
-      f"{step.request.batch_per_chip} / {step.request.gradient_accumulation}",
-      f"{step.request.parameter_shards}",
+      experiment.model.kernels + (" *" if step in chosen else ""),
+      experiment.model.block_execution + (" remat" if experiment.model.rematerialize else ""),
+      f"{step.request.batch_per_chip} / {experiment.optimizer.gradient_accumulation}",
+      f"{experiment.parallelism.parameter_shards}",
       f"{format_gib(step.compilation.hbm_bytes)}, {format_gib(step.hbm_margin_bytes)}",
       f"{step.compilation.lower_seconds + step.compilation.compile_seconds:.0f} s, "
       f"{format_size(step.compilation.peak_memory_bytes)}",
@@ -178,6 +178,7 @@ def as_text(steps: Sequence[StepReport]) -> str:
       else f"{efficiency_.collectives_after:.1%} ({efficiency_.collectives_beside:.1%})",
     )
     for step, efficiency_ in zip(steps, efficiencies(steps), strict=True)
+    for experiment in [step.request.experiment]
   ]
   columns = (
     "variant", "chips", "kernels", "blocks", "images a chip / parts", "shards", "HBM GiB, margin",
@@ -186,24 +187,24 @@ def as_text(steps: Sequence[StepReport]) -> str:
   )  # fmt: skip
   return "\n".join(
     [
-      f"Batch {batch}, {request.pixels} px, {request.num_classes:,} classes. Times of steps are "
-      "estimated, not measured; compiling is measured; *: the fastest that fits.",
+      f"Batch {data.batch_size}, {data.train_pixels} px, {data.num_classes:,} classes. Step times "
+      "are estimated, not measured; compiling is measured; *: the fastest that fits.",
       format_table(rows, columns),
       f"Efficiency: {EFFICIENCY_DEFINITION}.",
       f"MFU: {MFU_DEFINITION}.",
       f"Rules: {RULES}.",
-      f"{error_bar_text()}. Links' latency is not in the estimate.",
+      f"{error_bar_text()}. The links' latency is not in the estimate.",
     ]
   )
 
 
-# Of Okabe and Ito's, which people with any color vision tell apart.
+# From Okabe and Ito's palette, which people with any color vision tell apart.
 _COLORS = (BLUE, VERMILION, GREEN, PINK, ORANGE, SKY_BLUE)
 
 
 def draw(steps: Sequence[StepReport]) -> Figure:
-  """Efficiency of the fastest step that fits, by chips; a band between the two kinds of it."""
-  batch = steps[0].request.batch_per_chip * steps[0].topology.chips
+  """Plots the efficiency of the fastest step that fits by chips, as a band of its two kinds."""
+  batch = steps[0].request.experiment.data.batch_size
   figure, axes = new_plot(
     f"One batch of {batch} images by slice",
     "TPU-v4 chips (numbers: images/s/chip)",
@@ -214,7 +215,7 @@ def draw(steps: Sequence[StepReport]) -> Figure:
   found: dict[str, list[tuple[StepReport, Efficiency]]] = {}
   for step, efficiency_ in zip(steps, efficiencies(steps), strict=True):
     if step in chosen and efficiency_ is not None:
-      found.setdefault(step.request.variant, []).append((step, efficiency_))
+      found.setdefault(step.request.experiment.model.variant, []).append((step, efficiency_))
   for index, (variant, points) in enumerate(found.items()):
     color = _COLORS[index % len(_COLORS)]
     chips = [step.topology.chips for step, _ in points]
@@ -228,7 +229,7 @@ def draw(steps: Sequence[StepReport]) -> Figure:
         f"{step.images_per_second_per_chip:.0f}",
         (step.topology.chips, height),
         textcoords="offset points",
-        # Lines are close to each other: of one the numbers are below, of the next above.
+        # Lines are close to each other, so numbers are below one line and above the next.
         xytext=(0, 7 if index % 2 else -13),
         ha="center",
         fontsize=7,
@@ -246,13 +247,17 @@ def draw(steps: Sequence[StepReport]) -> Figure:
 
 
 def _define_flags() -> None:
-  flags.DEFINE_list("variants", ["F3", "F7+"], "Of the network.")
-  flags.DEFINE_list("slices", ["v4:2x2x1", "v4:4x4x4", "v4:8x8x16"], "Their chips divide 4096.")
+  """Defines all flags."""
+  flags.DEFINE_list("variants", ["F3", "F7+"], "Networks.")
+  flags.DEFINE_list(
+    "slices", ["v4:2x2x1", "v4:4x4x4", "v4:8x8x16"], "Slices whose chips divide 4096."
+  )
   flags.DEFINE_multi_enum(
     "kernels", ["pallas"], ["reference", "pallas"], "How the ops are computed; may be repeated."
   )
-  flags.DEFINE_string("json", None, "Write the figures to this file too.")
-  flags.DEFINE_string("plot", None, "Write the picture to this PNG file.")
+  command_flags.define_limits()
+  command_flags.define_json()
+  command_flags.define_plot()
 
 
 def main(arguments: list[str]) -> None:
@@ -260,12 +265,14 @@ def main(arguments: list[str]) -> None:
   refuse_arguments(arguments)
   values = flags.FLAGS
   for flag in ("variants", "slices"):
-    if not values[flag].value:
-      raise UserError(f"--{flag}= names none; separate several with commas")
+    command_flags.check_some(flag, values[flag].value)
   for variant in values.variants:
-    check_variant(variant, flag="variants")
+    command_flags.check_variant(variant, flag="variants")
   wanted = requests(values.variants, values.slices, values.kernels)
-  steps = [report(request) for request in tqdm(wanted, desc="steps", leave=False, disable=None)]
+  steps = [
+    report(request, **command_flags.limits())
+    for request in tqdm(wanted, desc="steps", leave=False, disable=None)
+  ]
   print(as_text(steps))
   command = f"python -m profiling.slices {shlex.join(sys.argv[1:])}"
   write_json("json", values.json, as_json(steps, command))

@@ -1,11 +1,12 @@
-r"""The vision transformers that paper A compares NFNets with, on the same estimator.
+r"""Estimates what the vision transformers cost that paper A compares NFNets with.
 
     python -m profiling.vit [--topology=v4:4x4x8] [--json=OUT]
 
 Compiles a training step of SoViT-400m/14, ViT-g/14 and ViT-G/14 in the published shapes with the
-real TPU compiler: bfloat16, Adafactor, 224 px, 32 images a chip. Core-hours follow for the images
-that were seen in pre-training, beside the published ones. Every time is an estimate from the
-compiler's schedule, no measurement; three compilations of one to three minutes.
+real TPU compiler: bfloat16, Adafactor, 224 px, 32 images a chip. Core-hours for the images that
+were seen in pre-training follow from that and are shown beside the published ones. Every time is an
+estimate from the compiler's schedule, not a measurement. There are three compilations of one to
+three minutes.
 """
 
 import dataclasses
@@ -15,15 +16,17 @@ from absl import flags
 from tqdm import tqdm
 
 from nfnet.command_line import refuse_arguments, run_main
-from profiling.compile.compilation import read_compilation, run_worker
+from profiling.compile import command_flags
+from profiling.compile.cache import run_worker
+from profiling.compile.compilation import read_compilation
 from profiling.compile.topology import parse_topology
-from profiling.compile.vision_transformer import VISION_TRANSFORMERS
-from profiling.compile.vit_worker import VisionTransformerRequest
+from profiling.compile.vision_transformer.model import VISION_TRANSFORMERS
+from profiling.compile.vision_transformer.worker import VisionTransformerRequest
 from profiling.compiler_text.hlo_cycles import read_operations
 from profiling.estimate import published
 from profiling.estimate.error_bar import error_bar_text, error_bars_json
+from profiling.estimate.report import StepReport
 from profiling.estimate.step_time import RULES, estimate
-from profiling.step import StepReport
 from train.report.output import write_json
 from train.report.table import format_table
 from train.report.units import format_gib
@@ -31,17 +34,18 @@ from train.report.units import format_gib
 _BATCH_PER_CHIP = 32
 _PIXELS = 224
 _NUM_CLASSES = 30_000
-# Without it, 32 images a chip need 31 GiB of HBM for SoViT-400m and do not fit for the others.
+# Without rematerialization, 32 images a chip need 31 GiB of HBM for SoViT-400m and do not fit for
+# the other two.
 _REMATERIALIZED = ("ViT-g/14", "ViT-G/14")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Report(StepReport):
-  """A step's estimates, beside what was published.
+  """A step's estimates beside what was published.
 
   Attributes:
     request: which step.
-    run: that was published.
+    run: published run of the same network.
   """
 
   request: VisionTransformerRequest
@@ -49,24 +53,25 @@ class Report(StepReport):
 
   @property
   def training_flops(self) -> int:
-    """Of one image: 6 x multiply-adds of a forward pass."""
+    """Returns 6 x multiply-adds of a forward pass of one image."""
     model = VISION_TRANSFORMERS[self.request.model]
     return 6 * model.macs(self.request.pixels, self.request.num_classes)
 
   @property
   def estimated_core_hours(self) -> float | None:
-    """Of the published pre-training, where its images are known."""
+    """Returns the core-hours of the published pre-training; None where its images are unknown."""
     if self.run.images is None:
       return None
     return self.run.images / 1e6 * self.core_hours_per_million_images
 
 
-def report(run: published.VisionTransformerRun, topology: str) -> Report:
-  """Compiles and estimates.
+def report(run: published.VisionTransformerRun, topology: str, **options: Any) -> Report:
+  """Compiles the step of a published run and estimates its time.
 
   Args:
-    run: of which network.
+    run: published run.
     topology: name of the slice.
+    **options: see `profiling.compile.cache.run_worker`.
 
   Raises:
     UserError: there is no such slice, or the compiler refuses.
@@ -81,10 +86,11 @@ def report(run: published.VisionTransformerRun, topology: str) -> Report:
   )
   parsed = parse_topology(topology)
   folder, versions = run_worker(
-    "profiling.compile.vit_worker",
-    request,
+    "profiling.compile.vision_transformer.worker",
+    dataclasses.asdict(request),
     what=f"compiling {run.model} for {topology}",
     dumps=False,
+    **options,
   )
   compilation = read_compilation(folder, versions, parsed.chip)
   return Report(
@@ -96,7 +102,7 @@ def report(run: published.VisionTransformerRun, topology: str) -> Report:
 
 
 def as_json(reports: list[Report]) -> dict[str, Any]:
-  """Everything that is printed, in base units."""
+  """Returns everything that is printed, in base units."""
   return {
     "what": "estimated from the compiler's schedule, not measured",
     "rules": RULES,
@@ -121,7 +127,7 @@ def as_json(reports: list[Report]) -> dict[str, Any]:
 
 
 def as_text(reports: list[Report]) -> str:
-  """For a terminal."""
+  """Returns the table for a terminal."""
   rows = []
   for one in reports:
     hours = one.estimated_core_hours
@@ -171,7 +177,7 @@ def main(arguments: list[str]) -> None:
   refuse_arguments(arguments)
   values = flags.FLAGS
   reports = [
-    report(run, values.topology)
+    report(run, values.topology, **command_flags.limits())
     for run in tqdm(published.VISION_TRANSFORMER_RUNS, desc="networks", leave=False, disable=None)
   ]
   write_json("json", values.json, as_json(reports))
@@ -179,6 +185,7 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-  flags.DEFINE_string("topology", "v4:4x4x8", "Slice.")
-  flags.DEFINE_string("json", None, "Write the figures to this file too.")
+  command_flags.define_topology("v4:4x4x8")
+  command_flags.define_limits()
+  command_flags.define_json()
   run_main(main)

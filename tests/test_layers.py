@@ -1,10 +1,11 @@
 """Who may import whom: kernels <- nfnet <- train <- profiling, and the rules inside an op."""
 
-import ast
 import pathlib
 import sys
 
 import pytest
+
+from profiling.compile.import_closure import imported_names
 
 ROOT = pathlib.Path(__file__).parent.parent
 LAYERS = ("kernels", "nfnet", "train", "profiling")
@@ -32,15 +33,7 @@ import."""
 
 def imported_modules(path):
   """Dotted names that a file imports; `from a import b` counts as a and a.b, as b may be one."""
-  names = set()
-  for node in ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8"))):
-    if isinstance(node, ast.Import):
-      names.update(alias.name for alias in node.names)
-    elif isinstance(node, ast.ImportFrom):
-      assert node.level == 0, f"{path}: relative import"
-      names.add(node.module)
-      names.update(f"{node.module}.{alias.name}" for alias in node.names)
-  return names
+  return set(imported_names(ROOT / path, ".".join(path.with_suffix("").parts)))
 
 
 def test_there_is_something_to_look_at():

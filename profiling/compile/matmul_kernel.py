@@ -1,4 +1,4 @@
-"""A matrix product as a plain Pallas kernel: a yardstick for how the kernels are profiled.
+"""Computes a matrix product as a plain Pallas kernel: a yardstick for how kernels are profiled.
 
 Its grid, its matrix products and the bytes that it copies can be counted by hand.
 """
@@ -16,7 +16,7 @@ BLOCK = 512
 def matmul(
   x: BFloat16[Array, "size size"], y: BFloat16[Array, "size size"]
 ) -> BFloat16[Array, "size size"]:
-  """x @ y with sums in float32, in blocks of 512; size is a multiple of that."""
+  """Returns x @ y, summed in float32 in blocks of 512; size is a multiple of that."""
   size = x.shape[0]
   steps = size // BLOCK
 

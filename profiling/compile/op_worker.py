@@ -9,12 +9,9 @@ request.
 """
 
 import dataclasses
-import gzip
-import json
 import pathlib
-import resource
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
@@ -22,7 +19,6 @@ import jax.numpy as jnp
 
 import kernels
 from nfnet.activations import scaled_activation
-from nfnet.errors import UserError
 from profiling.compile import matmul_kernel
 from profiling.compile.op_shapes import (
   ConvShape,
@@ -33,7 +29,8 @@ from profiling.compile.op_shapes import (
   named_shapes,
 )
 from profiling.compile.topology import describe_devices, parse_topology
-from profiling.compiler_text import kernel_dumps
+from profiling.compile.worker import keep_program, serve
+from profiling.compiler_text.kernel_dumps import DUMPS
 
 YARDSTICK = f"matmul {matmul_kernel.SIZE}x{matmul_kernel.SIZE}"
 
@@ -345,37 +342,15 @@ def compile_all(
     entry["output_bytes"] = memory.output_size_in_bytes
     own = folder / str(i)
     own.mkdir()
-    text = compiled.as_text()
-    (own / "program.hlo.gz").write_bytes(gzip.compress(text.encode(), compresslevel=5))
-    kernel_dumps.keep(folder / kernel_dumps.DUMPS, text, own)
+    keep_program(compiled.as_text(), own, dumps=folder / DUMPS)
   return entries
 
 
-def main(
-  make_request: Callable[..., Any],
-  make_programs: Callable[[Any], Iterable[Program]],
-  request_path: str,
-  folder: str,
-) -> None:
-  """Compiles what the file asks for and writes what came of it.
-
-  Args:
-    make_request: of the file's entries; has a topology.
-    make_programs: of the request.
-    request_path: of the file.
-    folder: to write to.
-  """
-  # A compiler that aborts would leave gigabytes.
-  resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-  request = make_request(**json.loads(pathlib.Path(request_path).read_text()))
-  out = pathlib.Path(folder)
-  try:
-    entries = compile_all(list(make_programs(request)), request.topology, out)
-  except UserError as error:
-    (out / "error.txt").write_text(str(error))
-    return
-  (out / "result.json").write_text(json.dumps({"programs": entries}, indent=1))
+def compile_request(fields: dict[str, Any], folder: pathlib.Path) -> dict[str, Any]:
+  """Compiles the programs of a request, `OpRequest`, into the folder; see `compile_all`."""
+  request = OpRequest(**fields)
+  return {"programs": compile_all(list(programs(request)), request.topology, folder)}
 
 
 if __name__ == "__main__":
-  main(OpRequest, programs, *sys.argv[1:])
+  serve(compile_request, *sys.argv[1:])

@@ -1,140 +1,169 @@
-"""What is compiled: one training step of one network on one slice."""
+"""Defines which training step is compiled: that of an experiment, on a TPU slice.
+
+An experiment of `train.config` is taken as it is. The functions below make the only replacements
+that profiling makes, and callers apply them in plain sight.
+"""
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 from nfnet.errors import UserError
 from nfnet.variants import get_variant
-from profiling.compile.topology import Topology
-from train.config.experiment import (
-  Data,
-  Experiment,
-  Model,
-  Optimizer,
-  Parallelism,
-  Schedule,
-  Sharpness,
-)
+from profiling.compile.topology import parse_topology
+from train.config.experiment import Data, Experiment, Model, Optimizer, Schedule
+from train.config.json_conversion import from_json, to_json
 
-# Of F3, which takes 11 GB to compile written out; F7+ has 96 and takes 21.
-_BLOCKS_WRITTEN_OUT = 48
+FIELDS_OUTSIDE_THE_STEP = frozenset(
+  {
+    # A label.
+    "name",
+    # How images are read and cropped: a compiled step begins with a batch on the devices.
+    "data.path",
+    "data.train_split",
+    "data.crop_area_min",
+    "data.crop_aspect_ratio_max",
+    "data.horizontal_flip",
+    "data.rand_augment_layers",
+    "data.rand_augment_magnitude",
+    "data.repetitions",
+    "data.workers",
+    "data.bad_image_share_max",
+    # Evaluation is another program.
+    "data.evaluation_split",
+    "data.evaluation_batch_size",
+    "data.evaluation_pixels",
+    "data.evaluation_resize_margin",
+    # When the training loop writes something.
+    "schedule.log_every_steps",
+    "schedule.evaluate_every_steps",
+    "schedule.checkpoint_every_steps",
+    "schedule.checkpoints_kept",
+    # What the training loop does after a bad step. `faults.loss_max` is compiled into the step.
+    "faults.skipped_in_a_row_max",
+    "faults.then",
+    "faults.roll_back_steps",
+    "faults.roll_backs_max",
+    # Values of parameters.
+    "initial_weights",
+  }
+)
+"""Fields of an experiment that cannot change the compiled training step.
+
+Every other field, and every field that `Experiment` will ever get, is taken to change it.
+"""
+
+# F3 has 48 blocks and takes 11 GB to compile unrolled; F7+ has 96 and takes 21 GB.
+_UNROLLED_BLOCKS_MAX = 48
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StepRequest:
-  """One training step.
+  """The training step of one experiment on one slice.
 
   Attributes:
-    variant: name of the network.
+    experiment: what is trained.
     topology: name of the slice, for example "v4:2x2x1".
-    batch_per_chip: images a step and chip, over all accumulated parts.
-    pixels: side of an image.
-    num_classes: width of the classifier.
-    kernels: "reference" or "pallas".
-    bottleneck: see `nfnet.variants`.
-    block_execution: "scan" or "unrolled"; None is what `block_execution_for` says.
-    rematerialize: recompute each block in the backward pass.
-    ema: keep a moving average of the parameters.
-    parameter_shards: chips that hold one copy of the parameters together.
-    gradient_accumulation: parts that a chip computes its images in, one after the other.
-    gradient_dtype: in which gradients travel between chips.
-    sharpness_group_images: examples that share a perturbation of SAM, which is computed from a
-      fifth of them; None is without SAM.
+
+  Raises:
+    UserError: there is no such slice, or the batch does not divide among its chips.
   """
 
-  variant: str
+  experiment: Experiment
   topology: str
-  batch_per_chip: int
-  pixels: int
-  num_classes: int
-  kernels: Literal["reference", "pallas"] = "reference"
-  bottleneck: Literal["paper", "released"] = "paper"
-  block_execution: Literal["scan", "unrolled"] | None = None
-  rematerialize: bool = False
-  ema: bool = False
-  parameter_shards: int = 1
-  gradient_accumulation: int = 1
-  gradient_dtype: Literal["bfloat16", "float32"] = "float32"
-  sharpness_group_images: int | None = None
+
+  def __post_init__(self):
+    batch_size, chips = self.experiment.data.batch_size, parse_topology(self.topology).chips
+    if batch_size % chips:
+      raise UserError(
+        f"topology {self.topology!r}: a batch of {batch_size} does not divide among {chips} chips"
+      )
+
+  @property
+  def batch_per_chip(self) -> int:
+    """Returns the number of images per step and chip, over all accumulated parts."""
+    return self.experiment.data.batch_size // parse_topology(self.topology).chips
+
+  def to_json(self) -> dict[str, Any]:
+    """Returns what the compiling process gets: JSON values; `from_json` is the inverse.
+
+    `FIELDS_OUTSIDE_THE_STEP` have their defaults there, so that they cannot be part of a cache key.
+    """
+    experiment = without_fields_outside_the_step(self.experiment)
+    return {"experiment": to_json(experiment), "topology": self.topology}
+
+  @classmethod
+  def from_json(cls, fields: dict[str, Any]) -> "StepRequest":
+    """Returns the request that `to_json` made these fields of."""
+    return cls(experiment=from_json(fields["experiment"]), topology=fields["topology"])
+
+
+def without_fields_outside_the_step(experiment: Experiment) -> Experiment:
+  """Returns the experiment with the defaults of `FIELDS_OUTSIDE_THE_STEP`."""
+  defaults = Experiment(name="")
+  sections: dict[str, dict[str, Any]] = {}
+  top_level = {}
+  for field in FIELDS_OUTSIDE_THE_STEP:
+    section, _, name = field.rpartition(".")
+    if section:
+      sections.setdefault(section, {})[name] = getattr(getattr(defaults, section), name)
+    else:
+      top_level[name] = getattr(defaults, name)
+  return dataclasses.replace(replace_fields(experiment, **sections), **top_level)
+
+
+def replace_fields(experiment: Experiment, **sections: dict[str, Any]) -> Experiment:
+  """Returns the experiment with some fields replaced.
+
+  Args:
+    experiment: with the old values.
+    **sections: new values of fields by section, for example `model={"kernels": "pallas"}`.
+  """
+  return dataclasses.replace(
+    experiment,
+    **{
+      section: dataclasses.replace(getattr(experiment, section), **fields)
+      for section, fields in sections.items()
+    },
+  )
+
+
+def with_kernels(experiment: Experiment, kernels: Literal["reference", "pallas"]) -> Experiment:
+  """Returns the experiment with these kernels, and with its blocks executed as they want it."""
+  block_execution = block_execution_for(experiment.model.variant, kernels)
+  return replace_fields(experiment, model={"kernels": kernels, "block_execution": block_execution})
 
 
 def block_execution_for(
   variant: str, kernels: Literal["reference", "pallas"]
 ) -> Literal["scan", "unrolled"]:
-  """What `kernels` want, as far as the compiler manages in 16 GB.
+  """Returns how blocks are executed with these kernels, as far as the compiler manages in 16 GB.
 
-  A loop for the references, which compiles in minutes at any depth, though its copies cost time;
-  blocks written out for Pallas, in a loop where there are too many.
+  The references run in a loop, which compiles in minutes at any depth, though its copies cost time.
+  Pallas kernels run in unrolled blocks, or in a loop where there are too many blocks.
 
   Raises:
     ValueError: there is no such variant.
   """
-  is_written_out = kernels == "pallas" and get_variant(variant).num_blocks <= _BLOCKS_WRITTEN_OUT
-  return "unrolled" if is_written_out else "scan"
+  is_unrolled = kernels == "pallas" and get_variant(variant).num_blocks <= _UNROLLED_BLOCKS_MAX
+  return "unrolled" if is_unrolled else "scan"
 
 
-def experiment_for(request: StepRequest, chips: int) -> Experiment:
-  """The experiment whose step that is: bfloat16, AGC, Nesterov momentum, as in both papers."""
+def plain_experiment(variant: str, *, batch_size: int, pixels: int, num_classes: int) -> Experiment:
+  """Returns the training that both papers have in common: bfloat16, AGC, Nesterov momentum.
+
+  There is no regularization but weight decay and the variant's own dropout, and no moving average.
+
+  Args:
+    variant: name of the network.
+    batch_size: images per step over all chips.
+    pixels: side of an image.
+    num_classes: width of the classifier.
+  """
   return Experiment(
     name="profiling",
-    model=Model(
-      variant=request.variant,
-      bottleneck=request.bottleneck,
-      kernels=request.kernels,
-      block_execution=request.block_execution
-      or block_execution_for(request.variant, request.kernels),
-      rematerialize=request.rematerialize,
-    ),
-    data=Data(
-      num_classes=request.num_classes,
-      batch_size=request.batch_per_chip * chips,
-      train_pixels=request.pixels,
-    ),
-    optimizer=Optimizer(
-      warmup_steps=1,
-      ema_decay=0.9999 if request.ema else None,
-      gradient_accumulation=request.gradient_accumulation,
-    ),
-    parallelism=Parallelism(
-      parameter_shards=request.parameter_shards, gradient_dtype=request.gradient_dtype
-    ),
-    sharpness=Sharpness(
-      radius=None if request.sharpness_group_images is None else 0.05,
-      group_images=request.sharpness_group_images,
-    ),
-    # The length changes a constant of the learning rate's schedule only.
+    model=Model(variant=variant),
+    data=Data(num_classes=num_classes, batch_size=batch_size, train_pixels=pixels),
+    optimizer=Optimizer(warmup_steps=1, ema_decay=None),
+    # The length is a constant of the learning rate's schedule, nothing else.
     schedule=Schedule(train_steps=1000),
-  )
-
-
-def request_for(
-  experiment: Experiment,
-  topology: Topology,
-  kernels: Literal["reference", "pallas"],
-) -> StepRequest:
-  """The step that an experiment runs on a slice, with kernels and execution of blocks from here.
-
-  Raises:
-    UserError: the batch does not divide among the chips.
-  """
-  batch, chips = experiment.data.batch_size, topology.chips
-  if batch % chips:
-    raise UserError(
-      f"topology {topology.name!r}: a batch of {batch} does not divide among {chips} chips"
-    )
-  return StepRequest(
-    variant=experiment.model.variant,
-    topology=topology.name,
-    batch_per_chip=batch // chips,
-    pixels=experiment.data.train_pixels,
-    num_classes=experiment.data.num_classes,
-    kernels=kernels,
-    bottleneck=experiment.model.bottleneck,
-    block_execution=block_execution_for(experiment.model.variant, kernels),
-    rematerialize=experiment.model.rematerialize,
-    ema=experiment.optimizer.ema_decay is not None,
-    parameter_shards=experiment.parallelism.parameter_shards,
-    gradient_accumulation=experiment.optimizer.gradient_accumulation,
-    gradient_dtype=experiment.parallelism.gradient_dtype,
-    sharpness_group_images=experiment.sharpness.group_images,
   )

@@ -1,26 +1,23 @@
-"""Compiles one training step, in a process of its own; `profiling.compile.compilation` starts it.
+"""Compiles the training step of an experiment, in a process of its own.
 
     python -m profiling.compile.step_worker REQUEST.json FOLDER
 
-Writes FOLDER/program.hlo.gz and FOLDER/result.json, or FOLDER/error.txt, one line, where the
-request or the compiler says no.
+Writes FOLDER/program.hlo.gz, what the compiler wrote about Pallas kernels, and what
+`profiling.compile.worker` says.
 """
 
-import dataclasses
-import gzip
-import json
+import math
 import pathlib
-import resource
 import sys
-import time
-from collections.abc import Callable
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
-from nfnet.errors import UserError
-from profiling.compile.request import StepRequest, experiment_for
+from profiling.compile.request import StepRequest
 from profiling.compile.topology import describe_devices, parse_topology
+from profiling.compile.worker import compile_step, serve
+from train.config.experiment import Experiment
 from train.config.validation import validate
 from train.step.model import make_model
 from train.step.optimizer import make_optimizer
@@ -31,95 +28,77 @@ from train.step.sharding.mesh import make_mesh
 from train.step.state import abstract_state
 from train.step.train_step import make_train_step
 
+_ASSUMED_STEPS = 10**6
 
-def compile_step(request: StepRequest) -> tuple[dict, str]:
-  """Compiles the step that `train.run.loop` runs, for the slice that the request names.
 
-  Returns:
-    Figures: lower_seconds, compile_seconds, argument_bytes, output_bytes, alias_bytes, temp_bytes
-    (of one device); and the optimized program's text.
+def assumed_train_examples(experiment: Experiment) -> int:
+  """Returns how many images the training split is taken to have, since no data set is read.
 
-  Raises:
-    UserError: the request cannot be met.
-    jax.errors.JaxRuntimeError: the compiler refuses.
+  The number sets only the length of the run, and of the warm-up where it is given in epochs, which
+  are constants in the learning rate's schedule: no operation of the step depends on it. A run whose
+  length is given in epochs is taken to have a million steps, and an epoch of any other run to be
+  one step, so that no warm-up is longer than its run for this reason.
   """
-  topology = parse_topology(request.topology)
-  experiment = experiment_for(request, topology.chips)
-  validate(experiment)
-  mesh = make_mesh(
-    describe_devices(topology), parameter_shards=experiment.parallelism.parameter_shards
-  )
-  check_train_batch(experiment, mesh, field="batch_per_chip x chips")
-  model = make_model(experiment)
-  rate = learning_rate_schedule(experiment, train_examples=10**6)
-  optimizer = make_optimizer(experiment, rate, parameter_roles(model, mesh))
+  batch_size, epochs = experiment.data.batch_size, experiment.schedule.train_epochs
+  return batch_size if epochs is None else math.ceil(_ASSUMED_STEPS * batch_size / epochs)
 
-  images = experiment.data.batch_size
+
+def describe_batch(experiment: Experiment, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
+  """Returns shapes, dtypes and shardings of what `train.step.sharding.batch.put_batch` returns.
+
+  An image is taken to have one label. MixUp and CutMix take what they mix from this batch.
+  """
+  images, pixels = experiment.data.batch_size, experiment.data.train_pixels
 
   def described(dtype, *shape):
     return jax.ShapeDtypeStruct((images, *shape), dtype, sharding=batch_sharding(mesh))
 
-  batch = {
-    "image": described("uint8", request.pixels, request.pixels, 3),
+  return {
+    "image": described("uint8", pixels, pixels, 3),
     "labels": described("int32", 1),
     "weight": described("float32"),
     "position": described("int32"),
   }
-  step = jax.jit(make_train_step(experiment, model, optimizer, rate, mesh), donate_argnums=0)
-  return figures_and_text(step, abstract_state(experiment, model, optimizer, mesh), batch)
 
 
-def figures_and_text(step: Any, state: Any, batch: Any) -> tuple[dict[str, float], str]:
-  """Compiles a jitted step for the devices of its operands' shardings.
+def step_and_operands(experiment: Experiment, mesh: Mesh) -> tuple[Any, Any, Any]:
+  """Returns the jitted step that `train.run.loop` runs, and its described state and batch.
 
-  Returns:
-    As `compile_step`.
+  Raises:
+    UserError: the experiment is invalid, or its batch does not divide among the devices.
   """
-  started_seconds = time.monotonic()
-  lowered = step.lower(state, batch)
-  lowered_seconds = time.monotonic()
-  compiled = lowered.compile()
-  compiled_seconds = time.monotonic()
-  memory = compiled.memory_analysis()
-  return {
-    "lower_seconds": lowered_seconds - started_seconds,
-    "compile_seconds": compiled_seconds - lowered_seconds,
-    "argument_bytes": memory.argument_size_in_bytes,
-    "output_bytes": memory.output_size_in_bytes,
-    "alias_bytes": memory.alias_size_in_bytes,
-    "temp_bytes": memory.temp_size_in_bytes,
-  }, compiled.as_text()
+  validate(experiment)
+  check_train_batch(experiment, mesh)
+  model = make_model(experiment)
+  rate = learning_rate_schedule(experiment, assumed_train_examples(experiment))
+  optimizer = make_optimizer(experiment, rate, parameter_roles(model, mesh))
+  step = jax.jit(make_train_step(experiment, model, optimizer, rate, mesh), donate_argnums=0)
+  state = abstract_state(experiment, model, optimizer, mesh)
+  return step, state, describe_batch(experiment, mesh)
 
 
-def serve(
-  request_type: type,
-  compile_request: Callable[[Any], tuple[dict[str, float], str]],
-  request_path: str,
-  folder: str,
-) -> None:
-  """Compiles what the file asks for and writes what came of it.
+def compile_request(fields: dict[str, Any], folder: pathlib.Path) -> dict[str, float]:
+  """Compiles the step of a request for its slice.
 
   Args:
-    request_type: dataclass of the request.
-    compile_request: gives figures and the program's text.
-    request_path: of the request, JSON.
-    folder: for the results.
+    fields: see `StepRequest.to_json`.
+    folder: folder to keep the program in.
+
+  Returns:
+    As `profiling.compile.worker.compile_step`.
+
+  Raises:
+    UserError: the request cannot be met.
+    jax.errors.JaxRuntimeError: the compiler refuses the program.
   """
-  # A compiler that aborts would leave gigabytes.
-  resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-  request = request_type(**json.loads(pathlib.Path(request_path).read_text()))
-  out = pathlib.Path(folder)
-  try:
-    result, text = compile_request(request)
-  except (UserError, jax.errors.JaxRuntimeError) as error:
-    (out / "error.txt").write_text(str(error).splitlines()[0])
-    return
-  with gzip.open(out / "program.hlo.gz", "wt", compresslevel=5) as file:
-    file.write(text)
-  (out / "result.json").write_text(
-    json.dumps({"request": dataclasses.asdict(request), **result}, indent=1)
+  request = StepRequest.from_json(fields)
+  experiment = request.experiment
+  mesh = make_mesh(
+    describe_devices(parse_topology(request.topology)),
+    parameter_shards=experiment.parallelism.parameter_shards,
   )
+  return compile_step(*step_and_operands(experiment, mesh), folder)
 
 
 if __name__ == "__main__":
-  serve(StepRequest, compile_step, *sys.argv[1:])
+  serve(compile_request, *sys.argv[1:])

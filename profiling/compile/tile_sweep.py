@@ -10,7 +10,7 @@ from typing import Any
 
 import kernels
 from nfnet.errors import UserError
-from profiling.compile.compilation import run_worker
+from profiling.compile.cache import run_worker
 from profiling.compile.tile_worker import Key, Op, TileRequest, sweeps
 from profiling.compile.topology import parse_topology
 from profiling.compiler_text.kernel_dumps import KernelProfile, read_profiles
@@ -76,7 +76,7 @@ def sweep(
     )
     folder, _ = run_worker(
       "profiling.compile.tile_worker",
-      request,
+      dataclasses.asdict(request),
       what=f"kernel {i + 1} of {len(wanted)}, {problem.label}, {direction}",
       dumps=True,
       **limits,

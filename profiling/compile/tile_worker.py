@@ -8,6 +8,7 @@ Writes what `profiling.compile.op_worker` writes; each entry has the candidate a
 import dataclasses
 import functools
 import itertools
+import pathlib
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal, get_args
@@ -35,7 +36,8 @@ from profiling.compile.op_shapes import (
   UpdateShape,
   named_shapes,
 )
-from profiling.compile.op_worker import Program, main
+from profiling.compile.op_worker import Program, compile_all
+from profiling.compile.worker import serve
 
 Op = Literal["scaled_ws_conv", "stem", "se_residual", "sgd_agc"]
 OPS: tuple[Op, ...] = get_args(Op)
@@ -285,5 +287,11 @@ def _update_programs(problem: UpdateProblem, gradient_dtype: str, count: int) ->
     )
 
 
+def compile_request(fields: dict[str, Any], folder: pathlib.Path) -> dict[str, Any]:
+  """Compiles the candidates of a request, `TileRequest`, into the folder."""
+  request = TileRequest(**fields)
+  return {"programs": compile_all(list(programs(request)), request.topology, folder)}
+
+
 if __name__ == "__main__":
-  main(TileRequest, programs, *sys.argv[1:])
+  serve(compile_request, *sys.argv[1:])

@@ -1,4 +1,7 @@
-"""Slices of TPUs that need not be there."""
+"""TPU slices by name; they need not be there.
+
+Only `describe_devices` imports JAX, and it does so when it is called.
+"""
 
 import dataclasses
 import math
@@ -13,11 +16,11 @@ _ONE_WAY = ("all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-  """A slice, for example "v4:2x2x1".
+  """A TPU slice, for example "v4:2x2x1".
 
   Attributes:
-    chip: of which it consists.
-    sides: chips along each axis of the torus.
+    chip: generation of its chips.
+    sides: number of chips along each axis of the torus.
   """
 
   chip: Chip
@@ -25,33 +28,34 @@ class Topology:
 
   @property
   def name(self) -> str:
-    """As libtpu names it."""
+    """Returns libtpu's name of the slice."""
     return f"{self.chip.name}:{'x'.join(map(str, self.sides))}"
 
   @property
   def chips(self) -> int:
-    """Of the whole slice."""
+    """Returns the number of chips of the whole slice."""
     return math.prod(self.sides)
 
   @property
   def devices(self) -> int:
-    """As JAX counts them."""
+    """Returns the number of devices of the whole slice, as JAX counts them."""
     return self.chips * self.chip.cores // self.chip.cores_per_device
 
   def collective_seconds(
     self, opcode: str, whole_bytes: int, group_devices: int | None = None
   ) -> float:
-    """Time of a collective, were the links the only limit.
+    """Returns the time that a collective would take if the links were the only limit.
 
-    Of n chips, each sends (n - 1) / n of the whole arrays, twice for a sum that all chips get: the
-    parts are summed on one each and then gathered. All links work at once: one along an axis of
-    two chips, two along a longer one. A group that is not the whole slice is taken to lie along one
-    axis, which is an upper bound.
+    Each of n chips sends (n - 1) / n of the whole arrays, and twice that for a sum that all chips
+    get: each chip sums one part, and the parts are then gathered. All links work at once: one along
+    an axis of two chips, two along a longer one. A group that is not the whole slice is taken to
+    lie along one axis, which is an upper bound.
 
     Args:
-      opcode: of the compiler's text; what is not known to send once is timed as a sum.
-      whole_bytes: of the arrays before they are scattered or after they are gathered.
-      group_devices: that take part together; None is all.
+      opcode: name of the collective in the compiler's text; one that is not known to send its
+        arrays once is timed as a sum.
+      whole_bytes: size of the arrays before they are scattered or after they are gathered.
+      group_devices: number of devices that take part together; None is all of them.
     """
     is_whole = group_devices is None or group_devices == self.devices
     chips = self.chips if is_whole else group_devices
@@ -65,10 +69,10 @@ class Topology:
 
 
 def parse_topology(name: str) -> Topology:
-  """Reads a name.
+  """Returns the slice of a name.
 
   Raises:
-    UserError: it is no name of a slice, or of a generation that is not known here.
+    UserError: the name is not that of a slice, or its generation is unknown.
   """
   match = re.fullmatch(r"(\w+):(\d+(?:x\d+)*)", name)
   if match is None or match[1] not in CHIPS:
@@ -88,7 +92,7 @@ def parse_topology(name: str) -> Topology:
 
 
 def describe_devices(topology: Topology) -> list[Any]:
-  """JAX's devices of the slice, for compiling ahead of time; needs the extra `tpu`.
+  """Returns JAX's devices of the slice, to compile for ahead of time; needs the extra `tpu`.
 
   Raises:
     UserError: the compiler knows no such slice, or is not installed.

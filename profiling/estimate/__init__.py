@@ -1,1 +1,1 @@
-"""From what the compiler says to seconds and core-hours, with an error bar."""
+"""Turns what the compiler says into seconds and core-hours, with an error bar."""

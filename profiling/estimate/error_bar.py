@@ -1,4 +1,4 @@
-"""How far estimates are from published measurements: what every estimate is printed with.
+"""Reads how far estimates are from published measurements; every estimate is printed with it.
 
 `python -m profiling.calibrate` makes the file that this reads.
 """
@@ -16,12 +16,12 @@ CALIBRATION = RESULTS / "calibration.json"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Spread:
-  """Measured over estimated, for several programs.
+  """The ratios of measured to estimated figures of several programs.
 
   Attributes:
-    mean: geometric.
-    lowest: ratio.
-    highest: ratio.
+    mean: geometric mean of the ratios.
+    lowest: smallest ratio.
+    highest: largest ratio.
   """
 
   mean: float
@@ -30,25 +30,28 @@ class Spread:
 
 
 def spread(ratios: Sequence[float]) -> Spread:
-  """Of at least one positive ratio."""
+  """Returns mean, lowest and highest of at least one positive ratio."""
   mean = math.exp(sum(math.log(ratio) for ratio in ratios) / len(ratios))
   return Spread(mean=mean, lowest=min(ratios), highest=max(ratios))
 
 
 @functools.cache
 def error_bars() -> dict[str, Spread]:
-  """By TPU generation: "v3" from steps of paper B, "v4" from core-hours of paper A."""
+  """Returns the spread by TPU generation.
+
+  That of "v3" comes from step times of paper B, that of "v4" from core-hours of paper A.
+  """
   calibration = json.loads(CALIBRATION.read_text())
   return {name: Spread(**table["spread"]) for name, table in calibration["tables"].items()}
 
 
 def error_bars_json() -> dict[str, dict[str, float]]:
-  """The same, for files of figures."""
+  """Returns `error_bars` as JSON values."""
   return {name: dataclasses.asdict(bar) for name, bar in error_bars().items()}
 
 
 def error_bar_text() -> str:
-  """One line for the foot of a table of estimates."""
+  """Returns one line for the foot of a table of estimates."""
   v3, v4 = error_bars()["v3"], error_bars()["v4"]
   return (
     f"Error bar (python -m profiling.calibrate): what was published took {v3.lowest:.2f} to "

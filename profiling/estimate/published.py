@@ -1,6 +1,6 @@
-"""What others published or wrote, and what it cost on real TPUs.
+"""Lists what others trained on real TPUs and what it cost, as published.
 
-Paper A: https://arxiv.org/abs/2310.16764; its runs are in train/published_runs. Paper B:
+Paper A is https://arxiv.org/abs/2310.16764; its runs are in train/published_runs. Paper B is
 https://arxiv.org/abs/2102.06171.
 """
 
@@ -12,7 +12,7 @@ from train.scaling.run_table import read_runs
 PRETRAINING_IMAGES_PER_EPOCH = 4e9
 
 FINETUNING_CORE_HOURS = 1600
-"""Of F7+: 50 epochs of ImageNet at 384 px with SAM (section 3)."""
+"""TPU-v4 core-hours of 50 epochs of ImageNet with F7+, at 384 px with SAM (paper A, section 3)."""
 
 
 RUNS = read_runs([PAPER_A_NFNETS]).runs
@@ -23,9 +23,13 @@ VARIANTS = tuple(dict.fromkeys(run.name for run in RUNS))
 
 @dataclasses.dataclass(frozen=True)
 class VisionTransformerRun:
-  """A pre-trained ViT that paper A compares with: TPU-v4 core-hours, as its text has them.
+  """A pre-trained vision transformer (ViT) that paper A compares NFNets with.
 
-  Images are those of the ViT's own paper (https://arxiv.org/abs/2305.13035); None is not known.
+  Attributes:
+    model: name of the network.
+    core_hours: TPU-v4 core-hours, from the text of paper A.
+    images: number of images seen, from the ViT's own paper (https://arxiv.org/abs/2305.13035);
+      None where it is unknown.
   """
 
   model: str
@@ -45,6 +49,11 @@ class MeasuredStep:
   """Paper B's median time of a training step on TPU v3: 32 cores, 32 images a core, bfloat16.
 
   Gradients are summed over the cores; the data are on the devices already.
+
+  Attributes:
+    variant: name of the network.
+    pixels: side of an image.
+    seconds: step time.
   """
 
   variant: str
@@ -64,10 +73,15 @@ STEPS_V3 = (
 
 @dataclasses.dataclass(frozen=True)
 class ReleasedStep:
-  """The code released with paper B, compiled for TPU v4 and estimated from its schedule.
+  """A step of the code released with paper B, compiled for TPU v4 and estimated from its schedule.
 
-  32 images a chip, 224 px, megacore, AGC and momentum; the sum of the operations' cycles, without
-  collectives. F+ has 128 channels in its first bottlenecks there.
+  It has 32 images a chip, 224 px, megacore, AGC and momentum. Its time is the sum of the
+  operations' cycles, without collectives. F+ has 128 channels in its first bottlenecks there.
+
+  Attributes:
+    variant: name of the network.
+    num_classes: width of the classifier.
+    images_per_second_per_chip: estimated speed.
   """
 
   variant: str
@@ -85,11 +99,11 @@ RELEASED_STEPS_V4 = (
 
 
 def core_hours_per_epoch(variant: str) -> float:
-  """Of 4e9 images: the mean over paper A's runs of a network."""
+  """Returns the TPU-v4 core-hours of 4e9 images, the mean over paper A's runs of a network."""
   runs = [run for run in RUNS if run.name == variant]
   return sum(run.compute for run in runs) / sum(run.epochs for run in runs)
 
 
 def images_per_second_per_chip(variant: str) -> float:
-  """That paper A's core-hours imply, at two cores a chip."""
+  """Returns the speed that paper A's core-hours imply, at two cores a chip."""
   return PRETRAINING_IMAGES_PER_EPOCH / (core_hours_per_epoch(variant) * 3600 / 2)

@@ -1,4 +1,4 @@
-"""From the operations of a compiled training step to seconds, by part and by kind."""
+"""Estimates the time of a compiled training step from its operations, by part and by kind."""
 
 import collections
 import dataclasses
@@ -20,9 +20,9 @@ RULES = (
   "collectives, bytes over the slice's links, overlapped with nothing; asynchronous copies and "
   "scalar arithmetic free"
 )
-"""What overlaps with what, in the one place where it is decided."""
+"""States what overlaps with what; `estimate` applies it."""
 
-# Scopes that nfnet.model and train.step.train_step put around their parts.
+# Scopes that `nfnet.model` and `train.step.train_step` put around their parts.
 _PARTS = ("stem", "stage_1", "stage_2", "stage_3", "stage_4", "head", "optimizer")
 COLLECTIVES = "collectives"
 OTHER = "other"
@@ -30,13 +30,13 @@ OTHER = "other"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Row:
-  """Time of some operations of a step.
+  """The time that operations of one part, direction and kind take in a step.
 
   Attributes:
     part: "stem", "stage_1" to "stage_4", "head", "optimizer", "collectives" or "other".
-    direction: of the network's parts; "" for the rest.
-    kind: of the operations.
-    seconds: in one step.
+    direction: direction of the pass for parts of the network; "" for the rest.
+    kind: kind of the operations.
+    seconds: time in one step.
   """
 
   part: str
@@ -47,11 +47,12 @@ class Row:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StepTime:
-  """Estimated time of one training step.
+  """The estimated time of one training step.
 
   Attributes:
-    rows: one for each part, direction and kind that takes time.
-    collective_bytes: of the arrays that are summed, scattered or gathered in one step, each once.
+    rows: one row for each part, direction and kind that takes time.
+    collective_bytes: size of the arrays that are summed, scattered or gathered in one step, each
+      counted once.
   """
 
   rows: tuple[Row, ...]
@@ -59,26 +60,26 @@ class StepTime:
 
   @property
   def seconds(self) -> float:
-    """Of the whole step."""
+    """Returns the time of the whole step."""
     return sum(row.seconds for row in self.rows)
 
   @property
   def collective_seconds(self) -> float:
-    """Of these, in collectives."""
+    """Returns the time in collectives."""
     return sum(row.seconds for row in self.rows if row.part == COLLECTIVES)
 
   @property
   def compute_seconds(self) -> float:
-    """All others."""
+    """Returns the time outside collectives."""
     return self.seconds - self.collective_seconds
 
   def by(self, *fields: str) -> dict[tuple[str, ...], float]:
-    """`sum_by` of the step's rows."""
+    """Returns `sum_by` of the step's rows."""
     return sum_by(self.rows, *fields)
 
 
 def sum_by(rows: Iterable[Row], *fields: str) -> dict[tuple[str, ...], float]:
-  """Seconds summed by some of the rows' fields, in the order in which they first appear."""
+  """Returns seconds summed by some of the rows' fields, in the order in which they first appear."""
   sums: dict[tuple[str, ...], float] = collections.defaultdict(float)
   for row in rows:
     sums[tuple(getattr(row, field) for field in fields)] += row.seconds
@@ -86,11 +87,11 @@ def sum_by(rows: Iterable[Row], *fields: str) -> dict[tuple[str, ...], float]:
 
 
 def format_rows(rows: Sequence[Row], whole_seconds: float) -> str:
-  """Two tables for a terminal: by part and direction, and by kind, the longest first.
+  """Returns two tables for a terminal: by part and direction, and by kind, the longest first.
 
   Args:
-    rows: of a step.
-    whole_seconds: of what the shares are.
+    rows: rows of a step.
+    whole_seconds: time that the shares refer to.
   """
   parts = [
     (part, direction, f"{seconds * 1e3:.2f}", f"{seconds / whole_seconds:.1%}")
@@ -110,7 +111,7 @@ def format_rows(rows: Sequence[Row], whole_seconds: float) -> str:
 
 
 def _in_order(rows: Iterable[Row]) -> list[Row]:
-  """As a step runs: from the stem to the optimizer, forward before backward."""
+  """Returns the rows as a step runs: from the stem to the optimizer, forward before backward."""
   order = (*_PARTS, COLLECTIVES, OTHER)
   return sorted(rows, key=lambda row: (order.index(row.part), row.direction != "forward"))
 
@@ -120,15 +121,15 @@ def estimate(
   topology: Topology,
   kernels: Mapping[str, KernelProfile] | None = None,
 ) -> StepTime:
-  """Applies `RULES`.
+  """Estimates the time of a step by `RULES`.
 
   Args:
-    operations: of the whole program, as one device runs it.
-    topology: that it was compiled for.
+    operations: operations of the whole program, as one device runs it.
+    topology: slice that it was compiled for.
     kernels: profiles of the Pallas kernels by the name of the operation.
 
   Raises:
-    KeyError: there is a Pallas kernel among them that has no profile.
+    KeyError: a Pallas kernel has no profile.
   """
   seconds: dict[tuple[str, Direction, str], float] = collections.defaultdict(float)
   collective_bytes = 0
@@ -154,7 +155,7 @@ def estimate(
 
 
 def attribute(source: str) -> tuple[str, Direction]:
-  """Part and direction that a path of JAX names stands for; see `Operation.source`."""
+  """Returns the part and direction that a path of JAX names stands for; see `Operation.source`."""
   part = next((name for name in _PARTS if re.search(rf"\b{name}\b", source)), OTHER)
   if part in ("optimizer", OTHER):
     return part, ""

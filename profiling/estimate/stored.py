@@ -1,4 +1,4 @@
-"""Figures that are kept with the source, as data."""
+"""Names the folder of figures that are kept with the source."""
 
 import pathlib
 

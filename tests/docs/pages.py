@@ -218,7 +218,8 @@ def _check_make(place: str, words: list[str]) -> None:
 def flags_of(module: str) -> dict[str, str] | None:
   """Kinds of the flags that a program takes, by name; None if there is no such program.
 
-  Read from the source: its own definitions, and those at the top level of what it imports.
+  Read from the source: its own definitions, those at the top level of what it imports, and those
+  of imported functions `define_...` that it calls.
   """
   path = ROOT / module.replace(".", "/")
   file = path / "__main__.py" if path.is_dir() else path.with_suffix(".py")
@@ -226,6 +227,11 @@ def flags_of(module: str) -> dict[str, str] | None:
     return None
   tree = ast.parse(file.read_text())
   found = dict(_definitions(ast.walk(tree)))
+  called = {
+    getattr(node.func, "attr", getattr(node.func, "id", None))
+    for node in ast.walk(tree)
+    if isinstance(node, ast.Call)
+  }
   seen: set[pathlib.Path] = set()
   waiting = list(_imported_files(tree))
   while waiting:
@@ -235,6 +241,10 @@ def flags_of(module: str) -> dict[str, str] | None:
       tree = ast.parse(imported.read_text())
       statements = (node for node in tree.body if isinstance(node, ast.Assign | ast.Expr))
       found.update(_definitions(node.value for node in statements))
+      functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
+      for function in functions:
+        if function.name.startswith("define_") and function.name in called:
+          found.update(_definitions(ast.walk(function)))
       waiting += _imported_files(tree)
   return found
 

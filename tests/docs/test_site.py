@@ -54,7 +54,7 @@ def entry(site, name):
     ("train.config.experiment.Data", ["crop_area_min", "evaluation_resize_margin", "pixels"]),
     ("train.run.loop.train", ["began_seconds", "time.monotonic()", "Terminated"]),
     ("profiling.compile.tile_sweep.sweep", ["images", "of a device", "UserError"]),
-    ("profiling.step.StepReport.mfu", ["Model FLOP utilization"]),
+    ("profiling.estimate.report.StepReport.mfu", ["model FLOP utilization"]),
   ],
 )
 def test_docstrings_are_in_the_reference(site, name, words):

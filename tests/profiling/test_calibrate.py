@@ -1,4 +1,3 @@
-import dataclasses
 import json
 
 import pytest
@@ -11,37 +10,33 @@ from profiling.calibrate import (
   compare_v4,
   requests_v3,
 )
-from profiling.core_hours import Estimates
+from profiling.compile.request import StepRequest, plain_experiment
 from profiling.estimate import published
 from profiling.estimate.error_bar import CALIBRATION, Spread, error_bar_text, error_bars, spread
-from profiling.estimate.step_time import Row, StepTime
-from profiling.step import StepReport
-
-
-def report(request, seconds):
-  rows = (Row(part="stem", direction="forward", kind="convolution", seconds=seconds),)
-  compilation = dataclasses.make_dataclass("Compiled", ["hbm_bytes"])(2**30)
-  time = StepTime(rows=rows, collective_bytes=0)
-  return StepReport(request=request, compilation=compilation, time=time)
+from profiling.estimate.paper_runs import Estimates
+from tests.profiling.reports import compute_row, report
 
 
 def test_steps_are_those_that_paper_b_timed():
   requests = requests_v3()
-  assert [(one.variant, one.pixels) for one in requests] == [
+  experiments = [request.experiment for request in requests]
+  assert [(one.model.variant, one.data.train_pixels) for one in experiments] == [
     ("F0", 192), ("F1", 224), ("F2", 256), ("F3", 320), ("F4", 384), ("F5", 416)
   ]  # fmt: skip
   # 32 cores, each of which is a device, with 32 images each.
   assert {one.topology for one in requests} == {"v3:4x4"}
   assert {one.batch_per_chip for one in requests} == {64}
-  assert {one.kernels for one in requests} == {"reference"}
+  assert {(one.model.kernels, one.model.block_execution) for one in experiments} == {
+    ("reference", "unrolled")
+  }
 
 
 def test_ratios_are_published_over_estimated():
-  rows = compare_v3([report(request, 0.1) for request in requests_v3()])
+  rows = compare_v3([report(request, compute_row(0.1)) for request in requests_v3()])
   assert rows[0].ratio == pytest.approx(0.0733 / 0.1)
   assert rows[5].ratio == pytest.approx(1.3985 / 0.1)
-  request = dataclasses.replace(requests_v3()[0], topology="v4:2x2x1", batch_per_chip=32)
-  step = report(request, 0.032)
+  experiment = plain_experiment("F0", batch_size=128, pixels=192, num_classes=1000)
+  step = report(StepRequest(experiment=experiment, topology="v4:2x2x1"), compute_row(0.032))
   (row,) = compare_v4(Estimates(pretraining={"F0": step}, finetuning=step))
   # A thousand images a second and chip: 4e9 images take 4e6 s of two cores.
   assert row.estimated == pytest.approx(8e6 / 3600)

@@ -3,82 +3,26 @@ import json
 
 import pytest
 
-from nfnet.errors import UserError
-from profiling.compile.compilation import Compilation
 from profiling.compile.topology import parse_topology
-from profiling.core_hours import Estimates, as_json, as_text, draw, requests
+from profiling.core_hours import as_json, as_text, draw
 from profiling.estimate import published
-from profiling.estimate.step_time import Row, StepTime
-from profiling.step import StepReport
+from profiling.estimate.paper_runs import Estimates, requests
+from tests.profiling.reports import compute_row, report
 
 SLICE = parse_topology("v4:4x4x8")
-
-
-def step(request, seconds):
-  return StepReport(
-    request=request,
-    compilation=Compilation(
-      hlo_text="",
-      kernels={},
-      lower_seconds=1.0,
-      compile_seconds=1.0,
-      peak_memory_bytes=1,
-      hbm_bytes=2**30,
-      versions={"jax": "1"},
-    ),
-    time=StepTime(
-      rows=(Row(part="stem", direction="forward", kind="convolution", seconds=seconds),),
-      collective_bytes=0,
-    ),
-  )
 
 
 @pytest.fixture
 def estimates():
   steps = requests(SLICE, "reference")
-  finetuning = step(steps.pop("finetuning"), 0.5)
+  finetuning = report(steps.pop("finetuning"), compute_row(0.5))
   seconds = dict(zip(published.VARIANTS, (0.02, 0.03, 0.06, 0.09, 0.12, 0.16), strict=True))
   return Estimates(
-    pretraining={variant: step(request, seconds[variant]) for variant, request in steps.items()},
+    pretraining={
+      variant: report(request, compute_row(seconds[variant])) for variant, request in steps.items()
+    },
     finetuning=finetuning,
   )
-
-
-def test_steps_are_those_of_the_paper():
-  steps = requests(SLICE, "reference")
-  assert set(steps) == {"F0", "F1", "F3", "F3+", "F7", "F7+", "finetuning"}
-  for variant in published.VARIANTS:
-    request = steps[variant]
-    # 4096 images on 128 chips.
-    assert (request.variant, request.batch_per_chip) == (variant, 32)
-    assert (request.pixels, request.num_classes, request.bottleneck) == (224, 30_000, "paper")
-    assert not request.ema
-  assert (steps["finetuning"].batch_per_chip, steps["finetuning"].pixels) == (16, 384)
-
-
-def test_steps_can_run_their_blocks_another_way():
-  configured = requests(SLICE, "pallas")
-  changed = requests(SLICE, "pallas", block_execution="unrolled", gradient_dtype="bfloat16")
-  assert configured["F7"].block_execution == "scan"
-  assert list(changed) == list(configured)
-  for name, request in changed.items():
-    assert request == dataclasses.replace(
-      configured[name], block_execution="unrolled", gradient_dtype="bfloat16"
-    )
-
-
-def test_a_slice_that_does_not_divide_the_batch_is_an_error():
-  with pytest.raises(UserError, match=r"'v4:4x4x3': a batch of 4096 .* 48 chips"):
-    requests(parse_topology("v4:4x4x3"), "reference")
-
-
-def test_core_hours_by_hand(estimates):
-  # 4e9 images are 976,562.5 steps of 4096; 20 ms each on 128 chips of two cores.
-  expected = 976_562.5 * 0.02 * 128 * 2 / 3600
-  assert estimates.core_hours("F0", 1) == pytest.approx(expected)
-  assert estimates.core_hours("F0", 0.25) == pytest.approx(expected / 4)
-  steps = 50 * 1_281_167 / 2048
-  assert estimates.finetuning_core_hours == pytest.approx(steps * 0.5 * 128 * 2 / 3600)
 
 
 def test_text_has_estimated_published_and_ratio(estimates):
@@ -102,7 +46,7 @@ def test_json_has_every_run_with_both_costs(estimates):
   assert set(fields["steps"]) == {*published.VARIANTS, "finetuning"}
 
 
-def test_picture_has_two_curves_a_variant(estimates, tmp_path):
+def test_plot_has_two_curves_a_variant(estimates, tmp_path):
   figure = draw(estimates)
   (axes,) = figure.axes
   curves = [line for line in axes.lines if len(line.get_xdata())]

@@ -7,33 +7,17 @@ import sys
 
 import pytest
 
-from profiling import memory
-from profiling.compile.compilation import Compilation, DeviceMemoryError
+from nfnet.errors import UserError
+from profiling.compile.request import StepRequest, plain_experiment
 from profiling.compile.topology import parse_topology
-from profiling.estimate.step_time import Row, StepTime
-from profiling.memory import as_json, as_text, fastest, run, trials
-from profiling.step import StepReport
+from profiling.memory import Trial, as_json, as_text, fastest, run, trials
+from tests.profiling.reports import compute_row, report
 
 SLICE = parse_topology("v4:4x4x8")
 
 
 def estimated(trial, *, seconds, hbm_gib):
-  step = StepReport(
-    request=trial.request,
-    compilation=Compilation(
-      hlo_text="",
-      kernels={},
-      lower_seconds=1.0,
-      compile_seconds=1.0,
-      peak_memory_bytes=1,
-      hbm_bytes=hbm_gib * 2**30,
-      versions={"jax": "1"},
-    ),
-    time=StepTime(
-      rows=(Row(part="stem", direction="forward", kind="convolution", seconds=seconds),),
-      collective_bytes=0,
-    ),
-  )
+  step = report(trial.request, compute_row(seconds), hbm_bytes=hbm_gib * 2**30)
   return dataclasses.replace(trial, step=step)
 
 
@@ -50,7 +34,9 @@ def results():
 
 def test_three_ways_a_variant_and_the_configured_one_is_known():
   found = trials(["F7", "F7+"], SLICE, "reference")
-  assert [(trial.request.variant, trial.way, trial.is_configured) for trial in found] == [
+  assert [
+    (trial.request.experiment.model.variant, trial.way, trial.is_configured) for trial in found
+  ] == [
     ("F7", "nothing", True),
     ("F7", "blocks rematerialized", False),
     ("F7", "2 parts", False),
@@ -61,17 +47,19 @@ def test_three_ways_a_variant_and_the_configured_one_is_known():
   assert {trial.request.batch_per_chip for trial in found} == {32}
   # More parts than the configuration has where it has some.
   (*_, parts) = trials(["F0"], parse_topology("v4:4x4x4"), "reference")
-  assert (parts.request.batch_per_chip, parts.request.gradient_accumulation) == (64, 4)
+  assert parts.request.batch_per_chip == 64
+  assert parts.request.experiment.optimizer.gradient_accumulation == 4
 
 
-def test_only_a_refusal_for_memory_is_a_result(monkeypatch):
-  def refuse(request):
-    raise DeviceMemoryError("RESOURCE_EXHAUSTED")
-
-  (trial, *_) = trials(["F7+"], SLICE, "reference")
-  monkeypatch.setattr(memory, "report", refuse)
-  assert run(trial) == trial
-  assert not run(trial).fits
+def test_only_a_refusal_for_memory_is_a_result(tmp_path):
+  experiment = plain_experiment("P0", batch_size=16_000_000, pixels=32, num_classes=10)
+  request = StepRequest(experiment=experiment, topology="v4:2x2x1")
+  trial = Trial(request=request, is_configured=True)
+  assert run(trial, cache=tmp_path) == trial
+  assert not trial.fits
+  with pytest.raises(UserError, match="took more than 0 seconds"):
+    run(trial, cache=tmp_path, time_limit_seconds=0)
+  assert not list(tmp_path.iterdir())
 
 
 def test_the_fastest_is_of_those_that_fit(results):

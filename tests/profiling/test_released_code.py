@@ -3,49 +3,34 @@ import json
 
 import pytest
 
-from profiling.compile.compilation import Compilation
 from profiling.estimate import published
-from profiling.estimate.step_time import Row, StepTime
 from profiling.estimate.stored import RESULTS
 from profiling.released_code import as_json, as_text, request_for, speed_without_collectives
-from profiling.step import StepReport
+from tests.profiling.reports import collective_row, compute_row, report
 
 
-def report(released, compute_seconds, collective_seconds):
-  rows = (
-    Row(part="stem", direction="forward", kind="convolution", seconds=compute_seconds),
-    Row(part="collectives", direction="", kind="collective", seconds=collective_seconds),
-  )
-  return StepReport(
-    request=request_for(released),
-    compilation=Compilation(
-      hlo_text="",
-      kernels={},
-      lower_seconds=1.0,
-      compile_seconds=1.0,
-      peak_memory_bytes=1,
-      hbm_bytes=1,
-      versions={"jax": "1"},
-    ),
-    time=StepTime(rows=rows, collective_bytes=0),
+def released_report(released, compute_seconds, collective_seconds):
+  return report(
+    request_for(released), compute_row(compute_seconds), collective_row(collective_seconds)
   )
 
 
 def test_the_steps_are_those_that_the_released_code_was_estimated_at():
   requests = [request_for(released) for released in published.RELEASED_STEPS_V4]
-  assert [(one.variant, one.num_classes) for one in requests] == [
+  experiments = [request.experiment for request in requests]
+  assert [(one.model.variant, one.data.num_classes) for one in experiments] == [
     ("F0", 1000), ("F1", 1000), ("F3", 1000), ("F0+", 30_000), ("F1+", 30_000)
   ]  # fmt: skip
   # The released code has 128 channels in the first bottlenecks of F+.
-  assert [one.bottleneck for one in requests] == ["paper"] * 3 + ["released"] * 2
-  for request in requests:
-    assert (request.batch_per_chip, request.pixels, request.kernels) == (32, 224, "reference")
-    assert request.block_execution == "unrolled"
-    assert not request.rematerialize
+  assert [one.model.bottleneck for one in experiments] == ["paper"] * 3 + ["released"] * 2
+  for request, one in zip(requests, experiments, strict=True):
+    assert (request.batch_per_chip, one.data.train_pixels) == (32, 224)
+    assert (one.model.kernels, one.model.block_execution) == ("reference", "unrolled")
+    assert not one.model.rematerialize
 
 
 def test_collectives_are_apart():
-  reports = [report(one, 0.025, 0.005) for one in published.RELEASED_STEPS_V4]
+  reports = [released_report(one, 0.025, 0.005) for one in published.RELEASED_STEPS_V4]
   assert speed_without_collectives(reports[0]) == pytest.approx(32 / 0.025)
   figures = json.loads(json.dumps(as_json(reports)))["steps"]
   assert figures[0]["images_per_second_per_chip"] == pytest.approx(1280)

@@ -9,32 +9,25 @@ import pytest
 
 from nfnet.cost import count
 from nfnet.errors import UserError
-from profiling.compile.compilation import Compilation
-from profiling.estimate.step_time import Row, StepTime
+from profiling.estimate.report import request_as_json
+from profiling.estimate.step_time import Row
 from profiling.slices import as_json, as_text, draw, efficiencies, efficiency, fastest, requests
-from profiling.step import StepReport
+from tests.profiling.reports import collective_row, report
 
 SLICES = ("v4:8x8x16", "v4:2x2x1")
 
 
 def step(request, *, compute, collectives, hbm_bytes=2**30):
-  rows = (
+  return report(
+    request,
     Row(part="stem", direction="forward", kind="convolution", seconds=compute * 0.75),
     Row(part="optimizer", direction="", kind="kernel", seconds=compute * 0.25),
-    Row(part="collectives", direction="", kind="collective", seconds=collectives),
-  )
-  return StepReport(
-    request=request,
-    compilation=Compilation(
-      hlo_text="",
-      kernels={},
-      lower_seconds=10.0,
-      compile_seconds=100.0,
-      peak_memory_bytes=9 * 10**9,
-      hbm_bytes=hbm_bytes,
-      versions={"jax": "1"},
-    ),
-    time=StepTime(rows=rows, collective_bytes=4 * 10**9),
+    collective_row(collectives),
+    collective_bytes=4 * 10**9,
+    lower_seconds=10.0,
+    compile_seconds=100.0,
+    peak_memory_bytes=9 * 10**9,
+    hbm_bytes=hbm_bytes,
   )
 
 
@@ -56,13 +49,13 @@ def test_steps_are_of_one_batch_from_the_smallest_slice_on():
   found = requests(["F3", "F7+"], SLICES, ["reference", "pallas"])
   assert [
     (
-      request.variant,
+      request.experiment.model.variant,
       request.topology,
-      request.kernels,
-      request.block_execution,
+      request.experiment.model.kernels,
+      request.experiment.model.block_execution,
       request.batch_per_chip,
-      request.gradient_accumulation,
-      request.rematerialize,
+      request.experiment.optimizer.gradient_accumulation,
+      request.experiment.model.rematerialize,
     )
     for request in found
   ] == [
@@ -75,7 +68,7 @@ def test_steps_are_of_one_batch_from_the_smallest_slice_on():
     ("F7+", "v4:8x8x16", "reference", "scan", 4, 1, False),
     ("F7+", "v4:8x8x16", "pallas", "scan", 4, 1, False),
   ]
-  assert {(request.pixels, request.num_classes) for request in found} == {(224, 30_000)}
+  assert {request.experiment.data.batch_size for request in found} == {4096}
 
 
 @pytest.mark.parametrize(
@@ -117,7 +110,7 @@ def test_what_does_not_fit_is_never_the_fastest(steps):
 
 def test_a_row_a_step(steps):
   text = as_text(steps)
-  assert text.startswith("Batch 4096, 224 px, 30,000 classes. Times of steps are estimated, not")
+  assert text.startswith("Batch 4096, 224 px, 30,000 classes. Step times are estimated, not")
   lines = [" ".join(line.split()) for line in text.splitlines() if line.startswith("F3 ")]
   mfu = 6 * count("F3", num_classes=30_000, pixels=224).macs * 250 / 275e12
   assert lines[2] == (
@@ -132,7 +125,7 @@ def test_the_json_has_the_same_figures_in_base_units(steps):
   assert fields["command"] == "python -m profiling.slices"
   assert "estimated from the compiler's schedule, not measured" in fields["what"]
   one = fields["steps"][2]
-  assert set(dataclasses.asdict(steps[2].request)) < set(one)
+  assert request_as_json(steps[2].request).items() < one.items()
   assert (one["chips"], one["is_fastest_that_fits"]) == (1024, True)
   assert one["hbm_margin_bytes"] == 31 * 2**30
   assert one["compute_seconds"] == pytest.approx(0.012)
@@ -141,7 +134,7 @@ def test_the_json_has_the_same_figures_in_base_units(steps):
   assert one["efficiency"] == dataclasses.asdict(efficiency(steps[2], steps[1]))
 
 
-def test_the_picture_has_the_fastest_of_each_slice_and_a_band(steps, tmp_path):
+def test_the_plot_has_the_fastest_of_each_slice_and_a_band(steps, tmp_path):
   (axes,) = (figure := draw(steps)).axes
   after, beside = [line for line in axes.lines if len(line.get_xdata())]
   assert list(after.get_xdata()) == list(beside.get_xdata()) == [4, 1024]

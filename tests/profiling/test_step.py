@@ -1,4 +1,5 @@
-import dataclasses
+"""The command: which step its flags ask for, and what it prints."""
+
 import json
 import os
 import subprocess
@@ -7,90 +8,12 @@ import sys
 import pytest
 
 from nfnet.cost import count
-from profiling.compile.compilation import Compilation
-from profiling.compile.request import StepRequest
-from profiling.estimate.step_time import Row, StepTime
-from profiling.step import StepReport, as_json, as_text
+from profiling.step import FIELD_OF_FLAG
+from train.config.fields import field_types
+from train.config.files import load_experiment
+from train.config.json_conversion import from_json
 
-REQUEST = StepRequest(
-  variant="F3", topology="v4:2x2x1", batch_per_chip=32, pixels=224, num_classes=1000
-)
-
-
-@pytest.fixture
-def result():
-  return StepReport(
-    request=REQUEST,
-    compilation=Compilation(
-      hlo_text="HloModule",
-      kernels={},
-      lower_seconds=2.0,
-      compile_seconds=70.0,
-      peak_memory_bytes=5 * 10**9,
-      hbm_bytes=3 * 2**30,
-      versions={"jax": "1"},
-    ),
-    time=StepTime(
-      rows=(
-        Row(part="stem", direction="forward", kind="convolution", seconds=0.02),
-        Row(part="stem", direction="backward", kind="convolution", seconds=0.03),
-        Row(part="optimizer", direction="", kind="copy or layout", seconds=0.03),
-      ),
-      collective_bytes=7,
-    ),
-  )
-
-
-def test_speed_utilization_and_core_hours(result):
-  assert result.time.seconds == pytest.approx(0.08)
-  assert result.images_per_second_per_chip == pytest.approx(400)
-  macs = count("F3", num_classes=1000, pixels=224).macs
-  assert result.mfu == pytest.approx(6 * macs * 400 / 275e12)
-  # A chip has two cores: a million images take 2500 s of one chip.
-  assert result.core_hours_per_million_images == pytest.approx(2 * 2500 / 3600)
-
-
-@pytest.mark.parametrize(("hbm_bytes", "fits"), [(32 * 2**30, True), (32 * 2**30 + 1, False)])
-def test_says_whether_it_fits(result, hbm_bytes, fits):
-  compilation = dataclasses.replace(result.compilation, hbm_bytes=hbm_bytes)
-  changed = dataclasses.replace(result, compilation=compilation)
-  assert changed.fits == fits
-  assert changed.hbm_margin_bytes == 32 * 2**30 - hbm_bytes
-  assert ("DOES NOT FIT" in as_text(changed)) != fits
-  assert ("of 32, margin 0.00" in as_text(changed)) == fits
-
-
-def test_of_a_v3_core_half_of_the_chips_memory_counts(result):
-  request = dataclasses.replace(REQUEST, topology="v3:2x2")
-  compilation = dataclasses.replace(result.compilation, hbm_bytes=17 * 2**30)
-  changed = dataclasses.replace(result, request=request, compilation=compilation)
-  assert not changed.fits
-  assert "HBM a core" in as_text(changed)
-
-
-def test_the_text_says_what_is_estimated_and_what_measured(result):
-  text = as_text(result)
-  estimated, stated, measured = (
-    text.index(words)
-    for words in ("Estimated from the compiler's schedule, not measured", "Stated", "Measured:")
-  )
-  assert estimated < text.index("images/s/chip") < stated < text.index("HBM") < measured
-  assert measured < text.index("compiling  ")
-  assert "v4:2x2x1, megacore" in text
-  words = " ".join(text.split())
-  assert "stem forward 20.00 25.0%" in words
-  assert "convolution 50.00 62.5%" in words
-  assert "Rules: " in text
-
-
-def test_the_json_has_the_same_figures_in_base_units(result):
-  fields = json.loads(json.dumps(as_json(result)))
-  assert fields["estimated"]["step_seconds"] == pytest.approx(0.08)
-  assert fields["estimated"]["images_per_second_per_chip"] == pytest.approx(400)
-  assert sum(row["seconds"] for row in fields["estimated"]["rows"]) == pytest.approx(0.08)
-  assert fields["request"] == dataclasses.asdict(REQUEST)
-  assert fields["compilation"]["versions"] == {"jax": "1"}
-  assert "hlo_text" not in fields["compilation"]
+DEMO = "train/configs/demo_pretrain.py"
 
 
 def run(*arguments, cache):
@@ -103,20 +26,40 @@ def run(*arguments, cache):
   )
 
 
-@pytest.mark.parametrize(("parts", "words"), [(1, ""), (2, " in 2 parts")])
-def test_the_command(parts, words, tmp_path):
-  small = ("--variant=P0", "--pixels=32", "--batch_per_chip=8", "--num_classes=10")
-  result = run(
-    *small,
-    f"--gradient_accumulation={parts}",
-    f"--json={tmp_path / 'out.json'}",
-    cache=tmp_path,
+SMALL = """
+from train.config.experiment import Data, Experiment, Model, Optimizer, Schedule
+
+def experiment(pixels: int = 16) -> Experiment:
+  return Experiment(
+    name="small",
+    model=Model(variant="P0"),
+    data=Data(path="no images", num_classes=10, batch_size=32, train_pixels=pixels),
+    optimizer=Optimizer(warmup_steps=1, ema_decay=None),
+    schedule=Schedule(train_steps=1000),
   )
+"""
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+  return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def by_flags(cache):
+  """What the command prints and writes about a step that flags describe."""
+  arguments = (
+    "--variant=P0", "--pixels=32", "--batch_per_chip=8", "--num_classes=10",
+    "--gradient_accumulation=2", "--config.loss.label_smoothing=0.1",
+  )  # fmt: skip
+  result = run(*arguments, f"--json={cache / 'flags.json'}", cache=cache)
   assert result.returncode == 0, result.stderr
-  assert result.stdout.startswith(
-    f"NFNet-P0, 10 classes, 32 px, 8 images a chip{words} on v4:2x2x1"
-  )
-  fields = json.loads((tmp_path / "out.json").read_text())
+  return result.stdout, json.loads((cache / "flags.json").read_text())
+
+
+def test_a_step_by_flags(by_flags):
+  text, fields = by_flags
+  assert text.startswith("NFNet-P0, 10 classes, 32 px, 8 images a chip in 2 parts on v4:2x2x1")
   assert fields["fits"]
   rows = fields["estimated"]["rows"]
   assert {row["part"] for row in rows} == {
@@ -126,6 +69,30 @@ def test_the_command(parts, words, tmp_path):
   # Float32 gradients of every parameter, and three sums over examples: once, not once a part.
   parameters = count("P0", num_classes=10, pixels=32).parameters
   assert fields["estimated"]["collective_bytes"] == 4 * (parameters + 3)
+
+
+def test_a_step_by_configuration_is_the_configured_one(by_flags, cache):
+  """It is the step that the flags describe as well, so that nothing is compiled again."""
+  small = cache / "small.py"
+  small.write_text(SMALL)
+  config = f"{small}:pixels=32"
+  overrides = (
+    "--config.optimizer.gradient_accumulation=2", "--config.loss.label_smoothing=0.1",
+  )  # fmt: skip
+  arguments = (f"--config={config}", *overrides, f"--json={cache / 'config.json'}")
+  result = run(*arguments, "--time_limit_seconds=0", cache=cache)
+  assert result.returncode == 0, result.stderr
+  text, fields = by_flags
+  assert result.stdout == text
+  by_config = json.loads((cache / "config.json").read_text())
+  experiment = by_config["request"].pop("experiment")
+  assert from_json(experiment) == load_experiment(config, overrides)
+  del fields["request"]["experiment"]
+  assert by_config == fields
+
+
+def test_flags_that_exclude_a_configuration_name_fields_that_there_are():
+  assert set(FIELD_OF_FLAG.values()) < set(field_types())
 
 
 @pytest.mark.parametrize(
@@ -139,6 +106,14 @@ def test_the_command(parts, words, tmp_path):
     (["--variant=P0", "--gradient_accumulation=0"], "gradient_accumulation"),
     (["--variant=P0", "--gradient_accumulation=64"], "64 accumulated parts"),
     (["--variant=P0", "--sharpness_group_images=5"], "sharpness.group_images=5 does not divide"),
+    ([], "neither --config nor --variant is given"),
+    (
+      [f"--config={DEMO}", "--batch_per_chip=8"],
+      f"--batch_per_chip cannot be combined with --config={DEMO}, which sets it; "
+      "write --config.data.batch_size=VALUE",
+    ),
+    ([f"--config={DEMO}", "--config.optimizer.warmup=5"], "nearest: --config.optimizer.warmup_"),
+    (["--variant=P0", "--config.loss.kind=hinge"], "must be one of softmax, sigmoid"),
   ],
 )
 def test_user_errors_are_one_line(arguments, words, tmp_path):

@@ -1,17 +1,20 @@
 """From a compiled step of a ViT to core-hours."""
 
+import dataclasses
 import json
 
 import pytest
 
-from profiling.compile.compilation import Compilation, read_compilation, run_worker
+from profiling.compile.cache import run_worker
+from profiling.compile.compilation import read_compilation
 from profiling.compile.topology import parse_topology
-from profiling.compile.vision_transformer import VISION_TRANSFORMERS
-from profiling.compile.vit_worker import VisionTransformerRequest
+from profiling.compile.vision_transformer.model import VISION_TRANSFORMERS
+from profiling.compile.vision_transformer.worker import VisionTransformerRequest
 from profiling.compiler_text.hlo_cycles import read_operations
 from profiling.estimate import published
-from profiling.estimate.step_time import Row, StepTime, estimate
+from profiling.estimate.step_time import StepTime, estimate
 from profiling.vit import Report, as_json, as_text
+from tests.profiling.reports import compilation, compute_row
 
 
 def report_of(run, seconds, hbm_gibibytes=20):
@@ -25,18 +28,8 @@ def report_of(run, seconds, hbm_gibibytes=20):
       num_classes=30_000,
       rematerialize=False,
     ),
-    compilation=Compilation(
-      hlo_text="",
-      kernels={},
-      lower_seconds=1.0,
-      compile_seconds=2.0,
-      peak_memory_bytes=10**9,
-      hbm_bytes=hbm_gibibytes * 2**30,
-      versions={"jax": "0"},
-    ),
-    time=StepTime(
-      rows=(Row(part="other", direction="", kind="x", seconds=seconds),), collective_bytes=0
-    ),
+    compilation=compilation(hbm_bytes=hbm_gibibytes * 2**30),
+    time=StepTime(rows=(compute_row(seconds),), collective_bytes=0),
   )
 
 
@@ -72,12 +65,16 @@ def test_a_step_compiles_for_a_tpu(tmp_path):
     rematerialize=True,
   )
   folder, versions = run_worker(
-    "profiling.compile.vit_worker", request, what="a ViT", dumps=False, cache=tmp_path
+    "profiling.compile.vision_transformer.worker",
+    dataclasses.asdict(request),
+    what="a ViT",
+    dumps=False,
+    cache=tmp_path,
   )
   topology = parse_topology(request.topology)
-  compilation = read_compilation(folder, versions, topology.chip)
-  time = estimate(read_operations(compilation.hlo_text), topology)
+  compiled = read_compilation(folder, versions, topology.chip)
+  time = estimate(read_operations(compiled.hlo_text), topology)
   # Four tokens an image: parameters, momentum and gradients are what is moved, 428 million of them.
-  assert compilation.hbm_bytes > 6 * 420e6
+  assert compiled.hbm_bytes > 6 * 420e6
   assert time.collective_bytes > 4 * 420e6
   assert 0.001 < time.compute_seconds < 1

@@ -11,7 +11,7 @@ from profiling.compile.op_shapes import SqueezeExciteShape, UpdateShape, named_s
 from profiling.compile.op_worker import OpRequest
 from profiling.compile.tile_sweep import as_text, sweep, write_tiles
 from profiling.compiler_text.chips import CHIPS
-from profiling.kernels import compile_ops, make_rows
+from profiling.estimate.op_cycles import compile_ops, make_rows
 
 V4 = CHIPS["v4"]
 GROUPED = "conv 3x3 14px 768->768 groups 6 gelu in"

@@ -1,8 +1,8 @@
-"""Vision transformers (ViT), with which paper A compares NFNets, to see what training one costs.
+"""Vision transformers (ViT), which paper A compares NFNets with, to see what training one costs.
 
 Nothing here is ever trained. Dosovitskiy et al., https://arxiv.org/abs/2010.11929, with the
 attention-pooling head of Zhai et al., https://arxiv.org/abs/2106.04560. Parameters are float32,
-activations of the compute dtype, layers one loop.
+activations have the compute dtype, and the layers are one loop.
 """
 
 import dataclasses
@@ -19,14 +19,14 @@ _LAYER_NORM_EPSILON = 1e-6
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VisionTransformer:
-  """One size.
+  """One size of the network.
 
   Attributes:
-    width: of a token.
-    depth: layers.
-    mlp_width: hidden channels between a layer's two matrices.
-    heads: of attention.
-    patch_pixels: side of what becomes a token.
+    width: channels of a token.
+    depth: number of layers.
+    mlp_width: hidden channels of a layer's MLP.
+    heads: attention heads of a layer.
+    patch_pixels: side of the patch of pixels that becomes a token.
   """
 
   width: int
@@ -36,11 +36,11 @@ class VisionTransformer:
   patch_pixels: int = 14
 
   def tokens(self, pixels: int) -> int:
-    """Of a square image."""
+    """Returns the number of tokens of a square image."""
     return (pixels // self.patch_pixels) ** 2
 
   def parameter_shapes(self, pixels: int, num_classes: int) -> dict[str, Any]:
-    """A `jax.ShapeDtypeStruct` for each parameter, those of the layers stacked."""
+    """Returns a `jax.ShapeDtypeStruct` for each parameter; those of the layers are stacked."""
     layer = self._layer_shapes()
     return {
       "embedding": {
@@ -50,17 +50,17 @@ class VisionTransformer:
       },
       "layers": jax.tree.map(lambda one: _shape(self.depth, *one.shape), layer),
       "norm": self._norm_shapes(),
-      # One more layer, in which a learned token asks.
+      # One more layer, whose query is a learned token.
       "head": {**layer, "query": _shape(1, self.width)},
       "classifier": {"weight": _shape(self.width, num_classes), "bias": _shape(num_classes)},
     }
 
   def macs(self, pixels: int, num_classes: int) -> int:
-    """Multiply-adds of a forward pass of one image."""
+    """Returns the multiply-adds of a forward pass of one image."""
     tokens, width = self.tokens(pixels), self.width
     matrices = 4 * width**2 + 2 * width * self.mlp_width
     attention = 2 * tokens * width
-    # In the head one token asks all others and goes through the MLP.
+    # In the head one token attends to all others and goes through the MLP.
     head = 2 * tokens * width**2 + 2 * width**2 + attention + 2 * width * self.mlp_width
     return (
       tokens * 3 * self.patch_pixels**2 * width
@@ -96,14 +96,14 @@ def apply(
   dtype: jnp.dtype,
   rematerialize: bool,
 ) -> Float[Array, "n classes"]:
-  """Logits, float32.
+  """Returns float32 logits.
 
   Args:
-    model: the size.
-    parameters: like `parameter_shapes`, float32.
-    images: normalized.
-    dtype: of activations and products.
-    rematerialize: recompute each layer's inside in the backward pass.
+    model: size of the network.
+    parameters: tree like `VisionTransformer.parameter_shapes`, float32.
+    images: normalized images.
+    dtype: compute dtype, of activations and products.
+    rematerialize: whether each layer's inside is recomputed in the backward pass.
   """
   layer = functools.partial(_layer, dtype=dtype)
   if rematerialize:
@@ -121,6 +121,7 @@ def apply(
 
 
 def _embed(model: VisionTransformer, parameters: Any, images: Array, dtype: jnp.dtype) -> Array:
+  """Returns the tokens [n, tokens, width] of images."""
   count, height, width, _ = images.shape
   side = model.patch_pixels
   patches = images.reshape(count, height // side, side, width // side, side, 3)
@@ -130,12 +131,15 @@ def _embed(model: VisionTransformer, parameters: Any, images: Array, dtype: jnp.
 
 
 def _layer(parameters: Any, x: Array, *, dtype: jnp.dtype) -> Array:
+  """Returns attention and MLP, each on the normalized tokens and added to them."""
   normalized = _normalize(parameters["attention_norm"], x)
   x += _attend(parameters, normalized, normalized, dtype)
   return x + _mlp(parameters, _normalize(parameters["mlp_norm"], x), dtype)
 
 
 def _attend(parameters: Any, x: Array, others: Array, dtype: jnp.dtype) -> Array:
+  """Returns what the tokens of `x` gather from `others` by multi-head attention."""
+
   def project(name, of):
     weight, bias = (parameters[name][part].astype(dtype) for part in ("weight", "bias"))
     return jnp.einsum("ntw,whd->nthd", of, weight) + bias[None, None]
@@ -176,4 +180,4 @@ VISION_TRANSFORMERS = {
   "ViT-g/14": VisionTransformer(width=1408, depth=40, mlp_width=6144, heads=16),
   "ViT-G/14": VisionTransformer(width=1664, depth=48, mlp_width=8192, heads=16),
 }
-"""As published: https://arxiv.org/abs/2305.13035 (SoViT) and https://arxiv.org/abs/2106.04560."""
+"""Sizes as published: https://arxiv.org/abs/2305.13035 (SoViT) and https://arxiv.org/abs/2106.04560."""

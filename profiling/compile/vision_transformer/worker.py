@@ -1,11 +1,12 @@
 """Compiles one training step of a vision transformer, in a process of its own.
 
-    python -m profiling.compile.vit_worker REQUEST.json FOLDER
+    python -m profiling.compile.vision_transformer.worker REQUEST.json FOLDER
 
-Reads and writes what `profiling.compile.step_worker` does. `profiling.vit` starts it.
+Writes what `profiling.compile.step_worker` writes. `profiling.vit` starts it.
 """
 
 import dataclasses
+import pathlib
 import sys
 from typing import Any
 
@@ -16,9 +17,13 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from nfnet.images.normalization import normalize
-from profiling.compile.step_worker import figures_and_text, serve
 from profiling.compile.topology import describe_devices, parse_topology
-from profiling.compile.vision_transformer import VISION_TRANSFORMERS, VisionTransformer, apply
+from profiling.compile.vision_transformer.model import (
+  VISION_TRANSFORMERS,
+  VisionTransformer,
+  apply,
+)
+from profiling.compile.worker import compile_step, serve
 from train.config.experiment import Loss
 from train.step.losses import example_losses, targets_from_labels
 from train.step.sharding.batch import batch_sharding
@@ -28,15 +33,15 @@ from train.step.sharding.parameters import gather, sum_gradients
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VisionTransformerRequest:
-  """One training step.
+  """The training step of one vision transformer on one slice.
 
   Attributes:
-    model: name in `profiling.compile.vision_transformer`.
-    topology: name of the slice.
-    batch_per_chip: images a step and chip.
+    model: name in `profiling.compile.vision_transformer.model.VISION_TRANSFORMERS`.
+    topology: name of the slice, for example "v4:4x4x8".
+    batch_per_chip: images per step and chip.
     pixels: side of an image.
     num_classes: width of the classifier.
-    rematerialize: recompute each layer in the backward pass.
+    rematerialize: whether each layer is recomputed in the backward pass.
   """
 
   model: str
@@ -48,7 +53,7 @@ class VisionTransformerRequest:
 
 
 def make_optimizer() -> optax.GradientTransformation:
-  """Adafactor with momentum in bfloat16 (https://arxiv.org/abs/2106.04560, section 3.4)."""
+  """Returns Adafactor with momentum in bfloat16 (https://arxiv.org/abs/2106.04560, section 3.4)."""
   return optax.adafactor(
     1e-3, momentum=0.9, dtype_momentum=jnp.bfloat16, weight_decay_rate=3e-5, clipping_threshold=1.0
   )
@@ -57,7 +62,16 @@ def make_optimizer() -> optax.GradientTransformation:
 def make_step(
   model: VisionTransformer, optimizer: optax.GradientTransformation, mesh: Mesh, rematerialize: bool
 ) -> Any:
-  """The pure function (state, batch) -> (next state, loss), with the examples over the devices."""
+  """Returns the pure function (state, batch) -> (next state, loss).
+
+  Examples are spread over the devices; every device holds all parameters.
+
+  Args:
+    model: size of the network.
+    optimizer: update rule.
+    mesh: devices.
+    rematerialize: whether each layer is recomputed in the backward pass.
+  """
 
   def step_on_device(state: Any, batch: Any) -> tuple[Any, Any]:
     parameters, optimizer_state = state
@@ -85,13 +99,21 @@ def make_step(
   )
 
 
-def compile_step(request: VisionTransformerRequest) -> tuple[dict[str, float], str]:
-  """Figures and text, as `profiling.compile.step_worker.compile_step`.
+def compile_request(fields: dict[str, Any], folder: pathlib.Path) -> dict[str, float]:
+  """Compiles the step of a request for its slice.
+
+  Args:
+    fields: see `VisionTransformerRequest`.
+    folder: folder to keep the program in.
+
+  Returns:
+    As `profiling.compile.worker.compile_step`.
 
   Raises:
     UserError: there is no such slice.
-    jax.errors.JaxRuntimeError: the compiler refuses.
+    jax.errors.JaxRuntimeError: the compiler refuses the program.
   """
+  request = VisionTransformerRequest(**fields)
   topology = parse_topology(request.topology)
   mesh = make_mesh(describe_devices(topology))
   model = VISION_TRANSFORMERS[request.model]
@@ -111,8 +133,8 @@ def compile_step(request: VisionTransformerRequest) -> tuple[dict[str, float], s
     "labels": described("int32", 1),
   }
   step = jax.jit(make_step(model, optimizer, mesh, request.rematerialize), donate_argnums=0)
-  return figures_and_text(step, state, batch)
+  return compile_step(step, state, batch, folder)
 
 
 if __name__ == "__main__":
-  serve(VisionTransformerRequest, compile_step, *sys.argv[1:])
+  serve(compile_request, *sys.argv[1:])

@@ -8,7 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from profiling.compile.vision_transformer import VISION_TRANSFORMERS, VisionTransformer, apply
+from profiling.compile.vision_transformer.model import (
+  VISION_TRANSFORMERS,
+  VisionTransformer,
+  apply,
+)
 
 SMALL = VisionTransformer(width=32, depth=3, mlp_width=48, heads=4, patch_pixels=4)
 PIXELS, CLASSES = 16, 5
