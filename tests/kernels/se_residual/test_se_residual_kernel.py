@@ -67,9 +67,14 @@ def of_operands(function, keep):
   return lambda *operands: function(*operands, jnp.float32(SCALE), keep)
 
 
-def run(function, operands, keep, cotangent):
+def run(function, operands, keep, cotangent, compute=exact.value_and_gradients):
   """Returns value and gradients."""
-  return exact.value_and_gradients(of_operands(function, keep), operands, cotangent)
+  return compute(of_operands(function, keep), operands, cotangent)
+
+
+def run_reference(operands, keep, cotangent):
+  """Returns value and gradients of the reference."""
+  return run(by_xla, operands, keep, cotangent, compute=exact.compiled_once)
 
 
 def check(operands, keep, cotangent, run=run, kernel=kernel):
@@ -86,7 +91,7 @@ def check(operands, keep, cotangent, run=run, kernel=kernel):
   longest = cotangent[..., 0].size
   # Three products' roundings on the way to the gate, and those of three on the way back.
   assert max(errors) < 12 * (EPSILON[dtype] + EPSILON["float32"] * np.sqrt(longest))
-  theirs = exact.relative_errors(run(by_xla, operands, keep, cotangent), expected)
+  theirs = exact.relative_errors(run_reference(operands, keep, cotangent), expected)
   for one, ours, by_reference in zip(actual, errors, theirs, strict=True):
     # Of a single number, the skip gain's gradient, either error may be small by chance.
     assert one.ndim == 0 or ours < ERROR_OF_REFERENCE[dtype] * by_reference + EPSILON["float32"]
@@ -101,10 +106,10 @@ def residual_problem(shape, dtype):
   "shape",
   [
     # Each core has half of the images, or half of the channels, or there is one core's work.
-    (6, 2, 32, 128),
-    (3, 4, 16, 256),
-    (2, 3, 16, 384),
-    (5, 7, 64, 256),
+    (2, 2, 32, 128),
+    (2, 4, 16, 256),
+    (1, 3, 16, 384),
+    (2, 5, 64, 256),
   ],
 )
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -137,10 +142,10 @@ def test_the_addition_and_the_sums_against_float64(shape, dtype):
 @pytest.mark.parametrize(
   ("shape", "dtype", "drops"),
   [
-    ((3, 4, 32, 128, 256), "float32", True),
-    ((5, 3, 3, 64, 128), "float32", False),
-    ((4, 4, 1, 128, 128), "bfloat16", False),
-    ((2, 7, 32, 128, 384), "bfloat16", True),
+    ((2, 2, 32, 128, 256), "float32", True),
+    ((3, 1, 3, 64, 128), "float32", False),
+    ((2, 2, 1, 128, 128), "bfloat16", False),
+    ((1, 5, 32, 128, 384), "bfloat16", True),
   ],
 )
 def test_values_and_gradients_against_float64(shape, dtype, drops):
@@ -162,10 +167,10 @@ def tile(images, rows, columns, channels, split="positions"):
   ("forward", "backward"),
   [
     # The mean of an image is added up over blocks of its rows; each core has its images.
-    (tile(16, 1, 2, 128), tile(16, 2, 4, 128)),
+    (tile(16, 1, 2, 128), tile(16, 1, 1, 128)),
     # Cores share the channels; all of an image, and of all images, at once.
-    (tile(32, 4, 4, 128, "channels"), tile(16, 4, 2, 128, "channels")),
-    (tile(16, 2, 4, 256), tile(32, 1, 4, 256)),
+    (tile(32, 2, 2, 128, "channels"), tile(16, 2, 1, 128, "channels")),
+    (tile(16, 2, 1, 256), tile(32, 1, 2, 256)),
   ],
 )
 def test_any_tile_gives_the_same(forward, backward):
@@ -184,7 +189,7 @@ def test_any_tile_gives_the_same(forward, backward):
     x = x.reshape(convolution.input_shape)
     return end_branch(blocks, activation, alpha, x, weight[0], gain, bias, shortcut, *others)
 
-  check(*problem(4, 4, 32, 256, 256), kernel=functools.partial(with_tiles, **STATIC))
+  check(*problem(2, 2, 32, 256, 256), kernel=functools.partial(with_tiles, **STATIC))
 
 
 def test_a_dropped_image_is_its_shortcut_exactly():
