@@ -37,7 +37,7 @@ def test_evaluation_sums_over_real_examples_without_smoothing():
 def test_features_of_a_batch_are_those_of_its_images_in_the_order_of_the_devices():
   mesh = make_mesh(jax.devices()[:2], parameter_shards=2)
   model = make_model(EXPERIMENT)
-  parameters = initial_parameters(model, 0)
+  parameters = jax.tree.map(jnp.asarray, initial_parameters(model, 0))
   step = jit(make_feature_step(model, mesh))
   batch = put_batch(make_batch(), mesh)
   features = step(put_parameters(model, parameters, mesh), batch)
