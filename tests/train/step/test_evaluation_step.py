@@ -6,7 +6,7 @@ import pytest
 from nfnet.initialization import initial_parameters
 from nfnet.model import apply_features
 from nfnet.preprocessing import normalize
-from tests.train.step.training import BATCH, EXPERIMENT, jit, make_batch
+from tests.train.step.training import BATCH, EXPERIMENT, assert_close, jit, make_batch
 from train.step.evaluation_step import make_evaluation_step, make_feature_step
 from train.step.model import make_model
 from train.step.sharding.batch import put_batch
@@ -45,4 +45,4 @@ def test_features_of_a_batch_are_those_of_its_images_in_the_order_of_the_devices
     make_batch()["image"]
   )
   in_order = np.asarray(expected)[np.asarray(batch["position"])]
-  np.testing.assert_allclose(features, in_order, rtol=1e-5, atol=1e-6)
+  assert_close(np.asarray(features), in_order)
