@@ -27,8 +27,8 @@ abandons aborts accepts accumulates acquires activates adapts adds adjusts advan
 agrees aligns allocates allows alternates annotates announces answers appears appends applies
 approximates arranges ascends asks assembles asserts assigns associates assumes attaches augments
 balances becomes begins belongs binds bootstraps brings broadcasts builds calculates calibrates
-cancels captures carries centers chooses clamps classifies cleans clears clips closes collapses collects
-combines comes commits compares competes compiles complains completes compresses computes
+cancels captures carries centers chooses clamps classifies cleans clears clips closes collapses
+collects combines comes commits compares competes compiles complains completes compresses computes
 concatenates confirms conforms connects considers constrains constructs consumes contains
 continues contributes converts convolves copies corrects corresponds covers creates crops deals
 decays decides declares decodes decompresses decreases deduplicates defines delegates deletes
