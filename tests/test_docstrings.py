@@ -25,10 +25,10 @@ FILES = [path.relative_to(ROOT) for name in FOLDERS for path in sorted((ROOT / n
 VERBS_TEXT = """
 abandons aborts accepts accumulates acquires activates adapts adds adjusts advances aggregates
 agrees aligns allocates allows alternates annotates announces answers appears appends applies
-approximates arranges ascends asks assembles asserts assigns associates assumes attaches balances
-becomes begins belongs binds bootstraps brings broadcasts builds calculates calibrates cancels
-captures carries centers chooses clamps classifies cleans clears clips closes collapses collects
-combines comes commits compares competes compiles complains completes compresses computes
+approximates arranges ascends asks assembles asserts assigns associates assumes attaches augments
+balances becomes begins belongs binds bootstraps brings broadcasts builds calculates calibrates
+cancels captures carries centers chooses clamps classifies cleans clears clips closes collapses
+collects combines comes commits compares competes compiles complains completes compresses computes
 concatenates confirms conforms connects considers constrains constructs consumes contains
 continues contributes converts convolves copies corrects corresponds covers creates crops deals
 decays decides declares decodes decompresses decreases deduplicates defines delegates deletes
