@@ -1,7 +1,7 @@
 """Prepares the pages for MkDocs: the API reference, code blocks, and pictures of results.
 
 The pages are written for GitHub too, where a fence may say more than its language, and a picture
-may lie outside of docs/. The reference has a page for each package; a new package gets one by itself.
+may lie outside of docs/. The reference has a page for each package, whichever there are.
 """
 
 import pathlib
