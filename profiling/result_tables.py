@@ -97,6 +97,22 @@ def core_hours() -> str:
   return _markdown(header, rows)
 
 
+def core_hours_range() -> str:
+  """Returns a sentence that applies the error bar of TPU v3 to the core-hours of `core_hours`."""
+  published = _published_core_hours()
+  ratios = [
+    _core_hours(step["images_per_second_per_chip"]) / published[variant]
+    for variant, step in _fastest_with_kernels().items()
+    if variant in published
+  ]
+  spread = _spread_v3()
+  lowest, highest = min(ratios) * spread["lowest"], max(ratios) * spread["highest"]
+  return (
+    "If real steps took as much longer than their estimates as they did on TPU v3, the networks "
+    f"would need {lowest:.2f} to {highest:.2f} times the published core-hours."
+  )
+
+
 def core_hours_steps() -> str:
   """Returns every step that core-hours are computed from: blocks, utilization, memory."""
   rows = []
@@ -209,10 +225,14 @@ def memory() -> str:
 
 
 def input_pipeline() -> str:
-  """Returns the measured speed of the input pipeline beside others."""
-  speeds = _read("input_pipeline.json")["speeds"]
-  return _markdown(
-    list(speeds), [[f"{speed['images_per_cpu_second'][0]:.0f}" for speed in speeds.values()]]
+  """Returns the measured speed of the input pipeline beside others, and what a TPU host needs."""
+  stored = _read("input_pipeline.json")
+  speeds, host = stored["speeds"], stored["host"]
+  row = [f"{speed['images_per_cpu_second'][0]:.0f}" for speed in speeds.values()]
+  return (
+    f"{_markdown(list(speeds), [row])}\n\n"
+    f"A TPU v4 host with four chips needs {host['cores']:.0f} such cores to keep F0 with kernels "
+    f"supplied; it has {host['vcpus']} vCPUs."
   )
 
 
@@ -247,9 +267,9 @@ def generations() -> str:
 
 def error_bar() -> str:
   """Returns a sentence that says how far published step times are from their estimates."""
-  spread = _read("calibration.json")["tables"]["v3"]["spread"]
+  spread = _spread_v3()
   return (
-    f"Where step times of real TPUs were published (paper B, F0 to F5 on TPU v3), they are "
+    "Where step times of real TPUs were published (paper B, F0 to F5 on TPU v3), they are "
     f"{spread['lowest']:.2f} to {spread['highest']:.2f} times this project's estimates."
   )
 
@@ -273,6 +293,7 @@ RESULT_TEXTS: dict[str, Callable[[], str]] = {
   for make in (
     error_bar,
     core_hours,
+    core_hours_range,
     core_hours_steps,
     finetuning,
     vision_transformers,
@@ -290,6 +311,11 @@ RESULT_TEXTS: dict[str, Callable[[], str]] = {
 
 def _read(name: str) -> Any:
   return json.loads((RESULTS / name).read_text(encoding="utf-8"))
+
+
+def _spread_v3() -> dict[str, float]:
+  """Returns lowest, mean and highest ratio of published to estimated step times on TPU v3."""
+  return _read("calibration.json")["tables"]["v3"]["spread"]
 
 
 def _steps(name: str) -> dict[str, dict[str, Any]]:

@@ -1,6 +1,7 @@
 """The tables of README.md and docs/ are what profiling/results gives."""
 
 import json
+import re
 
 import pytest
 
@@ -72,6 +73,16 @@ def test_core_hours_are_those_of_the_command():
   rows = {row[0]: row for row in cells(result_tables.core_hours())}
   for variant in ("F0", "F1", "F3", "F3+"):
     assert rows[variant][4] == f"{estimated[variant]:,.0f}"
+
+
+def test_range_of_core_hours_has_the_error_bar():
+  spread = stored("calibration.json")["tables"]["v3"]["spread"]
+  ratios = [float(row[-1]) for row in cells(result_tables.core_hours())]
+  low, high = re.search(
+    r"need ([\d.]+) to ([\d.]+) times", result_tables.core_hours_range()
+  ).groups()
+  assert float(low) == pytest.approx(min(ratios) * spread["lowest"], abs=0.02)
+  assert float(high) == pytest.approx(max(ratios) * spread["highest"], abs=0.02)
 
 
 def test_ops_are_means_over_f0_and_f7_plus():
