@@ -49,7 +49,7 @@ docs: $(INSTALLED)
 	@NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet
 
 RESULTS := profiling/results
-UNROLLED := --topology=v4:4x4x8 --num_classes=30000 --block_execution=unrolled --kernels=pallas --memory_limit_gb=22.5
+UNROLLED := --topology=v4:4x4x8 --config.model.block_execution=unrolled --config.model.kernels=pallas --config.model.rematerialize=false --memory_limit_gb=22.5
 # An interpreter that has TensorFlow, PyTorch and timm: their input pipelines are measured too.
 RIVALS_PYTHON ?= $(RUN)
 
@@ -72,8 +72,8 @@ results: $(INSTALLED)
 	$(RUN) -m profiling.kernels --kernels=pallas --json=$(RESULTS)/ops.json
 	env -u JAX_PLATFORMS $(RUN) -m profiling.gpu --json=$(RESULTS)/gpu.json
 	$(RUN) -m profiling.step --variant=F0 --block_execution=unrolled --kernels=pallas --json=$(RESULTS)/step_f0.json
-	$(RUN) -m profiling.step --variant=F7 $(UNROLLED) --json=$(RESULTS)/step_f7_slice.json
-	$(RUN) -m profiling.step --variant=F7+ $(UNROLLED) --json=$(RESULTS)/step_f7_plus_slice.json
+	$(RUN) -m profiling.step --config=train/configs/jft_pretrain.py:variant=F7 $(UNROLLED) --json=$(RESULTS)/step_f7_slice.json
+	$(RUN) -m profiling.step --config=train/configs/jft_pretrain.py:variant=F7+ $(UNROLLED) --json=$(RESULTS)/step_f7_plus_slice.json
 	$(RUN) -m profiling.both_families --plot=$(RESULTS)/both_families.png
 	$(RUN) -m profiling.input_pipeline --python=$(RIVALS_PYTHON) --json=$(RESULTS)/input_pipeline.json
 	$(RUN) -m profiling.result_tables
