@@ -237,8 +237,8 @@ def _check_make(place: str, words: list[str]) -> None:
 def flags_of(module: str) -> dict[str, str] | None:
   """Returns the kinds of the flags that a program takes, by name; None if there is no such program.
 
-  They are read from the source: the program's own definitions, those at the top level of the modules
-  that it imports, and those of imported functions `define_...` that it calls.
+  They are read from the source: the program's own definitions, those at the top level of what it
+  imports, and those of imported functions `define_...` that it calls.
   """
   path = ROOT / module.replace(".", "/")
   file = path / "__main__.py" if path.is_dir() else path.with_suffix(".py")
@@ -260,10 +260,10 @@ def flags_of(module: str) -> dict[str, str] | None:
       tree = ast.parse(imported.read_text())
       statements = (node for node in tree.body if isinstance(node, ast.Assign | ast.Expr))
       found.update(_definitions(node.value for node in statements))
-      for node in tree.body:
-        if isinstance(node, ast.FunctionDef) and node.name in called:
-          if node.name.startswith("define_"):
-            found.update(_definitions(ast.walk(node)))
+      functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
+      for function in functions:
+        if function.name.startswith("define_") and function.name in called:
+          found.update(_definitions(ast.walk(function)))
       waiting += _imported_files(tree)
   return found
 
