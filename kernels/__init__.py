@@ -1,19 +1,27 @@
-"""Ops of normalizer-free networks: plain-JAX references and the dispatch to TPU kernels."""
+"""Ops of normalizer-free networks: references in plain JAX, and Pallas kernels for TPU.
+
+The names of the ops differ from those of the packages that define them, so that `kernels.OP` is
+always the package.
+"""
 
 from kernels.dispatch import Implementation, fallback_counts
-from kernels.scaled_ws_conv.op import Convolution, scaled_ws_conv, stem
+from kernels.scaled_ws_conv.op import Convolution, scaled_ws_convolution
+from kernels.se_residual.formulas import Gate
 from kernels.se_residual.op import conv_se_residual
-from kernels.sgd_agc.op import Step, sgd_agc
+from kernels.sgd_agc.formulas import Step
+from kernels.sgd_agc.op import sgd_agc_step
+from kernels.stem.op import stem_convolutions
 from kernels.tpu import IMAGES_MULTIPLE
 
 __all__ = [
   "IMAGES_MULTIPLE",
   "Convolution",
+  "Gate",
   "Implementation",
   "Step",
   "conv_se_residual",
   "fallback_counts",
-  "scaled_ws_conv",
-  "sgd_agc",
-  "stem",
+  "scaled_ws_convolution",
+  "sgd_agc_step",
+  "stem_convolutions",
 ]

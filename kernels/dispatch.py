@@ -1,13 +1,12 @@
 """The one place where an op's implementation is chosen.
 
-Every op has a reference in plain JAX, which is its specification, and may have a Pallas TPU
-kernel. The kernel runs where it was asked for, the program is lowered for a TPU, and it covers
-the shapes. Asked for but not covering, the reference runs instead, which is logged once an op and
-reason and counted, so that it cannot go unnoticed.
+Every op has a reference in plain JAX, which is its specification, and may have a Pallas TPU kernel.
+The kernel runs if it was asked for, if the program is lowered for a TPU, and if it covers the
+shapes. A kernel that was asked for but does not cover the shapes is replaced by the reference; this
+is logged once for each op and reason, and counted, so that it cannot go unnoticed.
 """
 
 import collections
-import functools
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -17,7 +16,7 @@ from absl import logging
 Implementation = Literal["reference", "pallas"]
 
 fallback_counts: collections.Counter[tuple[str, str]] = collections.Counter()
-"""(op, reason) -> calls traced with the reference although a kernel was asked for."""
+"""Number of calls traced with the reference although a kernel was asked for, by (op, reason)."""
 
 
 def dispatch(
@@ -31,12 +30,15 @@ def dispatch(
   """Calls `reference` or `kernel` with `arguments`.
 
   Args:
-    op: name in logs and counts.
+    op: name of the op in logs and counts.
     implementation: what the caller asked for.
-    reference: plain JAX.
-    kernel: for TPU; raises NotImplementedError, with the reason, for what it does not cover. None
-      where none has been written.
-    arguments: positional arguments of either; must be JAX types.
+    reference: implementation in plain JAX.
+    kernel: implementation for TPU, which raises NotImplementedError with the reason for what it
+      does not cover; None if none has been written.
+    arguments: positional arguments of both; they must be JAX types.
+
+  Returns:
+    The result of the implementation that was chosen.
 
   Raises:
     ValueError: `implementation` is neither "reference" nor "pallas".
@@ -57,9 +59,5 @@ def dispatch(
 
 def _fall_back(op: str, reason: str) -> None:
   fallback_counts[op, reason] += 1
-  _log_once(op, reason)
-
-
-@functools.cache
-def _log_once(op: str, reason: str) -> None:
-  logging.warning("%s runs its reference instead of a Pallas kernel: %s", op, reason)
+  if fallback_counts[op, reason] == 1:
+    logging.warning("%s runs its reference instead of a Pallas kernel: %s", op, reason)

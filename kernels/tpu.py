@@ -1,4 +1,4 @@
-"""What all Pallas TPU kernels have to know."""
+"""Constants of a TPU core and small functions that all Pallas TPU kernels need."""
 
 import functools
 import json
@@ -12,39 +12,43 @@ from jax.experimental import pallas as pl
 LANES = 128
 SUBLANES = 8
 IMAGES_MULTIPLE = 16
-"""Images of one pixel fill tiles of bfloat16."""
+"""The images of one pixel fill whole tiles of bfloat16 if there are this many, or a multiple."""
 VMEM_BYTES = 15 << 20
-"""Of the 16 MiB of a v4 core."""
+"""VMEM that blocks and scratch may take, of the 16 MiB of a v4 core."""
 
 
+Problem = TypeVar("Problem")
 Tile = TypeVar("Tile")
 
 
 @functools.cache
-def read_tiles(path: pathlib.Path, kind: type[Tile]) -> Mapping[tuple[str, str], Tile]:
-  """The tiles that `python -m profiling.kernels --sweep=OP --write_tiles` has found.
+def read_tiles(
+  path: pathlib.Path, problem: type[Problem], tile: type[Tile]
+) -> Mapping[tuple[Problem, str], Tile]:
+  """Reads the tiles that `python -m profiling.kernels --sweep=OP --write_tiles` has found.
 
   Args:
-    path: of the file beside the op.
-    kind: of tile.
+    path: the op's tiles.json: a list of {"problem": fields, "direction": name, "tile": fields}.
+    problem: frozen dataclass of the problem that a kernel solves.
+    tile: dataclass of the tile.
 
   Returns:
-    By the name of the kernel's work and the direction of the pass.
+    The tiles by problem and direction of the pass.
   """
   return {
-    (entry["name"], entry["direction"]): kind(**entry["tile"])
+    (problem(**entry["problem"]), entry["direction"]): tile(**entry["tile"])
     for entry in json.loads(path.read_text())
   }
 
 
 def check_multiples(*parts: tuple[str, int, int]) -> None:
-  """That tiles divide the work.
+  """Checks that tiles divide the work.
 
   Args:
-    *parts: what is cut, how much of it there is, and how much a part has.
+    *parts: name of what is cut, size of the whole, and size of a part.
 
   Raises:
-    ValueError: a part is less than 1, or parts do not add up to the whole.
+    ValueError: a part is less than 1 or does not divide the whole.
   """
   for what, whole, part in parts:
     if part < 1 or whole % part:
@@ -52,19 +56,19 @@ def check_multiples(*parts: tuple[str, int, int]) -> None:
 
 
 def divisors(n: int, *, of: int = 1) -> list[int]:
-  """Of `n`, that are multiples of `of`; the smallest first."""
+  """Returns the divisors of `n` that are multiples of `of`, the smallest first."""
   return [i for i in range(of, n + 1, of) if n % i == 0]
 
 
 def result_like(operand: jax.Array, shape: tuple[int, ...], dtype) -> jax.ShapeDtypeStruct:
-  """A kernel's result that differs over the mesh axes over which an operand does.
+  """Describes a kernel's result that varies over the mesh axes over which an operand varies.
 
-  Inside of `shard_map`, a result has to say so.
+  Inside `shard_map`, results must declare this.
 
   Args:
-    operand: of the kernel.
-    shape: of the result.
-    dtype: of the result.
+    operand: operand of the kernel.
+    shape: shape of the result.
+    dtype: dtype of the result.
   """
   varying = jax.typeof(operand).manual_axis_type
   return jax.ShapeDtypeStruct(shape, dtype, manual_axis_type=varying)
@@ -77,16 +81,16 @@ def cost_estimate(
   macs: int = 0,
   transcendentals: int = 0,
 ) -> pl.CostEstimate:
-  """What XLA should think of a kernel's cost when it decides what to copy behind it.
+  """Estimates a kernel's cost for XLA, which decides by it what to copy while the kernel runs.
 
-  Without one, XLA takes a kernel to cost nothing and fetches the weights of the operations after it
-  only when it is over.
+  Without an estimate, XLA assumes that a kernel costs nothing and fetches the weights of later
+  operations only when the kernel is over.
 
   Args:
-    operands: each read once.
-    results: each written once.
-    macs: multiply-adds.
-    transcendentals: erf, tanh, exp and the like.
+    operands: arrays that are read once.
+    results: arrays that are written once.
+    macs: number of multiply-adds.
+    transcendentals: number of evaluations of erf, tanh, exp and the like.
   """
   size_bytes = sum(x.size * x.dtype.itemsize for x in (*operands, *results))
   return pl.CostEstimate(flops=2 * macs, transcendentals=transcendentals, bytes_accessed=size_bytes)

@@ -11,7 +11,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from kernels.scaled_ws_conv.reference import Activation
+from kernels.scaled_ws_conv.formulas import Activation
 
 
 @dataclasses.dataclass(frozen=True)

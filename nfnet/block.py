@@ -39,11 +39,11 @@ class Block(nnx.Module):
     alpha: float,
     implementation: kernels.Implementation,
   ):
-    def conv(in_channels, out_channels, kernel_pixels, **arguments):
+    def conv(in_channels, out_channels, filter_pixels, **arguments):
       return ScaledWSConv(
         in_channels,
         out_channels,
-        kernel_pixels=kernel_pixels,
+        filter_pixels=filter_pixels,
         implementation=implementation,
         **arguments,
       )
@@ -85,10 +85,12 @@ class Block(nnx.Module):
       self.conv2.gain[...],
       self.conv2.bias[...],
       shortcut,
-      gate.squeeze.weight[...],
-      gate.squeeze.bias[...],
-      gate.excite.weight[...],
-      gate.excite.bias[...],
+      kernels.Gate(
+        squeeze_weight=gate.squeeze.weight[...],
+        squeeze_bias=gate.squeeze.bias[...],
+        excite_weight=gate.excite.weight[...],
+        excite_bias=gate.excite.bias[...],
+      ),
       self.skip_gain[...],
       activation=activation.function,
       input_scale=jnp.float32(activation.gain),

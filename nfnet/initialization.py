@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from nfnet.model import NFNet, parameter_shapes
+from nfnet.model import CLASSIFIER_WEIGHT, NFNet, parameter_name, parameter_shapes
 
 Draw = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
 
@@ -42,7 +42,7 @@ def _constant(value: float) -> Draw:
 
 
 INITIALIZERS: tuple[tuple[str, Draw], ...] = (
-  (r"classifier/weight", _classifier_normal),
+  (CLASSIFIER_WEIGHT, _classifier_normal),
   (r".*/squeeze_excite/.*/weight", _truncated_fan_in_normal),
   (r".*/weight", _fan_in_normal),
   (r".*/gain", _constant(1.0)),
@@ -63,7 +63,7 @@ def initial_parameters(model: NFNet, seed: int) -> dict[str, Any]:
   """
 
   def draw(path, shape: jax.ShapeDtypeStruct) -> np.ndarray:
-    name = "/".join(str(key.key) for key in path)
+    name = parameter_name(path)
     for pattern, initializer in INITIALIZERS:
       if re.fullmatch(pattern, name):
         generator = np.random.Generator(np.random.Philox([seed, zlib.crc32(name.encode())]))

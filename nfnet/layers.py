@@ -25,7 +25,7 @@ class ScaledWSConv(nnx.Module):
   Args:
     in_channels: of the input.
     out_channels: of the output.
-    kernel_pixels: side of the filter.
+    filter_pixels: side of the filter.
     stride: of the convolution.
     groups: feature groups.
     pool: 2x2 average pooling before it.
@@ -37,13 +37,13 @@ class ScaledWSConv(nnx.Module):
     in_channels: int,
     out_channels: int,
     *,
-    kernel_pixels: int,
+    filter_pixels: int,
     stride: int = 1,
     groups: int = 1,
     pool: bool = False,
     implementation: kernels.Implementation,
   ):
-    self.weight = declare(kernel_pixels, kernel_pixels, in_channels // groups, out_channels)
+    self.weight = declare(filter_pixels, filter_pixels, in_channels // groups, out_channels)
     self.gain = declare(out_channels)
     self.bias = declare(out_channels)
     self.stride = stride
@@ -60,7 +60,7 @@ class ScaledWSConv(nnx.Module):
     returns_input: bool = False,
   ) -> kernels.Convolution:
     """conv(pool(beta * activation(x))) + bias; without an activation, beta must be 1."""
-    return kernels.scaled_ws_conv(
+    return kernels.scaled_ws_convolution(
       x,
       self.weight[...],
       self.gain[...],

@@ -31,6 +31,11 @@ BlockExecution = Literal["scan", "unrolled"]
 Parameters = Mapping[str, Any]
 """Nested dictionaries, by name, of float32 arrays."""
 
+CLASSIFIER = "classifier"
+"""Name of the last layer's parameters."""
+CLASSIFIER_WEIGHT = f"{CLASSIFIER}/weight"
+"""Full name of the one weight that initialization, AGC and sharding treat differently."""
+
 
 class Stem(nnx.Module):
   """Four 3x3 convolutions, strides 2, 1, 1, 2, with activations between."""
@@ -44,7 +49,7 @@ class Stem(nnx.Module):
   ):
     inputs = (3, *channels[:-1])
     self.conv0, self.conv1, self.conv2, self.conv3 = (
-      ScaledWSConv(*sizes, kernel_pixels=3, implementation=implementation)
+      ScaledWSConv(*sizes, filter_pixels=3, implementation=implementation)
       for sizes in zip(inputs, channels, strict=True)
     )
     self.activation = activation
@@ -53,7 +58,7 @@ class Stem(nnx.Module):
   def __call__(self, x: Float[Array, "h w n c"]) -> Float[Array, "h2 w2 n o"]:
     """The input of the first stage, a quarter as high and wide."""
     convs = (self.conv0, self.conv1, self.conv2, self.conv3)
-    return kernels.stem(
+    return kernels.stem_convolutions(
       x,
       tuple(conv.weight[...] for conv in convs),
       tuple(conv.gain[...] for conv in convs),
@@ -129,7 +134,7 @@ class NFNet(nnx.Module):
       for run in self.runs
     )
     self.final_conv = ScaledWSConv(
-      shape.stage_channels[3], shape.head_channels, kernel_pixels=1, **common
+      shape.stage_channels[3], shape.head_channels, filter_pixels=1, **common
     )
     self.classifier = Linear(shape.head_channels, num_classes)
 
@@ -271,6 +276,11 @@ def parameter_shapes(model: NFNet) -> dict[str, Any]:
   return {**shapes, BLOCKS: blocks}
 
 
+def parameter_name(path: tuple[Any, ...]) -> str:
+  """Returns the keys of a path in a parameter tree joined by slashes: "blocks/3/conv0/weight"."""
+  return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
 def apply(
   model: NFNet,
   parameters: Parameters,
@@ -323,10 +333,7 @@ def _with_parameters(model: NFNet, parameters: Parameters) -> NFNet:
 
 def _check_names(parameters: Parameters, needed: Parameters) -> None:
   def names(tree):
-    return {
-      jax.tree_util.keystr(path, simple=True, separator="/")
-      for path, _ in jax.tree.leaves_with_path(tree)
-    }
+    return {parameter_name(path) for path, _ in jax.tree.leaves_with_path(tree)}
 
   # NNX would leave a missing one without a value, to fail somewhere inside of an op.
   if missing := sorted(names(needed) - names(parameters)):

@@ -28,16 +28,15 @@ from profiling.measure.trace_events import busy_share, module_name, read_events,
 from train.config.config_file import load_experiment, parse_arguments
 from train.config.experiment import Experiment
 from train.report.output import write_json
+from train.step.model import make_model
+from train.step.optimizer import make_optimizer
+from train.step.parameter_groups import parameter_roles
 from train.step.schedule import learning_rate_schedule
 from train.step.sharding.batch import check_train_batch, put_batch
 from train.step.sharding.mesh import make_mesh
-from train.step.train_step import (
-  initial_state,
-  make_model,
-  make_optimizer,
-  make_train_step,
-  put_parameters,
-)
+from train.step.sharding.parameters import put_parameters
+from train.step.state import initial_state
+from train.step.train_step import make_train_step
 
 _WARMUP_STEPS = 3
 
@@ -121,7 +120,7 @@ def measure(experiment: Experiment, steps: int, folder: pathlib.Path) -> Measure
   model = make_model(experiment)
   # How many examples there are changes a constant of the schedule only.
   rate = learning_rate_schedule(experiment, train_examples=10**6)
-  optimizer = make_optimizer(experiment, rate)
+  optimizer = make_optimizer(experiment, rate, parameter_roles(model, mesh))
   parameters = put_parameters(model, initial_parameters(model, experiment.seed), mesh)
   state = initial_state(experiment, optimizer, parameters)
   generator = np.random.default_rng(experiment.seed)

@@ -10,8 +10,24 @@ ROOT = pathlib.Path(__file__).parent.parent
 LAYERS = ("kernels", "nfnet", "train", "profiling")
 FILES = [path.relative_to(ROOT) for layer in LAYERS for path in (ROOT / layer).rglob("*.py")]
 OPS = sorted(path.parent.name for path in (ROOT / "kernels").glob("*/op.py"))
-BUILT_ON = {"se_residual": "scaled_ws_conv"}
-"""The one op that has another inside: each needs what the other computes, forward and backward."""
+BUILT_ON = {"se_residual": "scaled_ws_conv", "stem": "scaled_ws_conv"}
+"""Ops with another inside. Squeeze-excite and its convolution each need what the other computes,
+forward and backward; the stem is four convolutions."""
+OP_FILES = {"__init__", "formulas", "op", "pallas", "problem", "reference", "tile"}
+"""Files that every op has; it may have `vjp` and files whose names end in `_tpu` besides."""
+MAY_IMPORT = {
+  "formulas": {"formulas"},
+  "reference": {"formulas", "reference"},
+  "problem": {"formulas", "problem"},
+  "tile": {"problem", "tile"},
+  "_tpu": {"formulas", "problem", "tile", "_tpu"},
+  "vjp": {"formulas", "problem", "tile", "vjp", "_tpu"},
+  "pallas": {"formulas", "problem", "tile", "vjp", "pallas", "_tpu"},
+  "op": {"formulas", "reference", "pallas"},
+  "__init__": set(),
+}
+"""By kind of an op's file: the kinds of files, of the op and of what it is built on, that it may
+import."""
 
 
 def imported_modules(path):
@@ -39,20 +55,47 @@ def test_imports_go_left(path):
   assert not tops & set(forbidden)
 
 
-@pytest.mark.parametrize("op", OPS)
-def test_a_reference_imports_jax_and_numpy_only(op):
-  path = pathlib.Path("kernels") / op / "reference.py"
-  inner = f"kernels.{BUILT_ON.get(op)}"
-  names = (name for name in imported_modules(path) if name.removesuffix(".reference") != inner)
-  tops = {name.split(".")[0] for name in names if not name.startswith(f"{inner}.reference.")}
-  assert tops <= {"jax", "jaxtyping", "numpy", *sys.stdlib_module_names}
+def kind(stem):
+  """Returns the kind of an op's file: `_tpu` for all kernels, else the name of the file."""
+  return "_tpu" if stem.endswith("_tpu") else stem
+
+
+def imports_of_op(path):
+  """Returns the (op, kind of file) pairs that a file imports, and all other names."""
+  of_op, others = set(), set()
+  for name in imported_modules(path):
+    package, _, rest = name.partition(".")
+    op, _, rest = rest.partition(".")
+    if package != "kernels" or op not in OPS:
+      others.add(name)
+    elif rest:
+      of_op.add((op, kind(rest.split(".")[0])))
+  return of_op, others
 
 
 @pytest.mark.parametrize("op", OPS)
-def test_an_op_imports_no_other_op_and_its_kernel_no_reference(op):
-  for path in (ROOT / "kernels" / op).rglob("*.py"):
-    names = imported_modules(path.relative_to(ROOT))
-    others = [f"kernels.{other}" for other in OPS if other not in (op, BUILT_ON.get(op))]
-    assert not [name for name in names if name.startswith(tuple(others))]
-    if path.stem.endswith("_tpu"):
-      assert not [name for name in names if ".reference" in name]
+def test_every_op_has_the_same_files(op):
+  stems = {path.stem for path in (ROOT / "kernels" / op).glob("*.py")}
+  kinds = {kind(stem) for stem in stems}
+  assert kinds - {"vjp", "_tpu"} == OP_FILES
+  assert (ROOT / "kernels" / op / "tiles.json").exists()
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_the_files_of_an_op_import_what_their_kind_may(op):
+  for path in (ROOT / "kernels" / op).glob("*.py"):
+    of_op, others = imports_of_op(path.relative_to(ROOT))
+    assert {other for other, _ in of_op} <= {op, BUILT_ON.get(op)}, path
+    kinds = {imported for _, imported in of_op}
+    assert kinds <= MAY_IMPORT[kind(path.stem)], path
+    if path.stem in ("formulas", "reference"):
+      tops = {name.split(".")[0] for name in others}
+      assert tops <= {"jax", "jaxtyping", "numpy", *sys.stdlib_module_names}, path
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_a_file_of_kernels_holds_pallas_calls_and_nothing_else_does(op):
+  for path in (ROOT / "kernels" / op).glob("*.py"):
+    _, others = imports_of_op(path.relative_to(ROOT))
+    calls = {"kernels.call", "jax.experimental.pallas"} & others
+    assert bool(calls) == path.stem.endswith("_tpu"), path

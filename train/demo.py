@@ -17,8 +17,8 @@ from train.config.config_file import load_experiment
 from train.demo_data import make_digits
 from train.report.table import format_table
 from train.report.units import format_duration
+from train.run.initial_weights import with_new_classifier
 from train.run.loop import train
-from train.step.transfer import with_new_classifier
 
 _WORKDIR = flags.DEFINE_string("workdir", "workdirs/demo", "Folder for all results.")
 _CONFIGS = pathlib.Path(__file__).parent / "configs"

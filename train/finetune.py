@@ -12,9 +12,9 @@ from nfnet.command_line import run_main
 from train.config.config_file import load_experiment, parse_arguments
 from train.run import processes
 from train.run.compilation_cache import use_compilation_cache
+from train.run.initial_weights import with_new_classifier
 from train.run.loop import train
 from train.run.records.goodput import process_began_seconds
-from train.step.transfer import with_new_classifier
 
 _CONFIG = flags.DEFINE_string("config", None, "Python file that describes the experiment.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder for checkpoints, metrics and plots.")

@@ -32,9 +32,9 @@ from train.config.config_file import as_argument, load_experiment, parse_argumen
 from train.config.experiment import Experiment
 from train.probe import probe
 from train.run.compilation_cache import use_compilation_cache
+from train.run.initial_weights import with_new_classifier
 from train.run.loop import train
 from train.run.records.metrics import read_metrics
-from train.step.transfer import with_new_classifier
 from train.sweep.folder import SweepFolder, write_whole
 from train.sweep.results import (
   COLUMNS,

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import train.configs
-from kernels.sgd_agc.reference import PARAMETER_NORM_FLOOR
+from kernels.sgd_agc.formulas import PARAMETER_NORM_FLOOR
 from nfnet.command_line import refuse_arguments, run_main
 from nfnet.variants import get_variant
 from train.config.config_file import field_values, load_experiment

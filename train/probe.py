@@ -26,10 +26,12 @@ from train.config.config_file import as_argument, load_experiment, parse_argumen
 from train.config.experiment import Experiment
 from train.data.pipeline import evaluation_batches, evaluation_examples
 from train.run.compilation_cache import use_compilation_cache
+from train.run.initial_weights import with_new_classifier
+from train.step.evaluation_step import make_feature_step
+from train.step.model import make_model
 from train.step.sharding.batch import check_batch_size, put_batch
 from train.step.sharding.mesh import make_mesh
-from train.step.train_step import make_feature_step, make_model, put_parameters
-from train.step.transfer import with_new_classifier
+from train.step.sharding.parameters import put_parameters
 
 RIDGES = tuple(10.0**power for power in range(-4, 3))
 """Tried, relative to the mean eigenvalue of the features' covariance."""

@@ -1,12 +1,14 @@
 """The convolution's backward pass as a Pallas TPU kernel.
 
 A step of the grid has some pixels of the input, and the cotangents of all results that depend on
-them. It makes the gradient of the input and its part of the gradient of the standardized weights,
-which stays in VMEM while the positions go by. The activated input is computed again: reading it
+them. It computes the gradient of the input and its part of the gradient of the standardized
+weights, which stays in VMEM for all positions. The activated input is recomputed, since reading it
 would take longer.
 """
 
 import functools
+import itertools
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,63 +16,93 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float
 
-from kernels.scaled_ws_conv.geometry import lane_tiles
+from kernels.call import Operand, Result, call
+from kernels.scaled_ws_conv.formulas import Activation
+from kernels.scaled_ws_conv.problem import lane_tiles
 from kernels.scaled_ws_conv.tile import Blocks
-from kernels.tpu import LANES, SUBLANES, cost_estimate, result_like
+from kernels.tpu import LANES, SUBLANES, result_like
+
+
+class Refs(NamedTuple):
+  """The kernel's refs; None where absent.
+
+  Axes: h and w count rows and columns of the result, a and b the input's row and column phases, q
+  the results of a pixel, n images, i and o input and output channels, k and j tiles of 128 of
+  these, t the filter's taps.
+  """
+
+  input_scale_ref: Any  # [1], in SMEM
+  x_ref: Any  # [h, a, w, b, n, i]
+  cotangent_ref: Any  # [h, w, q, n, o]
+  row_above_ref: Any  # [1, w, q, n, o]
+  row_below_ref: Any  # [1, w, q, n, o]
+  weight_ref: Any  # [t, i, o]
+  statistics_ref: Any  # [8, o]: mean and scale of each filter in the first two rows
+  result_scale_ref: Any  # [n, o], at the end of a branch
+  mean_cotangent_ref: Any  # [n, o], at the end of a branch
+  input_cotangent_ref: Any  # [h, a, w, b, n, i], if the input is returned
+  x_gradient_ref: Any  # [h, a, w, b, n, i], if the input is differentiated
+  weight_gradient_ref: Any  # [t, i, o], of the standardized weights
+  bias_sums_ref: Any  # [8, o], not at the end of a branch
+  activated_ref: Any  # scratch [k, h, a, w, b, n, 128]
+  cotangents_ref: Any  # scratch [j, h + border, w + border, q, n, 128]
+  standardized_ref: Any  # scratch [t, j, k, 128, 128], transposed
 
 
 # Traced once for all equal calls: the body is long.
 @functools.partial(jax.jit, static_argnames=("blocks", "activation", "differentiates_input"))
 def gradients(
-  x: Float[Array, "h a w b n c"],
+  x: Float[Array, "h a w b n i"],
   cotangent: Float[Array, "h w q n o"],
   result_scale: Float[Array, "n o"] | None,
   mean_cotangent: Float[Array, "n o"] | None,
-  input_cotangent: Float[Array, "h a w b n c"] | None,
-  weight: Float[Array, "taps i o"],
+  input_cotangent: Float[Array, "h a w b n i"] | None,
+  weight: Float[Array, "taps i_of_group o"],
   statistics: Float[Array, "8 o"],
   input_scale: Float[Array, "1"],
   *,
   blocks: Blocks,
-  activation,
+  activation: Activation | None,
   differentiates_input: bool,
 ) -> tuple[
-  Float[Array, "h a w b n c"] | None,
-  Float[Array, "parts taps i o"],
+  Float[Array, "h a w b n i"] | None,
+  Float[Array, "parts taps i_of_group o"],
   Float[Array, " o"] | None,
 ]:
-  """Gradients of the input, of what the weights are multiplied by `input_scale`, and of the bias.
+  """Returns the gradients of the input, of `input_scale` * standardized weight, and of the bias.
 
   Args:
-    x: as the geometry has it.
-    cotangent: of the result; at the end of a branch, of its sum with the shortcut.
-    result_scale: float32, by which the result is multiplied in that sum.
-    mean_cotangent: of the result's mean, float32, likewise.
-    input_cotangent: of the input given back, if the geometry does that.
-    weight: float32.
-    statistics: of the weights, from the forward pass.
-    input_scale: float32, of the activated input.
-    blocks: of the backward pass.
-    activation: or None.
-    differentiates_input: there is a gradient of the input.
+    x: input, of the shape that the problem has.
+    cotangent: cotangent of the result; at the end of a branch, of its sum with the shortcut.
+    result_scale: float32 factor of the result in that sum; None elsewhere.
+    mean_cotangent: cotangent of the mean over each image's results, float32; None except at the end
+      of a branch.
+    input_cotangent: cotangent of the returned input; None if the problem returns none.
+    weight: filters, float32.
+    statistics: statistics of the weights from the forward pass.
+    input_scale: factor of the activated input, float32.
+    blocks: blocks of the backward pass.
+    activation: activation of the input, or None.
+    differentiates_input: whether the input's gradient is computed.
 
   Returns:
-    The second one, float32, is the sum of its parts, one of each core that has seen it. At the end
-    of a branch, who has the scale has the cotangent's sums as well, so there is no third one.
+    The weights' gradient, float32, is the sum of its parts, one of each core that has seen it. At
+    the end of a branch the bias's gradient is None: whoever computes the scale's gradient has the
+    cotangent's sums too.
   """
-  g, tile = blocks.geometry, blocks.tile
-  grouped = g.groups > 1
+  problem, tile = blocks.problem, blocks.tile
+  grouped = problem.groups > 1
 
   def input_at(*place):
     channel, images, row = blocks.at(*place)
     return row, 0, 0, 0, images, channel
 
-  def result_rows(shape, row_of):
+  def cotangent_block(shape, row_of=lambda row: row) -> Operand:
     def at(*place):
       channel, images, row = blocks.at(*place)
       return row_of(row), 0, 0, images, channel if grouped else 0
 
-    return pl.BlockSpec(shape, at)
+    return Operand(cotangent, pl.BlockSpec(shape, at))
 
   def weight_at(*place):
     channel = blocks.at(*place)[0]
@@ -88,207 +120,221 @@ def gradients(
     return images, channel if grouped else 0
 
   halo = blocks.result_halo_shape
-  above = result_rows(halo, lambda row: jnp.maximum(row * tile.rows - 1, 0))
-  below = result_rows(halo, lambda row: jnp.minimum((row + 1) * tile.rows, g.height - 1))
-  halos = [above] * g.after + [below] * g.before if blocks.row_blocks > 1 else []
-
-  parts = 1 if tile.split_channels else tile.cores
-  bias_block = (None, None, SUBLANES, blocks.block_outputs)
+  above = cotangent_block(halo, lambda row: jnp.maximum(row * tile.rows - 1, 0))
+  below = cotangent_block(halo, lambda row: jnp.minimum((row + 1) * tile.rows, problem.height - 1))
+  has_neighbors = blocks.row_blocks > 1
   input_block = pl.BlockSpec(blocks.input_shape, input_at)
-  operands = [
-    weight,
-    statistics,
-    *[result_scale, mean_cotangent] * g.ends_branch,
-    *[input_cotangent] * g.returns_input,
-  ]
-  results = [
-    *[result_like(x, x.shape, x.dtype)] * differentiates_input,
-    result_like(x, (parts, *weight.shape), jnp.float32),
-    *[result_like(x, (*blocks.grid[:2], *bias_block[2:]), jnp.float32)] * (not g.ends_branch),
-  ]
-  gradients = pl.pallas_call(
-    functools.partial(
-      _body,
-      blocks=blocks,
-      activation=activation,
-      differentiates_input=differentiates_input,
-    ),
-    grid=blocks.grid,
-    in_specs=[
-      pl.BlockSpec(memory_space=pltpu.SMEM),
-      input_block,
-      result_rows(blocks.result_shape, lambda row: row),
-      *halos,
-      pl.BlockSpec(blocks.filter_shape, weight_at),
-      pl.BlockSpec((SUBLANES, blocks.block_outputs), statistics_at),
-      *[pl.BlockSpec(blocks.image_shape, image_at)] * 2 * g.ends_branch,
-      *[input_block] * g.returns_input,
-    ],
-    out_specs=[
-      *[input_block] * differentiates_input,
-      pl.BlockSpec((None, *blocks.filter_shape), part_at),
-      *[pl.BlockSpec(bias_block, lambda core, channel, _: (core, channel, 0, 0))]
-      * (not g.ends_branch),
-    ],
-    out_shape=results,
-    scratch_shapes=[
-      pltpu.VMEM(blocks.activated_shape, x.dtype),
-      pltpu.VMEM(blocks.cotangent_shape, x.dtype),
-      pltpu.VMEM(blocks.standardized_shape, x.dtype),
-    ],
-    compiler_params=pltpu.CompilerParams(
-      dimension_semantics=("parallel", "arbitrary", "arbitrary")
-    ),
-    cost_estimate=cost_estimate(
-      [x, cotangent, *operands],
-      results,
-      macs=(1 + differentiates_input) * g.macs,
-      transcendentals=x.size if activation else 0,
+  image_block = pl.BlockSpec(blocks.image_shape, image_at)
+  parts = 1 if tile.split_channels else tile.cores
+  bias_sums_shape = SUBLANES, blocks.block_outputs
+
+  written = call(
+    functools.partial(_body, blocks=blocks, activation=activation),
+    Refs(
+      input_scale_ref=Operand(input_scale, pl.BlockSpec(memory_space=pltpu.SMEM)),
+      x_ref=Operand(x, input_block),
+      cotangent_ref=cotangent_block(blocks.result_shape),
+      row_above_ref=above if has_neighbors and problem.after else None,
+      row_below_ref=below if has_neighbors and problem.before else None,
+      weight_ref=Operand(weight, pl.BlockSpec(blocks.filter_shape, weight_at)),
+      statistics_ref=Operand(
+        statistics, pl.BlockSpec((SUBLANES, blocks.block_outputs), statistics_at)
+      ),
+      result_scale_ref=Operand(result_scale, image_block) if problem.ends_branch else None,
+      mean_cotangent_ref=Operand(mean_cotangent, image_block) if problem.ends_branch else None,
+      input_cotangent_ref=Operand(input_cotangent, input_block) if problem.returns_input else None,
+      x_gradient_ref=Result(result_like(x, x.shape, x.dtype), input_block)
+      if differentiates_input
+      else None,
+      weight_gradient_ref=Result(
+        result_like(x, (parts, *weight.shape), jnp.float32),
+        pl.BlockSpec((None, *blocks.filter_shape), part_at),
+      ),
+      bias_sums_ref=None
+      if problem.ends_branch
+      else Result(
+        result_like(x, (*blocks.grid[:2], *bias_sums_shape), jnp.float32),
+        pl.BlockSpec(
+          (None, None, *bias_sums_shape), lambda core, channel, _: (core, channel, 0, 0)
+        ),
+      ),
+      activated_ref=pltpu.VMEM(blocks.activated_shape, x.dtype),
+      cotangents_ref=pltpu.VMEM(blocks.cotangent_shape, x.dtype),
+      standardized_ref=pltpu.VMEM(blocks.standardized_shape, x.dtype),
     ),
     name="scaled_ws_conv_gradients",
-  )(input_scale, x, *[cotangent] * (1 + len(halos)), *operands)
-  gradients = iter(gradients)
-  x_gradient = next(gradients) if differentiates_input else None
-  weight_gradient = next(gradients)
-  if g.ends_branch:
-    return x_gradient, weight_gradient, None
-  bias_sums = jnp.sum(next(gradients), axis=2)
+    grid=blocks.grid,
+    dimension_semantics=("parallel", "arbitrary", "arbitrary"),
+    macs=(1 + differentiates_input) * problem.macs,
+    transcendentals=x.size if activation else 0,
+  )
+  if problem.ends_branch:
+    return written.x_gradient_ref, written.weight_gradient_ref, None
+  bias_sums = jnp.sum(written.bias_sums_ref, axis=2)
   if not tile.split_channels:
     bias_sums = jnp.sum(bias_sums, axis=0, keepdims=True)
   # Without groups, each channel block has seen all cotangents.
-  return x_gradient, weight_gradient, jnp.reshape(bias_sums, -1) if grouped else bias_sums[0, 0]
+  bias_gradient = jnp.reshape(bias_sums, -1) if grouped else bias_sums[0, 0]
+  return written.x_gradient_ref, written.weight_gradient_ref, bias_gradient
 
 
-def _body(input_scale, x, cotangent, *refs, blocks: Blocks, activation, differentiates_input):
-  g, tile = blocks.geometry, blocks.tile
-  *refs, activated, cotangents, standardized = refs
-  if not g.ends_branch:
-    *refs, bias_sums = refs
-  *refs, weight_gradient = refs
-  if differentiates_input:
-    *refs, x_gradient = refs
-  if g.returns_input:
-    *refs, input_cotangent = refs
-  if g.ends_branch:
-    *refs, result_scale, mean_cotangent = refs
-  *halos, weight, statistics = refs
+def _body(refs: Refs, *, blocks: Blocks, activation: Activation | None):
+  """Computes the gradients of the input and of the standardized weights, with all taps t.
+
+  x_gradient[h, w] = slope * sum of cotangents[h - down, w - right] @ transposed(standardized[t])
+  weight_gradient[t] += sum of transposed(activated[h, w]) @ cotangents[h - down, w - right]
+  """
+  problem, tile = blocks.problem, blocks.tile
   place = [pl.program_id(axis) for axis in range(3)]
   row_block = blocks.at(*place)[2]
-  inputs, outputs = (list(enumerate(lane_tiles(n))) for n in blocks.filter_shape[1:])
 
   @pl.when(place[2] == 0)
   def _():
-    for sums in [weight_gradient] if g.ends_branch else [weight_gradient, bias_sums]:
-      sums[...] = jnp.zeros_like(sums)
-    for scratch, channels in ((activated, tile.channels), (cotangents, g.group_outputs)):
-      # No pixel is written to the border of the cotangents, and to what is left of the lanes.
-      if channels % LANES or (scratch is cotangents and g.before + g.after):
-        scratch[...] = jnp.zeros_like(scratch)
-    _standardize_transposed(weight, statistics, input_scale, standardized)
+    _clear(refs, blocks)
+    _standardize_transposed(refs)
 
-  def write(row, k, lanes, values):
-    columns, width = slice(g.after, g.after + g.width), lanes.stop - lanes.start
-    cotangents[k, row, columns, :, :, :width] = values.astype(cotangents.dtype)
+  _load_cotangents(refs, blocks, row_block)
 
-  # By lanes, so that what is the same for all pixels stays in registers.
-  for k, lanes in outputs:
-    if halos and g.after:
-      write(0, k, lanes, jnp.where(row_block == 0, 0, halos[0][0, ..., lanes]))
-    if g.ends_branch:
-      scale = result_scale[:, lanes][None, None]
-      addend = mean_cotangent[:, lanes][None, None] * (1 / (g.height * g.width))
-    else:
-      total = jnp.zeros((tile.images, lanes.stop - lanes.start), jnp.float32)
-    for row in range(tile.rows):
-      values = cotangent[row, ..., lanes]
-      if g.ends_branch:
-        values = values.astype(jnp.float32) * scale + addend
-      else:
-        total += jnp.sum(values.astype(jnp.float32), axis=(0, 1))
-      write(g.after + row, k, lanes, values)
-    if not g.ends_branch:
-      bias_sums[:, lanes] += jnp.sum(total.reshape(-1, SUBLANES, total.shape[-1]), axis=0)
-    if halos and g.before:
-      is_last = row_block == blocks.row_blocks - 1
-      write(g.after + tile.rows, k, lanes, jnp.where(is_last, 0, halos[-1][0, ..., lanes]))
-
-  def reached_by(tap, j, rows, columns):
-    """Cotangents of the results to which some input pixels contribute by a tap."""
-    (down, right), start = tap.shift, g.after
-    moved_rows = slice(start + rows.start - down, start + rows.stop - down)
-    moved_columns = slice(start + columns.start - right, start + columns.stop - right)
-    return cotangents[j, moved_rows, moved_columns, tap.output].reshape(-1, LANES)
-
-  def pull_back(phase, k, rows, columns):
-    """Gradient of the activated input."""
-    return sum(
-      jnp.dot(
-        reached_by(tap, j, rows, columns),
-        standardized[i, j, k],
-        preferred_element_type=jnp.float32,
-      )
-      for i, tap in enumerate(g.taps)
-      if tap.phase == phase
-      for j, _ in outputs
+  for row, column, (k, lanes) in itertools.product(
+    range(tile.rows),
+    range(0, problem.width, tile.columns),
+    enumerate(lane_tiles(refs.x_ref.shape[-1])),
+  ):
+    _differentiate_input(
+      refs, blocks, activation, row, slice(column, column + tile.columns), k, lanes
     )
 
-  def value_and_slope(values):
-    values = values.astype(jnp.float32)
-    if activation is None:
-      return values, jnp.ones_like(values)
-    value, pull_back = jax.vjp(activation, values)
-    return value, pull_back(jnp.ones_like(values))[0]
-
-  phases = [(a, b) for a in range(g.row_phases) for b in range(g.column_phases)]
-  for row in range(tile.rows):
-    for column in range(0, g.width, tile.columns):
-      some = slice(column, column + tile.columns)
-      for k, lanes in inputs:
-        width = lanes.stop - lanes.start
-        total = 0.0
-        for a, b in phases:
-          value, slope = value_and_slope(x[row, a, some, b, :, lanes])
-          if g.pool:
-            value, slope = value * (1 / len(phases)), slope * (1 / len(phases))
-          if differentiates_input:
-            if not g.pool or (a, b) == phases[0]:
-              gradient = pull_back((a, b), k, slice(row, row + 1), some)
-              gradient = gradient.reshape(tile.columns, tile.images, LANES)[..., :width]
-            at = row, a, some, b, slice(None), lanes
-            through = gradient * slope
-            if g.returns_input:
-              through += input_cotangent[at].astype(jnp.float32)
-            x_gradient[at] = through.astype(x.dtype)
-          total = total + value if g.pool else value
-          if not g.pool or (a, b) == phases[-1]:
-            phase = (0, some, 0) if g.pool else (a, some, b)
-            activated[k, row, *phase, :, :width] = total.astype(x.dtype)
-
-  everywhere = slice(0, tile.rows), slice(0, g.width)
-  for i, tap in enumerate(g.taps):
+  rows, columns = slice(0, tile.rows), slice(0, problem.width)
+  for t, tap in enumerate(problem.taps):
     a, b = tap.phase
-    for k, rows in inputs:
-      pixels = activated[k, :, a, :, b].reshape(-1, LANES)
-      for j, lanes in outputs:
+    for k, inputs in enumerate(lane_tiles(refs.weight_ref.shape[1])):
+      pixels = refs.activated_ref[k, :, a, :, b].reshape(-1, LANES)
+      for j, outputs in enumerate(lane_tiles(refs.weight_ref.shape[2])):
         product = jax.lax.dot_general(
           pixels,
-          reached_by(tap, j, *everywhere),
+          _reached(refs, blocks, tap, j, rows, columns),
           (((0,), (0,)), ((), ())),
           preferred_element_type=jnp.float32,
         )
-        weight_gradient[i, rows, lanes] += product[
-          : rows.stop - rows.start, : lanes.stop - lanes.start
-        ]
+        height, width = inputs.stop - inputs.start, outputs.stop - outputs.start
+        refs.weight_gradient_ref[t, inputs, outputs] += product[:height, :width]
 
 
-def _standardize_transposed(weight, statistics, input_scale, standardized):
-  taps, inputs, outputs = weight.shape
-  mean, scale = statistics[0:1], statistics[1:2] * input_scale[0]
-  for tap in range(taps):
-    for j, lanes in enumerate(lane_tiles(outputs)):
-      for k, rows in enumerate(lane_tiles(inputs)):
-        values = jnp.transpose((weight[tap, rows, lanes] - mean[:, lanes]) * scale[:, lanes])
-        height, width = values.shape
-        if (height, width) != (LANES, LANES):
-          standardized[tap, j, k] = jnp.zeros_like(standardized[tap, j, k])
-        standardized[tap, j, k, :height, :width] = values.astype(standardized.dtype)
+def _differentiate_input(refs: Refs, blocks: Blocks, activation, row, columns, k, lanes) -> None:
+  """Writes the gradient of some pixels, and activates them for the weights' gradient."""
+  problem, tile = blocks.problem, blocks.tile
+  width, phases = lanes.stop - lanes.start, problem.phases
+  pooled = 0.0
+  for a, b in phases:
+    at = row, a, columns, b, slice(None), lanes
+    value, slope = _value_and_slope(activation, refs.x_ref[at])
+    if problem.pool:
+      value, slope = value * (1 / len(phases)), slope * (1 / len(phases))
+    if refs.x_gradient_ref is not None:
+      # All phases of a pooled input have the gradient of their mean.
+      if not problem.pool or (a, b) == phases[0]:
+        gradient = sum(
+          jnp.dot(
+            _reached(refs, blocks, tap, j, slice(row, row + 1), columns),
+            refs.standardized_ref[t, j, k],
+            preferred_element_type=jnp.float32,
+          )
+          for t, tap in enumerate(problem.taps)
+          if tap.phase == (a, b)
+          for j in range(refs.standardized_ref.shape[1])
+        )
+        gradient = gradient.reshape(tile.columns, tile.images, LANES)[..., :width]
+      through_activation = gradient * slope
+      if refs.input_cotangent_ref is not None:
+        through_activation += refs.input_cotangent_ref[at].astype(jnp.float32)
+      refs.x_gradient_ref[at] = through_activation.astype(refs.x_ref.dtype)
+    if not problem.pool:
+      refs.activated_ref[k, row, a, columns, b, :, :width] = value.astype(refs.x_ref.dtype)
+    else:
+      pooled = pooled + value
+  if problem.pool:
+    refs.activated_ref[k, row, 0, columns, 0, :, :width] = pooled.astype(refs.x_ref.dtype)
+
+
+def _reached(refs: Refs, blocks: Blocks, tap, j, rows, columns):
+  """Returns the cotangents of the results to which some input pixels contribute by a tap."""
+  (down, right), start = tap.shift, blocks.problem.after
+  moved_rows = slice(start + rows.start - down, start + rows.stop - down)
+  moved_columns = slice(start + columns.start - right, start + columns.stop - right)
+  return refs.cotangents_ref[j, moved_rows, moved_columns, tap.output].reshape(-1, LANES)
+
+
+def _value_and_slope(activation: Activation | None, values):
+  """Returns activation and derivative in float32."""
+  values = values.astype(jnp.float32)
+  if activation is None:
+    return values, jnp.ones_like(values)
+  value, pull_back = jax.vjp(activation, values)
+  return value, pull_back(jnp.ones_like(values))[0]
+
+
+def _load_cotangents(refs: Refs, blocks: Blocks, row_block) -> None:
+  """Copies the cotangents, of the convolution's result, between borders; sums them for the bias.
+
+  At the end of a branch, result_scale * cotangent + mean_cotangent / pixels is the cotangent of the
+  convolution's result.
+  """
+  problem, tile, start = blocks.problem, blocks.tile, blocks.problem.after
+
+  def write(row, j, lanes, values):
+    columns, width = slice(start, start + problem.width), lanes.stop - lanes.start
+    refs.cotangents_ref[j, row, columns, :, :, :width] = values.astype(refs.cotangents_ref.dtype)
+
+  # By lanes, so that what is the same for all pixels stays in registers.
+  for j, lanes in enumerate(lane_tiles(refs.weight_ref.shape[2])):
+    if refs.row_above_ref is not None:
+      is_padding = row_block == 0
+      write(0, j, lanes, jnp.where(is_padding, 0, refs.row_above_ref[0, ..., lanes]))
+    if problem.ends_branch:
+      scale = refs.result_scale_ref[:, lanes][None, None]
+      pixels = problem.height * problem.width
+      addend = refs.mean_cotangent_ref[:, lanes][None, None] * (1 / pixels)
+    else:
+      total = jnp.zeros((tile.images, lanes.stop - lanes.start), jnp.float32)
+    for row in range(tile.rows):
+      values = refs.cotangent_ref[row, ..., lanes]
+      if problem.ends_branch:
+        values = values.astype(jnp.float32) * scale + addend
+      else:
+        total += jnp.sum(values.astype(jnp.float32), axis=(0, 1))
+      write(start + row, j, lanes, values)
+    if not problem.ends_branch:
+      eighths = total.reshape(-1, SUBLANES, total.shape[-1])
+      refs.bias_sums_ref[:, lanes] += jnp.sum(eighths, axis=0)
+    if refs.row_below_ref is not None:
+      is_padding = row_block == blocks.row_blocks - 1
+      values = jnp.where(is_padding, 0, refs.row_below_ref[0, ..., lanes])
+      write(start + tile.rows, j, lanes, values)
+
+
+def _clear(refs: Refs, blocks: Blocks) -> None:
+  """Zeroes the sums, and the scratch buffers of which parts are never written."""
+  problem = blocks.problem
+  refs.weight_gradient_ref[...] = jnp.zeros_like(refs.weight_gradient_ref)
+  if refs.bias_sums_ref is not None:
+    refs.bias_sums_ref[...] = jnp.zeros_like(refs.bias_sums_ref)
+  # No pixel is written to the lanes that are left over, and to the border of the cotangents.
+  if blocks.tile.channels % LANES:
+    refs.activated_ref[...] = jnp.zeros_like(refs.activated_ref)
+  if problem.group_outputs % LANES or problem.before + problem.after:
+    refs.cotangents_ref[...] = jnp.zeros_like(refs.cotangents_ref)
+
+
+def _standardize_transposed(refs: Refs) -> None:
+  """Writes the transposed input_scale * scale * (weight - mean)."""
+  taps, inputs, outputs = refs.weight_ref.shape
+  mean = refs.statistics_ref[0:1]
+  scale = refs.statistics_ref[1:2] * refs.input_scale_ref[0]
+  for t, (j, lanes), (k, rows) in itertools.product(
+    range(taps), enumerate(lane_tiles(outputs)), enumerate(lane_tiles(inputs))
+  ):
+    values = jnp.transpose((refs.weight_ref[t, rows, lanes] - mean[:, lanes]) * scale[:, lanes])
+    height, width = values.shape
+    if (height, width) != (LANES, LANES):
+      refs.standardized_ref[t, j, k] = jnp.zeros_like(refs.standardized_ref[t, j, k])
+    refs.standardized_ref[t, j, k, :height, :width] = values.astype(refs.standardized_ref.dtype)

@@ -1,12 +1,15 @@
 """The convolution's forward pass as a Pallas TPU kernel.
 
-A step of the grid standardizes its weights in VMEM if they are new, writes the activated input
-into a scratch with a border of zeros, and adds up a matrix product for each tap of the filter.
-Everything is written out, so that the compiler fills the gaps in the matrix units' schedule with
-the arithmetic of the activation.
+A step of the grid standardizes its weights in VMEM if they are new, writes the activated input into
+a scratch buffer with a border of zeros, and adds up a matrix product for each tap of the filter.
+All loops are unrolled, so that the compiler fills the gaps in the matrix units' schedule with the
+arithmetic of the activation.
 """
 
 import functools
+import itertools
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,238 +17,264 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float
 
-from kernels.scaled_ws_conv.geometry import lane_tiles
+from kernels.call import Operand, Result, call
+from kernels.scaled_ws_conv.formulas import Activation, filter_statistics
+from kernels.scaled_ws_conv.problem import lane_tiles
 from kernels.scaled_ws_conv.tile import Blocks
-from kernels.tpu import LANES, SUBLANES, cost_estimate, result_like
+from kernels.tpu import LANES, SUBLANES, result_like
+
+
+class Refs(NamedTuple):
+  """The kernel's refs; None where absent.
+
+  Axes: h and w count rows and columns of the result, a and b the input's row and column phases, q
+  the results of a pixel, n images, i and o input and output channels, k and j tiles of 128 of
+  these, t the filter's taps. The blocks of the input's neighboring rows have one h and one a.
+  """
+
+  input_scale_ref: Any  # [1], in SMEM
+  x_ref: Any  # [h, a, w, b, n, i]
+  row_above_ref: Any  # [1, 1, w, b, n, i]
+  row_below_ref: Any  # [1, 1, w, b, n, i]
+  weight_ref: Any  # [t, i, o]
+  bias_ref: Any  # [1, o]
+  gain_ref: Any  # [1, o]; None takes the weights as they are
+  result_ref: Any  # [h, w, q, n, o]
+  statistics_ref: Any  # [8, o]: mean and scale of each filter in the first two rows
+  mean_ref: Any  # [n, o], at the end of a branch
+  activated_ref: Any  # scratch [k, h + border, a, w + border, b, n, 128]
+  standardized_ref: Any  # scratch [t, k, j, 128, 128]
 
 
 # Traced once for all equal calls: the body is long.
-@functools.partial(jax.jit, static_argnames=("blocks", "activation", "variance_floor"))
+@functools.partial(jax.jit, static_argnames=("blocks", "activation"))
 def convolve(
-  x: Float[Array, "h a w b n c"],
-  weight: Float[Array, "taps i o"],
+  x: Float[Array, "h a w b n i"],
+  weight: Float[Array, "taps i_of_group o"],
   gain: Float[Array, "1 o"] | None,
   bias: Float[Array, "1 o"],
   input_scale: Float[Array, "1"],
   *,
   blocks: Blocks,
-  activation,
-  variance_floor: float,
+  activation: Activation | None,
 ) -> tuple[Float[Array, "h w q n o"], Float[Array, "8 o"], Float[Array, "n o"] | None]:
-  """The result, statistics of the weights, and the mean of each image's results.
+  """Returns the result, the weights' statistics, and the mean of each image's results.
 
   Args:
-    x: as the geometry has it.
-    weight: float32.
-    gain: float32; None takes the weights as they are, with mean 0 and scale 1.
-    bias: float32.
-    input_scale: float32, of the activated input.
-    blocks: of the forward pass.
-    activation: or None.
-    variance_floor: see the reference.
+    x: input, of the shape that the problem has.
+    weight: filters, float32.
+    gain: scale of each filter, float32; None takes the weights as they are (mean 0 and scale 1).
+    bias: offset of each output channel, float32.
+    input_scale: factor of the activated input, float32.
+    blocks: blocks of the forward pass.
+    activation: activation of the input, or None.
 
   Returns:
     The statistics have mean and scale of each filter in the first two rows; the mean is None unless
-    the geometry has one.
+    the problem ends a branch.
   """
-  g, tile = blocks.geometry, blocks.tile
+  problem, tile = blocks.problem, blocks.tile
 
-  def input_rows(shape, row_of):
+  def input_block(shape, row_of=lambda row: row) -> Operand:
     def at(*place):
       channel, images, row = blocks.at(*place)
-      return row_of(row), 0, 0, 0, images, channel if g.groups > 1 else 0
+      return row_of(row), 0, 0, 0, images, channel if problem.groups > 1 else 0
 
-    return pl.BlockSpec(shape, at)
+    return Operand(x, pl.BlockSpec(shape, at))
 
-  def of_channels(*shape):
+  def parameter(array) -> Operand:
+    *leading, _ = array.shape
+
     def at(*place):
-      return *(0 for _ in shape), blocks.at(*place)[0]
+      return *(0 for _ in leading), blocks.at(*place)[0]
 
-    return pl.BlockSpec((*shape, tile.channels), at)
+    return Operand(array, pl.BlockSpec((*leading, tile.channels), at))
 
   def result_at(*place):
     channel, images, row = blocks.at(*place)
     return row, 0, 0, images, channel
 
   def statistics_at(core, channel, position):
-    # Cores that have the same channels write their own, which are equal.
-    part = 0 if tile.split_channels else core
-    return part, 0, blocks.at(core, channel, position)[0]
+    # Cores that have the same channels each write a copy, and the copies are equal.
+    copy = 0 if tile.split_channels else core
+    return copy, 0, blocks.at(core, channel, position)[0]
 
-  def image_at(*place):
+  def mean_at(*place):
     channel, images, _ = blocks.at(*place)
     return images, channel
 
   halo = blocks.input_halo_shape
-  above = input_rows(halo, lambda row: jnp.maximum(row * tile.rows - 1, 0))
-  below = input_rows(halo, lambda row: jnp.minimum((row + 1) * tile.rows, g.height - 1))
-  halos = [above] * g.before + [below] * g.after if blocks.row_blocks > 1 else []
+  above = input_block(halo, lambda row: jnp.maximum(row * tile.rows - 1, 0))
+  below = input_block(halo, lambda row: jnp.minimum((row + 1) * tile.rows, problem.height - 1))
+  has_neighbors = blocks.row_blocks > 1
+  result_shape = problem.height, problem.width, problem.outputs, problem.images
+  copies = 1 if tile.split_channels else tile.cores
 
-  parts = 1 if tile.split_channels else tile.cores
-  parameters = [weight, bias] if gain is None else [weight, bias, gain]
-  results = [
-    result_like(x, (g.height, g.width, g.outputs, g.images, g.out_channels), x.dtype),
-    result_like(x, (parts, SUBLANES, g.out_channels), jnp.float32),
-    *[result_like(x, (g.images, g.out_channels), jnp.float32)] * g.ends_branch,
-  ]
-  result, statistics, *mean = pl.pallas_call(
-    functools.partial(
-      _body,
-      blocks=blocks,
-      activation=activation,
-      variance_floor=variance_floor,
-      halos=len(halos),
-    ),
-    grid=blocks.grid,
-    in_specs=[
-      pl.BlockSpec(memory_space=pltpu.SMEM),
-      input_rows(blocks.input_shape, lambda row: row),
-      *halos,
-      *(of_channels(*parameter.shape[:-2], parameter.shape[-2]) for parameter in parameters),
-    ],
-    out_specs=[
-      pl.BlockSpec(blocks.result_shape, result_at),
-      pl.BlockSpec((None, SUBLANES, tile.channels), statistics_at),
-      *[pl.BlockSpec(blocks.image_shape, image_at)] * g.ends_branch,
-    ],
-    out_shape=results,
-    scratch_shapes=[
-      pltpu.VMEM(blocks.activated_shape, x.dtype),
-      pltpu.VMEM(blocks.standardized_shape, x.dtype),
-    ],
-    compiler_params=pltpu.CompilerParams(
-      dimension_semantics=("parallel", "arbitrary", "arbitrary")
-    ),
-    cost_estimate=cost_estimate(
-      [x, *parameters],
-      results,
-      macs=g.macs,
-      transcendentals=x.size if activation else 0,
+  written = call(
+    functools.partial(_body, blocks=blocks, activation=activation),
+    Refs(
+      input_scale_ref=Operand(input_scale, pl.BlockSpec(memory_space=pltpu.SMEM)),
+      x_ref=input_block(blocks.input_shape),
+      row_above_ref=above if has_neighbors and problem.before else None,
+      row_below_ref=below if has_neighbors and problem.after else None,
+      weight_ref=parameter(weight),
+      bias_ref=parameter(bias),
+      gain_ref=None if gain is None else parameter(gain),
+      result_ref=Result(
+        result_like(x, (*result_shape, problem.out_channels), x.dtype),
+        pl.BlockSpec(blocks.result_shape, result_at),
+      ),
+      statistics_ref=Result(
+        result_like(x, (copies, SUBLANES, problem.out_channels), jnp.float32),
+        pl.BlockSpec((None, SUBLANES, tile.channels), statistics_at),
+      ),
+      mean_ref=Result(
+        result_like(x, (problem.images, problem.out_channels), jnp.float32),
+        pl.BlockSpec(blocks.image_shape, mean_at),
+      )
+      if problem.ends_branch
+      else None,
+      activated_ref=pltpu.VMEM(blocks.activated_shape, x.dtype),
+      standardized_ref=pltpu.VMEM(blocks.standardized_shape, x.dtype),
     ),
     name="scaled_ws_conv",
-  )(input_scale, *[x] * (1 + len(halos)), *parameters)
-  return result, statistics[0], mean[0] if mean else None
+    grid=blocks.grid,
+    dimension_semantics=("parallel", "arbitrary", "arbitrary"),
+    macs=problem.macs,
+    transcendentals=x.size if activation else 0,
+  )
+  return written.result_ref, written.statistics_ref[0], written.mean_ref
 
 
-def _body(input_scale, x, *refs, blocks: Blocks, activation, variance_floor, halos):
-  g, tile = blocks.geometry, blocks.tile
-  *refs, activated, standardized = refs
-  if g.ends_branch:
-    *refs, mean = refs
-  *refs, result, statistics = refs
-  halos, (weight, bias, *gain) = refs[:halos], refs[halos:]
+def _body(refs: Refs, *, blocks: Blocks, activation: Activation | None):
+  """Computes a block of the result.
+
+  result[h, w] = bias + sum of activated[h + down, w + right] @ standardized[t] over the taps t
+  """
+  problem, tile = blocks.problem, blocks.tile
   place = [pl.program_id(axis) for axis in range(3)]
   row_block = blocks.at(*place)[2]
 
   @pl.when(place[2] == 0)
   def _():
-    filter_mean, scale = 0.0, 1.0
-    if gain:
-      filter_mean, scale = _statistics(weight, gain[0], variance_floor)
-    statistics[0:1] = jnp.broadcast_to(filter_mean, bias.shape)
-    statistics[1:2] = jnp.broadcast_to(scale, bias.shape)
-    _standardize(weight, statistics, input_scale, standardized)
+    _standardize(refs)
     for border in _borders(blocks):
-      activated[border] = jnp.zeros_like(activated[border])
+      refs.activated_ref[border] = jnp.zeros_like(refs.activated_ref[border])
 
-  if g.ends_branch:
-    # Blocks of an image's rows follow each other.
+  if problem.ends_branch:
+    # The blocks of an image's rows follow each other.
     @pl.when(row_block == 0)
     def _():
-      mean[...] = jnp.zeros_like(mean)
+      refs.mean_ref[...] = jnp.zeros_like(refs.mean_ref)
 
-  def activate(values):
+  _activate(refs, blocks, activation, row_block)
+
+  for row, column, output in itertools.product(
+    range(tile.rows), range(0, problem.width, tile.columns), range(problem.outputs)
+  ):
+    columns = slice(column, column + tile.columns)
+    for pair in _pairs(list(enumerate(lane_tiles(tile.channels)))):
+      values = []
+      for j, lanes in pair:
+        total = refs.bias_ref[:, lanes]
+        for pixels, filters in _factors(refs, blocks, row, columns, output, j, lanes):
+          total += jnp.dot(pixels, filters, preferred_element_type=jnp.float32)
+        total = total.reshape(tile.columns, tile.images, -1)
+        if problem.ends_branch:
+          pixels = problem.height * problem.width
+          refs.mean_ref[:, lanes] += jnp.sum(total, axis=0) * (1 / pixels)
+        values.append(total.astype(refs.result_ref.dtype))
+      stored = slice(pair[0][1].start, pair[-1][1].stop)
+      refs.result_ref[row, columns, output, :, stored] = jnp.concatenate(values, axis=-1)
+
+
+def _pairs(tiles: list) -> list[list]:
+  """Returns tiles two by two: two of bfloat16 fill the registers that are stored."""
+  return [tiles[i : i + 2] for i in range(0, len(tiles), 2)]
+
+
+def _factors(refs: Refs, blocks: Blocks, row, columns, output, j, lanes) -> Iterator[tuple]:
+  """Yields, for each tap and tile of input channels, pixels and the filters they meet."""
+  problem = blocks.problem
+  before = problem.before
+  for t, tap in enumerate(problem.taps):
+    if tap.output != output:
+      continue
+    (a, b), (down, right) = tap.phase, tap.shift
+    moved_columns = slice(before + right + columns.start, before + right + columns.stop)
+    for k in range(refs.activated_ref.shape[0]):
+      pixels = refs.activated_ref[k, before + row + down, a, moved_columns, b]
+      yield (
+        pixels.reshape(-1, LANES),
+        refs.standardized_ref[t, k, j, :, : lanes.stop - lanes.start],
+      )
+
+
+def _activate(refs: Refs, blocks: Blocks, activation: Activation | None, row_block) -> None:
+  """Writes the activated, pooled input and, between blocks of rows, its neighboring rows."""
+  problem, before = blocks.problem, blocks.problem.before
+
+  def activated(values):
     values = values.astype(jnp.float32)
     return values if activation is None else activation(values)
 
   def write(row, phase, values):
-    for i, lanes in enumerate(lane_tiles(g.group_inputs)):
-      columns, width = slice(g.before, g.before + g.width), lanes.stop - lanes.start
-      activated[i, row, phase, columns, :, :, :width] = values[..., lanes].astype(activated.dtype)
+    for k, lanes in enumerate(lane_tiles(problem.group_inputs)):
+      columns, width = slice(before, before + problem.width), lanes.stop - lanes.start
+      refs.activated_ref[k, row, phase, columns, :, :, :width] = values[..., lanes].astype(
+        refs.activated_ref.dtype
+      )
 
-  if halos and g.before:
-    write(0, 0, jnp.where(row_block == 0, 0.0, activate(halos[0][0, 0])))
-  for row in range(tile.rows):
-    if g.pool:
-      phases = [(a, b) for a in range(g.row_phases) for b in range(g.column_phases)]
-      total = sum(activate(x[row, a, :, b]) for a, b in phases)
-      write(row, 0, total[:, None] * (1 / len(phases)))
+  if refs.row_above_ref is not None:
+    is_padding = row_block == 0
+    write(0, 0, jnp.where(is_padding, 0.0, activated(refs.row_above_ref[0, 0])))
+  for row in range(blocks.tile.rows):
+    if problem.pool:
+      total = sum(activated(refs.x_ref[row, a, :, b]) for a, b in problem.phases)
+      write(row, 0, total[:, None] * (1 / len(problem.phases)))
     else:
-      for a in range(g.row_phases):
-        write(g.before + row, a, activate(x[row, a]))
-  if halos and g.after:
-    values = jnp.where(row_block == blocks.row_blocks - 1, 0.0, activate(halos[-1][0, 0]))
-    write(g.before + tile.rows, 0, values)
-
-  def product(row, column, output, j, lanes):
-    total = bias[:, lanes]
-    for i, tap in enumerate(g.taps):
-      if tap.output != output:
-        continue
-      (a, b), (down, right) = tap.phase, tap.shift
-      first = g.before + right + column
-      for k in range(activated.shape[0]):
-        pixels = activated[k, g.before + row + down, a, first : first + tile.columns, b]
-        total += jnp.dot(
-          pixels.reshape(-1, LANES),
-          standardized[i, k, j, :, : lanes.stop - lanes.start],
-          preferred_element_type=jnp.float32,
-        )
-    total = total.reshape(tile.columns, tile.images, -1)
-    if g.ends_branch:
-      mean[:, lanes] += jnp.sum(total, axis=0) * (1 / (g.height * g.width))
-    return total.astype(result.dtype)
-
-  tiles = list(enumerate(lane_tiles(tile.channels)))
-  # Two tiles of bfloat16 fill the registers that are stored.
-  pairs = [tiles[i : i + 2] for i in range(0, len(tiles), 2)]
-  for row in range(tile.rows):
-    for column in range(0, g.width, tile.columns):
-      for output in range(g.outputs):
-        for pair in pairs:
-          products = [product(row, column, output, *one) for one in pair]
-          some, lanes = (
-            slice(column, column + tile.columns),
-            slice(pair[0][1].start, pair[-1][1].stop),
-          )
-          result[row, some, output, :, lanes] = jnp.concatenate(products, axis=-1)
+      for a in range(problem.row_phases):
+        write(before + row, a, activated(refs.x_ref[row, a]))
+  if refs.row_below_ref is not None:
+    is_padding = row_block == blocks.row_blocks - 1
+    values = jnp.where(is_padding, 0.0, activated(refs.row_below_ref[0, 0]))
+    write(before + blocks.tile.rows, 0, values)
 
 
-def _borders(blocks: Blocks):
-  """Parts of the activated input that no pixel is written to."""
-  g = blocks.geometry
-  whole = slice(None)
-  if g.before:
-    yield whole, slice(0, g.before)
-    yield whole, whole, whole, slice(0, g.before)
-  if g.after:
-    yield whole, slice(g.before + blocks.tile.rows, None)
-    yield whole, whole, whole, slice(g.before + g.width, None)
-  if remainder := g.group_inputs % LANES:
+def _borders(blocks: Blocks) -> Iterator[tuple]:
+  """Yields the parts of the activated input that no pixel is written to."""
+  problem, whole = blocks.problem, slice(None)
+  before, after = problem.before, problem.after
+  if before:
+    yield whole, slice(0, before)
+    yield whole, whole, whole, slice(0, before)
+  if after:
+    yield whole, slice(before + blocks.tile.rows, None)
+    yield whole, whole, whole, slice(before + problem.width, None)
+  if remainder := problem.group_inputs % LANES:
     yield blocks.activated_shape[0] - 1, *[whole] * 5, slice(remainder, None)
 
 
-def _statistics(weight, gain, variance_floor):
-  """Mean and scale of each filter, as in the reference."""
-  filters = weight[...]
-  fan_in = filters.shape[0] * filters.shape[1]
-  origin = filters[0, :1]
-  offset = filters - origin[None]
-  mean = jnp.sum(offset, axis=(0, 1))[None] / fan_in
-  variance = jnp.sum(offset * offset, axis=(0, 1))[None] / fan_in - mean * mean
-  scale = jax.lax.rsqrt(jnp.maximum(variance * fan_in, variance_floor)) * gain[...]
-  return origin + mean, scale
+def _standardize(refs: Refs) -> None:
+  """Writes the statistics and input_scale * scale * (weight - mean).
 
+  Multiplying the input's scale into the weights' costs nothing.
+  """
+  mean, scale = 0.0, 1.0
+  if refs.gain_ref is not None:
+    statistics = filter_statistics(refs.weight_ref[...], refs.gain_ref[0])
+    mean, scale = (one[None] for one in statistics)
+  refs.statistics_ref[0:1] = jnp.broadcast_to(mean, refs.bias_ref.shape)
+  refs.statistics_ref[1:2] = jnp.broadcast_to(scale, refs.bias_ref.shape)
 
-def _standardize(weight, statistics, input_scale, standardized):
-  """The scale of the input is put into that of the weights, where it costs nothing."""
-  taps, inputs, outputs = weight.shape
-  mean, scale = statistics[0:1], statistics[1:2] * input_scale[0]
-  for tap in range(taps):
-    for i, rows in enumerate(lane_tiles(inputs)):
-      for j, lanes in enumerate(lane_tiles(outputs)):
-        values = (weight[tap, rows, lanes] - mean[:, lanes]) * scale[:, lanes]
-        height, width = values.shape
-        if (height, width) != (LANES, LANES):
-          standardized[tap, i, j] = jnp.zeros_like(standardized[tap, i, j])
-        standardized[tap, i, j, :height, :width] = values.astype(standardized.dtype)
+  taps, inputs, outputs = refs.weight_ref.shape
+  mean = refs.statistics_ref[0:1]
+  scale = refs.statistics_ref[1:2] * refs.input_scale_ref[0]
+  for t, (k, rows), (j, lanes) in itertools.product(
+    range(taps), enumerate(lane_tiles(inputs)), enumerate(lane_tiles(outputs))
+  ):
+    values = (refs.weight_ref[t, rows, lanes] - mean[:, lanes]) * scale[:, lanes]
+    height, width = values.shape
+    if (height, width) != (LANES, LANES):
+      refs.standardized_ref[t, k, j] = jnp.zeros_like(refs.standardized_ref[t, k, j])
+    refs.standardized_ref[t, k, j, :height, :width] = values.astype(refs.standardized_ref.dtype)

@@ -1,46 +1,22 @@
-"""Scaled weight standardization and convolution in plain JAX: the specification of the op.
+"""Convolution with scaled weight standardization in plain JAX: the specification of the op.
 
 Paper B: https://arxiv.org/abs/2102.06171, section 2, equation 2; the gain and the floor under the
-variance are those of the released code. Activations are HWNC ([height, width, batch, channels]):
-a shift in space is then an index of a major dimension, which costs a TPU kernel nothing.
+variance are those of the released code (`formulas.py`). Activations are HWNC ([height, width,
+batch, channels]): a shift in space is then an index of a major dimension, which costs a TPU kernel
+nothing.
 """
 
 import functools
-from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-Activation = Callable[[Array], Array]
-
-VARIANCE_FLOOR = 1e-4
-"""Smallest fan-in times variance: keeps the scale finite for a constant filter."""
-
-
-def standardize_weight(
-  weight: Float[Array, "kh kw i o"], gain: Float[Array, " o"]
-) -> Float[Array, "kh kw i o"]:
-  """Filters with mean 0 and variance gain^2 / fan-in over each output channel, in float32.
-
-  `i` counts the input channels of one group, and fan-in = kh * kw * i.
-  """
-  weight = weight.astype(jnp.float32)
-  fan_in = weight.shape[0] * weight.shape[1] * weight.shape[2]
-  # Mean and variance in one pass over the weight. Squares are summed relative to a value of the
-  # filter itself, so that a mean far from zero costs no precision; the result does not depend on
-  # which value it is, so it has no derivative.
-  origin = jax.lax.stop_gradient(weight[0, 0, 0])
-  offset = weight - origin[None, None, None, :]
-  mean_offset = jnp.mean(offset, axis=(0, 1, 2))
-  variance = jnp.mean(jnp.square(offset), axis=(0, 1, 2)) - jnp.square(mean_offset)
-  mean = origin + mean_offset
-  scale = jax.lax.rsqrt(jnp.maximum(variance * fan_in, VARIANCE_FLOOR)) * gain.astype(jnp.float32)
-  return weight * scale[None, None, None, :] - (mean * scale)[None, None, None, :]
+from kernels.scaled_ws_conv.formulas import Activation, standardize_weight
 
 
 def average_pool(x: Float[Array, "h w n c"]) -> Float[Array, "h2 w2 n c"]:
-  """2x2 average pooling with stride 2; at an odd edge the mean is over the pixels there are."""
+  """Pools 2x2 pixels with stride 2; at an odd edge the mean is over the pixels there are."""
 
   def window_sum(array):
     return jax.lax.reduce_window(array, 0.0, jax.lax.add, (2, 2, 1, 1), (2, 2, 1, 1), "SAME")
@@ -55,10 +31,10 @@ def average_pool(x: Float[Array, "h w n c"]) -> Float[Array, "h2 w2 n c"]:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def activate(activation: Activation, x: Array) -> Array:
-  """`activation(x)` in float32, stored as x.dtype.
+  """Computes `activation(x)` in float32 and returns it as x.dtype.
 
-  The backward pass recomputes from `x`: left to itself, JAX would save four float32 arrays for a
-  gelu, and a scan over blocks would write every one of them to memory.
+  The backward pass recomputes everything from `x`: left to itself, JAX would save four float32
+  arrays for a gelu, and a scan over blocks would write every one of them to memory.
   """
   return activation(x.astype(jnp.float32)).astype(x.dtype)
 
@@ -80,12 +56,13 @@ activate.defvjp(_activate_forward, _activate_backward)
 def convolve(
   x: Float[Array, "h w n c"], weight: Float[Array, "kh kw i o"], stride: int, groups: int
 ) -> Float[Array, "h2 w2 n o"]:
-  """Grouped convolution with "SAME" padding.
+  """Computes a grouped convolution with "SAME" padding.
 
-  What XLA's CPU backend is slow at is computed another way there, so that small networks train on
-  a CPU: the weight gradient of a grouped convolution takes 10 to 40 times as long as those of its
-  groups one by one, and a 1x1 convolution up to twice as long as the same matrix product
-  (BUILD_NOTES.md, "Convolutions on a CPU"). The choice is made when the program is lowered.
+  XLA's CPU backend is slow at two of the computations: the weight gradient of a grouped convolution
+  takes 10 to 40 times as long as the gradients of its groups one by one, and a 1x1 convolution up
+  to twice as long as the same matrix product (BUILD_NOTES.md, "Convolutions on a CPU"). On a CPU
+  these are computed the faster way, so that small networks train there. The choice is made when the
+  program is lowered.
   """
   if weight.shape[:2] == (1, 1) and stride == groups == 1:
     return jax.lax.platform_dependent(
@@ -113,7 +90,7 @@ def _convolve_forward(x, weight, stride, groups):
 
 
 def _convolve_backward(stride, groups, residuals, cotangent):
-  # The choice of platform stays outside of differentiation: differentiated through, it would save
+  # The choice of platform stays outside of differentiation: differentiating through it would save
   # the residuals of both branches.
   def pull_back(x, weight, cotangent):
     _, pullback = jax.vjp(lambda x, w: _convolve(x, w, stride, groups), x, weight)
@@ -138,7 +115,7 @@ def _convolve_backward(stride, groups, residuals, cotangent):
 convolve.defvjp(_convolve_forward, _convolve_backward)
 
 
-def scaled_ws_conv(
+def scaled_ws_convolution(
   x: Float[Array, "h w n c"],
   weight: Float[Array, "kh kw i o"],
   gain: Float[Array, " o"],
@@ -151,25 +128,25 @@ def scaled_ws_conv(
   activation: Activation | None,
   returns_input: bool,
 ) -> tuple[Float[Array, "h2 w2 n o"], Float[Array, "h w n c"] | None]:
-  """y = conv(pool(activation(x)), input_scale * standardized weight) + bias.
+  """Computes y = conv(pool(activation(x)), input_scale * standardized weight) + bias.
 
   Scaling the input is the same as scaling the weights, of which there are far fewer.
 
   Args:
-    x: activations, of the compute dtype, which the result has as well.
+    x: activations in the compute dtype, which the result has as well.
     weight: parameters; i = c / groups.
-    gain: of each output channel.
-    bias: of each output channel.
-    input_scale: of the activated input: the activation's gain and a block's beta; None for 1.
-      A constant: there is no derivative by it.
-    stride: of the convolution, whose padding is "SAME" in XLA's sense.
-    groups: output channel k sees the input channels of group k * groups // o.
-    pool: 2x2 average pooling before the convolution.
-    activation: of the input, or None.
-    returns_input: the input is returned too.
+    gain: scale of each output channel's filter.
+    bias: offset of each output channel.
+    input_scale: factor of the activated input: the activation's gain and a block's beta; None is 1.
+      It is a constant: there is no derivative with respect to it.
+    stride: stride of the convolution, whose padding is "SAME" in XLA's sense.
+    groups: number of groups; output channel k sees the input channels of group k * groups // o.
+    pool: whether 2x2 average pooling precedes the convolution.
+    activation: activation of the input, or None.
+    returns_input: whether the input is returned too.
 
   Returns:
-    The result; `x`, or None.
+    The result; `x` or None.
   """
   dtype, given = x.dtype, x
   if activation is not None:
@@ -180,39 +157,6 @@ def scaled_ws_conv(
   if input_scale is not None:
     weight = weight * input_scale
   y = convolve(x, weight.astype(dtype), stride, groups)
-  # In float32, so that the bias's gradient is a sum in float32.
+  # The sum is in float32 so that the bias's gradient is summed in float32.
   y = (y.astype(jnp.float32) + bias.astype(jnp.float32)[None, None, None, :]).astype(dtype)
   return y, given if returns_input else None
-
-
-STEM_STRIDES = (2, 1, 1, 2)
-
-
-def stem(
-  images: Float[Array, "h w n c"],
-  weights: Sequence[Float[Array, "3 3 _ _"]],
-  gains: Sequence[Float[Array, " _"]],
-  biases: Sequence[Float[Array, " _"]],
-  input_scale: Float[Array, ""],
-  *,
-  strides: Sequence[int],
-  activation: Activation,
-) -> Float[Array, "h2 w2 n o"]:
-  """One `scaled_ws_conv` after the other; all but the first activate and scale their input."""
-  x = images
-  for i, (weight, gain, bias, stride) in enumerate(
-    zip(weights, gains, biases, strides, strict=True)
-  ):
-    x, _ = scaled_ws_conv(
-      x,
-      weight,
-      gain,
-      bias,
-      input_scale if i else None,
-      stride=stride,
-      groups=1,
-      pool=False,
-      activation=activation if i else None,
-      returns_input=False,
-    )
-  return x

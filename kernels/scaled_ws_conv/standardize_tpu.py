@@ -7,7 +7,7 @@ standardized weights gain * r * (w - m):
     w's gradient = gain r (G - mean(G)) - gain r^3 (w - m) sum(G (w - m)), the latter if n v > floor
 """
 
-import functools
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +15,26 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float
 
-from kernels.tpu import LANES, SUBLANES, cost_estimate, result_like
+from kernels.call import Operand, Result, call
+from kernels.scaled_ws_conv.formulas import VARIANCE_FLOOR
+from kernels.tpu import LANES, SUBLANES, result_like
 
 CHUNK_ROWS_MAX = 64
-"""Rows that are worked on at a time."""
+"""Largest number of rows that are computed at a time."""
+
+
+class Refs(NamedTuple):
+  """The kernel's refs.
+
+  Axes: n inputs of a filter (all taps), o output channels, parts of the gradient to be added up.
+  """
+
+  input_scale_ref: Any  # [1], in SMEM
+  weight_ref: Any  # [n, o]
+  standardized_gradient_ref: Any  # [parts, n, o]
+  gain_ref: Any  # [1, o]
+  weight_gradient_ref: Any  # [n, o]
+  gain_gradient_ref: Any  # [1, o]
 
 
 def gradient(
@@ -26,18 +42,15 @@ def gradient(
   standardized_gradient: Float[Array, "parts taps i o"],
   gain: Float[Array, "1 o"],
   input_scale: Float[Array, "1"],
-  *,
-  variance_floor: float,
 ) -> tuple[Float[Array, "taps i o"], Float[Array, " o"]]:
-  """Gradients of weight and gain.
+  """Returns the gradients of weight and gain.
 
   Args:
-    weight: float32; inputs a multiple of 8.
-    standardized_gradient: float32; the sum over parts is the gradient of the standardized weights
-      times `input_scale`.
-    gain: float32.
-    input_scale: float32.
-    variance_floor: see the reference.
+    weight: filters, float32; the number of inputs is a multiple of 8.
+    standardized_gradient: float32; the sum over parts is the gradient of `input_scale` times the
+      standardized weights.
+    gain: scale of each filter, float32.
+    input_scale: factor of the activated input, float32.
   """
   outputs = weight.shape[-1]
   rows = weight.size // outputs
@@ -46,51 +59,40 @@ def gradient(
 
   vector = pl.BlockSpec((1, columns), lambda column: (0, column))
   matrix = pl.BlockSpec((rows, columns), lambda column: (0, column))
-  operands = [
-    input_scale,
-    weight.reshape(rows, outputs),
-    standardized_gradient.reshape(parts, rows, outputs),
-    gain,
-  ]
-  results = [
-    result_like(standardized_gradient, shape, jnp.float32)
-    for shape in ((rows, outputs), (1, outputs))
-  ]
-  weight_gradient, gain_gradient = pl.pallas_call(
-    functools.partial(_body, variance_floor=variance_floor),
-    grid=(outputs // columns,),
-    in_specs=[
-      pl.BlockSpec(memory_space=pltpu.SMEM),
-      matrix,
-      pl.BlockSpec((parts, rows, columns), lambda column: (0, 0, column)),
-      vector,
-    ],
-    out_specs=[matrix, vector],
-    out_shape=results,
-    compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel",)),
-    cost_estimate=cost_estimate(operands, results),
+  matrices = pl.BlockSpec((parts, rows, columns), lambda column: (0, 0, column))
+
+  def result(shape, spec):
+    return Result(result_like(standardized_gradient, shape, jnp.float32), spec)
+
+  written = call(
+    _body,
+    Refs(
+      input_scale_ref=Operand(input_scale, pl.BlockSpec(memory_space=pltpu.SMEM)),
+      weight_ref=Operand(weight.reshape(rows, outputs), matrix),
+      standardized_gradient_ref=Operand(
+        standardized_gradient.reshape(parts, rows, outputs), matrices
+      ),
+      gain_ref=Operand(gain, vector),
+      weight_gradient_ref=result((rows, outputs), matrix),
+      gain_gradient_ref=result((1, outputs), vector),
+    ),
     name="standardization_gradient",
-  )(*operands)
-  return weight_gradient.reshape(weight.shape), gain_gradient[0]
+    grid=(outputs // columns,),
+    dimension_semantics=("parallel",),
+  )
+  return written.weight_gradient_ref.reshape(weight.shape), written.gain_gradient_ref[0]
 
 
-def _body(
-  input_scale,
-  weight,
-  standardized_gradient,
-  gain,
-  weight_gradient,
-  gain_gradient,
-  *,
-  variance_floor,
-):
-  rows, columns = weight.shape
+def _body(refs: Refs):
+  rows, columns = refs.weight_ref.shape
   chunk_rows = max(i for i in range(SUBLANES, CHUNK_ROWS_MAX + 1, SUBLANES) if rows % i == 0)
-  origin = weight[0:1]
+  # Sums are relative to a value of each filter, as in `formulas.filter_statistics`.
+  origin = refs.weight_ref[0:1]
 
   def chunk(i):
     at = pl.ds(pl.multiple_of(i * chunk_rows, SUBLANES), chunk_rows), slice(None)
-    return at, weight[at] - origin, jnp.sum(standardized_gradient[:, *at], axis=0)
+    offset = refs.weight_ref[at] - origin
+    return at, offset, jnp.sum(refs.standardized_gradient_ref[:, *at], axis=0)
 
   def add(i, sums):
     _, offset, g = chunk(i)
@@ -105,16 +107,16 @@ def _body(
   offset, square, g, product = (jnp.sum(x, axis=0, keepdims=True) for x in sums)
   mean_offset, mean_gradient = offset / rows, g / rows
   deviation = square - mean_offset * offset
-  root = jax.lax.rsqrt(jnp.maximum(deviation, variance_floor))
-  # Of the gradient with the deviations from the mean.
+  root = jax.lax.rsqrt(jnp.maximum(deviation, VARIANCE_FLOOR))
+  # sum(G (w - m)), from offsets from the origin to deviations from the mean.
   product = product - mean_offset * g
-  scale = gain[...] * root * input_scale[0]
-  along = jnp.where(deviation > variance_floor, scale * root * root * product, 0.0)
-  gain_gradient[...] = root * product * input_scale[0]
+  scale = refs.gain_ref[...] * root * refs.input_scale_ref[0]
+  along = jnp.where(deviation > VARIANCE_FLOOR, scale * root * root * product, 0.0)
+  refs.gain_gradient_ref[...] = root * product * refs.input_scale_ref[0]
 
   def write(i, _):
     at, offset, g = chunk(i)
-    weight_gradient[at] = scale * (g - mean_gradient) - along * (offset - mean_offset)
+    refs.weight_gradient_ref[at] = scale * (g - mean_gradient) - along * (offset - mean_offset)
     return 0
 
   jax.lax.fori_loop(0, rows // chunk_rows, write, 0)

@@ -6,8 +6,9 @@ import jax
 from jaxtyping import Array, Float
 
 from kernels.dispatch import Implementation, dispatch
-from kernels.scaled_ws_conv.reference import VARIANCE_FLOOR, Activation
-from kernels.se_residual import kernel_tpu, reference
+from kernels.scaled_ws_conv.formulas import Activation
+from kernels.se_residual import pallas, reference
+from kernels.se_residual.formulas import Gate
 
 
 def conv_se_residual(
@@ -16,19 +17,16 @@ def conv_se_residual(
   gain: Float[Array, " c"],
   bias: Float[Array, " c"],
   shortcut: Float[Array, "h w n c"],
-  squeeze_weight: Float[Array, "c s"],
-  squeeze_bias: Float[Array, " s"],
-  excite_weight: Float[Array, "s c"],
-  excite_bias: Float[Array, " c"],
+  gate: Gate,
   skip_gain: Float[Array, ""],
-  *,
-  activation: Activation | None = None,
   input_scale: Float[Array, ""] | None = None,
   keep: Float[Array, " n"] | None = None,
+  *,
+  activation: Activation | None = None,
   alpha: float = 0.2,
   implementation: Implementation = "reference",
 ) -> Float[Array, "h w n c"]:
-  """`reference.conv_se_residual`, by TPU kernels where these cover the arguments."""
+  """Computes `reference.conv_se_residual`, by TPU kernels where they cover the arguments."""
   if input_scale is not None:
     input_scale = jax.lax.stop_gradient(input_scale)
   static = dict(activation=activation, alpha=alpha)
@@ -36,24 +34,6 @@ def conv_se_residual(
     "conv_se_residual",
     implementation,
     reference=functools.partial(reference.conv_se_residual, **static),
-    kernel=functools.partial(
-      kernel_tpu.conv_se_residual,
-      **static,
-      branch_scale=reference.branch_scale,
-      variance_floor=VARIANCE_FLOOR,
-    ),
-    arguments=(
-      x,
-      weight,
-      gain,
-      bias,
-      input_scale,
-      shortcut,
-      squeeze_weight,
-      squeeze_bias,
-      excite_weight,
-      excite_bias,
-      skip_gain,
-      keep,
-    ),
+    kernel=functools.partial(pallas.conv_se_residual, **static),
+    arguments=(x, weight, gain, bias, shortcut, gate, skip_gain, input_scale, keep),
   )

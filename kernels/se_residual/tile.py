@@ -1,4 +1,4 @@
-"""How the kernels of squeeze-excite cut their work into the steps of a grid."""
+"""Tiles of squeeze-excite's kernels: how their work is cut into the steps of a grid."""
 
 import dataclasses
 import functools
@@ -7,6 +7,7 @@ import math
 import pathlib
 from typing import Literal
 
+from kernels.se_residual.problem import Problem
 from kernels.tpu import (
   IMAGES_MULTIPLE,
   LANES,
@@ -19,9 +20,10 @@ from kernels.tpu import (
 Direction = Literal["forward", "backward"]
 CORES = 2
 BLOCK_BYTES_PREFERRED = 3 << 19
-"""Long copies come close to HBM's bandwidth; of longer ones, the first and the last one, behind
-which nothing is computed, take more than that gains."""
+"""Size of a block whose copy comes close to HBM's bandwidth. With larger blocks, the first and the
+last copy, during which nothing is computed, cost more than that gains."""
 CHOSEN = pathlib.Path(__file__).parent / "tiles.json"
+"""The tiles that a sweep has found to be best."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,9 +31,9 @@ class Tile:
   """The grid is [blocks of images, blocks of channels, blocks of rows]; cores share the first two.
 
   Attributes:
-    rows: of a block, in pixels.
-    images: of a block.
-    channels: of a block.
+    rows: rows of a block, in pixels.
+    images: images of a block.
+    channels: channels of a block.
   """
 
   rows: int
@@ -44,27 +46,24 @@ class Blocks:
   """The blocks of a kernel's grid.
 
   Attributes:
-    shape: of the branch, [h, w, n, c].
-    itemsize: bytes of an activation.
-    direction: of the pass.
-    tile: even parts of the work.
+    problem: what the kernel computes.
+    direction: direction of the pass.
+    tile: how the work is cut; its parts are even.
 
   Raises:
     ValueError: the tile does not divide the work, or its blocks do not fit VMEM.
   """
 
-  shape: tuple[int, int, int, int]
-  itemsize: int
+  problem: Problem
   direction: Direction
   tile: Tile
 
   def __post_init__(self):
-    height, _, images, channels = self.shape
     check_multiples(
-      ("rows", height, self.tile.rows),
-      ("images", images, self.tile.images),
+      ("rows", self.problem.height, self.tile.rows),
+      ("images", self.problem.images, self.tile.images),
       ("images", self.tile.images, IMAGES_MULTIPLE),
-      ("channels", channels, self.tile.channels),
+      ("channels", self.problem.channels, self.tile.channels),
       ("channels", self.tile.channels, LANES),
     )
     if self.vmem_bytes > VMEM_BYTES:
@@ -72,49 +71,47 @@ class Blocks:
 
   @property
   def grid(self) -> tuple[int, int, int]:
-    """Blocks of images, channels and rows."""
-    height, _, images, channels = self.shape
+    """Numbers of blocks of images, channels and rows."""
     return (
-      images // self.tile.images,
-      channels // self.tile.channels,
-      height // self.tile.rows,
+      self.problem.images // self.tile.images,
+      self.problem.channels // self.tile.channels,
+      self.problem.height // self.tile.rows,
     )
 
   @property
   def wide_shape(self) -> tuple[int, int, int, int]:
-    """Of a block of activations."""
-    return self.tile.rows, self.shape[1], self.tile.images, self.tile.channels
+    """Shape of a block of activations."""
+    return self.tile.rows, self.problem.width, self.tile.images, self.tile.channels
 
   @property
   def narrow_shape(self) -> tuple[int, int]:
-    """Of a block with one value for each image and channel."""
+    """Shape of a block with one value for each image and channel."""
     return self.tile.images, self.tile.channels
 
   @property
   def wide_bytes(self) -> int:
-    """Of a block of activations."""
-    return math.prod(self.wide_shape) * self.itemsize
+    """Bytes of a block of activations."""
+    return math.prod(self.wide_shape) * self.problem.itemsize
 
   @property
   def vmem_bytes(self) -> int:
-    """Of a core: two of each block, so that copies overlap with work."""
-    # Branch, shortcut, result and scale; backward cotangent, branch, and sums of two kinds.
+    """Bytes of a core: two of each block, so that copies overlap with work."""
+    # Forward: branch, shortcut, result; scale. Backward: cotangent, branch; sums of two kinds.
     wide, narrow = (3, 1) if self.direction == "forward" else (2, 2)
     return 2 * (wide * self.wide_bytes + narrow * 4 * math.prod(self.narrow_shape))
 
 
-def candidates(
-  shape: tuple[int, int, int, int], itemsize: int, direction: Direction
-) -> list[Blocks]:
-  """Tiles whose blocks fit VMEM, the likely best first."""
-  height, _, images, channels = shape
+def candidates(problem: Problem, direction: Direction) -> list[Blocks]:
+  """Returns tiles whose blocks fit VMEM, the likely best first."""
   fitting = []
-  for rows, some_images, some_channels in itertools.product(
-    divisors(height), divisors(images, of=IMAGES_MULTIPLE), divisors(channels, of=LANES)
+  for rows, images, channels in itertools.product(
+    divisors(problem.height),
+    divisors(problem.images, of=IMAGES_MULTIPLE),
+    divisors(problem.channels, of=LANES),
   ):
-    tile = Tile(rows=rows, images=some_images, channels=some_channels)
+    tile = Tile(rows=rows, images=images, channels=channels)
     try:
-      fitting.append(Blocks(shape, itemsize, direction, tile))
+      fitting.append(Blocks(problem, direction, tile))
     except ValueError:
       continue
   return sorted(fitting, key=_rank)
@@ -124,10 +121,10 @@ def _rank(blocks: Blocks):
   images, channels, _ = blocks.grid
   too_long = blocks.wide_bytes > BLOCK_BYTES_PREFERRED
   return (
-    # All cores have as much to do.
+    # All cores have the same amount of work.
     images * channels % CORES,
     too_long,
-    # What is next to each other in HBM is copied together.
+    # Neighbors in HBM are copied together.
     channels,
     images,
     blocks.wide_bytes if too_long else -blocks.wide_bytes,
@@ -135,19 +132,19 @@ def _rank(blocks: Blocks):
 
 
 @functools.cache
-def choose(shape: tuple[int, int, int, int], itemsize: int, direction: Direction) -> Blocks:
-  """The tile of `tiles.json`, or the likely best one.
+def choose(problem: Problem, direction: Direction, path: pathlib.Path = CHOSEN) -> Blocks:
+  """Returns the blocks of the tile that a sweep has chosen, or of the likely best one.
+
+  Args:
+    problem: what the kernel computes.
+    direction: direction of the pass.
+    path: file of chosen tiles.
 
   Raises:
     NotImplementedError: no tile fits.
   """
-  if tile := read_tiles(CHOSEN, Tile).get((name(shape, itemsize), direction)):
-    return Blocks(shape, itemsize, direction, tile)
-  for blocks in candidates(shape, itemsize, direction):
+  if tile := read_tiles(path, Problem, Tile).get((problem, direction)):
+    return Blocks(problem, direction, tile)
+  for blocks in candidates(problem, direction):
     return blocks
   raise NotImplementedError("blocks that do not fit VMEM")
-
-
-def name(shape: tuple[int, int, int, int], itemsize: int) -> str:
-  """By which `tiles.json` knows the kernels of a shape."""
-  return f"{'x'.join(map(str, shape))}, {itemsize} bytes"

@@ -1,15 +1,23 @@
-"""How the optimizer's kernel for one large parameter cuts it into the steps of a grid."""
+"""Tiles of SGD with AGC: the grid of one large parameter, and the calls that small ones share."""
 
 import dataclasses
 import functools
+import math
 import pathlib
+from collections.abc import Mapping
 
+from kernels.sgd_agc.problem import Problem
 from kernels.tpu import LANES, SUBLANES, VMEM_BYTES, check_multiples, divisors, read_tiles
 
 CHUNK_ROWS_PREFERRED = 40
-"""With more, vectors of three arrays are spilled."""
+"""Most rows of a chunk for which no vectors of its three arrays are spilled."""
 CHUNK_ROWS_MAX = 128
+SMALL_VMEM_BYTES = 10 << 20
+"""VMEM of all arrays of a call of small parameters; the compiler keeps some of the 16 MiB."""
+SMALL_PARAMETERS_MAX = 128
+"""Most small parameters of a call: the code for each is unrolled in the kernel."""
 CHOSEN = pathlib.Path(__file__).parent / "tiles.json"
+"""The tiles that a sweep has found to be best."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -17,46 +25,12 @@ class Tile:
   """The grid is [blocks of columns, blocks of rows].
 
   Attributes:
-    rows: of a block, which has the width of the lanes.
-    chunk_rows: that are worked on at a time.
+    rows: rows of a block, which is as wide as the lanes.
+    chunk_rows: rows that are worked on at a time.
   """
 
   rows: int
   chunk_rows: int
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Matrix:
-  """What the kernel is given: a parameter as a matrix whose columns are units.
-
-  Attributes:
-    rows: weights of a unit.
-    columns: units; where nothing is clipped, just columns.
-    clips: by the norms of whole units.
-    gradient_itemsize: bytes of a gradient's element.
-    has_average: there is a moving average.
-  """
-
-  rows: int
-  columns: int
-  clips: bool
-  gradient_itemsize: int = 4
-  has_average: bool = False
-
-  @property
-  def name(self) -> str:
-    """By which `tiles.json` knows it."""
-    return (
-      f"{self.rows}x{self.columns}"
-      + ("" if self.clips else " not clipped")
-      + (" with average" if self.has_average else "")
-      + f", gradient {self.gradient_itemsize} bytes"
-    )
-
-  @property
-  def tile_rows(self) -> int:
-    """Rows that fill the sublanes, which hold 32 bits, in all arrays."""
-    return SUBLANES * 4 // self.gradient_itemsize
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,51 +38,51 @@ class Blocks:
   """The blocks of the kernel's grid.
 
   Attributes:
-    matrix: the work.
-    tile: even parts of it.
+    problem: what the kernel computes.
+    tile: how the work is cut; its parts are even.
 
   Raises:
     ValueError: the tile does not divide the matrix, cuts units that are clipped, or its blocks do
       not fit VMEM.
   """
 
-  matrix: Matrix
+  problem: Problem
   tile: Tile
 
   def __post_init__(self):
-    matrix, tile = self.matrix, self.tile
+    problem, tile = self.problem, self.tile
     check_multiples(
-      ("rows", matrix.rows, tile.rows),
+      ("rows", problem.rows, tile.rows),
       ("rows of a block", tile.rows, tile.chunk_rows),
-      ("rows of a chunk", tile.chunk_rows, matrix.tile_rows),
+      ("rows of a chunk", tile.chunk_rows, problem.tile_rows),
     )
-    if matrix.clips and tile.rows != matrix.rows:
-      raise ValueError(f"{tile=}: a unit of {matrix.rows} rows is cut")
+    if problem.clips and tile.rows != problem.rows:
+      raise ValueError(f"{tile=}: a unit of {problem.rows} rows is cut")
     if self.vmem_bytes > VMEM_BYTES:
       raise ValueError(f"{tile=}: {self.vmem_bytes} bytes of VMEM are more than {VMEM_BYTES}")
 
   @property
   def grid(self) -> tuple[int, int]:
-    """Blocks of columns, of which the last one may reach over the edge, and of rows."""
-    return -(-self.matrix.columns // LANES), self.matrix.rows // self.tile.rows
+    """Numbers of blocks of columns, the last of which may reach over the edge, and of rows."""
+    return -(-self.problem.columns // LANES), self.problem.rows // self.tile.rows
 
   @property
   def vmem_bytes(self) -> int:
-    """Of a core: two of each block, so that copies overlap with work."""
-    changed = 3 if self.matrix.has_average else 2
-    element_bytes = 4 * 2 * changed + self.matrix.gradient_itemsize
+    """Bytes of a core: two of each block, so that copies overlap with work."""
+    changed = 3 if self.problem.has_ema else 2
+    element_bytes = 4 * 2 * changed + self.problem.gradient_itemsize
     return 2 * LANES * (self.tile.rows * element_bytes + 4 * SUBLANES)
 
 
-def candidates(matrix: Matrix) -> list[Blocks]:
-  """Tiles whose blocks fit VMEM, the likely best first."""
+def candidates(problem: Problem) -> list[Blocks]:
+  """Returns tiles whose blocks fit VMEM, the likely best first."""
   fitting = []
-  for rows in [matrix.rows] if matrix.clips else divisors(matrix.rows, of=matrix.tile_rows):
-    for chunk_rows in divisors(rows, of=matrix.tile_rows):
+  for rows in [problem.rows] if problem.clips else divisors(problem.rows, of=problem.tile_rows):
+    for chunk_rows in divisors(rows, of=problem.tile_rows):
       if chunk_rows > CHUNK_ROWS_MAX:
         break
       try:
-        fitting.append(Blocks(matrix, Tile(rows=rows, chunk_rows=chunk_rows)))
+        fitting.append(Blocks(problem, Tile(rows=rows, chunk_rows=chunk_rows)))
       except ValueError:
         continue
   return sorted(fitting, key=_rank)
@@ -121,14 +95,55 @@ def _rank(blocks: Blocks):
 
 
 @functools.cache
-def choose(matrix: Matrix) -> Blocks:
-  """The tile of `tiles.json`, or the likely best one.
+def choose(problem: Problem, path: pathlib.Path = CHOSEN) -> Blocks:
+  """Returns the blocks of the tile that a sweep has chosen, or of the likely best one.
+
+  Args:
+    problem: what the kernel computes.
+    path: file of chosen tiles.
 
   Raises:
     NotImplementedError: no tile fits.
   """
-  if tile := read_tiles(CHOSEN, Tile).get((matrix.name, "update")):
-    return Blocks(matrix, tile)
-  for blocks in candidates(matrix):
+  if tile := read_tiles(path, Problem, Tile).get((problem, "update")):
+    return Blocks(problem, tile)
+  for blocks in candidates(problem):
     return blocks
   raise NotImplementedError("units that do not fit VMEM")
+
+
+def calls_of_small(shapes: Mapping[str, tuple[int, ...]], *, arrays: int) -> list[list[str]]:
+  """Divides small parameters among calls of their kernel, each of which fits VMEM.
+
+  Args:
+    shapes: of the parameters, by name.
+    arrays: number of arrays of its shape that the kernel has for each parameter.
+
+  Returns:
+    The names of each call's parameters, in order.
+
+  Raises:
+    NotImplementedError: one parameter alone does not fit VMEM.
+  """
+  calls: list[list[str]] = []
+  total = 0
+  for name, shape in shapes.items():
+    own = arrays * padded_bytes(shape)
+    if own > SMALL_VMEM_BYTES:
+      raise NotImplementedError("a small parameter that does not fit VMEM")
+    if not calls or total + own > SMALL_VMEM_BYTES or len(calls[-1]) == SMALL_PARAMETERS_MAX:
+      calls.append([])
+      total = 0
+    calls[-1].append(name)
+    total += own
+  return calls
+
+
+def padded_bytes(shape: tuple[int, ...]) -> int:
+  """Returns the bytes of a float32 array in whole tiles of VMEM."""
+  if len(shape) < 2:
+    tile = SUBLANES * LANES
+    return 4 * tile * math.ceil(math.prod(shape) / tile)
+  *major, sublanes, lanes = shape
+  tiles = math.ceil(sublanes / SUBLANES) * math.ceil(lanes / LANES)
+  return 4 * SUBLANES * LANES * math.prod(major) * tiles

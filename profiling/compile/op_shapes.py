@@ -10,12 +10,12 @@ from collections.abc import Iterator
 
 import jax
 
-from kernels.scaled_ws_conv import kernel_tpu, stem_tpu
-from kernels.scaled_ws_conv.geometry import Geometry
-from kernels.scaled_ws_conv.reference import STEM_STRIDES
-from kernels.sgd_agc import small_tpu
-from nfnet.model import NFNet, parameter_shapes
+from kernels.scaled_ws_conv.problem import Problem, problem_of
+from kernels.sgd_agc.problem import is_small
+from kernels.stem.problem import problems_of
+from nfnet.model import NFNet, parameter_name, parameter_shapes
 from nfnet.variants import VARIANTS, get_variant
+from train.step.parameter_groups import parameter_role
 
 PIXELS = 224
 NAMED_VARIANTS = tuple(
@@ -28,24 +28,24 @@ SUMMARIZED_VARIANTS = ("F0", "F7+")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ConvShape:
-  """One call of scaled_ws_conv.
+  """One call of scaled_ws_convolution.
 
   Attributes:
     pixels: side of the input.
-    in_channels: of the input.
-    out_channels: of the result.
-    kernel_pixels: side of the filter.
-    stride: of the convolution.
-    groups: of channels.
-    pool: 2x2 average pooling first.
-    activates_input: gelu on the input.
-    returns_input: with the input, for other uses.
+    in_channels: channels of the input.
+    out_channels: channels of the result.
+    filter_pixels: side of the filter.
+    stride: stride of the convolution.
+    groups: number of groups of channels.
+    pool: whether 2x2 average pooling comes first.
+    activates_input: whether the input goes through a gelu.
+    returns_input: whether the input is returned for other uses.
   """
 
   pixels: int
   in_channels: int
   out_channels: int
-  kernel_pixels: int
+  filter_pixels: int
   stride: int = 1
   groups: int = 1
   pool: bool = False
@@ -57,11 +57,11 @@ class ConvShape:
     """Side of the result."""
     return self.pixels // (2 if self.pool else self.stride)
 
-  def geometries(self, images: int) -> list[Geometry]:
-    """What the kernels compute, in bfloat16."""
-    size = self.kernel_pixels
+  def problems(self, images: int) -> list[Problem]:
+    """Returns what the kernels compute for `images`, in bfloat16."""
+    size = self.filter_pixels
     return [
-      kernel_tpu.geometry_of(
+      problem_of(
         (self.pixels, self.pixels, images, self.in_channels),
         (size, size, self.in_channels // self.groups, self.out_channels),
         stride=self.stride,
@@ -75,19 +75,19 @@ class ConvShape:
   @property
   def macs(self) -> int:
     """Multiply-adds of the forward pass for one image."""
-    taps = self.kernel_pixels**2 * self.in_channels // self.groups
+    taps = self.filter_pixels**2 * self.in_channels // self.groups
     return self.out_pixels**2 * self.out_channels * taps
 
   @property
   def backward_macs(self) -> int:
-    """Of the gradients of weight and input."""
+    """Multiply-adds of the gradients of weight and input for one image."""
     return 2 * self.macs
 
   @property
   def label(self) -> str:
-    """For a table."""
+    """Describes the call in a table."""
     parts = [
-      f"conv {self.kernel_pixels}x{self.kernel_pixels}",
+      f"conv {self.filter_pixels}x{self.filter_pixels}",
       f"{self.pixels}px",
       f"{self.in_channels}->{self.out_channels}",
     ]
@@ -101,11 +101,11 @@ class ConvShape:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StemShape:
-  """One call of stem.
+  """One call of stem_convolutions.
 
   Attributes:
     pixels: side of the images.
-    channels: of the results of its four convolutions.
+    channels: channels of the results of the four convolutions.
   """
 
   pixels: int
@@ -116,16 +116,12 @@ class StemShape:
     """Side of the result."""
     return self.pixels // 4
 
-  def geometries(self, images: int) -> list[Geometry]:
-    """What the kernels compute, in bfloat16."""
+  def problems(self, images: int) -> list[Problem]:
+    """Returns what the kernels compute for `images`, in bfloat16."""
     pairs = zip((3, *self.channels), self.channels, strict=False)
-    layers = stem_tpu.layers_of(
-      (self.pixels, self.pixels, images, 3),
-      [(3, 3, *pair) for pair in pairs],
-      strides=STEM_STRIDES,
-      itemsize=2,
+    return problems_of(
+      (self.pixels, self.pixels, images, 3), [(3, 3, *pair) for pair in pairs], itemsize=2
     )
-    return [layer.geometry for layer in layers]
 
   @property
   def _macs_by_convolution(self) -> list[int]:
@@ -143,32 +139,32 @@ class StemShape:
 
   @property
   def backward_macs(self) -> int:
-    """Of the gradients of all weights and of the inputs of all convolutions but the first."""
+    """Multiply-adds of all gradients for one image; the images themselves have none."""
     return 2 * self.macs - self._macs_by_convolution[0]
 
   @property
   def label(self) -> str:
-    """For a table."""
+    """Describes the call in a table."""
     return f"stem {self.pixels}px {'->'.join(map(str, (3, *self.channels)))}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SqueezeExciteShape:
-  """What one call of conv_se_residual does on top of its convolution.
+  """The part of one call of conv_se_residual that is not its convolution.
 
   Attributes:
-    convolution: alone.
+    convolution: the convolution.
     squeeze_channels: hidden width of the gate.
   """
 
   convolution: ConvShape
   squeeze_channels: int
 
-  def geometries(self, images: int) -> list[Geometry]:
-    """Of the convolution at the end of a branch."""
+  def problems(self, images: int) -> list[Problem]:
+    """Returns what the kernels compute for the convolution at the end of a branch."""
     conv = self.convolution
     return [
-      kernel_tpu.geometry_of(
+      problem_of(
         (conv.pixels, conv.pixels, images, conv.in_channels),
         (1, 1, conv.in_channels, conv.out_channels),
         stride=1,
@@ -186,12 +182,12 @@ class SqueezeExciteShape:
 
   @property
   def backward_macs(self) -> int:
-    """Of all gradients."""
+    """Multiply-adds of all gradients for one image."""
     return 2 * self.macs
 
   @property
   def label(self) -> str:
-    """For a table."""
+    """Describes the call in a table."""
     conv = self.convolution
     return (
       f"se_residual after {conv.in_channels}->{conv.out_channels} {conv.pixels}px "
@@ -201,11 +197,11 @@ class SqueezeExciteShape:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class UpdateShape:
-  """One call of sgd_agc.
+  """One call of sgd_agc_step.
 
   Attributes:
-    shapes: of the parameters; one, or all small ones of a network.
-    clipped: by AGC; the classifier's weight is not.
+    shapes: shapes of the parameters: of one, or of all small ones of a network.
+    clipped: whether AGC clips the gradients; those of the classifier's weight are not clipped.
   """
 
   shapes: tuple[tuple[int, ...], ...]
@@ -213,12 +209,12 @@ class UpdateShape:
 
   @property
   def elements(self) -> int:
-    """Of the parameters."""
+    """Number of scalars in the parameters."""
     return sum(map(math.prod, self.shapes))
 
   @property
   def label(self) -> str:
-    """For a table."""
+    """Describes the call in a table."""
     if len(self.shapes) > 1:
       return f"sgd_agc {len(self.shapes)} small parameters"
     (shape,) = self.shapes
@@ -230,9 +226,9 @@ OpShape = ConvShape | StemShape | SqueezeExciteShape | UpdateShape
 
 
 def op_shapes(variant: str, num_classes: int = 1000) -> collections.Counter[OpShape]:
-  """The calls in one training step of a network, and how many there are of each.
+  """Counts the calls in one training step of a network.
 
-  A branch's last convolution, which is one call with squeeze-excite, is counted for itself.
+  A branch's last convolution, which is one call with squeeze-excite, is counted on its own.
   """
   return collections.Counter([*_forward_shapes(variant), *_update_shapes(variant, num_classes)])
 
@@ -244,11 +240,11 @@ def _forward_shapes(variant: str) -> Iterator[OpShape]:
   pixels = PIXELS // 4
   for block in size.blocks():
     width, outputs = block.bottleneck_channels, block.out_channels
-    entry = dict(pixels=pixels, in_channels=channels, kernel_pixels=1, activates_input=True)
+    entry = dict(pixels=pixels, in_channels=channels, filter_pixels=1, activates_input=True)
     grouped = dict(
       in_channels=width,
       out_channels=width,
-      kernel_pixels=3,
+      filter_pixels=3,
       groups=block.groups,
       activates_input=True,
     )
@@ -262,7 +258,7 @@ def _forward_shapes(variant: str) -> Iterator[OpShape]:
       pixels=pixels,
       in_channels=width,
       out_channels=outputs,
-      kernel_pixels=1,
+      filter_pixels=1,
       activates_input=True,
     )
     yield last
@@ -271,7 +267,7 @@ def _forward_shapes(variant: str) -> Iterator[OpShape]:
     pixels=pixels,
     in_channels=channels,
     out_channels=size.head_channels,
-    kernel_pixels=1,
+    filter_pixels=1,
   )
 
 
@@ -279,18 +275,18 @@ def _update_shapes(variant: str, num_classes: int) -> Iterator[UpdateShape]:
   shapes = parameter_shapes(NFNet(variant, num_classes))
   small = []
   for path, leaf in jax.tree.leaves_with_path(shapes):
-    if small_tpu.is_small(leaf.shape, stacked=False):
+    if is_small(leaf.shape, stacked=False):
       small.append(leaf.shape)
     else:
-      clipped = [key.key for key in path] != ["classifier", "weight"]
-      yield UpdateShape(shapes=(leaf.shape,), clipped=clipped)
+      role = parameter_role(parameter_name(path), leaf.shape)
+      yield UpdateShape(shapes=(leaf.shape,), clipped=role.clipped)
   yield UpdateShape(shapes=tuple(small))
 
 
 def named_shapes() -> dict[OpShape, dict[str, int]]:
-  """All shapes of the published networks, each with the networks and how often they have it.
+  """Returns all shapes of the published networks, with how often each network has them.
 
-  Of the small parameters, which are one call in each network, those of F0 and F7+.
+  The small parameters are one call in each network; only those of F0 and F7+ are included.
   """
   shapes: dict[OpShape, dict[str, int]] = {}
   for variant in NAMED_VARIANTS:

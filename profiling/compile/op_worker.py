@@ -57,17 +57,17 @@ class OpRequest:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Program:
-  """What is compiled.
+  """A program to compile.
 
   Attributes:
-    label: of the op's shape.
+    label: label of the op's shape.
     direction: "forward"; "backward"; "both" is forward with all gradients; "convolution forward"
       and "convolution both" are these without squeeze-excite behind the convolution; "update";
       "yardstick" is the matrix product as a kernel and "yardstick by XLA" the same by XLA.
-    function: of JAX arrays.
-    arguments: what these look like: trees of `jax.ShapeDtypeStruct`.
-    donated: positions of those that the results may overwrite.
-    facts: that are not looked at here and stay with what comes of the program.
+    function: function of JAX arrays.
+    arguments: descriptions of these: trees of `jax.ShapeDtypeStruct`.
+    donated: positions of the arguments that the results may overwrite.
+    facts: data that are kept with the results of the compilation.
   """
 
   label: str
@@ -88,7 +88,7 @@ class Program:
 
 
 def programs(request: OpRequest) -> Iterator[Program]:
-  """All programs of a request."""
+  """Returns all programs of a request."""
   size = (matmul_kernel.SIZE, matmul_kernel.SIZE)
   everything = [
     Program(
@@ -108,7 +108,7 @@ def programs(request: OpRequest) -> Iterator[Program]:
 
 
 def programs_of(shape: OpShape, request: OpRequest) -> list[Program]:
-  """Of one op."""
+  """Returns the programs of one op."""
   match shape:
     case ConvShape():
       return _conv_programs(shape, request)
@@ -128,7 +128,7 @@ def _convolution(shape: ConvShape, request: OpRequest) -> Callable[..., kernels.
   activation = scaled_activation("gelu")
 
   def forward(weight, gain, bias, beta, x):
-    return kernels.scaled_ws_conv(
+    return kernels.scaled_ws_convolution(
       x,
       weight,
       gain,
@@ -146,7 +146,7 @@ def _convolution(shape: ConvShape, request: OpRequest) -> Callable[..., kernels.
 
 
 def _convolution_arguments(shape: ConvShape, images: int) -> tuple[jax.ShapeDtypeStruct, ...]:
-  kernel, outputs = shape.kernel_pixels, shape.out_channels
+  kernel, outputs = shape.filter_pixels, shape.out_channels
   return (
     _described(kernel, kernel, shape.in_channels // shape.groups, outputs),
     _described(outputs),
@@ -157,7 +157,7 @@ def _convolution_arguments(shape: ConvShape, images: int) -> tuple[jax.ShapeDtyp
 
 
 _CONVOLUTION_DIFFERENTIATED = (0, 1, 2, 4)
-"""All but beta, which is not learned."""
+"""Positions of all arguments but beta, which is not learned."""
 
 
 def _conv_programs(
@@ -183,7 +183,7 @@ def _stem_programs(shape: StemShape, request: OpRequest) -> list[Program]:
   activation = scaled_activation("gelu")
 
   def forward(weights, gains, biases, images):
-    return kernels.stem(
+    return kernels.stem_convolutions(
       images,
       weights,
       gains,
@@ -211,33 +211,32 @@ def _squeeze_excite_programs(shape: SqueezeExciteShape, request: OpRequest) -> l
   conv = shape.convolution
   activation = scaled_activation("gelu")
 
-  def forward(weight, gain, bias, beta, x, shortcut, *gate_and_keep):
-    *gate, keep = gate_and_keep
+  def forward(weight, gain, bias, beta, x, shortcut, gate, skip_gain, keep):
     return kernels.conv_se_residual(
       x,
       weight,
       gain,
       bias,
       shortcut,
-      *gate,
+      gate,
+      skip_gain,
+      beta,
+      keep,
       activation=activation.function,
-      input_scale=beta,
-      keep=keep,
       implementation=request.kernels,
     )
 
   channels, hidden = conv.out_channels, shape.squeeze_channels
   conv_arguments = _convolution_arguments(conv, request.images)
   wide = _described(conv.pixels, conv.pixels, request.images, channels, dtype="bfloat16")
-  gate = (
-    _described(channels, hidden),
-    _described(hidden),
-    _described(hidden, channels),
-    _described(channels),
-    # The skip gain.
-    _described(),
+  gate = kernels.Gate(
+    squeeze_weight=_described(channels, hidden),
+    squeeze_bias=_described(hidden),
+    excite_weight=_described(hidden, channels),
+    excite_bias=_described(channels),
   )
-  arguments = (*conv_arguments, wide, *gate, _described(request.images))
+  skip_gain = _described()
+  arguments = (*conv_arguments, wide, gate, skip_gain, _described(request.images))
   # The shortcut's gradient is the cotangent itself, which takes no time; keep is no parameter.
   differentiated = (
     *_CONVOLUTION_DIFFERENTIATED,
@@ -261,7 +260,7 @@ def _forward_and_both(
   *,
   in_order: bool = False,
 ) -> list[Program]:
-  """With `in_order`, nothing of the cotangent is computed before the result, as in a network."""
+  """Returns the two programs; `in_order` computes nothing from the cotangent before the result."""
 
   def both(cotangent, *arguments):
     def of_differentiated(*values):
@@ -285,13 +284,13 @@ def _forward_and_both(
 
 
 def _new(result: Any) -> Any:
-  """Without the input that a convolution gives back: to copy it would take time here only."""
+  """Drops the input that a convolution returns: copying it would take time here only."""
   return result._replace(input=None) if isinstance(result, kernels.Convolution) else result
 
 
 def _update_program(shape: UpdateShape, request: OpRequest) -> Program:
   def update(parameters, gradients, buffers, rate):
-    return kernels.sgd_agc(
+    return kernels.sgd_agc_step(
       parameters,
       gradients,
       buffers,

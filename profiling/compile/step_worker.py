@@ -22,15 +22,14 @@ from nfnet.errors import UserError
 from profiling.compile.request import StepRequest, experiment_for
 from profiling.compile.topology import describe_devices, parse_topology
 from train.config.config_file import validate
+from train.step.model import make_model
+from train.step.optimizer import make_optimizer
+from train.step.parameter_groups import parameter_roles
 from train.step.schedule import learning_rate_schedule
 from train.step.sharding.batch import batch_sharding, check_train_batch
 from train.step.sharding.mesh import make_mesh
-from train.step.train_step import (
-  abstract_state,
-  make_model,
-  make_optimizer,
-  make_train_step,
-)
+from train.step.state import abstract_state
+from train.step.train_step import make_train_step
 
 
 def compile_step(request: StepRequest) -> tuple[dict, str]:
@@ -53,7 +52,7 @@ def compile_step(request: StepRequest) -> tuple[dict, str]:
   check_train_batch(experiment, mesh, field="batch_per_chip x chips")
   model = make_model(experiment)
   rate = learning_rate_schedule(experiment, train_examples=10**6)
-  optimizer = make_optimizer(experiment, rate)
+  optimizer = make_optimizer(experiment, rate, parameter_roles(model, mesh))
 
   images = experiment.data.batch_size
 

@@ -1,6 +1,6 @@
-"""Which tile of each of an op's kernels takes the fewest cycles.
+"""Finds the tile with which each of an op's kernels takes the fewest cycles.
 
-`python -m profiling.kernels --sweep=OP` runs it. The tiles that it finds are data beside the op.
+`python -m profiling.kernels --sweep=OP` runs it. The best tiles are data beside the op.
 """
 
 import dataclasses
@@ -11,13 +11,14 @@ from typing import Any
 import kernels
 from nfnet.errors import UserError
 from profiling.compile.compilation import run_worker
-from profiling.compile.tile_worker import Op, TileRequest, sweeps
+from profiling.compile.tile_worker import Key, Op, TileRequest, sweeps
 from profiling.compile.topology import parse_topology
 from profiling.compiler_text.kernel_dumps import KernelProfile, read_profiles
 from train.report.table import format_table
 
 CANDIDATES = 12
-"""Of each kernel; the rest has smaller blocks, or a convolution's input is activated more often."""
+"""Number of tiles to compile for each kernel. The others have smaller blocks, or activate a
+convolution's input more often."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,10 +26,10 @@ class Candidate:
   """A tile and what the compiler made of it.
 
   Attributes:
-    tile: fields of `Tile`.
-    vmem_bytes: of its blocks, by the op's `Blocks.vmem_bytes`.
-    profile: of the kernel; None where the compiler refused.
-    cycles: of a core; infinite where the compiler refused.
+    tile: fields of the op's `Tile`.
+    vmem_bytes: VMEM of its blocks, by the op's `Blocks.vmem_bytes`.
+    profile: profile of the kernel; None where the compiler refused.
+    cycles: cycles of a core; infinite where the compiler refused.
   """
 
   tile: dict[str, Any]
@@ -38,33 +39,45 @@ class Candidate:
 
 
 def sweep(
-  op: Op, topology: str, images: int, only: str, **limits: Any
-) -> dict[tuple[str, str], list[Candidate]]:
-  """Candidates of each kernel and direction, the best first.
+  op: Op,
+  topology: str,
+  images: int,
+  only: str,
+  *,
+  candidates_per_kernel: int = CANDIDATES,
+  **limits: Any,
+) -> dict[Key, list[Candidate]]:
+  """Returns the candidates for each problem and direction, the best first.
 
   Args:
-    op: with tiles.
+    op: op with tiles.
     topology: name of a slice.
-    images: of a device.
-    only: substring of the kernels' names.
+    images: number of images of a device.
+    only: substring of the problems' labels.
+    candidates_per_kernel: number of tiles to compile for each kernel.
     **limits: see `run_worker`.
 
   Raises:
-    UserError: no kernel has this in its name, or as `run_worker`.
+    UserError: no kernel has `only` in its label, or as `run_worker`.
   """
-  wanted = [(name, direction) for name, direction in sweeps(op, images) if only in name]
+  wanted = [(problem, pass_) for problem, pass_ in sweeps(op, images) if only in problem.label]
   if not wanted:
-    raise UserError(f"--only={only}: no kernel of {op} has this in its name")
+    raise UserError(f"--only={only}: no kernel of {op} has this in its label")
   chip = parse_topology(topology).chip
   found = {}
-  for i, (name, direction) in enumerate(wanted):
+  for i, (problem, direction) in enumerate(wanted):
     request = TileRequest(
-      topology=topology, images=images, op=op, name=name, direction=direction, count=CANDIDATES
+      topology=topology,
+      images=images,
+      op=op,
+      problem=dataclasses.asdict(problem),
+      direction=direction,
+      count=candidates_per_kernel,
     )
     folder, _ = run_worker(
       "profiling.compile.tile_worker",
       request,
-      what=f"kernel {i + 1} of {len(wanted)}, {name}, {direction}",
+      what=f"kernel {i + 1} of {len(wanted)}, {problem.label}, {direction}",
       dumps=True,
       **limits,
     )
@@ -82,15 +95,15 @@ def sweep(
           cycles=profile.seconds(chip) * chip.clock_hz if profile else float("inf"),
         )
       )
-    found[name, direction] = sorted(candidates, key=lambda one: one.cycles)
+    found[problem, direction] = sorted(candidates, key=lambda candidate: candidate.cycles)
   return found
 
 
-def as_text(found: dict[tuple[str, str], list[Candidate]]) -> str:
-  """A table of all candidates."""
+def as_text(found: dict[Key, list[Candidate]]) -> str:
+  """Returns a table of all candidates."""
   rows = [
     (
-      name if i == 0 else "",
+      problem.label if i == 0 else "",
       direction if i == 0 else "",
       _tile_text(candidate.tile),
       f"{candidate.cycles:,.0f}" if candidate.profile else "does not compile",
@@ -99,7 +112,7 @@ def as_text(found: dict[tuple[str, str], list[Candidate]]) -> str:
       f"{candidate.profile.vmem_bytes / 2**20:.1f}" if candidate.profile else "",
       f"{candidate.profile.hbm_bytes / 1e6:.1f}" if candidate.profile else "",
     )
-    for (name, direction), candidates in found.items()
+    for (problem, direction), candidates in found.items()
     for i, candidate in enumerate(candidates)
   ]
   columns = (
@@ -113,16 +126,21 @@ def _tile_text(tile: dict[str, Any]) -> str:
 
 
 def tiles_path(op: Op) -> pathlib.Path:
-  """The file with the tiles of an op."""
+  """Returns the path of the file with an op's tiles."""
   return pathlib.Path(kernels.__file__).parent / op / "tiles.json"
 
 
-def write_tiles(found: dict[tuple[str, str], list[Candidate]], path: pathlib.Path) -> None:
-  """Puts the best tiles into a file, in place of those of the same kernels."""
-  entries = {(entry["name"], entry["direction"]): entry for entry in json.loads(path.read_text())}
-  for (name, direction), candidates in found.items():
-    if candidates and candidates[0].profile:
-      best = candidates[0]
-      entries[name, direction] = {"name": name, "direction": direction, "tile": best.tile}
+def write_tiles(found: dict[Key, list[Candidate]], path: pathlib.Path) -> None:
+  """Puts the best tiles into a file, in place of those of the same problems and directions."""
+  best = [
+    {"problem": dataclasses.asdict(problem), "direction": direction, "tile": candidates[0].tile}
+    for (problem, direction), candidates in found.items()
+    if candidates and candidates[0].profile
+  ]
+  entries = {_sort_key(entry): entry for entry in [*json.loads(path.read_text()), *best]}
   lines = (json.dumps(entries[key]) for key in sorted(entries))
   path.write_text("[\n" + ",\n".join(lines) + "\n]\n")
+
+
+def _sort_key(entry: dict[str, Any]) -> tuple[Any, ...]:
+  return *entry["problem"].values(), entry["direction"]

@@ -2,13 +2,12 @@
 
     python -m profiling.compile.tile_worker REQUEST.json FOLDER
 
-Leaves what `profiling.compile.op_worker` leaves; each entry has the candidate as well.
+Writes what `profiling.compile.op_worker` writes; each entry has the candidate as well.
 """
 
 import dataclasses
 import functools
 import itertools
-import math
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal, get_args
@@ -18,15 +17,16 @@ import jax.numpy as jnp
 
 from kernels.scaled_ws_conv import backward_tpu, forward_tpu
 from kernels.scaled_ws_conv import tile as conv_tile
-from kernels.scaled_ws_conv.geometry import Geometry
-from kernels.scaled_ws_conv.reference import VARIANCE_FLOOR
-from kernels.se_residual import kernel_tpu as residual_kernel
+from kernels.scaled_ws_conv.problem import Problem as ConvolutionProblem
+from kernels.se_residual import residual_tpu
 from kernels.se_residual import tile as residual_tile
-from kernels.sgd_agc import kernel_tpu as update_kernel
+from kernels.se_residual.problem import Problem as ResidualProblem
 from kernels.sgd_agc import tile as update_tile
-from kernels.sgd_agc.reference import GRADIENT_NORM_FLOOR, PARAMETER_NORM_FLOOR
-from kernels.sgd_agc.tile import Matrix
-from kernels.tpu import LANES, SUBLANES, VMEM_BYTES
+from kernels.sgd_agc import update_tpu
+from kernels.sgd_agc.problem import Problem as UpdateProblem
+from kernels.sgd_agc.problem import problem_of as update_problem_of
+from kernels.stem import tile as stem_tile
+from kernels.tpu import SUBLANES, VMEM_BYTES
 from nfnet.activations import scaled_activation
 from profiling.compile.op_shapes import (
   ConvShape,
@@ -37,10 +37,12 @@ from profiling.compile.op_shapes import (
 )
 from profiling.compile.op_worker import Program, main
 
-Op = Literal["scaled_ws_conv", "se_residual", "sgd_agc"]
+Op = Literal["scaled_ws_conv", "stem", "se_residual", "sgd_agc"]
 OPS: tuple[Op, ...] = get_args(Op)
+Key = tuple[Any, str]
+"""The problem that a kernel solves (`Problem` of the op) and the direction of the pass."""
 Sweep = Callable[[int], Iterator[Program]]
-"""The programs of so many candidates; the tile that the op uses today is the first one."""
+"""Makes the programs of so many candidates; the tile that the op uses today is the first one."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,37 +50,40 @@ class TileRequest:
   """The likely best tiles of a kernel.
 
   Attributes:
-    topology: name of a slice of which the device is one.
-    images: of a device.
-    op: whose kernel it is.
-    name: of the kernel's work.
-    direction: of the pass.
-    count: of candidates.
+    topology: name of the slice that the device belongs to.
+    images: images of a device.
+    op: op that has the kernel.
+    problem: fields of the problem that the kernel solves.
+    direction: direction of the pass.
+    count: number of candidates.
   """
 
   topology: str
   images: int
   op: Op
-  name: str
+  problem: dict[str, Any]
   direction: str
   count: int
 
 
 def programs(request: TileRequest) -> Iterator[Program]:
-  """A program for each candidate."""
-  return sweeps(request.op, request.images)[request.name, request.direction](request.count)
+  """Returns a program for each candidate."""
+  for (problem, direction), sweep in sweeps(request.op, request.images).items():
+    if (dataclasses.asdict(problem), direction) == (request.problem, request.direction):
+      return sweep(request.count)
+  raise ValueError(f"{request=}: {request.op} has no such kernel")
 
 
-def sweeps(op: Op, images: int) -> dict[tuple[str, str], Sweep]:
-  """All kernels of an op in the published networks, by name and direction.
+def sweeps(op: Op, images: int) -> dict[Key, Sweep]:
+  """Returns the sweeps of all kernels that an op has in the published networks.
 
   Args:
-    op: with tiles.
-    images: a device.
+    op: op with tiles.
+    images: images a device.
   """
   match op:
-    case "scaled_ws_conv":
-      return _convolution_sweeps(images)
+    case "scaled_ws_conv" | "stem":
+      return _convolution_sweeps(op, images)
     case "se_residual":
       return _residual_sweeps(images)
     case "sgd_agc":
@@ -103,64 +108,66 @@ def _described(shape: tuple[int, ...], dtype: str = "float32") -> jax.ShapeDtype
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TiledKernel:
-  """One kernel of the published networks.
+  """One convolution of the published networks.
 
   Attributes:
-    geometry: what it computes.
-    activates_input: with a gelu.
+    problem: what it computes.
+    activates_input: whether it applies a gelu.
     standardizes: false for the stem, whose weights come standardized.
     differentiates_input: false for the first convolution.
   """
 
-  geometry: Geometry
+  problem: ConvolutionProblem
   activates_input: bool
   standardizes: bool
   differentiates_input: bool = True
 
 
-def tiled_kernels(images: int) -> dict[str, TiledKernel]:
-  """By the geometry's name, for that many images a device."""
+def tiled_kernels(op: Literal["scaled_ws_conv", "stem"], images: int) -> list[TiledKernel]:
+  """Returns an op's kernels for that many images a device, each problem once."""
   kernels = {}
   for shape in named_shapes():
-    if isinstance(shape, UpdateShape):
+    is_stem = isinstance(shape, StemShape)
+    if isinstance(shape, UpdateShape) or is_stem != (op == "stem"):
       continue
-    for i, geometry in enumerate(shape.geometries(images)):
-      is_stem = isinstance(shape, StemShape)
+    for i, problem in enumerate(shape.problems(images)):
       # The stem's first convolution has the images.
       is_first = is_stem and i == 0
-      kernels[geometry.name] = TiledKernel(
-        geometry=geometry,
+      kernels[problem] = TiledKernel(
+        problem=problem,
         activates_input=shape.activates_input if isinstance(shape, ConvShape) else not is_first,
         standardizes=not is_stem,
         differentiates_input=not is_first,
       )
-  return kernels
+  return list(kernels.values())
 
 
-def _convolution_sweeps(images: int) -> dict[tuple[str, str], Sweep]:
+def _convolution_sweeps(op: Literal["scaled_ws_conv", "stem"], images: int) -> dict[Key, Sweep]:
+  choose = stem_tile.choose if op == "stem" else conv_tile.choose
+
   def sweep(kernel, direction, make, count):
-    problem = kernel.geometry, direction
-    others = conv_tile.candidates(*problem, VMEM_BYTES)
-    for blocks in _first(conv_tile.choose(*problem), others, count):
+    used = choose(kernel.problem, direction)
+    others = conv_tile.candidates(kernel.problem, direction, VMEM_BYTES)
+    for blocks in _first(used, others, count):
       yield make(kernel, blocks)
 
   passes = (("forward", _forward_program), ("backward", _backward_program))
   return {
-    (name, direction): functools.partial(sweep, kernel, direction, make)
-    for name, kernel in tiled_kernels(images).items()
+    (kernel.problem, direction): functools.partial(sweep, kernel, direction, make)
+    for kernel in tiled_kernels(op, images)
     for direction, make in passes
   }
 
 
 def _operands(kernel: TiledKernel):
-  """Input, result, weight, a vector of the output channels and the input's scale."""
-  g = kernel.geometry
-  result = g.height, g.width, g.outputs, g.images, g.out_channels
+  """Returns input, result, weight, a vector of the output channels and the input's scale."""
+  problem = kernel.problem
+  pixels = problem.height, problem.width, problem.outputs
   return (
-    _described(g.input_shape, "bfloat16"),
-    _described(result, "bfloat16"),
-    _described((len(g.taps), g.group_inputs, g.out_channels)),
-    _described((1, g.out_channels)),
+    _described(problem.input_shape, "bfloat16"),
+    _described((*pixels, problem.images, problem.out_channels), "bfloat16"),
+    _described((len(problem.taps), problem.group_inputs, problem.out_channels)),
+    _described((1, problem.out_channels)),
     _described((1,)),
   )
 
@@ -173,24 +180,20 @@ def _forward_program(kernel: TiledKernel, blocks: conv_tile.Blocks) -> Program:
   x, _, weight, vector, scale = _operands(kernel)
   gain = vector if kernel.standardizes else None
   return Program(
-    label=kernel.geometry.name,
+    label=kernel.problem.label,
     direction="forward",
-    function=functools.partial(
-      forward_tpu.convolve,
-      blocks=blocks,
-      activation=_activation(kernel),
-      variance_floor=VARIANCE_FLOOR,
-    ),
+    function=functools.partial(forward_tpu.convolve, blocks=blocks, activation=_activation(kernel)),
     arguments=(x, weight, gain, vector, scale),
     facts=_facts(blocks),
   )
 
 
 def _backward_program(kernel: TiledKernel, blocks: conv_tile.Blocks) -> Program:
-  g = kernel.geometry
+  problem = kernel.problem
   x, result, weight, _, scale = _operands(kernel)
+  image = _described((problem.images, problem.out_channels)) if problem.ends_branch else None
   return Program(
-    label=g.name,
+    label=problem.label,
     direction="backward",
     function=functools.partial(
       backward_tpu.gradients,
@@ -201,10 +204,11 @@ def _backward_program(kernel: TiledKernel, blocks: conv_tile.Blocks) -> Program:
     arguments=(
       x,
       result,
-      *[_described((g.images, g.out_channels)) if g.ends_branch else None] * 2,
-      x if g.returns_input else None,
+      image,
+      image,
+      x if problem.returns_input else None,
       weight,
-      _described((SUBLANES, g.out_channels)),
+      _described((SUBLANES, problem.out_channels)),
       scale,
     ),
     facts=_facts(blocks),
@@ -214,28 +218,34 @@ def _backward_program(kernel: TiledKernel, blocks: conv_tile.Blocks) -> Program:
 # Squeeze-excite.
 
 
-def _residual_sweeps(images: int) -> dict[tuple[str, str], Sweep]:
+def _residual_sweeps(images: int) -> dict[Key, Sweep]:
   found = {}
   for shape in named_shapes():
     if isinstance(shape, SqueezeExciteShape):
-      conv = shape.convolution
-      wide = _described((conv.pixels, conv.pixels, images, conv.out_channels), "bfloat16")
-      name = residual_tile.name(wide.shape, wide.dtype.itemsize)
+      (convolution,) = shape.problems(images)
+      problem = ResidualProblem(
+        height=convolution.height,
+        width=convolution.width,
+        images=convolution.images,
+        channels=convolution.out_channels,
+        itemsize=convolution.itemsize,
+      )
       for direction in ("forward", "backward"):
-        found[name, direction] = functools.partial(_residual_programs, name, direction, wide)
+        found[problem, direction] = functools.partial(_residual_programs, problem, direction)
   return found
 
 
-def _residual_programs(name, direction, wide, count) -> Iterator[Program]:
-  problem = wide.shape, wide.dtype.itemsize, direction
+def _residual_programs(problem: ResidualProblem, direction, count) -> Iterator[Program]:
+  shape = problem.height, problem.width, problem.images, problem.channels
+  wide, narrow = _described(shape, "bfloat16"), _described(shape[2:])
   if direction == "forward":
-    function, arguments = residual_kernel.add_scaled, (wide, wide, _described(wide.shape[2:]))
+    function, arguments = residual_tpu.add_scaled, (wide, wide, narrow)
   else:
-    function, arguments = residual_kernel.sums_over_space, (wide, wide)
-  used = residual_tile.choose(*problem)
-  for blocks in _first(used, residual_tile.candidates(*problem), count):
+    function, arguments = residual_tpu.sums_over_space, (wide, wide)
+  used = residual_tile.choose(problem, direction)
+  for blocks in _first(used, residual_tile.candidates(problem, direction), count):
     yield Program(
-      label=name,
+      label=problem.label,
       direction=direction,
       function=functools.partial(function, blocks=blocks),
       arguments=arguments,
@@ -246,34 +256,31 @@ def _residual_programs(name, direction, wide, count) -> Iterator[Program]:
 # The optimizer.
 
 
-def _update_sweeps() -> dict[tuple[str, str], Sweep]:
+def _update_sweeps() -> dict[Key, Sweep]:
   found = {}
   for shape in named_shapes():
     if isinstance(shape, UpdateShape) and len(shape.shapes) == 1:
-      *inputs, outputs = shape.shapes[0]
-      rows, columns = math.prod(inputs), outputs
-      if not shape.clipped and columns % LANES:
-        rows, columns = columns, rows
       for gradient_dtype in ("float32", "bfloat16"):
         itemsize = jnp.dtype(gradient_dtype).itemsize
-        matrix = Matrix(rows=rows, columns=columns, clips=shape.clipped, gradient_itemsize=itemsize)
-        if rows % matrix.tile_rows == 0:
-          found[matrix.name, "update"] = functools.partial(_update_programs, matrix, gradient_dtype)
+        problem = update_problem_of(
+          shape.shapes[0], clips=shape.clipped, gradient_itemsize=itemsize, has_ema=False
+        )
+        # Gradients that the kernel has widened to float32 are those of the other dtype.
+        if problem.gradient_itemsize == itemsize:
+          found[problem, "update"] = functools.partial(_update_programs, problem, gradient_dtype)
   return found
 
 
-def _update_programs(matrix: Matrix, gradient_dtype: str, count: int) -> Iterator[Program]:
-  one = _described((matrix.rows, matrix.columns))
+def _update_programs(problem: UpdateProblem, gradient_dtype: str, count: int) -> Iterator[Program]:
+  one = _described((problem.rows, problem.columns))
   gradient = _described(one.shape, gradient_dtype)
-  for blocks in _first(update_tile.choose(matrix), update_tile.candidates(matrix), count):
+  for blocks in _first(update_tile.choose(problem), update_tile.candidates(problem), count):
     yield Program(
-      label=matrix.name,
+      label=problem.label,
       direction="update",
-      function=functools.partial(
-        update_kernel.update, blocks=blocks, floors=(PARAMETER_NORM_FLOOR, GRADIENT_NORM_FLOOR)
-      ),
-      arguments=(_described((5,)), [one, gradient, one]),
-      donated=(1,),
+      function=functools.partial(update_tpu.update, blocks=blocks),
+      arguments=(_described((5,)), one, gradient, one, None),
+      donated=(1, 3),
       facts=_facts(blocks),
     )
 

@@ -47,11 +47,11 @@ def entry(site, name):
   ("name", "words"),
   [
     (
-      "kernels.sgd_agc.op.sgd_agc",
+      "kernels.sgd_agc.op.sgd_agc_step",
       ["momentum_buffers", "float32, zeros at first", "Raises", "ValueError", "Source code"],
     ),
     ("kernels.dispatch.dispatch", ["implementation", "NotImplementedError", "ValueError"]),
-    ("kernels.scaled_ws_conv.reference.scaled_ws_conv", ["Array", "h w n c", "gain"]),
+    ("kernels.scaled_ws_conv.reference.scaled_ws_convolution", ["Array", "h w n c", "gain"]),
     ("kernels.tpu.cost_estimate", ["macs", "multiply-adds"]),
     ("nfnet.predict.read_inputs", ["float32 [n, height, width, 3]", "UserError"]),
     ("nfnet.cost.count", ["pixels", "Raises"]),

@@ -1,4 +1,4 @@
-"""What tests of the convolution kernels share: the op in float64, with all gradients."""
+"""Computes the convolution ops in float64, with all gradients, for the tests of their kernels."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import numpy as np
 
 
 def gelu(x):
-  """Twice the gelu in its tanh form."""
+  """Returns twice the gelu in its tanh form."""
   return x * (1 + jnp.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x * x * x)))
 
 
@@ -18,7 +18,7 @@ def standardize(weight, gain):
 
 
 def convolve(x, weight, gain, bias, scale, *, stride=1, groups=1, pool=False, activation=None):
-  """As `scaled_ws_conv` says, in the operands' precision."""
+  """Computes what `scaled_ws_convolution` specifies, in the operands' precision."""
   if activation is not None:
     x = activation(x)
   if pool:
@@ -35,7 +35,7 @@ def convolve(x, weight, gain, bias, scale, *, stride=1, groups=1, pool=False, ac
   return y + bias[None, None, None]
 
 
-def stem(images, weights, gains, biases, scale, *, activation):
+def stem_convolutions(images, weights, gains, biases, scale, *, activation):
   x = images
   for i, (stride, *parameters) in enumerate(zip((2, 1, 1, 2), weights, gains, biases, strict=True)):
     x = convolve(
@@ -49,25 +49,26 @@ def stem(images, weights, gains, biases, scale, *, activation):
 
 
 def conv_se_residual(
-  x, weight, gain, bias, shortcut, w0, b0, w1, b1, skip_gain, *, scale, keep, alpha, activation=None
+  x, weight, gain, bias, shortcut, gate, skip_gain, scale, keep, *, alpha, activation=None
 ):
-  """As `conv_se_residual` says, in the operands' precision."""
+  """Computes what `conv_se_residual` specifies, in the operands' precision."""
   branch = convolve(x, weight, gain, bias, scale, activation=activation)
-  hidden = jnp.maximum(jnp.mean(branch, axis=(0, 1)) @ w0 + b0[None], 0)
-  gate = 2 / (1 + jnp.exp(-(hidden @ w1 + b1[None])))
+  mean = jnp.mean(branch, axis=(0, 1))
+  hidden = jnp.maximum(mean @ gate.squeeze_weight + gate.squeeze_bias[None], 0)
+  value = 2 / (1 + jnp.exp(-(hidden @ gate.excite_weight + gate.excite_bias[None])))
   if keep is not None:
-    gate = gate * keep.astype(gate.dtype)[:, None]
-  return shortcut + alpha * skip_gain * gate[None, None] * branch
+    value = value * keep.astype(value.dtype)[:, None]
+  return shortcut + alpha * skip_gain * value[None, None] * branch
 
 
 def value_and_gradients(function, arguments, cotangent):
-  """Leaves of the result and of the gradients of all arguments."""
+  """Returns the leaves of the result and of the gradients of all arguments."""
   value, pull_back = jax.vjp(function, *arguments)
   return jax.tree.leaves((value, pull_back(cotangent)))
 
 
 def in_float64(function, arguments, cotangent):
-  """The same, computed in float64 and given back as NumPy arrays."""
+  """Returns the same, computed in float64, as NumPy arrays."""
   with jax.enable_x64(True):
     wide = jax.tree.map(
       lambda x: jnp.asarray(np.asarray(x.astype(jnp.float32)), jnp.float64), (arguments, cotangent)
@@ -76,7 +77,7 @@ def in_float64(function, arguments, cotangent):
 
 
 def relative_errors(actual, exact):
-  """Root mean square of the error over that of the exact values, for each array."""
+  """Returns the norm of the error over the norm of the exact values, for each array."""
   return [
     np.linalg.norm(np.asarray(ours.astype(jnp.float32), np.float64) - theirs)
     / np.linalg.norm(theirs)

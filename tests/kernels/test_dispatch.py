@@ -7,7 +7,6 @@ import pytest
 from jax import export
 
 import kernels
-from kernels import dispatch as dispatch_module
 from kernels.dispatch import dispatch, fallback_counts
 
 ONE = jnp.float32(1)
@@ -28,10 +27,8 @@ def picky_kernel(x):
 @pytest.fixture(autouse=True)
 def _fresh_counts():
   fallback_counts.clear()
-  dispatch_module._log_once.cache_clear()
   yield
   fallback_counts.clear()
-  dispatch_module._log_once.cache_clear()
 
 
 def call(implementation, kernel, argument=ONE):
@@ -54,7 +51,7 @@ def test_on_a_cpu_the_reference_runs_even_where_a_kernel_covers_the_shape():
   ("platform", "present", "absent"), [("tpu", "cosine", "sine"), ("cpu", "sine", "cosine")]
 )
 def test_the_platform_that_is_lowered_for_decides(platform, present, absent):
-  """Not the one that this process runs on: a pod's program can be compiled on a laptop."""
+  """The platform that this process runs on does not: a laptop can compile a pod's program."""
   exported = export.export(jax.jit(lambda x: call("pallas", kernel, x)), platforms=[platform])(ONE)
   text = exported.mlir_module()
   assert f"stablehlo.{present} " in text
@@ -96,7 +93,7 @@ def test_an_unknown_implementation_is_an_error():
 
 def test_shapes_without_a_kernel_are_counted():
   x, vector = jnp.ones((2, 2, 1, 2)), jnp.ones(2)
-  result = kernels.scaled_ws_conv(
+  result = kernels.scaled_ws_convolution(
     x, jnp.ones((1, 1, 2, 2)), vector, vector, implementation="pallas"
   ).result
   assert result.shape == x.shape

@@ -1,7 +1,7 @@
 """Kernels at every shape of the published networks, with the tiles that are used for 32 images.
 
-As the plain interpreter runs them: the TPU interpreter, which looks for races, would take days.
-Smaller shapes of the same structure run under it in the other tests of this folder.
+The plain interpreter runs them: the TPU interpreter, which looks for races, would take days. The
+other tests of this folder run smaller shapes of the same structure under that one.
 """
 
 import functools
@@ -10,9 +10,10 @@ import jax
 import pytest
 from jax.experimental.pallas import tpu as pltpu
 
-from kernels.scaled_ws_conv import reference, tile
-from kernels.scaled_ws_conv.tile import choose
-from kernels.sgd_agc.small_tpu import is_small
+from kernels.scaled_ws_conv import reference
+from kernels.scaled_ws_conv.problem import Problem
+from kernels.scaled_ws_conv.tile import CHOSEN, Tile, choose
+from kernels.sgd_agc.problem import is_small
 from kernels.tpu import read_tiles
 from profiling.compile.op_shapes import (
   ConvShape,
@@ -24,7 +25,7 @@ from profiling.compile.op_shapes import (
 from tests.kernels import exact
 from tests.kernels.scaled_ws_conv import test_scaled_ws_conv_kernel as test_conv
 from tests.kernels.se_residual import test_se_residual_kernel
-from tests.kernels.sgd_agc import test_sgd_agc_kernel, test_sgd_agc_small_kernel
+from tests.kernels.sgd_agc import steps
 from tests.kernels.stem import test_stem_kernel
 
 IMAGES = 32
@@ -32,7 +33,7 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(autouse=True)
-def interpreted():
+def plainly_interpreted():
   with pltpu.force_tpu_interpret_mode(True):
     yield
 
@@ -43,17 +44,17 @@ def named(kind):
 
 
 def jitted(function, operands, cotangent):
-  """Value and gradients."""
+  """Returns value and gradients."""
   return jax.jit(functools.partial(exact.value_and_gradients, function))(operands, cotangent)
 
 
 def ran_with_chosen_tiles(shape):
-  """That is, with those that a sweep has found, not with the likely best ones."""
-  (geometry,) = shape.geometries(IMAGES)
-  assert geometry.images == IMAGES
-  chosen = read_tiles(tile.CHOSEN, tile.Tile)
+  """Checks that the tiles were those that a sweep has found, not the likely best ones."""
+  (problem,) = shape.problems(IMAGES)
+  assert problem.images == IMAGES
+  chosen = read_tiles(CHOSEN, Problem, Tile)
   for direction in ("forward", "backward"):
-    assert choose(geometry, direction).tile == chosen[geometry.name, direction]
+    assert choose(problem, direction).tile == chosen[problem, direction]
 
 
 @named(ConvShape)
@@ -64,7 +65,7 @@ def test_convolution(shape):
     IMAGES,
     shape.in_channels,
     shape.out_channels,
-    shape.kernel_pixels,
+    shape.filter_pixels,
     stride=shape.stride,
     groups=shape.groups,
     pool=shape.pool,
@@ -91,7 +92,7 @@ def test_convolution(shape):
       )(operands, cotangents),
       expected,
     )
-    for function in (test_conv.kernel, reference.scaled_ws_conv)
+    for function in (test_conv.kernel, reference.scaled_ws_convolution)
   )
   assert max(errors) < test_conv.tolerance(operands, cotangent)
   for ours, by_reference in zip(errors, theirs, strict=True):
@@ -103,16 +104,15 @@ def test_convolution(shape):
 def test_stem(shape):
   operands, cotangent = test_stem_kernel.problem(224, 224, IMAGES, shape.channels, "bfloat16")
   expected = exact.in_float64(
-    lambda *operands: exact.stem(*operands, 0.8, activation=exact.gelu), operands, cotangent
+    lambda *operands: exact.stem_convolutions(*operands, 0.8, activation=exact.gelu),
+    operands,
+    cotangent,
   )
   errors, theirs = (
     exact.relative_errors(
       jitted(lambda *o, f=f: f(*o, test_stem_kernel.SCALE), operands, cotangent), expected
     )
-    for f in (
-      test_stem_kernel.kernel,
-      functools.partial(reference.stem, **test_stem_kernel.STATIC),
-    )
+    for f in (test_stem_kernel.kernel, test_stem_kernel.by_xla)
   )
   assert max(errors) < test_stem_kernel.ROUNDINGS * test_stem_kernel.EPSILON["bfloat16"]
   for ours, by_reference in zip(errors, theirs, strict=True):
@@ -137,19 +137,9 @@ def test_squeeze_excite(shape):
 
 @named(UpdateShape)
 def test_update(shape):
-  if len(shape.shapes) > 1:
-    shapes = {f"{i}": one for i, one in enumerate(shape.shapes)}
-    arrays = test_sgd_agc_small_kernel.draw(shapes)[:3]
-    expected = test_sgd_agc_small_kernel.expected_step([*arrays, None])
-    actual = test_sgd_agc_small_kernel.kernel_step(
-      *arrays, **test_sgd_agc_small_kernel.HYPER_PARAMETERS
-    )
-    test_sgd_agc_small_kernel.agree(actual, expected, shapes)
-    return
-  (one,) = shape.shapes
-  assert not is_small(one, stacked=False)
-  clipping = test_sgd_agc_kernel.CLIPPING if shape.clipped else None
-  arguments = dict(test_sgd_agc_kernel.HYPER_PARAMETERS, clipping=clipping)
-  arrays = test_sgd_agc_kernel.draw(one)
-  expected = test_sgd_agc_kernel.reference.sgd_agc(*arrays, **arguments)
-  test_sgd_agc_kernel.agree(test_sgd_agc_kernel.kernel_step(*arrays, **arguments), expected, one)
+  shapes = {f"{i}": one for i, one in enumerate(shape.shapes)}
+  assert {is_small(one, stacked=False) for one in shape.shapes} == {len(shapes) > 1}
+  arrays = steps.draw(shapes)
+  clipping = steps.CLIPPING if shape.clipped else None
+  expected = steps.by_reference(arrays, clipping=clipping)
+  steps.assert_close(steps.by_kernel(arrays, clipping=clipping), expected, arrays)

@@ -130,7 +130,7 @@ def test_three_optimizer_steps(golden):
 
 
 # Compiled once a shape: all parameters in one program take minutes to compile.
-sgd_agc = jax.jit(kernels.sgd_agc)
+sgd_agc = jax.jit(kernels.sgd_agc_step)
 
 
 def one_step(path, parameter, gradient, buffer):

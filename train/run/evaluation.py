@@ -12,10 +12,12 @@ from nfnet.weights.checkpoint_reader import read_checkpoint
 from train.config.config_file import from_json, override
 from train.config.experiment import Data, Experiment
 from train.data.pipeline import evaluation_batches, evaluation_examples
+from train.step.evaluation_step import make_evaluation_step
+from train.step.model import make_model
 from train.step.scores import Scores, scores
 from train.step.sharding.batch import check_batch_size, put_batch
 from train.step.sharding.mesh import make_mesh
-from train.step.train_step import make_evaluation_step, make_model, put_parameters
+from train.step.sharding.parameters import put_parameters
 
 
 def evaluate(
@@ -29,7 +31,7 @@ def evaluate(
   """Scores on the held-out images that have weight 1. A terminal shows a progress bar meanwhile.
 
   Args:
-    evaluation_step: jitted `train.step.train_step.make_evaluation_step`.
+    evaluation_step: jitted `train.step.evaluation_step.make_evaluation_step`.
     parameters: on the devices of `mesh`.
     images: whose held-out split is taken.
     mesh: of devices.

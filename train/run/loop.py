@@ -29,21 +29,16 @@ from train.run.records.id_log import IdLog
 from train.run.records.metrics import MetricsWriter, read_metrics
 from train.run.tally import Counts, Tally
 from train.run.termination import Terminated, Termination
-from train.step.optimizer import SGDAGCState
+from train.step.evaluation_step import make_evaluation_step
+from train.step.model import make_model
+from train.step.optimizer import SGDAGCState, make_optimizer
+from train.step.parameter_groups import parameter_roles
 from train.step.schedule import learning_rate_schedule, train_steps
 from train.step.sharding.batch import check_batch_size, check_train_batch, put_batch
 from train.step.sharding.mesh import make_mesh
-from train.step.state import TrainState
-from train.step.train_step import (
-  abstract_state,
-  initial_state,
-  make_evaluation_step,
-  make_model,
-  make_optimizer,
-  make_train_step,
-  put_parameters,
-  skipped_step,
-)
+from train.step.sharding.parameters import put_parameters
+from train.step.state import TrainState, abstract_state, initial_state, skip_step
+from train.step.train_step import make_train_step
 
 STEPS_AHEAD = 2
 """Steps that are started before an earlier one is known to be over: the devices never wait."""
@@ -124,13 +119,15 @@ class _Run:
     self._total_steps = train_steps(experiment, self._train_examples)
     self._model = make_model(experiment)
     learning_rate = learning_rate_schedule(experiment, self._train_examples)
-    self._optimizer = make_optimizer(experiment, learning_rate)
+    self._optimizer = make_optimizer(
+      experiment, learning_rate, parameter_roles(self._model, self._mesh)
+    )
     self._train_step = jax.jit(
       make_train_step(experiment, self._model, self._optimizer, learning_rate, self._mesh),
       donate_argnums=0,
     )
     self._is_compiled = False
-    self._skipped_step = jax.jit(skipped_step, donate_argnums=0)
+    self._skip_step = jax.jit(skip_step, donate_argnums=0)
     self._is_finite = jax.jit(_is_finite)
     self._evaluation_step = jax.jit(make_evaluation_step(self._model, experiment.loss, self._mesh))
     self._metadata = {
@@ -285,7 +282,7 @@ class _Run:
         is_left_out = any(first <= step <= last for first, last in self._left_out)
         ids.append(step, fetched.batch, left_out=is_left_out)
         if is_left_out:
-          state, _ = self._skipped_step(state)
+          state = self._skip_step(state)
         else:
           with ledger.phase(goodput.STEP if self._is_compiled else goodput.COMPILE):
             state, metrics = self._train_step(state, put_batch(fetched.batch, self._mesh))

@@ -1,13 +1,13 @@
-"""MixUp and CutMix: images of a batch mixed with others of it, in the jitted step.
+"""MixUp and CutMix: images of a batch mixed with others of it, inside the jitted step.
 
 MixUp (Zhang et al., https://arxiv.org/abs/1710.09412) averages two images, CutMix (Yun et al.,
-https://arxiv.org/abs/1905.04899) shows a rectangle of the other one; the targets are mixed in the
-same proportion. With both, one half of the batch is mixed by MixUp and the other by CutMix (paper
-B, appendix A).
+https://arxiv.org/abs/1905.04899) pastes a rectangle of the other image; the targets are mixed in
+the same proportion. With both, one half of the batch is mixed by MixUp and the other by CutMix
+(paper B, appendix A).
 
-The image at position p of a batch of B is mixed with the one a quarter of the batch away, that is,
-p + B/4 in the first and third quarter and p - B/4 in the others. Where devices have every n-th
-example, both are on the same device, whatever n is. What is drawn depends on the example's own key
+The image at position p of a batch of B is mixed with its partner a quarter of the batch away, that
+is, p + B/4 in the first and third quarter and p - B/4 in the others. Where devices have every n-th
+example, both are on the same device, whatever n is. All draws depend on the example's own key
 alone, so the result does not depend on the number of devices either.
 
 The code released with paper B reads twice as many images and uses each once; here every image is
@@ -22,27 +22,26 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, UInt8
 
 from train.config.experiment import Mixing
+from train.step.losses import targets_from_labels
 
 IMAGES_MULTIPLE = 4
-"""Divides the images of each device: two halves, and pairs in them."""
+"""Divides the number of images on each device: two halves, and pairs in each."""
 
 _MIXING_KEY = 0x6D6978
-"""Sets these draws apart from those of the network."""
+"""Makes these draws independent of those of the network."""
 
 
 def mix(batch: Mapping[str, Any], keys: Key[Array, " n"], mixing: Mixing) -> dict[str, Any]:
-  """Mixes the images of a device.
-
-  An image of weight 0 is mixed into no other.
+  """Mixes the images of a device. An image of weight 0 is mixed into no other.
 
   Args:
-    batch: as `train.step.sharding.batch.put_batch` deals it out: image, labels, weight.
-    keys: one an example.
-    mixing: what is mixed how.
+    batch: image, labels and weight, as `train.step.sharding.batch.put_batch` deals them out.
+    keys: one for each example.
+    mixing: MixUp, CutMix or both.
 
   Returns:
-    The batch with new images (uint8, rounded) and, for `mixed_targets`, "partner_labels" and
-    "partner_share" float32 [n].
+    The batch with the mixed images (uint8, rounded), and for `mixed_targets` "partner_labels" and
+    "partner_share" (float32 [n], the partner's share in each image).
   """
   images, labels, weight = batch["image"], batch["labels"], batch["weight"]
   keys = jax.vmap(lambda key: jax.random.fold_in(key, _MIXING_KEY))(keys)
@@ -59,8 +58,22 @@ def mix(batch: Mapping[str, Any], keys: Key[Array, " n"], mixing: Mixing) -> dic
   }
 
 
+def mixed_targets(batch: Mapping[str, Any], num_classes: int) -> Float[Array, "n classes"]:
+  """Returns the targets of a batch: (1 - share) * own + share * partner's where `mix` mixed it.
+
+  Args:
+    batch: of `mix`, or one that was not mixed.
+    num_classes: width of the classifier.
+  """
+  targets = targets_from_labels(batch["labels"], num_classes)
+  if "partner_labels" not in batch:
+    return targets
+  partner_targets = targets_from_labels(batch["partner_labels"], num_classes)
+  return targets + batch["partner_share"][:, None] * (partner_targets - targets)
+
+
 def _of_partners(x: Array) -> Array:
-  """Quarters 0 and 1 change places, and 2 and 3."""
+  """Exchanges quarters 0 and 1, and quarters 2 and 3."""
   quarters = jnp.reshape(x, (2, 2, x.shape[0] // IMAGES_MULTIPLE, *x.shape[1:]))
   return jnp.reshape(quarters[:, ::-1], x.shape)
 
@@ -68,7 +81,7 @@ def _of_partners(x: Array) -> Array:
 def _masks(
   keys: Key[Array, " n"], shape: tuple[int, int], mixing: Mixing
 ) -> Float[Array, "n height width"]:
-  """How much of each pixel is the partner's."""
+  """Draws the partner's share of each pixel."""
   alpha = mixing.mixup_alpha
   mixup = jax.vmap(lambda key: jnp.full(shape, jax.random.beta(key, alpha, alpha), jnp.float32))
   cutmix = jax.vmap(lambda key: _rectangle(key, shape))
@@ -81,7 +94,10 @@ def _masks(
 
 
 def _rectangle(key: Key[Array, ""], shape: tuple[int, int]) -> Float[Array, "height width"]:
-  """1 in a rectangle, 0 elsewhere: a share uniform in [0, 1], less what is beyond the border."""
+  """Draws 1 in a rectangle and 0 elsewhere.
+
+  Its share of the image is uniform in [0, 1], less the part that lies beyond the border.
+  """
   share_key, *center_keys = jax.random.split(key, 3)
   side_share = jnp.sqrt(jax.random.uniform(share_key))
   inside = []
@@ -99,5 +115,6 @@ def _blend(
   partners: UInt8[Array, "n height width 3"],
   masks: Float[Array, "n height width"],
 ) -> UInt8[Array, "n height width 3"]:
+  """Mixes each pixel with the partner's, in float32, and rounds the result."""
   own, other = images.astype(jnp.float32), partners.astype(jnp.float32)
   return jnp.round(own + masks[..., None] * (other - own)).astype(jnp.uint8)

@@ -1,4 +1,8 @@
-"""SGD with AGC as an optax transformation, and the moving average of parameters."""
+"""The optimizer: SGD with Nesterov momentum, adaptive gradient clipping (AGC) and L2 decay.
+
+The arithmetic is the op `kernels.sgd_agc`; here the parameters are divided into groups that get the
+same hyper-parameters. `train.step.parameter_groups` decides which parameters are clipped and decay.
+"""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -9,121 +13,168 @@ import optax
 from jaxtyping import Array, Float, Int
 
 import kernels
-from nfnet.block_arrangement import is_stacked
-from train.step.parameter_groups import assign_groups, parameter_name
+from nfnet.model import parameter_name
+from train.config.experiment import Experiment
+from train.step.moving_average import ramped_decay
+from train.step.sharding.mesh import SHARD_AXIS
 
 
 class SGDAGCState(NamedTuple):
   """State of `sgd_agc`.
 
   Attributes:
-    step: updates done, int32.
-    momentum: buffers like the parameters, float32.
+    step: number of updates done, int32.
+    momentum: momentum buffers like the parameters, float32.
   """
 
   step: Int[Array, ""]
   momentum: Any
 
 
-class OnePassTransformation(NamedTuple):
-  """An `optax.GradientTransformation` that can also write the new parameters itself.
+class SGDAGCStep(NamedTuple):
+  """Results of one step of `sgd_agc`.
 
   Attributes:
-    init: parameters -> state, as optax has it.
-    update: (gradients, state, parameters) -> (updates, state), likewise; for use inside of other
-      transformations. The updates are differences of new and old parameters.
-    step: (gradients, state, parameters, average) -> (parameters, state, average, gradient_norm):
-      without further passes over memory for adding the updates and for the moving average, which
-      may be None. The norm is that of all gradients together, before clipping.
+    parameters: the new parameters.
+    state: the new state.
+    ema: the new moving average of the parameters, or None.
+    gradient_norm: norm of all gradients together, before clipping.
   """
 
-  init: optax.TransformInitFn
-  update: optax.TransformUpdateFn
-  step: Callable[[Any, Any, Any, Any], tuple[Any, Any, Any, Float[Array, ""]]]
+  parameters: Any
+  state: SGDAGCState
+  ema: Any | None
+  gradient_norm: Float[Array, ""]
+
+
+class Optimizer(NamedTuple):
+  """An optimizer as two pure functions.
+
+  Unlike an `optax.GradientTransformation`, it writes the new parameters itself: adding updates to
+  the parameters would be another pass over memory, and the moving average one more.
+
+  Attributes:
+    init: parameters -> state.
+    step: (gradients, state, parameters, ema) -> `SGDAGCStep`; ema may be None.
+  """
+
+  init: Callable[[Any], SGDAGCState]
+  step: Callable[[Any, SGDAGCState, Any, Any], SGDAGCStep]
+
+
+def make_optimizer(experiment: Experiment, learning_rate: optax.Schedule, roles: Any) -> Optimizer:
+  """Returns the optimizer that an experiment describes.
+
+  Args:
+    experiment: names the hyper-parameters.
+    learning_rate: of `train.step.schedule`.
+    roles: of `train.step.parameter_groups.parameter_roles`.
+  """
+  optimizer = experiment.optimizer
+  return sgd_agc(
+    learning_rate,
+    roles,
+    momentum=optimizer.momentum,
+    weight_decay=optimizer.weight_decay,
+    clipping=optimizer.agc_clipping,
+    ema_decay=optimizer.ema_decay,
+    implementation=experiment.model.kernels,
+  )
 
 
 def sgd_agc(
   learning_rate: optax.Schedule,
+  roles: Any,
   *,
   momentum: float,
   weight_decay: float,
   clipping: float | None,
-  average_decay: float | None = None,
+  ema_decay: float | None = None,
   implementation: kernels.Implementation = "reference",
-) -> OnePassTransformation:
-  """Adaptive gradient clipping, L2 decay and Nesterov momentum (`kernels.sgd_agc`).
+) -> Optimizer:
+  """Returns SGD with AGC for parameters of the given roles.
 
   Args:
-    learning_rate: of the number of updates done before.
-    momentum: Nesterov.
-    weight_decay: L2, added after the clip, for the groups that decay.
-    clipping: AGC's lambda, for the groups that are clipped; None clips nothing.
-    average_decay: of the moving average of `step`, ramped as `ramped_decay` says.
+    learning_rate: function of the number of updates done before.
+    roles: tree like the parameters of `train.step.parameter_groups.ParameterRole`.
+    momentum: of Nesterov's kind.
+    weight_decay: L2, added after the clip, for parameters that decay.
+    clipping: AGC's lambda, for parameters that are clipped; None clips nothing.
+    ema_decay: of the moving average, ramped by `train.step.moving_average.ramped_decay`.
     implementation: of the op.
-
-  Parameters may have stacked blocks (`nfnet.block_arrangement`).
   """
+  groups = _parameters_by_treatment(roles)
 
   def init(parameters):
     return SGDAGCState(jnp.zeros((), jnp.int32), jax.tree.map(jnp.zeros_like, parameters))
 
-  def step(gradients, state, parameters, average=None):
+  def step(gradients, state, parameters, ema=None):
     rate = jnp.asarray(learning_rate(state.step), jnp.float32)
-    decay = None if average is None else ramped_decay(state.step, average_decay)
+    decay = None if ema is None else ramped_decay(state.step, ema_decay)
+    trees = [parameters, gradients, state.momentum, *([] if ema is None else [ema])]
+    leaves = [_by_name(tree, roles) for tree in trees]
 
-    paths, structure = jax.tree.flatten_with_path(parameters)
-    names = [parameter_name(path) for path, _ in paths]
-    # Each block of a stack has its own norms.
-    stacks = [any(is_stacked(key.key) for key in path) for path, _ in paths]
-    # What differs over axes of a mesh is a part of a parameter, with whole units.
-    axes = [jax.typeof(x).manual_axis_type.varying for _, x in paths]
-    groups = jax.tree.leaves(assign_groups(parameters))
-    kinds = list(zip(groups, stacks, axes, strict=True))
-    trees = [parameters, gradients, state.momentum, *([] if average is None else [average])]
-    leaves = [dict(zip(names, structure.flatten_up_to(tree), strict=True)) for tree in trees]
-
-    def step_of(kind):
-      group, stacked, _ = kind
-      own = [name for name, other in zip(names, kinds, strict=True) if other == kind]
-      clips = clipping is not None and group.clipped
-      return kernels.sgd_agc(
-        *({name: tree[name] for name in own} for tree in leaves),
+    def step_of_group(treatment, names):
+      clips = clipping is not None and treatment.clipped
+      return kernels.sgd_agc_step(
+        *({name: tree[name] for name in names} for tree in leaves),
         learning_rate=rate,
         momentum=jnp.asarray(momentum, jnp.float32),
-        weight_decay=jnp.asarray(weight_decay if group.decayed else 0.0, jnp.float32),
+        weight_decay=jnp.asarray(weight_decay if treatment.decayed else 0.0, jnp.float32),
         clipping=jnp.asarray(clipping, jnp.float32) if clips else None,
-        average_decay=decay,
-        stacked=stacked,
+        ema_decay=decay,
+        stacked=treatment.stacked,
         implementation=implementation,
       )
 
-    steps = {kind: step_of(kind) for kind in dict.fromkeys(kinds)}
+    steps = {treatment: step_of_group(treatment, names) for treatment, names in groups.items()}
     square_sums = [
-      jax.lax.psum(one.gradient_square_sum, tuple(axes)) for (_, _, axes), one in steps.items()
+      jax.lax.psum(one.gradient_square_sum, SHARD_AXIS)
+      if treatment.sharded
+      else one.gradient_square_sum
+      for treatment, one in steps.items()
     ]
 
-    def as_tree(kind):
-      new = {name: x for one in steps.values() for name, x in getattr(one, kind).items()}
-      return structure.unflatten(new[name] for name in names)
+    def as_tree(field):
+      new = {name: x for one in steps.values() for name, x in getattr(one, field).items()}
+      return jax.tree.structure(parameters).unflatten(new[name] for name in leaves[0])
 
-    return (
+    return SGDAGCStep(
       as_tree("parameters"),
       SGDAGCState(state.step + 1, as_tree("momentum_buffers")),
-      None if average is None else as_tree("averages"),
+      None if ema is None else as_tree("emas"),
       jnp.sqrt(sum(square_sums)),
     )
 
-  def update(gradients, state, parameters):
-    new_parameters, state, _, _ = step(gradients, state, parameters)
-    return jax.tree.map(jnp.subtract, new_parameters, parameters), state
-
-  return OnePassTransformation(init, update, step)
+  return Optimizer(init, step)
 
 
-def ramped_decay(step: Int[Array, ""], decay: float) -> Float[Array, ""]:
-  """min(decay, (1 + step) / (10 + step)), where `step` counts from 0 at the first update.
+class _Treatment(NamedTuple):
+  """Properties that all parameters of one call of the op have in common."""
 
-  The ramp lets a moving average forget its start (paper B, appendix A).
+  clipped: bool
+  decayed: bool
+  stacked: bool
+  sharded: bool
+
+
+def _parameters_by_treatment(roles: Any) -> dict[_Treatment, list[str]]:
+  """Returns the names of the parameters that one call of the op can update together."""
+  groups: dict[_Treatment, list[str]] = {}
+  for name, role in _by_name(roles, roles).items():
+    treatment = _Treatment(
+      role.clipped, role.decayed, role.stacked, sharded=role.sharded_axis is not None
+    )
+    groups.setdefault(treatment, []).append(name)
+  return groups
+
+
+def _by_name(tree: Any, roles: Any) -> dict[str, Any]:
+  """Returns the leaves of a tree like `roles` by the names of the parameters.
+
+  Raises:
+    ValueError: the tree is not like `roles`.
   """
-  step = step.astype(jnp.float32)
-  return jnp.minimum(decay, (1 + step) / (10 + step))
+  paths, structure = jax.tree.flatten_with_path(roles)
+  names = [parameter_name(path) for path, _ in paths]
+  return dict(zip(names, structure.flatten_up_to(tree), strict=True))

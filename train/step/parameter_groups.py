@@ -1,7 +1,11 @@
-"""Which parameters are clipped and which decay.
+"""The role of each parameter in training, as one explicit record per parameter.
 
-Paper B, section 4.1 and the code released with it: AGC clips every parameter but the classifier's
-weight; gains, biases and skip gains do not decay.
+`PARAMETER_GROUPS` is the only place that decides which parameters AGC clips, which ones weight
+decay applies to, and along which axis each is divided among the parameter shards. The optimizer and
+`train.step.sharding.parameters` read `ParameterRole`s and never look at names or shapes.
+
+Paper B, section 4.1, and the code released with it: AGC clips every parameter but the classifier's
+weight; weight decay is switched off for gains, biases and skip gains.
 """
 
 import dataclasses
@@ -9,51 +13,111 @@ import re
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
+
+from nfnet.block_arrangement import is_stacked
+from nfnet.model import CLASSIFIER_WEIGHT, NFNet, parameter_name
+from train.step.model import arranged_parameter_shapes
+from train.step.sharding.mesh import SHARD_AXIS
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ParameterGroup:
-  """What the optimizer does with the parameters whose name `pattern` matches as a whole."""
+  """The parameters whose names match a pattern, and what training does with them.
+
+  Attributes:
+    pattern: regular expression that matches the whole name, for example "blocks/3/conv0/weight".
+    clipped: whether AGC clips the gradient.
+    decayed: whether L2 weight decay is added to the gradient.
+    sharded_axis: axis that is divided among the parameter shards, counted from the last one (-1);
+      None keeps the parameter whole on every device.
+  """
 
   pattern: str
   clipped: bool
   decayed: bool
+  sharded_axis: int | None
 
 
 PARAMETER_GROUPS = (
-  ParameterGroup(r"classifier/weight", clipped=False, decayed=True),
-  ParameterGroup(r".*/(gain|bias|skip_gain)", clipped=True, decayed=False),
-  ParameterGroup(r".*/weight", clipped=True, decayed=True),
+  # Divided along its inputs: no unit of it is clipped, so none has to stay whole, and its outputs
+  # are the classes, whose number rarely divides.
+  ParameterGroup(pattern=CLASSIFIER_WEIGHT, clipped=False, decayed=True, sharded_axis=-2),
+  # Each of these is one unit of AGC as a whole.
+  ParameterGroup(
+    pattern=r".*/(gain|bias|skip_gain)", clipped=True, decayed=False, sharded_axis=None
+  ),
+  # Divided along their outputs, so that the norm of every unit is computed on one device.
+  ParameterGroup(pattern=r".*/weight", clipped=True, decayed=True, sharded_axis=-1),
 )
-"""In order: the first that matches counts."""
+"""The first group whose pattern matches counts."""
 
 
-def parameter_name(path: tuple[Any, ...]) -> str:
-  """Keys joined by slashes, for example "blocks/3/conv0/weight"."""
-  return "/".join(str(key.key) for key in path)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ParameterRole:
+  """The role of one parameter in training.
+
+  Attributes:
+    clipped: whether AGC clips the gradient.
+    decayed: whether L2 weight decay is added to the gradient.
+    stacked: whether the first axis counts equal blocks, each of which has norms of its own.
+    sharded_axis: axis that is divided among the parameter shards; None if the parameter is whole on
+      every device.
+  """
+
+  clipped: bool
+  decayed: bool
+  stacked: bool
+  sharded_axis: int | None
 
 
-def assign_groups(parameters: Any, groups: tuple[ParameterGroup, ...] = PARAMETER_GROUPS) -> Any:
-  """A tree like `parameters` of the group that each belongs to.
+def parameter_roles(model: NFNet, mesh: Mesh | None = None) -> Any:
+  """Returns the role of every parameter of a network, in the arrangement in which its blocks run.
 
   Args:
-    parameters: nested dictionaries.
-    groups: the first match counts.
+    model: the network.
+    mesh: of `train.step.sharding.mesh.make_mesh`; None stands for one device.
+
+  Returns:
+    `ParameterRole`s in a tree like `train.step.model.arranged_parameter_shapes(model)`.
 
   Raises:
-    ValueError: a parameter is in no group, or a group has no parameter.
+    ValueError: a parameter is in no group.
   """
-  used = set()
+  parameter_shards = 1 if mesh is None else mesh.shape[SHARD_AXIS]
+  return jax.tree_util.tree_map_with_path(
+    lambda path, x: parameter_role(parameter_name(path), x.shape, parameter_shards),
+    arranged_parameter_shapes(model),
+  )
 
-  def assign(path, _):
-    name = parameter_name(path)
-    for group in groups:
-      if re.fullmatch(group.pattern, name):
-        used.add(group)
-        return group
-    raise ValueError(f"parameter {name!r} is in no group")
 
-  assigned = jax.tree_util.tree_map_with_path(assign, parameters)
-  if idle := [group.pattern for group in groups if group not in used]:
-    raise ValueError(f"no parameter matches {', '.join(idle)}")
-  return assigned
+def parameter_role(name: str, shape: tuple[int, ...], parameter_shards: int = 1) -> ParameterRole:
+  """Returns the role of one parameter. An axis that does not divide among the shards stays whole.
+
+  Args:
+    name: keys joined by slashes, for example "blocks/3/conv0/weight", or "blocks/3:5/conv0/weight"
+      for two stacked blocks.
+    shape: of the parameter, with the axis of a stack.
+    parameter_shards: number of devices that hold one copy of the parameters together.
+
+  Raises:
+    ValueError: the parameter is in no group.
+  """
+  group = _group_of(name)
+  axis = None if group.sharded_axis is None else len(shape) + group.sharded_axis
+  is_divided = axis is not None and parameter_shards > 1 and shape[axis] % parameter_shards == 0
+  return ParameterRole(
+    clipped=group.clipped,
+    decayed=group.decayed,
+    stacked=any(map(is_stacked, name.split("/"))),
+    sharded_axis=axis if is_divided else None,
+  )
+
+
+def _group_of(name: str) -> ParameterGroup:
+  for group in PARAMETER_GROUPS:
+    if re.fullmatch(group.pattern, name):
+      return group
+  raise ValueError(
+    f"parameter {name!r} matches no pattern of PARAMETER_GROUPS in {__name__}; add one"
+  )

@@ -1,4 +1,4 @@
-"""Learning rate against step, and how long a run is."""
+"""The length of a run, and its learning rate against the step."""
 
 import math
 
@@ -10,11 +10,11 @@ from train.config.experiment import Experiment
 
 
 def train_steps(experiment: Experiment, train_examples: int) -> int:
-  """Steps of the whole run; at least one.
+  """Returns the number of steps of the whole run; at least one.
 
   Args:
     experiment: gives its length in epochs or in steps.
-    train_examples: images of the training split.
+    train_examples: number of images in the training split.
   """
   schedule = experiment.schedule
   if schedule.train_steps is not None:
@@ -23,7 +23,12 @@ def train_steps(experiment: Experiment, train_examples: int) -> int:
 
 
 def warmup_steps(experiment: Experiment, train_examples: int) -> int:
-  """Steps over which the learning rate rises from 0."""
+  """Returns the number of steps over which the learning rate rises from 0.
+
+  Args:
+    experiment: gives the warm-up in epochs or in steps.
+    train_examples: number of images in the training split.
+  """
   optimizer = experiment.optimizer
   if optimizer.warmup_steps is not None:
     return optimizer.warmup_steps
@@ -31,7 +36,14 @@ def warmup_steps(experiment: Experiment, train_examples: int) -> int:
 
 
 def learning_rate_schedule(experiment: Experiment, train_examples: int) -> optax.Schedule:
-  """Linear warm-up from 0 to the peak, then a cosine to 0 at the end (paper B, appendix A).
+  """Returns the learning rate as a function of the number of steps done before.
+
+  It warms up linearly from 0 to the peak, then follows a cosine to 0 at the end (paper B,
+  appendix A).
+
+  Args:
+    experiment: gives the peak and the lengths of the warm-up and the run.
+    train_examples: number of images in the training split.
 
   Raises:
     UserError: the warm-up leaves no step for the cosine.

@@ -1,4 +1,8 @@
-"""What predictions on held-out images are worth: accuracy, by class too, and calibration."""
+"""Scores of predictions on held-out images: loss, accuracy (also by class) and calibration.
+
+Devices compute sums (`score_sums`), which add up over batches; `scores` turns the total into what
+is reported.
+"""
 
 import dataclasses
 from collections.abc import Mapping
@@ -10,30 +14,30 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from train.config.experiment import Loss
-from train.step.losses import example_losses, hits_in_top
+from train.step.losses import example_losses
 
 CALIBRATION_BINS = 15
-"""Guo et al., https://arxiv.org/abs/1706.04599, section 5."""
+"""Bins of Guo et al., https://arxiv.org/abs/1706.04599, section 5."""
 
 Sums = Mapping[str, Any]
-"""Over examples of weight 1, float32: scalars, [classes] and [CALIBRATION_BINS]."""
+"""Sums over the examples of weight 1, float32: scalars, [classes] and [CALIBRATION_BINS]."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Scores:
-  """Of a network on a set of images.
+  """Scores of a network on a set of images.
 
   Attributes:
     loss: mean, nats, without label smoothing, as it is reported in the papers.
     top1: share of the images whose class has the largest logit. Of several classes, one is enough.
-    top5: share of those that have one among the five largest.
+    top5: share of the images that have a class among the five largest logits.
     class_mean_top1: mean over the classes of `class_top1`.
-    calibration_error: by how much the network's confidence in its predictions differs from how
-      often they are right, mean over images in bins of equal width (expected calibration error).
-    examples: images.
-    class_top1: [classes]; of the images of each class, the share for which it has the largest
-      logit; NaN where there are none.
-    class_examples: [classes]; images of each class.
+    calibration_error: difference between the network's confidence in its predictions and how often
+      they are right, mean over images in bins of equal width (expected calibration error).
+    examples: number of images.
+    class_top1: [classes]; share of each class's images for which it has the largest logit; NaN
+      where there are none.
+    class_examples: [classes]; number of images of each class.
   """
 
   loss: float
@@ -46,12 +50,23 @@ class Scores:
   class_examples: np.ndarray
 
   def scalars(self) -> dict[str, float]:
-    """All but what there is of each class."""
+    """Returns the fields that are one number, by name."""
     return {
       field.name: value
       for field in dataclasses.fields(self)
       if isinstance(value := getattr(self, field.name), float)
     }
+
+
+def hits_in_top(
+  k: int, logits: Float[Array, "n classes"], targets: Float[Array, "n classes"]
+) -> Float[Array, " n"]:
+  """Returns 1 where a class of the example is among its `k` largest logits, else 0.
+
+  For a mixed image it is the largest share in it of a class that is among them.
+  """
+  _, classes = jax.lax.top_k(logits, min(k, logits.shape[-1]))
+  return jnp.max(jnp.take_along_axis(targets, classes, axis=-1), axis=-1)
 
 
 def score_sums(
@@ -60,10 +75,10 @@ def score_sums(
   targets: Float[Array, "n classes"],
   weight: Float[Array, " n"],
 ) -> dict[str, Array]:
-  """Sums over the examples, which add up over batches, for `scores`.
+  """Returns sums over examples, which add up over batches, for `scores`.
 
   Args:
-    loss: its kind counts, its label smoothing does not.
+    loss: only its kind matters; label smoothing is left out.
     logits: float32.
     targets: 1 at each class of an example.
     weight: 1 for an image that counts, 0 for another.
@@ -91,7 +106,11 @@ def score_sums(
 
 
 def scores(sums: Sums) -> Scores:
-  """What `score_sums`, added up over all batches, amounts to."""
+  """Returns the scores of all examples together.
+
+  Args:
+    sums: of `score_sums`, added up over all batches.
+  """
   sums = {name: np.asarray(value, np.float64) for name, value in sums.items()}
   examples = max(float(sums["examples"]), 1.0)
   has_images = sums["class_examples"] > 0

@@ -1,9 +1,15 @@
 """Sharpness-aware minimization (SAM): gradients where nearby parameters are worst.
 
-Foret et al., https://arxiv.org/abs/2010.01412. As in paper B, the way up comes from some of the
-same examples and is not averaged over devices. How many examples share one way up changes the
-result, so it is a number of its own: the examples of a batch are divided into groups, and a group's
-gradient does not depend on what else its device has.
+Foret et al., https://arxiv.org/abs/2010.01412. For each group of examples,
+
+    ascent gradient   a = gradient of the loss of some of the group at the parameters
+    ascent step       worst = parameters + radius * a / |a|
+    result            gradient of the loss of the whole group at `worst`
+
+As in paper B, the ascent gradient comes from some of the same examples and is not averaged over
+devices. The number of examples that share one ascent step changes the result, so it is a field of
+its own, `sharpness.group_images`: the examples of a batch are divided into groups, and a group's
+gradient does not depend on which other examples its device holds.
 
 Group k of K consists of the examples whose position in the global batch is k modulo K.
 `train.step.sharding.batch` deals examples out so that a device has whole groups, whatever the
@@ -15,35 +21,70 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from train.config.experiment import Sharpness
+from train.step.gradient_accumulation import GradientFunction, accumulate
+
 _NORM_MIN = 1e-30
-"""Examples of weight 0 only have no way up."""
+"""A group whose ascent examples all have weight 0 has an ascent gradient of zeros."""
 
 
-def split_in_groups(examples: Any, count: int) -> Any:
-  """Arrays [n, ...] of a device's examples as [count, n / count, ...].
+def sharpness_aware(
+  gradient_function: GradientFunction, sharpness: Sharpness, *, accumulated_parts: int = 1
+) -> GradientFunction:
+  """Returns a gradient function that takes each group's gradient after the group's ascent step.
+
+  Args:
+    gradient_function: plain gradients; it is called with the same keys before and after the ascent
+      step, so both calls see the same dropout and stochastic depth.
+    sharpness: radius, images of a group and the share of them that the ascent step uses.
+    accumulated_parts: parts that a device's examples are divided into, a multiple or a divisor of
+      its number of groups (`train.step.sharding.batch.check_train_batch`). More parts than groups
+      divide each group's second gradient.
+  """
+  ascent_images = ascent_image_count(sharpness.group_images, sharpness.ascent_share)
+
+  def sharp_gradients(parameters, batch, keys, share):
+    groups = len(batch["weight"]) // sharpness.group_images
+    whole_group = accumulate(gradient_function, max(1, accumulated_parts // groups))
+
+    def group_gradients(parameters, batch, keys, share):
+      first = jax.tree.map(lambda x: x[:ascent_images], (batch, keys))
+      with jax.named_scope("sharpness_ascent"):
+        _, ascent_gradient = gradient_function(parameters, *first, share)
+        worst = ascend(parameters, ascent_gradient, sharpness.radius)
+      return whole_group(worst, batch, keys, share)
+
+    over_groups = accumulate(group_gradients, groups, split=split_in_groups)
+    return over_groups(parameters, batch, keys, share)
+
+  return sharp_gradients
+
+
+def split_in_groups(examples: Any, groups: int) -> Any:
+  """Returns arrays [n, ...] of a device's examples as [groups, n / groups, ...].
 
   Args:
     examples: as `train.step.sharding.batch.put_batch` deals them out.
-    count: of groups that the device has.
+    groups: number of groups that the device has.
   """
 
   def split(x: jax.Array) -> jax.Array:
-    return jnp.swapaxes(jnp.reshape(x, (x.shape[0] // count, count, *x.shape[1:])), 0, 1)
+    return jnp.swapaxes(jnp.reshape(x, (x.shape[0] // groups, groups, *x.shape[1:])), 0, 1)
 
   return jax.tree.map(split, examples)
 
 
-def ascent_images(group_images: int, ascent_share: float) -> int:
-  """How many of a group's examples, the first ones, the way up is computed from."""
+def ascent_image_count(group_images: int, ascent_share: float) -> int:
+  """Returns how many of a group's examples, the first ones, the ascent gradient comes from."""
   return max(1, round(group_images * ascent_share))
 
 
-def perturb(parameters: Any, gradients: Any, radius: float) -> Any:
-  """Parameters that are `radius` further up: parameters + radius * gradients / |gradients|.
+def ascend(parameters: Any, gradients: Any, radius: float) -> Any:
+  """Returns the parameters after the ascent step: parameters + radius * gradients / |gradients|.
 
   Args:
     parameters: whole on this device, float32.
-    gradients: of the loss of some examples, likewise; of any scale.
+    gradients: of the loss of some examples, like `parameters`; their scale does not matter.
     radius: rho in the papers.
   """
   leaves = jax.tree.leaves(gradients)

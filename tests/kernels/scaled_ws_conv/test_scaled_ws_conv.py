@@ -1,5 +1,3 @@
-import itertools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,13 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.test_util import check_grads
 
-from kernels import scaled_ws_conv, stem
-from kernels.scaled_ws_conv.reference import (
-  VARIANCE_FLOOR,
-  activate,
-  average_pool,
-  standardize_weight,
-)
+from kernels import scaled_ws_convolution
+from kernels.scaled_ws_conv.formulas import VARIANCE_FLOOR, standardize_weight
+from kernels.scaled_ws_conv.reference import activate, average_pool
 
 BATCH = 2
 
@@ -87,7 +81,7 @@ def test_convolution(height, width, kernel, stride, groups):
     rng, height=height, width=width, channels=6, outputs=9, kernel=kernel, groups=groups
   )
   arrays = map(jnp.asarray, (x, weight, gain, bias))
-  actual = scaled_ws_conv(*arrays, stride=stride, groups=groups).result
+  actual = scaled_ws_convolution(*arrays, stride=stride, groups=groups).result
   expected = convolve_float64(x, standardize_float64(weight, gain), stride, groups) + bias
   assert actual.dtype == jnp.float32
   # Sums of up to 54 products of float32: 2^-24 * 54 = 3e-6 at worst.
@@ -102,7 +96,7 @@ def test_activation_scale_and_pool(height, width, pool, activated):
   x, weight, gain, bias = operands(
     rng, height=height, width=width, channels=4, outputs=8, kernel=1, groups=1
   )
-  actual = scaled_ws_conv(
+  actual = scaled_ws_convolution(
     *map(jnp.asarray, (x, weight, gain, bias)),
     pool=pool,
     activation=scaled_gelu if activated else None,
@@ -176,7 +170,7 @@ def test_gradients_agree_with_finite_differences(kernel, stride, groups, pool):
   arrays = operands(rng, height=5, width=4, channels=4, outputs=4, kernel=kernel, groups=groups)
 
   def function(*arrays):
-    result = scaled_ws_conv(
+    result = scaled_ws_convolution(
       # `check_grads` perturbs with NumPy arrays.
       *map(jnp.asarray, arrays),
       stride=stride,
@@ -203,7 +197,7 @@ def test_convolution_gradients_are_those_of_xla(kernel, stride, groups):
   x, weight = jnp.asarray(x), jnp.asarray(weight)
 
   def ours(x, weight):
-    return scaled_ws_conv(
+    return scaled_ws_convolution(
       x, weight, jnp.asarray(gain), jnp.asarray(bias), stride=stride, groups=groups
     ).result
 
@@ -246,8 +240,8 @@ def test_bfloat16_stays_bfloat16_and_is_close_to_float32():
     )
   )
   options = {"activation": scaled_gelu, "input_scale": jnp.float32(0.9)}
-  expected = scaled_ws_conv(*arrays, **options).result
-  actual = scaled_ws_conv(arrays[0].astype(jnp.bfloat16), *arrays[1:], **options).result
+  expected = scaled_ws_convolution(*arrays, **options).result
+  actual = scaled_ws_convolution(arrays[0].astype(jnp.bfloat16), *arrays[1:], **options).result
   assert actual.dtype == jnp.bfloat16
   error = np.linalg.norm(actual.astype(jnp.float32) - expected) / np.linalg.norm(expected)
   # Roundings of x, weights, products' sum, bias and result: 2^-9 * sqrt(5) or so.
@@ -262,7 +256,7 @@ def test_channels_that_do_not_fit_are_an_error(channels, outputs, groups, messag
   weight = jnp.zeros((3, 3, 2 if outputs == 6 else 6, outputs))
   x, vector = jnp.zeros((4, 4, 1, channels)), jnp.zeros(outputs)
   with pytest.raises(ValueError, match=message):
-    scaled_ws_conv(x, weight, vector, vector, groups=groups)
+    scaled_ws_convolution(x, weight, vector, vector, groups=groups)
 
 
 def test_the_input_scale_is_a_constant():
@@ -271,7 +265,7 @@ def test_the_input_scale_is_a_constant():
   arrays = tuple(map(jnp.asarray, arrays))
 
   def total(scale):
-    return jnp.sum(scaled_ws_conv(*arrays, input_scale=scale).result)
+    return jnp.sum(scaled_ws_convolution(*arrays, input_scale=scale).result)
 
   assert total(jnp.float32(0.5)) != total(jnp.float32(0.7))
   assert jax.grad(total)(jnp.float32(0.5)) == 0
@@ -281,34 +275,8 @@ def test_the_input_comes_where_it_is_asked_for():
   rng = np.random.default_rng(9)
   arrays = operands(rng, height=3, width=2, channels=4, outputs=4, kernel=1, groups=1)
   arrays = tuple(map(jnp.asarray, arrays))
-  plain = scaled_ws_conv(*arrays)
+  plain = scaled_ws_convolution(*arrays)
   assert plain.input is None
-  full = scaled_ws_conv(*arrays, returns_input=True)
+  full = scaled_ws_convolution(*arrays, returns_input=True)
   np.testing.assert_array_equal(full.result, plain.result)
   np.testing.assert_array_equal(full.input, arrays[0])
-
-
-def test_the_stem_is_four_convolutions_in_a_row():
-  rng = np.random.default_rng(10)
-  channels = (3, 4, 6, 8, 16)
-  convs = [
-    operands(rng, height=1, width=1, channels=i, outputs=o, kernel=3, groups=1)[1:]
-    for i, o in itertools.pairwise(channels)
-  ]
-  images = rng.standard_normal((12, 8, BATCH, 3)).astype(np.float32)
-  weights, gains, biases = (tuple(map(jnp.asarray, kind)) for kind in zip(*convs, strict=True))
-  actual = stem(
-    jnp.asarray(images),
-    weights,
-    gains,
-    biases,
-    activation=scaled_gelu,
-    input_scale=jnp.float32(0.7),
-  )
-  expected = images
-  for i, (stride, (weight, gain, bias)) in enumerate(zip((2, 1, 1, 2), convs, strict=True)):
-    if i:
-      expected = 0.7 * gelu_float64(expected)
-    expected = convolve_float64(expected, standardize_float64(weight, gain), stride, 1) + bias
-  assert actual.shape == (3, 2, BATCH, 16)
-  np.testing.assert_allclose(actual, expected, rtol=0, atol=4e-6 * np.abs(expected).max())

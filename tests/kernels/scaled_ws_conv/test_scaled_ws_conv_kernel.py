@@ -1,14 +1,12 @@
-"""The convolution kernels as the TPU interpreter runs them: two cores, races looked for.
+"""The convolution kernels as the TPU interpreter runs them: on two cores, looking for races.
 
-The exact values are those of float64. With operands rounded to the dtype, each of the K products of
-a sum has an error of eps, independent of the others: the sum's is eps x sqrt(K) times a product's
-size, where the sum's own size is sqrt(K) times a product's. So the relative tolerance for it is
-c x eps; c counts the roundings on the way: the activated input, the standardized weight, the
+The exact values are computed in float64. With operands rounded to the dtype, each of the K products
+of a sum has an error of eps, independent of the others: the sum's error is eps x sqrt(K) times a
+product's size, and the sum's own size is sqrt(K) times a product's. So the relative tolerance for
+it is c x eps; c counts the roundings on the way: the activated input, the standardized weight, the
 result, and one in the middle of a gradient. Each of the K additions, in float32, may add 2^-24 of
 the sum: c x 2^-24 x sqrt(K) more.
 """
-
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -17,25 +15,19 @@ import pytest
 from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import PartitionSpec as P
 
-from kernels.scaled_ws_conv import kernel_tpu, reference
-from kernels.scaled_ws_conv.tile import Blocks, Tile
+from kernels.scaled_ws_conv import reference, vjp
+from kernels.scaled_ws_conv.pallas import scaled_ws_convolution as kernel
+from kernels.scaled_ws_conv.problem import problem_of
+from kernels.scaled_ws_conv.tile import Blocks, Passes, Tile
 from tests.kernels import exact
 
+pytestmark = pytest.mark.usefixtures("interpreted")
 ROUNDINGS = 4
 EPSILON = {"float32": 2.0**-24, "bfloat16": 2.0**-9}
 ERROR_OF_REFERENCE = {"float32": 4.0, "bfloat16": 1.25}
-"""Factor that a kernel's error may be larger: XLA rounds as often, but its float32 sums are sums of
-sums, which lose less than the kernel's sums in a row."""
+"""Factor by which a kernel's error may be larger: XLA rounds as often, but its float32 sums are
+sums of sums, which lose less than the kernel's sums in a row."""
 SCALE = jnp.float32(0.7)
-
-
-@pytest.fixture(autouse=True)
-def interpreted():
-  with pltpu.force_tpu_interpret_mode(
-    pltpu.InterpretParams(detect_races=True, num_cores_or_threads=2)
-  ):
-    yield
-  pltpu.reset_tpu_interpret_mode_state()
 
 
 def draw(seed, *shape, dtype="float32", mean=0.0):
@@ -56,7 +48,7 @@ def problem(
   groups=1,
   pool=False,
 ):
-  """Operands, the cotangent of the result, and the static arguments."""
+  """Returns operands, the cotangent of the result, and the static arguments."""
   phases = 2 if pool else stride
   operands = (
     draw(0, height, width, images, inputs, dtype=dtype),
@@ -69,7 +61,7 @@ def problem(
 
 
 def run(function, operands, cotangent, static, **more):
-  """Value and gradients of an implementation of the op."""
+  """Returns value and gradients of an implementation of the op."""
 
   def of_operands(*operands):
     return function(
@@ -82,17 +74,14 @@ def run(function, operands, cotangent, static, **more):
   return exact.value_and_gradients(of_operands, operands, cotangent)
 
 
-kernel = functools.partial(kernel_tpu.scaled_ws_conv, variance_floor=reference.VARIANCE_FLOOR)
-
-
 def tolerance(operands, cotangent):
-  """Relative, for the longest sums: over a filter, or over all pixels."""
+  """Returns the relative tolerance for the longest sums: over a filter, or over all pixels."""
   x, weight, *_ = operands
   longest = max(weight[..., 0].size, cotangent[..., 0].size)
   return ROUNDINGS * (EPSILON[str(x.dtype)] + EPSILON["float32"] * np.sqrt(longest))
 
 
-def check(operands, cotangent, static):
+def check(operands, cotangent, static, kernel=kernel):
   dtype = str(operands[0].dtype)
   expected = exact.in_float64(
     lambda *operands: exact.convolve(*operands, 0.7, **static, activation=exact.gelu),
@@ -104,7 +93,9 @@ def check(operands, cotangent, static):
   assert actual[0].dtype == cotangent.dtype
   errors = exact.relative_errors(actual, expected)
   assert max(errors) < tolerance(operands, cotangent)
-  theirs = exact.relative_errors(run(reference.scaled_ws_conv, operands, plain, static), expected)
+  theirs = exact.relative_errors(
+    run(reference.scaled_ws_convolution, operands, plain, static), expected
+  )
   for ours, reference_error in zip(errors, theirs, strict=True):
     assert ours < ERROR_OF_REFERENCE[dtype] * reference_error + EPSILON["float32"]
 
@@ -115,15 +106,22 @@ STRIDED = problem(8, 8, 32, 256, 256, 3, groups=2, stride=2)
 POOLED = problem(8, 4, 32, 128, 256, pool=True)
 
 
-def tiled(monkeypatch, forward, backward):
-  """Makes the op use these tiles."""
-  monkeypatch.setattr(
-    kernel_tpu,
-    "choose",
-    lambda geometry, direction: Blocks(
-      geometry, direction, forward if direction == "forward" else backward
-    ),
-  )
+def with_tiles(forward, backward):
+  """Returns the op by kernels with these tiles, for whole tiles of images."""
+
+  def convolve(x, weight, *parameters, activation, returns_input, **static):
+    assert not returns_input
+    problem = problem_of(x.shape, weight.shape, itemsize=x.dtype.itemsize, **static)
+    result, _ = vjp.convolve(
+      Passes(Blocks(problem, "forward", forward), Blocks(problem, "backward", backward)),
+      activation,
+      x.reshape(problem.input_shape),
+      weight.reshape(-1, *weight.shape[2:]),
+      *parameters,
+    )
+    return result[:, :, 0], None
+
+  return convolve
 
 
 def tile(images, rows, columns, channels, split="positions", cores=2):
@@ -155,9 +153,8 @@ def tile(images, rows, columns, channels, split="positions", cores=2):
     (POOLED, tile(32, 2, 2, 128, "channels"), tile(32, 1, 2, 128)),
   ],
 )
-def test_any_tile_gives_the_same(monkeypatch, case, forward, backward):
-  tiled(monkeypatch, forward, backward)
-  check(*case)
+def test_any_tile_gives_the_same(case, forward, backward):
+  check(*case, kernel=with_tiles(forward, backward))
 
 
 @pytest.mark.parametrize(
@@ -224,21 +221,21 @@ def test_a_constant_added_to_a_filter_changes_nothing():
 
 @pytest.mark.parametrize(("mean", "deviation"), [(0.25, 0.0), (0.0, 1e-5)])
 def test_constant_filters_are_finite(mean, deviation):
-  """And filters with so little variance that its floor counts."""
+  """Covers filters with so little variance that its floor counts, too."""
   operands, cotangent, static = PLAIN
   x, weight, gain, bias = operands
   operands = x, mean + deviation * weight, gain, bias
   actual = run(kernel, operands, (cotangent, None), static)
-  expected = run(reference.scaled_ws_conv, operands, (cotangent, None), static)
+  expected = run(reference.scaled_ws_convolution, operands, (cotangent, None), static)
   for ours, theirs in zip(actual, expected, strict=True):
     np.testing.assert_allclose(ours, theirs, atol=1e-5 * np.abs(theirs).max())
 
 
 def test_gradients_under_shard_map_are_those_of_one_device():
-  """Images over eight devices; the parameters' gradients are summed outside of the kernels.
+  """Shards images over eight devices; the parameters' gradients are summed outside the kernels.
 
-  The TPU interpreter waits in each of the devices' threads for others and stops on a machine of few
-  cores; the plain one does not, but knows nothing of arrays that vary over a mesh.
+  The TPU interpreter waits in each of the devices' threads for the others and hangs on a machine of
+  few cores; the plain one does not, but does not support arrays that vary over a mesh.
   """
   operands, cotangent, static = problem(2, 2, 128, 128, 128)
   mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))

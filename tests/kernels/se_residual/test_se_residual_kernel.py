@@ -1,6 +1,6 @@
-"""The kernels against float64, as the TPU interpreter runs them: with races looked for.
+"""The kernels against float64, as the TPU interpreter runs them, looking for races.
 
-Where the tolerances come from: see `test_scaled_ws_conv_kernel`.
+`test_scaled_ws_conv_kernel` explains where the tolerances come from.
 """
 
 import functools
@@ -13,38 +13,28 @@ from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import PartitionSpec as P
 
 from kernels.scaled_ws_conv import tile as conv_tile
-from kernels.scaled_ws_conv.reference import VARIANCE_FLOOR
-from kernels.se_residual import kernel_tpu, reference
+from kernels.scaled_ws_conv.problem import problem_of
+from kernels.se_residual import pallas, reference, residual_tpu
+from kernels.se_residual.formulas import Gate
+from kernels.se_residual.problem import Problem
 from kernels.se_residual.tile import choose
+from kernels.se_residual.vjp import AllBlocks, end_branch
 from tests.kernels import exact
 
+pytestmark = pytest.mark.usefixtures("interpreted")
 STATIC = dict(activation=exact.gelu, alpha=0.2)
-kernel = functools.partial(
-  kernel_tpu.conv_se_residual,
-  **STATIC,
-  branch_scale=reference.branch_scale,
-  variance_floor=VARIANCE_FLOOR,
-)
+kernel = functools.partial(pallas.conv_se_residual, **STATIC)
 by_xla = functools.partial(reference.conv_se_residual, **STATIC)
 SCALE = 0.7
 # Of the relative error: roundings of the scale, its product with the branch, and the sum.
 ROUNDINGS = 3
 EPSILON = {"float32": 2.0**-24, "bfloat16": 2.0**-9}
 ERROR_OF_REFERENCE = {"float32": 4.0, "bfloat16": 1.25}
-"""Factor that a kernel's error may be larger: see `test_scaled_ws_conv_kernel`."""
-
-
-@pytest.fixture(autouse=True)
-def interpreted():
-  with pltpu.force_tpu_interpret_mode(
-    pltpu.InterpretParams(detect_races=True, num_cores_or_threads=2)
-  ):
-    yield
-  pltpu.reset_tpu_interpret_mode_state()
+"""Factor by which a kernel's error may be larger: see `test_scaled_ws_conv_kernel`."""
 
 
 def problem(height, width, images, inputs, channels, dtype="float32", squeeze=16):
-  """Operands that are differentiated, the mask of stochastic depth, and the cotangent."""
+  """Returns operands that are differentiated, the mask of stochastic depth, and the cotangent."""
   generator = np.random.default_rng(0)
 
   def draw(*shape, scale=1.0, dtype="float32"):
@@ -57,11 +47,13 @@ def problem(height, width, images, inputs, channels, dtype="float32", squeeze=16
     draw(channels),
     draw(channels),
     draw(*wide, dtype=dtype),
-    draw(channels, squeeze, scale=channels**-0.5),
-    # Away from the ReLU's kink, where a rounding decides about a whole gradient.
-    jnp.where(jnp.arange(squeeze) % 4 == 0, -5.0, 5.0),
-    draw(squeeze, channels, scale=squeeze**-1),
-    draw(channels),
+    Gate(
+      squeeze_weight=draw(channels, squeeze, scale=channels**-0.5),
+      # Away from the ReLU's kink, where a rounding decides about a whole gradient.
+      squeeze_bias=jnp.where(jnp.arange(squeeze) % 4 == 0, -5.0, 5.0),
+      excite_weight=draw(squeeze, channels, scale=squeeze**-1),
+      excite_bias=draw(channels),
+    ),
     # Large enough that the gate is a good part of the sum.
     8 + draw(),
   )
@@ -71,24 +63,25 @@ def problem(height, width, images, inputs, channels, dtype="float32", squeeze=16
 
 
 def of_operands(function, keep):
-  """With what is not differentiated where the op has it."""
-  return lambda *operands: function(*operands[:4], jnp.float32(SCALE), *operands[4:], keep)
+  """Returns the function of what is differentiated."""
+  return lambda *operands: function(*operands, jnp.float32(SCALE), keep)
 
 
 def run(function, operands, keep, cotangent):
-  """Value and gradients."""
+  """Returns value and gradients."""
   return exact.value_and_gradients(of_operands(function, keep), operands, cotangent)
 
 
-def check(operands, keep, cotangent, run=run):
+def check(operands, keep, cotangent, run=run, kernel=kernel):
   dtype = str(cotangent.dtype)
   expected = exact.in_float64(
-    lambda *operands: exact.conv_se_residual(*operands, scale=SCALE, keep=keep, **STATIC),
+    lambda *operands: exact.conv_se_residual(*operands, SCALE, keep, **STATIC),
     operands,
     cotangent,
   )
   actual = run(kernel, operands, keep, cotangent)
-  assert [one.dtype for one in actual] == [cotangent.dtype, *(one.dtype for one in operands)]
+  dtypes = [one.dtype for one in jax.tree.leaves((cotangent, operands))]
+  assert [one.dtype for one in actual] == dtypes
   errors = exact.relative_errors(actual, expected)
   longest = cotangent[..., 0].size
   # Three products' roundings on the way to the gate, and those of three on the way back.
@@ -97,6 +90,11 @@ def check(operands, keep, cotangent, run=run):
   for one, ours, by_reference in zip(actual, errors, theirs, strict=True):
     # Of a single number, the skip gain's gradient, either error may be small by chance.
     assert one.ndim == 0 or ours < ERROR_OF_REFERENCE[dtype] * by_reference + EPSILON["float32"]
+
+
+def residual_problem(shape, dtype):
+  names = "height", "width", "images", "channels"
+  return Problem(**dict(zip(names, shape, strict=True)), itemsize=dtype.itemsize)
 
 
 @pytest.mark.parametrize(
@@ -116,10 +114,10 @@ def test_the_addition_and_the_sums_against_float64(shape, dtype):
     jnp.asarray(generator.standard_normal(shape), dtype) for _ in range(3)
   )
   scale = jnp.asarray(generator.standard_normal(shape[2:]), jnp.float32)
-  forward, backward = (choose(shape, branch.dtype.itemsize, d) for d in ("forward", "backward"))
+  problem = residual_problem(shape, branch.dtype)
   actual = (
-    kernel_tpu.add_scaled(branch, shortcut, scale, blocks=forward),
-    *kernel_tpu.sums_over_space(cotangent, branch, blocks=backward),
+    residual_tpu.add_scaled(branch, shortcut, scale, blocks=choose(problem, "forward")),
+    *residual_tpu.sums_over_space(cotangent, branch, blocks=choose(problem, "backward")),
   )
   assert [one.dtype for one in actual] == [dtype, jnp.float32, jnp.float32]
   branch, shortcut, cotangent = (
@@ -170,15 +168,23 @@ def tile(images, rows, columns, channels, split="positions"):
     (tile(16, 2, 4, 256), tile(32, 1, 4, 256)),
   ],
 )
-def test_any_tile_gives_the_same(monkeypatch, forward, backward):
-  monkeypatch.setattr(
-    kernel_tpu.convolution,
-    "choose",
-    lambda geometry, direction: conv_tile.Blocks(
-      geometry, direction, forward if direction == "forward" else backward
-    ),
-  )
-  check(*problem(4, 4, 32, 256, 256))
+def test_any_tile_gives_the_same(forward, backward):
+  def with_tiles(x, weight, gain, bias, shortcut, *others, activation, alpha):
+    static = dict(stride=1, groups=1, pool=False, ends_branch=True)
+    convolution = problem_of(x.shape, weight.shape, itemsize=x.dtype.itemsize, **static)
+    residual = residual_problem(shortcut.shape, x.dtype)
+    blocks = AllBlocks(
+      convolution=conv_tile.Passes(
+        conv_tile.Blocks(convolution, "forward", forward),
+        conv_tile.Blocks(convolution, "backward", backward),
+      ),
+      addition=choose(residual, "forward"),
+      sums=choose(residual, "backward"),
+    )
+    x = x.reshape(convolution.input_shape)
+    return end_branch(blocks, activation, alpha, x, weight[0], gain, bias, shortcut, *others)
+
+  check(*problem(4, 4, 32, 256, 256), kernel=functools.partial(with_tiles, **STATIC))
 
 
 def test_a_dropped_image_is_its_shortcut_exactly():
@@ -191,30 +197,36 @@ def test_a_dropped_image_is_its_shortcut_exactly():
 def test_gradients_under_shard_map_are_those_of_one_device():
   operands, keep, cotangent = problem(2, 2, 128, 128, 128)
   mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+  x, weight, gain, bias, shortcut, *gate_and_skip_gain = operands
+  wide, parameters = (x, shortcut, cotangent), (weight, gain, bias, *gate_and_skip_gain)
 
-  def gradients(x, shortcut, cotangent, keep, *parameters):
-    operands = x, *parameters[:3], shortcut, *parameters[3:]
-    y, x, *others = run(kernel, operands, keep, cotangent)
-    shortcut = others.pop(3)
-    return y, x, shortcut, *(jax.lax.psum(one, "data") for one in others)
+  def gradients(wide, keep, parameters):
+    (x, shortcut, cotangent), (weight, gain, bias, *others) = wide, parameters
+    y, x, weight, gain, bias, shortcut, *others = run(
+      kernel, (x, weight, gain, bias, shortcut, *others), keep, cotangent
+    )
+    return (y, x, shortcut), (weight, gain, bias, *others)
 
-  wide = P(None, None, "data")
+  def of_all_devices(wide, keep, parameters):
+    wide, parameters = gradients(wide, keep, parameters)
+    return wide, jax.tree.map(lambda one: jax.lax.psum(one, "data"), parameters)
+
+  images = P(None, None, "data")
   sharded = jax.jit(
     jax.shard_map(
-      gradients,
+      of_all_devices,
       mesh=mesh,
-      in_specs=(wide, wide, wide, P("data"), *[P()] * 8),
-      out_specs=(wide, wide, wide, *[P()] * 8),
-      # The TPU interpreter stops on a machine of few cores; the plain one knows no varying arrays.
+      in_specs=(images, P("data"), P()),
+      out_specs=(images, P()),
+      # The TPU interpreter hangs on a machine of few cores; the plain one does not support arrays
+      # that vary over a mesh.
       check_vma=False,
     )
   )
-  x, *convolution, shortcut = operands[:5]
   with pltpu.force_tpu_interpret_mode(True):
-    actual = sharded(x, shortcut, cotangent, keep, *convolution, *operands[5:])
-    y, x, *others = run(kernel, operands, keep, cotangent)
-  shortcut = others.pop(3)
-  for ours, theirs in zip(actual, (y, x, shortcut, *others), strict=True):
+    actual = sharded(wide, keep, parameters)
+    expected = gradients(wide, keep, parameters)
+  for ours, theirs in zip(*map(jax.tree.leaves, (actual, expected)), strict=True):
     np.testing.assert_allclose(ours, theirs, atol=1e-5 * max(np.abs(theirs).max(), 1))
 
 

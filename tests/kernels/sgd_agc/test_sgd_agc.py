@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernels import sgd_agc
-from kernels.sgd_agc.reference import PARAMETER_NORM_FLOOR, clip_gradient, unit_norm
+from kernels import sgd_agc_step
+from kernels.sgd_agc.formulas import PARAMETER_NORM_FLOOR
+from kernels.sgd_agc.reference import clip_gradient, unit_norm
 
 # HWIO, IO, vector, scalar, with the axes of a unit.
 SHAPES = {(3, 3, 4, 5): (0, 1, 2), (4, 5): (0,), (7,): (0,), (): ()}
@@ -41,7 +42,7 @@ def test_two_steps_against_float64(shape, clipping, gradient_scale, weight_decay
   expected_parameter, expected_buffer = parameter.astype(np.float64), buffer.astype(np.float64)
   for step in range(2):
     gradient = draw(shape, 1 + step, gradient_scale)
-    step = sgd_agc(
+    step = sgd_agc_step(
       {"x": jnp.asarray(parameter)},
       {"x": jnp.asarray(gradient)},
       {"x": jnp.asarray(buffer)},
@@ -131,7 +132,7 @@ def test_hyper_parameters_are_operands():
   def step(learning_rate, clipping):
     compilations.append(1)
     ones = {"x": jnp.ones(3)}
-    return sgd_agc(
+    return sgd_agc_step(
       ones,
       ones,
       ones,

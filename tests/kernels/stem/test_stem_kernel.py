@@ -1,5 +1,7 @@
-"""The stem's kernels as the TPU interpreter runs them; what is tolerated is explained in
-`test_scaled_ws_conv_kernel.py`."""
+"""The stem's kernels as the TPU interpreter runs them.
+
+`test_scaled_ws_conv_kernel` explains where the tolerances come from.
+"""
 
 import functools
 import itertools
@@ -8,26 +10,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.experimental.pallas import tpu as pltpu
 
-from kernels.scaled_ws_conv import reference, stem_tpu
+from kernels.stem import pallas, reference
 from tests.kernels import exact
 
+pytestmark = pytest.mark.usefixtures("interpreted")
 SCALE = jnp.float32(0.8)
-STATIC = dict(strides=reference.STEM_STRIDES, activation=exact.gelu)
-kernel = functools.partial(stem_tpu.stem, **STATIC, standardize=reference.standardize_weight)
+kernel = functools.partial(pallas.stem_convolutions, activation=exact.gelu)
+by_xla = functools.partial(reference.stem_convolutions, activation=exact.gelu)
 # Of the relative error: the roundings of four convolutions one after the other, forward and back.
 ROUNDINGS = 16
 EPSILON = {"float32": 2.0**-24 * np.sqrt(9 * 64), "bfloat16": 2.0**-9}
-
-
-@pytest.fixture(autouse=True)
-def interpreted():
-  with pltpu.force_tpu_interpret_mode(
-    pltpu.InterpretParams(detect_races=True, num_cores_or_threads=2)
-  ):
-    yield
-  pltpu.reset_tpu_interpret_mode_state()
 
 
 def problem(height, width, count, channels, dtype):
@@ -55,24 +48,26 @@ def problem(height, width, count, channels, dtype):
 def test_against_float64(height, width, count, last_channels, dtype):
   operands, cotangent = problem(height, width, count, (16, 32, 64, last_channels), dtype)
   expected = exact.in_float64(
-    lambda *operands: exact.stem(*operands, 0.8, activation=exact.gelu), operands, cotangent
+    lambda *operands: exact.stem_convolutions(*operands, 0.8, activation=exact.gelu),
+    operands,
+    cotangent,
   )
   actual = exact.value_and_gradients(
     lambda *operands: kernel(*operands, SCALE), operands, cotangent
   )
   errors = exact.relative_errors(actual, expected)
   assert max(errors) < ROUNDINGS * EPSILON[dtype]
-  by_xla = exact.value_and_gradients(
-    lambda *operands: reference.stem(*operands, SCALE, **STATIC), operands, cotangent
+  of_reference = exact.value_and_gradients(
+    lambda *operands: by_xla(*operands, SCALE), operands, cotangent
   )
   # Rounded as often; float32 sums of sums lose less than sums in a row.
   factor = {"float32": 4, "bfloat16": 1.25}[dtype]
-  for ours, theirs in zip(errors, exact.relative_errors(by_xla, expected), strict=True):
+  for ours, theirs in zip(errors, exact.relative_errors(of_reference, expected), strict=True):
     assert ours < factor * theirs
 
 
 def test_images_have_a_gradient_only_where_it_is_asked_for():
-  """It is not needed in training, and would take as long as the weights' gradients."""
+  """Training does not need it, and it would take as long as the weights' gradients."""
   operands, _ = problem(8, 16, 1, (16, 32, 64, 128), "float32")
 
   def total(images, *parameters):

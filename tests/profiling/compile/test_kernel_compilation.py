@@ -1,10 +1,11 @@
 """The ops' kernels, compiled for TPU v4 by the real compiler."""
 
+import dataclasses
 import json
 
 import pytest
 
-from kernels.tpu import VMEM_BYTES
+from kernels.tpu import VMEM_BYTES, read_tiles
 from nfnet.errors import UserError
 from profiling.compile.op_shapes import SqueezeExciteShape, UpdateShape, named_shapes
 from profiling.compile.op_worker import OpRequest
@@ -104,7 +105,7 @@ def test_every_kernel_of_every_published_network_compiles(tmp_path):
 
 
 @pytest.mark.parametrize(
-  ("op", "name", "directions", "spills"),
+  ("op", "label", "directions", "spills"),
   [
     (
       "scaled_ws_conv",
@@ -116,12 +117,11 @@ def test_every_kernel_of_every_published_network_compiles(tmp_path):
     ("sgd_agc", "256x512, gradient 2 bytes", {"update"}, 0),
   ],
 )
-def test_the_sweep_ranks_tiles_and_keeps_the_best(
-  op, name, directions, spills, tmp_path, monkeypatch
-):
-  monkeypatch.setattr("profiling.compile.tile_sweep.CANDIDATES", 3)
-  found = sweep(op, "v4:2x2x1", 32, name, cache=tmp_path)
-  assert set(found) == {(name, direction) for direction in directions}
+def test_the_sweep_ranks_tiles_and_keeps_the_best(op, label, directions, spills, tmp_path):
+  found = sweep(op, "v4:2x2x1", 32, label, candidates_per_kernel=3, cache=tmp_path)
+  assert {(problem.label, direction) for problem, direction in found} == {
+    (label, direction) for direction in directions
+  }
   for candidates in found.values():
     cycles = [one.cycles for one in candidates]
     assert len(cycles) == 3
@@ -134,14 +134,17 @@ def test_the_sweep_ranks_tiles_and_keeps_the_best(
   assert f"{found[key][0].cycles:,.0f}" in as_text(found)
 
   path = tmp_path / "tiles.json"
-  path.write_text('[{"name": "other", "direction": "forward", "tile": {}}]')
+  problem, direction = key
+  other = {"problem": dataclasses.asdict(problem), "direction": "another", "tile": {}}
+  path.write_text(json.dumps([other, {**other, "direction": direction}]))
   write_tiles(found, path)
-  entries = {(one["name"], one["direction"]): one["tile"] for one in json.loads(path.read_text())}
-  assert entries["other", "forward"] == {}
-  assert entries[key] == found[key][0].tile
+  entries = json.loads(path.read_text())
   assert len(entries) == 1 + len(found)
+  assert other in entries
+  tiles = read_tiles(path, type(problem), dict)
+  assert tiles[key] == found[key][0].tile
 
 
 def test_a_sweep_of_nothing_is_an_error():
-  with pytest.raises(UserError, match="--only=9x9: no kernel of se_residual has this in its name"):
+  with pytest.raises(UserError, match="--only=9x9: no kernel of se_residual has this in its label"):
     sweep("se_residual", "v4:2x2x1", 32, "9x9")

@@ -38,7 +38,7 @@ def test_what_the_calls_of_a_network_are():
     pixels=14,
     in_channels=768,
     out_channels=768,
-    kernel_pixels=3,
+    filter_pixels=3,
     groups=6,
     activates_input=True,
   )
@@ -49,18 +49,18 @@ def test_what_the_calls_of_a_network_are():
     pixels=28,
     in_channels=768,
     out_channels=768,
-    kernel_pixels=3,
+    filter_pixels=3,
     stride=2,
     groups=6,
     activates_input=True,
   )
   assert (shapes[strided], strided.out_pixels) == (1, 14)
   pooled = ConvShape(
-    pixels=56, in_channels=256, out_channels=512, kernel_pixels=1, pool=True, activates_input=True
+    pixels=56, in_channels=256, out_channels=512, filter_pixels=1, pool=True, activates_input=True
   )
   assert (shapes[pooled], pooled.out_pixels) == (1, 28)
   last = ConvShape(
-    pixels=14, in_channels=768, out_channels=1536, kernel_pixels=1, activates_input=True
+    pixels=14, in_channels=768, out_channels=1536, filter_pixels=1, activates_input=True
   )
   squeeze_excite = SqueezeExciteShape(convolution=last, squeeze_channels=768)
   assert (shapes[last], shapes[squeeze_excite]) == (12, 12)
@@ -97,24 +97,24 @@ def test_squeeze_excite_is_at_the_end_of_every_block(variant):
     assert shapes[end.convolution] == times + (end.convolution.pixels == 56)
 
 
-def test_the_geometries_have_the_arithmetic_of_their_shapes():
+def test_the_problems_have_the_arithmetic_of_their_shapes():
   for shape in named_shapes():
     if isinstance(shape, ConvShape | SqueezeExciteShape):
-      (geometry,) = shape.geometries(images=20)
-      assert geometry.ends_branch == isinstance(shape, SqueezeExciteShape)
-      macs = (shape.convolution if geometry.ends_branch else shape).macs
+      (problem,) = shape.problems(images=20)
+      assert problem.ends_branch == isinstance(shape, SqueezeExciteShape)
+      macs = (shape.convolution if problem.ends_branch else shape).macs
       # A batch is filled up to tiles.
-      assert geometry.images == 32
-      pixels = geometry.height * geometry.width
-      outputs = geometry.group_inputs * geometry.out_channels
-      assert pixels * len(geometry.taps) * outputs == macs
+      assert problem.images == 32
+      pixels = problem.height * problem.width
+      outputs = problem.group_inputs * problem.out_channels
+      assert pixels * len(problem.taps) * outputs == macs
     elif isinstance(shape, StemShape):
-      geometries = shape.geometries(images=16)
-      last = geometries[-1]
+      problems = shape.problems(images=16)
+      last = problems[-1]
       assert (last.height, last.width, last.out_channels) == (56, 56, shape.channels[-1])
       # Of the bands' squares, a sixth to a half is no zeros.
       squares = sum(
-        g.height * g.width * len(g.taps) * g.in_channels * g.out_channels for g in geometries
+        g.height * g.width * len(g.taps) * g.in_channels * g.out_channels for g in problems
       )
       assert 2 * shape.macs < squares < 6 * shape.macs
 
@@ -129,7 +129,7 @@ def test_a_shape_is_named_once_for_all_networks_that_have_it():
         pixels=14,
         in_channels=768,
         out_channels=1536,
-        kernel_pixels=1,
+        filter_pixels=1,
         activates_input=True,
       )
     ].items()

@@ -11,7 +11,7 @@ from profiling.compile.op_worker import OpRequest, programs, programs_of
 IMAGES = 3
 SHAPE = SqueezeExciteShape(
   convolution=ConvShape(
-    pixels=4, in_channels=8, out_channels=16, kernel_pixels=1, activates_input=True
+    pixels=4, in_channels=8, out_channels=16, filter_pixels=1, activates_input=True
   ),
   squeeze_channels=5,
 )
@@ -31,15 +31,17 @@ def drawn(described, seed):
   )
 
 
-def expected(weight, gain, bias, beta, x, shortcut, *gate_and_keep):
+def expected(weight, gain, bias, beta, x, shortcut, gate, skip_gain, keep):
   return reference.conv_se_residual(
     x,
     weight,
     gain,
     bias,
-    beta,
     shortcut,
-    *gate_and_keep,
+    gate,
+    skip_gain,
+    beta,
+    keep,
     activation=scaled_activation("gelu").function,
     alpha=0.2,
   )
@@ -62,15 +64,18 @@ def test_a_tail_has_the_gradients_of_the_branch_and_the_gate(tail):
   result, gradients = tail["both"].function(cotangent, *arguments)
   assert result.shape == cotangent.shape == (4, 4, IMAGES, 16)
   # Beta and keep are no parameters, and the gradient of the shortcut is the cotangent.
-  learned = [arguments[i] for i in (0, 1, 2, 4, 6, 7, 8, 9, 10)]
-  assert [one.shape for one in gradients] == [one.shape for one in learned]
+  learned = [arguments[i] for i in (0, 1, 2, 4, 6, 7)]
+  assert [one.shape for one in jax.tree.leaves(gradients)] == [
+    one.shape for one in jax.tree.leaves(learned)
+  ]
 
-  def of_learned(*values):
-    weight, gain, bias, x, *gate = values
-    return expected(weight, gain, bias, arguments[3], x, arguments[5], *gate, arguments[-1])
+  def of_learned(weight, gain, bias, x, gate, skip_gain):
+    rest = arguments[5], gate, skip_gain, arguments[-1]
+    return expected(weight, gain, bias, arguments[3], x, *rest)
 
   _, pullback = jax.vjp(of_learned, *learned)
-  for ours, theirs in zip(gradients, pullback(cotangent), strict=True):
+  both = map(jax.tree.leaves, (gradients, list(pullback(cotangent))))
+  for ours, theirs in zip(*both, strict=True):
     assert jnp.linalg.norm(theirs) > 0
     error = jnp.linalg.norm((ours - theirs).astype(jnp.float32))
     assert error < 0.02 * jnp.linalg.norm(theirs.astype(jnp.float32))

@@ -17,8 +17,8 @@ from train.config.config_file import load_experiment
 from train.config.experiment import Data, Experiment, Loss, Model, Optimizer, Schedule
 from train.demo_data import make_digits
 from train.run.evaluation import evaluate_checkpoint
+from train.run.initial_weights import with_new_classifier
 from train.run.loop import train
-from train.step.transfer import with_new_classifier
 
 pytestmark = pytest.mark.usefixtures("small_networks")
 

@@ -18,7 +18,7 @@ from nfnet.errors import UserError
 from nfnet.weights.checkpoint_reader import read_checkpoint
 from tests.repository import ROOT
 from tests.train.data import image_files
-from tests.train.step.sharding.test_parameters import norm
+from tests.train.step.training import norm
 from train.audit_data import audit
 from train.run.processes import EXIT_LOST_PROCESS, joined
 from train.run.records.metrics import read_metrics

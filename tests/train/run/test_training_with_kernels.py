@@ -8,11 +8,12 @@ from jax.experimental.pallas import tpu as pltpu
 
 import kernels
 from nfnet import variants
-from nfnet.block_arrangement import arrange_blocks
 from nfnet.initialization import initial_parameters
-from nfnet.model import NFNet, apply, parameter_shapes
+from nfnet.model import NFNet, apply
 from nfnet.variants import Variant
+from train.step.model import arranged_parameter_shapes
 from train.step.optimizer import sgd_agc
+from train.step.parameter_groups import parameter_roles
 
 STEPS = 20
 BATCH = 16
@@ -58,6 +59,7 @@ def losses(implementation):
   )
   optimizer = sgd_agc(
     lambda _: jnp.float32(0.05),
+    parameter_roles(model),
     momentum=0.9,
     weight_decay=2e-5,
     clipping=0.1,
@@ -121,7 +123,7 @@ def test_no_op_of_a_published_network_falls_back(variant, block_execution, small
   keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 32))
   jax.eval_shape(
     lambda parameters, images, keys: apply(model, parameters, images, keys=keys),
-    arrange_blocks(parameter_shapes(model), model.block_keys),
+    arranged_parameter_shapes(model),
     images,
     keys,
   )
@@ -145,13 +147,14 @@ def test_no_parameter_of_a_published_network_falls_back(
 ):
   """F7 and F7+ have the shapes of all the others: see test_op_shapes.py."""
   model = NFNet(variant, 1000, block_execution=block_execution)
-  parameters = arrange_blocks(parameter_shapes(model), model.block_keys)
+  parameters = arranged_parameter_shapes(model)
   optimizer = sgd_agc(
     lambda _: jnp.float32(0.1),
+    parameter_roles(model),
     momentum=0.9,
     weight_decay=2e-5,
     clipping=0.01,
-    average_decay=0.99,
+    ema_decay=0.99,
     implementation="pallas",
   )
   state = jax.eval_shape(optimizer.init, parameters)

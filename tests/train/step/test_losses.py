@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from train.config.experiment import Loss
-from train.step.losses import example_losses, hits_in_top, targets_from_labels
+from train.step.losses import example_losses, smooth_labels, targets_from_labels
 
 LOGITS = np.array([[2.0, -1.0, 0.5, 0.0], [0.0, 0.0, 3.0, -3.0]], np.float32)
 
@@ -41,10 +41,7 @@ def test_sigmoid_is_finite_for_large_logits():
   np.testing.assert_allclose(got, [2e4], rtol=1e-6)
 
 
-def test_hits_in_top_k():
-  targets = np.array([[0, 0, 1, 0], [0, 1, 0, 1]], np.float32)
-  np.testing.assert_array_equal(hits_in_top(1, LOGITS, targets), [0, 0])
-  np.testing.assert_array_equal(hits_in_top(2, LOGITS, targets), [1, 0])
-  np.testing.assert_array_equal(hits_in_top(3, LOGITS, targets), [1, 1])
-  # More than there are classes is all classes.
-  np.testing.assert_array_equal(hits_in_top(5, LOGITS, targets), [1, 1])
+def test_smoothed_labels_still_add_up_to_one():
+  np.testing.assert_allclose(
+    smooth_labels(np.array([[0, 1, 0, 0]], np.float32), 0.1), [[0.025, 0.925, 0.025, 0.025]]
+  )

@@ -5,8 +5,8 @@ import pytest
 
 from nfnet.errors import UserError
 from train.config.experiment import Data, Experiment, Loss, Mixing, Schedule
-from train.step.losses import example_losses, mixed_targets, targets_from_labels
-from train.step.mixing import mix
+from train.step.losses import example_losses, targets_from_labels
+from train.step.mixing import mix, mixed_targets
 from train.step.sharding.batch import check_train_batch
 from train.step.sharding.mesh import make_mesh
 
@@ -129,12 +129,13 @@ def test_another_step_is_mixed_otherwise_and_unlike_the_network_draws():
 
 def test_the_loss_is_that_of_both_classes_in_their_shares():
   logits = jax.random.normal(jax.random.key(0), (4, 5))
-  first, second = (
-    targets_from_labels(jnp.array(labels)[:, None], 5) for labels in ([0, 1, 2, 3], [4, 3, 2, 0])
-  )
+  own, partner = (jnp.array(labels)[:, None] for labels in ([0, 1, 2, 3], [4, 3, 2, 0]))
+  first, second = (targets_from_labels(labels, 5) for labels in (own, partner))
   share = jnp.array([0.0, 0.25, 0.5, 1.0])
+  batch = {"labels": own, "partner_labels": partner, "partner_share": share}
+  np.testing.assert_array_equal(mixed_targets({"labels": own}, 5), first)
   for loss in (Loss(label_smoothing=0.1), Loss(kind="sigmoid")):
-    found = example_losses(loss, logits, mixed_targets(first, second, share))
+    found = example_losses(loss, logits, mixed_targets(batch, 5))
     one, other = (example_losses(loss, logits, targets) for targets in (first, second))
     expected = (1 - share) * one + share * other
     np.testing.assert_allclose(found, expected, rtol=1e-5)
@@ -146,5 +147,7 @@ def test_quarters_must_be_whole():
   experiment = Experiment(
     name="x", data=Data(batch_size=images), mixing=BOTH, schedule=Schedule(train_steps=1)
   )
-  with pytest.raises(UserError, match=rf"^data.batch_size={images} gives each .* 2 images; MixUp"):
+  with pytest.raises(
+    UserError, match=rf"^data.batch_size={images} gives each .* 2 images; MixUp .* multiple of 32$"
+  ):
     check_train_batch(experiment, mesh)

@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,13 +8,28 @@ import pytest
 
 from nfnet.block_arrangement import arrange_blocks
 from nfnet.initialization import initial_parameters
-from nfnet.model import NFNet
-from train.step.optimizer import ramped_decay, sgd_agc
+from nfnet.model import NFNet, parameter_name
+from tests.train.small_network import SMALL
+from tests.train.step.training import jit
+from train.step.optimizer import sgd_agc
+from train.step.parameter_groups import parameter_roles
+
+pytestmark = pytest.mark.usefixtures("small_networks")
 
 
 @pytest.fixture(scope="module")
-def parameters():
-  return jax.tree.map(jnp.asarray, initial_parameters(NFNet("P0", 10), 0))
+def model(small_networks):
+  return NFNet(SMALL.name, 10, block_execution="unrolled")
+
+
+@pytest.fixture(scope="module")
+def scanned_model(small_networks):
+  return NFNet(SMALL.name, 10, block_execution="scan")
+
+
+@pytest.fixture(scope="module")
+def parameters(model):
+  return jax.tree.map(jnp.asarray, initial_parameters(model, 0))
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +41,27 @@ def gradients(parameters):
   )
 
 
-def test_three_steps_without_clipping_are_those_of_optax(parameters, gradients):
+@functools.cache
+def compiled(model, *, learning_rate=0.1, momentum=0.9, weight_decay=0.01, **hyper_parameters):
+  """Returns an optimizer whose step is compiled once for all tests."""
+  schedule = learning_rate if callable(learning_rate) else lambda step: learning_rate
+  optimizer = sgd_agc(
+    schedule,
+    parameter_roles(model),
+    momentum=momentum,
+    weight_decay=weight_decay,
+    **hyper_parameters,
+  )
+  return optimizer._replace(step=jit(optimizer.step))
+
+
+def assert_close(actual, expected, *, relative=1e-6, absolute):
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=relative, atol=absolute), actual, expected
+  )
+
+
+def test_three_steps_without_clipping_are_those_of_optax(model, parameters, gradients):
   """optax's own Nesterov momentum and masked decay, put together independently."""
   decays = jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "weight", parameters)
   reference = optax.chain(
@@ -32,106 +69,96 @@ def test_three_steps_without_clipping_are_those_of_optax(parameters, gradients):
     optax.trace(0.9, nesterov=True),
     optax.scale_by_learning_rate(0.1),
   )
-  ours = sgd_agc(lambda step: 0.1, momentum=0.9, weight_decay=0.01, clipping=None)
+  expected, state = parameters, reference.init(parameters)
+  update = jit(reference.update)
+  for _ in range(3):
+    updates, state = update(gradients, state, expected)
+    expected = optax.apply_updates(expected, updates)
 
-  def run(transformation):
-    state = transformation.init(parameters)
-    current = parameters
-    update = jax.jit(transformation.update)
-    for _ in range(3):
-      updates, state = update(gradients, state, current)
-      current = optax.apply_updates(current, updates)
-    return current
-
-  jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), run(ours), run(reference)
-  )
-
-
-def test_clips_all_but_the_classifiers_weight(parameters, gradients):
-  def updates(clipping):
-    transformation = sgd_agc(lambda step: 1.0, momentum=0.0, weight_decay=0.0, clipping=clipping)
-    state = transformation.init(parameters)
-    return jax.jit(transformation.update)(gradients, state, parameters)[0]
-
-  clipped, plain = updates(1e-6), updates(None)
-  np.testing.assert_array_equal(clipped["classifier"]["weight"], plain["classifier"]["weight"])
-  for path, update in jax.tree_util.tree_leaves_with_path(clipped):
-    if [key.key for key in path] != ["classifier", "weight"]:
-      assert float(jnp.max(jnp.abs(update))) < 1e-4, path
+  ours = compiled(model, clipping=None)
+  actual, state = parameters, ours.init(parameters)
+  for _ in range(3):
+    actual, state, ema, _ = ours.step(gradients, state, actual, None)
+    assert ema is None
+  assert_close(actual, expected, relative=1e-5, absolute=1e-6)
+  assert int(state.step) == 3
 
 
-def test_each_block_of_a_stack_is_clipped_by_its_own_norms(parameters, gradients):
-  keys = NFNet("P0", 10, block_execution="scan").block_keys
-  assert "3:5" in keys
+def test_clips_all_but_the_classifiers_weight(model, parameters, gradients):
+  def changes(clipping):
+    optimizer = compiled(model, clipping=clipping)
+    new = optimizer.step(gradients, optimizer.init(parameters), parameters, None)
+    return jax.tree.map(jnp.subtract, new.parameters, parameters)
+
+  clipped, plain = changes(1e-6), changes(None)
+  for path, change in jax.tree.leaves_with_path(clipped):
+    if (name := parameter_name(path)) == "classifier/weight":
+      np.testing.assert_array_equal(change, plain["classifier"]["weight"])
+    else:
+      # Weight decay moves a parameter by at most a hundredth of its size.
+      assert float(jnp.max(jnp.abs(change))) < 0.01, name
+
+
+def test_each_block_of_a_stack_is_clipped_by_its_own_norms(
+  model, scanned_model, parameters, gradients
+):
+  keys = scanned_model.block_keys
+  assert "2:4" in keys
   # Blocks whose gradients differ in size: a common norm would show.
   gradients = jax.tree.map(jnp.copy, gradients)
-  gradients["blocks"]["4"] = jax.tree.map(lambda g: g * 100, gradients["blocks"]["4"])
-  transformation = sgd_agc(lambda step: 1.0, momentum=0.9, weight_decay=0.01, clipping=0.05)
+  gradients["blocks"]["3"] = jax.tree.map(lambda g: g * 100, gradients["blocks"]["3"])
 
-  def updates(parameters, gradients):
-    state = transformation.init(parameters)
-    return jax.jit(transformation.update)(gradients, state, parameters)[0]
+  def stepped(model, parameters, gradients):
+    optimizer = compiled(model, clipping=0.05)
+    return optimizer.step(gradients, optimizer.init(parameters), parameters, None).parameters
 
-  one_by_one = updates(parameters, gradients)
-  stacked = updates(arrange_blocks(parameters, keys), arrange_blocks(gradients, keys))
-  jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-8),
-    arrange_blocks(stacked),
-    one_by_one,
+  one_by_one = stepped(model, parameters, gradients)
+  stacked = stepped(
+    scanned_model, arrange_blocks(parameters, keys), arrange_blocks(gradients, keys)
   )
+  assert_close(arrange_blocks(stacked), one_by_one, relative=1e-5, absolute=1e-8)
 
 
-def test_learning_rate_is_that_of_the_steps_done_before(parameters, gradients):
-  transformation = sgd_agc(
-    lambda step: jnp.where(step == 0, 0.0, 1.0), momentum=0.0, weight_decay=0.0, clipping=None
+def test_the_learning_rate_is_that_of_the_steps_done_before(model, parameters, gradients):
+  optimizer = compiled(
+    model,
+    learning_rate=lambda step: jnp.where(step == 0, 0.0, 1.0),
+    momentum=0.0,
+    weight_decay=0.0,
+    clipping=None,
   )
-  state = transformation.init(parameters)
-  update = jax.jit(transformation.update)
-  first, state = update(gradients, state, parameters)
-  second, state = update(gradients, state, parameters)
-  assert not np.asarray(first["classifier"]["weight"]).any()
-  # A difference of new and old parameters, which are at most 2 here.
-  np.testing.assert_allclose(
-    second["classifier"]["weight"], -gradients["classifier"]["weight"], rtol=0, atol=2**-22
+  state = optimizer.init(parameters)
+  first, state, *_ = optimizer.step(gradients, state, parameters, None)
+  second, state, *_ = optimizer.step(gradients, state, first, None)
+  assert_close(first, parameters, relative=0, absolute=0)
+  # Parameters and gradients are at most 8 here.
+  assert_close(
+    second, jax.tree.map(jnp.subtract, parameters, gradients), relative=0, absolute=2**-21
   )
   assert int(state.step) == 2
 
 
 @pytest.mark.parametrize("stacked", [False, True])
-def test_a_step_is_an_update_an_average_and_the_norm_of_all_gradients(
-  parameters, gradients, stacked
+def test_the_average_and_the_norm_of_all_gradients(
+  model, scanned_model, parameters, gradients, stacked
 ):
-  transformation = sgd_agc(
-    lambda step: 0.1, momentum=0.9, weight_decay=0.01, clipping=0.05, average_decay=0.999
-  )
-  keys = NFNet("P0", 10, block_execution="scan").block_keys if stacked else None
-  old, g = (arrange_blocks(tree, keys) for tree in (parameters, gradients))
-  state = transformation.init(old)._replace(step=jnp.asarray(8, jnp.int32))
+  model = scanned_model if stacked else model
+  old, g = (arrange_blocks(tree, model.block_keys) for tree in (parameters, gradients))
+  optimizer = compiled(model, clipping=0.05, ema_decay=0.999)
+  state = optimizer.init(old)._replace(step=jnp.asarray(8, jnp.int32))
   zeros = jax.tree.map(jnp.zeros_like, old)
-  new, after, average, norm = jax.jit(transformation.step)(g, state, old, zeros)
-  updates, after_update = jax.jit(transformation.update)(g, state, old)
-
-  def close(actual, expected, atol=2**-22):
-    jax.tree.map(
-      lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=atol), actual, expected
-    )
-
-  close(new, optax.apply_updates(old, updates))
-  close(after, after_update, atol=1e-7)
+  new = optimizer.step(g, state, old, zeros)
   # The decay is still (1 + 8) / (10 + 8).
-  close(average, jax.tree.map(lambda x: 0.5 * x, new), atol=0)
-  assert float(norm) == pytest.approx(float(optax.tree.norm(gradients)), rel=1e-6)
+  assert_close(new.ema, jax.tree.map(lambda x: 0.5 * x, new.parameters), absolute=0)
+  assert float(new.gradient_norm) == pytest.approx(float(optax.tree.norm(gradients)), rel=1e-6)
+  # Without an average, everything else is the same.
+  plain = optimizer.step(g, state, old, None)
+  assert plain.ema is None
+  assert_close(new._replace(ema=None), plain, absolute=1e-7)
 
 
-def test_without_an_average_there_is_none(parameters, gradients):
-  transformation = sgd_agc(lambda step: 0.1, momentum=0.9, weight_decay=0.01, clipping=0.05)
-  state = transformation.init(parameters)
-  _, _, average, _ = jax.jit(transformation.step)(gradients, state, parameters)
-  assert average is None
-
-
-@pytest.mark.parametrize("step", [0, 9, 10**6])
-def test_an_averages_decay_is_ramped(step):
-  decay = ramped_decay(jnp.asarray(step, jnp.int32), 0.999)
-  np.testing.assert_allclose(decay, min(0.999, (1 + step) / (10 + step)), rtol=1e-6)
+def test_parameters_that_are_not_those_of_the_roles_are_an_error(model, parameters):
+  optimizer = compiled(model, clipping=None)
+  fewer = {name: tree for name, tree in parameters.items() if name != "stem"}
+  with pytest.raises(ValueError, match="stem"):
+    optimizer.step(fewer, optimizer.init(fewer), fewer, None)

@@ -5,7 +5,7 @@ import pytest
 
 from train.config.experiment import Loss
 from train.step.losses import targets_from_labels
-from train.step.scores import CALIBRATION_BINS, score_sums, scores
+from train.step.scores import CALIBRATION_BINS, hits_in_top, score_sums, scores
 
 CLASSES = 7
 
@@ -107,3 +107,13 @@ def test_no_image_has_scores_of_zero():
   found = scores_of(logits, labels, 0 * weight)
   assert set(found.scalars().values()) == {0.0}
   assert np.isnan(found.class_top1).all()
+
+
+def test_hits_in_top_k():
+  logits = np.array([[2.0, -1.0, 0.5, 0.0], [0.0, 0.0, 3.0, -3.0]], np.float32)
+  targets = np.array([[0, 0, 1, 0], [0, 1, 0, 1]], np.float32)
+  np.testing.assert_array_equal(hits_in_top(1, logits, targets), [0, 0])
+  np.testing.assert_array_equal(hits_in_top(2, logits, targets), [1, 0])
+  np.testing.assert_array_equal(hits_in_top(3, logits, targets), [1, 1])
+  # More than there are classes is all classes.
+  np.testing.assert_array_equal(hits_in_top(5, logits, targets), [1, 1])

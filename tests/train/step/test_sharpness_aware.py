@@ -9,15 +9,23 @@ from nfnet.errors import UserError
 from nfnet.initialization import initial_parameters
 from nfnet.model import apply
 from nfnet.preprocessing import normalize
-from tests.train.step import test_train_step
-from tests.train.step.sharding.test_parameters import assert_same_training, norm
-from tests.train.step.test_train_step import BATCH, EXPERIMENT, assert_close, jit, make_batch, run
-from train.config.experiment import Parallelism, Sharpness
+from tests.train.step.training import (
+  BATCH,
+  EXPERIMENT,
+  assert_close,
+  assert_same_training,
+  jit,
+  make_batch,
+  norm,
+  run,
+  training,
+  with_shards,
+)
+from train.config.experiment import Sharpness
 from train.step.losses import example_losses, targets_from_labels
 from train.step.sharding.batch import check_train_batch
 from train.step.sharding.mesh import make_mesh
-from train.step.sharpness_aware import ascent_images, perturb, split_in_groups
-from train.step.train_step import make_model, make_optimizer
+from train.step.sharpness_aware import ascend, ascent_image_count, split_in_groups
 
 STEPS = 20
 SHARPNESS = Sharpness(radius=0.05, group_images=2, ascent_share=0.5)
@@ -25,9 +33,8 @@ SHARPNESS = Sharpness(radius=0.05, group_images=2, ascent_share=0.5)
 
 def sharp(*, shards=1, accumulation=1, **changes):
   return dataclasses.replace(
-    EXPERIMENT,
+    with_shards(EXPERIMENT, shards),
     sharpness=dataclasses.replace(SHARPNESS, **changes),
-    parallelism=Parallelism(parameter_shards=shards),
     optimizer=dataclasses.replace(EXPERIMENT.optimizer, gradient_accumulation=accumulation),
   )
 
@@ -35,24 +42,19 @@ def sharp(*, shards=1, accumulation=1, **changes):
 pytestmark = pytest.mark.usefixtures("small_networks")
 
 
-@pytest.fixture(scope="module")
-def one_device(small_networks):
-  return run(sharp(), steps=STEPS)
-
-
-def step_by_hand(experiment):
-  """Parameters after a first step of full learning rate, without any of the loop's machinery.
+def step_by_hand(trained):
+  """Parameters after one step of the papers' formula, without any of the loop's machinery.
 
   And the loss of the groups together, there and without a perturbation.
   """
-  model = make_model(experiment)
-  parameters = jax.tree.map(jnp.asarray, initial_parameters(model, experiment.seed))
+  experiment = trained.experiment
+  parameters = jax.tree.map(jnp.asarray, initial_parameters(trained.model, experiment.seed))
   batch, sharpness = jax.tree.map(jnp.asarray, make_batch()), experiment.sharpness
   step_key = jax.random.fold_in(jax.random.key(experiment.seed), 0)
 
   def loss_sum(parameters, members):
     keys = jnp.stack([jax.random.fold_in(step_key, i) for i in members])
-    logits = apply(model, parameters, normalize(batch["image"][members]), keys=keys)
+    logits = apply(trained.model, parameters, normalize(batch["image"][members]), keys=keys)
     targets = targets_from_labels(batch["labels"][members], 10)
     losses = example_losses(experiment.loss, logits, targets)
     return jnp.sum(losses * batch["weight"][members]) / (BATCH - 1)
@@ -68,18 +70,17 @@ def step_by_hand(experiment):
     group_loss, gradients = differentiate(worst, members)
     total, loss = jax.tree.map(jnp.add, total, gradients), loss + group_loss
     plain_loss += differentiate(parameters, members)[0]
-  optimizer = make_optimizer(experiment, lambda step: 0.1)
-  new_parameters, *_ = optimizer.step(total, optimizer.init(parameters), parameters, parameters)
-  return new_parameters, float(loss), float(plain_loss)
+  optimizer = trained.optimizer
+  new = jit(optimizer.step)(total, optimizer.init(parameters), parameters, parameters)
+  return new.parameters, float(loss), float(plain_loss)
 
 
-def test_a_step_is_that_of_the_papers_formula(monkeypatch):
-  """With dropout and stochastic depth, which have the same keys on the way up and down."""
-  experiment = sharp(group_images=4)
-  # The first step's would be 0.
-  monkeypatch.setattr(test_train_step, "learning_rate_schedule", lambda *_, **__: lambda _: 0.1)
-  state, (metrics,) = run(experiment, steps=1)
-  parameters, loss, plain_loss = step_by_hand(experiment)
+def test_a_step_is_that_of_the_papers_formula():
+  """With dropout and stochastic depth, which have the same keys before and after the ascent."""
+  # The schedule's first learning rate would be 0.
+  trained = training(sharp(group_images=4), learning_rate=0.1)
+  state, (metrics,) = trained.run(1)
+  parameters, loss, plain_loss = step_by_hand(trained)
   assert_close(state.parameters, jax.device_get(parameters))
   assert metrics["loss"] == pytest.approx(loss, rel=1e-6)
   # The perturbation is no rounding error.
@@ -87,9 +88,10 @@ def test_a_step_is_that_of_the_papers_formula(monkeypatch):
 
 
 @pytest.mark.slow
-def test_twenty_steps_on_two_replicas_of_four_shards_are_those_of_one_device(one_device):
+def test_twenty_steps_on_two_replicas_of_four_shards_are_those_of_one_device():
   # A group on each device in two parts, and eight groups on one device.
-  assert_same_training(run(sharp(shards=4, accumulation=2), devices=8, steps=STEPS), one_device)
+  spread = run(sharp(shards=4, accumulation=2), devices=8, steps=STEPS)
+  assert_same_training(spread, run(sharp(), steps=STEPS))
 
 
 def test_a_perturbation_is_of_its_length_whatever_the_gradients_scale():
@@ -100,10 +102,10 @@ def test_a_perturbation_is_of_its_length_whatever_the_gradients_scale():
   )
   for scale in (1.0, 1e-12):
     scaled = jax.tree.map(lambda g, s=scale: s * g, gradients)
-    moved = jax.tree.map(np.subtract, perturb(parameters, scaled, 0.3), parameters)
+    moved = jax.tree.map(np.subtract, ascend(parameters, scaled, 0.3), parameters)
     assert norm(moved) == pytest.approx(0.3, rel=1e-5)
     assert moved["b"] < 0
-  unmoved = perturb(parameters, jax.tree.map(jnp.zeros_like, gradients), 0.3)
+  unmoved = ascend(parameters, jax.tree.map(jnp.zeros_like, gradients), 0.3)
   jax.tree.map(np.testing.assert_array_equal, unmoved, parameters)
 
 
@@ -114,9 +116,9 @@ def test_groups_are_positions_modulo_their_number():
   np.testing.assert_array_equal(groups, [[1, 5, 9, 13], [3, 7, 11, 15]])
 
 
-def test_the_way_up_is_from_a_share_and_from_one_at_least():
-  assert [ascent_images(size, 0.2) for size in (1, 4, 16, 64)] == [1, 1, 3, 13]
-  assert ascent_images(16, 1.0) == 16
+def test_the_ascent_is_from_a_share_and_from_one_image_at_least():
+  assert [ascent_image_count(size, 0.2) for size in (1, 4, 16, 64)] == [1, 1, 3, 13]
+  assert ascent_image_count(16, 1.0) == 16
 
 
 @pytest.mark.parametrize(

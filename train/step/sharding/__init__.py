@@ -1,1 +1,1 @@
-"""Which device holds what: the mesh, the parts of parameters, the examples of a batch."""
+"""Placement on devices: the mesh, and which device holds which parameters and examples."""

@@ -1,4 +1,4 @@
-"""Batches from the host to the devices."""
+"""Sharding of a batch over the devices, and checks that its size divides among them."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,28 +13,32 @@ from train.config.experiment import Experiment
 from train.step.mixing import IMAGES_MULTIPLE
 from train.step.sharding.mesh import DATA_AXES
 
-_ON_DEVICE = ("image", "labels", "weight")
+Batch = Mapping[str, Any]
+"""Arrays of a global batch: image uint8 [n, h, w, 3]; labels int32 [n, l], -1 for none; weight
+float32 [n], 0 or 1; position int32 [n] in the global batch."""
+
+_FROM_PIPELINE = ("image", "labels", "weight")
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-  """Examples spread over all devices."""
+  """Returns the sharding of a batch's arrays: examples spread over all devices."""
   return NamedSharding(mesh, P(DATA_AXES))
 
 
-def put_batch(batch: Mapping[str, np.ndarray], mesh: jax.sharding.Mesh) -> dict[str, Any]:
-  """The arrays that a step uses, spread over the devices; the ids stay behind.
+def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, Any]:
+  """Puts the arrays that a step uses on the devices; the ids stay on the host.
 
-  Examples are dealt out to a process's devices as `train.data.pipeline` deals them out to
-  processes: each of n devices gets every n-th example of the global batch.
+  Examples are dealt out to a process's devices as `train.data` deals them out to processes: each of
+  n devices gets every n-th example of the global batch.
 
   Args:
-    batch: what this process has of it, as `train.data.pipeline` deals it out.
+    batch: this process's part of the batch, from `train.data`.
     mesh: of devices.
 
   Returns:
-    The arrays of all processes, with "position" in the global batch.
+    A `Batch` of all processes.
   """
-  local = {name: batch[name] for name in _ON_DEVICE}
+  local = {name: batch[name] for name in _FROM_PIPELINE}
   batch_size = len(batch["weight"]) * jax.process_count()
   local["position"] = (batch["position"] % batch_size).astype(np.int32)
   sharding = batch_sharding(mesh)
@@ -47,7 +51,7 @@ def put_batch(batch: Mapping[str, np.ndarray], mesh: jax.sharding.Mesh) -> dict[
   }
 
 
-def check_batch_size(field: str, batch_size: int, mesh: jax.sharding.Mesh) -> None:
+def check_batch_size(field: str, batch_size: int, mesh: Mesh) -> None:
   """Raises UserError unless every device gets the same number of examples.
 
   Args:
@@ -59,26 +63,28 @@ def check_batch_size(field: str, batch_size: int, mesh: jax.sharding.Mesh) -> No
 
 
 def check_train_batch(
-  experiment: Experiment, mesh: jax.sharding.Mesh, *, field: str = "data.batch_size"
+  experiment: Experiment, mesh: Mesh, *, field: str = "data.batch_size"
 ) -> None:
-  """Raises UserError unless the devices get equal examples, in each of their parts and groups.
+  """Raises UserError unless all devices get the same number of examples, parts and groups.
+
+  Parts are those of gradient accumulation, groups those of SAM, and MixUp and CutMix need quarters.
 
   Args:
-    experiment: with gradient accumulation and SAM, or without.
+    experiment: to be trained.
     mesh: of devices.
-    field: named in the message.
+    field: that the batch size comes from, named in the message.
   """
   batch_size, parts = experiment.data.batch_size, experiment.optimizer.gradient_accumulation
   _check_multiple(field, batch_size, mesh, parts)
-  if experiment.mixing.is_on and batch_size // mesh.size % IMAGES_MULTIPLE:
+  images = batch_size // mesh.size
+  if experiment.mixing.is_on and images % IMAGES_MULTIPLE:
     raise UserError(
-      f"{field}={batch_size} gives each of {mesh.size} devices {batch_size // mesh.size} images; "
-      f"MixUp and CutMix (mixing) mix quarters of them, so take a multiple of {IMAGES_MULTIPLE}"
+      f"{field}={batch_size} gives each of {mesh.size} devices {images} images; MixUp and CutMix "
+      f"(mixing) mix quarters of them, so take a multiple of {IMAGES_MULTIPLE * mesh.size}"
     )
   group_images = experiment.sharpness.group_images
   if group_images is None:
     return
-  images = batch_size // mesh.size
   if images % group_images:
     raise UserError(
       f"sharpness.group_images={group_images} does not divide the {images} examples that each of "
@@ -88,11 +94,14 @@ def check_train_batch(
   if max(groups, parts) % min(groups, parts):
     raise UserError(
       f"optimizer.gradient_accumulation={parts} and sharpness.group_images={group_images}: each of "
-      f"{mesh.size} devices has {groups} groups; take a multiple or a divisor of that for the parts"
+      f"{mesh.size} devices has {groups} groups; the number of accumulated parts must be a "
+      "multiple or a divisor of that"
     )
 
 
-def _check_multiple(field: str, batch_size: int, mesh: jax.sharding.Mesh, parts: int) -> None:
+def _check_multiple(field: str, batch_size: int, mesh: Mesh, parts: int) -> None:
   if batch_size % (mesh.size * parts):
     split = f"{mesh.size} devices" + (f" x {parts} accumulated parts" if parts > 1 else "")
-    raise UserError(f"{field}={batch_size} does not divide among {split}; take a multiple")
+    raise UserError(
+      f"{field}={batch_size} does not divide among {split}; take a multiple of {mesh.size * parts}"
+    )

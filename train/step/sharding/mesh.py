@@ -7,18 +7,18 @@ from nfnet.errors import UserError
 
 REPLICA_AXIS, SHARD_AXIS = "replica", "shard"
 DATA_AXES = (REPLICA_AXIS, SHARD_AXIS)
-"""Over which examples are spread."""
+"""Axes over which the examples of a batch are spread."""
 
 
 def make_mesh(devices: list[jax.Device] | None = None, *, parameter_shards: int = 1) -> Mesh:
-  """A mesh of all devices (or of `devices`).
+  """Returns a mesh of devices.
 
   Args:
-    devices: in the order in which they get examples.
-    parameter_shards: devices that hold one copy of the parameters together.
+    devices: in the order in which they get examples; None is all devices.
+    parameter_shards: number of devices that hold one copy of the parameters together.
 
   Raises:
-    UserError: the devices cannot be divided so.
+    UserError: `parameter_shards` does not divide the number of devices.
   """
   devices = jax.devices() if devices is None else devices
   shape = mesh_shape(len(devices), parameter_shards)
@@ -26,13 +26,14 @@ def make_mesh(devices: list[jax.Device] | None = None, *, parameter_shards: int 
 
 
 def mesh_shape(devices: int, parameter_shards: int) -> tuple[int, int]:
-  """Replicas and shards of a mesh.
+  """Returns the numbers of replicas and of parameter shards of a mesh.
 
   Raises:
-    UserError: the devices cannot be divided so.
+    UserError: `parameter_shards` does not divide the number of devices.
   """
   if devices % parameter_shards:
     raise UserError(
-      f"parallelism.parameter_shards={parameter_shards} does not divide the {devices} devices"
+      f"parallelism.parameter_shards={parameter_shards} does not divide the {devices} devices; "
+      "take a divisor"
     )
   return devices // parameter_shards, parameter_shards

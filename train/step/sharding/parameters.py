@@ -1,13 +1,14 @@
-"""Which device holds what.
+"""Sharding of parameters: which device holds which part, and how parts become whole again.
 
-The devices are a grid of replicas and shards. Examples are spread over all of them. Large
-parameters, with their momentum and moving average, are cut into one part for each shard, along the
-output channels where that is possible: what the optimizer computes of them, norms of filters among
-it, then needs no other device. Devices of one shard in different replicas hold the same. With one
-shard, everything is on every device.
+The devices are a grid of replicas and parameter shards. Examples are spread over all of them. Large
+parameters, with their momentum and moving average, are divided into one part for each shard, along
+the output channels where that is possible: what the optimizer computes of a part, norms of filters
+among it, then needs no other device. Devices of one shard in different replicas hold the same. With
+one shard, everything is on every device. `train.step.parameter_groups` names the axis of each
+parameter.
 
 Paper A, section 2, names no layout; this is what is elsewhere called sharded data parallelism
-(https://arxiv.org/abs/2004.13336), with replicas so that a shard stays wide enough for the lanes of
+(https://arxiv.org/abs/2004.13336), with replicas so that a part stays wide enough for the lanes of
 a TPU on slices of any size.
 """
 
@@ -19,73 +20,82 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array
 
-from nfnet.block_arrangement import is_stacked
-from train.step.optimizer import SGDAGCState
-from train.step.parameter_groups import parameter_name
+from nfnet.block_arrangement import arrange_blocks
+from nfnet.model import NFNet
+from train.step.parameter_groups import ParameterRole, parameter_roles
 from train.step.sharding.mesh import DATA_AXES, REPLICA_AXIS, SHARD_AXIS
-from train.step.state import TrainState
 
 
-def parameter_specs(parameters: Any, mesh: Mesh) -> Any:
-  """The tree of what each parameter is cut along.
-
-  Filters and matrices are cut along their outputs; the classifier's weight, which AGC leaves alone
-  and whose outputs are the classes, along its inputs. Vectors, and what does not divide, are whole
-  everywhere.
+def put_parameters(model: NFNet, parameters: Any, mesh: Mesh) -> Any:
+  """Puts parameters on the devices, in the arrangement in which a model runs its blocks.
 
   Args:
-    parameters: arrays or shapes in the arrangement in which they run.
-    mesh: of `make_mesh`.
+    model: the network.
+    parameters: like `nfnet.model.parameter_shapes(model)`, on the host.
+    mesh: of devices.
   """
-  shards = mesh.shape[SHARD_AXIS]
-
-  def spec(path, leaf):
-    stacked = any(is_stacked(key.key) for key in path)
-    axis = leaf.ndim - (2 if parameter_name(path) == "classifier/weight" else 1)
-    if leaf.ndim - stacked < 2 or shards == 1 or leaf.shape[axis] % shards:
-      return P()
-    return P(*[None] * axis, SHARD_AXIS)
-
-  return jax.tree_util.tree_map_with_path(spec, parameters)
+  arranged = arrange_blocks(parameters, model.block_keys)
+  return jax.device_put(arranged, shardings(parameter_specs(model, mesh), mesh))
 
 
-def state_specs(specs: Any, *, has_ema: bool) -> TrainState:
-  """Of a whole training state, given those of its parameters."""
-  optimizer = SGDAGCState(step=P(), momentum=specs)
-  return TrainState(specs, optimizer, specs if has_ema else None)
+def parameter_specs(model: NFNet, mesh: Mesh) -> Any:
+  """Returns what each parameter of a network is divided along.
+
+  Args:
+    model: the network.
+    mesh: of `train.step.sharding.mesh.make_mesh`.
+
+  Returns:
+    `PartitionSpec`s in a tree like `train.step.model.arranged_parameter_shapes(model)`.
+  """
+  return jax.tree.map(parameter_spec, parameter_roles(model, mesh))
+
+
+def parameter_spec(role: ParameterRole) -> P:
+  """Returns what a parameter is divided along; P() if it is whole on every device."""
+  return P() if role.sharded_axis is None else P(*[None] * role.sharded_axis, SHARD_AXIS)
 
 
 def shardings(specs: Any, mesh: Mesh) -> Any:
-  """The same tree, of shardings."""
+  """Returns a tree of `PartitionSpec`s as the same tree of `NamedSharding`s."""
   return jax.tree.map(
     lambda spec: NamedSharding(mesh, spec), specs, is_leaf=lambda x: isinstance(x, P)
   )
 
 
 def gather(parameters: Any, specs: Any, dtype: jnp.dtype) -> Any:
-  """Whole float32 parameters on each device, of type "varying".
+  """Returns whole float32 parameters on each device; to be called inside of `shard_map`.
 
-  To be called inside of `shard_map`. Parts are rounded to `dtype` before they travel: they are
-  multiplied in it anyway. What is whole already stays as it is.
+  The results are marked as different on each device ("varying"). Differentiation by them then gives
+  each device's own gradients, which `sum_gradients` adds up in one visible place; left to the
+  derivative of replicated parameters, every operation would hide a sum.
+
+  Args:
+    parameters: the device's parts, float32.
+    specs: of `parameter_specs`.
+    dtype: that parts are rounded to before they travel: they are multiplied in it anyway. A
+      parameter that is whole already is not rounded.
   """
 
   def whole(leaf: Array, spec: P) -> Array:
+    varying_over = DATA_AXES
     if SHARD_AXIS in spec:
       axis = spec.index(SHARD_AXIS)
       leaf = jax.lax.all_gather(leaf.astype(dtype), SHARD_AXIS, axis=axis, tiled=True)
-    missing = set(DATA_AXES) - jax.typeof(leaf).manual_axis_type.varying
-    return jax.lax.pcast(leaf, tuple(missing), to="varying").astype(jnp.float32)
+      # The gathered array is of a type that varies over the shards already.
+      varying_over = (REPLICA_AXIS,)
+    return jax.lax.pcast(leaf, varying_over, to="varying").astype(jnp.float32)
 
   return jax.tree.map(whole, parameters, specs)
 
 
 def sum_gradients(gradients: Any, specs: Any, dtype: jnp.dtype) -> Any:
-  """Sums over all devices, cut as the parameters are and of `dtype`; inside of `shard_map`.
+  """Returns sums over all devices, divided as the parameters are; for use inside of `shard_map`.
 
   Args:
     gradients: of the examples of each device, float32.
     specs: of `parameter_specs`.
-    dtype: in which gradients travel; each sum of two is rounded to it.
+    dtype: in which gradients travel and are returned; each sum of two is rounded to it.
   """
 
   def total(gradient: Array, spec: P) -> Array:

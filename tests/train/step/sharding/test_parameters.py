@@ -1,6 +1,5 @@
 """The same training on any arrangement of devices."""
 
-import dataclasses
 import functools
 
 import jax
@@ -9,97 +8,60 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from kernels.sgd_agc.reference import PARAMETER_NORM_FLOOR
-from nfnet.block_arrangement import arrange_blocks
 from nfnet.errors import UserError
-from nfnet.model import parameter_shapes
-from tests.train.small_network import SMALL
-from tests.train.step.test_train_step import EXPERIMENT, run
-from train.config.experiment import Parallelism
+from tests.train.step.training import (
+  EXPERIMENT,
+  assert_same_training,
+  run,
+  training,
+  with_model,
+  with_shards,
+)
 from train.run.checkpoints import Checkpoints
-from train.step.parameter_groups import parameter_name
-from train.step.schedule import learning_rate_schedule
+from train.step.model import make_model
+from train.step.optimizer import make_optimizer
+from train.step.parameter_groups import parameter_roles
 from train.step.sharding.mesh import DATA_AXES, make_mesh
-from train.step.sharding.parameters import gather, parameter_specs, sum_gradients
-from train.step.train_step import abstract_state, make_model, make_optimizer
+from train.step.sharding.parameters import gather, sum_gradients
+from train.step.state import abstract_state
 
 STEPS = 20
-
-
-def sharded(shards, **model):
-  return dataclasses.replace(
-    EXPERIMENT,
-    parallelism=Parallelism(parameter_shards=shards),
-    model=dataclasses.replace(EXPERIMENT.model, **model),
-  )
-
 
 pytestmark = pytest.mark.usefixtures("small_networks")
 
 
-@pytest.fixture(scope="module")
-def one_device(small_networks):
+def on_one_device():
   return run(EXPERIMENT, steps=STEPS)
 
 
-@pytest.fixture(scope="module")
-def four_shards(small_networks):
-  return run(sharded(4), devices=8, steps=STEPS)
+def on_four_shards():
+  return run(with_shards(EXPERIMENT, 4), devices=8, steps=STEPS)
 
 
-def assert_same_training(ours, theirs):
-  """Within 1e-5: losses, each tree as a whole, and each parameter of at least AGC's floor of 1e-3.
-
-  Momentum, as sums of gradients in which terms cancel, is compared as a whole only: the gain of one
-  convolution differs by 2.3e-5.
-  """
-  (state, metrics), (expected, expected_metrics) = ours, theirs
-  for one, other in zip(metrics, expected_metrics, strict=True):
-    assert jax.tree.map(float, one) == pytest.approx(jax.tree.map(float, other), rel=1e-5)
-  momentum, expected_momentum = state.optimizer.momentum, expected.optimizer.momentum
-  assert norm(jax.tree.map(np.subtract, momentum, expected_momentum)) < 1e-5 * norm(
-    expected_momentum
-  )
-  for tree, expected_tree in (
-    (state.parameters, expected.parameters),
-    (state.ema, expected.ema),
-  ):
-    difference = jax.tree.map(np.subtract, tree, expected_tree)
-    assert norm(difference) < 1e-5 * norm(expected_tree)
-    for one, other in zip(jax.tree.leaves(difference), jax.tree.leaves(expected_tree), strict=True):
-      assert np.abs(one).max() < 1e-5 * max(np.abs(other).max(), PARAMETER_NORM_FLOOR)
-
-
-def norm(tree):
-  return np.sqrt(sum(np.sum(np.square(x, dtype=np.float64)) for x in jax.tree.leaves(tree)))
-
-
-def test_twenty_steps_on_two_replicas_of_four_shards_are_those_of_one_device(
-  one_device, four_shards
-):
+def test_twenty_steps_on_two_replicas_of_four_shards_are_those_of_one_device():
   """Up to the order of float32 sums; stochastic depth and dropout are on."""
-  assert_same_training(four_shards, one_device)
+  expected = on_one_device()
+  assert_same_training(on_four_shards(), expected)
   # Training moved the parameters by far more than the tolerance.
-  first, last = (one_device[1][i]["loss"] for i in (0, -1))
+  first, last = (expected[1][i]["loss"] for i in (0, -1))
   assert last < 0.9 * first
 
 
-# Three steps of eight replicas are in test_step.py.
+# Three steps of eight replicas are in test_train_step.py.
 @pytest.mark.slow
-def test_twenty_steps_of_eight_replicas_are_those_of_one_device(one_device):
-  assert_same_training(run(sharded(1), devices=8, steps=STEPS), one_device)
+def test_twenty_steps_of_eight_replicas_are_those_of_one_device():
+  assert_same_training(run(EXPERIMENT, devices=8, steps=STEPS), on_one_device())
 
 
-def test_two_runs_of_one_layout_are_equal_to_the_bit(four_shards):
-  again = run(sharded(4), devices=8, steps=STEPS)
-  jax.tree.map(np.testing.assert_array_equal, again, four_shards)
+def test_two_runs_of_one_layout_are_equal_to_the_bit():
+  again = training(with_shards(EXPERIMENT, 4), devices=8).run(STEPS)
+  jax.tree.map(np.testing.assert_array_equal, again, on_four_shards())
 
 
 @pytest.mark.slow
 def test_in_bfloat16_shards_lose_one_rounding_of_the_weights():
-  exact, rounded = (
-    run(sharded(shards, compute_dtype="bfloat16"), devices=8)[1] for shards in (1, 8)
-  )
+  bfloat16 = with_model(EXPERIMENT, compute_dtype="bfloat16")
+  exact, rounded = (run(with_shards(bfloat16, shards), devices=8)[1] for shards in (1, 8))
   for ours, theirs in zip(rounded, exact, strict=True):
     # Relative 2^-9 for each of some ten layers.
     assert ours["loss"] == pytest.approx(theirs["loss"], rel=2**-9 * np.sqrt(10))
@@ -107,20 +69,17 @@ def test_in_bfloat16_shards_lose_one_rounding_of_the_weights():
 
 
 @pytest.mark.parametrize("shards", [pytest.param(1, marks=pytest.mark.slow), 4])
-def test_gradients_that_travel_in_bfloat16_train_as_well(shards, one_device):
-  experiment = sharded(shards)
-  experiment = dataclasses.replace(
-    experiment,
-    parallelism=dataclasses.replace(experiment.parallelism, gradient_dtype="bfloat16"),
-  )
+def test_gradients_that_travel_in_bfloat16_train_as_well(shards):
+  experiment = with_shards(EXPERIMENT, shards, gradient_dtype="bfloat16")
   _, metrics = run(experiment, devices=8, steps=STEPS)
+  _, expected = on_one_device()
   # The first step's loss is of the same parameters, and its gradients are rounded eight times.
-  assert metrics[0]["loss"] == pytest.approx(one_device[1][0]["loss"], rel=1e-5)
-  norms = [one[0]["gradient_norm"] for one in (metrics, one_device[1])]
+  assert metrics[0]["loss"] == pytest.approx(expected[0]["loss"], rel=1e-5)
+  norms = [one[0]["gradient_norm"] for one in (metrics, expected)]
   assert norms[0] == pytest.approx(norms[1], rel=2**-8)
   assert norms[0] != pytest.approx(norms[1], rel=1e-5)
   # Each of the following steps adds as much again.
-  for ours, theirs in zip(metrics, one_device[1], strict=True):
+  for ours, theirs in zip(metrics, expected, strict=True):
     assert ours["loss"] == pytest.approx(theirs["loss"], rel=2**-8)
 
 
@@ -143,47 +102,14 @@ def test_gradients_are_summed_in_their_dtype(dtype):
     np.testing.assert_allclose(np.asarray(result[name], np.float64), sums, rtol=0, atol=tolerance)
 
 
-@pytest.fixture(params=["scan", "unrolled"])
-def model(request):
-  return make_model(sharded(4, variant=SMALL.name, block_execution=request.param))
-
-
-def test_filters_are_cut_along_their_outputs(model):
-  mesh = make_mesh(parameter_shards=4)
-  shapes = arrange_blocks(parameter_shapes(model), model.block_keys)
-  specs = jax.tree_util.tree_leaves_with_path(
-    parameter_specs(shapes, mesh), is_leaf=lambda x: isinstance(x, P)
-  )
-  cut, whole = 0, 0
-  for (path, spec), leaf in zip(specs, jax.tree.leaves(shapes), strict=True):
-    name, stacked = parameter_name(path), ":" in parameter_name(path)
-    if name == "classifier/weight":
-      assert spec == P("shard")
-    elif name.endswith("weight"):
-      assert leaf.ndim - stacked in (2, 4)
-      assert spec == P(*[None] * (leaf.ndim - 1), "shard")
-    else:
-      # Gains, biases and skip gains are units as a whole.
-      assert spec == P()
-    elements = np.prod(leaf.shape)
-    cut, whole = cut + elements * (spec != P()), whole + elements * (spec == P())
-  assert whole < 0.05 * cut
-
-
-def test_what_does_not_divide_is_whole():
-  mesh = make_mesh(jax.devices()[:3], parameter_shards=3)
-  specs = parameter_specs({"stem": {"weight": jnp.zeros((3, 3, 3, 16))}}, mesh)
-  assert specs["stem"]["weight"] == P()
-  specs = parameter_specs({"stem": {"weight": jnp.zeros((3, 3, 3, 18))}}, mesh)
-  assert specs["stem"]["weight"] == P(None, None, None, "shard")
+def state_on(experiment, mesh):
+  model = make_model(experiment)
+  optimizer = make_optimizer(experiment, lambda step: 0.1, parameter_roles(model, mesh))
+  return abstract_state(experiment, model, optimizer, mesh)
 
 
 def test_a_device_holds_its_part_only():
-  experiment = sharded(8)
-  model = make_model(experiment)
-  rate = learning_rate_schedule(experiment, train_examples=1000)
-  mesh = make_mesh(parameter_shards=8)
-  state = abstract_state(experiment, model, make_optimizer(experiment, rate), mesh)
+  state = state_on(with_shards(EXPERIMENT, 8), make_mesh(parameter_shards=8))
   for tree in (state.parameters, state.optimizer.momentum, state.ema):
     held = sum(np.prod(x.sharding.shard_shape(x.shape)) for x in jax.tree.leaves(tree))
     total = sum(np.prod(x.shape) for x in jax.tree.leaves(tree))
@@ -213,13 +139,7 @@ def test_devices_that_do_not_divide_are_an_error():
 
 
 def test_a_checkpoint_is_restored_on_another_mesh_to_the_bit(tmp_path):
-  experiment = sharded(4)
-  model = make_model(experiment)
-  optimizer = make_optimizer(experiment, learning_rate_schedule(experiment, 1000))
-
-  def state_on(devices, shards):
-    mesh = make_mesh(jax.devices()[:devices], parameter_shards=shards)
-    return abstract_state(experiment, model, optimizer, mesh)
+  experiment = with_shards(EXPERIMENT, 4)
 
   def draw(described):
     generator = np.random.default_rng(1)
@@ -228,7 +148,7 @@ def test_a_checkpoint_is_restored_on_another_mesh_to_the_bit(tmp_path):
       described,
     )
 
-  saved = draw(state_on(8, 4))
+  saved = draw(state_on(experiment, make_mesh(parameter_shards=4)))
   with Checkpoints(str(tmp_path), keep=1) as checkpoints:
     checkpoints.save(
       1,
@@ -240,7 +160,8 @@ def test_a_checkpoint_is_restored_on_another_mesh_to_the_bit(tmp_path):
     )
     checkpoints.wait()
     for devices, shards in ((8, 8), (1, 1), (4, 2)):
-      wanted = state_on(devices, shards)
+      mesh = make_mesh(jax.devices()[:devices], parameter_shards=shards)
+      wanted = state_on(experiment, mesh)
       restored = checkpoints.restore(
         params=wanted.parameters, ema=wanted.ema, optimizer=wanted.optimizer._asdict()
       )

@@ -1,20 +1,24 @@
-"""Trained parameters as the start of another run."""
+"""The parameters that fine-tuning starts from: trained ones with a new classifier."""
 
 from typing import Any
 
 from nfnet.errors import UserError
 from nfnet.initialization import initial_parameters
+from nfnet.model import CLASSIFIER
 from nfnet.weights.released_weights import load_weights
 from train.config.experiment import Experiment
-from train.step.train_step import make_model
+from train.step.model import make_model
 
 
 def with_new_classifier(experiment: Experiment) -> dict[str, Any]:
-  """The parameters in `experiment.initial_weights`, their classifier drawn anew.
+  """Returns the parameters in `experiment.initial_weights` with a newly drawn classifier.
+
+  Args:
+    experiment: of the fine-tuning run, which names the file or run that the parameters come from.
 
   Raises:
-    UserError: there are none, or they are of another variant or were trained with another
-      activation.
+    UserError: `initial_weights` is not set, or they are of another variant or were trained with
+      another activation.
   """
   if experiment.initial_weights is None:
     raise UserError(
@@ -26,7 +30,7 @@ def with_new_classifier(experiment: Experiment) -> dict[str, Any]:
     experiment.model.variant,
     bottleneck=experiment.model.bottleneck,
   )
-  # Files of other projects do not say.
+  # Files of other projects do not name their activation.
   if trained.metadata is not None:
     activation = trained.metadata["experiment"]["model"]["activation"]
     if activation != experiment.model.activation:
@@ -34,4 +38,4 @@ def with_new_classifier(experiment: Experiment) -> dict[str, Any]:
         f"initial_weights={experiment.initial_weights!r} were trained with "
         f"--config.model.activation={activation}, not {experiment.model.activation}"
       )
-  return {**trained.parameters, "classifier": fresh["classifier"]}
+  return {**trained.parameters, CLASSIFIER: fresh[CLASSIFIER]}

@@ -1,0 +1,104 @@
+"""A branch's last convolution, squeeze-excite and the addition by Pallas kernels, with derivatives.
+
+Forward, the convolution sums the squeeze while its results are in registers, and a second kernel
+scales them and adds them to the shortcut. Backward, one pass over the cotangent and the branch
+makes the sums that the gradients of scale and bias are made of; the convolution scales the
+cotangent while it reads it, so that the branch's gradient is never written. The shortcut's gradient
+is the result's cotangent. The two fully connected layers in between have no spatial axes and are
+plain JAX.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from kernels.scaled_ws_conv import vjp as convolution
+from kernels.scaled_ws_conv.formulas import Activation
+from kernels.scaled_ws_conv.tile import Passes
+from kernels.se_residual.formulas import Gate, branch_scale
+from kernels.se_residual.residual_tpu import add_scaled, sums_over_space
+from kernels.se_residual.tile import Blocks
+
+
+class AllBlocks(NamedTuple):
+  """The blocks of all kernels.
+
+  Attributes:
+    convolution: blocks of the convolution's passes.
+    addition: blocks of `add_scaled`.
+    sums: blocks of `sums_over_space`.
+  """
+
+  convolution: Passes
+  addition: Blocks
+  sums: Blocks
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def end_branch(
+  blocks: AllBlocks,
+  activation: Activation | None,
+  alpha: float,
+  x: Float[Array, "h 1 w 1 n i"],
+  weight: Float[Array, "1 i c"],
+  gain: Float[Array, " c"],
+  bias: Float[Array, " c"],
+  shortcut: Float[Array, "h w n c"],
+  gate: Gate,
+  skip_gain: Float[Array, ""],
+  input_scale: Float[Array, ""],
+  keep: Float[Array, " n"] | None,
+) -> Float[Array, "h w n c"]:
+  """Computes `reference.conv_se_residual` for whole tiles of images.
+
+  There is no derivative with respect to the input's scale.
+  """
+  operands = x, weight, gain, bias, shortcut, gate, skip_gain, input_scale, keep
+  return _forward(blocks, activation, alpha, *operands)[0]
+
+
+def _forward(
+  blocks: AllBlocks,
+  activation: Activation | None,
+  alpha: float,
+  x,
+  weight,
+  gain,
+  bias,
+  shortcut,
+  gate,
+  skip_gain,
+  input_scale,
+  keep,
+):
+  branch, mean, residuals = convolution.forward(
+    blocks.convolution, activation, x, weight, gain, bias, input_scale
+  )
+  branch = branch[:, :, 0]
+  scale_of = functools.partial(branch_scale, alpha=alpha, dtype=x.dtype)
+  scale, pull_back = jax.vjp(scale_of, mean, gate, skip_gain, keep)
+  result = add_scaled(branch, shortcut, scale, blocks=blocks.addition)
+  return result, (residuals, branch, scale, pull_back)
+
+
+def _backward(blocks: AllBlocks, activation: Activation | None, alpha: float, residuals, cotangent):
+  del alpha
+  residuals, branch, scale, pull_back = residuals
+  scale_gradient, cotangent_sums = sums_over_space(cotangent, branch, blocks=blocks.sums)
+  mean_cotangent, gate, skip_gain, keep = pull_back(scale_gradient)
+  x, weight, gain, _ = convolution.backward(
+    blocks.convolution,
+    activation,
+    residuals,
+    cotangent[:, :, None],
+    result_scale=scale,
+    mean_cotangent=mean_cotangent,
+  )
+  bias = jnp.sum(scale * cotangent_sums + mean_cotangent, axis=0)
+  return x, weight, gain, bias, cotangent, gate, skip_gain, None, keep
+
+
+end_branch.defvjp(_forward, _backward)

@@ -1,0 +1,73 @@
+"""The stem with implementation="pallas": how images, filters and results are packed."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from kernels.scaled_ws_conv.formulas import Activation, standardize_weight
+from kernels.scaled_ws_conv.vjp import convolve
+from kernels.stem.formulas import STRIDES
+from kernels.stem.problem import Problem, problems_of
+from kernels.stem.tile import choose_both
+
+
+def stem_convolutions(
+  images: Float[Array, "h w n c"],
+  weights: Sequence[Float[Array, "3 3 _ _"]],
+  gains: Sequence[Float[Array, " _"]],
+  biases: Sequence[Float[Array, " _"]],
+  input_scale: Float[Array, ""],
+  *,
+  activation: Activation,
+) -> Float[Array, "h2 w2 n o"]:
+  """Computes what the reference computes, from the same arguments.
+
+  Raises:
+    NotImplementedError: for channels that do not fill lanes and sides that do not fill packs.
+  """
+  if images.dtype not in (jnp.bfloat16, jnp.float32):
+    raise NotImplementedError("images other than bfloat16 and float32")
+  problems = problems_of(
+    images.shape, [weight.shape for weight in weights], itemsize=images.dtype.itemsize
+  )
+  all_passes = [choose_both(problem) for problem in problems]
+  count = images.shape[2]
+  x = _packed_images(images, problems[0])
+  for i, (problem, passes, weight, gain, bias) in enumerate(
+    zip(problems, all_passes, weights, gains, biases, strict=True)
+  ):
+    x, _ = convolve(
+      passes,
+      activation if i else None,
+      x.reshape(problem.input_shape),
+      _packed_filters(standardize_weight(weight, gain), problem),
+      None,
+      jnp.tile(bias, problem.out_pack),
+      input_scale if i else jnp.ones_like(input_scale),
+    )
+  return x[:, :, 0, :count]
+
+
+def _packed_images(images: Float[Array, "h w n c"], first: Problem) -> Float[Array, "..."]:
+  """Pads the batch and moves packs of rows and columns into the channels."""
+  count, channels = images.shape[2:]
+  x = jnp.pad(images, ((0, 0), (0, 0), (0, first.images - count), (0, 0)))
+  x = x.reshape(first.height, STRIDES[0], first.width, -1, first.images, channels)
+  return jnp.transpose(x, (0, 2, 4, 1, 3, 5))
+
+
+def _packed_filters(
+  weight: Float[Array, "3 3 i o"], problem: Problem
+) -> Float[Array, "taps inputs outputs"]:
+  """Copies the filter into the bands of each tap's matrix."""
+  # Zeros and ones times float32 are exact only with all bits.
+  squares = jnp.einsum(
+    "try,tpqx,yxio->trpiqo",
+    problem.band.rows,
+    problem.band.columns,
+    weight,
+    precision=jax.lax.Precision.HIGHEST,
+  )
+  return squares.reshape(len(problem.taps), problem.in_channels, problem.out_channels)
