@@ -1,4 +1,4 @@
-# Everything here sets itself up: the only needs are Python 3.11 to 3.14 with pip, and a package index.
+# Everything here sets itself up. It needs only Python 3.11 to 3.14 with pip, and a package index.
 PYTHON ?= python3
 ENVIRONMENT := .venv
 RUN := $(ENVIRONMENT)/bin/python
@@ -12,13 +12,13 @@ help:
 	@echo "make demo      pre-train on Fashion-MNIST, fine-tune on digits, evaluate (2 to 4 minutes on 2 idle cores)"
 	@echo "make test      the tests that take minutes"
 	@echo "make test-all  all tests, the slow ones too"
-	@echo "make lint      formatter and linter, changing nothing"
+	@echo "make lint      formatter and linter, which change nothing"
 	@echo "make docs      the documentation with the API reference, as a site in site/"
-	@echo "make results   compile for TPU and write all of profiling/results anew (two hours, 24 GB)"
+	@echo "make results   compile for TPU, write profiling/results and the tables of README.md and docs/ anew (two hours, 24 GB)"
 	@echo "make lock      resolve the locked versions anew"
 	@echo "make clean     remove the environment, the demo's results and the site"
 
-# --without-pip and --python: some systems ship Python's venv without the wheel of pip it wants.
+# --without-pip and --python are for systems that ship Python's venv without the wheel of pip that it wants.
 $(INSTALLED): requirements.lock pyproject.toml
 	@echo "== Setting up $(ENVIRONMENT) with the versions in requirements.lock (once; about 1.5 GB)"
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v < (3, 15) else f"Python {v[0]}.{v[1]} is outside 3.11 to 3.14; name another one: make PYTHON=python3.12")'
@@ -49,12 +49,12 @@ docs: $(INSTALLED)
 	@NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet
 
 RESULTS := profiling/results
-WRITTEN_OUT := --topology=v4:4x4x8 --num_classes=30000 --block_execution=unrolled --kernels=pallas --memory_limit_gb=22.5
-# An interpreter that has TensorFlow, PyTorch and timm, whose input pipelines are measured too.
+UNROLLED := --topology=v4:4x4x8 --config.model.block_execution=unrolled --config.model.kernels=pallas --config.model.rematerialize=false --memory_limit_gb=22.5
+# An interpreter that has TensorFlow, PyTorch and timm: their input pipelines are measured too.
 RIVALS_PYTHON ?= $(RUN)
 
-# The first one is the error bar of all that follow. What was compiled before is not compiled again.
-# A GPU is looked for, so JAX chooses its own devices.
+# The first command makes the error bar of all others. What was compiled before is not compiled again.
+# profiling.gpu looks for a GPU, so JAX chooses the devices there.
 results: $(INSTALLED)
 	@echo "== Estimates and measurements of profiling/results"
 	$(RUN) -m profiling.calibrate --json=$(RESULTS)/calibration.json
@@ -72,12 +72,13 @@ results: $(INSTALLED)
 	$(RUN) -m profiling.kernels --kernels=pallas --json=$(RESULTS)/ops.json
 	env -u JAX_PLATFORMS $(RUN) -m profiling.gpu --json=$(RESULTS)/gpu.json
 	$(RUN) -m profiling.step --variant=F0 --block_execution=unrolled --kernels=pallas --json=$(RESULTS)/step_f0.json
-	$(RUN) -m profiling.step --variant=F7 $(WRITTEN_OUT) --json=$(RESULTS)/step_f7_slice.json
-	$(RUN) -m profiling.step --variant=F7+ $(WRITTEN_OUT) --json=$(RESULTS)/step_f7_plus_slice.json
+	$(RUN) -m profiling.step --config=train/configs/jft_pretrain.py:variant=F7 $(UNROLLED) --json=$(RESULTS)/step_f7_slice.json
+	$(RUN) -m profiling.step --config=train/configs/jft_pretrain.py:variant=F7+ $(UNROLLED) --json=$(RESULTS)/step_f7_plus_slice.json
 	$(RUN) -m profiling.both_families --plot=$(RESULTS)/both_families.png
 	$(RUN) -m profiling.input_pipeline --python=$(RIVALS_PYTHON) --json=$(RESULTS)/input_pipeline.json
+	$(RUN) -m profiling.result_tables
 
-# Fewest forks: one version of each package for all Pythons, since what is tested is one set.
+# "fewest" forks gives one version of each package for all Pythons, since one set is what is tested.
 lock: $(INSTALLED)
 	@$(PYTHON) -m pip --python $(RUN) install --quiet --disable-pip-version-check uv
 	@$(RUN) -m uv pip compile --quiet --upgrade --universal --python-version 3.11 --fork-strategy fewest --generate-hashes --no-annotate --no-header --extra test --extra tpu --extra docs --output-file requirements.lock pyproject.toml

@@ -1,13 +1,13 @@
-"""The fenced blocks and commands of the documentation, and whether the code knows what they say.
+"""Reads the fenced blocks and commands of the documentation, and compares them with the code.
 
-The words behind a fence say what is done with it:
+The words behind a fence say what is done with its block:
 
-    bash         run by the tests, all blocks of a page in order as one shell session
-    bash slow    likewise, by `make test-all` only
-    bash tpu     needs a TPU slice or a cluster: compared with the code, dry runs are run
+    bash         the tests run all such blocks of a page in order, as one shell session
+    bash slow    `make test-all` runs these as well
+    bash tpu     needs a TPU slice or a cluster: compared with the code; launches are run dry
     bash make    targets of the Makefile
     python       run like `bash`, as a program
-    text output  lines that the block before prints, in this order; `...` stands for others
+    text output  lines that the block before prints, in this order; `...` stands for other lines
     text, toml   shown only
 """
 
@@ -32,9 +32,9 @@ KINDS = {
 }
 PACKAGES = ("kernels", "nfnet", "train", "profiling")
 CLUSTER_PROGRAMS = {"bash", "docker", "gcloud", "kubectl"}
-"""That commands in `bash tpu` may call besides Python."""
+"""Programs besides Python that commands in `bash tpu` may call."""
 PLACEHOLDERS = {"IMAGE": "example.com/nfnets:1", "CLUSTER": "cluster", "STORAGE": "storage"}
-"""What a dry run takes in place of words that readers replace by their own."""
+"""Values that a dry run takes in place of words that readers replace by their own."""
 
 _FENCE = re.compile(r"( *)```(.*)")
 _INLINE = re.compile(r"`(python -m [^`]+)`")
@@ -47,7 +47,7 @@ _ANY = Experiment(
 
 
 class DocumentationError(Exception):
-  """A page says something that is not so; the message begins with the place."""
+  """A page says something that is not true; the message begins with the place."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,10 +55,10 @@ class Block:
   """A fenced block.
 
   Attributes:
-    page: file name.
-    line: number of its first fence.
-    kind: words behind that fence.
-    text: between the fences.
+    page: file name of the page.
+    line: line number of the opening fence.
+    kind: words behind the opening fence.
+    text: lines between the fences.
   """
 
   page: str
@@ -68,15 +68,19 @@ class Block:
 
   @property
   def place(self) -> str:
-    """For messages."""
+    """The page and the line, for messages."""
     return f"{self.page}:{self.line}"
 
 
 def blocks(name: str, text: str) -> list[Block]:
-  """All blocks of a page, in order.
+  """Returns all blocks of a page, in order.
+
+  Args:
+    name: file name of the page, for messages.
+    text: content of the page.
 
   Raises:
-    DocumentationError: a fence of an unknown kind, or one that is not closed.
+    DocumentationError: a fence is of an unknown kind or is not closed.
   """
   found, opened = [], None
   for number, line in enumerate(text.splitlines(), start=1):
@@ -98,8 +102,22 @@ def blocks(name: str, text: str) -> list[Block]:
   return found
 
 
+def page_name(path: pathlib.Path) -> str:
+  """Returns a page's file name as messages and test ids show it."""
+  return path.relative_to(ROOT).as_posix()
+
+
+def read_page(path: pathlib.Path) -> list[Block]:
+  """Returns all blocks of a page, in order.
+
+  Raises:
+    DocumentationError: a fence is of an unknown kind or is not closed.
+  """
+  return blocks(page_name(path), path.read_text(encoding="utf-8"))
+
+
 def inline_commands(name: str, text: str) -> Iterator[tuple[str, list[str]]]:
-  """Place and words of each `python -m ...` in running text and tables."""
+  """Yields place and words of each `python -m ...` in running text and tables."""
   inside = False
   lines = []
   for line in text.splitlines():
@@ -108,15 +126,15 @@ def inline_commands(name: str, text: str) -> Iterator[tuple[str, list[str]]]:
     lines.append("" if inside or is_fence else line)
   for match in _INLINE.finditer("\n".join(lines)):
     number = "\n".join(lines)[: match.start()].count("\n") + 1
-    # In brackets is what may be left out.
+    # Brackets hold what may be left out.
     yield f"{name}:{number}", shlex.split(match[1].replace("[", "").replace("]", ""))
 
 
 def shell_commands(text: str) -> Iterator[list[str]]:
-  """The words of each command, without pipes, redirections and variables before it.
+  """Yields the words of each command, without pipes, redirections and variables before it.
 
-  A variable that is set to a command counts as one; a command that fails on purpose, with what is
-  done then behind `||`, is left out.
+  A variable that is set to a command counts as a command. A command that has `||` behind it, since
+  it fails on purpose, is left out.
   """
   for line in text.replace("\\\n", " ").splitlines():
     lexer = shlex.shlex(line, posix=True, punctuation_chars="|&;<>")
@@ -140,13 +158,16 @@ def shell_commands(text: str) -> Iterator[list[str]]:
 
 
 def check_block(block: Block) -> None:
-  """Compares commands with the code.
+  """Compares the commands of a block with the code.
 
   Raises:
-    DocumentationError: something in them is not there.
+    DocumentationError: a command names something that does not exist, or has a comment, which
+      readers would copy.
   """
   if not block.kind.startswith("bash"):
     return
+  if re.search(r"(^|\s)#", block.text):
+    raise DocumentationError(f"{block.place}: a comment would be copied; write it above the block")
   for words in filter(None, shell_commands(block.text)):
     if words[0] == "python":
       check_command(block.place, words)
@@ -157,10 +178,10 @@ def check_block(block: Block) -> None:
 
 
 def check_command(place: str, words: list[str]) -> None:
-  """Checks module, flags, configuration and its overrides of `python -m MODULE ...`.
+  """Checks module, flags, configuration and overrides of `python -m MODULE ...`.
 
   Raises:
-    DocumentationError: something of them is not there.
+    DocumentationError: one of them does not exist.
   """
   if words[1:2] == ["-"]:
     return
@@ -184,7 +205,7 @@ def check_command(place: str, words: list[str]) -> None:
     kind = known.get(name) or known.get(positive if known.get(positive) == "bool" else "")
     if kind is None:
       raise DocumentationError(f"{place}: {module} has no flag --{name}")
-    # Words in capitals and variables of the shell stand for numbers.
+    # A word in capitals or a shell variable may stand for a number.
     if kind in ("integer", "float") and not re.fullmatch(r"[A-Z]+|\$\w+|-?[\d.]+", value):
       raise DocumentationError(f"{place}: {word}: not a number")
     if name == "config":
@@ -196,7 +217,7 @@ def _check_configuration(place: str, config: str | None, overrides: list[str]) -
   unknown = [word for word in overrides if word[9:].partition("=")[0] not in field_types()]
   if unknown:
     raise DocumentationError(f"{place}: there is no field {unknown[0].partition('=')[0]}")
-  # A word in capitals stands for anything, the ones of overrides for numbers too.
+  # A word in capitals stands for any value, in overrides for a number too.
   chosen = [word for word in overrides if not re.search(r"=[A-Z]+$", word) or ".path=" in word]
   try:
     if config is None or re.fullmatch(r"[A-Z]+", config):
@@ -216,10 +237,10 @@ def _check_make(place: str, words: list[str]) -> None:
 
 @functools.cache
 def flags_of(module: str) -> dict[str, str] | None:
-  """Kinds of the flags that a program takes, by name; None if there is no such program.
+  """Returns the kinds of the flags that a program takes, by name; None if there is no such program.
 
-  Read from the source: its own definitions, those at the top level of what it imports, and those
-  of imported functions `define_...` that it calls.
+  They are read from the source: the program's own definitions, those at the top level of what it
+  imports, and those of imported functions `define_...` that it calls.
   """
   path = ROOT / module.replace(".", "/")
   file = path / "__main__.py" if path.is_dir() else path.with_suffix(".py")

@@ -1,4 +1,4 @@
-"""Every command of README.md and docs/ is run, or compared with the code where that cannot be."""
+"""Runs every command of README.md and docs/, or compares it with the code where that cannot be."""
 
 import io
 import itertools
@@ -10,9 +10,6 @@ import sys
 import pytest
 from PIL import Image
 
-from nfnet.initialization import initial_parameters
-from nfnet.model import NFNet
-from nfnet.weights.haiku import save_haiku
 from tests.docs.pages import (
   PACKAGES,
   PAGES,
@@ -25,6 +22,8 @@ from tests.docs.pages import (
   check_command,
   flags_of,
   inline_commands,
+  page_name,
+  read_page,
   shell_commands,
 )
 from train.data.manifest import load_manifest
@@ -36,16 +35,8 @@ IN_ALL_TESTS = (*IN_DEFAULT_TESTS, "bash slow")
 SECONDS_MAX = 2400
 
 
-def page_name(path):
-  return path.relative_to(ROOT).as_posix()
-
-
-def read(path):
-  return blocks(page_name(path), path.read_text(encoding="utf-8"))
-
-
 def photographs():
-  """By class: real photographs of clothes, grey, 28 x 28 pixels."""
+  """Returns real photographs of clothes by class, gray, 28 x 28 pixels."""
   manifest = load_manifest(FASHION_MNIST)
   reader = RecordReader(FASHION_MNIST, manifest.splits["validation"])
   found = {name: [] for name in manifest.class_names}
@@ -55,7 +46,7 @@ def photographs():
 
 
 def write_class_folders(root, classes, images):
-  """root/CLASS/*.jpg, *.png and *.webp of that many classes, images of each."""
+  """Writes root/CLASS/*.jpg, *.png and *.webp: so many classes, with so many images each."""
   for name, pictures in list(photographs().items())[:classes]:
     folder = root / name.replace("/", " or ")
     folder.mkdir(parents=True)
@@ -64,7 +55,7 @@ def write_class_folders(root, classes, images):
 
 
 def command(folder, *words):
-  """Runs `python -m` in a folder, with an example in place of a reader's words."""
+  """Runs `python -m` in a folder, with examples in place of the words that readers replace."""
   arguments = []
   for word in words:
     name, equals, value = word.partition("=")
@@ -90,10 +81,13 @@ def own_images(folder):
   two_pictures(folder)
 
 
-def readme(folder):
-  own_images(folder)
-  write_class_folders(folder / "MORE", classes=5, images=30)
-  command(folder, "train.prepare_data", "--source=MORE", "--out=DATA2", "--workers=0")
+def released_weights(folder):
+  # Only the slow commands need JAX in this process.
+  from nfnet.initialization import initial_parameters
+  from nfnet.model import NFNet
+  from nfnet.weights.haiku import save_haiku
+
+  two_pictures(folder)
   save_haiku(str(folder / "F0_haiku.npz"), initial_parameters(NFNet("F0", 1000), 0), "F0")
 
 
@@ -106,9 +100,9 @@ SET_UP = {
   "docs/your_own_images.md": own_images,
   "docs/imagenet_from_scratch.md": imagenet_layout,
 }
-"""What a page takes for granted, by its name."""
-SET_UP_SLOW = {**SET_UP, "README.md": readme}
-"""Likewise, with what only its slow commands take."""
+"""What makes the files that a page takes for granted, by the page's name."""
+SET_UP_SLOW = {**SET_UP, "README.md": own_images, "docs/networks.md": released_weights}
+"""What makes them for a page's slow commands too."""
 
 
 def script(runnable):
@@ -122,16 +116,17 @@ def script(runnable):
 
 
 def run(folder, runnable):
-  """Runs blocks as one session; returns what each of them printed."""
+  """Runs blocks as one shell session and returns what each of them printed."""
   for name in (*PACKAGES, "tests", "pyproject.toml"):
     (folder / name).symlink_to(ROOT / name)
-  # A folder of its own: what commands write there must not come into the repository.
+  # This is a folder of its own: what commands write there must not end up in the repository.
   (folder / "docs").mkdir()
   (folder / "session.sh").write_text(script(runnable))
   environment = {
     **os.environ,
     "PATH": f"{pathlib.Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-    # One device, as on a laptop; not optimized, because a few steps take less than compiling them.
+    # There is one device, as on a laptop. Programs are not optimized, because running a few steps
+    # takes less than compiling them.
     "XLA_FLAGS": "--xla_backend_optimization_level=0",
   }
   result = subprocess.run(
@@ -151,7 +146,7 @@ def run(folder, runnable):
 
 
 def assert_prints(block, output):
-  """The lines of a `text output` block in their order, with any others where it says `...`."""
+  """Checks that the lines of a `text output` block come in their order; `...` stands for others."""
   lines = iter([" ".join(line.split()) for line in output.splitlines()])
   skips = True
   for expected in (" ".join(line.split()) for line in block.text.splitlines()):
@@ -168,7 +163,7 @@ def assert_prints(block, output):
 
 
 def run_page(path, folder, kinds, set_up):
-  page = read(path)
+  page = read_page(path)
   runnable = [block for block in page if block.kind in kinds]
   if not runnable:
     pytest.skip("nothing to run")
@@ -184,13 +179,17 @@ def test_there_is_something_to_run():
   assert names.issuperset(SET_UP_SLOW)
   assert len(names) > 8
   for path in (ROOT / "docs").glob("*.md"):
-    if path.name not in ("index.md", "hyper_parameters.md"):
-      assert any(block.kind.startswith("bash") for block in read(path)), path
+    if path.name not in ("index.md", "results.md", "hyper_parameters.md"):
+      assert any(block.kind.startswith("bash") for block in read_page(path)), path
+
+
+def test_the_readme_is_one_page():
+  assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 130
 
 
 @pytest.mark.parametrize("path", PAGES, ids=page_name)
 def test_commands_are_what_the_code_takes(path):
-  page = read(path)
+  page = read_page(path)
   for before, block in itertools.pairwise([None, *page]):
     check_block(block)
     if block.kind == "text output":
@@ -208,15 +207,15 @@ def test_commands_run(path, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("path", PAGES, ids=page_name)
 def test_all_commands_run(path, tmp_path):
-  if not any(block.kind == "bash slow" for block in read(path)):
+  if not any(block.kind == "bash slow" for block in read_page(path)):
     pytest.skip("no slow commands")
   run_page(path, tmp_path, IN_ALL_TESTS, SET_UP_SLOW)
 
 
 @pytest.mark.parametrize("path", PAGES, ids=page_name)
 def test_launches_are_accepted(path):
-  """Without what follows the pipe, nothing is started."""
-  for block in read(path):
+  """Nothing is started, since what follows the pipe is left out."""
+  for block in read_page(path):
     if block.kind != "bash tpu":
       continue
     for words in shell_commands(block.text):
@@ -244,6 +243,7 @@ def block_of(text, kind="bash tpu"):
     ("python -m profiling.step --variant=F0 --pixels=large", "--pixels=large: not a number"),
     ("python train/pretrain.py", "write python -m"),
     ("terraform apply", "unknown program terraform"),
+    ("docker ps    # what runs", "a comment would be copied"),
   ],
 )
 def test_what_is_not_there_is_found(text, complaint):
@@ -265,7 +265,7 @@ def test_what_is_there_is_accepted(text):
 
 
 def test_targets_of_the_makefile():
-  check_block(block_of("make demo    # minutes", "bash make"))
+  check_block(block_of("make demo", "bash make"))
   with pytest.raises(DocumentationError, match="make demos is not in the Makefile"):
     check_block(block_of("make demos", "bash make"))
 

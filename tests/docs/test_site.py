@@ -1,4 +1,4 @@
-"""The documentation as a site, with the API reference that is made from the docstrings."""
+"""The documentation builds as a site, with the API reference that is made from the docstrings."""
 
 import html
 import os
@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from tests.docs.pages import PACKAGES, ROOT
+from tests.docs.pages import PACKAGES, ROOT, read_page
 
 
 @pytest.fixture(scope="module")
@@ -26,9 +26,17 @@ def site(tmp_path_factory):
   return folder
 
 
+def reference_page(site, name):
+  """Returns the HTML of the page that a module or an object of it is on."""
+  parts = name.split(".")
+  inner = site / "api" / ".".join(parts[:2])
+  folder = inner if inner.is_dir() else site / "api" / parts[0]
+  return (folder / "index.html").read_text(encoding="utf-8")
+
+
 def entry(site, name):
-  """The text about one object, from its heading to the next."""
-  page = (site / "api" / name.partition(".")[0] / "index.html").read_text(encoding="utf-8")
+  """Returns the text about one object, from its heading to the next."""
+  page = reference_page(site, name)
   text = page.partition(f'id="{name}"')[2].partition('class="doc doc-heading"')
   assert text[1], f"{name} is not in the reference"
   plain = html.unescape(re.sub(r"<[^>]+>", " ", text[2].partition('class="doc doc-heading"')[0]))
@@ -65,12 +73,12 @@ def test_docstrings_are_in_the_reference(site, name, words):
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_every_module_is_in_the_reference(site, package):
-  """One that is new appears by itself."""
-  page = (site / "api" / package / "index.html").read_text(encoding="utf-8")
+  """A new module appears by itself."""
   for path in sorted((ROOT / package).rglob("*.py")):
     parts = path.relative_to(ROOT).with_suffix("").parts
     if parts[-1] not in ("__init__", "__main__"):
-      assert f'id="{".".join(parts)}"' in page, path
+      name = ".".join(parts)
+      assert f'id="{name}"' in reference_page(site, name), path
 
 
 def test_every_page_is_there(site):
@@ -84,3 +92,20 @@ def test_what_stands_beside_a_language_is_a_title(site):
   page = (site / "jft_pretraining" / "index.html").read_text(encoding="utf-8")
   assert "on a TPU slice or a cluster" in page
   assert "```" not in page
+
+
+def test_only_what_is_to_be_typed_can_be_copied(site):
+  """Material for MkDocs puts no copy button on blocks of the class no-copy."""
+  page = (site / "quick_start" / "index.html").read_text(encoding="utf-8")
+  shown = [block.kind.startswith("text") for block in read_page(ROOT / "docs" / "quick_start.md")]
+  found = re.findall(r'<div class="([^"]*)highlight">', page)
+  assert ["no-copy" in classes for classes in found] == shown
+  assert 0 < sum(shown) < len(shown)
+
+
+def test_pictures_of_results_are_in_the_site(site):
+  page = (site / "results" / "index.html").read_text(encoding="utf-8")
+  pictures = re.findall(r'src="([^"]*[.]png)"', page)
+  assert len(pictures) == 3
+  for picture in pictures:
+    assert (site / "results" / picture).resolve().is_file(), picture

@@ -1,0 +1,387 @@
+"""Writes the tables of results in README.md and in docs/ from the files in profiling/results.
+
+    python -m profiling.result_tables
+
+Replaces what stands between a line `<!-- results: NAME -->` and the next `<!-- end of results -->`
+by the text of that name, which a function in `RESULT_TEXTS` makes. Compiles nothing. A test
+compares the pages with what this command would write, so that they cannot differ from the data.
+"""
+
+import json
+import pathlib
+import re
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from nfnet.command_line import refuse_arguments, run_main
+from nfnet.errors import UserError
+
+_ROOT = pathlib.Path(__file__).parents[1]
+RESULTS = pathlib.Path(__file__).parent / "results"
+
+PAGES = (_ROOT / "README.md", _ROOT / "docs" / "profiling.md", _ROOT / "docs" / "results.md")
+"""The pages that have such tables."""
+
+_MARKED = re.compile(r"<!-- results: (\w+) -->\n(.*?)<!-- end of results -->\n", re.DOTALL)
+_EPOCH_IMAGES = 4e9
+_PAPER_A_VARIANTS = ("F0", "F1", "F3", "F3+", "F7", "F7+")
+_UNROLLED_STEPS = {"F7": "step_f7_slice.json", "F7+": "step_f7_plus_slice.json"}
+"""Steps that `profiling.core_hours` compiles as a loop, because unrolling them takes 22 GB."""
+_GENERATIONS = {"v3": "v3", "v4": "v4", "v5e": "v5e", "v5p": "v5p", "v6e": "v6e", "tpu7x": "7x"}
+_OPS = {
+  "conv": "convolutions",
+  "stem": "stem",
+  "se_residual": "squeeze-excite and residual addition, on top of the convolution before them",
+  "sgd_agc": "optimizer",
+}
+_SUMMARIZED_VARIANTS = ("F0", "F7+")
+
+
+def fill(text: str, name: str) -> str:
+  """Returns a page whose marked places have what the stored results give.
+
+  Args:
+    text: content of the page, in Markdown.
+    name: file name of the page, for error messages.
+
+  Raises:
+    UserError: a marker has an unknown name, or no end.
+  """
+  opened, marked = text.count("<!-- results:"), len(_MARKED.findall(text))
+  if opened != marked or text.count("<!-- end of results -->") != marked:
+    raise UserError(
+      f"{name}: {marked} of {opened} marked places are complete; write "
+      "'<!-- results: NAME -->' and '<!-- end of results -->' on lines of their own"
+    )
+
+  def replace(match: re.Match[str]) -> str:
+    make = RESULT_TEXTS.get(match[1])
+    if make is None:
+      raise UserError(
+        f"{name}: unknown results {match[1]!r}; take one of {', '.join(RESULT_TEXTS)}"
+      )
+    return f"<!-- results: {match[1]} -->\n\n{make()}\n\n<!-- end of results -->\n"
+
+  return _MARKED.sub(replace, text)
+
+
+def core_hours() -> str:
+  """Returns paper A's networks: step times, and estimated beside published core-hours."""
+  plain, kernels = _steps("core_hours_reference.json"), _fastest_with_kernels()
+  published = _published_core_hours()
+  rows = []
+  for variant in _PAPER_A_VARIANTS:
+    step = kernels[variant]
+    hours = _core_hours(step["images_per_second_per_chip"])
+    rows.append(
+      (
+        variant,
+        f"{plain[variant]['step_seconds'] * 1e3:.1f} ms",
+        f"{step['step_seconds'] * 1e3:.1f} ms",
+        f"{step['images_per_second_per_chip']:,.0f}",
+        f"{hours:,.0f}",
+        f"{published[variant]:,.0f}",
+        f"{hours / published[variant]:.2f}",
+      )
+    )
+  header = (
+    "network",
+    "step, plain JAX",
+    "step, Pallas kernels",
+    "images/s/chip",
+    "core-hours an epoch",
+    "in paper A",
+    "ratio",
+  )
+  return _markdown(header, rows)
+
+
+def core_hours_range() -> str:
+  """Returns a sentence that applies the error bar of TPU v3 to the core-hours of `core_hours`."""
+  published = _published_core_hours()
+  ratios = [
+    _core_hours(step["images_per_second_per_chip"]) / published[variant]
+    for variant, step in _fastest_with_kernels().items()
+    if variant in published
+  ]
+  spread = _spread_v3()
+  lowest, highest = min(ratios) * spread["lowest"], max(ratios) * spread["highest"]
+  return (
+    "If real steps took as much longer than their estimates as they did on TPU v3, the networks "
+    f"would need {lowest:.2f} to {highest:.2f} times the published core-hours."
+  )
+
+
+def core_hours_steps() -> str:
+  """Returns every step that core-hours are computed from: blocks, utilization, memory."""
+  rows = []
+  for kernels, name in (("plain JAX", "reference"), ("Pallas", "pallas")):
+    for variant, step in _steps(f"core_hours_{name}.json").items():
+      if variant != "finetuning":
+        rows.append((variant, kernels, *_step_columns(step)))
+  for variant, name in _UNROLLED_STEPS.items():
+    rows.append((variant, "Pallas", *_step_columns(_single_step(name))))
+  rows.sort(key=lambda row: _PAPER_A_VARIANTS.index(row[0]))
+  header = ("network", "kernels", "blocks", "step", "images/s/chip", "MFU", "HBM a chip")
+  return _markdown(header, rows)
+
+
+def finetuning() -> str:
+  """Returns the fine-tuning of F7+ on ImageNet with SAM."""
+  stored = _read("core_hours_pallas.json")
+  step, hours = stored["steps"]["finetuning"], stored["finetuning"]
+  row = (
+    f"{step['variant']}, {step['pixels']} px, {step['batch_per_chip']} images a chip",
+    *_step_columns(step),
+    f"{hours['estimated_core_hours']:,.0f}",
+    f"{hours['published_core_hours']:,.0f}",
+  )
+  header = ("fine-tuning, 50 epochs", "blocks", "step", "images/s/chip", "MFU", "HBM a chip")
+  return _markdown((*header, "core-hours", "in paper A"), [row])
+
+
+def vision_transformers() -> str:
+  """Returns the vision transformers that paper A compares with."""
+  rows = [
+    (
+      step["model"],
+      f"{step['step_seconds'] * 1e3:.0f} ms",
+      f"{step['images_per_second_per_chip']:.0f}",
+      f"{step['mfu']:.1%}",
+      "not known here"
+      if step["pretraining_images"] is None
+      else f"{step['pretraining_images'] / 1e9:.0f}e9",
+      "" if step["estimated_core_hours"] is None else f"{step['estimated_core_hours']:,.0f}",
+      f"{step['published_core_hours']:,.0f}",
+    )
+    for step in _read("vit.json")["steps"]
+  ]
+  header = ("model", "step", "images/s/chip", "MFU", "images seen", "core-hours", "published")
+  return _markdown(header, rows)
+
+
+def ops() -> str:
+  """Returns each op's geometric mean of XLA's cycles over the kernel's."""
+  rows = []
+  for op, words in _OPS.items():
+    chosen = [
+      row
+      for row in _read("ops.json")["rows"]
+      if row["label"].startswith(op)
+      and row["xla_cycles"]
+      and row["kernel_cycles"]
+      and set(_SUMMARIZED_VARIANTS) & set(row["calls"])
+    ]
+    ratios = {
+      direction: [
+        row["xla_cycles"] / row["kernel_cycles"] for row in chosen if row["direction"] == direction
+      ]
+      for direction in ("forward", "backward", "update")
+    }
+    first = ratios["forward"] or ratios["update"]
+    rows.append(
+      (
+        words,
+        str(len(first)),
+        f"{statistics.geometric_mean(first):.2f}",
+        f"{statistics.geometric_mean(ratios['backward']):.2f}" if ratios["backward"] else "",
+      )
+    )
+  return _markdown(("op", "shapes", "forward, or the update", "backward"), rows)
+
+
+def slices() -> str:
+  """Returns a batch of 4096 on slices of 4 to 1024 chips."""
+  rows = [
+    (
+      step["variant"],
+      f"{step['chips']}",
+      f"{step['batch_per_chip']}",
+      f"{step['batch_per_chip'] // step['gradient_accumulation']}",
+      f"{_gibibytes(step['hbm_bytes'])}",
+      f"{step['step_seconds'] * 1e3:,.1f} ms",
+      f"{step['collective_seconds'] / step['step_seconds']:.1%}",
+      f"{step['images_per_second_per_chip']:.0f}",
+      f"{step['efficiency']['collectives_after']:.0%}",
+    )
+    for step in _read("slices.json")["steps"]
+    if step["is_fastest_that_fits"]
+  ]
+  header = ("network", "chips", "images a chip", "at once", "HBM a chip", "step", "collectives")
+  return _markdown((*header, "images/s/chip", "efficiency"), rows)
+
+
+def memory() -> str:
+  """Returns what rematerialization and accumulation do to memory and step time."""
+  by_variant: dict[str, list[str]] = {}
+  for step in _read("memory.json")["steps"]:
+    text = f"{_gibibytes(step['hbm_bytes'])}, {step['step_seconds'] * 1e3:.1f} ms"
+    by_variant.setdefault(step["variant"], []).append(
+      text if step["fits"] else f"{_gibibytes(step['hbm_bytes'])}: does not fit"
+    )
+  header = ("network", "as it is", "blocks rematerialized", "in two accumulated parts")
+  return _markdown(header, [(variant, *cells) for variant, cells in by_variant.items()])
+
+
+def input_pipeline() -> str:
+  """Returns the measured speed of the input pipeline beside others, and what a TPU host needs."""
+  stored = _read("input_pipeline.json")
+  speeds, host = stored["speeds"], stored["host"]
+  row = [f"{speed['images_per_cpu_second'][0]:.0f}" for speed in speeds.values()]
+  return (
+    f"{_markdown(list(speeds), [row])}\n\n"
+    f"A TPU v4 host with four chips needs {host['cores']:.0f} such cores to keep F0 with kernels "
+    f"supplied; it has {host['vcpus']} vCPUs."
+  )
+
+
+def released_code() -> str:
+  """Returns this project's reference beside the code released with paper B."""
+  rows = [
+    (
+      f"{step['variant']}, {step['num_classes']:,} classes",
+      f"{step['images_per_second_per_chip']:,.0f}",
+      f"{step['released_code']:,.0f}",
+      f"{step['with_collectives']:,.0f}",
+    )
+    for step in _read("released_code.json")["steps"]
+  ]
+  header = ("network", "this project", "released code", "this project with collectives")
+  return _markdown(header, rows)
+
+
+def generations() -> str:
+  """Returns F3 on other TPU generations."""
+  rows = [
+    (
+      _GENERATIONS[step["topology"].partition(":")[0]],
+      f"{step['step_seconds'] * 1e3:.0f} ms",
+      f"{step['images_per_second_per_chip']:.0f}",
+      f"{step['mfu']:.1%}",
+    )
+    for step in _read("generations.json")["steps"]
+  ]
+  return _markdown(("TPU", "step", "images/s/chip", "MFU"), rows)
+
+
+def error_bar() -> str:
+  """Returns a sentence that says how far published step times are from their estimates."""
+  spread = _spread_v3()
+  return (
+    "Where step times of real TPUs were published (paper B, F0 to F5 on TPU v3), they are "
+    f"{spread['lowest']:.2f} to {spread['highest']:.2f} times this project's estimates."
+  )
+
+
+def calibration() -> str:
+  """Returns estimates of steps on TPU v3 beside the times that paper B published."""
+  rows = [
+    (
+      f"{row['variant']}, {row['pixels']} px",
+      f"{row['estimated'] * 1e3:,.1f} ms",
+      f"{row['published'] * 1e3:,.1f} ms",
+      f"{row['ratio']:.2f}",
+    )
+    for row in _read("calibration.json")["tables"]["v3"]["rows"]
+  ]
+  return _markdown(("TPU v3, 32 images a core", "estimated", "published", "ratio"), rows)
+
+
+RESULT_TEXTS: dict[str, Callable[[], str]] = {
+  make.__name__: make
+  for make in (
+    error_bar,
+    core_hours,
+    core_hours_range,
+    core_hours_steps,
+    finetuning,
+    vision_transformers,
+    ops,
+    slices,
+    memory,
+    input_pipeline,
+    released_code,
+    generations,
+    calibration,
+  )
+}
+"""The function that makes each text, by the name that stands in a page."""
+
+
+def _read(name: str) -> Any:
+  return json.loads((RESULTS / name).read_text(encoding="utf-8"))
+
+
+def _spread_v3() -> dict[str, float]:
+  """Returns lowest, mean and highest ratio of published to estimated step times on TPU v3."""
+  return _read("calibration.json")["tables"]["v3"]["spread"]
+
+
+def _steps(name: str) -> dict[str, dict[str, Any]]:
+  return _read(name)["steps"]
+
+
+def _single_step(name: str) -> dict[str, Any]:
+  """Returns what `profiling.step` stored, in the form of the steps of `profiling.core_hours`."""
+  stored = _read(name)
+  hbm_bytes = stored["compilation"]["hbm_bytes"]
+  return {**stored["request"], **stored["estimated"], "hbm_bytes": hbm_bytes}
+
+
+def _fastest_with_kernels() -> dict[str, dict[str, Any]]:
+  """Returns each network's step with kernels: as a loop or unrolled, whichever is faster."""
+  steps = _steps("core_hours_pallas.json")
+  for variant, name in _UNROLLED_STEPS.items():
+    steps[variant] = min(steps[variant], _single_step(name), key=lambda step: step["step_seconds"])
+  return steps
+
+
+def _published_core_hours() -> dict[str, float]:
+  """Returns paper A's core-hours of one epoch, by network."""
+  return {
+    run["variant"]: run["published_core_hours"]
+    for run in _read("core_hours_pallas.json")["pretraining"]
+    if run["epochs"] == 1
+  }
+
+
+def _core_hours(images_per_second_per_chip: float) -> float:
+  """Returns the core-hours of one epoch; a v4 chip has two cores."""
+  return 2 * _EPOCH_IMAGES / images_per_second_per_chip / 3600
+
+
+def _step_columns(step: dict[str, Any]) -> tuple[str, ...]:
+  """Returns how blocks run, time of a step, images/s/chip, utilization and memory."""
+  blocks = {"scan": "loop", "unrolled": "unrolled"}[step["block_execution"]]
+  return (
+    f"{blocks}, rematerialized" if step["rematerialize"] else blocks,
+    f"{step['step_seconds'] * 1e3:.1f} ms",
+    f"{step['images_per_second_per_chip']:,.0f}",
+    f"{step['mfu']:.1%}",
+    _gibibytes(step["hbm_bytes"]),
+  )
+
+
+def _gibibytes(number_of_bytes: float) -> str:
+  return f"{number_of_bytes / 2**30:.1f} GiB"
+
+
+def _markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+  """Returns a table in Markdown; all columns but the first are aligned to the right."""
+  rule = ["---", *["---:"] * (len(header) - 1)]
+  return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, rule, *rows))
+
+
+def main(arguments: list[str]) -> None:
+  """Rewrites the tables of both pages and says which of the pages changed."""
+  refuse_arguments(arguments)
+  for page in PAGES:
+    text = page.read_text(encoding="utf-8")
+    filled = fill(text, page.name)
+    page.write_text(filled, encoding="utf-8")
+    print(f"{page.relative_to(_ROOT)}: {'unchanged' if filled == text else 'written'}")
+
+
+if __name__ == "__main__":
+  run_main(main)
