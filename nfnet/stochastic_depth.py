@@ -17,7 +17,7 @@ _STOCHASTIC_DEPTH, _DROPOUT = 0, 1
 def draw_kept_branches(
   keys: Key[Array, " n"], drop_rates: Sequence[float]
 ) -> Float[Array, "blocks n"]:
-  """Draws which residual branches are kept.
+  """Decides which residual branches are kept.
 
   Args:
     keys: one key for each example.

@@ -63,7 +63,8 @@ squashes squeezes stalls standardizes stitches strengthens strips submits subsam
 succeeds suggests suits summarizes supersedes suppresses surrounds survives synchronizes
 synthesizes tabulates takes tears tells terminates throttles toggles tolerates touches translates
 transposes traverses treats tries triggers trims truncates tunes undoes unflattens unites unlocks
-unpacks unregisters unrolls unwraps uploads upsamples validates varies vectorizes verifies waits
+audits unpacks unregisters unrolls unwraps uploads upsamples validates varies vectorizes verifies
+waits
 wakes warms warns watches weighs widens works writes zeroes zips
 """
 NOUNS_TOO_TEXT = """

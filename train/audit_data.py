@@ -24,7 +24,7 @@ from train.run.records.id_log import id_sum, read_order, read_records
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Audit:
-  """What an audit has found.
+  """The result of an audit.
 
   Attributes:
     steps: number of steps whose batches are on record, without a gap.

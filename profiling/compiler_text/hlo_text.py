@@ -82,7 +82,7 @@ class Instruction:
 
 
 Computations = Mapping[str, Mapping[str, Instruction]]
-"""For each computation's name, its instructions by name."""
+"""The instructions of each computation, by name."""
 
 
 def parse(text: str) -> tuple[Computations, str]:

@@ -26,7 +26,7 @@ _NAME_CHARACTERS_MAX = 40
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Job:
-  """What is started, and where.
+  """A run on a slice: its command, image, topology and folders.
 
   Attributes:
     name: name of the slice, the workload and the logs.

@@ -7,7 +7,7 @@ from nfnet.errors import UserError
 
 
 class Mount(NamedTuple):
-  """What is mounted: either a bucket, or a host and a path on it; the others are None."""
+  """A shared folder to mount: either a bucket, or a host and a path on it; the others are None."""
 
   bucket: str | None
   host: str | None

@@ -1,4 +1,4 @@
-"""What a run does about steps that go wrong: NaN losses and gradients, explosions.
+"""The policy for steps that go wrong: NaN losses and gradients, explosions.
 
 The training step itself skips a step whose loss is not finite or too large. Everything else is
 decided here, by functions of values: which steps were bad (`StepOutcome`), whether the run goes on,
@@ -23,7 +23,7 @@ losses, gradients or parameters stay bad. Another learning rate may do better.""
 
 @dataclasses.dataclass(frozen=True)
 class StepOutcome:
-  """How a step ended.
+  """The outcome of a step.
 
   Attributes:
     step: number of the step, counted from 1.
@@ -40,7 +40,7 @@ class StepOutcome:
 
   @property
   def is_bad(self) -> bool:
-    """Whether something has to be decided about this step."""
+    """Tells whether something has to be decided about this step."""
     return self.is_skipped or not math.isfinite(self.gradient_norm)
 
 

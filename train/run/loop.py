@@ -86,7 +86,7 @@ class _Run:
 
 
 class _RollBackError(Exception):
-  """Is raised when the later checkpoints are deleted and the run has to resume from the newest."""
+  """Tells the run to resume from its newest checkpoint, after the later ones were deleted."""
 
   def __init__(self, roll_back: faults.RollBack):
     super().__init__(roll_back.describe())

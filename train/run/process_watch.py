@@ -1,4 +1,4 @@
-"""What happens when another process of the run dies: this one ends too, with one line.
+"""Ends this process, with one line, when another process of the run has died.
 
 A process that waits for another one in a collective waits forever. So each process shows in JAX's
 key-value store that it is alive, and ends when another one has stopped doing so. Checkpoints that

@@ -1,4 +1,4 @@
-"""What a run tells the outside: records in metrics.jsonl and the progress line.
+"""The reports of a run: records in metrics.jsonl and the progress line.
 
 Of several processes, the first one writes both; in the others, all calls do nothing.
 """

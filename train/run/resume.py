@@ -1,4 +1,4 @@
-"""Where a run begins: at step 0, or at its newest checkpoint. And what is saved so that it can.
+"""Starts a run at step 0, or resumes it at its newest checkpoint; defines what a save holds.
 
 A `Position` is all that changes while a run goes on. `start` and `resume` make one, `save` writes
 one into a checkpoint.
@@ -22,7 +22,7 @@ from train.step.state import TrainState, initial_state
 
 @dataclasses.dataclass(kw_only=True)
 class Position:
-  """Where a run is.
+  """The position of a run.
 
   Attributes:
     state: training state after `step`.

@@ -1,4 +1,4 @@
-"""What the steps add up to: means since the last record, and counts since the run began."""
+"""The sums over steps: means since the last record, and counts since the run began."""
 
 import collections
 import dataclasses

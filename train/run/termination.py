@@ -14,7 +14,7 @@ from train.run.exit_codes import EXIT_TERMINATED
 
 
 class Terminated(SystemExit):
-  """Is raised when everything is saved, and ends the process with `EXIT_TERMINATED`."""
+  """Ends the process, once everything is saved, with `EXIT_TERMINATED`."""
 
   def __init__(self):
     super().__init__(EXIT_TERMINATED)

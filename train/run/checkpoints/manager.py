@@ -43,7 +43,7 @@ BEST_METRIC = "evaluation_top1"
 
 
 class Restored(NamedTuple):
-  """What was read from one checkpoint.
+  """The contents of one restored checkpoint.
 
   Attributes:
     step: number of steps that were done when it was saved.
@@ -258,7 +258,7 @@ class Checkpoints:
     self.close()
 
   def _write_digests(self) -> None:
-    """Is called by Orbax when all files of a checkpoint are written, before it is renamed."""
+    """Writes the digests. Orbax calls this when all files are written, before it renames them."""
     if jax.process_index() == 0:
       (folder,) = self._folder.glob(f"{self._saving}.*")
       write_digests(folder)

@@ -1,4 +1,4 @@
-"""What Orbax does that a run has to work around; read in orbax-checkpoint 0.12.8."""
+"""Workarounds for what Orbax does; read in orbax-checkpoint 0.12.8."""
 
 import contextlib
 import logging
