@@ -161,6 +161,20 @@ def test_any_tile_gives_the_same(case, forward, backward):
   check(*case, kernel=with_tiles(forward, backward))
 
 
+@pytest.mark.usefixtures("on_two_cores")
+@pytest.mark.parametrize(
+  ("case", "forward", "backward"),
+  [
+    # Rows forward, input channels backward.
+    (PLAIN, tile(16, 2, 2, 128), tile(16, 2, 2, 128, "channels")),
+    # Groups forward, rows backward.
+    (GROUPED, tile(16, 4, 2, 128, "channels"), tile(16, 2, 2, 128)),
+  ],
+)
+def test_cores_that_share_the_work_do_not_race(case, forward, backward):
+  check(*case, kernel=with_tiles(forward, backward))
+
+
 @pytest.mark.parametrize(
   "case",
   [

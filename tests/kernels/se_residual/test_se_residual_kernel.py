@@ -163,18 +163,10 @@ def tile(images, rows, columns, channels, split="positions"):
   )
 
 
-@pytest.mark.parametrize(
-  ("forward", "backward"),
-  [
-    # The mean of an image is added up over blocks of its rows; each core has its images.
-    (tile(16, 1, 2, 128), tile(16, 1, 1, 128)),
-    # Cores share the channels; all of an image, and of all images, at once.
-    (tile(32, 2, 2, 128, "channels"), tile(16, 2, 1, 128, "channels")),
-    (tile(16, 2, 1, 256), tile(32, 1, 2, 256)),
-  ],
-)
-def test_any_tile_gives_the_same(forward, backward):
-  def with_tiles(x, weight, gain, bias, shortcut, *others, activation, alpha):
+def with_tiles(forward, backward):
+  """Returns the op by kernels with these tiles of the convolution."""
+
+  def end_with_tiles(x, weight, gain, bias, shortcut, *others, activation, alpha):
     static = dict(stride=1, groups=1, pool=False, ends_branch=True)
     convolution = problem_of(x.shape, weight.shape, itemsize=x.dtype.itemsize, **static)
     residual = residual_problem(shortcut.shape, x.dtype)
@@ -189,7 +181,27 @@ def test_any_tile_gives_the_same(forward, backward):
     x = x.reshape(convolution.input_shape)
     return end_branch(blocks, activation, alpha, x, weight[0], gain, bias, shortcut, *others)
 
-  check(*problem(2, 2, 32, 256, 256), kernel=functools.partial(with_tiles, **STATIC))
+  return functools.partial(end_with_tiles, **STATIC)
+
+
+@pytest.mark.parametrize(
+  ("forward", "backward"),
+  [
+    # The mean of an image is added up over blocks of its rows; each core has its images.
+    (tile(16, 1, 2, 128), tile(16, 1, 1, 128)),
+    # Cores share the channels; all of an image, and of all images, at once.
+    (tile(32, 2, 2, 128, "channels"), tile(16, 2, 1, 128, "channels")),
+    (tile(16, 2, 1, 256), tile(32, 1, 2, 256)),
+  ],
+)
+def test_any_tile_gives_the_same(forward, backward):
+  check(*problem(2, 2, 32, 256, 256), kernel=with_tiles(forward, backward))
+
+
+@pytest.mark.usefixtures("on_two_cores")
+def test_cores_that_share_the_work_do_not_race():
+  forward, backward = tile(16, 1, 2, 128), tile(16, 2, 1, 128, "channels")
+  check(*problem(2, 2, 32, 256, 256), kernel=with_tiles(forward, backward))
 
 
 def test_a_dropped_image_is_its_shortcut_exactly():

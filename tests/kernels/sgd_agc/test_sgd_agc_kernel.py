@@ -50,6 +50,12 @@ def test_a_parameter_that_is_clipped(shape, gradient_scale):
   assert is_free == (gradient_scale < 1)
 
 
+@pytest.mark.usefixtures("on_two_cores")
+def test_cores_that_share_a_parameter_do_not_race():
+  arrays = draw({"x": (48, 384)})
+  assert_close(by_kernel(arrays), by_reference(arrays), arrays)
+
+
 @pytest.mark.parametrize("shape", UNCLIPPED)
 def test_a_parameter_that_is_not_clipped(shape):
   arrays = draw({"x": shape})
