@@ -1,4 +1,4 @@
-"""The one place where an op's implementation is chosen.
+"""Chooses the implementation of each op; no other module does.
 
 Every op has a reference in plain JAX, which is its specification, and may have a Pallas TPU kernel.
 The kernel runs if it was asked for, if the program is lowered for a TPU, and if it covers the
@@ -33,8 +33,8 @@ def dispatch(
     op: name of the op in logs and counts.
     implementation: what the caller asked for.
     reference: implementation in plain JAX.
-    kernel: implementation for TPU, which raises NotImplementedError with the reason for what it
-      does not cover; None if none has been written.
+    kernel: implementation for TPU, which raises NotImplementedError with a reason if it does not
+      cover the arguments; None if no kernel has been written.
     arguments: positional arguments of both; they must be JAX types.
 
   Returns:
