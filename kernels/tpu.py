@@ -12,8 +12,8 @@ from jax.experimental import pallas as pl
 LANES = 128
 SUBLANES = 8
 IMAGES_MULTIPLE = 16
-"""Smallest number of images that fills whole bfloat16 tiles at each pixel. Networks pad batches to a
-multiple of it."""
+"""Smallest number of images that fills whole bfloat16 tiles at each pixel. Networks pad batches to
+a multiple of it."""
 VMEM_BYTES = 15 << 20
 """VMEM that a kernel's blocks and scratch may take; a v4 core has 16 MiB."""
 

@@ -12,7 +12,8 @@ from collections.abc import Iterable
 
 DIGESTS_FILE = "digests.sha256"
 _WITHOUT_DIGEST = (DIGESTS_FILE, "_CHECKPOINT_METADATA", "commit_success.txt")
-"""Orbax writes times into the last two files when it commits; nothing is read from them."""
+"""Files without a digest. Orbax writes times into the last two when it commits; nothing reads
+them."""
 _THREADS = 8
 
 
