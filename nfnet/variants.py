@@ -144,8 +144,8 @@ def _family() -> Iterator[Variant]:
         test_pixels=_TEST_PIXELS[n],
         randaugment_magnitude=_RANDAUGMENT_MAGNITUDES[n],
       )
-  # These are for CPUs and 32 px images. M (micro) has the depths of F and a quarter of its channels,
-  # N (nano) has an eighth of its channels, and P (pico) is N with half of the blocks.
+  # For CPUs and 32 px images: M (micro) has the depths of F and a quarter of its channels, N (nano)
+  # has an eighth of its channels, and P (pico) is N with half of the blocks.
   for letter, divisor, stem_channels, depths in (
     ("M", 4, (8, 16, 32), (1, 2, 6, 3)),
     ("N", 8, (8, 8, 16), (1, 2, 6, 3)),
