@@ -1,8 +1,8 @@
-r"""Compares estimates with what was published from real TPUs: how far to trust all other estimates.
+r"""Compares estimates with published figures of real TPUs, to show how far to trust estimates.
 
     python -m profiling.calibrate [--json=OUT]
 
-It makes two comparisons, both on this project's reference model:
+It makes two comparisons, both with this project's plain-JAX ops:
 
 - TPU v3: training steps of F0 to F5, whose times paper B gives. That code is public and is the same
   program as this project's with unrolled blocks, so the ratio is the estimator's own error.
@@ -10,8 +10,8 @@ It makes two comparisons, both on this project's reference model:
   ratio holds both the estimator's error and the difference between the programs.
 
 There are thirteen compilations, the largest of which takes 10 minutes and 20 GB on two cores; they
-are instant the second time. `profiling.estimate.error_bar` prints the spread of the ratios with
-every estimate.
+are instant the second time. `profiling.estimate.error_bar` reads the stored ratios, so that every
+command can print their spread with its estimates.
 """
 
 import dataclasses
