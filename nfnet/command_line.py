@@ -49,7 +49,7 @@ def refuse_arguments(arguments: list[str]) -> None:
   """Raises an error if the command line holds anything but flags.
 
   Args:
-    arguments: what the flags' parser left: the program's name and any positional arguments.
+    arguments: arguments that are not flags: the program's name and any positional arguments.
 
   Raises:
     UserError: there are positional arguments.

@@ -33,7 +33,7 @@ from profiling.estimate.step_time import RULES
 from train.report.output import write_json
 from train.report.table import format_table
 
-# Paper B's 32 cores, each of which is a JAX device.
+# Paper B used 32 cores, each of which is a JAX device.
 _SLICE_V3 = "v3:4x4"
 _IMAGES_PER_CHIP_V3 = 64
 _SLICE_V4 = "v4:4x4x8"

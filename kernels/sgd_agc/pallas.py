@@ -1,4 +1,4 @@
-"""The op with implementation="pallas": what the kernels cover, and how they are called."""
+"""SGD with AGC with implementation="pallas": what kernels cover, and how they are called."""
 
 import functools
 

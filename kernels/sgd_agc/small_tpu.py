@@ -1,4 +1,4 @@
-"""One step of SGD with AGC of many small parameters as one Pallas TPU kernel.
+"""One step of SGD with AGC for many small parameters as one Pallas TPU kernel.
 
 These are gains, biases, skip gains and the stem's first filters. A network has thousands of them,
 and launching a kernel for each would take longer than the work. One call holds as many whole

@@ -31,8 +31,8 @@ def find_damage(folder: pathlib.Path, items: Iterable[str] | None = None) -> str
 
   Args:
     folder: folder of one checkpoint.
-    items: names of the subfolders to verify; None verifies the whole folder. A superfluous file is
-      damage as well.
+    items: names of the subfolders to verify; None verifies the whole folder. A superfluous file
+      counts as damage too.
   """
   try:
     text = (folder / DIGESTS_FILE).read_bytes().decode()

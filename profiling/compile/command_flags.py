@@ -1,4 +1,4 @@
-"""Flags that several profiling commands share, each defined once, and checks of their values."""
+"""Defines the flags that several profiling commands share, and checks their values."""
 
 from collections.abc import Iterable
 from typing import Any

@@ -58,7 +58,7 @@ class Program:
   Attributes:
     label: label of the op's shape.
     direction: "forward"; "backward"; "both" is forward with all gradients; "convolution forward"
-      and "convolution both" are these without squeeze-excite behind the convolution; "update";
+      and "convolution both" are these for the convolution without squeeze-excite; "update";
       "yardstick" is the matrix product as a kernel and "yardstick by XLA" the same by XLA.
     function: function of JAX arrays.
     arguments: descriptions of the function's arguments: trees of `jax.ShapeDtypeStruct`.

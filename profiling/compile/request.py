@@ -61,7 +61,7 @@ class StepRequest:
   """The training step of one experiment on one slice.
 
   Attributes:
-    experiment: what is trained.
+    experiment: experiment whose step is compiled.
     topology: name of the slice, for example "v4:2x2x1".
 
   Raises:

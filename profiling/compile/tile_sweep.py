@@ -28,8 +28,8 @@ class Candidate:
   Attributes:
     tile: fields of the op's `Tile`.
     vmem_bytes: VMEM of its blocks, by the op's `Blocks.vmem_bytes`.
-    profile: profile of the kernel; None where the compiler refused.
-    cycles: cycles of a core; infinite where the compiler refused.
+    profile: profile of the kernel; None if the compiler refused the tile.
+    cycles: cycles per core; infinite if the compiler refused the tile.
   """
 
   tile: dict[str, Any]

@@ -165,5 +165,5 @@ def _peak_memory_bytes(process_id: int) -> int:
   for line in status.splitlines():
     if line.startswith("VmHWM:"):
       return int(line.split()[1]) * 1024
-  # A process that has ended and was not waited for has no memory left.
+  # A zombie, which has ended but was not waited for, has no memory.
   return 0

@@ -1,4 +1,4 @@
-"""Lists figures of the TPU generations, and counts core-hours for the whole project.
+"""Lists the figures of each TPU generation, and converts chips and seconds to core-hours.
 
 TPU v4 is from Jouppi et al., arXiv 2304.01433, table 4; TPU v3 from the same table and from the
 appendix of arXiv 2102.06171; the later ones from "System architecture" of each in Google's Cloud
@@ -23,7 +23,7 @@ class Chip:
     peak_flops: bfloat16 operations per second of all cores; a multiply-add is two operations.
     hbm_bytes: size of the high-bandwidth memory.
     hbm_bytes_per_second: bandwidth of the high-bandwidth memory.
-    links: number of links to neighbors, of a chip inside a torus.
+    links: number of links to neighbors that each chip of a full torus has.
     link_bytes_per_second: bandwidth of one link in one direction.
     chip_config: JAX's name of the mode in which one device is a whole chip; None where the compiler
       knows only one mode.

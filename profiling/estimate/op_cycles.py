@@ -52,7 +52,7 @@ class CompiledOp:
     return self.argument_bytes + self.output_bytes
 
   def cycles(self, chip: Chip) -> float:
-    """Returns the cycles of operations and kernels, one after the other."""
+    """Returns the sum of the cycles of operations and kernels."""
     in_kernels = sum(kernel.seconds(chip) for kernel in self.kernels)
     return self.operation_cycles + in_kernels * chip.clock_hz
 
@@ -65,10 +65,10 @@ class OpRow:
     label: op and shape.
     direction: "forward", "backward", "update" or "yardstick".
     calls: number of calls in one training step, by network.
-    matrix_cycles: cycles of a core if its matrix units are busy all the time.
-    memory_cycles: cycles of a core if the chip's HBM is busy all the time.
-    xla_cycles: cycles of the reference; None where it did not compile.
-    kernel_cycles: cycles of the kernel; None where there is none.
+    matrix_cycles: least cycles per core, if the matrix units are busy all the time.
+    memory_cycles: least cycles per core, if the chip's HBM is busy all the time.
+    xla_cycles: cycles of the reference; None if it did not compile.
+    kernel_cycles: cycles of the kernel; None if there is none.
     kernels: profiles of all kernels that enter `kernel_cycles`, including those subtracted: of the
       forward pass in a backward pass, of the preceding convolution in squeeze-excite.
     error: the compiler's error message.

@@ -155,7 +155,7 @@ def estimate(
 
 
 def attribute(source: str) -> tuple[str, Direction]:
-  """Returns the part and direction that a path of JAX names stands for; see `Operation.source`."""
+  """Returns the part and direction to which a path of JAX names belongs (`Operation.source`)."""
   part = next((name for name in _PARTS if re.search(rf"\b{name}\b", source)), OTHER)
   if part in ("optimizer", OTHER):
     return part, ""
