@@ -1,8 +1,8 @@
 """Calls a Pallas TPU kernel whose refs have names.
 
 Every kernel has one NamedTuple, `Refs`. Its caller puts an `Operand`, a `Result`, a scratch buffer
-or None into each field; its body gets the same NamedTuple with the refs of all these. So array,
-block and name of a ref are written down once, next to each other.
+or None into each field; its body gets the same NamedTuple with a ref in place of each of these. A
+ref's array, block and name are thus written down once, side by side.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -22,7 +22,7 @@ class Operand(NamedTuple):
 
   Attributes:
     array: the whole array.
-    spec: the block of it that a step of the grid has.
+    spec: the block of the array that one step of the grid sees.
   """
 
   array: jax.Array
@@ -34,7 +34,7 @@ class Result(NamedTuple):
 
   Attributes:
     shape: shape and dtype of the whole array (`kernels.tpu.result_like`).
-    spec: the block of it that a step of the grid has.
+    spec: the block of the array that one step of the grid sees.
     in_place_of: operand in whose memory the result is written, or None.
   """
 
@@ -60,10 +60,10 @@ def call(
     body: function of `refs` with a ref in place of each operand, result and scratch buffer.
     refs: NamedTuple of operands, results, scratch buffers, None, and tuples of these.
     name: name of the kernel in the compiler's output.
-    grid: numbers of steps; () runs the body once.
+    grid: number of steps along each axis; () runs the body once.
     dimension_semantics: "parallel" or "arbitrary" for each axis of the grid; None for no grid.
-    macs: multiply-adds of the whole kernel.
-    transcendentals: erf, tanh, exp and the like, of the whole kernel.
+    macs: number of multiply-adds in the whole kernel.
+    transcendentals: number of evaluations of erf, tanh, exp and the like in the whole kernel.
     has_cost_estimate: whether XLA is told the cost (see `kernels.tpu.cost_estimate`).
 
   Returns:
@@ -100,7 +100,7 @@ def call(
   shapes = [result.shape for result in results]
   cost = None
   if has_cost_estimate:
-    # An array of which there are several blocks is counted once.
+    # An array that is passed as several operands is counted once.
     arrays = {id(operand.array): operand.array for operand in operands}.values()
     cost = cost_estimate(list(arrays), shapes, macs=macs, transcendentals=transcendentals)
   written = pl.pallas_call(

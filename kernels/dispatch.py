@@ -1,8 +1,8 @@
-"""The one place where an op's implementation is chosen.
+"""Chooses the implementation of each op; no other module does.
 
 Every op has a reference in plain JAX, which is its specification, and may have a Pallas TPU kernel.
-The kernel runs if it was asked for, if the program is lowered for a TPU, and if it covers the
-shapes. A kernel that was asked for but does not cover the shapes is replaced by the reference; this
+The kernel runs if it was requested, if the program is lowered for a TPU, and if it covers the
+shapes. A kernel that was requested but does not cover the shapes is replaced by the reference; this
 is logged once for each op and reason, and counted, so that it cannot go unnoticed.
 """
 
@@ -16,7 +16,7 @@ from absl import logging
 Implementation = Literal["reference", "pallas"]
 
 fallback_counts: collections.Counter[tuple[str, str]] = collections.Counter()
-"""Number of calls traced with the reference although a kernel was asked for, by (op, reason)."""
+"""Number of calls traced with the reference although a kernel was requested, by (op, reason)."""
 
 
 def dispatch(
@@ -31,10 +31,10 @@ def dispatch(
 
   Args:
     op: name of the op in logs and counts.
-    implementation: what the caller asked for.
+    implementation: implementation that the caller requests.
     reference: implementation in plain JAX.
-    kernel: implementation for TPU, which raises NotImplementedError with the reason for what it
-      does not cover; None if none has been written.
+    kernel: implementation for TPU, which raises NotImplementedError with a reason if it does not
+      cover the arguments; None if no kernel has been written.
     arguments: positional arguments of both; they must be JAX types.
 
   Returns:

@@ -12,9 +12,10 @@ from jax.experimental import pallas as pl
 LANES = 128
 SUBLANES = 8
 IMAGES_MULTIPLE = 16
-"""The images of one pixel fill whole tiles of bfloat16 if there are this many, or a multiple."""
+"""Smallest number of images that fills whole bfloat16 tiles at each pixel. Networks pad batches to
+a multiple of it."""
 VMEM_BYTES = 15 << 20
-"""VMEM that blocks and scratch may take, of the 16 MiB of a v4 core."""
+"""VMEM that a kernel's blocks and scratch may take; a v4 core has 16 MiB."""
 
 
 Problem = TypeVar("Problem")
@@ -25,7 +26,7 @@ Tile = TypeVar("Tile")
 def read_tiles(
   path: pathlib.Path, problem: type[Problem], tile: type[Tile]
 ) -> Mapping[tuple[Problem, str], Tile]:
-  """Reads the tiles that `python -m profiling.kernels --sweep=OP --write_tiles` has found.
+  """Reads the tiles that `python -m profiling.kernels --sweep=OP --write_tiles` chose.
 
   Args:
     path: the op's tiles.json: a list of {"problem": fields, "direction": name, "tile": fields}.
@@ -45,7 +46,7 @@ def check_multiples(*parts: tuple[str, int, int]) -> None:
   """Checks that tiles divide the work.
 
   Args:
-    *parts: name of what is cut, size of the whole, and size of a part.
+    *parts: a dimension's name, its size, and the size of one part of it.
 
   Raises:
     ValueError: a part is less than 1 or does not divide the whole.
@@ -61,9 +62,9 @@ def divisors(n: int, *, of: int = 1) -> list[int]:
 
 
 def result_like(operand: jax.Array, shape: tuple[int, ...], dtype) -> jax.ShapeDtypeStruct:
-  """Describes a kernel's result that varies over the mesh axes over which an operand varies.
+  """Describes a kernel's result that varies over the same mesh axes as an operand.
 
-  Inside `shard_map`, results must declare this.
+  Inside `shard_map`, results must declare the axes over which they vary.
 
   Args:
     operand: operand of the kernel.
@@ -81,10 +82,10 @@ def cost_estimate(
   macs: int = 0,
   transcendentals: int = 0,
 ) -> pl.CostEstimate:
-  """Estimates a kernel's cost for XLA, which decides by it what to copy while the kernel runs.
+  """Estimates a kernel's cost, from which XLA decides what to copy while the kernel runs.
 
   Without an estimate, XLA assumes that a kernel costs nothing and fetches the weights of later
-  operations only when the kernel is over.
+  operations only after the kernel has ended.
 
   Args:
     operands: arrays that are read once.

@@ -1,7 +1,7 @@
 """Defines activations and the gains for unit variance: gain * f(x) for x from N(0, 1).
 
 A gain is 1 / sqrt(Var[f(x)]) (paper B, section 2), with every digit that the released code prints.
-`glu` is left out: it halves the channels, which is possible nowhere in the network.
+`glu` is left out because it halves the channels, which no place in the network allows.
 """
 
 import dataclasses
@@ -82,7 +82,7 @@ _SCALED_ACTIVATIONS = {
 }
 
 ACTIVATIONS = tuple(_SCALED_ACTIVATIONS)
-"""Names. "gelu" is the tanh form that the released code has, "gelu_erf" the exact one of timm."""
+"""Names. "gelu" is the tanh form of the released code, "gelu_erf" the exact form that timm uses."""
 
 
 def scaled_activation(name: str) -> ScaledActivation:

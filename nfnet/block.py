@@ -8,9 +8,10 @@ A block computes, with f the scaled activation and all convolutions weight-stand
     shortcut = conv_shortcut(average_pool(z)) in a transition block, x in all others
     output   = shortcut + alpha * keep * skip_gain * gate * branch
 
-beta is 1 / the expected standard deviation of x (the papers divide by a beta that is the deviation
-itself). alpha is a constant, 0.2. skip_gain is a parameter that starts at 0, so that a new block
-is its shortcut. keep is 0 for the examples whose branch stochastic depth drops, otherwise 1.
+beta is 1 / the expected standard deviation of x (in the papers, beta is the standard deviation, and
+they divide by it). alpha is a constant, 0.2. skip_gain is a parameter that starts at 0, so that a
+new block is its shortcut. keep is 0 for the examples whose branch stochastic depth drops, otherwise
+1.
 """
 
 import jax.numpy as jnp

@@ -26,7 +26,7 @@ def block_key(blocks: range) -> str:
 
 
 def is_stacked(key: str) -> bool:
-  """Returns whether a key stands for a stack of several blocks."""
+  """Returns whether a key denotes a stack of several blocks."""
   return ":" in key
 
 
@@ -36,7 +36,7 @@ def arrange_blocks(tree: Any, keys: Iterable[str] | None = None) -> Any:
   Args:
     tree: nested dictionaries, in which every dictionary called "blocks" is arranged. Leaves are
       NumPy or JAX arrays, or `jax.ShapeDtypeStruct` with or without a sharding.
-    keys: keys of the result, which together cover all blocks; None is one key for each block.
+    keys: keys of the result, which together cover all blocks; None gives each block its own key.
 
   Raises:
     KeyError: a block that a key covers is missing.

@@ -1,4 +1,4 @@
-"""Runs the `main` of commands: flags, exit codes, errors in one line, no search for absent TPUs."""
+"""Runs the `main` of commands: parses flags, reports errors in one line, sets the exit code."""
 
 import importlib.util
 import os
@@ -27,7 +27,7 @@ def skip_absent_tpu(
   """Restricts JAX to the CPU unless a TPU or GPU may be present or the user has chosen a platform.
 
   Without this, JAX searches for a TPU wherever libtpu is installed and complains on stderr that it
-  found none. Has to be called before JAX initializes its devices; JAX may already be imported.
+  found none. Call this before JAX initializes its devices; JAX may already be imported.
 
   Args:
     devices: folder of device files.
@@ -37,7 +37,7 @@ def skip_absent_tpu(
     return
   if any(any(pathlib.Path(devices).glob(pattern)) for pattern in _TPU_DEVICE_FILES):
     return
-  # "gpu,cpu" cannot be chosen instead: JAX fails if a platform that is named is absent.
+  # "gpu,cpu" is no alternative: JAX fails if a named platform is absent.
   if any(map(is_installed, _GPU_PLUGINS)):
     return
   os.environ["JAX_PLATFORMS"] = "cpu"
@@ -49,7 +49,7 @@ def refuse_arguments(arguments: list[str]) -> None:
   """Raises an error if the command line holds anything but flags.
 
   Args:
-    arguments: what the flags' parser left: the program's name and any positional arguments.
+    arguments: arguments that are not flags: the program's name and any positional arguments.
 
   Raises:
     UserError: there are positional arguments.
@@ -100,7 +100,7 @@ def run_main(
     return rest
 
   skip_absent_tpu()
-  # Around all of absl, because parsing the arguments can raise too.
+  # All of absl is inside, because parsing the arguments can raise too.
   try:
     app.run(main, flags_parser=parse_quietly)
   except (UserError, flags.Error, KeyboardInterrupt) as error:

@@ -1,4 +1,4 @@
-"""Classifies images with weights from a file: loads, prepares the images, computes, formats.
+"""Classifies images: loads the weights, prepares the images, runs the network, formats the result.
 
 `python -m nfnet.predict` is the command.
 """
@@ -20,7 +20,7 @@ from nfnet.variants import get_variant
 from nfnet.weights.load import load_weights
 
 _TOP = 5
-# Paper B's evaluation, for weights that do not say how they were evaluated.
+# Paper B's value, for weights that do not say how they were evaluated.
 _RESIZE_MARGIN = 32
 
 
@@ -55,9 +55,9 @@ def load_classifier(
   Args:
     path: path of the weights; see `nfnet.weights.load.load_weights`.
     variant: variant that the weights must have; None accepts any.
-    activation: name of the activation; None is a checkpoint's own, otherwise gelu.
-    pixels: side of the images; None is the resolution that a checkpoint was evaluated at, otherwise
-      the variant's test resolution.
+    activation: name of the activation; None means the checkpoint's own or, for other files, gelu.
+    pixels: side of the images; None means the resolution at which the checkpoint was evaluated or,
+      for other files, the variant's test resolution.
 
   Raises:
     UserError: the weights cannot be read or do not fit the other arguments.
@@ -108,9 +108,9 @@ def read_images(paths: Sequence[str], classifier: Classifier) -> Iterator[np.nda
 
 
 def batches(images: Iterator[np.ndarray], batch_size: int) -> Iterator[tuple[np.ndarray, int]]:
-  """Yields stacks of `batch_size` images and how many of them count.
+  """Yields stacks of `batch_size` images and how many of them are not padding.
 
-  The last stack is padded with zeros: all have the same shape, because every shape is compiled.
+  The last stack is padded with zeros, so that only one shape has to be compiled.
   """
   stack: list[np.ndarray] = []
   for image in images:

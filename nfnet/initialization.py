@@ -1,9 +1,9 @@
 """Draws the initial values of the parameters (paper B, section 2, and the code released with it).
 
-The values are drawn on the host by NumPy, with a generator of its own for each parameter. So they
+NumPy draws the values on the host, with a separate generator for each parameter. They therefore
 depend only on the seed and the parameter's name, not on the platform, the number of devices or the
-version of JAX, and nothing has to be compiled: a jitted function that draws a small network's
-parameters compiles for 45 seconds on two cores.
+version of JAX. Nothing has to be compiled either: a jitted function that draws a small network's
+parameters takes 45 seconds to compile on two cores.
 """
 
 import math

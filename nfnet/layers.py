@@ -2,8 +2,8 @@
 
 A layer only declares the shapes of its parameters. Their values live outside, in nested
 dictionaries (see `nfnet.model.apply` and `nfnet.initialization`), and are bound to the layers while
-a program is traced. So building a network of any size takes no time, and no value is ever drawn on
-the wrong device.
+a program is traced. Building a network of any size therefore takes no time, and no value is ever
+drawn on the wrong device.
 """
 
 import jax

@@ -79,7 +79,7 @@ class NFNet(nnx.Module):
     alpha: weight of the residual branches.
     stochastic_depth_rate: drop rate that grows linearly from 0 at the first block; a block after
       the last would have this rate.
-    dropout_rate: dropout rate before the classifier; None is the variant's own.
+    dropout_rate: dropout rate before the classifier; None means the variant's own.
     bottleneck: see `Variant.blocks`.
     block_execution: "scan" runs equal blocks as one loop over their stacked parameters; "unrolled"
       traces each block separately. The parameters are the same (`block_arrangement.py`).
@@ -116,7 +116,8 @@ class NFNet(nnx.Module):
     self.rematerialize = rematerialize
     self.dropout_rate = shape.dropout_rate if dropout_rate is None else dropout_rate
     block_shapes = shape.blocks(alpha=alpha, bottleneck=bottleneck)
-    # The blocks of one run share a program: those of a stage after its transition block, or one.
+    # The blocks of a run share one program. A run is either all blocks of a stage after its
+    # transition block, or a single block.
     programs = range(len(block_shapes))
     if block_execution == "scan":
       programs = [(block.stage, block.index_in_stage > 0) for block in block_shapes]
@@ -150,7 +151,7 @@ class NFNet(nnx.Module):
     Args:
       images: normalized images (`nfnet.images.normalization`).
       keys: one key for each example, which turns dropout and stochastic depth on for training;
-        None is inference.
+        None for inference.
     """
     features = self.features(images, keys=keys)
     with jax.named_scope("head"):
@@ -174,7 +175,7 @@ class NFNet(nnx.Module):
 
     Args:
       images: normalized images (`nfnet.images.normalization`).
-      keys: one key for each example, which turns stochastic depth on; None is inference.
+      keys: one key for each example, which turns stochastic depth on; None for inference.
     """
     count = images.shape[0]
     # Padding once here saves every kernel from padding its operands and slicing its results.
@@ -185,7 +186,7 @@ class NFNet(nnx.Module):
     if keys is not None and any(self.drop_rates):
       keep = draw_kept_branches(keys, self.drop_rates)
       keep = jnp.pad(keep, ((0, 0), (0, padding)))
-    # The scopes' names survive into compiled programs and traces.
+    # Compiled programs and traces show the names of these scopes.
     with jax.named_scope("stem"):
       x = self.stem(x)
     x = self._run_blocks(x, keep)
@@ -288,7 +289,7 @@ def apply(
 def apply_features(
   model: NFNet, parameters: Parameters, images: Float[Array, "n height width 3"]
 ) -> Float[Array, "n c"]:
-  """Returns inference features in float32, as a pure function (`NFNet.features`).
+  """Returns features for inference in float32, as a pure function (`NFNet.features`).
 
   Args:
     model: structure of the network.

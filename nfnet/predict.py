@@ -1,12 +1,12 @@
-"""Classifies images with any weights that this project can read.
+"""Classifies images with weights in any format that this project reads.
 
     python -m nfnet.predict --weights=PATH --variant=F0 a.jpg b.png
     python -m nfnet.predict --weights=PATH --variant=F0 --inputs=x.npy --logits_out=y.npy
 
 The first command prints the five most probable classes of each image. The second takes images that
 are already normalized, float32 [images, height, width, 3], and writes float32 [images, classes].
-PATH is a released haiku file, a safetensors file of timm's layout, or a workdir or checkpoint of
-this project, which knows its own variant, activation, resolution and class names.
+PATH is a released haiku file, a safetensors file in timm's layout, or a workdir or checkpoint of
+this project. Checkpoints know their own variant, activation, resolution and class names.
 """
 
 import os

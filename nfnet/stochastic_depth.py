@@ -1,6 +1,6 @@
 """Draws stochastic depth and dropout, both from one key for each example.
 
-A result therefore depends neither on how a batch is spread over devices nor on how blocks are run.
+Results therefore depend neither on how a batch is spread over devices nor on how blocks are run.
 Paper B, section 4.1 and table 1; as in the released code, kept branches are not rescaled.
 """
 
@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-# What an example's key is folded with, so that the two draws are independent of each other.
+# Numbers that are folded into an example's key, so that the two draws are independent.
 _STOCHASTIC_DEPTH, _DROPOUT = 0, 1
 
 
@@ -36,7 +36,7 @@ def draw_kept_branches(
 def dropout(
   features: Float[Array, "n c"], keys: Key[Array, " n"], rate: float
 ) -> Float[Array, "n c"]:
-  """Zeroes a share `rate` of each example's features and divides the others by 1 - `rate`."""
+  """Zeroes each feature with probability `rate` and divides the others by 1 - `rate`."""
   draw = jax.vmap(
     lambda key: jax.random.bernoulli(
       jax.random.fold_in(key, _DROPOUT), 1 - rate, features.shape[1:]

@@ -1,4 +1,4 @@
-"""Lists the variants: F0 to F7, F0+ to F7+, and small ones for a CPU by the same rules.
+"""Lists the variants: F0 to F7, F0+ to F7+, and small ones for a CPU that follow the same rules.
 
 Paper B (https://arxiv.org/abs/2102.06171), table 1 and section 4. The F+ variants and F7 are from
 the code released with it and from paper A (https://arxiv.org/abs/2310.16764).
@@ -144,8 +144,8 @@ def _family() -> Iterator[Variant]:
         test_pixels=_TEST_PIXELS[n],
         randaugment_magnitude=_RANDAUGMENT_MAGNITUDES[n],
       )
-  # For CPUs and 32 px images. M (micro) has the depths of F and its channels divided by 4, N (nano)
-  # its channels divided by 8, and P (pico) is N with half of the blocks.
+  # For CPUs and 32 px images: M (micro) has the depths of F and a quarter of its channels, N (nano)
+  # has an eighth of its channels, and P (pico) is N with half of the blocks.
   for letter, divisor, stem_channels, depths in (
     ("M", 4, (8, 16, 32), (1, 2, 6, 3)),
     ("N", 8, (8, 8, 16), (1, 2, 6, 3)),

@@ -1,1 +1,1 @@
-"""Cost of training: step time, core-hours, kernels, traces."""
+"""Estimates and measures what training costs: step time, memory, core-hours, input pipeline."""

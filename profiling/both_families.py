@@ -3,7 +3,7 @@ r"""Plots ImageNet error against pre-training core-hours, for NFNets and vision 
     python -m profiling.both_families --plot=PNG [--json=OUT]
 
 This is paper A's plot of error against compute, with the published core-hours and, beside them,
-what this project's estimator says of the same runs: NFNets with plain-JAX ops and with Pallas
+this project's estimates for the same runs: NFNets with plain-JAX ops and with Pallas
 kernels, and ViTs with plain-JAX ops. The command compiles nothing. It reads what
 `profiling.core_hours`, `profiling.step` and `profiling.vit` have stored in profiling/results. All
 errors are the published ones.
@@ -55,7 +55,8 @@ def read_points() -> list[Point]:
   """Returns all networks whose ImageNet error paper A plots, NFNets first."""
   plain = _nfnet_hours("core_hours_reference.json")
   kernels = _nfnet_hours("core_hours_pallas.json")
-  # Unrolled blocks are faster than a loop, but `core_hours` has no memory for compiling them.
+  # Unrolled blocks are faster than a loop, but `profiling.core_hours` lacks the memory to compile
+  # them, so these steps come from `profiling.step`.
   for name in ("step_f7_slice.json", "step_f7_plus_slice.json"):
     step = _read(name)
     hours = published.PRETRAINING_IMAGES_PER_EPOCH / 1e6

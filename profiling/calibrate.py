@@ -1,8 +1,8 @@
-r"""Compares estimates with what was published from real TPUs: how far to trust all other estimates.
+r"""Compares estimates with published figures of real TPUs, to show how far to trust estimates.
 
     python -m profiling.calibrate [--json=OUT]
 
-It makes two comparisons, both on this project's reference model:
+It makes two comparisons, both with this project's plain-JAX ops:
 
 - TPU v3: training steps of F0 to F5, whose times paper B gives. That code is public and is the same
   program as this project's with unrolled blocks, so the ratio is the estimator's own error.
@@ -10,8 +10,8 @@ It makes two comparisons, both on this project's reference model:
   ratio holds both the estimator's error and the difference between the programs.
 
 There are thirteen compilations, the largest of which takes 10 minutes and 20 GB on two cores; they
-are instant the second time. `profiling.estimate.error_bar` prints the spread of the ratios with
-every estimate.
+are instant the second time. `profiling.estimate.error_bar` reads the stored ratios, so that every
+command can print their spread with its estimates.
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ from profiling.estimate.step_time import RULES
 from train.report.output import write_json
 from train.report.table import format_table
 
-# Paper B's 32 cores, each of which is a JAX device.
+# Paper B used 32 cores, each of which is a JAX device.
 _SLICE_V3 = "v3:4x4"
 _IMAGES_PER_CHIP_V3 = 64
 _SLICE_V4 = "v4:4x4x8"

@@ -3,10 +3,10 @@ r"""Estimates what pre-training and fine-tuning cost in TPU-v4 core-hours, besid
     python -m profiling.core_hours [--topology=v4:4x4x8] [--kernels=pallas] \
         [--block_execution=unrolled] [--gradient_dtype=bfloat16] [--json=OUT] [--plot=PNG]
 
-Compiles the step that `train/configs` trains each of the paper's six networks with (extra `tpu`;
-half an hour on two cores, instant the second time) and multiplies; only how the ops and the blocks
-are executed comes from the flags. Every core-hour of this project that is printed is estimated from
-the compiler's schedule, not measured. A core is a TensorCore; a chip has two.
+Compiles the step with which `train/configs` trains each of the paper's six networks (extra `tpu`;
+half an hour on two cores, instant the second time) and multiplies its time by the number of steps.
+The flags set only the slice and how the step is executed. Every core-hour printed for this project
+is estimated from the compiler's schedule, not measured. A core is a TensorCore; a chip has two.
 """
 
 from typing import Any
@@ -32,7 +32,7 @@ _SECONDS_PER_DAY = 86_400
 
 
 def as_json(estimates: Estimates) -> dict[str, Any]:
-  """Returns everything that is printed, with what it was made from."""
+  """Returns everything that is printed, and the figures from which it follows."""
   first = estimates.finetuning
   return {
     "what": "estimated from the compiler's schedule, not measured",
@@ -139,7 +139,7 @@ _COLORS = dict(zip(published.VARIANTS, COLORS, strict=False))
 
 
 def draw(estimates: Estimates) -> Figure:
-  """Plots published losses against core-hours: the published ones, and those of this project."""
+  """Plots published losses against the published core-hours and against this project's."""
   figure, axes = new_plot(
     "NFNets pre-trained on JFT-4B",
     "TPU-v4 core-hours",

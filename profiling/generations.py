@@ -2,9 +2,9 @@ r"""Estimates one network's training step on every TPU generation that the compi
 
     python -m profiling.generations [--variant=F3] [--batch_per_chip=32] [--json=OUT]
 
-Paper B chose NFNets' widths for TPUs of its time; this shows what later ones make of them. Six
-compilations, ten minutes on two cores. Times are estimated from the compiler's schedule, not
-measured.
+Paper B chose NFNets' widths for the TPUs of its time; this shows how they suit later ones. There
+are six compilations, which take ten minutes on two cores. Times are estimated from the compiler's
+schedule, not measured.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ from train.report.table import format_table
 from train.report.units import format_gib
 
 SLICES = ("v3:2x2", "v4:2x2x1", "v5e:2x2", "v5p:2x2x1", "v6e:2x2", "tpu7x:2x2x1")
-"""Four chips of each generation, which is what one host has."""
+"""Slices of four chips, which is what one host has, for each generation."""
 
 
 def requests(variant: str, batch_per_chip: int) -> list[StepRequest]:

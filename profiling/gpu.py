@@ -2,10 +2,10 @@ r"""Compares the training speed of F0 and F3 on this machine's GPU with timm's i
 
     python -m profiling.gpu [--steps=20] [--json=OUT]
 
-Each of the four measurements runs in a process of its own, one after the other: this project's
-reference path by `profiling.trace`, timm's dm_nfnet by `profiling.measure.torch_timm` (bfloat16
-autocast, channels last, torch.compile); 128 images of 224 px that are already on the device. Where
-there is no GPU, or torch and timm are not installed, a row says "not measured".
+The four measurements run one after another, each in a process of its own. `profiling.trace`
+measures this project's plain-JAX ops, `profiling.measure.torch_timm` timm's dm_nfnet (bfloat16
+autocast, channels last, torch.compile). The batch is 128 images of 224 px that are already on the
+device. If there is no GPU, or torch and timm are not installed, a row says "not measured".
 """
 
 from typing import Any

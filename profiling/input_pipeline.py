@@ -2,14 +2,14 @@ r"""Compares the speed of this project's input pipeline with tf.data, timm and P
 
     python -m profiling.input_pipeline [--images=FOLDER] [--python=INTERPRETER] [--json=OUT]
 
-All of them decode, crop and augment the same JPEGs on the same cores: one after the other, in
-processes of their own, in several rounds, each of which begins with another pipeline. This
+All of them decode, crop and augment the same JPEGs on the same cores. They run one after another,
+in processes of their own, in several rounds, each of which begins with a different pipeline. This
 project's batches are those of training (`train.data.pipeline.train_batches`, one worker process per
 core), from a data set that is prepared first. For information, they are also measured in threads of
 the training process.
 
-This project does not depend on TensorFlow, PyTorch and timm: --python names an interpreter that has
-them. What is missing there is "not measured".
+This project does not depend on TensorFlow, PyTorch or timm: --python names an interpreter that has
+them. Pipelines whose packages it lacks are "not measured".
 
 Without --images, the images are 500 x 375 windows of the two photographs in scikit-learn, with the
 110 kB that an image of ImageNet has.
@@ -52,7 +52,7 @@ def step_speed(path: str) -> float | None:
   """Returns images/s/chip of a file that `profiling.step --json` wrote; None if it is missing.
 
   Raises:
-    UserError: the file is not such a file.
+    UserError: `profiling.step --json` did not write the file.
   """
   try:
     return json.loads(pathlib.Path(path).read_text())["estimated"]["images_per_second_per_chip"]

@@ -7,8 +7,8 @@ r"""Compares XLA's program, the kernels and the bound for every op at every publ
 Compiles each op alone for one chip (167 programs, five minutes on two cores, instant the second
 time). Cycles are those of one core while all cores of its chip work; they are estimated from the
 compiler's schedules, not measured. "backward" is what all gradients cost on top of the forward
-pass. The bound is the longer of two times: the multiply-adds on the matrix units, and the least
-bytes over HBM, which are operands and results once. With --kernels=pallas the ops' kernels are
+pass. The bound is the longer of two times: that of the multiply-adds on the matrix units, and that
+of the least bytes over HBM (operands and results once). With --kernels=pallas the ops' kernels are
 compiled as well.
 
 "se_residual" is what squeeze-excite and the residual addition cost on top of the convolution before
@@ -16,7 +16,7 @@ them. Some of that work is done inside the convolution: both the kernels and XLA
 it, and scale the cotangent in its gradients.
 
 --sweep compiles candidates for the tiles of an op's kernels instead and ranks them by their cycles;
---write_tiles makes the best ones those that the op uses.
+--write_tiles makes the op use the best ones.
 """
 
 import dataclasses
@@ -104,14 +104,14 @@ def _networks(calls: Mapping[str, int]) -> str:
 
 
 def _number(cycles: float | None) -> str:
-  """Returns the cell of a number of cycles."""
+  """Formats a number of cycles as a cell of the table."""
   return "" if cycles is None else f"{cycles:,.0f}"
 
 
 def _kernel_columns(row: OpRow, chip: Chip) -> tuple[str, ...]:
   """Returns the cells about a row's kernels."""
   if row.kernel_cycles is None:
-    # An error of the reference is in the column before.
+    # The previous column shows an error of the reference.
     return (row.error or "" if row.xla_cycles else "",) + ("",) * 6
   bundles = sum(kernel.bundles for kernel in row.kernels)
   units = (

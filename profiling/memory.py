@@ -1,10 +1,10 @@
-r"""Estimates what ways of saving memory do to a chip's memory and to the step time, by variant.
+r"""Estimates how ways of saving memory change a chip's memory and the step time, by variant.
 
     python -m profiling.memory [--variants=F0,F3,F7,F7+] [--topology=v4:4x4x8] \
         [--kernels=pallas] [--json=OUT]
 
-Compiles the step that `train/configs/jft_pretrain.py` trains with (32 images a chip on the 128 of
-v4:4x4x8) in each of these ways (extra `tpu`; half an hour on two cores, instant the second time).
+Compiles the step of `train/configs/jft_pretrain.py` (32 images a chip on the 128 chips of v4:4x4x8)
+in each of these ways (extra `tpu`; half an hour on two cores, instant the second time).
 Memory is what the compiler states; step times are estimated from its schedule, not measured.
 """
 
@@ -36,7 +36,7 @@ class Trial:
   """One way of computing one variant's step.
 
   Attributes:
-    request: which step.
+    request: step to compile.
     is_configured: whether `train/configs/jft_pretrain.py` computes it this way.
     step: estimates; None where the compiler says that temporaries do not fit.
   """
@@ -47,7 +47,7 @@ class Trial:
 
   @property
   def way(self) -> str:
-    """Returns what is done to save memory."""
+    """Returns a description of how memory is saved."""
     experiment = self.request.experiment
     parts = experiment.optimizer.gradient_accumulation
     ways = ["blocks rematerialized"] if experiment.model.rematerialize else []
@@ -61,7 +61,7 @@ class Trial:
 
 
 def trials(variants: Iterable[str], topology: Topology, kernels: str) -> list[Trial]:
-  """Returns what to compile: nothing saved, blocks rematerialized, twice the accumulated parts.
+  """Returns the trials: nothing saved, blocks rematerialized, twice as many accumulated parts.
 
   Args:
     variants: names of networks.
@@ -90,11 +90,11 @@ def run(trial: Trial, **options: Any) -> Trial:
   """Compiles a trial and estimates its step time.
 
   Args:
-    trial: without estimates.
+    trial: trial without estimates.
     **options: see `profiling.compile.compilation.compile_step`.
 
   Raises:
-    UserError: the step cannot be compiled, for another reason than a chip's memory.
+    UserError: the step cannot be compiled, for a reason other than a chip's memory.
   """
   try:
     return dataclasses.replace(trial, step=report(trial.request, **options))

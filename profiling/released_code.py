@@ -1,4 +1,4 @@
-r"""Compares the project's reference model with the code released with paper B, on TPU v4.
+r"""Compares this project's plain-JAX ops with the code released with paper B, on TPU v4.
 
     python -m profiling.released_code [--json=OUT]
 
@@ -37,7 +37,7 @@ def request_for(released: published.ReleasedStep) -> StepRequest:
     pixels=224,
     num_classes=released.num_classes,
   )
-  # Only F+ has another first bottleneck in the released code.
+  # In the released code, the first bottleneck differs only for F+.
   bottleneck = "released" if released.variant.endswith("+") else "paper"
   return StepRequest(
     experiment=replace_fields(

@@ -2,8 +2,8 @@
 
     python -m profiling.result_tables
 
-Replaces what stands between a line `<!-- results: NAME -->` and the next `<!-- end of results -->`
-by the text of that name, which a function in `RESULT_TEXTS` makes. Compiles nothing. A test
+Replaces everything between a line `<!-- results: NAME -->` and the next `<!-- end of results -->`
+by the text of that name, which a function in `RESULT_TEXTS` returns. Nothing is compiled. A test
 compares the pages with what this command would write, so that they cannot differ from the data.
 """
 
@@ -39,7 +39,7 @@ _SUMMARIZED_VARIANTS = ("F0", "F7+")
 
 
 def fill(text: str, name: str) -> str:
-  """Returns a page whose marked places have what the stored results give.
+  """Returns a page with its marked places filled from the stored results.
 
   Args:
     text: content of the page, in Markdown.
@@ -306,7 +306,7 @@ RESULT_TEXTS: dict[str, Callable[[], str]] = {
     calibration,
   )
 }
-"""The function that makes each text, by the name that stands in a page."""
+"""The function that returns each text, by the text's name in the pages."""
 
 
 def _read(name: str) -> Any:
@@ -374,7 +374,7 @@ def _markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def main(arguments: list[str]) -> None:
-  """Rewrites the tables of both pages and says which of the pages changed."""
+  """Rewrites the tables in all pages and says which pages changed."""
   refuse_arguments(arguments)
   for page in PAGES:
     text = page.read_text(encoding="utf-8")

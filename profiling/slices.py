@@ -3,10 +3,9 @@ r"""Estimates what one batch costs on slices of 4 to 1024 chips: memory, collect
     python -m profiling.slices [--variants=F3,F7+] [--slices=v4:2x2x1,v4:4x4x4,v4:8x8x16] \
         [--kernels=pallas --kernels=reference] [--json=OUT] [--plot=PNG]
 
-Compiles the step that `train/configs/jft_pretrain.py` trains with on as many chips, with a batch of
-4096 images (extra `tpu`; half an hour on two cores, and five minutes the second time, which reading
-the kernels' schedules takes). Every step time printed is estimated from the compiler's schedule,
-not measured.
+Compiles the step of `train/configs/jft_pretrain.py`, with its batch of 4096 images, for each slice
+(extra `tpu`; half an hour on two cores; five minutes the second time, to read the kernels'
+schedules). Every step time printed is estimated from the compiler's schedule, not measured.
 """
 
 import dataclasses
@@ -41,7 +40,7 @@ EFFICIENCY_DEFINITION = (
 def requests(
   variants: Iterable[str], slices: Iterable[str], kernels: Iterable[str]
 ) -> list[StepRequest]:
-  """Returns the steps to compile, of each variant on each slice from the smallest on.
+  """Returns the steps to compile: each variant on each slice, from the smallest slice on.
 
   Args:
     variants: names of networks.
@@ -104,7 +103,7 @@ def _seconds_beside(step: StepReport) -> float:
 def efficiencies(steps: Sequence[StepReport]) -> list[Efficiency | None]:
   """Returns each step's efficiency relative to the fastest of its variant on the smallest slice.
 
-  It is None where no step of the variant fits there.
+  The efficiency is None if no step of the variant fits there.
   """
   smallest = min((step.topology for step in steps), key=lambda topology: topology.chips).name
   bases = fastest(steps)

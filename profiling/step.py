@@ -6,14 +6,14 @@ r"""Estimates what one training step costs on a TPU slice, which need not be the
         --topology=v4:2x2x1 [--kernels=pallas] [--config.FIELD=VALUE ...] [--json=OUT]
 
 Compiles the training step of this project ahead of time with the real TPU compiler (extra `tpu`)
-and adds up the compiler's own estimates. Every time printed is such an estimate, no measurement.
-The second call with the same arguments is instant.
+and adds up the compiler's own estimates. Every time printed is such an estimate, not a measurement.
+A second call with the same arguments is instant.
 
-With --config it is exactly the step that `train.pretrain` runs with the same configuration and
-overrides on that slice. No data set is read; the number of its images is a constant in the learning
-rate's schedule, on which no cost depends. Without --config the flags describe the step: the
-training that both papers have in common, whose only regularization is weight decay and the
-variant's own dropout.
+With --config, this is exactly the step that `train.pretrain` runs with the same configuration and
+overrides on that slice. No data set is read; the number of its images is only a constant in the
+learning-rate schedule and does not affect the cost. Without --config, the flags describe the step.
+The rest is what both papers have in common, with weight decay and the variant's own dropout as the
+only regularization.
 """
 
 from collections.abc import Sequence
@@ -80,14 +80,14 @@ def _define_flags() -> None:
   flags.DEFINE_integer(
     "gradient_accumulation",
     1,
-    "Parts that a chip computes its images in, one after the other.",
+    "Number of parts in which a chip computes its images, one after another.",
     lower_bound=1,
   )
   command_flags.define_gradient_dtype()
   flags.DEFINE_integer(
     "sharpness_group_images",
     None,
-    "SAM: images of a chip that share a perturbation; default: without.",
+    "SAM: number of a chip's images that share a perturbation; default: no SAM.",
     lower_bound=1,
   )
 
@@ -99,7 +99,7 @@ def experiment_of_flags(overrides: Sequence[str]) -> Experiment:
     overrides: arguments `--config.FIELD=VALUE`.
 
   Raises:
-    UserError: flags exclude each other, or one is missing or has a bad value.
+    UserError: flags contradict each other, or one is missing or has an invalid value.
   """
   values = flags.FLAGS
   if values.config is not None:

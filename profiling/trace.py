@@ -4,9 +4,9 @@ r"""Measures real training steps on the devices that are present: TPU, GPU or CP
         [--config.FIELD=VALUE ...]
 
 Runs the training step that the configuration describes on random images that stay on the devices,
-so that neither the input pipeline nor a data set is needed: first without a profiler, for the time
-of a step, then under jax.profiler, for where it goes. Every time printed is measured. The profile
-stays in the folder for TensorBoard (extra `profile`).
+so that neither the input pipeline nor a data set is needed. It runs first without a profiler, to
+measure the step time, and then under jax.profiler, to find out where the time goes. Every time
+printed is measured. The profile stays in the folder for TensorBoard (extra `profile`).
 """
 
 import dataclasses

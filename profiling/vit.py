@@ -1,12 +1,12 @@
-r"""Estimates what the vision transformers cost that paper A compares NFNets with.
+r"""Estimates the cost of the vision transformers that paper A compares NFNets with.
 
     python -m profiling.vit [--topology=v4:4x4x8] [--json=OUT]
 
 Compiles a training step of SoViT-400m/14, ViT-g/14 and ViT-G/14 in the published shapes with the
-real TPU compiler: bfloat16, Adafactor, 224 px, 32 images a chip. Core-hours for the images that
-were seen in pre-training follow from that and are shown beside the published ones. Every time is an
-estimate from the compiler's schedule, not a measurement. There are three compilations of one to
-three minutes.
+real TPU compiler: bfloat16, Adafactor, 224 px, 32 images a chip. From the step time it computes the
+core-hours for the images seen in pre-training and shows them beside the published ones. Every time
+is an estimate from the compiler's schedule, not a measurement. There are three compilations of one
+to three minutes.
 """
 
 import dataclasses
@@ -44,7 +44,7 @@ class Report(StepReport):
   """A step's estimates beside what was published.
 
   Attributes:
-    request: which step.
+    request: step that was compiled.
     run: published run of the same network.
   """
 

@@ -1,9 +1,9 @@
 """The convolution's backward pass as a Pallas TPU kernel.
 
-A step of the grid has some pixels of the input, and the cotangents of all results that depend on
-them. It computes the gradient of the input and its part of the gradient of the standardized
-weights, which stays in VMEM for all positions. The activated input is recomputed, since reading it
-would take longer.
+Each step of the grid processes some pixels of the input and the cotangents of all results that
+depend on them. It computes the input's gradient and adds to the gradient of the standardized
+weights, which stays in VMEM for all positions. The activated input is recomputed, because reading
+it would take longer.
 """
 
 import functools
@@ -49,7 +49,7 @@ class Refs(NamedTuple):
   standardized_ref: Any  # scratch [t, j, k, 128, 128], transposed
 
 
-# Traced once for all equal calls: the body is long.
+# Under jit, equal calls are traced only once: the body is long.
 @functools.partial(jax.jit, static_argnames=("blocks", "activation", "differentiates_input"))
 def gradients(
   x: Float[Array, "h a w b n i"],
@@ -72,9 +72,10 @@ def gradients(
   """Returns the gradients of the input, of `input_scale` * standardized weight, and of the bias.
 
   Args:
-    x: input, of the shape that the problem has.
-    cotangent: cotangent of the result; at the end of a branch, of its sum with the shortcut.
-    result_scale: float32 factor of the result in that sum; None elsewhere.
+    x: input, of shape `Problem.input_shape`.
+    cotangent: cotangent of the result or, at the end of a branch, of the result's sum with the
+      shortcut.
+    result_scale: float32 factor of the result in that sum; None except at the end of a branch.
     mean_cotangent: cotangent of the mean over each image's results, float32; None except at the end
       of a branch.
     input_cotangent: cotangent of the returned input; None if the problem returns none.
@@ -86,9 +87,10 @@ def gradients(
     differentiates_input: whether the input's gradient is computed.
 
   Returns:
-    The weights' gradient, float32, is the sum of its parts, one of each core that has seen it. At
-    the end of a branch the bias's gradient is None: whoever computes the scale's gradient has the
-    cotangent's sums too.
+    The three gradients. That of the weights, float32, is the sum of the parts that are returned:
+    one for each core, or a single one if the cores split the channels. The bias's gradient is None
+    at the end of a branch, where the caller gets the cotangent's sums along with the scale's
+    gradient.
   """
   problem, tile = blocks.problem, blocks.tile
   grouped = problem.groups > 1
@@ -173,13 +175,13 @@ def gradients(
   bias_sums = jnp.sum(written.bias_sums_ref, axis=2)
   if not tile.split_channels:
     bias_sums = jnp.sum(bias_sums, axis=0, keepdims=True)
-  # Without groups, each channel block has seen all cotangents.
+  # Without groups, each channel block reads all cotangents, so the sums of any block are complete.
   bias_gradient = jnp.reshape(bias_sums, -1) if grouped else bias_sums[0, 0]
   return written.x_gradient_ref, written.weight_gradient_ref, bias_gradient
 
 
 def _body(refs: Refs, *, blocks: Blocks, activation: Activation | None):
-  """Computes the gradients of the input and of the standardized weights, with all taps t.
+  """Computes the gradients of the input and of the standardized weights, over all taps t.
 
   x_gradient[h, w] = slope * sum of cotangents[h - down, w - right] @ transposed(standardized[t])
   weight_gradient[t] += sum of transposed(activated[h, w]) @ cotangents[h - down, w - right]
@@ -231,7 +233,7 @@ def _differentiate_input(refs: Refs, blocks: Blocks, activation, row, columns, k
     if problem.pool:
       value, slope = value * (1 / len(phases)), slope * (1 / len(phases))
     if refs.x_gradient_ref is not None:
-      # All phases of a pooled input have the gradient of their mean.
+      # All phases of a pooled input share the gradient of their mean.
       if not problem.pool or (a, b) == phases[0]:
         gradient = sum(
           jnp.dot(
@@ -257,7 +259,7 @@ def _differentiate_input(refs: Refs, blocks: Blocks, activation, row, columns, k
 
 
 def _reached(refs: Refs, blocks: Blocks, tap, j, rows, columns):
-  """Returns the cotangents of the results to which some input pixels contribute by a tap."""
+  """Returns the cotangents of the results to which some input pixels contribute through a tap."""
   (down, right), start = tap.shift, blocks.problem.after
   moved_rows = slice(start + rows.start - down, start + rows.stop - down)
   moved_columns = slice(start + columns.start - right, start + columns.stop - right)
@@ -265,7 +267,7 @@ def _reached(refs: Refs, blocks: Blocks, tap, j, rows, columns):
 
 
 def _value_and_slope(activation: Activation | None, values):
-  """Returns activation and derivative in float32."""
+  """Returns the activation's values and derivatives in float32."""
   values = values.astype(jnp.float32)
   if activation is None:
     return values, jnp.ones_like(values)
@@ -274,7 +276,7 @@ def _value_and_slope(activation: Activation | None, values):
 
 
 def _load_cotangents(refs: Refs, blocks: Blocks, row_block) -> None:
-  """Copies the cotangents, of the convolution's result, between borders; sums them for the bias.
+  """Copies the cotangents of the convolution's result between borders and sums them for the bias.
 
   At the end of a branch, result_scale * cotangent + mean_cotangent / pixels is the cotangent of the
   convolution's result.
@@ -285,7 +287,7 @@ def _load_cotangents(refs: Refs, blocks: Blocks, row_block) -> None:
     columns, width = slice(start, start + problem.width), lanes.stop - lanes.start
     refs.cotangents_ref[j, row, columns, :, :, :width] = values.astype(refs.cotangents_ref.dtype)
 
-  # By lanes, so that what is the same for all pixels stays in registers.
+  # The outer loop runs over lanes, so that what all pixels share stays in registers.
   for j, lanes in enumerate(lane_tiles(refs.weight_ref.shape[2])):
     if refs.row_above_ref is not None:
       is_padding = row_block == 0
@@ -313,12 +315,12 @@ def _load_cotangents(refs: Refs, blocks: Blocks, row_block) -> None:
 
 
 def _clear(refs: Refs, blocks: Blocks) -> None:
-  """Zeroes the sums, and the scratch buffers of which parts are never written."""
+  """Zeroes the sums, and those scratch buffers that are never written completely."""
   problem = blocks.problem
   refs.weight_gradient_ref[...] = jnp.zeros_like(refs.weight_gradient_ref)
   if refs.bias_sums_ref is not None:
     refs.bias_sums_ref[...] = jnp.zeros_like(refs.bias_sums_ref)
-  # No pixel is written to the lanes that are left over, and to the border of the cotangents.
+  # No pixel is ever written to the unused lanes or to the border of the cotangents.
   if blocks.tile.channels % LANES:
     refs.activated_ref[...] = jnp.zeros_like(refs.activated_ref)
   if problem.group_outputs % LANES or problem.before + problem.after:

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 Activation = Callable[[Array], Array]
 
 VARIANCE_FLOOR = 1e-4
-"""Smallest product of fan-in and variance: keeps the scale of a constant filter finite."""
+"""Lower bound of fan-in * variance, which keeps the scale of a constant filter finite."""
 
 
 def filter_statistics(
@@ -18,7 +18,7 @@ def filter_statistics(
 ) -> tuple[Float[Array, " o"], Float[Array, " o"]]:
   """Returns the mean of each filter, and gain / sqrt(max(fan-in * variance, floor)).
 
-  Mean and variance are made in one pass over the weight.
+  Mean and variance are computed in one pass over the weight.
 
   Args:
     weight: float32; all axes but the last are the fan-in of an output channel.
@@ -27,7 +27,7 @@ def filter_statistics(
   *fan_in_shape, _ = weight.shape
   axes, fan_in = tuple(range(len(fan_in_shape))), math.prod(fan_in_shape)
   # Squares are summed relative to a value of the filter itself, so that a mean far from zero costs
-  # no precision; the result does not depend on which value it is, so it has no derivative.
+  # no precision. The result does not depend on which value is chosen, so it gets no derivative.
   origin = jax.lax.stop_gradient(weight[(0,) * len(axes)])
   offset = weight - jnp.expand_dims(origin, axes)
   mean_offset = jnp.mean(offset, axis=axes)

@@ -1,9 +1,9 @@
 """The convolution's forward pass as a Pallas TPU kernel.
 
-A step of the grid standardizes its weights in VMEM if they are new, writes the activated input into
-a scratch buffer with a border of zeros, and adds up a matrix product for each tap of the filter.
-All loops are unrolled, so that the compiler fills the gaps in the matrix units' schedule with the
-arithmetic of the activation.
+Each step of the grid standardizes its weights in VMEM if they differ from those of the previous
+step, writes the activated input into a scratch buffer with a border of zeros, and adds up one
+matrix product for each tap of the filter. All loops are unrolled, so that the compiler can fill
+gaps in the matrix units' schedule with the activation's arithmetic.
 """
 
 import functools
@@ -29,7 +29,7 @@ class Refs(NamedTuple):
 
   Axes: h and w count rows and columns of the result, a and b the input's row and column phases, q
   the results of a pixel, n images, i and o input and output channels, k and j tiles of 128 of
-  these, t the filter's taps. The blocks of the input's neighboring rows have one h and one a.
+  these, t the filter's taps. The blocks with the rows above and below have size 1 along h and a.
   """
 
   input_scale_ref: Any  # [1], in SMEM
@@ -38,7 +38,7 @@ class Refs(NamedTuple):
   row_below_ref: Any  # [1, 1, w, b, n, i]
   weight_ref: Any  # [t, i, o]
   bias_ref: Any  # [1, o]
-  gain_ref: Any  # [1, o]; None takes the weights as they are
+  gain_ref: Any  # [1, o]; None if the weights are used as they are
   result_ref: Any  # [h, w, q, n, o]
   statistics_ref: Any  # [8, o]: mean and scale of each filter in the first two rows
   mean_ref: Any  # [n, o], at the end of a branch
@@ -46,7 +46,7 @@ class Refs(NamedTuple):
   standardized_ref: Any  # scratch [t, k, j, 128, 128]
 
 
-# Traced once for all equal calls: the body is long.
+# Under jit, equal calls are traced only once: the body is long.
 @functools.partial(jax.jit, static_argnames=("blocks", "activation"))
 def convolve(
   x: Float[Array, "h a w b n i"],
@@ -61,17 +61,17 @@ def convolve(
   """Returns the result, the weights' statistics, and the mean of each image's results.
 
   Args:
-    x: input, of the shape that the problem has.
+    x: input, of shape `Problem.input_shape`.
     weight: filters, float32.
-    gain: scale of each filter, float32; None takes the weights as they are (mean 0 and scale 1).
+    gain: scale of each filter, float32; None uses the weights as they are (mean 0 and scale 1).
     bias: offset of each output channel, float32.
     input_scale: factor of the activated input, float32.
     blocks: blocks of the forward pass.
     activation: activation of the input, or None.
 
   Returns:
-    The statistics have mean and scale of each filter in the first two rows; the mean is None unless
-    the problem ends a branch.
+    The result, the statistics and the mean. The statistics hold each filter's mean and scale in the
+    first two rows; the mean of the results is None unless the problem ends a branch.
   """
   problem, tile = blocks.problem, blocks.tile
 
@@ -95,7 +95,7 @@ def convolve(
     return row, 0, 0, images, channel
 
   def statistics_at(core, channel, position):
-    # Cores that have the same channels each write a copy, and the copies are equal.
+    # Cores that compute the same channels write one copy each, and the copies are equal.
     copy = 0 if tile.split_channels else core
     return copy, 0, blocks.at(core, channel, position)[0]
 
@@ -162,7 +162,7 @@ def _body(refs: Refs, *, blocks: Blocks, activation: Activation | None):
       refs.activated_ref[border] = jnp.zeros_like(refs.activated_ref[border])
 
   if problem.ends_branch:
-    # The blocks of an image's rows follow each other.
+    # The row blocks of an image come one after another, so the first of them starts the sum.
     @pl.when(row_block == 0)
     def _():
       refs.mean_ref[...] = jnp.zeros_like(refs.mean_ref)
@@ -189,12 +189,12 @@ def _body(refs: Refs, *, blocks: Blocks, activation: Activation | None):
 
 
 def _pairs(tiles: list) -> list[list]:
-  """Returns tiles two by two: two of bfloat16 fill the registers that are stored."""
+  """Returns the tiles in pairs, because two bfloat16 tiles fill the registers that are stored."""
   return [tiles[i : i + 2] for i in range(0, len(tiles), 2)]
 
 
 def _factors(refs: Refs, blocks: Blocks, row, columns, output, j, lanes) -> Iterator[tuple]:
-  """Yields, for each tap and tile of input channels, pixels and the filters they meet."""
+  """Yields pixels and the filters to multiply them by, for each tap and tile of input channels."""
   problem = blocks.problem
   before = problem.before
   for t, tap in enumerate(problem.taps):
@@ -211,7 +211,7 @@ def _factors(refs: Refs, blocks: Blocks, row, columns, output, j, lanes) -> Iter
 
 
 def _activate(refs: Refs, blocks: Blocks, activation: Activation | None, row_block) -> None:
-  """Writes the activated, pooled input and, between blocks of rows, its neighboring rows."""
+  """Writes the activated, pooled input and, if there are several row blocks, the rows around it."""
   problem, before = blocks.problem, blocks.problem.before
 
   def activated(values):
@@ -242,7 +242,7 @@ def _activate(refs: Refs, blocks: Blocks, activation: Activation | None, row_blo
 
 
 def _borders(blocks: Blocks) -> Iterator[tuple]:
-  """Yields the parts of the activated input that no pixel is written to."""
+  """Yields the parts of the activated input to which no pixel is written."""
   problem, whole = blocks.problem, slice(None)
   before, after = problem.before, problem.after
   if before:
@@ -258,7 +258,7 @@ def _borders(blocks: Blocks) -> Iterator[tuple]:
 def _standardize(refs: Refs) -> None:
   """Writes the statistics and input_scale * scale * (weight - mean).
 
-  Multiplying the input's scale into the weights' costs nothing.
+  Folding the input's scale into that of the weights costs nothing.
   """
   mean, scale = 0.0, 1.0
   if refs.gain_ref is not None:

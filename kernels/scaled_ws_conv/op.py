@@ -12,10 +12,10 @@ from kernels.scaled_ws_conv.formulas import Activation
 
 
 class Convolution(NamedTuple):
-  """The result of a convolution, with its input if that was asked for.
+  """The result of a convolution, and its input if that was requested.
 
   Attributes:
-    result: result, of the input's dtype.
+    result: the convolution's output, in the input's dtype.
     input: the input, or None. Using this copy downstream lets the backward kernel add the gradients
       of all uses.
   """
@@ -38,7 +38,7 @@ def scaled_ws_convolution(
   returns_input: bool = False,
   implementation: Implementation = "reference",
 ) -> Convolution:
-  """Computes `reference.scaled_ws_convolution`, by TPU kernels where they cover the arguments.
+  """Computes `reference.scaled_ws_convolution`, with TPU kernels where they cover the arguments.
 
   Raises:
     ValueError: channels, groups and weight do not fit together.

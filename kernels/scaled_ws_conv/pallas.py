@@ -72,7 +72,7 @@ def check(
   """Checks that the kernels cover these dtypes and this activation.
 
   Raises:
-    NotImplementedError: they do not.
+    NotImplementedError: the kernels do not cover them.
   """
   if {p.dtype for p in (weight, gain, bias)} != {jnp.dtype(jnp.float32)}:
     raise NotImplementedError("parameters other than float32")
@@ -84,7 +84,7 @@ def check(
 
 @functools.cache
 def _is_elementwise(activation: Activation) -> bool:
-  """Tells whether each intermediate value has the input's shape or is a scalar."""
+  """Returns whether each intermediate value has the input's shape or is a scalar."""
   shape = (SUBLANES, LANES)
 
   def shapes(jaxpr):

@@ -1,9 +1,9 @@
 """The problem that the convolution kernels solve.
 
-A convolution of stride s, and pooling with s = 2, reads the input as s x s interleaved images, its
-phases, each of which is as large as the result: [H, s, W, s, N, C], which is only another shape of
-[s * H, s * W, N, C]. A tap of the filter then is a phase and a shift by whole pixels of the result,
-and indexing major dimensions costs a TPU nothing.
+A convolution with stride s (or with 2x2 pooling, for which s = 2) reads its input as s x s
+interleaved images, called phases, each as large as the result: [H, s, W, s, N, C] is a mere reshape
+of [s * H, s * W, N, C]. A tap of the filter is then a phase and a shift by whole pixels of the
+result, and indexing major dimensions costs a TPU nothing.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from kernels.tpu import IMAGES_MULTIPLE, LANES, SUBLANES
 
 
 def lane_tiles(channels: int) -> list[slice]:
-  """Returns the parts of the channels that fill a register's lanes; the last may be smaller."""
+  """Returns slices of channels that each fill a register's lanes; the last may be smaller."""
   return [slice(i, min(i + LANES, channels)) for i in range(0, channels, LANES)]
 
 
@@ -24,8 +24,8 @@ class Tap(NamedTuple):
 
   Attributes:
     phase: row and column of the input's phase.
-    shift: rows and columns of the result by which the input is ahead.
-    output: index among the results of a pixel.
+    shift: rows and columns from a result to the input pixel that it reads, in pixels of the result.
+    output: index among the results of an input pixel.
   """
 
   phase: tuple[int, int]
@@ -49,13 +49,13 @@ class Problem:
     filter_pixels: side of the filter.
     stride: stride of the convolution.
     groups: number of groups of channels.
-    pool: whether the mean over the input's phases is what is convolved.
-    ends_branch: whether squeeze-excite and the residual addition follow. The forward pass then
-      computes the mean of each image's results too, and the backward pass gets the cotangent of the
-      sum.
+    pool: whether the input's phases are averaged before the convolution.
+    ends_branch: whether squeeze-excite and the residual addition follow. The forward pass then also
+      computes the mean of each image's results, and the backward pass gets the cotangent of the
+      residual sum.
     returns_input: whether the input is returned, so that the gradient of its other uses is added
       in the backward kernel.
-    itemsize: bytes of an activation.
+    itemsize: bytes per activation.
   """
 
   height: int
@@ -93,7 +93,7 @@ class Problem:
 
   @property
   def outputs(self) -> int:
-    """Number of results of a pixel."""
+    """Number of results per input pixel: 1, except in the stem."""
     return 1
 
   @functools.cached_property
@@ -108,12 +108,12 @@ class Problem:
 
   @property
   def group_inputs(self) -> int:
-    """Input channels of a group."""
+    """Number of input channels per group."""
     return self.in_channels // self.groups
 
   @property
   def group_outputs(self) -> int:
-    """Output channels of a group."""
+    """Number of output channels per group."""
     return self.out_channels // self.groups
 
   @property
@@ -134,12 +134,12 @@ class Problem:
 
   @functools.cached_property
   def before(self) -> int:
-    """Rows, and columns, of input that are read before the first of the result."""
+    """Number of input rows (and of columns) that are read before the first one of the result."""
     return max(-tap.shift[0] for tap in self.taps)
 
   @functools.cached_property
   def after(self) -> int:
-    """Rows, and columns, of input that are read after the last of the result."""
+    """Number of input rows (and of columns) that are read after the last one of the result."""
     return max(tap.shift[0] for tap in self.taps)
 
   @property
@@ -174,12 +174,12 @@ def problem_of(
     stride: stride of the convolution.
     groups: number of groups of channels.
     pool: whether pooling precedes the convolution.
-    itemsize: bytes of an activation.
+    itemsize: bytes per activation.
     ends_branch: see `Problem`.
     returns_input: see `Problem`.
 
   Raises:
-    NotImplementedError: the kernels do not cover it.
+    NotImplementedError: the kernels do not cover the problem.
   """
   height, width, images, channels = x_shape
   rows, columns, inputs, outputs = weight_shape

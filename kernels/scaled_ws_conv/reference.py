@@ -16,7 +16,7 @@ from kernels.scaled_ws_conv.formulas import Activation, standardize_weight
 
 
 def average_pool(x: Float[Array, "h w n c"]) -> Float[Array, "h2 w2 n c"]:
-  """Pools 2x2 pixels with stride 2; at an odd edge the mean is over the pixels there are."""
+  """Averages 2x2 pixels with stride 2; at an odd edge, only over the pixels that exist."""
 
   def window_sum(array):
     return jax.lax.reduce_window(array, 0.0, jax.lax.add, (2, 2, 1, 1), (2, 2, 1, 1), "SAME")
@@ -130,15 +130,15 @@ def scaled_ws_convolution(
 ) -> tuple[Float[Array, "h2 w2 n o"], Float[Array, "h w n c"] | None]:
   """Computes y = conv(pool(activation(x)), input_scale * standardized weight) + bias.
 
-  Scaling the input is the same as scaling the weights, of which there are far fewer.
+  Scaling the weights has the same effect as scaling the input, and there are far fewer weights.
 
   Args:
-    x: activations in the compute dtype, which the result has as well.
-    weight: parameters; i = c / groups.
+    x: activations in the compute dtype, which is also the dtype of the result.
+    weight: filters; i = c / groups.
     gain: scale of each output channel's filter.
     bias: offset of each output channel.
-    input_scale: factor of the activated input: the activation's gain and a block's beta; None is 1.
-      It is a constant: there is no derivative with respect to it.
+    input_scale: factor of the activated input: the activation's gain times a block's beta; None
+      is 1. It is a constant: there is no derivative with respect to it.
     stride: stride of the convolution, whose padding is "SAME" in XLA's sense.
     groups: number of groups; output channel k sees the input channels of group k * groups // o.
     pool: whether 2x2 average pooling precedes the convolution.
@@ -146,7 +146,7 @@ def scaled_ws_convolution(
     returns_input: whether the input is returned too.
 
   Returns:
-    The result; `x` or None.
+    The result, and `x` if `returns_input`, otherwise None.
   """
   dtype, given = x.dtype, x
   if activation is not None:

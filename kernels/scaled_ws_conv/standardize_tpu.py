@@ -4,7 +4,9 @@ With n inputs of a filter, mean m and variance v, r = rsqrt(max(n v, floor)) and
 standardized weights gain * r * (w - m):
 
     gain's gradient = r sum(G (w - m))
-    w's gradient = gain r (G - mean(G)) - gain r^3 (w - m) sum(G (w - m)), the latter if n v > floor
+    w's gradient = gain r (G - mean(G)) - gain r^3 (w - m) sum(G (w - m))
+
+The second term of w's gradient is there only if n v > floor.
 """
 
 from typing import Any, NamedTuple
@@ -108,7 +110,7 @@ def _body(refs: Refs):
   mean_offset, mean_gradient = offset / rows, g / rows
   deviation = square - mean_offset * offset
   root = jax.lax.rsqrt(jnp.maximum(deviation, VARIANCE_FLOOR))
-  # sum(G (w - m)), from offsets from the origin to deviations from the mean.
+  # The products so far are with offsets from the origin; this makes the sum one of G (w - m).
   product = product - mean_offset * g
   scale = refs.gain_ref[...] * root * refs.input_scale_ref[0]
   along = jnp.where(deviation > VARIANCE_FLOOR, scale * root * root * product, 0.0)

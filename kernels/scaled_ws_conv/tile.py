@@ -28,25 +28,25 @@ spilled registers in the rest, and some kernels with larger blocks do not compil
 PRODUCTS_MAX = 3_600
 """Largest number of 128 x 128 x 16 matrix products that are unrolled in a kernel."""
 PIXELS_AT_A_TIME = 224
-"""Pixels that are computed at a time: enough to keep the matrix units busy, and few enough that
+"""Number of pixels to compute at a time: enough to keep the matrix units busy, and few enough that
 their results fit the registers."""
 CHOSEN = pathlib.Path(__file__).parent / "tiles.json"
-"""The tiles that a sweep has found to be best."""
+"""File of the tiles that a sweep found to be the best."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Tile:
-  """The grid is [cores, channel blocks of a core, positions of a core].
+  """The division of a kernel's work; the grid is [cores, channel blocks and positions of a core].
 
   A position is a block of rows of a block of images; all positions of a channel block share its
   weights.
 
   Attributes:
-    images: images of a block.
-    rows: rows of a block, in pixels of the result.
-    columns: columns of the result that are computed at a time.
-    channels: channels of a block: outputs in the forward pass, inputs in the backward pass; the
-      channels of one group where there are several groups.
+    images: number of images in a block.
+    rows: number of rows in a block, in pixels of the result.
+    columns: number of columns of the result that are computed at a time.
+    channels: number of channels in a block: outputs in the forward pass, inputs in the backward
+      pass; the channels of one group if there are several groups.
     split_channels: whether the cores share the channel blocks rather than the positions.
     cores: number of cores that work at the same time.
   """
@@ -66,7 +66,7 @@ class Blocks:
   Attributes:
     problem: what the kernel computes.
     direction: direction of the pass.
-    tile: how the work is cut; its parts are even.
+    tile: how the work is cut into equal parts.
 
   Raises:
     ValueError: the tile does not divide the work, or its blocks do not fit VMEM.
@@ -103,28 +103,28 @@ class Blocks:
 
   @property
   def channels(self) -> int:
-    """Channels that are cut into blocks."""
+    """Number of channels that are cut into blocks."""
     forward = self.direction == "forward"
     return self.problem.out_channels if forward else self.problem.in_channels
 
   @property
   def channel_blocks(self) -> int:
-    """Number of channel blocks of all cores."""
+    """Number of channel blocks over all cores."""
     return self.channels // self.tile.channels
 
   @property
   def row_blocks(self) -> int:
-    """Number of blocks of rows of one image."""
+    """Number of row blocks per image."""
     return self.problem.height // self.tile.rows
 
   @property
   def positions(self) -> int:
-    """Number of positions of all cores."""
+    """Number of positions over all cores."""
     return self.problem.images // self.tile.images * self.row_blocks
 
   @property
   def grid(self) -> tuple[int, int, int]:
-    """Numbers of cores, of channel blocks of a core, and of positions of a core."""
+    """Number of cores, of channel blocks per core, and of positions per core."""
     cores = self.tile.cores
     if self.tile.split_channels:
       return cores, self.channel_blocks // cores, self.positions
@@ -140,13 +140,13 @@ class Blocks:
 
   @property
   def block_inputs(self) -> int:
-    """Input channels of a block."""
+    """Number of input channels in a block."""
     forward = self.direction == "forward"
     return self.problem.group_inputs if forward else self.tile.channels
 
   @property
   def block_outputs(self) -> int:
-    """Output channels of a block."""
+    """Number of output channels in a block."""
     forward = self.direction == "forward"
     return self.tile.channels if forward else self.problem.group_outputs
 
@@ -165,12 +165,12 @@ class Blocks:
 
   @property
   def input_halo_shape(self) -> tuple[int, ...]:
-    """Shape of a block of the one row, of one phase, before or after an input's block."""
+    """Shape of the block that holds the row (of one phase) before or after an input's block."""
     return 1, 1, *self.input_shape[2:]
 
   @property
   def result_halo_shape(self) -> tuple[int, ...]:
-    """Shape of a block of the one row before or after a result's block."""
+    """Shape of the block that holds the row before or after a result's block."""
     return 1, *self.result_shape[1:]
 
   @property
@@ -191,7 +191,7 @@ class Blocks:
 
   @property
   def activated_shape(self) -> tuple[int, ...]:
-    """Shape of the scratch for the activated input, in tiles of lanes; forward with a border."""
+    """Shape of the scratch for the activated input, by lane tiles; with a border if forward."""
     problem, tile = self.problem, self.tile
     border = problem.before + problem.after if self.direction == "forward" else 0
     (a, b), inputs = problem.convolved_phases, math.ceil(self.block_inputs / LANES)
@@ -199,7 +199,7 @@ class Blocks:
 
   @property
   def cotangent_shape(self) -> tuple[int, ...]:
-    """Shape of the backward pass's scratch for the cotangent, in tiles of lanes with a border."""
+    """Shape of the backward pass's scratch for the cotangent, by lane tiles, with a border."""
     problem, tile = self.problem, self.tile
     border = problem.before + problem.after
     outputs = math.ceil(self.block_outputs / LANES)
@@ -215,7 +215,7 @@ class Blocks:
 
   @property
   def vmem_bytes(self) -> int:
-    """Bytes of a core: two of each block, so that copies overlap with work, and scratch."""
+    """VMEM needed per core: scratch, and two of each block, so that copies overlap with work."""
     itemsize, outputs = self.problem.itemsize, self.block_outputs
     activations, parameters = [self.input_shape, self.result_shape], [self.filter_shape]
     vectors = [(SUBLANES, outputs)] * 3
@@ -240,7 +240,7 @@ class Blocks:
 
   @property
   def products(self) -> int:
-    """Matrix products of 16 pixels that are unrolled in the kernel."""
+    """Number of matrix products of 16 pixels that are unrolled in the kernel."""
     problem, tile = self.problem, self.tile
     pixels = tile.rows * problem.width * tile.images // 16
     squares = math.prod(self.standardized_shape[:3])
@@ -254,7 +254,7 @@ def _tiled_bytes(shape: tuple[int, ...], itemsize: int) -> int:
 
 
 def candidates(problem: Problem, direction: Direction, vmem_bytes: int) -> list[Blocks]:
-  """Returns tiles whose blocks fit into `vmem_bytes` and can be unrolled, the likely best first."""
+  """Returns blocks that fit into `vmem_bytes` and can be unrolled, the likely best first."""
   channels = problem.out_channels if direction == "forward" else problem.in_channels
   if problem.groups > 1:
     widths: Iterable[int] = [channels // problem.groups]

@@ -1,7 +1,7 @@
-"""The convolution by Pallas TPU kernels, with all derivatives.
+"""The convolution as Pallas TPU kernels, with all derivatives.
 
-`convolve` is the differentiable function. Ops with this convolution inside use `forward` and
-`backward` in a derivative of their own.
+`convolve` is the differentiable function. Ops that contain this convolution call `forward` and
+`backward` in their own derivative.
 """
 
 import dataclasses
@@ -35,9 +35,9 @@ def convolve(
   Args:
     passes: blocks of both passes.
     activation: activation of the input, or None.
-    x: input, of the shape that the problem has.
+    x: input, of shape `Problem.input_shape`.
     weight: filters, float32.
-    gain: scale of each filter, float32; None takes the weights as they are.
+    gain: scale of each filter, float32; None uses the weights as they are.
     bias: offset of each output channel, float32.
     scale: factor of the activated input, float32.
   """
@@ -86,8 +86,9 @@ def backward(
   Args:
     passes: blocks of both passes.
     activation: activation of the input, or None.
-    residuals: residuals of `forward`.
-    cotangent: see `backward_tpu.gradients`, as for all arguments that follow.
+    residuals: residuals that `forward` returned.
+    cotangent: cotangent of the result; `backward_tpu.gradients` says more about this and the
+      following arguments.
     result_scale: factor of the result at the end of a branch.
     mean_cotangent: cotangent of the result's mean at the end of a branch.
     input_cotangent: cotangent of the returned input.
@@ -127,7 +128,7 @@ class _Static:
 def _convolve_forward(passes, activation, *operands):
   values = [None if operand is None else operand.value for operand in operands]
   result, _, residuals = forward(passes, activation, *values)
-  # The gradient of the images, which nobody asks for, is not computed.
+  # Nothing uses the gradient of the images, so it is not computed; `perturbed` is False for them.
   static = _Static(operands[0].perturbed)
   returned = values[0] if passes.forward.problem.returns_input else None
   return (result, returned), (residuals, static)

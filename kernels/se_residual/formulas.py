@@ -32,8 +32,8 @@ def gate_values(mean: Float[Array, "n c"], gate: Gate, *, dtype: jnp.dtype) -> F
 
   Args:
     mean: mean of the branch over space.
-    gate: weights.
-    dtype: compute dtype of the two products' operands, as the MXU has them; sums are in float32.
+    gate: weights of squeeze-excite.
+    dtype: dtype to which the operands of both products are rounded for the MXU; sums are float32.
   """
 
   def fully_connected(x, weight, bias):

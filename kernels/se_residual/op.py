@@ -1,4 +1,4 @@
-"""The public op: the last convolution of a residual branch with squeeze-excite and the addition."""
+"""The public op: a branch's last convolution, squeeze-excite and the residual addition."""
 
 import functools
 
@@ -26,7 +26,7 @@ def conv_se_residual(
   alpha: float = 0.2,
   implementation: Implementation = "reference",
 ) -> Float[Array, "h w n c"]:
-  """Computes `reference.conv_se_residual`, by TPU kernels where they cover the arguments."""
+  """Computes `reference.conv_se_residual`, with TPU kernels where they cover the arguments."""
   if input_scale is not None:
     input_scale = jax.lax.stop_gradient(input_scale)
   static = dict(activation=activation, alpha=alpha)

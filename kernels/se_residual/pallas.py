@@ -1,4 +1,4 @@
-"""The op with implementation="pallas": what the kernels cover, and how they are called."""
+"""Squeeze-excite with implementation="pallas": what the kernels cover, and how they are called."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float

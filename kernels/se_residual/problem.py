@@ -8,11 +8,11 @@ class Problem:
   """A branch, [height, width, images, channels], to be scaled and added, or summed over space.
 
   Attributes:
-    height: rows.
-    width: columns.
+    height: number of rows.
+    width: number of columns.
     images: number of images in the batch.
     channels: number of channels.
-    itemsize: bytes of an activation.
+    itemsize: bytes per activation.
   """
 
   height: int

@@ -50,10 +50,10 @@ def conv_se_residual(
   activation: Activation | None,
   alpha: float,
 ) -> Float[Array, "h w n c"]:
-  """Applies `se_residual` to the branch that `scaled_ws_convolution` ends.
+  """Applies a branch's last `scaled_ws_convolution`, then `se_residual`.
 
-  The two are one op since each needs the other: the squeeze is a sum over results of the
-  convolution, and the convolution's cotangent is the result's, scaled.
+  The two are one op because each needs the other: the squeeze sums up the convolution's results,
+  and the convolution's cotangent is the scaled cotangent of the op's result.
 
   Args:
     x: input of the convolution; see `scaled_ws_conv.reference` for all arguments that are not

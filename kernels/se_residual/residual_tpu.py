@@ -1,6 +1,6 @@
 """The residual addition, and the sums that its derivative needs, as Pallas TPU kernels.
 
-Few lanes and columns are computed at a time, so that everything stays in registers.
+Only a few lanes and columns are computed at a time, so that everything stays in registers.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ COLUMNS_MAX = 4
 
 
 class AddScaledRefs(NamedTuple):
-  """The refs of `add_scaled`, of axes [h, w, n, c] and [n, c]."""
+  """The refs of `add_scaled`, with axes [h, w, n, c] or [n, c]."""
 
   branch_ref: Any  # [h, w, n, c]
   shortcut_ref: Any  # [h, w, n, c]
@@ -29,7 +29,7 @@ class AddScaledRefs(NamedTuple):
 
 
 class SumsRefs(NamedTuple):
-  """The refs of `sums_over_space`, of axes [h, w, n, c] and [n, c]."""
+  """The refs of `sums_over_space`, with axes [h, w, n, c] or [n, c]."""
 
   cotangent_ref: Any  # [h, w, n, c]
   branch_ref: Any  # [h, w, n, c]
@@ -71,10 +71,10 @@ def add_scaled(
 def sums_over_space(
   cotangent: Float[Array, "h w n c"], branch: Float[Array, "h w n c"], *, blocks: Blocks
 ) -> tuple[Float[Array, "n c"], Float[Array, "n c"]]:
-  """Returns the float32 sums of cotangent * branch, the scale's gradient, and of the cotangent.
+  """Returns the sums of cotangent * branch (the scale's gradient) and of the cotangent, float32.
 
   Args:
-    cotangent: cotangent of the sum.
+    cotangent: cotangent of `add_scaled`'s result.
     branch: the residual branch.
     blocks: blocks of the backward pass.
   """
@@ -96,7 +96,7 @@ def sums_over_space(
 
 
 def _specs(blocks: Blocks) -> tuple[pl.BlockSpec, pl.BlockSpec]:
-  """Returns the specs of [h, w, n, c] and [n, c]."""
+  """Returns the block specs of [h, w, n, c] and of [n, c] arrays."""
   return (
     pl.BlockSpec(blocks.wide_shape, lambda image, channel, row: (row, 0, image, channel)),
     pl.BlockSpec(blocks.narrow_shape, lambda image, channel, row: (image, channel)),
@@ -136,7 +136,7 @@ def _sums_body(refs: SumsRefs):
 
 
 def _for_each_row_and_lanes(shape: tuple[int, ...]) -> Callable[[Callable], None]:
-  """Returns a decorator that runs a function for each row and each 128 channels of a block."""
+  """Returns a decorator that runs a function for each row and each 128 channels in a block."""
   rows, _, _, channels = shape
 
   def run(body):
@@ -150,7 +150,7 @@ def _for_each_row_and_lanes(shape: tuple[int, ...]) -> Callable[[Callable], None
 
 
 def _over_columns(width: int, body: Callable, carry: Any) -> Any:
-  """Returns the carry after `body` of all columns, some of which are unrolled."""
+  """Runs `body` for each column, with some columns unrolled, and returns the carry."""
   columns = max(n for n in divisors(width) if n <= COLUMNS_MAX)
 
   def unrolled(block, carry):

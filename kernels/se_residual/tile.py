@@ -21,19 +21,21 @@ Direction = Literal["forward", "backward"]
 CORES = 2
 BLOCK_BYTES_PREFERRED = 3 << 19
 """Size of a block whose copy comes close to HBM's bandwidth. With larger blocks, the first and the
-last copy, during which nothing is computed, cost more than that gains."""
+last copy, during which nothing is computed, cost more time than the bandwidth saves."""
 CHOSEN = pathlib.Path(__file__).parent / "tiles.json"
-"""The tiles that a sweep has found to be best."""
+"""File of the tiles that a sweep found to be the best."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Tile:
-  """The grid is [blocks of images, blocks of channels, blocks of rows]; cores share the first two.
+  """The division of a kernel's work into blocks of images, channels and rows.
+
+  These are the axes of the grid, in this order; cores share the first two.
 
   Attributes:
-    rows: rows of a block, in pixels.
-    images: images of a block.
-    channels: channels of a block.
+    rows: number of rows in a block, in pixels.
+    images: number of images in a block.
+    channels: number of channels in a block.
   """
 
   rows: int
@@ -48,7 +50,7 @@ class Blocks:
   Attributes:
     problem: what the kernel computes.
     direction: direction of the pass.
-    tile: how the work is cut; its parts are even.
+    tile: how the work is cut into equal parts.
 
   Raises:
     ValueError: the tile does not divide the work, or its blocks do not fit VMEM.
@@ -71,7 +73,7 @@ class Blocks:
 
   @property
   def grid(self) -> tuple[int, int, int]:
-    """Numbers of blocks of images, channels and rows."""
+    """Number of blocks of images, of channels, and of rows."""
     return (
       self.problem.images // self.tile.images,
       self.problem.channels // self.tile.channels,
@@ -90,19 +92,19 @@ class Blocks:
 
   @property
   def wide_bytes(self) -> int:
-    """Bytes of a block of activations."""
+    """Size of a block of activations."""
     return math.prod(self.wide_shape) * self.problem.itemsize
 
   @property
   def vmem_bytes(self) -> int:
-    """Bytes of a core: two of each block, so that copies overlap with work."""
-    # Forward: branch, shortcut, result; scale. Backward: cotangent, branch; sums of two kinds.
+    """VMEM needed per core: two of each block, so that copies overlap with work."""
+    # Forward: branch, shortcut, result; scale. Backward: cotangent, branch; two kinds of sums.
     wide, narrow = (3, 1) if self.direction == "forward" else (2, 2)
     return 2 * (wide * self.wide_bytes + narrow * 4 * math.prod(self.narrow_shape))
 
 
 def candidates(problem: Problem, direction: Direction) -> list[Blocks]:
-  """Returns tiles whose blocks fit VMEM, the likely best first."""
+  """Returns blocks that fit VMEM, the likely best first."""
   fitting = []
   for rows, images, channels in itertools.product(
     divisors(problem.height),
@@ -121,10 +123,10 @@ def _rank(blocks: Blocks):
   images, channels, _ = blocks.grid
   too_long = blocks.wide_bytes > BLOCK_BYTES_PREFERRED
   return (
-    # All cores have the same amount of work.
+    # 0 if all cores have the same amount of work.
     images * channels % CORES,
     too_long,
-    # Neighbors in HBM are copied together.
+    # Few blocks of channels, then of images: what is contiguous in HBM is copied together.
     channels,
     images,
     blocks.wide_bytes if too_long else -blocks.wide_bytes,

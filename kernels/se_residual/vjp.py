@@ -1,11 +1,11 @@
-"""A branch's last convolution, squeeze-excite and the addition by Pallas kernels, with derivatives.
+"""A branch's last convolution, squeeze-excite and the addition as Pallas kernels, with derivatives.
 
-Forward, the convolution sums the squeeze while its results are in registers, and a second kernel
-scales them and adds them to the shortcut. Backward, one pass over the cotangent and the branch
-makes the sums that the gradients of scale and bias are made of; the convolution scales the
-cotangent while it reads it, so that the branch's gradient is never written. The shortcut's gradient
-is the result's cotangent. The two fully connected layers in between have no spatial axes and are
-plain JAX.
+In the forward pass, the convolution sums up the squeeze while its results are in registers, and a
+second kernel scales the results and adds them to the shortcut. In the backward pass, one kernel
+reads cotangent and branch once and computes the sums from which the gradients of scale and bias
+follow. The convolution scales the cotangent while reading it, so that the branch's gradient is
+never written. The shortcut's gradient is the result's cotangent. The two fully connected layers in
+between have no spatial axes and are plain JAX.
 """
 
 import functools

@@ -1,4 +1,4 @@
-"""Norm floors and update equations that reference and kernels of SGD with AGC share."""
+"""Norm floors and update equations that the reference and the kernels of SGD with AGC share."""
 
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -8,12 +8,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 PARAMETER_NORM_FLOOR = 1e-3
-"""Least norm of a unit's parameters for AGC, so that parameters that start at zero can move."""
+"""Lower bound of a unit's parameter norm in AGC, so that parameters that start at 0 can move."""
 GRADIENT_NORM_FLOOR = 1e-6
-"""Least norm that a unit's gradient is divided by."""
+"""Lower bound of the norm by which a unit's gradient is divided."""
 
 Arrays = Mapping[str, Float[Array, "..."]]
-"""Arrays by the name of the parameter."""
+"""Arrays by parameter name."""
 Update = Callable[..., tuple[Float[Array, "..."], ...]]
 """Update of one parameter: (parameter, gradient, momentum_buffer, ema) -> (new parameter, new
 momentum_buffer, new ema, sum of the squared gradient)."""
@@ -23,9 +23,9 @@ class HyperParameters(NamedTuple):
   """The hyper-parameters of one step, float32 scalars.
 
   Attributes:
-    learning_rate: of this step.
+    learning_rate: learning rate of this step.
     momentum: factor of the momentum buffer.
-    weight_decay: factor of the parameter that is added to its gradient.
+    weight_decay: L2 coefficient; this times the parameter is added to its gradient.
     clipping: AGC's lambda.
     ema_rate: 1 - decay of the moving average.
   """
@@ -88,7 +88,7 @@ def nesterov_step(
 def updated_ema(
   ema: Float[Array, "*p"], parameter: Float[Array, "*p"], ema_rate: Float[Array, ""]
 ) -> Float[Array, "*p"]:
-  """Returns the moving average after the new parameter, of which it takes a share `ema_rate`."""
+  """Returns the moving average after moving it toward the parameter by the share `ema_rate`."""
   return ema + ema_rate * (parameter - ema)
 
 
@@ -101,14 +101,14 @@ def step_of_each(
   *,
   stacked: bool,
 ) -> Step:
-  """Returns the step of several parameters, given the update of one.
+  """Returns the step of several parameters, given the function that updates one.
 
   Args:
     update: function of one parameter and of its gradient, momentum buffer and moving average.
-    parameters: by name.
-    gradients: by name.
-    momentum_buffers: by name.
-    emas: by name, or None.
+    parameters: parameters by name.
+    gradients: gradients by parameter name.
+    momentum_buffers: momentum buffers by parameter name.
+    emas: moving averages by parameter name, or None.
     stacked: whether the first axis of each parameter counts parameters.
   """
   updates = {

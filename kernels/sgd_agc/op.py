@@ -1,4 +1,4 @@
-"""The public op: a step of SGD with AGC of several parameters."""
+"""The public op: one step of SGD with AGC for several parameters."""
 
 import functools
 
@@ -23,22 +23,22 @@ def sgd_agc_step(
   stacked: bool = False,
   implementation: Implementation = "reference",
 ) -> Step:
-  """Computes `reference.sgd_agc_step`, by TPU kernels where they cover a parameter.
+  """Computes `reference.sgd_agc_step`, with TPU kernels where they cover a parameter.
 
-  Small parameters share a kernel, so it is best to give all of them in one call.
+  Small parameters share a kernel, so it is best to pass all of them in one call.
 
   Args:
-    parameters: float32, by name.
-    gradients: averages over all examples of the global batch; float32 or bfloat16.
-    momentum_buffers: float32, zeros at first.
+    parameters: parameters by name, float32.
+    gradients: averages over all examples of the global batch, float32 or bfloat16.
+    momentum_buffers: momentum buffers, float32, initially zero.
     emas: moving averages of the parameters over steps, float32, or None.
-    learning_rate: of this step.
+    learning_rate: learning rate of this step.
     momentum: factor of the momentum buffers.
-    weight_decay: L2, for all parameters of the call.
-    clipping: AGC's lambda, for all parameters of the call; None does not clip.
-    ema_decay: decay of the moving averages; None without them.
+    weight_decay: L2 coefficient of all parameters in the call.
+    clipping: AGC's lambda for all parameters in the call; None disables clipping.
+    ema_decay: decay of the moving averages; None if there are none.
     stacked: whether the first axis of each array counts parameters, which have their own norms.
-    implementation: what computes it.
+    implementation: "reference" or "pallas".
 
   Raises:
     ValueError: one of `emas` and `ema_decay` is None and the other is not.

@@ -1,4 +1,4 @@
-"""The op with implementation="pallas": what the kernels cover, and how they are called."""
+"""SGD with AGC with implementation="pallas": what kernels cover, and how they are called."""
 
 import functools
 
@@ -32,8 +32,8 @@ def sgd_agc_step(
   large.
 
   Raises:
-    NotImplementedError: for other shapes than vectors, scalars, matrices (IO) and filters (HWIO) of
-      whole tiles, and for other dtypes than float32, or bfloat16 of the gradients.
+    NotImplementedError: for shapes other than vectors, scalars, matrices (IO) and filters (HWIO) of
+      whole tiles, and for dtypes other than float32, except that gradients may be bfloat16.
   """
   zero = jnp.zeros((), jnp.float32)
   hyper_parameters = jnp.stack(
@@ -55,7 +55,7 @@ def sgd_agc_step(
 
 
 def batches(parameters: Arrays, stacked: bool) -> list[list[str]]:
-  """Divides parameters into what one call of `sgd_agc_step` takes, by name.
+  """Divides parameters, by name, into batches for one call of `sgd_agc_step` each.
 
   A large parameter keeps HBM busy on its own; all small ones go together.
   """
@@ -129,8 +129,8 @@ def _small_step(
   stacked: bool,
   clips: bool,
 ) -> Step:
-  """Calls the kernel of small parameters as often as they do not fit VMEM together."""
-  # Little work, and one layout for all.
+  """Calls the kernel of small parameters, several times if they do not fit VMEM together."""
+  # Converting them is little work and gives all gradients one layout.
   gradients = {name: x.astype(jnp.float32) for name, x in gradients.items()}
   trees = parameters, gradients, momentum_buffers, emas
   step = Step({}, {}, None if emas is None else {}, jnp.zeros((), jnp.float32))
@@ -176,7 +176,7 @@ def _call_small(
     None if arrays is None else tuple(map(as_operand, arrays, transposes))
     for arrays in (parameters, gradients, momentum_buffers, emas)
   )
-  # The rows of a transposed matrix are units, as the vectors of a stack are.
+  # The rows of a transposed matrix are units, like the vectors of a stack.
   stacks = tuple(stacked or is_transposed for is_transposed in transposes)
   *results, square_sum = update_small(hyper_parameters, *operands, stacks=stacks, clips=clips)
   new = (

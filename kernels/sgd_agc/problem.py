@@ -6,10 +6,10 @@ import math
 from kernels.tpu import LANES, SUBLANES
 
 SMALL_ELEMENTS_MAX = 32_768
-"""Most elements of a small filter or matrix; larger ones keep HBM busy on their own."""
+"""Largest size of a small filter or matrix; larger ones keep HBM busy on their own."""
 SMALL_TRANSPOSED_ELEMENTS_MAX = 131_072
-"""Most elements of a small matrix that is transposed in memory: the kernel of large parameters does
-not have its units as columns."""
+"""Largest size of a small matrix that is transposed in memory. More of them count as small because
+the kernel of large parameters would not have their units as columns."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -17,10 +17,10 @@ class Problem:
   """The update of one large parameter, as a matrix whose columns are units.
 
   Attributes:
-    rows: weights of a unit.
-    columns: units; where nothing is clipped, just columns.
+    rows: number of weights in a unit.
+    columns: number of units or, where nothing is clipped, merely of columns.
     clips: whether gradients are clipped by the norms of whole units.
-    gradient_itemsize: bytes of a gradient's element.
+    gradient_itemsize: bytes per element of the gradient.
     has_ema: whether there is a moving average.
   """
 
@@ -52,10 +52,10 @@ def problem_of(
   """Returns the problem of one large parameter.
 
   Args:
-    shape: of the parameter, HWIO or IO.
+    shape: shape of the parameter, HWIO or IO.
     clips: whether gradients are clipped.
-    gradient_itemsize: bytes of a gradient's element; gradients are widened to 4 bytes where rows of
-      two would not fill the sublanes (1000 classes).
+    gradient_itemsize: bytes per element of the gradient; 2-byte gradients are widened to 4 bytes
+      where their rows would not fill the sublanes (as with 1000 classes).
     has_ema: whether there is a moving average.
 
   Raises:
@@ -95,7 +95,7 @@ def is_small(shape: tuple[int, ...], stacked: bool) -> bool:
   """Returns whether a parameter is updated together with others by the kernel of small ones.
 
   Args:
-    shape: of the parameter: a vector, a scalar, a filter or a matrix.
+    shape: shape of the parameter, which is a vector, a scalar, a filter or a matrix.
     stacked: whether the first axis counts parameters.
   """
   if len(shape) - stacked < 2:

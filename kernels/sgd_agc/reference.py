@@ -67,15 +67,15 @@ def sgd_agc_step(
       ema = ema + (1 - ema_decay) * (parameter - ema)
 
   Args:
-    parameters: float32.
-    gradients: averages over all examples of the global batch; float32 or bfloat16.
-    momentum_buffers: float32, zeros at first.
+    parameters: parameters by name, float32.
+    gradients: averages over all examples of the global batch, float32 or bfloat16.
+    momentum_buffers: momentum buffers, float32, initially zero.
     emas: moving averages of the parameters over steps, float32, or None.
-    learning_rate: of this step.
-    momentum: 0.9 in the papers.
-    weight_decay: L2; 0 for gains, biases and skip gains.
-    clipping: AGC's lambda; None does not clip (the classifier's weight).
-    ema_decay: None without moving averages.
+    learning_rate: learning rate of this step.
+    momentum: factor of the momentum buffers, 0.9 in the papers.
+    weight_decay: L2 coefficient; 0 for gains, biases and skip gains.
+    clipping: AGC's lambda; None disables clipping, as for the classifier's weight.
+    ema_decay: decay of the moving averages; None if there are none.
     stacked: whether the first axis of each array counts parameters, which have their own norms.
   """
 

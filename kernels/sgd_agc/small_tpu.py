@@ -1,7 +1,8 @@
-"""One step of SGD with AGC of many small parameters as one Pallas TPU kernel.
+"""One step of SGD with AGC for many small parameters as one Pallas TPU kernel.
 
-Gains, biases, skip gains and the stem's first filters: a network has thousands of them and a launch
-for each takes longer than the work. A call has as many whole parameters in VMEM as fit there.
+These are gains, biases, skip gains and the stem's first filters. A network has thousands of them,
+and launching a kernel for each would take longer than the work. One call holds as many whole
+parameters as fit into VMEM.
 """
 
 import functools
@@ -22,7 +23,7 @@ Whole = tuple[Float[Array, "..."], ...]
 
 
 class Refs(NamedTuple):
-  """The refs of the kernel: whole arrays of each parameter; `ema` ones are None without any."""
+  """The refs of the kernel: whole arrays of each parameter; moving averages' may be None."""
 
   hyper_parameters_ref: Any  # [5], as `HyperParameters`, in SMEM
   parameter_refs: tuple[Any, ...]
@@ -57,7 +58,8 @@ def update_small(
     clips: whether gradients are clipped.
 
   Returns:
-    The three, and the sum of the squares of all gradients before clipping.
+    The new parameters, momentum buffers and moving averages, and the sum of the squares of all
+    gradients before clipping.
   """
   in_vmem, in_smem = (pl.BlockSpec(memory_space=space) for space in (pltpu.VMEM, pltpu.SMEM))
 
@@ -122,14 +124,14 @@ def _body(refs: Refs, *, stacks: tuple[bool, ...], clips: bool):
 
 
 def _unit_norm(x: Float[Array, "..."], stacked: bool) -> Float[Array, "..."]:
-  """Returns the norm of each unit: over all axes but a stack's and that of the outputs."""
+  """Returns each unit's norm, taken over all axes but those of the stack and of the outputs."""
   has_outputs = x.ndim - stacked > 1
   axes = tuple(range(stacked, x.ndim - has_outputs))
   return jnp.sqrt(jnp.sum(x * x, axis=axes, keepdims=True)) if axes else jnp.abs(x)
 
 
 def _chunks(shape: tuple[int, ...], stacked: bool) -> Iterator[slice]:
-  """Divides the first axis: that of a stack into as many vectors as there are sublanes."""
+  """Divides the first axis of a stack into slices as long as the sublanes; leaves others whole."""
   step = SUBLANES if stacked and len(shape) > 1 else shape[0]
   for i in range(0, shape[0], step):
     yield slice(i, min(i + step, shape[0]))

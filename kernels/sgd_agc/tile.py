@@ -10,23 +10,23 @@ from kernels.sgd_agc.problem import Problem
 from kernels.tpu import LANES, SUBLANES, VMEM_BYTES, check_multiples, divisors, read_tiles
 
 CHUNK_ROWS_PREFERRED = 40
-"""Most rows of a chunk for which no vectors of its three arrays are spilled."""
+"""Largest number of rows in a chunk with which no vectors of its three arrays are spilled."""
 CHUNK_ROWS_MAX = 128
 SMALL_VMEM_BYTES = 10 << 20
-"""VMEM of all arrays of a call of small parameters; the compiler keeps some of the 16 MiB."""
+"""VMEM for all arrays in one call with small parameters; the compiler needs some of the 16 MiB."""
 SMALL_PARAMETERS_MAX = 128
-"""Most small parameters of a call: the code for each is unrolled in the kernel."""
+"""Largest number of small parameters in a call: the kernel has unrolled code for each."""
 CHOSEN = pathlib.Path(__file__).parent / "tiles.json"
-"""The tiles that a sweep has found to be best."""
+"""File of the tiles that a sweep found to be the best."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Tile:
-  """The grid is [blocks of columns, blocks of rows].
+  """The division of a kernel's work; the grid is [blocks of columns, blocks of rows].
 
   Attributes:
-    rows: rows of a block, which is as wide as the lanes.
-    chunk_rows: rows that are worked on at a time.
+    rows: number of rows in a block, which is as wide as the lanes.
+    chunk_rows: number of rows to compute at a time.
   """
 
   rows: int
@@ -39,7 +39,7 @@ class Blocks:
 
   Attributes:
     problem: what the kernel computes.
-    tile: how the work is cut; its parts are even.
+    tile: how the work is cut into equal parts.
 
   Raises:
     ValueError: the tile does not divide the matrix, cuts units that are clipped, or its blocks do
@@ -63,19 +63,19 @@ class Blocks:
 
   @property
   def grid(self) -> tuple[int, int]:
-    """Numbers of blocks of columns, the last of which may reach over the edge, and of rows."""
+    """Number of column blocks, the last of which may reach beyond the edge, and of row blocks."""
     return -(-self.problem.columns // LANES), self.problem.rows // self.tile.rows
 
   @property
   def vmem_bytes(self) -> int:
-    """Bytes of a core: two of each block, so that copies overlap with work."""
+    """VMEM needed per core: two of each block, so that copies overlap with work."""
     changed = 3 if self.problem.has_ema else 2
     element_bytes = 4 * 2 * changed + self.problem.gradient_itemsize
     return 2 * LANES * (self.tile.rows * element_bytes + 4 * SUBLANES)
 
 
 def candidates(problem: Problem) -> list[Blocks]:
-  """Returns tiles whose blocks fit VMEM, the likely best first."""
+  """Returns blocks that fit VMEM, the likely best first."""
   fitting = []
   for rows in [problem.rows] if problem.clips else divisors(problem.rows, of=problem.tile_rows):
     for chunk_rows in divisors(rows, of=problem.tile_rows):
@@ -116,8 +116,8 @@ def calls_of_small(shapes: Mapping[str, tuple[int, ...]], *, arrays: int) -> lis
   """Divides small parameters among calls of their kernel, each of which fits VMEM.
 
   Args:
-    shapes: of the parameters, by name.
-    arrays: number of arrays of its shape that the kernel has for each parameter.
+    shapes: shapes of the parameters, by name.
+    arrays: number of arrays that the kernel holds for each parameter, all of the same shape.
 
   Returns:
     The names of each call's parameters, in order.

@@ -1,11 +1,13 @@
 """One large parameter's step of SGD with AGC as a Pallas TPU kernel: one pass over HBM.
 
 A block holds all of the weights that feed some output channels, so that the norms of these units
-are known before the block is written back: parameter, gradient and buffer are read once, parameter
-and buffer written once, in place. A parameter that is not clipped needs no whole units.
+are known before the block is written back. Parameter, gradient and buffer are therefore read only
+once, and parameter and buffer are written once, in place. Blocks of a parameter that is not clipped
+need not hold whole units.
 
-The chip's HBM takes 36 cycles of its two cores for every 2 x 1024 elements; the arithmetic takes 7
-to 13 of them. Small parameters, for which a launch takes longer than the work, are in small_tpu.py.
+For every 2 x 1024 elements, HBM takes as long as 36 cycles of the chip's two cores; the arithmetic
+takes 7 to 13 cycles. Small parameters, for which a launch takes longer than the work, are in
+small_tpu.py.
 """
 
 import functools
@@ -24,7 +26,7 @@ from kernels.tpu import LANES, SUBLANES, result_like
 
 
 class Refs(NamedTuple):
-  """The refs of the kernel, of axes [rows, units]; a moving average's are None without one."""
+  """The refs of the kernel, with axes [rows, units]; the moving average's may be None."""
 
   hyper_parameters_ref: Any  # [5], as `HyperParameters`, in SMEM
   parameter_ref: Any  # [r, u]
@@ -37,7 +39,7 @@ class Refs(NamedTuple):
   new_ema_ref: Any | None  # [r, u]
 
 
-# Traced once for all equal parameters.
+# Under jit, this is traced only once for all equal parameters.
 @functools.partial(jax.jit, static_argnames=("blocks",))
 def update(
   hyper_parameters: Float[Array, "5"],
@@ -68,7 +70,7 @@ def update(
   """
   grid, tile = blocks.grid, blocks.tile
 
-  # What the last block has beyond the last column are units of their own, which nobody reads.
+  # Columns of the last block beyond the matrix's edge act as further units, which nobody reads.
   block = pl.BlockSpec((tile.rows, LANES), lambda column, row: (row, column))
   squares = pl.BlockSpec((SUBLANES, LANES), lambda column, row: (row, column))
 

@@ -21,7 +21,7 @@ def stem_convolutions(
   activation: Activation,
   implementation: Implementation = "reference",
 ) -> Float[Array, "h2 w2 n o"]:
-  """Computes `reference.stem_convolutions`, by TPU kernels where they cover the arguments."""
+  """Computes `reference.stem_convolutions`, with TPU kernels where they cover the arguments."""
   return dispatch(
     "stem",
     implementation,

@@ -25,7 +25,7 @@ def stem_convolutions(
   """Computes what the reference computes, from the same arguments.
 
   Raises:
-    NotImplementedError: for channels that do not fill lanes and sides that do not fill packs.
+    NotImplementedError: for channels that do not fill the lanes, and sides that do not fill packs.
   """
   if images.dtype not in (jnp.bfloat16, jnp.float32):
     raise NotImplementedError("images other than bfloat16 and float32")
@@ -62,7 +62,7 @@ def _packed_filters(
   weight: Float[Array, "3 3 i o"], problem: Problem
 ) -> Float[Array, "taps inputs outputs"]:
   """Copies the filter into the bands of each tap's matrix."""
-  # Zeros and ones times float32 are exact only with all bits.
+  # At a lower precision, even products of float32 with zeros and ones would be rounded.
   squares = jnp.einsum(
     "try,tpqx,yxio->trpiqo",
     problem.band.rows,

@@ -1,10 +1,10 @@
 """The problems that the convolution kernels solve for the stem, with pixels packed into lanes.
 
-Few channels would leave most lanes empty. So neighbors in a row share the lanes of a register,
-[height, width / p, images, p * channels], and the filters become matrices of 128 x 128 which take
-p neighbors to p' neighbors: a band of copies of the filter, and zeros. Multiplying by these costs
-the matrix units less than a sixth of the time that empty lanes would. The results of one
-convolution are packed as the next one wants them.
+The stem's few channels would leave most lanes empty. Therefore p neighboring pixels in a row share
+the lanes of a register, [height, width / p, images, p * channels], and the filters become 128 x 128
+matrices that take p neighbors to p' neighbors: a band of copies of the filter, and zeros elsewhere.
+Multiplying by these zeros costs the matrix units less than a sixth of the time that empty lanes
+would. The results of each convolution are packed as the next one needs them.
 """
 
 import dataclasses
@@ -38,12 +38,12 @@ class Band(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Problem(ConvolutionProblem):
-  """A convolution whose pixels are packs: its width counts these, its channels their lanes.
+  """A convolution over packs of pixels: its width counts packs, its channels the lanes of a pack.
 
   Attributes:
-    pack: neighboring pixels of a row in the lanes of the input.
-    out_pack: neighboring pixels of a row in the lanes of the result.
-    packed_rows: rows in the lanes of the input.
+    pack: number of neighboring pixels in a row that share the lanes of the input.
+    out_pack: number of neighboring pixels in a row that share the lanes of the result.
+    packed_rows: number of rows that share the lanes of the input.
   """
 
   pack: int
@@ -70,7 +70,7 @@ class Problem(ConvolutionProblem):
 
   @property
   def outputs(self) -> int:
-    """Number of packs of results of a pack of the input."""
+    """Number of result packs per input pack."""
     return self.pack // self.stride // self.out_pack
 
   @property
@@ -80,7 +80,7 @@ class Problem(ConvolutionProblem):
 
   @functools.cached_property
   def band(self) -> Band:
-    """The taps with what each has of the filter."""
+    """The taps, and the part of the filter in each."""
     padding = (FILTER_PIXELS - self.stride) // 2
     taps, all_rows, all_columns = [], [], []
     for output, down, phase, right in itertools.product(
@@ -108,7 +108,7 @@ def problems_of(
   Args:
     images_shape: shape of the images, [height, width, images, channels].
     weight_shapes: shapes of the filters, [3, 3, i, o].
-    itemsize: bytes of an activation.
+    itemsize: bytes per activation.
 
   Raises:
     NotImplementedError: channels do not fill the lanes, or sides do not fill packs.
@@ -118,7 +118,8 @@ def problems_of(
   for i, (shape, stride) in enumerate(zip(weight_shapes, STRIDES, strict=True)):
     inputs, outputs = shape[2:]
     out_pack = max(LANES // outputs, 1)
-    # The images are packed for the first result, with the rows that its stride goes over.
+    # The images are packed so that one pack yields one pack of the first result, and the rows of a
+    # stride share the lanes.
     packed_rows, pack = (1, LANES // inputs) if i else (stride, stride * out_pack)
     is_last = i == len(STRIDES) - 1
     if pack % (stride * out_pack) or (out_pack * outputs != LANES and not is_last):

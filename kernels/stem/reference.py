@@ -1,4 +1,4 @@
-"""The stem in plain JAX: the specification of the op."""
+"""The stem's four convolutions in plain JAX: the specification of the op."""
 
 from collections.abc import Sequence
 

@@ -6,7 +6,7 @@ from kernels.scaled_ws_conv import tile
 from kernels.stem.problem import Problem
 
 CHOSEN = pathlib.Path(__file__).parent / "tiles.json"
-"""The tiles that a sweep has found to be best."""
+"""File of the tiles that a sweep found to be the best."""
 
 
 def choose(problem: Problem, direction: tile.Direction, path: pathlib.Path = CHOSEN) -> tile.Blocks:

@@ -8,7 +8,7 @@ Every image that enters this project is decoded here, as ImageNet pipelines do i
 - Orientation tags (EXIF) are ignored: the labels and crops of ImageNet were made without them.
 - Transparency is dropped, not blended. CMYK becomes RGB without a color profile. Only the first
   frame of an animation is decoded.
-- Of 16 bits per channel the upper 8 are kept. (Pillow itself does so for color, but clips gray
+- Channels of 16 bits keep their upper 8 bits. (Pillow itself does so for color, but clips gray
   at 255.)
 """
 
@@ -48,8 +48,8 @@ def decode_image(encoded: bytes) -> np.ndarray:
     try:
       return _decode_plain_jpeg(encoded)
     except ValueError:
-      # Pillow decides: it accepts CMYK, and files with stray bytes between their segments, of
-      # which ImageNet has some, but not truncated files.
+      # Pillow decides: it accepts CMYK, and files with stray bytes between their segments (ImageNet
+      # has some of these), but not truncated files.
       pass
   return _decode_with_pillow(encoded)
 

@@ -1,4 +1,4 @@
-"""Reads and writes weights: released ones, timm's, and checkpoints of this project.
+"""Reads and writes weights: the released ones, timm's, and this project's checkpoints.
 
-`load.load_weights` reads any of them.
+`load.load_weights` reads all of these.
 """

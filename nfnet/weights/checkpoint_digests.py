@@ -12,7 +12,8 @@ from collections.abc import Iterable
 
 DIGESTS_FILE = "digests.sha256"
 _WITHOUT_DIGEST = (DIGESTS_FILE, "_CHECKPOINT_METADATA", "commit_success.txt")
-"""Orbax writes times into the last two files when it commits; nothing is read from them."""
+"""Files without a digest. Orbax writes times into the last two when it commits; nothing reads
+them."""
 _THREADS = 8
 
 
@@ -30,8 +31,8 @@ def find_damage(folder: pathlib.Path, items: Iterable[str] | None = None) -> str
 
   Args:
     folder: folder of one checkpoint.
-    items: names of the subfolders to verify; None verifies the whole folder. A superfluous file is
-      damage as well.
+    items: names of the subfolders to verify; None verifies the whole folder. A superfluous file
+      counts as damage too.
   """
   try:
     text = (folder / DIGESTS_FILE).read_bytes().decode()

@@ -74,7 +74,7 @@ def block_keys(folder: pathlib.Path) -> tuple[str, ...] | None:
 
 
 def read_metadata(folder: pathlib.Path) -> dict[str, Any]:
-  """Reads what was saved about the experiment in one checkpoint's folder."""
+  """Reads the metadata about the experiment from one checkpoint's folder."""
   return dict(ocp.JsonCheckpointHandler().restore(folder / EXPERIMENT_ITEM))
 
 

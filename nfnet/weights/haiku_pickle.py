@@ -1,10 +1,10 @@
 """Reads and writes the file format of the released weights, without executing what a file says.
 
-The published files are dill pickles of `{module: {leaf: array}}`, in spite of their name "*.npz".
-A pickle is a program, which names functions and has them called. This reader therefore calls no
-function of NumPy, dill or any other package. The few names that a pickled array needs stand for
-inert classes below, which only record their arguments; arrays are made from these records after
-checks. Any other name is refused before anything is done with it.
+The published files are dill pickles of `{module: {leaf: array}}`, despite their name "*.npz". A
+pickle is a program that names functions and has them called. This reader therefore calls no
+function of NumPy, dill or any other package. It replaces the few names that a pickled array needs
+by the inert classes below, which only record their arguments; arrays are made from these records
+after checks. Any other name is refused before anything is done with it.
 """
 
 import math
@@ -113,7 +113,7 @@ class _Latin1(_StandIn):
 _STAND_INS: dict[tuple[str, str], type[_StandIn]] = {
   ("numpy", "dtype"): _DType,
   ("numpy", "ndarray"): _Array,
-  # Each name twice: first that of NumPy 1, then that of NumPy 2.
+  # Each name appears twice: first as in NumPy 1, then as in NumPy 2.
   ("numpy.core.multiarray", "_reconstruct"): _Reconstruct,
   ("numpy._core.multiarray", "_reconstruct"): _Reconstruct,
   ("numpy.core.multiarray", "scalar"): _Scalar,

@@ -1,6 +1,6 @@
 """Loads weights from files: released haiku trees, timm's `dm_nfnet_f*`, this project's checkpoints.
 
-`load_weights` is the one entry for all of them.
+`load_weights` reads all of these.
 """
 
 import dataclasses
@@ -31,10 +31,10 @@ def load_weights(
   """Reads weights of any kind, which is recognized by the content, not by the name.
 
   Args:
-    path: path of a haiku file, of a safetensors file of timm's layout, of a workdir of this
+    path: path of a haiku file, of a safetensors file in timm's layout, of a workdir of this
       project, or of one checkpoint in a workdir.
     variant: variant that the weights must have; None accepts any.
-    bottleneck: bottleneck that they must have; None accepts any. See `Variant.blocks`.
+    bottleneck: bottleneck that the weights must have; None accepts any. See `Variant.blocks`.
     prefer_ema: whether to take a checkpoint's moving average of the parameters where it has one.
 
   Raises:

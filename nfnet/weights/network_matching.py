@@ -1,6 +1,6 @@
 """Finds the network whose parameters a file holds, and arranges them as this project does.
 
-The file formats (`haiku`, `timm`, `load`) say by a `Layout` how they name and store parameters.
+Each file format (`haiku`, `timm`, `load`) has a `Layout`: how it names and stores parameters.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ class Weights:
   Attributes:
     parameters: nested dictionaries of float32 NumPy arrays, as `nfnet.model.apply` takes them.
     variant: name of the variant.
-    bottleneck: bottleneck that the shapes show; "paper" where both have the same shapes.
+    bottleneck: bottleneck according to the shapes; "paper" where both have the same shapes.
     num_classes: width of the classifier.
     metadata: what a checkpoint of this project says about its experiment; None for other files.
   """
@@ -66,8 +66,8 @@ def match_network(
     tensors: arrays by their names in the file.
     layout: layout of the file.
     variant: variant that the tensors must fit; None tries all.
-    bottleneck: bottleneck that they must fit; None tries both. See `Variant.blocks`.
-    source: what error messages call the file.
+    bottleneck: bottleneck that the tensors must fit; None tries both. See `Variant.blocks`.
+    source: name of the file in error messages.
 
   Raises:
     UserError: the tensors fit no such network; the message names the first difference.
@@ -113,7 +113,7 @@ def _first_mismatch(
       return f"{label} is not a parameter of it"
   shapes = parameter_shapes(NFNet(variant, num_classes, bottleneck=bottleneck))
   for label, name in names.items():
-    # This view takes no memory, and `to_file` need not be repeated for shapes.
+    # This view takes no memory, and lets `to_file` serve for shapes as well.
     stand_in = np.broadcast_to(np.float32(0), parameter_at(shapes, name.path).shape)
     needed = layout.to_file(name.kind, stand_in).shape
     if tensors[label].shape != needed:

@@ -1,6 +1,6 @@
 """Names each parameter in this project, in the released haiku files, and in timm.
 
-Haiku files are parameter trees of the code released with paper B, with HWIO filters. timm's
+Haiku files hold the parameter trees of the code released with paper B, with HWIO filters. timm's
 `dm_nfnet_f*` have OIHW filters, gains of shape [O, 1, 1, 1], and squeeze-excite layers that are 1x1
 convolutions.
 """

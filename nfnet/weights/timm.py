@@ -51,7 +51,7 @@ TIMM = Layout(label=lambda name: name.timm, to_file=_to_timm, from_file=_from_ti
 
 
 def to_timm(parameters: Mapping[str, Any], variant: str) -> dict[str, np.ndarray]:
-  """Returns the state dict that timm has for `parameters`."""
+  """Returns `parameters` as a state dict of timm's network."""
   return {
     name.timm: np.asarray(
       _to_timm(name.kind, np.asarray(parameter_at(parameters, name.path))), order="C"

@@ -1,9 +1,9 @@
-"""Keeps what compiling processes leave, in a folder by a key of everything that it depends on.
+"""Caches what compiling processes write, in folders named by a key of everything it depends on.
 
-The key has what the compiling process is given (request, environment, versions of what compiles)
-and the source of what it executes (`profiling.compile.import_closure` of the worker). What is kept
-are the compiler's own texts. Whatever reads them, reads them anew each time, so its source is not
-in the key.
+The key covers what the compiling process is given (request, environment, versions of the compiling
+packages) and the source that it executes (`profiling.compile.import_closure` of the worker). The
+cache keeps the compiler's own texts. They are parsed anew each time, so the source of the parsers
+is not in the key.
 """
 
 import hashlib
@@ -35,21 +35,21 @@ def run_worker(
   cache: pathlib.Path | None = None,
   **limits: Any,
 ) -> tuple[pathlib.Path, dict[str, str]]:
-  """Runs a module that compiles, or finds what it left before.
+  """Runs a module that compiles, or finds the results of an earlier run.
 
   Args:
     module: dotted name of the worker (see `profiling.compile.worker`).
     request: JSON values for the worker.
-    what: names the work in messages and progress.
-    dumps: whether the compiler is to write about Pallas kernels.
+    what: name of the work in messages and progress.
+    dumps: whether the compiler writes texts about Pallas kernels.
     cache: folder of results; None is the user's cache folder.
     **limits: see `profiling.compile.worker_process.run_worker_process`.
 
   Returns:
-    The folder that the module wrote to, and the versions of what compiled.
+    The folder with the module's results, and the versions of the compiling packages.
 
   Raises:
-    UserError: as `run_worker_process`, or a package is missing.
+    UserError: a package is missing, or `run_worker_process` raises it.
   """
   versions = installed_versions()
   folder = (cache or _default_cache()) / cache_key(module, request, versions, dumps=dumps)
@@ -59,7 +59,7 @@ def run_worker(
       run_worker_process(
         module, request, pathlib.Path(unfinished), what=what, dumps=dumps, **limits
       )
-      # Another process that compiles the same at the same time gets the same.
+      # Another process may have compiled the same request meanwhile; its results are equal.
       shutil.rmtree(folder, ignore_errors=True)
       shutil.copytree(unfinished, folder)
   return folder, versions
@@ -78,8 +78,8 @@ def cache_key(
   Args:
     module: dotted name of the worker.
     request: JSON values for the worker.
-    versions: versions of what compiles, by distribution.
-    dumps: whether the compiler is to write about Pallas kernels.
+    versions: versions of the compiling packages, by distribution.
+    dumps: whether the compiler writes texts about Pallas kernels.
     root: folder of the top-level packages, whose source is read.
   """
   inherited = {name: os.environ.get(name, "") for name in _FLAGS}
@@ -96,7 +96,7 @@ def installed_versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
   """Returns the versions of distributions.
 
   Raises:
-    UserError: one is not installed.
+    UserError: a distribution is not installed.
   """
   try:
     return {package: importlib.metadata.version(package) for package in packages}

@@ -1,4 +1,4 @@
-"""Flags that several profiling commands share, each defined once, and checks of their values."""
+"""Defines the flags that several profiling commands share, and checks their values."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -16,7 +16,7 @@ def define_topology(default: str, note: str = "") -> None:
 
   Args:
     default: name of a slice.
-    note: what the slice has to fulfill, for the help text.
+    note: requirement on the slice, for the help text.
   """
   flags.DEFINE_string("topology", default, f"Slice; generations: {', '.join(CHIPS)}.{note}")
 
@@ -32,7 +32,7 @@ def define_block_execution() -> None:
     "block_execution",
     None,
     ["scan", "unrolled"],
-    "Equal blocks as a loop or unrolled; default: unrolled for Pallas kernels, up to F3's 48.",
+    "Loop over equal blocks, or unroll them; default: unroll up to 48 (F3) for Pallas kernels.",
   )
 
 
@@ -42,7 +42,7 @@ def define_gradient_dtype() -> None:
     "gradient_dtype",
     None,
     ["bfloat16", "float32"],
-    "Dtype in which gradients travel between chips; default: as configured.",
+    "Dtype in which chips exchange gradients; default: as configured.",
   )
 
 
@@ -76,7 +76,7 @@ def check_variant(name: str, *, flag: str = "variant") -> None:
 
   Args:
     name: name of a network.
-    flag: flag that it came from.
+    flag: flag that the name came from.
 
   Raises:
     UserError: there is no such network.

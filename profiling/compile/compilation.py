@@ -1,4 +1,4 @@
-"""Compiles one training step for a TPU slice, or finds what the compiler said about it before."""
+"""Compiles one training step for a TPU slice, or reads the result of an earlier compilation."""
 
 import dataclasses
 import gzip
@@ -25,7 +25,7 @@ class Compilation:
     peak_memory_bytes: largest resident memory of the compiling process.
     hbm_bytes: memory that the step needs on each device: arguments + outputs - shared +
       temporaries. The compiler itself refuses only temporaries that do not fit.
-    versions: versions of what compiled it, by distribution.
+    versions: versions of the compiling packages, by distribution.
   """
 
   hlo_text: str
@@ -38,14 +38,14 @@ class Compilation:
 
 
 def compile_step(request: StepRequest, **options: Any) -> Compilation:
-  """Compiles a training step, or finds what was compiled before.
+  """Compiles a training step, or reads the result of an earlier compilation.
 
   Args:
-    request: which step.
+    request: step to compile.
     **options: cache and limits, see `profiling.compile.cache.run_worker`.
 
   Raises:
-    UserError: as `run_worker`.
+    UserError: see `run_worker`.
   """
   model = request.experiment.model
   folder, versions = run_worker(
@@ -59,12 +59,12 @@ def compile_step(request: StepRequest, **options: Any) -> Compilation:
 
 
 def read_compilation(folder: pathlib.Path, versions: dict[str, str], chip: Chip) -> Compilation:
-  """Returns what a worker that compiles a step left.
+  """Reads the results of a worker that compiled a step.
 
   Args:
     folder: folder with the program, from `run_worker`.
-    versions: versions of what compiled it, from `run_worker`.
-    chip: chip that it was compiled for.
+    versions: versions of the compiling packages, from `run_worker`.
+    chip: chip that the step was compiled for.
   """
   result = json.loads((folder / "result.json").read_text())
   return Compilation(

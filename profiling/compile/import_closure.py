@@ -1,7 +1,7 @@
 """Finds the files of the repository that a module depends on, by reading import statements.
 
-Nothing is imported, so this works on any copy of the source tree. It uses the standard library
-only.
+Nothing is imported, so this works on any copy of the source tree. The module needs only the
+standard library.
 """
 
 import ast
@@ -9,7 +9,7 @@ import pathlib
 from collections.abc import Iterator
 
 DATA_SUFFIXES = (".json", ".csv")
-"""Data files beside a module are taken to be read by it, for example the tiles of kernels."""
+"""Suffixes of data files. A module is assumed to read those beside it, such as kernels' tiles."""
 
 
 def import_closure(module: str, root: pathlib.Path) -> list[pathlib.Path]:
@@ -55,7 +55,7 @@ def imported_names(path: pathlib.Path, module: str) -> Iterator[str]:
   """Yields the dotted names that a file imports; `from a import b` is a and a.b, as b may be one.
 
   Args:
-    path: of the file.
+    path: path of the file.
     module: the file's own dotted name, which relative imports start from.
   """
   for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -64,7 +64,7 @@ def imported_names(path: pathlib.Path, module: str) -> Iterator[str]:
     elif isinstance(node, ast.ImportFrom):
       base = node.module or ""
       if node.level:
-        # One dot is the file's own package, which a package's __init__ is itself.
+        # One dot means the file's own package; for an __init__.py, that is the module itself.
         parts = module.split(".")
         up = node.level - (path.name == "__init__.py")
         base = ".".join([*parts[: len(parts) - up], *([node.module] if node.module else [])])

@@ -16,7 +16,7 @@ BLOCK = 512
 def matmul(
   x: BFloat16[Array, "size size"], y: BFloat16[Array, "size size"]
 ) -> BFloat16[Array, "size size"]:
-  """Returns x @ y, summed in float32 in blocks of 512; size is a multiple of that."""
+  """Returns x @ y, summed in float32 in blocks of 512; the size is a multiple of 512."""
   size = x.shape[0]
   steps = size // BLOCK
 

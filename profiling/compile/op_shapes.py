@@ -1,6 +1,7 @@
-"""Every call of an op in the published networks, by shape.
+"""Lists every call of an op in the published networks, by shape.
 
-224 px; the sides of the activations follow. Depth changes how often a shape occurs, nothing else.
+Images have 224 px, from which the sides of the activations follow. The depth of a network changes
+only how often a shape occurs.
 """
 
 import collections
@@ -23,7 +24,7 @@ NAMED_VARIANTS = tuple(
 )
 """F0 to F7 and F0+ to F7+."""
 SUMMARIZED_VARIANTS = ("F0", "F7+")
-"""The smallest and the largest."""
+"""The smallest and the largest published network."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -200,7 +201,7 @@ class UpdateShape:
   """One call of sgd_agc_step.
 
   Attributes:
-    shapes: shapes of the parameters: of one, or of all small ones of a network.
+    shapes: shape of one large parameter, or shapes of all small parameters of a network.
     clipped: whether AGC clips the gradients; those of the classifier's weight are not clipped.
   """
 
@@ -286,7 +287,7 @@ def _update_shapes(variant: str, num_classes: int) -> Iterator[UpdateShape]:
 def named_shapes() -> dict[OpShape, dict[str, int]]:
   """Returns all shapes of the published networks, with how often each network has them.
 
-  The small parameters are one call in each network; only those of F0 and F7+ are included.
+  The small parameters of a network are one call; only those of F0 and F7+ are included.
   """
   shapes: dict[OpShape, dict[str, int]] = {}
   for variant in NAMED_VARIANTS:

@@ -2,10 +2,9 @@
 
     python -m profiling.compile.op_worker REQUEST.json FOLDER
 
-For each program a folder FOLDER/NUMBER with program.hlo.gz and what the compiler wrote about Pallas
-kernels, and in FOLDER/result.json a list of what the programs are and the bytes of their arguments
-and results, or the compiler's complaint. FOLDER/error.txt, one line, says what is wrong with the
-request.
+Writes a folder FOLDER/NUMBER for each program, with program.hlo.gz and the compiler's texts about
+Pallas kernels. FOLDER/result.json lists the programs, with the bytes of their arguments and results
+or the compiler's error message. If the request is invalid, FOLDER/error.txt says why in one line.
 """
 
 import dataclasses
@@ -37,13 +36,13 @@ YARDSTICK = f"matmul {matmul_kernel.SIZE}x{matmul_kernel.SIZE}"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OpRequest:
-  """Every op at every published shape, on one device.
+  """A request to compile every op at every published shape, for one device.
 
   Attributes:
-    topology: name of a slice of which the device is one.
-    images: of a device; all of its cores share them.
+    topology: name of the slice that the device belongs to.
+    images: number of images on the device, which all of its cores share.
     kernels: "reference" or "pallas".
-    only: substring of the labels of what to compile; "" is everything.
+    only: substring of the labels of the ops to compile; "" compiles all of them.
   """
 
   topology: str
@@ -59,12 +58,12 @@ class Program:
   Attributes:
     label: label of the op's shape.
     direction: "forward"; "backward"; "both" is forward with all gradients; "convolution forward"
-      and "convolution both" are these without squeeze-excite behind the convolution; "update";
+      and "convolution both" are these for the convolution without squeeze-excite; "update";
       "yardstick" is the matrix product as a kernel and "yardstick by XLA" the same by XLA.
     function: function of JAX arrays.
-    arguments: descriptions of these: trees of `jax.ShapeDtypeStruct`.
+    arguments: descriptions of the function's arguments: trees of `jax.ShapeDtypeStruct`.
     donated: positions of the arguments that the results may overwrite.
-    facts: data that are kept with the results of the compilation.
+    facts: data to keep with the results of the compilation.
   """
 
   label: str
@@ -85,7 +84,7 @@ class Program:
 
 
 def programs(request: OpRequest) -> Iterator[Program]:
-  """Returns all programs of a request."""
+  """Yields all programs of a request."""
   size = (matmul_kernel.SIZE, matmul_kernel.SIZE)
   everything = [
     Program(
@@ -154,7 +153,7 @@ def _convolution_arguments(shape: ConvShape, images: int) -> tuple[jax.ShapeDtyp
 
 
 _CONVOLUTION_DIFFERENTIATED = (0, 1, 2, 4)
-"""Positions of all arguments but beta, which is not learned."""
+"""Positions of the differentiated arguments: all but beta, which is not learned."""
 
 
 def _conv_programs(
@@ -234,7 +233,7 @@ def _squeeze_excite_programs(shape: SqueezeExciteShape, request: OpRequest) -> l
   )
   skip_gain = _described()
   arguments = (*conv_arguments, wide, gate, skip_gain, _described(request.images))
-  # The shortcut's gradient is the cotangent itself, which takes no time; keep is no parameter.
+  # The shortcut's gradient is the cotangent itself, which takes no time; keep is not a parameter.
   differentiated = (
     *_CONVOLUTION_DIFFERENTIATED,
     *range(len(conv_arguments) + 1, len(arguments) - 1),
@@ -257,7 +256,7 @@ def _forward_and_both(
   *,
   in_order: bool = False,
 ) -> list[Program]:
-  """Returns the two programs; `in_order` computes nothing from the cotangent before the result."""
+  """Returns both programs; with `in_order`, the backward pass starts only after the result."""
 
   def both(cotangent, *arguments):
     def of_differentiated(*values):
@@ -281,7 +280,7 @@ def _forward_and_both(
 
 
 def _new(result: Any) -> Any:
-  """Drops the input that a convolution returns: copying it would take time here only."""
+  """Drops the input that a convolution returns: here, unlike in a network, it would be copied."""
   return result._replace(input=None) if isinstance(result, kernels.Convolution) else result
 
 
@@ -311,7 +310,7 @@ def _update_program(shape: UpdateShape, request: OpRequest) -> Program:
 def compile_all(
   todo: Sequence[Program], topology: str, folder: pathlib.Path
 ) -> list[dict[str, Any]]:
-  """Compiles one program after the other and leaves what came of each in its folder.
+  """Compiles one program after another and keeps each result in a folder of its own.
 
   Raises:
     UserError: there is no such slice.
@@ -321,7 +320,7 @@ def compile_all(
   sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
   entries = []
   for i, program in enumerate(todo):
-    # Shown by the process that waits for this one.
+    # The process that waits for this one shows this line.
     print(f"{i + 1}/{len(todo)} {program.label}, {program.direction}", flush=True)
     entry = {"label": program.label, "direction": program.direction, **program.facts}
     entries.append(entry)
@@ -331,7 +330,7 @@ def compile_all(
     )
     function = jax.jit(program.function, donate_argnums=program.donated)
     try:
-      # Pallas asks the mesh what it compiles for.
+      # Pallas asks the mesh for which chip it compiles.
       with jax.set_mesh(mesh):
         compiled = function.lower(*arguments).compile()
     except jax.errors.JaxRuntimeError as error:

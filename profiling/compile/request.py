@@ -1,7 +1,7 @@
-"""Defines which training step is compiled: that of an experiment, on a TPU slice.
+"""Defines the training step to compile: an experiment's, on a TPU slice.
 
-An experiment of `train.config` is taken as it is. The functions below make the only replacements
-that profiling makes, and callers apply them in plain sight.
+An experiment of `train.config` is used as it is. The functions below make the only changes that
+profiling makes to it, and only when a command calls them.
 """
 
 import dataclasses
@@ -49,7 +49,7 @@ FIELDS_OUTSIDE_THE_STEP = frozenset(
 )
 """Fields of an experiment that cannot change the compiled training step.
 
-Every other field, and every field that `Experiment` will ever get, is taken to change it.
+Every other field, including any that `Experiment` gets later, is assumed to change it.
 """
 
 # F3 has 48 blocks and takes 11 GB to compile unrolled; F7+ has 96 and takes 21 GB.
@@ -61,7 +61,7 @@ class StepRequest:
   """The training step of one experiment on one slice.
 
   Attributes:
-    experiment: what is trained.
+    experiment: experiment whose step is compiled.
     topology: name of the slice, for example "v4:2x2x1".
 
   Raises:
@@ -93,7 +93,7 @@ class StepRequest:
 
   @classmethod
   def from_json(cls, fields: dict[str, Any]) -> "StepRequest":
-    """Returns the request that `to_json` made these fields of."""
+    """Returns the request from which `to_json` made these fields."""
     return cls(experiment=from_json(fields["experiment"]), topology=fields["topology"])
 
 
@@ -115,7 +115,7 @@ def replace_fields(experiment: Experiment, **sections: dict[str, Any]) -> Experi
   """Returns the experiment with some fields replaced.
 
   Args:
-    experiment: with the old values.
+    experiment: experiment with the old values.
     **sections: new values of fields by section, for example `model={"kernels": "pallas"}`.
   """
   return dataclasses.replace(
@@ -128,7 +128,7 @@ def replace_fields(experiment: Experiment, **sections: dict[str, Any]) -> Experi
 
 
 def with_kernels(experiment: Experiment, kernels: Literal["reference", "pallas"]) -> Experiment:
-  """Returns the experiment with these kernels, and with its blocks executed as they want it."""
+  """Returns the experiment with these kernels, and with the block execution that suits them."""
   block_execution = block_execution_for(experiment.model.variant, kernels)
   return replace_fields(experiment, model={"kernels": kernels, "block_execution": block_execution})
 
@@ -136,10 +136,10 @@ def with_kernels(experiment: Experiment, kernels: Literal["reference", "pallas"]
 def block_execution_for(
   variant: str, kernels: Literal["reference", "pallas"]
 ) -> Literal["scan", "unrolled"]:
-  """Returns how blocks are executed with these kernels, as far as the compiler manages in 16 GB.
+  """Returns the block execution that suits these kernels and compiles within 16 GB.
 
   The references run in a loop, which compiles in minutes at any depth, though its copies cost time.
-  Pallas kernels run in unrolled blocks, or in a loop where there are too many blocks.
+  Pallas kernels run in unrolled blocks, or in a loop if there are too many blocks.
 
   Raises:
     ValueError: there is no such variant.
@@ -149,7 +149,7 @@ def block_execution_for(
 
 
 def plain_experiment(variant: str, *, batch_size: int, pixels: int, num_classes: int) -> Experiment:
-  """Returns the training that both papers have in common: bfloat16, AGC, Nesterov momentum.
+  """Returns an experiment with what both papers have in common: bfloat16, AGC, Nesterov momentum.
 
   There is no regularization but weight decay and the variant's own dropout, and no moving average.
 
@@ -164,6 +164,6 @@ def plain_experiment(variant: str, *, batch_size: int, pixels: int, num_classes:
     model=Model(variant=variant),
     data=Data(num_classes=num_classes, batch_size=batch_size, train_pixels=pixels),
     optimizer=Optimizer(warmup_steps=1, ema_decay=None),
-    # The length is a constant of the learning rate's schedule, nothing else.
+    # The number of steps is only a constant in the learning-rate schedule.
     schedule=Schedule(train_steps=1000),
   )

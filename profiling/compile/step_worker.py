@@ -2,8 +2,8 @@
 
     python -m profiling.compile.step_worker REQUEST.json FOLDER
 
-Writes FOLDER/program.hlo.gz, what the compiler wrote about Pallas kernels, and what
-`profiling.compile.worker` says.
+Writes FOLDER/program.hlo.gz, the compiler's texts about Pallas kernels, and the files that
+`profiling.compile.worker` describes.
 """
 
 import math
@@ -32,12 +32,12 @@ _ASSUMED_STEPS = 10**6
 
 
 def assumed_train_examples(experiment: Experiment) -> int:
-  """Returns how many images the training split is taken to have, since no data set is read.
+  """Returns how many images the training split is assumed to have, because no data set is read.
 
-  The number sets only the length of the run, and of the warm-up where it is given in epochs, which
-  are constants in the learning rate's schedule: no operation of the step depends on it. A run whose
-  length is given in epochs is taken to have a million steps, and an epoch of any other run to be
-  one step, so that no warm-up is longer than its run for this reason.
+  The number only sets the length of the run, and that of a warm-up given in epochs. Both are
+  constants in the learning-rate schedule; no operation of the step depends on them. If the length
+  of the run is given in epochs, it is assumed to have a million steps. Otherwise an epoch is
+  assumed to be one step, so that the assumption cannot make the warm-up longer than the run.
   """
   batch_size, epochs = experiment.data.batch_size, experiment.schedule.train_epochs
   return batch_size if epochs is None else math.ceil(_ASSUMED_STEPS * batch_size / epochs)
@@ -46,7 +46,7 @@ def assumed_train_examples(experiment: Experiment) -> int:
 def describe_batch(experiment: Experiment, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
   """Returns shapes, dtypes and shardings of what `train.step.sharding.batch.put_batch` returns.
 
-  An image is taken to have one label. MixUp and CutMix take what they mix from this batch.
+  Each image is assumed to have one label. MixUp and CutMix mix images of this same batch.
   """
   images, pixels = experiment.data.batch_size, experiment.data.train_pixels
 
@@ -82,10 +82,10 @@ def compile_request(fields: dict[str, Any], folder: pathlib.Path) -> dict[str, f
 
   Args:
     fields: see `StepRequest.to_json`.
-    folder: folder to keep the program in.
+    folder: folder in which to keep the program.
 
   Returns:
-    As `profiling.compile.worker.compile_step`.
+    The figures that `profiling.compile.worker.compile_step` returns.
 
   Raises:
     UserError: the request cannot be met.

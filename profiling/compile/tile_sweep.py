@@ -1,6 +1,6 @@
 """Finds the tile with which each of an op's kernels takes the fewest cycles.
 
-`python -m profiling.kernels --sweep=OP` runs it. The best tiles are data beside the op.
+`python -m profiling.kernels --sweep=OP` runs it. The best tiles are stored beside the op.
 """
 
 import dataclasses
@@ -28,8 +28,8 @@ class Candidate:
   Attributes:
     tile: fields of the op's `Tile`.
     vmem_bytes: VMEM of its blocks, by the op's `Blocks.vmem_bytes`.
-    profile: profile of the kernel; None where the compiler refused.
-    cycles: cycles of a core; infinite where the compiler refused.
+    profile: profile of the kernel; None if the compiler refused the tile.
+    cycles: cycles per core; infinite if the compiler refused the tile.
   """
 
   tile: dict[str, Any]
@@ -52,13 +52,13 @@ def sweep(
   Args:
     op: op with tiles.
     topology: name of a slice.
-    images: number of images of a device.
+    images: number of images per device.
     only: substring of the problems' labels.
     candidates_per_kernel: number of tiles to compile for each kernel.
     **limits: see `run_worker`.
 
   Raises:
-    UserError: no kernel has `only` in its label, or as `run_worker`.
+    UserError: no kernel has `only` in its label, or `run_worker` raises it.
   """
   wanted = [(problem, pass_) for problem, pass_ in sweeps(op, images) if only in problem.label]
   if not wanted:
@@ -131,7 +131,7 @@ def tiles_path(op: Op) -> pathlib.Path:
 
 
 def write_tiles(found: dict[Key, list[Candidate]], path: pathlib.Path) -> None:
-  """Puts the best tiles into a file, in place of those of the same problems and directions."""
+  """Writes the best tiles into a file, replacing those for the same problems and directions."""
   best = [
     {"problem": dataclasses.asdict(problem), "direction": direction, "tile": candidates[0].tile}
     for (problem, direction), candidates in found.items()

@@ -1,8 +1,8 @@
-"""Compiles the candidates for the tile of one kernel, in a process of its own.
+"""Compiles one kernel with each candidate for its tile, in a process of its own.
 
     python -m profiling.compile.tile_worker REQUEST.json FOLDER
 
-Writes what `profiling.compile.op_worker` writes; each entry has the candidate as well.
+Writes what `profiling.compile.op_worker` writes; each entry also has the candidate.
 """
 
 import dataclasses
@@ -44,16 +44,16 @@ OPS: tuple[Op, ...] = get_args(Op)
 Key = tuple[Any, str]
 """The problem that a kernel solves (`Problem` of the op) and the direction of the pass."""
 Sweep = Callable[[int], Iterator[Program]]
-"""Makes the programs of so many candidates; the tile that the op uses today is the first one."""
+"""Function from a number of candidates to their programs; the tile in use comes first."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TileRequest:
-  """The likely best tiles of a kernel.
+  """A request to compile a kernel with its likely best tiles.
 
   Attributes:
     topology: name of the slice that the device belongs to.
-    images: images of a device.
+    images: number of images per device.
     op: op that has the kernel.
     problem: fields of the problem that the kernel solves.
     direction: direction of the pass.
@@ -81,7 +81,7 @@ def sweeps(op: Op, images: int) -> dict[Key, Sweep]:
 
   Args:
     op: op with tiles.
-    images: images a device.
+    images: number of images per device.
   """
   match op:
     case "scaled_ws_conv" | "stem":
@@ -113,10 +113,10 @@ class TiledKernel:
   """One convolution of the published networks.
 
   Attributes:
-    problem: what it computes.
-    activates_input: whether it applies a gelu.
-    standardizes: false for the stem, whose weights come standardized.
-    differentiates_input: false for the first convolution.
+    problem: problem that the kernels solve.
+    activates_input: whether the input goes through a gelu.
+    standardizes: whether the kernels standardize the weights; the stem's come standardized.
+    differentiates_input: whether the input's gradient is computed; not for the first convolution.
   """
 
   problem: ConvolutionProblem
@@ -126,14 +126,14 @@ class TiledKernel:
 
 
 def tiled_kernels(op: Literal["scaled_ws_conv", "stem"], images: int) -> list[TiledKernel]:
-  """Returns an op's kernels for that many images a device, each problem once."""
+  """Returns an op's kernels for `images` images per device, each problem once."""
   kernels = {}
   for shape in named_shapes():
     is_stem = isinstance(shape, StemShape)
     if isinstance(shape, UpdateShape) or is_stem != (op == "stem"):
       continue
     for i, problem in enumerate(shape.problems(images)):
-      # The stem's first convolution has the images.
+      # The stem's first convolution reads the images, which are not activated or differentiated.
       is_first = is_stem and i == 0
       kernels[problem] = TiledKernel(
         problem=problem,
@@ -267,7 +267,7 @@ def _update_sweeps() -> dict[Key, Sweep]:
         problem = update_problem_of(
           shape.shapes[0], clips=shape.clipped, gradient_itemsize=itemsize, has_ema=False
         )
-        # Gradients that the kernel has widened to float32 are those of the other dtype.
+        # Where the kernel widens bfloat16 gradients, the problem is that of float32 gradients.
         if problem.gradient_itemsize == itemsize:
           found[problem, "update"] = functools.partial(_update_programs, problem, gradient_dtype)
   return found

@@ -1,4 +1,4 @@
-"""TPU slices by name; they need not be there.
+"""Describes TPU slices by name; the slices need not be there.
 
 Only `describe_devices` imports JAX, and it does so when it is called.
 """
@@ -48,8 +48,8 @@ class Topology:
 
     Each of n chips sends (n - 1) / n of the whole arrays, and twice that for a sum that all chips
     get: each chip sums one part, and the parts are then gathered. All links work at once: one along
-    an axis of two chips, two along a longer one. A group that is not the whole slice is taken to
-    lie along one axis, which is an upper bound.
+    an axis of two chips, two along a longer one. A group that is not the whole slice is assumed to
+    lie along one axis, which gives an upper bound.
 
     Args:
       opcode: name of the collective in the compiler's text; one that is not known to send its
@@ -69,7 +69,7 @@ class Topology:
 
 
 def parse_topology(name: str) -> Topology:
-  """Returns the slice of a name.
+  """Returns the slice called `name`.
 
   Raises:
     UserError: the name is not that of a slice, or its generation is unknown.

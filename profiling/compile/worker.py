@@ -1,9 +1,9 @@
-"""Shared by all compiling processes: reading the request, compiling, and writing what comes of it.
+"""Reads a request, compiles, and writes the result; all compiling processes share this.
 
     python -m WORKER REQUEST.json FOLDER
 
-A worker writes FOLDER/result.json, or FOLDER/error.txt, one line, where the request or the compiler
-says no. `profiling.compile.worker_process` starts it.
+A worker writes FOLDER/result.json or, if the request is invalid or the compiler refuses, one line
+in FOLDER/error.txt. `profiling.compile.worker_process` starts it.
 """
 
 import gzip
@@ -26,11 +26,11 @@ def serve(
   """Carries out a request and writes the result or the error.
 
   Args:
-    work: takes the request's fields and the folder for further files, returns the result's fields.
-    request_path: file of the request, JSON.
+    work: function from the request's fields and a folder for further files to the result's fields.
+    request_path: JSON file with the request.
     folder: folder for the results.
   """
-  # A compiler that aborts would leave gigabytes.
+  # Otherwise a compiler that aborts would leave gigabytes of core dump.
   resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
   fields = json.loads(pathlib.Path(request_path).read_text())
   out = pathlib.Path(folder)
@@ -48,12 +48,12 @@ def compile_step(step: Any, state: Any, batch: Any, folder: pathlib.Path) -> dic
   Args:
     step: jitted function of state and batch.
     state: described operand: a tree of `jax.ShapeDtypeStruct` with shardings.
-    batch: described operand, likewise.
-    folder: folder to keep the program in.
+    batch: described operand, of the same form.
+    folder: folder in which to keep the program.
 
   Returns:
-    lower_seconds and compile_seconds, and of one device argument_bytes, output_bytes, alias_bytes
-    and temp_bytes.
+    lower_seconds, compile_seconds, and the argument_bytes, output_bytes, alias_bytes and temp_bytes
+    of one device.
 
   Raises:
     jax.errors.JaxRuntimeError: the compiler refuses the program.
@@ -76,12 +76,12 @@ def compile_step(step: Any, state: Any, batch: Any, folder: pathlib.Path) -> dic
 
 
 def keep_program(hlo_text: str, folder: pathlib.Path, *, dumps: pathlib.Path) -> None:
-  """Writes the optimized program, and what the compiler wrote about its Pallas kernels.
+  """Writes the optimized program, and keeps the compiler's texts about its Pallas kernels.
 
   Args:
     hlo_text: optimized program.
     folder: folder to write to.
-    dumps: folder that the compiler wrote to; it does not exist where it was not asked to write.
+    dumps: folder of the compiler's texts; it does not exist if these were not requested.
   """
   (folder / "program.hlo.gz").write_bytes(gzip.compress(hlo_text.encode(), compresslevel=5))
   if dumps.exists():

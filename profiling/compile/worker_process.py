@@ -25,8 +25,8 @@ MEMORY_LIMIT_BYTES = 16 * 10**9
 ROOT = pathlib.Path(__file__).parents[2]
 """Folder of the top-level packages."""
 
-# Decided before JAX is imported: there is no TPU to ask what it is, and several processes may load
-# the compiler at once.
+# These must be set before JAX is imported: there is no TPU that could say what it is, and several
+# processes may load the compiler at once.
 ENVIRONMENT = {
   "JAX_PLATFORMS": "cpu",
   "TPU_SKIP_MDS_QUERY": "1",
@@ -59,16 +59,16 @@ def run_worker_process(
     request: JSON values for the worker.
     folder: empty folder for the results. "peak_memory_bytes" of the process is added to its
       result.json.
-    what: names the work in messages and progress.
-    dumps: whether the compiler writes about Pallas kernels to FOLDER/dumps, for the worker to keep
-      what belongs to its programs; the folder is removed afterwards.
+    what: name of the work in messages and progress.
+    dumps: whether the compiler writes texts about Pallas kernels to FOLDER/dumps. The worker keeps
+      those that belong to its programs; the folder is removed afterwards.
     time_limit_seconds: time after which the compiler is stopped.
     memory_limit_bytes: resident memory above which the compiler is stopped.
 
   Raises:
     DeviceMemoryError: the compiler says that a device has too little memory.
-    UserError: the request cannot be met, the compiler refuses or dies, or a limit is reached; one
-      line with the reason.
+    UserError: the request cannot be met, the compiler refuses or dies, or a limit is reached; the
+      message gives the reason in one line.
   """
   request_path = folder / "request.json"
   request_path.write_text(json.dumps(request, indent=1))
@@ -115,7 +115,7 @@ def _environment() -> dict[str, str]:
   """Returns the environment variables of the worker.
 
   JAX's own settings are not inherited: they change what is compiled, and are not in the cache's
-  key. A persistent compilation cache would also keep the compiler from writing about kernels.
+  key. JAX's persistent compilation cache would also keep the compiler from writing about kernels.
   """
   inherited = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
   return {**inherited, **ENVIRONMENT}
@@ -131,7 +131,7 @@ def _watch(
   """Waits for the worker and returns its peak resident memory in bytes."""
   started_seconds = time.monotonic()
   peak_bytes = 0
-  # A progress line on a terminal; nobody knows beforehand how long the compiler takes.
+  # On a terminal, this line shows the elapsed time; the compiler does not say how much is left.
   with tqdm(bar_format="{desc} {elapsed}", desc=what, leave=False, disable=None) as line:
     while process.poll() is None:
       time.sleep(_POLL_SECONDS)
@@ -165,5 +165,5 @@ def _peak_memory_bytes(process_id: int) -> int:
   for line in status.splitlines():
     if line.startswith("VmHWM:"):
       return int(line.split()[1]) * 1024
-  # A process that has ended and was not waited for has no memory left.
+  # A zombie, which has ended but was not waited for, has no memory.
   return 0

@@ -18,7 +18,7 @@ def relevant_instructions(
   """Finds the instructions on which a branch or copy depends, and the copies themselves.
 
   Returns:
-    By the address of a bundle, its relevant phis and its other relevant instructions, stores last.
+    For each bundle's address, its relevant phis and its other relevant instructions, stores last.
   """
   setters: dict[str, list[tuple[int, Instruction]]] = {}
   stores: list[tuple[int, Instruction]] = []
@@ -58,7 +58,7 @@ def relevant_instructions(
 
 
 def possibly_same(address: str, others: Iterable[str]) -> set[str]:
-  """Returns those of other scalar memory addresses that may be equal to `address`.
+  """Returns those among other scalar memory addresses that may be equal to `address`.
 
   Addresses are compared as text. One that contains a register may be any address in its
   allocation; if it names no allocation, it may be any but a spill's.

@@ -1,6 +1,6 @@
-"""Counts the issue cycles of one Pallas kernel in libtpu's final schedule of it.
+"""Counts the issue cycles of one Pallas kernel from libtpu's final schedule of it.
 
-The schedule lists the bundles of a kernel, of which one is issued each cycle (`bundle_text`). How
+The schedule lists the bundles of a kernel; one bundle is issued each cycle (`bundle_text`). How
 often each bundle is issued is not a constant in the text: loop bounds may depend on the core,
 predicates on the iteration, and both go through registers and spills. `count_bundles` therefore
 follows the path of one core. It computes the scalar values on which branches depend (`scalar_core`)
@@ -14,7 +14,7 @@ and counts the bundles on the way.
   twice. Without a parallel axis the second core jumps over everything.
 - A predicated region (`pl.when`) counts in the iterations in which it is entered. Where that
   depends on data, it counts every time: an upper bound, which `Region.assumed` reports.
-- Bundles right behind a branch (one on v4, four on v5p) are issued whether it is taken or not.
+- Bundles right after a branch (one on v4, four on v5p) are issued whether it is taken or not.
 - A loop whose number of iterations depends on data is an error.
 
 Cycles in which nothing is issued are not counted: waits for copies, barriers and stalls. What the
@@ -87,7 +87,7 @@ class BundleCount:
     issues: number of times that each bundle of the text is issued.
     loops: loops in the order of their last bundles; an inner loop comes before the outer one.
     regions: regions in the order of their branches.
-    branch_delay_bundles: number of bundles behind a branch that are issued also if it is taken;
+    branch_delay_bundles: number of bundles after a branch that are issued even if it is taken;
       None in a text without branches.
     copied_granules: size of what the core copies from HBM to VMEM and back, in units of the chip's
       `copy_granule_bytes`. A copy whose predicate depends on data counts every time.
@@ -111,7 +111,7 @@ class BundleCount:
 
   @property
   def is_upper_bound(self) -> bool:
-    """Returns whether a region was counted whose predicate depends on data."""
+    """Returns whether the count includes a region whose predicate depends on data."""
     return any(region.assumed for region in self.regions)
 
 
@@ -122,8 +122,8 @@ def count_bundles(
 
   Args:
     final_bundles_text: content of a `*-final_bundles.txt` of one kernel.
-    core: number of the core in its chip. It makes no difference if the grid has a parallel axis;
-      otherwise the second core does nothing.
+    core: number of the core in its chip. With a parallel axis in the grid, both cores give the same
+      count; without one, the second core does nothing.
     branches_max: number of issued branches above which the text must have been misread.
 
   Raises:
@@ -145,7 +145,7 @@ class _Walk:
     self.branch_addresses = sorted(schedule.branches)
     # Regions that the core is in and whose predicates depend on data.
     self.assumed_regions: list[Branch] = []
-    # Issues are kept as differences from the bundle before.
+    # Issues are kept as differences from the previous bundle.
     self.differences = [0] * (len(schedule.bundles) + 1)
     self.reached = dict.fromkeys(schedule.branches, 0)
     self.taken = dict.fromkeys(schedule.branches, 0)

@@ -1,7 +1,8 @@
 """Parses the final schedule that libtpu writes of one Pallas kernel (`*-final_bundles.txt`).
 
 A bundle is a VLIW instruction: one is issued each cycle, and its slots are instructions of the
-core's units. The text lists the bundles in the order of their addresses. Read from libtpu 0.0.42.
+core's units. The text lists the bundles in the order of their addresses. The format is that of
+libtpu 0.0.42.
 """
 
 import dataclasses
@@ -16,8 +17,8 @@ _PREDICATE = re.compile(r"\((?P<negated>!?)%(?P<name>\w+)(?:, (?P<otherwise>[^)]
 _TARGET = re.compile(r"target = \$region(\d+)")
 _REGION = re.compile(r"(?P<kind>Start/End empty|Start|End) region (?P<number>\d+)")
 _CONTROL = re.compile(r"(?:[sv]br|scall|sret|inlined_call)(?:\..*)?")
-# v4 has a memory (CMEM) between the two, where XLA may put an operand. Its copies count as copies
-# of HBM, over which the operand has come or will go.
+# v4 has a memory (CMEM) between HBM and VMEM, where XLA may put an operand. Copies of CMEM count as
+# copies of HBM, because the operand has come over HBM or will go over it.
 _COPIES = (
   "dma.hbm_to_vmem",
   "dma.vmem_to_hbm",
@@ -64,8 +65,8 @@ class Instruction:
   @property
   def copied_size(self) -> str:
     """Returns the operand of a copy that is its size in granules."""
-    # The operands are source, size, destination and more. Copies of HBM name a thread first, and
-    # where the predicate was, there is an empty operand.
+    # The operands are source, size, destination and more. Copies of HBM name a thread first, and a
+    # removed predicate leaves an empty operand.
     return [one for one in self.operands if one and not one.startswith("[thread")][1]
 
 
@@ -98,7 +99,7 @@ class Schedule:
   Attributes:
     bundles: instructions of each bundle, by address.
     branches: branches by their addresses.
-    branch_delay_bundles: number of bundles behind a branch that are issued also if it is taken;
+    branch_delay_bundles: number of bundles after a branch that are issued even if it is taken;
       None in a text without branches.
   """
 
@@ -179,7 +180,7 @@ def _branches_to_regions(
 
 
 def _delay(branch: Branch, regions: _Regions) -> int:
-  """Returns how many bundles of a branch's own region are behind it; negative if unknown."""
+  """Returns how many bundles of a branch's own region follow it; negative if unknown."""
   # The compiler numbers the block with the branch, the block that it jumps over, and its target
   # in this order, and a loop's last block immediately before the loop's header.
   own_region = branch.region - (1 if branch.is_backward else 2)
@@ -187,10 +188,10 @@ def _delay(branch: Branch, regions: _Regions) -> int:
 
 
 def _split_slots(text: str, address: int) -> tuple[list[tuple[str, str]], str]:
-  """Splits the text behind a bundle's "{"; comments may be nested.
+  """Splits the text after a bundle's "{" into slots; comments may be nested.
 
   Returns:
-    Pairs (code, comment) of the slots, and the text behind the bundle's "}".
+    Pairs (code, comment) of the slots, and the text after the bundle's "}".
   """
   slots, code, comment = [], "", ""
   depth = position = 0
@@ -218,7 +219,7 @@ def _parse_instruction(code: str, comment: str) -> Instruction:
   operation, operands = instruction["operation"], instruction["operands"]
   if operation == "sdivrem.u32":
     operation = "remainder.u32" if "kRem" in comment else "quotient.u32"
-  # The predicate is before the operands or, for instructions on memory, behind the address.
+  # The predicate comes before the operands or, for instructions on memory, after the address.
   predicate = _PREDICATE.search(operands)
   if predicate:
     operands = operands[: predicate.start()] + operands[predicate.end() :]

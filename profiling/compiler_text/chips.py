@@ -1,11 +1,11 @@
-"""Lists figures of the TPU generations, and counts core-hours for the whole project.
+"""Lists the figures of each TPU generation, and converts chips and seconds to core-hours.
 
 TPU v4 is from Jouppi et al., arXiv 2304.01433, table 4; TPU v3 from the same table and from the
 appendix of arXiv 2102.06171; the later ones from "System architecture" of each in Google's Cloud
 TPU documentation (docs.cloud.google.com/tpu/docs/v5e, v5p, v6e, tpu7x), which gives peak, memory
-and links but no clock. The clock is then the peak divided by the operations that the matrix units
-perform in a cycle; that a 256 x 256 unit takes two operands a cycle follows from the compiler's
-cycles for a large product. A core is a TensorCore.
+and links but no clock. For these, the clock is the peak divided by the operations that the matrix
+units perform in a cycle; that a 256 x 256 unit takes two operands a cycle follows from the
+compiler's cycles for a large product. A core is a TensorCore.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ class Chip:
     peak_flops: bfloat16 operations per second of all cores; a multiply-add is two operations.
     hbm_bytes: size of the high-bandwidth memory.
     hbm_bytes_per_second: bandwidth of the high-bandwidth memory.
-    links: number of links to neighbors, of a chip inside a torus.
+    links: number of links to neighbors that each chip of a full torus has.
     link_bytes_per_second: bandwidth of one link in one direction.
     chip_config: JAX's name of the mode in which one device is a whole chip; None where the compiler
       knows only one mode.
@@ -64,7 +64,7 @@ CHIPS: dict[str, Chip] = {
       hbm_bytes_per_second=1.2e12,
       links=6,
       link_bytes_per_second=50e9,
-      # Without it, the compiler uses split mode, in which a chip is two devices of one core.
+      # Without this, the compiler uses split mode, in which a chip is two devices of one core each.
       chip_config="megacore",
       cores_per_device=2,
       copy_granule_bytes=512,

@@ -103,7 +103,7 @@ def _count_executions(
         trips = _trip_count(computations, name, instruction)
         body = instruction.attribute("body")
         _count_executions(computations, body, times * trips, executions)
-      # "call-start" is how TPU 7x has its SparseCores sum and copy in the background.
+      # With "call-start", TPU 7x has its SparseCores sum and copy in the background.
       case "call" | "call-start":
         _count_executions(computations, instruction.attribute("to_apply"), times, executions)
       case "conditional":

@@ -34,7 +34,7 @@ class KernelProfile:
 
   Attributes:
     bundles: number of bundles that the busier core issues, one a cycle.
-    is_upper_bound: whether, depending on data, fewer bundles may be issued.
+    is_upper_bound: whether fewer bundles may be issued, depending on data.
     utilization: used share of each unit's capacity over all issued bundles, by the compiler's name.
     spills: number of stores and loads of spilled vector registers in all issued bundles.
     vmem_bytes: VMEM reserved on each core.
@@ -74,8 +74,8 @@ def dump_arguments(folder: pathlib.Path) -> str:
 def keep(dumps: pathlib.Path, hlo_text: str, folder: pathlib.Path) -> None:
   """Keeps the texts of a program's kernels and deletes all other dumps.
 
-  The compiler writes nothing about a call that equals an earlier one in kernel and in types and
-  memories of operands and results. Such a call gets the texts of the earlier one.
+  The compiler writes nothing about a call that equals an earlier one (same kernel, same types and
+  memories of operands and results). Such a call gets the texts of the earlier one.
 
   Args:
     dumps: folder to which the compiler wrote.
@@ -86,7 +86,7 @@ def keep(dumps: pathlib.Path, hlo_text: str, folder: pathlib.Path) -> None:
     FileNotFoundError: the compiler wrote nothing about a kernel.
   """
   computations, _ = parse(hlo_text)
-  # A kernel inside a fusion is known by the fusion's name.
+  # The compiler calls a kernel inside a fusion by the fusion's name.
   fused = {
     instruction.attribute("calls")
     for instructions in computations.values()

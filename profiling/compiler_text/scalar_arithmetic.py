@@ -1,6 +1,6 @@
-"""Computes scalar instructions of a TPU core on values of which some may be unknown.
+"""Computes scalar instructions of a TPU core on values that may be unknown.
 
-Values are numbers below 2**32; None is a value that is not known.
+Values are nonnegative numbers below 2**32; None is an unknown value.
 """
 
 import operator
@@ -10,7 +10,7 @@ WORD = 2**32
 
 
 def signed(x: int) -> int:
-  """Returns the number that 32 bits mean in two's complement."""
+  """Returns the number that 32 bits represent in two's complement."""
   return x - WORD if x >= WORD // 2 else x
 
 

@@ -1,6 +1,6 @@
 """Executes the scalar instructions of one core on which its branches and copies depend.
 
-A value may be unknown, because it depends on data that only exist at run time.
+A value may be unknown because it depends on data that exist only at run time.
 """
 
 import bisect

@@ -1,6 +1,6 @@
-"""Reads how far estimates are from published measurements; every estimate is printed with it.
+"""Reads how far estimates are from published measurements, to print this with every estimate.
 
-`python -m profiling.calibrate` makes the file that this reads.
+`python -m profiling.calibrate` writes the file that this module reads.
 """
 
 import dataclasses
@@ -39,7 +39,7 @@ def spread(ratios: Sequence[float]) -> Spread:
 def error_bars() -> dict[str, Spread]:
   """Returns the spread by TPU generation.
 
-  That of "v3" comes from step times of paper B, that of "v4" from core-hours of paper A.
+  The spread for "v3" comes from step times of paper B, that for "v4" from core-hours of paper A.
   """
   calibration = json.loads(CALIBRATION.read_text())
   return {name: Spread(**table["spread"]) for name, table in calibration["tables"].items()}

@@ -1,4 +1,4 @@
-"""Compares the cycles of every op by XLA, by the ops' own kernels and by the chip's bound.
+"""Compares each op's cycles in XLA's program, in its own kernels, and at the chip's bound.
 
 `python -m profiling.kernels` prints them.
 """
@@ -52,7 +52,7 @@ class CompiledOp:
     return self.argument_bytes + self.output_bytes
 
   def cycles(self, chip: Chip) -> float:
-    """Returns the cycles of operations and kernels, one after the other."""
+    """Returns the sum of the cycles of operations and kernels."""
     in_kernels = sum(kernel.seconds(chip) for kernel in self.kernels)
     return self.operation_cycles + in_kernels * chip.clock_hz
 
@@ -65,12 +65,12 @@ class OpRow:
     label: op and shape.
     direction: "forward", "backward", "update" or "yardstick".
     calls: number of calls in one training step, by network.
-    matrix_cycles: cycles of a core if its matrix units are busy all the time.
-    memory_cycles: cycles of a core if the chip's HBM is busy all the time.
-    xla_cycles: cycles of the reference; None where it did not compile.
-    kernel_cycles: cycles of the kernel; None where there is none.
-    kernels: profiles of what `kernel_cycles` is made of, including what is subtracted there: a
-      backward pass has those of the forward pass, squeeze-excite those of the convolution before.
+    matrix_cycles: least cycles per core, if the matrix units are busy all the time.
+    memory_cycles: least cycles per core, if the chip's HBM is busy all the time.
+    xla_cycles: cycles of the reference; None if it did not compile.
+    kernel_cycles: cycles of the kernel; None if there is none.
+    kernels: profiles of all kernels that enter `kernel_cycles`, including those subtracted: of the
+      forward pass in a backward pass, of the preceding convolution in squeeze-excite.
     error: the compiler's error message.
   """
 
@@ -94,21 +94,21 @@ _Compiled = Mapping[tuple[str, str], CompiledOp]
 """Programs by label and direction."""
 
 _Pair = tuple[CompiledOp, CompiledOp | None]
-"""One program as XLA compiles it, and with kernels where these were asked for."""
+"""One program compiled by XLA alone and, if requested, the same program with kernels."""
 
 
 def compile_ops(request: OpRequest, **options: Any) -> tuple[_Compiled, dict[str, str]]:
   """Compiles all ops of a request.
 
   Args:
-    request: which ops.
+    request: ops to compile.
     **options: see `profiling.compile.cache.run_worker`.
 
   Returns:
-    The programs, and the versions of what compiled them.
+    The programs, and the versions of the compiling packages.
 
   Raises:
-    UserError: as `run_worker`.
+    UserError: see `run_worker`.
   """
   folder, versions = run_worker(
     "profiling.compile.op_worker",
@@ -155,9 +155,9 @@ def make_rows(
 
   Args:
     reference: programs of the references.
-    pallas: programs with kernels, where they were asked for.
-    chip: chip that they were compiled for.
-    images: number of images of a device.
+    pallas: programs with kernels, if they were requested.
+    chip: chip that the programs were compiled for.
+    images: number of images per device.
   """
   rows = []
   for (label, direction), program in reference.items():
@@ -182,7 +182,7 @@ def make_rows(
         forward, both = programs["forward"], programs["both"]
         rows.append(_row(label, "forward", calls, shape.macs * images, forward, chip))
         macs = shape.backward_macs * images
-        # Operands, cotangent and gradients; the forward pass's result is not part of it.
+        # These are operands, cotangent and gradients; the result of the forward pass is left out.
         least_bytes = both[0].outer_bytes - forward[0].output_bytes
         rows.append(
           _row(label, "backward", calls, macs, both, chip, less=[forward], least_bytes=least_bytes)
@@ -190,9 +190,9 @@ def make_rows(
       case SqueezeExciteShape():
         forward, both = programs["forward"], programs["both"]
         conv, conv_both = programs["convolution forward"], programs["convolution both"]
-        # What the convolution alone does not have are shortcut and gate. Forward, the branch is
-        # read again, and the result is written as well; backward, where the branch is read in
-        # place of the shortcut, the cotangent is read once more.
+        # Shortcut and gate come on top of the convolution. The forward pass also reads the branch
+        # again and writes the result. The backward pass reads the branch instead of the shortcut,
+        # and the cotangent once more.
         wide_bytes = conv[0].output_bytes
         least_bytes = forward[0].outer_bytes - conv[0].outer_bytes + 2 * wide_bytes
         macs = shape.macs * images
@@ -272,8 +272,8 @@ def geometric_mean(values: Sequence[float]) -> float:
 def summary(rows: Sequence[OpRow]) -> list[tuple[str, str, str, str, str]]:
   """Returns a line for each op and direction of F0 and F7+.
 
-  It has the number of shapes, the geometric means of XLA's cycles over the bound and over the
-  kernel's, and how many shapes have a kernel.
+  Each line has the number of shapes, the geometric means of XLA's cycles over the bound and over
+  the kernel's, and how many shapes have a kernel.
   """
   lines = []
   for op in ("conv", "se_residual", "sgd_agc"):

@@ -1,6 +1,6 @@
-"""Estimates what the runs of paper A would cost with this project, from its configurations.
+"""Estimates what the runs of paper A would cost with this project.
 
-`train/configs` says how these runs train; nothing is restated here.
+How these runs train is read from `train/configs`; nothing is restated here.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ _FINETUNING_IMAGES = 50 * 1_281_167
 
 
 def pretraining_experiment(variant: str, *, chips: int = 128) -> Experiment:
-  """Returns what `train/configs/jft_pretrain.py` trains with.
+  """Returns the experiment that `train/configs/jft_pretrain.py` describes.
 
   Args:
     variant: name of the network.
@@ -35,7 +35,7 @@ def pretraining_experiment(variant: str, *, chips: int = 128) -> Experiment:
 
 
 def finetuning_experiment(variant: str = "F7+") -> Experiment:
-  """Returns what `train/configs/imagenet_finetune.py` trains with."""
+  """Returns the experiment that `train/configs/imagenet_finetune.py` describes."""
   return load_experiment(f"{_CONFIGS / 'imagenet_finetune.py'}:variant={variant}")
 
 
@@ -73,7 +73,7 @@ def requests(topology: Topology, kernels: str, **changes: dict[str, Any]) -> dic
 
   Args:
     topology: slice.
-    kernels: "reference" or "pallas"; blocks are executed as these want it.
+    kernels: "reference" or "pallas"; the block execution is chosen to suit them.
     **changes: fields of all experiments that are to differ from the configuration, by section as
       in `profiling.compile.request.replace_fields`.
 
@@ -92,7 +92,7 @@ def requests(topology: Topology, kernels: str, **changes: dict[str, Any]) -> dic
 
 
 def estimate_all(steps: dict[str, StepRequest], **options: Any) -> Estimates:
-  """Compiles every step, one after the other.
+  """Compiles the steps, one after another, and estimates their time.
 
   Args:
     steps: steps by name, as `requests` returns them.

@@ -48,7 +48,7 @@ VISION_TRANSFORMER_RUNS = (
 class MeasuredStep:
   """Paper B's median time of a training step on TPU v3: 32 cores, 32 images a core, bfloat16.
 
-  Gradients are summed over the cores; the data are on the devices already.
+  Gradients are summed over the cores; the data are already on the devices.
 
   Attributes:
     variant: name of the network.

@@ -1,4 +1,4 @@
-"""A training step's estimates with what they were made from, and how they are written down."""
+"""Compiles a training step, estimates its time, and formats the result as text and JSON."""
 
 import dataclasses
 from typing import Any
@@ -18,12 +18,12 @@ MFU_DEFINITION = "6 x multiply-adds of a forward pass x images/s / peak bfloat16
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StepReport:
-  """A step's estimates and what they were made from.
+  """A step's estimates and the compilation from which they follow.
 
   Attributes:
-    request: which step.
-    compilation: what the compiler says about it.
-    time: estimated time.
+    request: step that was compiled.
+    compilation: the compiler's figures for the step.
+    time: estimated time of the step.
   """
 
   request: StepRequest
@@ -59,7 +59,7 @@ class StepReport:
 
   @property
   def hbm_margin_bytes(self) -> int:
-    """Returns what the step leaves of a device's memory; negative where it does not fit."""
+    """Returns the device memory that the step leaves free; negative if the step does not fit."""
     return self.topology.chip.hbm_bytes_per_device - self.compilation.hbm_bytes
 
   @property
@@ -77,7 +77,7 @@ def report(request: StepRequest, **options: Any) -> StepReport:
   """Compiles a step and estimates its time.
 
   Args:
-    request: which step.
+    request: step to compile.
     **options: see `profiling.compile.compilation.compile_step`.
 
   Raises:
@@ -93,7 +93,7 @@ def report(request: StepRequest, **options: Any) -> StepReport:
 
 
 def request_as_json(request: StepRequest) -> dict[str, Any]:
-  """Returns JSON values: the fields that tables are read by, and the whole experiment."""
+  """Returns the request as JSON values: its main fields, and the whole experiment."""
   experiment = request.experiment
   model, data, parallelism = experiment.model, experiment.data, experiment.parallelism
   return {

@@ -20,7 +20,7 @@ RULES = (
   "collectives, bytes over the slice's links, overlapped with nothing; asynchronous copies and "
   "scalar arithmetic free"
 )
-"""States what overlaps with what; `estimate` applies it."""
+"""States which operations take time and what overlaps; `estimate` applies these rules."""
 
 # Scopes that `nfnet.model` and `train.step.train_step` put around their parts.
 _PARTS = ("stem", "stage_1", "stage_2", "stage_3", "stage_4", "head", "optimizer")
@@ -91,7 +91,7 @@ def format_rows(rows: Sequence[Row], whole_seconds: float) -> str:
 
   Args:
     rows: rows of a step.
-    whole_seconds: time that the shares refer to.
+    whole_seconds: time of which the tables give shares.
   """
   parts = [
     (part, direction, f"{seconds * 1e3:.2f}", f"{seconds / whole_seconds:.1%}")
@@ -125,7 +125,7 @@ def estimate(
 
   Args:
     operations: operations of the whole program, as one device runs it.
-    topology: slice that it was compiled for.
+    topology: slice that the program was compiled for.
     kernels: profiles of the Pallas kernels by the name of the operation.
 
   Raises:
@@ -155,7 +155,7 @@ def estimate(
 
 
 def attribute(source: str) -> tuple[str, Direction]:
-  """Returns the part and direction that a path of JAX names stands for; see `Operation.source`."""
+  """Returns the part and direction to which a path of JAX names belongs (`Operation.source`)."""
   part = next((name for name in _PARTS if re.search(rf"\b{name}\b", source)), OTHER)
   if part in ("optimizer", OTHER):
     return part, ""

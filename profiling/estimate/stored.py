@@ -1,4 +1,4 @@
-"""Names the folder of figures that are kept with the source."""
+"""Names the folder of the figures that the repository keeps."""
 
 import pathlib
 

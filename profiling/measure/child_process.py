@@ -24,9 +24,9 @@ def run_for_json(
 
   Args:
     command: program and arguments.
-    folder: working directory of the process; None is this process's.
-    environment: environment of the process; None is this process's.
-    timeout_seconds: time after which the process is killed; None is no limit.
+    folder: working directory of the process; None means that of this process.
+    environment: environment of the process; None means that of this process.
+    timeout_seconds: time after which the process is killed; None means no limit.
     json_text: function that returns the JSON text, given what the process printed.
 
   Raises:

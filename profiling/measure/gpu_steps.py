@@ -20,7 +20,7 @@ CONFIG = pathlib.Path(train.configs.__file__).parent / "imagenet.py"
 
 
 def has_gpu() -> bool:
-  """Returns whether JAX finds a GPU; asks in another process, because JAX would keep its memory."""
+  """Returns whether JAX finds a GPU; asks in a child process, because JAX would hold GPU memory."""
   result = subprocess.run(
     [sys.executable, "-c", "import jax; print(jax.devices()[0].platform)"],
     capture_output=True,

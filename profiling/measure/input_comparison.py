@@ -14,13 +14,13 @@ from nfnet.errors import UserError
 from profiling.measure.child_process import run_for_json
 from profiling.measure.input_pipelines import OURS, OURS_IN_THREADS, TF_DATA_ANTIALIASED
 
-# Not rivals: this project in another way, and a rival made slower for the quality that all the
-# others have.
+# These are not rivals: one is this project run in another way, the other is a rival slowed down to
+# give the image quality of all others.
 _FOR_INFORMATION = (OURS_IN_THREADS, TF_DATA_ANTIALIASED)
 
 CHIPS_PER_HOST = 4
 HOST_VCPUS = 240
-"""Hyperthreads of a TPU v4 host, for its four chips (cloud.google.com/tpu/docs/v4)."""
+"""Number of hyperthreads of a TPU v4 host, for its four chips (cloud.google.com/tpu/docs/v4)."""
 
 Run = dict[str, Any]
 """Figures of `profiling.measure.input_worker`, or {"not_measured": why}."""
@@ -55,7 +55,7 @@ def measure(
 
 
 def run_rounds(measurements: Mapping[str, Callable[[], Run]], rounds: int) -> list[dict[str, Run]]:
-  """Measures pipelines in rotation: each round begins with another one.
+  """Measures pipelines in rotation: each round begins with a different one.
 
   Args:
     measurements: function that measures a pipeline once, by the pipeline's name.
@@ -84,9 +84,9 @@ def summarize(rounds: Sequence[Mapping[str, Run]]) -> dict[str, Any]:
     rounds: for each round, the figures by the pipeline's name.
 
   Returns:
-    For each pipeline its images per second and core, by CPU time and by the clock, as [median,
-    lowest, highest] over the rounds; the fastest rival, and the ratio of this project's speed to it
-    in the same round.
+    For each pipeline, its images per second and core, by CPU time and by the clock, as [median,
+    lowest, highest] over the rounds; the fastest rival; and the ratio of this project's speed to
+    that rival's in the same round.
   """
   speeds: dict[str, Any] = {}
   for pipeline in rounds[0]:

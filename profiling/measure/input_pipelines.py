@@ -1,6 +1,6 @@
 """Defines the input pipelines that are compared: this project's and those of its rivals.
 
-All make the same: batches of uint8 [batch, pixels, pixels, 3] from JPEGs on disk, each image
+All produce the same: batches of uint8 [batch, pixels, pixels, 3] from JPEGs on disk, each image
 cropped at random (area 8 to 100 %, aspect ratio 3:4 to 4:3), resized by bicubic interpolation and
 mirrored with probability 1/2. Every pipeline imports what it needs when it runs, and the module
 itself imports the standard library only, so that an interpreter without this project's packages can
@@ -80,12 +80,12 @@ def tf_data(options: argparse.Namespace, *, antialias: bool) -> Iterator[Any]:
 
 
 def timm_loader(options: argparse.Namespace) -> Iterator[Any]:
-  """Yields batches of timm's data set and transformations in PyTorch's loader, a worker a core."""
+  """Yields batches of timm's data set and transforms in PyTorch's loader, one worker per core."""
   import timm.data
   import timm.data.loader
   import torch
 
-  # timm normalizes in its prefetcher, on a device. Without a prefetcher nothing is normalized.
+  # timm normalizes in its prefetcher, on a device. Without a prefetcher, nothing is normalized.
   transform = timm.data.create_transform(
     options.pixels,
     is_training=True,
@@ -152,7 +152,7 @@ def _files(options: argparse.Namespace) -> list[str]:
 def random_box(width: int, height: int, generator: random.Random) -> tuple[int, int, int, int]:
   """Draws left, top, right and bottom of a crop as `train.data.augmentation` does.
 
-  It is written again for interpreters that have the standard library only.
+  The function is repeated here for interpreters that have only the standard library.
   """
   for _ in range(10):
     area = width * height * generator.uniform(_AREA_MIN, 1)

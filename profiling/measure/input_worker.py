@@ -20,7 +20,7 @@ _WARMUP_BATCHES = 4
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-  """Times batches once the pipeline runs, by the clock and by the CPU time of all its processes."""
+  """Times batches after a warm-up, by the clock and by the CPU time of the pipeline's processes."""
   cores = sorted(os.sched_getaffinity(0))[: options.cores]
   os.sched_setaffinity(0, cores)
   batches = PIPELINES[options.pipeline](options)

@@ -17,7 +17,7 @@ _GENERATED_QUALITY = 98
 
 
 def generate_images(folder: pathlib.Path, count: int) -> None:
-  """Writes JPEGs of ImageNet's size, cut from scikit-learn's photographs; always the same ones.
+  """Writes JPEGs of ImageNet's size, cut from scikit-learn's photographs, always the same ones.
 
   Raises:
     UserError: scikit-learn is not installed.
@@ -59,7 +59,7 @@ def link_images(folder: pathlib.Path, source: str) -> None:
 
 
 def prepare(images: pathlib.Path, out: pathlib.Path) -> None:
-  """Prepares this project's data set of a folder that holds train/CLASS and val/CLASS."""
+  """Prepares this project's data set from a folder that holds train/CLASS and val/CLASS."""
   with contextlib.redirect_stderr(io.StringIO()):
     dataset_writer.write_dataset(
       out, image_sources.read_source(images), workers=os.cpu_count() or 1

@@ -40,7 +40,7 @@ def measure(
   torch.manual_seed(0)
   model = timm.create_model(model_name, pretrained=False, num_classes=1000)
   model = model.to(device=device, memory_format=torch.channels_last).train()
-  # Everything is clipped but the classifier.
+  # AGC clips everything but the classifier.
   clipped = [value for name, value in model.named_parameters() if not name.startswith("head.fc")]
   optimizer = torch.optim.SGD(
     model.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=2e-5

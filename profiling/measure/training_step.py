@@ -39,7 +39,7 @@ class Measurement:
     cores_per_device: TensorCores of a TPU device, otherwise 1.
     images_per_step: number of images in the global batch.
     training_flops_per_image: FLOPs of the network: 6 x multiply-adds of a forward pass.
-    steps: number of timed steps; as many again were traced.
+    steps: number of timed steps; the same number was traced.
     step_seconds: mean time of a step without the profiler.
     traced_step_seconds: mean time of a step with the profiler.
     busy_share: share of the traced time in which a device computed.
@@ -94,8 +94,8 @@ def measure(experiment: Experiment, steps: int, folder: pathlib.Path) -> Measure
   """Compiles the experiment's step, runs it and traces it.
 
   Args:
-    experiment: validated experiment, whose data are not read.
-    steps: number of steps to time, and then to trace.
+    experiment: validated experiment; its data are not read.
+    steps: number of steps to time, and of steps to trace afterwards.
     folder: folder for the profile.
 
   Raises:
@@ -135,7 +135,7 @@ def measure(experiment: Experiment, steps: int, folder: pathlib.Path) -> Measure
   state, _ = run(state, _WARMUP_STEPS)
   state, step_seconds = run(state, steps)
   options = jax.profiler.ProfileOptions()
-  # Python's calls would be most of the profile.
+  # Otherwise Python's calls would fill most of the profile.
   options.python_tracer_level = 0
   try:
     folder.mkdir(parents=True, exist_ok=True)

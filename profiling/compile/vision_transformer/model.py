@@ -1,8 +1,9 @@
-"""Vision transformers (ViT), which paper A compares NFNets with, to see what training one costs.
+"""Defines the vision transformers (ViT) that paper A compares NFNets with, to estimate their cost.
 
-Nothing here is ever trained. Dosovitskiy et al., https://arxiv.org/abs/2010.11929, with the
-attention-pooling head of Zhai et al., https://arxiv.org/abs/2106.04560. Parameters are float32,
-activations have the compute dtype, and the layers are one loop.
+They are compiled but never trained. The network is that of Dosovitskiy et al.,
+https://arxiv.org/abs/2010.11929, with the attention-pooling head of Zhai et al.,
+https://arxiv.org/abs/2106.04560. Parameters are float32, activations have the compute dtype, and
+the layers are one loop.
 """
 
 import dataclasses
@@ -50,7 +51,7 @@ class VisionTransformer:
       },
       "layers": jax.tree.map(lambda one: _shape(self.depth, *one.shape), layer),
       "norm": self._norm_shapes(),
-      # One more layer, whose query is a learned token.
+      # The head is one more layer, whose query is a learned token.
       "head": {**layer, "query": _shape(1, self.width)},
       "classifier": {"weight": _shape(self.width, num_classes), "bias": _shape(num_classes)},
     }
@@ -60,7 +61,7 @@ class VisionTransformer:
     tokens, width = self.tokens(pixels), self.width
     matrices = 4 * width**2 + 2 * width * self.mlp_width
     attention = 2 * tokens * width
-    # In the head one token attends to all others and goes through the MLP.
+    # In the head, one token attends to all others and goes through the MLP.
     head = 2 * tokens * width**2 + 2 * width**2 + attention + 2 * width * self.mlp_width
     return (
       tokens * 3 * self.patch_pixels**2 * width
@@ -103,7 +104,7 @@ def apply(
     parameters: tree like `VisionTransformer.parameter_shapes`, float32.
     images: normalized images.
     dtype: compute dtype, of activations and products.
-    rematerialize: whether each layer's inside is recomputed in the backward pass.
+    rematerialize: whether the backward pass recomputes the inside of each layer.
   """
   layer = functools.partial(_layer, dtype=dtype)
   if rematerialize:

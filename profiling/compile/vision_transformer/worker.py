@@ -104,10 +104,10 @@ def compile_request(fields: dict[str, Any], folder: pathlib.Path) -> dict[str, f
 
   Args:
     fields: see `VisionTransformerRequest`.
-    folder: folder to keep the program in.
+    folder: folder in which to keep the program.
 
   Returns:
-    As `profiling.compile.worker.compile_step`.
+    The figures that `profiling.compile.worker.compile_step` returns.
 
   Raises:
     UserError: there is no such slice.
