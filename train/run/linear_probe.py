@@ -1,9 +1,9 @@
 """The linear probe: how well a linear classifier on a network's features recognizes other images.
 
-The classifier is ridge regression onto one target for each class, 1 or 0, on standardized features.
-Its error is that of leaving each image out of the regression in turn, which has a closed form (the
-deleted residual), so that no images need to be held out. The weight of the ridge is the one of a
-grid that makes the deleted residuals smallest.
+The classifier is ridge regression from standardized features to one target for each class, 1 or 0.
+Its error is the leave-one-out error: each image is predicted by the regression on all the others,
+which has a closed form (the deleted residual), so that no images need to be held out. The weight of
+the ridge penalty is chosen from a grid to minimize the deleted residuals.
 """
 
 import dataclasses
