@@ -132,8 +132,8 @@ class Mixing:
   Attributes:
     mixup_alpha: parameter of Beta(alpha, alpha), from which MixUp draws the share of one of the two
       images that it averages; None switches MixUp off.
-    cutmix: whether a rectangle of each image is taken from another one. If MixUp is on
-      too, each of the two mixes one half of the batch.
+    cutmix: whether a rectangle of each image is taken from another one. If MixUp is on too,
+      each of the two mixes one half of the batch.
   """
 
   mixup_alpha: Annotated[float, ABOVE_0] | None = None

@@ -2,8 +2,8 @@
 
 A new augmentation is a function of an image and a generator that `augment` calls. The draws for an
 image depend only on the seed of the run, the epoch, the image's index in the data set and how often
-the epoch has used it before, and not on workers, hosts, or the batch that the image is in.
-Mixing images of a batch (MixUp, CutMix) happens on the devices, in `train.step.mixing`.
+the epoch has used it before, and not on workers, hosts, or the batch that the image is in. Mixing
+images of a batch (MixUp, CutMix) happens on the devices, in `train.step.mixing`.
 """
 
 import numpy as np

@@ -68,8 +68,8 @@ def train_batches(
 def evaluation_batches(data: Data, *, shard_index: int = 0, shard_count: int = 1) -> "Batches":
   """Returns the batches of the held-out split, once, in order.
 
-  Every host gets the same number of batches: the last is padded with black images of weight 0
-  and id -1.
+  Every host gets the same number of batches: the last is padded with black images of weight 0 and
+  id -1.
 
   Args:
     data: section of the configuration that says which images and how large a batch.

@@ -8,8 +8,7 @@ milder with the magnitude (posterize keeps more bits, solarize starts at a highe
 
 There are a few differences from that code:
 
-- Lower contrast moves pixels towards the image's mean; in that code, towards the number of pixels
-  / 256.
+- Contrast scales distances to the image's mean; in that code, to the number of pixels / 256.
 - Images are distorted before they are mixed (`train.step.mixing`); in that code, afterwards.
 - Pillow rounds where TensorFlow truncates.
 - Shifts and cut-out squares, which are numbers of pixels, take at most half of an image's side. The

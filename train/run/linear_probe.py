@@ -79,7 +79,7 @@ def leave_one_out(features: np.ndarray, labels: np.ndarray, num_classes: int) ->
   x = (x - x.mean(axis=0))[:, deviation > 0] / deviation[deviation > 0]
   targets = np.eye(num_classes)[labels]
   # With u s v = x, predictions are u (s^2 / (s^2 + ridge)) u^T y, for all ridges at once. Mean and
-  # deviation include the image that is left out, an effect of the order of 1 / n.
+  # deviation include the left-out image, which has an effect of the order of 1 / n.
   u, singular, _ = np.linalg.svd(x, full_matrices=False)
   mean_eigenvalue = np.mean(singular**2)
   centered = targets - targets.mean(axis=0)

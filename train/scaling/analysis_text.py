@@ -329,7 +329,7 @@ def _held_out(held_out: HeldOut) -> str:
 
 
 def _errors(prediction: Prediction, held_out: HeldOut, rows: np.ndarray) -> tuple[str, ...]:
-  """Returns mean, mean absolute and largest error, and the runs inside their intervals, as texts."""
+  """Returns mean, mean absolute and largest error, and runs inside their intervals, as texts."""
   errors, loss = prediction.errors(held_out.points)[rows], held_out.points.loss[rows]
   errors, loss = errors[np.isfinite(errors)], loss[np.isfinite(errors)]
   if not len(errors):

@@ -2,10 +2,10 @@
 
 Each run is judged by a fit to all other runs, so that it cannot hide itself. Its deviation from
 that fit is multiplied by sqrt(1 - h), where h is its leverage, because deviations scatter more at
-the ends of a curve. These values t become modified z-scores,
-0.6745 * (t - median) / MAD, and a run beyond 3.5 is flagged: score and threshold are those of
-Iglewicz and Hoaglin, "How to Detect and Handle Outliers", 1993. In simulations with normal errors,
-one in 15 tables of paper A's size has a flagged run.
+the ends of a curve. These values t become modified z-scores, 0.6745 * (t - median) / MAD,
+and a run beyond 3.5 is flagged: score and threshold are those of Iglewicz and Hoaglin, "How to
+Detect and Handle Outliers", 1993. In simulations with normal errors, one in 15 tables of paper A's
+size has a flagged run.
 
 If there are enough runs, each is judged by the smoothness of its own network's curve. A run that
 was interrupted or saw other data makes its curve uneven, whereas all networks together may disagree
