@@ -32,9 +32,8 @@ for _run in read_runs([PAPER_A_NFNETS]).runs:
 _TUNED_AS = {"F0": "F0", "F1": "F3", "F3": "F3", "F3+": "F7+", "F7": "F7+", "F7+": "F7+"}
 
 # Without rematerialization, 32 images per chip need 35.7 GB (F6+) and 40 GB (F7+) of HBM; a
-# TPU v4 has 34.4 GB
-# (BUILD_NOTES.md, "Compiling the training step"). With kernels, F7+ needs 24 GB with
-# rematerialization, and with 4 images per chip 23 GB without (profiling/results/slices.json).
+# TPU v4 has 34.4 GB (BUILD_NOTES.md, "Compiling the training step"). With kernels, F7+ needs 24 GB
+# with rematerialization, and with 4 images per chip 23 GB without (profiling/results/slices.json).
 _REMATERIALIZED_ON_32_IMAGES = ("F6+", "F7+")
 
 _BATCH_SIZE = 4096

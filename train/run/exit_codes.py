@@ -1,6 +1,6 @@
 """The exit codes of training, and which of them are final. Imports nothing.
 
-`nfnet.command_line` defines the first three and the one for the keyboard, for all commands.
+All commands exit with the first three and the keyboard's, through `nfnet.command_line`.
 `docs/reliability.md` shows them as a table.
 """
 

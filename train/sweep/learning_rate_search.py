@@ -22,7 +22,7 @@ its two trials and its best rate cannot rise any more, and so bounds the cell fr
 rate, below these two, waits for all larger cells: they have to try that rate anyway, and one of
 them may show that the best rate is no lower. With the best rates that paper A published, 18 cells
 then need 38 trials, 2.1 for each cell, and 2 % more core-hours than two trials in each. If third
-rates ran first, they would need 41 trials and 18 % more core-hours
+rates ran first, the cells would need 41 trials and 18 % more core-hours
 (tests/train/sweep/test_learning_rate_search.py).
 """
 
