@@ -7,7 +7,7 @@ proofs, which share no code with the input pipeline except, in the second, the s
 
 - in each complete epoch, the ids that were used add up to those of the data set: each came once (or
   as often as `data.repetitions` says);
-- in the incomplete epoch, each batch holds the ids that the order has at its place.
+- in the incomplete epoch, each batch holds exactly the ids that the order has at its position.
 """
 
 import dataclasses
@@ -31,9 +31,10 @@ class Audit:
     images: number of images in these batches.
     blank: number of these images that could not be decoded.
     left_out: number of images in batches that were left out after rolling back.
-    repetitions: how often each image comes in an epoch.
-    complete_epochs: number of epochs in which each image came that often.
-    partial_epoch_images: number of images of the epoch after these; none came more often.
+    repetitions: number of times that an epoch uses each image.
+    complete_epochs: number of epochs that used each image that many times.
+    partial_epoch_images: number of images used in the incomplete epoch after these, none of them
+      more often.
     repeated_steps: number of steps done again after a restart, each with the same ids as before.
     starts: number of starts of the run, roll-backs included.
   """
@@ -99,7 +100,7 @@ def audit(workdir: str) -> Audit:
 
 
 def _used_records(records: np.ndarray, batch_size: int) -> tuple[np.ndarray, int]:
-  """Returns each step's records of the last start that has all of them, and the repeated steps.
+  """Returns each step's records from the last start that has them all, and the count of repeats.
 
   Args:
     records: records of all processes and starts.
@@ -114,7 +115,7 @@ def _used_records(records: np.ndarray, batch_size: int) -> tuple[np.ndarray, int
     step = int(group["step"][0])
     images = int(group["images"].sum())
     if images < batch_size:
-      # A process was killed before it had written its part.
+      # A process was killed before it had written its part, so this start does not count.
       continue
     if images > batch_size:
       raise UserError(f"step {step} has {images} images where a batch has {batch_size}")

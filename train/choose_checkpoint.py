@@ -3,10 +3,11 @@ r"""Ranks pre-trained networks by the accuracy that they should have after fine-
     python -m train.choose_checkpoint --finetuned=CSV [--finetuned=CSV ...] [--candidates=CSV ...]
         [--parameters_max=N] [--json=OUT] [--plot=PNG]
 
-Learns from runs that were fine-tuned, which have `top1_error_percent` in tables as described in
-`train.scaling.run_table` (those that `train.finetune_sweep` writes, or the paper's), and ranks the
-candidates, runs of such tables that need no error. Without candidates, it ranks the fine-tuned runs
-themselves, each predicted from the other networks. `train.scaling.checkpoint_choice` describes how.
+It learns from fine-tuned runs, which are rows with a `top1_error_percent` in tables that
+`train.finetune_sweep` writes or in the paper's (`train.scaling.run_table` describes the columns).
+It ranks the candidates, which are rows of such tables and need no error. Without candidates, it
+ranks the fine-tuned runs themselves, each predicted from the other networks.
+`train.scaling.checkpoint_choice` describes the method.
 """
 
 from absl import flags

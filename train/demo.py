@@ -1,9 +1,9 @@
-"""Runs the demo: pre-trains on Fashion-MNIST, fine-tunes on digits, compares with from scratch.
+"""Runs the demo: pre-trains on Fashion-MNIST, fine-tunes on digits, and trains from scratch too.
 
     python -m train.demo --workdir=DIR
 
-All data comes with the repository and its dependencies. If it is interrupted and started again, it
-resumes.
+All data comes with the repository and its dependencies. If the demo is interrupted and started
+again, it resumes.
 """
 
 import pathlib
@@ -36,7 +36,7 @@ def demo(workdir: pathlib.Path) -> None:
     workdir: folder for all results.
   """
   started_seconds = time.monotonic()
-  # Fine-tuning and training from scratch are the same program: the second finds it compiled.
+  # Fine-tuning and training from scratch are the same program, so the second finds it compiled.
   jax.config.update("jax_compilation_cache_dir", str(workdir / "compilation_cache"))
 
   pretrained = workdir / "pretrained"

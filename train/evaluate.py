@@ -2,12 +2,12 @@
 
     python -m train.evaluate --workdir=DIR [--pixels=256,320] [--json=OUT] [--config.FIELD=VALUE]
 
-This evaluates the newest checkpoint of a workdir (or one checkpoint's folder) at one resolution or
-several: the moving average, where one was kept, and the parameters themselves. It prints loss,
-top-1 and top-5, the mean over classes of their top-1, the calibration error, and the classes that
-are recognized worst. --config.data.path=DIR takes another data set. Images are prepared as in the
-papers: the shorter side is resized to `data.evaluation_resize_margin` more than the crop from the
-center.
+It evaluates the newest checkpoint of a workdir, or the checkpoint in the given folder, at one or
+more resolutions: the moving average, where one was kept, and the parameters themselves. It prints
+loss, top-1, top-5, the mean over the classes of their top-1, the calibration error, and the classes
+that are recognized worst. --config.data.path=DIR evaluates on another data set. Images are prepared
+as in the papers: the shorter side is resized to `data.evaluation_resize_margin` pixels more than
+the crop, which is taken from the center.
 """
 
 import math
@@ -58,7 +58,7 @@ def as_json(evaluations: Sequence[Evaluation], class_names: Sequence[str]) -> di
 def as_text(
   evaluations: Sequence[Evaluation], class_names: Sequence[str], worst_classes: int
 ) -> str:
-  """Formats a table of the evaluations, and one of the classes that the best recognizes worst."""
+  """Formats the evaluations, and the classes that the best of them recognizes worst, as tables."""
   rows = [
     (
       evaluation.network,

@@ -1,11 +1,11 @@
-r"""Fine-tunes what a sweep has pre-trained, with several seeds each, and probes it.
+r"""Fine-tunes the networks that a sweep has pre-trained, with several seeds each, and probes them.
 
     python -m train.finetune_sweep --folder=SWEEP --config=train/configs/demo_finetune.py \
         --config.data.path=DATA
 
-Takes the best trial of each variant and epoch budget (`--all_trials` takes all) and writes
+It takes the best trial of each variant and epoch budget (`--all_trials` takes all) and writes
 SWEEP/finetuned.csv; `train.sweep.finetuning` describes its columns. `train.scaling_law` plots this
-table and `train.choose_checkpoint` learns from it. A command that was interrupted continues when
+table and `train.choose_checkpoint` learns from it. An interrupted command continues when it is
 started again, and then includes trials that the sweep has finished since.
 """
 

@@ -36,7 +36,7 @@ class HyperParameter:
 
   Attributes:
     what: the hyper-parameter in words.
-    stated: values that the paper states, one for each of `configs`; None is not stated.
+    stated: values that the paper states, one for each of `configs`; None where it states none.
     source: paper and place in it.
     field: dotted name of the experiment's field, or the name of what `value_of` returns.
     configs: files under `train/configs` that the values are for.
@@ -69,7 +69,7 @@ class Section:
 
   Attributes:
     title: title of the table.
-    configs: configurations that the values are those of, in words.
+    configs: the configurations that the values come from, in words.
     rows: hyper-parameters in the order of the table.
   """
 

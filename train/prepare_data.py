@@ -5,8 +5,8 @@
 
 The source folder holds `train/CLASS/*` and `val/CLASS/*` (also `validation` or `test`), or only
 `CLASS/*`, a share of which is held out, or the four idx files of MNIST or Fashion-MNIST. JPEG, PNG
-and WebP files are stored as they are, after each was decoded once. The same command continues a run
-that was stopped, and refuses to write over a finished data set.
+and WebP files are stored unchanged, after each has been decoded once as a check. The same command
+continues a run that was stopped, and refuses to write over a finished data set.
 """
 
 import os

@@ -3,9 +3,9 @@ r"""Tells how well a linear classifier on a trained network's features recognize
     python -m train.probe --weights=PATH --config=train/configs/demo_finetune.py \
         --config.data.path=DATA
 
-This shows what a network is worth for a data set without fine-tuning it: it takes one pass over the
-training images, prepared as for evaluation. PATH is what `train.finetune` takes as
-`initial_weights`. `train.run.linear_probe` describes the classifier.
+The result tells how useful a network is for a data set without fine-tuning it. The probe takes one
+pass over the training images, prepared as for evaluation. PATH is anything that `train.finetune`
+takes as `initial_weights`. `train.run.linear_probe` describes the classifier.
 """
 
 from absl import flags
@@ -18,7 +18,7 @@ from train.run.linear_probe import probe
 
 
 def main(overrides: list[str]) -> None:
-  """Prints the error."""
+  """Prints the classifier's error."""
   values = flags.FLAGS
   experiment = load_experiment(
     values.config, [*overrides[1:], as_argument("initial_weights", values.weights)]

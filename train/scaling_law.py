@@ -12,12 +12,12 @@ A's runs) and prints
 - by which powers of compute the optimal size and number of epochs grow, in three ways;
 - losses, sizes and epochs to expect for --predict_compute, by default four times the most expensive
   run;
-- outliers: runs that do not fit what the other runs say;
+- outliers: runs that do not fit what the other runs predict;
 - how well runs of more than --hold_out_epochs epochs are predicted from the others.
 
 All come with 95 % intervals from resamples of the runs: for 36 runs, 1,000 resamples take half a
 minute, and as long again for held-out runs. Paper A draws a line through its losses but gives no
-number for its slope; what it says about the optimum is printed beside what the points give.
+number for its slope; its statements about the optimum are printed beside what its points give.
 """
 
 from absl import flags
@@ -44,7 +44,7 @@ def main(arguments: list[str]) -> None:
   )
   print(as_text(analysis))
   if values.json:
-    # The intervals of all quantities take seconds.
+    # Computed only on request: the intervals of all quantities take seconds.
     write_json("json", values.json, as_json(analysis))
   if values.plots:
     print()

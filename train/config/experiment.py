@@ -3,7 +3,7 @@
 A configuration is a Python file under `train/configs/` with one function, `experiment()`, that
 returns an `Experiment`. `train.config.files` loads such files, `train.config.overrides` sets fields
 from the command line, and `train.config.validation` checks what comes out: types, the requirements
-that are annotated here, and the rules between fields, which are each section's method `check`.
+that are annotated here, and the rules between fields, which are in each section's `check` method.
 
 Nothing here imports JAX unless an experiment is checked, so that tools can read a configuration
 quickly.
@@ -82,8 +82,8 @@ class Data:
     batch_size: number of images per step over all devices.
     evaluation_batch_size: number of images per step of evaluation over all devices.
     train_pixels: side of a training crop.
-    evaluation_pixels: side of an evaluation image, which is cropped at the center after its shorter
-      side was resized to `evaluation_resize_margin` more.
+    evaluation_pixels: side of an evaluation image, which is cropped from the center after its
+      shorter side was resized to `evaluation_resize_margin` pixels more.
     evaluation_resize_margin: number of pixels that the resize leaves around the crop (32 in paper
       B).
     crop_area_min: smallest share of the image's area that a random crop takes.
@@ -92,9 +92,9 @@ class Data:
     rand_augment_layers: number of random distortions of each training image
       (`train.data.rand_augment`).
     rand_augment_magnitude: strength of these distortions.
-    repetitions: number of times that an image comes in a row, each time cropped and distorted anew,
-      before the next image does (repeated augmentation). It divides the number of passes over the
-      data set, not the number of steps of a run.
+    repetitions: number of times in a row that each image is used, cropped and distorted anew each
+      time (repeated augmentation). A run then makes this many times fewer passes over the data set,
+      in the same number of steps.
     workers: number of processes that decode and augment; 0 uses threads of the training process.
     bad_image_share_max: share of images that could not be decoded above which the run stops.
   """
@@ -131,9 +131,9 @@ class Mixing:
 
   Attributes:
     mixup_alpha: parameter of Beta(alpha, alpha), from which MixUp draws the share of one of the two
-      images that it averages; None is no MixUp.
-    cutmix: whether a rectangle of each image is taken from another one. With MixUp too, each of the
-      two mixes one half of the batch.
+      images that it averages; None switches MixUp off.
+    cutmix: whether a rectangle of each image is taken from another one. If MixUp is on too,
+      each of the two mixes one half of the batch.
   """
 
   mixup_alpha: Annotated[float, ABOVE_0] | None = None
@@ -156,8 +156,8 @@ class Optimizer:
     momentum: coefficient of Nesterov momentum.
     weight_decay: coefficient of L2 decay, added after clipping; gains, biases and skip gains never
       decay.
-    agc_clipping: largest ratio of gradient norm to parameter norm (paper B, section 4); None is
-      no clipping.
+    agc_clipping: largest ratio of gradient norm to parameter norm (paper B, section 4); None
+      switches clipping off.
     ema_decay: decay of the moving average of the parameters, which is min(decay, (1 + t) /
       (10 + t)) at step t; None keeps no average.
     gradient_accumulation: number of parts that a batch is split into, computed one after the other.
@@ -203,11 +203,11 @@ class Loss:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sharpness:
-  """Sharpness-aware minimization (SAM): gradients are taken where nearby parameters are worst.
+  """Sharpness-aware minimization (SAM): gradients are taken at the worst nearby parameters.
 
   Attributes:
     radius: distance to these parameters, in the norm of all parameters together (rho in the
-      papers); None is plain gradients.
+      papers); None switches SAM off.
     group_images: number of examples of a batch that share one perturbation. It changes the result,
       so there is no default; a device has one group or several whole ones.
     ascent_share: share of a group's examples from whose gradient the perturbation is computed.
@@ -218,7 +218,7 @@ class Sharpness:
   ascent_share: Annotated[float, ABOVE_0_UP_TO_1] = 0.2
 
   def check(self) -> None:
-    """Raises UserError if only one of radius and group is set."""
+    """Raises UserError if only one of the radius and the group size is set."""
     if (self.radius is None) != (self.group_images is None):
       raise UserError(
         f"sharpness.radius={self.radius} and sharpness.group_images={self.group_images}: "
@@ -231,9 +231,9 @@ class Faults:
   """The response to steps that go wrong.
 
   A step whose loss is not finite, or larger than `loss_max`, is skipped: it changes nothing but the
-  count of steps, and it is counted. A gradient that is not finite although the loss was is noticed
-  only after it has been applied: the run then rolls back to a checkpoint and continues without that
-  step, with the result that skipping it would have had.
+  count of steps, and it is counted. A gradient that is not finite although the loss is finite is
+  noticed only after it has been applied: the run then rolls back to a checkpoint and continues
+  without that step, with the same result as if the step had been skipped.
 
   Attributes:
     loss_max: loss above which a step counts as an explosion; None skips only losses that are not
@@ -244,8 +244,8 @@ class Faults:
       checkpoint and continues from there, without the batches around the bad steps.
     roll_back_steps: number of batches before the first bad step that are left out after rolling
       back, since an explosion begins earlier.
-    roll_backs_max: largest number of roll-backs in one start of the run, which ends where one more
-      would be due.
+    roll_backs_max: largest number of roll-backs in one start of the run; when one more would be
+      due, the run ends.
   """
 
   loss_max: float | None = None
@@ -262,7 +262,7 @@ class Parallelism:
   Attributes:
     parameter_shards: number of devices that hold one copy of parameters, momentum and moving
       average together. Each of them gathers the whole parameters for a step, in the compute dtype,
-      and keeps the gradients of its part. 1 has everything on every device.
+      and keeps the gradients of its part. 1 keeps everything on every device.
     gradient_dtype: dtype in which gradients travel between devices and are summed; the optimizer
       works in float32. bfloat16 halves the number of bytes that travel.
   """
@@ -279,7 +279,8 @@ class Schedule:
 
   Attributes:
     train_epochs: number of images trained on, divided by the number of images in the training
-      split, which is the number of passes over it times `data.repetitions`; a fraction is fine.
+      split; it equals the number of passes over the split times `data.repetitions`, and may be a
+      fraction.
     train_steps: number of steps.
     log_every_steps: interval of progress lines and records in metrics.jsonl.
     evaluate_every_steps: interval of evaluations; None evaluates only at the end.
@@ -375,9 +376,9 @@ CHANGEABLE_ON_RESUME = frozenset(
     "schedule.checkpoints_kept",
   }
 )
-"""Fields that may differ when a workdir is resumed; all others make it another experiment.
+"""Fields that may differ when a workdir is resumed; changing any other makes another experiment.
 
 What is evaluated (split, pixels) stays fixed because the best checkpoint is chosen by comparing
 evaluations. `train_epochs` and `train_steps` stay fixed because the cosine would jump.
-`initial_weights` is not read on resuming, so a new value would have no effect without saying so.
+`initial_weights` is not read on resuming, so a new value would silently have no effect.
 """

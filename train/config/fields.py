@@ -58,7 +58,7 @@ def _walk(section: type, prefix: str) -> Iterable[tuple[str, type, str]]:
 
 
 def _find_requirements(annotation: Any) -> Iterable[Requirement]:
-  # Either the field itself is annotated, or what it is when it is not None.
+  # Either the whole field is annotated, or the type that it has when it is not None.
   for member in (annotation, *typing.get_args(annotation)):
     for extra in getattr(member, "__metadata__", ()):
       if isinstance(extra, Requirement):

@@ -20,7 +20,7 @@ def load_experiment(path: str, overrides: Iterable[str] = ()) -> Experiment:
   Args:
     path: a Python file whose function `experiment()` returns an `Experiment`. If the function has
       keyword arguments, they may follow the path: `FILE.py:variant=F3,epochs=2`.
-    overrides: arguments `--config.FIELD=VALUE`, of which a later one wins.
+    overrides: arguments `--config.FIELD=VALUE`; of two for one field, the later wins.
 
   Raises:
     UserError: the file is missing or fails, or a field is unknown or has a value it cannot take.
@@ -37,7 +37,7 @@ def _run_file(path_and_arguments: str) -> Experiment:
   except (OSError, UnicodeDecodeError) as error:
     reason = error.strerror if isinstance(error, OSError) else error
     raise UserError(f"configuration file {path!r} cannot be read: {reason}") from error
-  # An import would leave bytecode beside the file.
+  # Executed and not imported, because an import would leave bytecode beside the file.
   module = types.ModuleType("experiment_configuration")
   module.__file__ = path
   try:

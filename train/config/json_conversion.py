@@ -1,4 +1,4 @@
-"""An experiment as JSON values and back, for checkpoints and for comparing experiments."""
+"""Converts experiments to JSON values and back, for checkpoints and for comparing experiments."""
 
 import dataclasses
 import typing
@@ -17,7 +17,7 @@ def from_json(fields: dict[str, Any]) -> Experiment:
   """Returns the experiment that `to_json` has converted; an absent field takes its default.
 
   Raises:
-    UserError: a field that `Experiment` does not have.
+    UserError: there is a field that `Experiment` does not have.
   """
   return _section_from_json(Experiment, fields, prefix="")
 

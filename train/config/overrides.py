@@ -1,4 +1,4 @@
-"""Arguments `--config.FIELD=VALUE`, each of which sets one field of an experiment.
+"""Parses arguments `--config.FIELD=VALUE`, each of which sets one field of an experiment.
 
 FIELD is a dotted name, for example `--config.optimizer.peak_learning_rate=0.4`.
 """
@@ -54,7 +54,7 @@ def override(experiment: Experiment, overrides: Iterable[str]) -> Experiment:
 
   Args:
     experiment: experiment to start from.
-    overrides: arguments, of which a later one wins.
+    overrides: arguments; of two for one field, the later wins.
 
   Raises:
     UserError: a field is unknown or has a value that it cannot take.
@@ -81,7 +81,7 @@ def parse_value(label: str, annotation: Any, text: str) -> Any:
     text: value as it was written; "none" is None where the annotation allows it.
 
   Raises:
-    UserError: the text is no value of the type.
+    UserError: the text is not a value of the type.
   """
   base, is_optional = split_optional(annotation)
   if is_optional and text.lower() == "none":

@@ -1,6 +1,6 @@
 """Checks a whole experiment: types, the requirements beside its fields, the rules of its sections.
 
-The requirements and rules themselves stand in `train.config.experiment`.
+The requirements and rules themselves are in `train.config.experiment`.
 """
 
 import dataclasses

@@ -27,7 +27,7 @@ def experiment() -> Experiment:
       evaluation_pixels=32,
       evaluation_resize_margin=0,
       crop_area_min=0.6,
-      # A mirrored digit is no digit.
+      # A mirrored digit is not a digit any more.
       horizontal_flip=False,
     ),
     optimizer=Optimizer(

@@ -30,7 +30,7 @@ from train.config.experiment import (
   Sharpness,
 )
 
-# The number of images per core in the paper, whose ascent gradients are not averaged over cores.
+# The paper's number of images per core; the paper does not average ascent gradients over cores.
 _GROUP_IMAGES = 32
 
 
@@ -38,7 +38,7 @@ def experiment(variant: str = "F0", sharpness: bool = False) -> Experiment:
   size = get_variant(variant)
   return Experiment(
     name=f"NFNet-{variant} on ImageNet from scratch",
-    # The dropout rate is the variant's own.
+    # The dropout rate is not set, because each variant has its own.
     model=Model(variant=variant, stochastic_depth_rate=0.25),
     data=Data(
       num_classes=1000,

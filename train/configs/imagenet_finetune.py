@@ -1,4 +1,4 @@
-"""Fine-tunes on ImageNet (paper A, section 3; what it leaves open is taken from paper B).
+"""Fine-tunes on ImageNet (paper A, section 3, and paper B where paper A states no value).
 
     python -m train.finetune --config=train/configs/imagenet_finetune.py:variant=F7+ \\
         --workdir=DIR --config.data.path=DATA --config.initial_weights=PRETRAINED
@@ -10,9 +10,9 @@ Expected result: 90.3 % top-1 at 480 px after 8 epochs of pre-training on JFT-4B
 
 Paper A states 50 epochs, 384 px for training and 480 px for evaluation, sharpness-aware
 minimization (SAM), stochastic depth and dropout. Batch size, learning rate, decays and rates are
-those of paper B. The papers leave open how many images share a perturbation of SAM: here it is the
-number of images per chip on 128 chips. `,group_images=8` sets another number, which then holds for
-any number of chips.
+those of paper B. The papers do not state how many images share a perturbation of SAM; here it is
+the number of images per chip on 128 chips. Another number, set for example by `,group_images=8`,
+also applies to any number of chips.
 """
 
 from train.config.experiment import Data, Experiment, Loss, Model, Optimizer, Schedule, Sharpness

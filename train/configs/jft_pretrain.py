@@ -1,17 +1,17 @@
-"""Pre-trains as paper A does on JFT, any of its models with any of its budgets.
+"""Pre-trains on JFT as paper A does, any of its models with any of its budgets.
 
     python -m train.pretrain --config=train/configs/jft_pretrain.py:variant=F3,epochs=2 \\
         --workdir=DIR --config.data.path=DATA
 
-On any other number of chips than 128, add for example `,chips=1024`: more than 32 images per chip
+On a number of chips other than 128, add for example `,chips=1024`: more than 32 images per chip
 are computed in parts, and fewer need no rematerialization.
 
 DATA holds about 4e9 images of 30,000 classes in the paper. Held-out images are evaluated at 256 px.
 
 Expected cost and expected result: train/published_runs/paper_a_nfnets.csv has the paper's TPU-v4
 core-hours and held-out loss of each network and budget, from 401 and 2.985 (F0, 0.25 epochs) to
-106,615 and 2.339 (F7+, 8 epochs). `python -m train.scaling_law` predicts what lies between and
-beyond.
+106,615 and 2.339 (F7+, 8 epochs). `python -m train.scaling_law` predicts the values between and
+beyond these.
 
 The paper states no warm-up, weight decay, loss or dropout for these runs. Weight decay and the
 absence of a moving average are those of paper B's JFT runs; the warm-up has as many images as paper
@@ -23,17 +23,17 @@ from train.config.experiment import Data, Experiment, Loss, Model, Optimizer, Sc
 from train.published_runs import PAPER_A_NFNETS
 from train.scaling.run_table import read_runs
 
-# By network and epochs, where paper A states it, for batches of 4096. The rate falls slowly with
-# size: a model between two of them takes the rate of the larger.
+# The rates that paper A states, by network and epochs, for batches of 4096. The rate falls slowly
+# with size: a model between two of these takes the rate of the larger one.
 _PEAK_LEARNING_RATES: dict[str, dict[float, float]] = {}
 for _run in read_runs([PAPER_A_NFNETS]).runs:
   if _run.learning_rate is not None:
     _PEAK_LEARNING_RATES.setdefault(_run.name, {})[_run.epochs] = _run.learning_rate
 _TUNED_AS = {"F0": "F0", "F1": "F3", "F3": "F3", "F3+": "F7+", "F7": "F7+", "F7+": "F7+"}
 
-# Without rematerialization, 32 images per chip need 35.7 and 40 GB of HBM; a TPU v4 has 34.4 GB
-# (BUILD_NOTES.md, "Compiling the training step"). With kernels, F7+ needs 24 GB with
-# rematerialization, and with 4 images per chip 23 GB without (profiling/results/slices.json).
+# Without rematerialization, 32 images per chip need 35.7 GB (F6+) and 40 GB (F7+) of HBM; a
+# TPU v4 has 34.4 GB (BUILD_NOTES.md, "Compiling the training step"). With kernels, F7+ needs 24 GB
+# with rematerialization, and with 4 images per chip 23 GB without (profiling/results/slices.json).
 _REMATERIALIZED_ON_32_IMAGES = ("F6+", "F7+")
 
 _BATCH_SIZE = 4096
@@ -45,7 +45,7 @@ def experiment(variant: str = "F0", epochs: float = 1.0, chips: int = 128) -> Ex
     raise UserError(f"{chips=}: must divide the batch of {_BATCH_SIZE}")
   images_a_chip = _BATCH_SIZE // chips
   rates = _PEAK_LEARNING_RATES[_TUNED_AS.get(variant, "F7+")]
-  # If the paper has not tried this budget, the nearest one decides.
+  # If the paper has not tried this budget, the rate of the nearest one is used.
   rate = rates[min(rates, key=lambda tried: abs(tried - epochs))]
   return Experiment(
     name=f"JFT-style pre-training, NFNet-{variant}, {epochs:g} epochs",

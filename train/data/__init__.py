@@ -1,4 +1,5 @@
-"""The input side: image collections, record files, decoding, augmentation, batches, prefetching.
+"""The input pipeline: image folders, record files, decoding, augmentation, batches, prefetching.
 
-This package may import `train.report`, `train.config` and `nfnet`, never the step or the run.
+This package may import `train.report`, `train.config` and `nfnet`, but neither `train.step` nor
+`train.run`.
 """

@@ -1,9 +1,9 @@
 """The augmentation of a training image on the host: crop, flip, RandAugment, in this order.
 
-A new augmentation is a function of an image and a generator that `augment` calls. What is drawn for
-an image depends on the seed of the run, the epoch, the image's place in the data set and how often
-it has come in the epoch, and on nothing else: not on workers, hosts, or the batch it falls into.
-Mixing images of a batch (MixUp, CutMix) happens on the devices, in `train.step.mixing`.
+A new augmentation is a function of an image and a generator that `augment` calls. The draws for an
+image depend only on the seed of the run, the epoch, the image's index in the data set and how often
+the epoch has used it before, and not on workers, hosts, or the batch that the image is in. Mixing
+images of a batch (MixUp, CutMix) happens on the devices, in `train.step.mixing`.
 """
 
 import numpy as np
@@ -20,7 +20,7 @@ def image_generator(seed: int, epoch: int, index: int, repetition: int = 0) -> n
     seed: seed of the run, >= 0.
     epoch: number of passes over the data before this one.
     index: index of the record in its split.
-    repetition: number of times that the image came before in the epoch.
+    repetition: number of times that the epoch has used the image before.
   """
   return np.random.default_rng((seed, epoch, index, repetition))
 
@@ -30,8 +30,8 @@ def augment(image: np.ndarray, generator: np.random.Generator, data: Data) -> np
 
   Args:
     image: uint8 [height, width, 3], of any size.
-    generator: source of the draws, see `image_generator`.
-    data: the section of the configuration that says how to crop, flip and distort.
+    generator: source of the draws, from `image_generator`.
+    data: section of the configuration that says how to crop, flip and distort.
 
   Returns:
     uint8 [train_pixels, train_pixels, 3].
@@ -56,8 +56,8 @@ def random_horizontal_flip(image: np.ndarray, generator: np.random.Generator) ->
   """Mirrors left and right in half of the draws; uint8 [height, width, 3] in and out."""
   if generator.random() >= 0.5:
     return image
-  # Channel by channel: NumPy copies image[:, ::-1], as a batch would, three bytes at a time (259
-  # against 60 us for 224 pixels).
+  # Copied channel by channel, because NumPy would copy image[:, ::-1] three bytes at a time when it
+  # is put into a batch (259 us instead of 60 us for 224 pixels).
   mirrored = np.empty_like(image)
   for channel in range(image.shape[2]):
     mirrored[:, :, channel] = image[:, ::-1, channel]

@@ -1,14 +1,14 @@
 """Batches of images from a prepared data set, and the state from which a run resumes.
 
 Global batch k holds the positions k * batch_size ... (k + 1) * batch_size - 1 of the order
-(`train.data.epoch_order`), so it may span two epochs. The data shard of host h of n is every n-th
-of them, beginning with the h-th. So the only state is a position, and a run may resume on another
-number of hosts and workers.
+(`train.data.epoch_order`), so it may span two epochs. The data shard of host h of n consists of
+every n-th of these positions, beginning with the h-th. So the only state is a position, and a run
+may resume on another number of hosts and workers.
 
 A batch is a dict of NumPy arrays:
 
     image     uint8 [batch, pixels, pixels, 3]
-    labels    int32 [batch, labels]   class indices, filled up with -1
+    labels    int32 [batch, labels]   class indices, padded with -1
     weight    float32 [batch]         0 for a black image in place of one that cannot be decoded
     id        int64 [batch]           index of the record in its split; -1 for padding
     position  int64 [batch]           position in the order, counted over all batches
@@ -32,7 +32,7 @@ from train.data.workers import kill_grain_workers, threads_per_process
 
 Batch = dict[str, np.ndarray]
 
-# Below this many images, a share says little: the limit acts as if so many had been seen.
+# Of fewer images, a share says little: the limit then applies as if this many had been seen.
 BAD_IMAGE_SHARE_MIN_IMAGES = 10_000
 
 _BAD_IMAGES_NAMED = 5
@@ -51,7 +51,7 @@ def train_batches(
     shard_count: number of hosts; each gets `batch_size / shard_count` images of each batch.
 
   Raises:
-    UserError: the data set is missing, damaged, or another one than `data` says.
+    UserError: the data set is missing, damaged, or not the one that `data` describes.
   """
   decoder = open_decoder(data, data.train_split)
   examples = example_order(len(decoder.reader), seed, data.repetitions).map_with_index(
@@ -68,8 +68,8 @@ def train_batches(
 def evaluation_batches(data: Data, *, shard_index: int = 0, shard_count: int = 1) -> "Batches":
   """Returns the batches of the held-out split, once, in order.
 
-  Every host gets the same number of batches: the last is filled up with black images of weight 0
-  and id -1.
+  Every host gets the same number of batches: the last is padded with black images of weight 0 and
+  id -1.
 
   Args:
     data: section of the configuration that says which images and how large a batch.
@@ -78,7 +78,7 @@ def evaluation_batches(data: Data, *, shard_index: int = 0, shard_count: int = 1
       batch.
 
   Raises:
-    UserError: the data set is missing, damaged, or another one than `data` says.
+    UserError: the data set is missing, damaged, or not the one that `data` describes.
   """
   decoder = open_decoder(data, data.evaluation_split)
   batch_size = data.evaluation_batch_size
@@ -110,8 +110,8 @@ class Batches:
     self._bad_image_share_max = bad_image_share_max
     self._order_sha256 = order_sha256
     self._bad_ids: list[int] = []
-    # Grain's destructors fail, loudly, in what is still there when the interpreter ends; finalizers
-    # run before that.
+    # Destructors of Grain that run while the interpreter shuts down fail with tracebacks;
+    # finalizers run before that.
     self._close = weakref.finalize(self, _close_and_forget, self._open_iterators)
 
   def __iter__(self) -> "Batches":
@@ -158,11 +158,11 @@ class Batches:
   def check_bad_images(self, bad: int, images: int) -> None:
     """Raises UserError if too many images could not be decoded.
 
-    The message names some of those that this host has had.
+    The message names some of the bad images that this host has had.
 
     Args:
-      bad: number of images, of all that all hosts have had, that could not be decoded.
-      images: number of images that all hosts have had.
+      bad: number of images, over all hosts, that could not be decoded.
+      images: number of images, over all hosts, that were read.
     """
     if bad <= self._bad_image_share_max * max(images, BAD_IMAGE_SHARE_MIN_IMAGES):
       return
@@ -180,7 +180,7 @@ def _close_and_forget(iterators: list[grain.experimental.ElasticIterator]) -> No
     closing.start()
     closing.join(_SECONDS_TO_CLOSE)
     if closing.is_alive():
-      # A read does not return, and Grain would wait longer than a preempted machine has left.
+      # Some read does not return, and Grain would wait for it longer than a preempted machine has.
       kill_grain_workers()
       closing.join()
 
@@ -195,12 +195,12 @@ def _elastic_iterator(
 ) -> grain.experimental.ElasticIterator:
   if batch_size % shard_count:
     raise UserError(f"a batch of {batch_size} images cannot be divided among {shard_count} hosts")
-  # What Grain prefetches here are whole batches, so its default of 500 would fill any memory.
+  # Grain prefetches whole batches here, so its default of 500 would fill any memory.
   threads = threads_per_process(data.workers, batch_size // shard_count * pixels**2 * 3)
   multiprocessing_options = None
   if data.workers:
     multiprocessing_options = grain.MultiprocessingOptions(num_workers=data.workers)
-    # Grain asks for the value of its flags, which only absl's `app.run` parses.
+    # Grain reads its own absl flags, which nothing has parsed where absl's `app.run` is not used.
     if not flags.FLAGS.is_parsed():
       flags.FLAGS.mark_as_parsed()
   return grain.experimental.ElasticIterator(

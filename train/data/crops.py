@@ -5,8 +5,8 @@ import math
 import cykooz_resizer
 import numpy as np
 
-# The filter of Pillow's BICUBIC, which widens where the image shrinks. It works in integers, with
-# the same result on all processors.
+# The filter of Pillow's BICUBIC, which gets wider when the image shrinks. It works in integers, so
+# the result is the same on all processors.
 BICUBIC = cykooz_resizer.ResizeOptions(
   cykooz_resizer.ResizeAlg.convolution(cykooz_resizer.FilterType.catmull_rom)
 )
@@ -32,7 +32,7 @@ def random_resized_crop(
     aspect_ratio_max: largest width / height and height / width, >= 1.
 
   Returns:
-    uint8 [pixels, pixels, 3], bicubic with antialiasing where it shrinks, read-only.
+    uint8 [pixels, pixels, 3], bicubic, antialiased where the image shrinks, read-only.
   """
   height, width, _ = image.shape
   left, top, right, bottom = random_box(height, width, generator, area_min, aspect_ratio_max)
@@ -48,9 +48,9 @@ def random_box(
 ) -> tuple[int, int, int, int]:
   """Draws the rectangle of a random crop.
 
-  Area is uniform in [area_min, 1] of the image's, the logarithm of width / height uniform in
-  [-log(aspect_ratio_max), log(aspect_ratio_max)], the position uniform. After ten rectangles that
-  do not fit, the largest centered one within the aspect ratios is taken.
+  The share of the image's area is uniform in [area_min, 1], the logarithm of width / height uniform
+  in [-log(aspect_ratio_max), log(aspect_ratio_max)], and the position uniform. After ten rectangles
+  that do not fit, the largest centered one within the aspect ratios is taken.
 
   Args:
     height: height of the image in pixels.
@@ -66,7 +66,7 @@ def random_box(
   for _ in range(_BOX_TRIES):
     area = height * width * generator.uniform(area_min, 1.0)
     ratio = math.exp(generator.uniform(-log_ratio_max, log_ratio_max))
-    # A 1x1 image has rectangles of one pixel, never of none.
+    # Even a 1x1 image has a rectangle of one pixel.
     box_width = max(1, round(math.sqrt(area * ratio)))
     box_height = max(1, round(math.sqrt(area / ratio)))
     if box_width <= width and box_height <= height:
@@ -95,6 +95,6 @@ def resize(image: np.ndarray, pixels: int) -> np.ndarray:
   pixel_type = cykooz_resizer.PixelType.U8x3
   source = cykooz_resizer.ImageData(width, height, pixel_type, image.tobytes())
   resized = cykooz_resizer.ImageData(pixels, pixels, pixel_type)
-  # A new resizer each time, since threads must not share one.
+  # A new resizer for each image, because threads must not share one.
   cykooz_resizer.Resizer().resize(source, resized, BICUBIC)
   return np.frombuffer(resized.get_buffer(), np.uint8).reshape(pixels, pixels, 3)

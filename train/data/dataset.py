@@ -23,10 +23,10 @@ def evaluation_examples(data: Data) -> int:
 
 
 def open_decoder(data: Data, split_name: str) -> Decoder:
-  """Returns the decoder of one split, whose record files are there with their full lengths.
+  """Returns the decoder of a split, after checking that its record files have their full lengths.
 
   Raises:
-    UserError: the data set is missing, damaged, or another one than `data` says.
+    UserError: the data set is missing, damaged, or not the one that `data` describes.
   """
   manifest = _load_manifest(data)
   if data.num_classes != len(manifest.class_names):

@@ -35,7 +35,8 @@ from train.data.manifest import (
 )
 from train.data.workers import exit_with_parent
 
-# Large enough that a big data set is some thousand files, small enough to lose little to a kill.
+# Large enough for a big data set to need only a few thousand files, and small enough that a kill
+# loses little work.
 RECORD_FILE_BYTES = 256 * 2**20
 
 _PARTIAL = "partial"
@@ -62,7 +63,7 @@ def write_dataset(
   """Writes every split of a source; the same arguments give the same bytes.
 
   Args:
-    out: folder that is new, empty, or holds an unfinished run of the same.
+    out: folder that is new or empty, or that an unfinished run with the same arguments has left.
     source: the images.
     files_per_split: number of record files of each split; None makes files of about 256 MiB.
     seed: seed of the order of the records.
@@ -132,7 +133,7 @@ def _file_names(split: str, images: Sequence[SourceImage], files: int | None) ->
 
 
 def _shuffled(images: Sequence[SourceImage], seed: int) -> list[SourceImage]:
-  # By hash and not by a random generator, whose stream may change with the library's version.
+  # Sorted by hash, because the stream of a random generator may change with the library's version.
   return sorted(
     images, key=lambda image: hashlib.sha256(os.fsencode(f"{seed} {image.name}")).digest()
   )
@@ -259,7 +260,7 @@ def _read_checked(images: Sequence[SourceImage]) -> list[bytes | _BadImage]:
 
 @contextlib.contextmanager
 def _ordered_map(workers: int) -> Iterator[Callable]:
-  """Yields a function from images to pairs (image, content) in order, read a bounded way ahead."""
+  """Yields a function from images to pairs (image, content) in order, with bounded read-ahead."""
   if not workers:
     yield lambda images: (
       (image, content) for image in images for content in _read_checked([image])
@@ -289,7 +290,7 @@ def _finished(
 
 
 def _initialize_worker() -> None:
-  # Ctrl-C reaches every process of the terminal; the parent ends the workers in order.
+  # Ctrl-C reaches every process of the terminal; workers ignore it, because the parent ends them.
   signal.signal(signal.SIGINT, signal.SIG_IGN)
   exit_with_parent()
 

@@ -1,7 +1,8 @@
-"""One example: its record decoded, and augmented for training or cropped for evaluation.
+"""Makes one example: decodes its record, then augments it for training or crops it for evaluation.
 
-An example is a dict of what a batch holds (see `train.data.batches`), without the batch dimension.
-An image that cannot be decoded becomes a black one of weight 0, so that the order stays as it is.
+An example is a dict with the arrays of a batch (see `train.data.batches`), without the batch
+dimension. An image that cannot be decoded becomes a black one of weight 0, so that the order of
+examples does not change.
 """
 
 import multiprocessing
@@ -21,8 +22,8 @@ from train.data.workers import exit_with_parent
 
 Example = dict[str, Any]
 
-# Decoded images of a split that is kept in memory are kept too, until they fill this much. Decoding
-# is half of what a 28x28 PNG costs (104 of 200 us).
+# If a split's records are kept in memory, its decoded images are kept too, up to this size:
+# decoding is half of the cost of a 28x28 PNG (104 of 200 us).
 _DECODED_BYTES_MAX = 256 * 2**20
 
 
@@ -41,7 +42,8 @@ class Decoder:
     self._decoded_bytes = 0
 
   def __setstate__(self, state: dict[str, Any]) -> None:
-    # Grain has no hook for the start of a worker on this path; a worker begins with unpickling.
+    # Grain has no hook for the start of a worker here, but a worker begins by unpickling this
+    # object.
     self.__dict__.update(state)
     if multiprocessing.parent_process() is not None:
       exit_with_parent()
@@ -86,7 +88,7 @@ class Decoder:
 
 
 class TrainExamples:
-  """Makes a training example of a position in the order and the index of the record there."""
+  """Makes a training example from a position in the order and the index of the record there."""
 
   def __init__(self, decoder: Decoder, data: Data, seed: int):
     self._decoder = decoder
@@ -111,14 +113,14 @@ class TrainExamples:
 
 
 class EvaluationExamples:
-  """Makes an evaluation example of a record's index; indices beyond the last give padding."""
+  """Makes an evaluation example from a record's index; indices beyond the last give padding."""
 
   def __init__(self, decoder: Decoder, data: Data):
     self._decoder = decoder
     self._data = data
 
   def __call__(self, index: int) -> Example:
-    """Returns the example of a record, resized and cropped at the center, by its index."""
+    """Returns the example of a record by its index, resized and cropped from the center."""
     pixels = self._data.evaluation_pixels
     if index >= len(self._decoder.reader):
       return self._decoder.blank(pixels, -1, position=index)

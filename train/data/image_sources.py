@@ -1,6 +1,6 @@
-"""The folders of images that `prepare_data` understands, as lists of labeled images.
+"""Reads the folders of images that `train.prepare_data` accepts, as lists of labeled images.
 
-It understands three kinds:
+There are three kinds of folders:
 
 - `train/CLASS/**` with `val/CLASS/**`, `validation/CLASS/**` or `test/CLASS/**`, as ImageNet has;
 - `CLASS/**`, a share of which is held out by a hash of each file's name;
@@ -32,7 +32,7 @@ _IDX_UNSIGNED_BYTES = 0x08
 
 @dataclasses.dataclass(frozen=True)
 class ImageFile:
-  """An image in a file, stored as it is.
+  """An image in a file, stored unchanged.
 
   Attributes:
     name: path below the source folder, with forward slashes.
@@ -49,7 +49,7 @@ class ImageFile:
   modified_ns: int
 
   def fingerprint(self) -> bytes:
-    """Returns bytes that differ where another image would be stored."""
+    """Returns bytes that differ whenever a different image would be stored."""
     return os.fsencode(f"{self.name} {self.labels} {self.size_bytes} {self.modified_ns}")
 
   def read(self) -> bytes:
@@ -61,8 +61,8 @@ class ImageFile:
 class GreyPixels:
   """An image that is given as pixels and stored as PNG.
 
-  PNG and not WebP: for 28x28 photographs of clothes, lossless WebP takes 10 % fewer bytes and 1.8
-  times as long to decode (453 against 506 bytes, 146 against 81 us).
+  It is PNG and not WebP, because for 28x28 photographs of clothes, lossless WebP takes 10 % fewer
+  bytes and 1.8 times as long to decode (453 against 506 bytes, 146 against 81 us).
 
   Attributes:
     name: name that no other image of the source has.
@@ -82,7 +82,7 @@ class GreyPixels:
     return self.pixels.nbytes
 
   def fingerprint(self) -> bytes:
-    """Returns bytes that differ where another image would be stored."""
+    """Returns bytes that differ whenever a different image would be stored."""
     pixels_crc = zlib.crc32(self.pixels.tobytes())
     return f"{self.name} {self.labels} {self.compression_level} {pixels_crc}".encode()
 
@@ -103,7 +103,7 @@ class Source:
   Attributes:
     class_names: names of the classes, by class index.
     splits: images of "train" and "validation", perhaps "test".
-    ignored_suffixes: number of files in class folders that are no images, by suffix.
+    ignored_suffixes: number of files in class folders that are not images, by suffix.
   """
 
   class_names: tuple[str, ...]
@@ -120,8 +120,9 @@ def read_source(
 
   Args:
     folder: folder of one of the kinds that the module's documentation lists.
-    evaluation_share: share of the images that is held out if the folder does not say which.
-    class_names: names of the classes of idx files, which hold none; the labels' digits by default.
+    evaluation_share: share of the images that is held out if the folder has no held-out split.
+    class_names: names of the classes of idx files, which contain no names; by default, the labels
+      as digits.
 
   Raises:
     UserError: the folder is of none of these kinds, or a class has no image.
@@ -146,7 +147,7 @@ def read_idx_source(
 
   Args:
     root: folder with the files, compressed or not.
-    class_names: names of the classes; the labels' digits by default.
+    class_names: names of the classes; by default, the labels as digits.
     compression_level: compression level of the PNG that stores an image, 0 to 9.
 
   Raises:
@@ -271,7 +272,7 @@ def _hold_out(
 ) -> dict[str, tuple[SourceImage, ...]]:
   splits: dict[str, list[SourceImage]] = {TRAIN: [], VALIDATION: []}
   for image in images:
-    # Only the name decides, so that adding images moves no other image to the other split.
+    # The split depends only on the name, so that adding images moves no other image between splits.
     drawn = int.from_bytes(hashlib.sha256(os.fsencode(image.name)).digest()[:8], "big") / 2**64
     splits[VALIDATION if drawn < evaluation_share else TRAIN].append(image)
   for split, chosen in splits.items():

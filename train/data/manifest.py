@@ -3,7 +3,7 @@
 A data set is a folder:
 
     manifest.json                             classes; records, bytes and SHA-256 of each file
-    train-00000-of-00002.array_record         records, in an order shuffled once
+    train-00000-of-00002.array_record         records, in an order shuffled once and for all
     train-00001-of-00002.array_record
     validation-00000-of-00001.array_record
 
@@ -93,7 +93,7 @@ def load_manifest(folder: str | os.PathLike[str]) -> Manifest:
   """Reads manifest.json and checks that it agrees with itself.
 
   Raises:
-    UserError: there is none, or it is damaged or of another version.
+    UserError: there is no manifest, or it is damaged or of another version.
   """
   path = pathlib.Path(folder, MANIFEST_NAME)
   if not path.parent.is_dir():
@@ -152,7 +152,7 @@ def describe_file(folder: str | os.PathLike[str], file: str, records: int) -> Re
 
 
 def record_file_from_json(fields: dict[str, Any]) -> RecordFile:
-  """Returns the record file that `dataclasses.asdict` has converted.
+  """Returns the record file from fields that `dataclasses.asdict` has made.
 
   Raises:
     KeyError, TypeError or ValueError: the fields are not those of a record file.

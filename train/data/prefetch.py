@@ -1,4 +1,4 @@
-"""Fetches the next batch while the devices work on the present one."""
+"""Fetches the next batch while the devices work on the current one."""
 
 import queue
 import threading
@@ -21,23 +21,23 @@ class Fetched(NamedTuple):
 
 
 class BatchFetcher:
-  """A thread that is one batch ahead. Use as a context manager.
+  """A thread that fetches one batch ahead. Use as a context manager.
 
-  A caller that waits for a batch can be interrupted, wherever the batch is stuck.
+  A caller that waits for a batch can always be interrupted, even if a read never returns.
   """
 
   def __init__(self, batches: Batches):
     self._batches = batches
     self._queue: queue.Queue[Fetched | BaseException] = queue.Queue(maxsize=1)
     self._closed = threading.Event()
-    # A daemon: a read that never returns must not keep the process alive.
+    # A daemon, because a read that never returns must not keep the process alive.
     self._thread = threading.Thread(target=self._run, name="batch fetcher", daemon=True)
     self._thread.start()
 
   def next(self, is_interrupted: Callable[[], bool]) -> Fetched | None:
     """Returns the next batch, or None if `is_interrupted` returns True before there is one.
 
-    It raises what the iterator raised.
+    Raises whatever the iterator has raised.
     """
     while not is_interrupted():
       try:
@@ -65,7 +65,7 @@ class BatchFetcher:
     while not self._closed.is_set() and not isinstance(item, BaseException):
       try:
         item = Fetched(next(self._batches), self._batches.get_state())
-      # The other thread raises it.
+      # Handed over, so that `next` raises it in the caller's thread.
       except BaseException as error:
         item = error
       self._put(item)

@@ -1,14 +1,14 @@
 """RandAugment: a few random distortions of a training image, on the host.
 
-Cubuk et al., https://arxiv.org/abs/1909.13719. The sixteen operations and what a magnitude means
-are those of the code released with paper B (magnitudes 5, 10 and 15, four layers; paper B, appendix
-A): each layer draws one operation, and all have the same magnitude. 10 is the strongest magnitude
-of the original paper; 15 goes beyond it. As in the released code, some operations grow milder with
-the magnitude (posterize keeps more bits, solarize starts at a higher value).
+Cubuk et al., https://arxiv.org/abs/1909.13719. The sixteen operations and the meaning of a
+magnitude are those of the code released with paper B (magnitudes 5, 10 and 15, four layers; paper
+B, appendix A): each layer draws one operation, and all have the same magnitude. 10 is the strongest
+magnitude of the original paper; 15 goes beyond it. As in the released code, some operations grow
+milder with the magnitude (posterize keeps more bits, solarize starts at a higher value).
 
 There are a few differences from that code:
 
-- Contrast pulls towards the mean of the image; in that code, towards the number of pixels / 256.
+- Contrast scales distances to the image's mean; in that code, to the number of pixels / 256.
 - Images are distorted before they are mixed (`train.step.mixing`); in that code, afterwards.
 - Pillow rounds where TensorFlow truncates.
 - Shifts and cut-out squares, which are numbers of pixels, take at most half of an image's side. The
@@ -44,7 +44,7 @@ def _invert(image: Image.Image, *_) -> Image.Image:
 
 
 def _posterize(image: Image.Image, strength: float, _) -> Image.Image:
-  # Below a magnitude of 2.5 no bit, and so nothing of the image, would be left.
+  # At least one bit: below a magnitude of 2.5, none would be left, and so nothing of the image.
   return ImageOps.posterize(image, min(8, max(1, int(strength * _POSTERIZE_BITS))))
 
 
@@ -76,7 +76,7 @@ def _sharpness(image: Image.Image, strength: float, _) -> Image.Image:
 
 
 def _enhancement(strength: float) -> float:
-  """Returns the factor of Pillow's enhancers, of which 1 leaves an image as it is."""
+  """Returns the factor for Pillow's enhancers; 1 leaves an image unchanged."""
   return strength * 1.8 + 0.1
 
 
@@ -116,7 +116,7 @@ def _cutout(image: Image.Image, strength: float, generator: np.random.Generator)
   x, y = int(generator.integers(image.width)), int(generator.integers(image.height))
   if half:
     image = image.copy()
-    # Pillow's rectangles contain their last row and column.
+    # Pillow's rectangles include their last row and column.
     box = (x - half, y - half, x + half - 1, y + half - 1)
     ImageDraw.Draw(image).rectangle(box, fill=_GREY)
   return image

@@ -1,4 +1,4 @@
-"""The records in ArrayRecord files: their encoding, opening a file of them, verifying a data set.
+"""ArrayRecord files: encodes and decodes their records, opens them, and verifies a data set.
 
 A record is a msgpack map: `id` (its index in its split, counted over the record files), `labels` (a
 list of class indices) and `image` (the bytes of an image file).
@@ -23,16 +23,17 @@ from train.data.manifest import (
 )
 
 # Random access decompresses a whole group, so a group is one record; images are compressed
-# already. Measured: 7 us a read, 26 us with the default compression; about 100 bytes a record.
+# already. Measured: a read takes 7 us, 26 us with the default compression; overhead is about 100
+# bytes a record.
 WRITER_OPTIONS = "group_size:1,uncompressed"
-# Without them a reader keeps 16 MB and threads of its own for reading ahead.
+# Without these options, a reader keeps 16 MB and threads of its own for reading ahead.
 _RANDOM_ACCESS_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
 _RANDOM_ACCESS_BUFFER_BYTES = 32768
 _RECORDS_PER_READ = 1024
 
 
 class BadRecordError(Exception):
-  """The error for bytes that are no record."""
+  """The error for bytes that are not a record."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Record:
 
 
 def encode_record(record: Record) -> bytes:
-  """Returns the bytes of a record as they are stored."""
+  """Returns the bytes that are stored for a record."""
   return msgpack.packb({"id": record.id, "labels": list(record.labels), "image": record.image})
 
 
@@ -59,11 +60,11 @@ def decode_record(stored: bytes) -> Record:
   """Returns the record that `encode_record` has encoded.
 
   Raises:
-    BadRecordError: the bytes are no record; the message says why.
+    BadRecordError: the bytes are not a record; the message says why.
   """
   try:
     fields = msgpack.unpackb(stored)
-  # msgpack promises no common base class for what damaged bytes raise.
+  # msgpack documents no common base class of the errors that damaged bytes raise.
   except Exception as error:
     raise BadRecordError(f"not msgpack: {error}") from error
   match fields:
@@ -93,7 +94,7 @@ def open_writer(
   finally:
     try:
       writer.close()
-    # After a failed write, of a full disk for example, the writer is silent until here.
+    # The writer does not report a failed write, for example on a full disk, until it is closed.
     except RuntimeError as error:
       raise UserError(
         f"cannot write {path}: {error}; the same command continues where this one stopped"
@@ -106,7 +107,7 @@ def open_record_file(
   """Opens a record file for random access.
 
   Raises:
-    UserError: the file cannot be read or has another number of records than the manifest says.
+    UserError: the file cannot be read, or its number of records is not the manifest's.
   """
   path = pathlib.Path(folder, record_file.file)
   try:
@@ -116,7 +117,7 @@ def open_record_file(
       file_reader_buffer_size=_RANDOM_ACCESS_BUFFER_BYTES,
     )
     records = reader.num_records()
-  # The reader raises RuntimeError, ValueError or IndexError, by the kind of damage.
+  # The reader raises RuntimeError, ValueError or IndexError, depending on the damage.
   except Exception as error:
     raise UserError(f"record file {path} cannot be read: {error}") from error
   if records != record_file.records:
@@ -129,7 +130,7 @@ def open_record_file(
 def verify(folder: str | os.PathLike[str], manifest: Manifest) -> Iterator[RecordFile]:
   """Yields each record file after it was read whole and agrees with the manifest.
 
-  Compared are its length, SHA-256 and number of records, and in every record the id and the labels.
+  It compares the file's length, SHA-256 and number of records, and every record's id and labels.
   Images are not decoded.
 
   Raises:

@@ -10,15 +10,15 @@ from array_record.python import array_record_module
 from train.data.manifest import RecordFile, Split
 from train.data.record_files import BadRecordError, Record, decode_record, open_record_file
 
-# A split this small is read at once: its records then cost no reads, and may be compressed in
-# large groups, which would otherwise be decompressed for every single record.
+# A split this small is read as a whole: its records then cost no further reads, and may be
+# compressed in large groups, which would otherwise be decompressed for every single record.
 IN_MEMORY_BYTES_MAX = 64 * 2**20
 
 
 class RecordReader:
-  """A reader of any record of a split, for any number of threads; it pickles as its description.
+  """Reads any record of a split, from any number of threads; it pickles as its description.
 
-  Record files are opened when they are first read from.
+  Record files are opened on first use.
 
   Attributes:
     folder: folder of the data set.
@@ -50,7 +50,7 @@ class RecordReader:
     """Returns a record by its index in the split.
 
     Raises:
-      BadRecordError: the record is damaged or another one.
+      BadRecordError: the record is damaged, or has another id than expected.
       UserError: its record file cannot be opened.
     """
     which, position = self._locate(index)
@@ -60,7 +60,7 @@ class RecordReader:
     else:
       try:
         (stored,) = opened.read([position])
-      # The reader raises RuntimeError, ValueError or IndexError, by the kind of damage.
+      # The reader raises RuntimeError, ValueError or IndexError, depending on the damage.
       except Exception as error:
         raise BadRecordError(f"cannot be read: {error}") from error
     record = decode_record(stored)
@@ -94,6 +94,6 @@ class RecordReader:
       try:
         return reader.read_all()
       except Exception:
-        # Some record is damaged: one by one, the others can still be read.
+        # Some record is damaged. The others can still be read one by one.
         return reader
     return reader

@@ -16,7 +16,7 @@ def threads_per_process(workers: int, batch_bytes: int) -> int:
 
   Args:
     workers: number of worker processes; with 0, the threads run in the training process.
-    batch_bytes: size of one batch of this host, of which each thread makes one in advance.
+    batch_bytes: size of one batch of this host; each thread makes one in advance.
   """
   threads = 1 if workers else min(os.cpu_count() or 1, _THREADS_MAX)
   return max(1, min(threads, _PREFETCH_BYTES_MAX // batch_bytes))
@@ -25,8 +25,8 @@ def threads_per_process(workers: int, batch_bytes: int) -> int:
 def kill_grain_workers() -> None:
   """Kills the worker processes that Grain has started, wherever they are stuck.
 
-  They are known by the names that Grain gives them, which is no public interface (read in grain
-  0.2.18).
+  They are recognized by the names that Grain gives them. These are not a public interface (read in
+  grain 0.2.18).
   """
   for child in multiprocessing.active_children():
     if child.name.startswith("grain-"):
@@ -34,10 +34,10 @@ def kill_grain_workers() -> None:
 
 
 def exit_with_parent() -> None:
-  """Makes this worker process end when its parent has ended, for whatever reason.
+  """Makes this worker process end when its parent ends, for whatever reason.
 
   A worker that waits for work does not notice that its parent was killed: it holds both ends of
-  its queues. The signal that Linux offers for this (PR_SET_PDEATHSIG) fires already when the
+  its queues. The signal that Linux offers for this (PR_SET_PDEATHSIG) already fires when the
   parent's THREAD that started the worker ends, and the input pipeline starts workers from
   short-lived threads; the pipe behind `parent_process()` closes only with the process.
   """

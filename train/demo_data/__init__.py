@@ -1,1 +1,1 @@
-"""Small sets of real images for the demo, and the scripts that make them."""
+"""Small data sets of real images for the demo, and the scripts that make them."""

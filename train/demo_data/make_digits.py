@@ -2,8 +2,8 @@
 
     python -m train.demo_data.make_digits --out=DIR [--train_images=200]
 
-A seeded draw of 1,000 of them, or as many as --train_images says, is for training; the others are
-held out. It takes about a second.
+The training split is a seeded draw of 1,000 of them, or of as many as --train_images says; the
+others are held out. The script takes about a second.
 """
 
 import os
@@ -25,11 +25,11 @@ def source(train_images: int = TRAIN_IMAGES) -> image_sources.Source:
   """Returns the images.
 
   Args:
-    train_images: number of training images, of 1,797 in all. The images of a smaller number are
-      among those of a larger one.
+    train_images: number of training images, out of 1,797 in all. A smaller number takes a subset of
+      the images that a larger number takes.
 
   Raises:
-    UserError: there is no scikit-learn, or too many images are asked for.
+    UserError: scikit-learn is not installed, or too many images are asked for.
   """
   try:
     from sklearn import datasets
@@ -61,10 +61,10 @@ def make(out: str | os.PathLike[str], *, train_images: int = TRAIN_IMAGES) -> No
 
   Args:
     out: folder to write.
-    train_images: number of training images, see `source`.
+    train_images: number of training images, as for `source`.
 
   Raises:
-    UserError: there is no scikit-learn, too many images are asked for, or the folder cannot be
+    UserError: scikit-learn is not installed, too many images are asked for, or the folder cannot be
       written to.
   """
   dataset_writer.write_dataset(out, source(train_images))

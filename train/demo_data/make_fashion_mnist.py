@@ -2,9 +2,9 @@
 
     python -m train.demo_data.make_fashion_mnist --source=DIR --out=DIR
 
-The source is the folder with the four original idx files (Debian: package dataset-fashion-mnist).
-The held-out split is the whole original test set; the training split is a seeded draw of equally
-many images of each class from the original training set. The pixels are unchanged.
+The source is the folder with the four original idx files (Debian package dataset-fashion-mnist).
+The held-out split is the whole original test set; the training split is a seeded draw of the same
+number of images of each class from the original training set. The pixels are unchanged.
 """
 
 import collections
@@ -33,9 +33,9 @@ CLASS_NAMES = (
 TRAIN_IMAGES_PER_CLASS = 1000
 DRAW_SEED = 0
 
-# PNG that only filters its rows (level 0) and is compressed by ArrayRecord over many images at once
-# takes 393 bytes per image. As records of their own, lossless WebP takes 557 bytes and PNG 623, a
-# hundred of which are ArrayRecord's.
+# A PNG that only filters its rows (level 0), which ArrayRecord then compresses over many images at
+# once, takes 393 bytes per image. In records of their own, a lossless WebP takes 557 bytes and a
+# PNG 623, of which ArrayRecord adds a hundred.
 PNG_COMPRESSION_LEVEL = 0
 WRITER_OPTIONS = "group_size:512,brotli:11"
 

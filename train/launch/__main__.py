@@ -1,4 +1,4 @@
-r"""Checks a run on a TPU v4 slice and writes what starts it. Starts nothing itself: a dry run.
+r"""Checks a run on a TPU v4 slice and prints the commands that start it, without running them.
 
     docker build --tag=IMAGE --file=train/launch/Dockerfile . && docker push IMAGE
 
@@ -8,7 +8,7 @@ r"""Checks a run on a TPU v4 slice and writes what starts it. Starts nothing its
     python -m train.launch --to=jobset ... | kubectl apply --filename=-
     python -m train.launch --to=xpk --cluster=CLUSTER --shared=STORAGE ... | bash
 
-Without the part that follows `|`, the command shows what would run. All workers mount `--shared` at
+Without the part after `|`, the command only shows what would run. All workers mount `--shared` at
 /shared. A run with --config.initial_weights is fine-tuned, any other is pre-trained.
 """
 
@@ -47,7 +47,7 @@ _PROJECT = flags.DEFINE_string(
 
 
 def main(overrides: list[str]) -> None:
-  """Writes the script, manifest or command to stdout, and what it would start to stderr."""
+  """Writes the script, manifest or command to stdout, and a description of the run to stderr."""
   if _TO.value is None:
     raise UserError(f"--to=None: name what starts the run: {', '.join(_WAYS)}")
   if _SPOT.value and _RESERVED.value:

@@ -15,12 +15,12 @@ from train.step.sharding.batch import check_batch_size, check_train_batch
 from train.step.sharding.mesh import DATA_AXES, mesh_shape
 
 SHARED_FOLDER = "/shared"
-"""Path at which every worker has the same folder mounted."""
+"""Path at which every worker mounts the same folder."""
 GRACE_SECONDS = 120
-"""Seconds between telling a worker to end and killing it."""
+"""Number of seconds between telling a worker to end and killing it."""
 
 _REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
-# Kubernetes allows pods 63 characters; theirs are NAME-workers-0-1023-abcde.
+# Kubernetes allows 63 characters for names of pods, which are NAME-workers-0-1023-abcde.
 _NAME_CHARACTERS_MAX = 40
 
 
@@ -31,12 +31,12 @@ class Job:
   Attributes:
     name: name of the slice, the workload and the logs.
     image: image of the container, as a registry knows it.
-    slice: the TPUs.
-    shared: what is mounted at `SHARED_FOLDER`.
+    slice: slice of TPUs.
+    shared: share, bucket or storage that is mounted at `SHARED_FOLDER`.
     restarts_max: number of restarts after which a run that keeps failing is given up.
     spot: whether to use capacity that may be taken away.
     command: command that each worker runs.
-    experiment: experiment that the command will find.
+    experiment: experiment that the command trains.
   """
 
   name: str
@@ -84,7 +84,7 @@ def make_job(
     spot: see `Job`.
 
   Raises:
-    UserError: an argument is missing, does not fit the slice, or names what no worker would find.
+    UserError: an argument is missing, does not fit the slice, or names a path that no worker has.
   """
   if not re.fullmatch(rf"[a-z]([-a-z0-9]{{0,{_NAME_CHARACTERS_MAX - 2}}}[a-z0-9])?", name or ""):
     raise UserError(
@@ -132,12 +132,12 @@ def make_job(
 
 
 def _is_shared(path: str) -> bool:
-  """Returns whether a path is under the folder that all workers have mounted."""
+  """Returns whether a path is under the folder that all workers mount."""
   return pathlib.PurePosixPath(path).is_relative_to(SHARED_FOLDER) and ".." not in path
 
 
 def _in_image(config: str | None) -> str:
-  """Returns the configuration as it is named in the image, which holds this repository."""
+  """Returns the configuration's name in the image, which contains this repository."""
   path, colon, arguments = (config or "").partition(".py:")
   file = pathlib.Path(f"{path}.py" if colon else path).resolve()
   if not (file.is_file() and file.is_relative_to(_REPOSITORY)):

@@ -23,8 +23,8 @@ def jobset_yaml(job: Job, template: str | None = None) -> str:
   """Returns the manifest for `kubectl apply`.
 
   Args:
-    job: what is started.
-    template: text with the placeholders of `jobset.yaml`; None is that file.
+    job: job to start.
+    template: text with the placeholders of `jobset.yaml`; None takes that file.
 
   Raises:
     UserError: the template has been changed so that Kubernetes or GKE would refuse it, or so that
@@ -55,7 +55,7 @@ def jobset_yaml(job: Job, template: str | None = None) -> str:
   }
   template = _TEMPLATE.read_text(encoding="utf-8") if template is None else template
   try:
-    # JSON is YAML.
+    # Every JSON value is also a YAML value, so json.dumps does all the quoting.
     text = string.Template(template).substitute(
       {name: json.dumps(value) for name, value in values.items()}
     )
@@ -68,7 +68,7 @@ def jobset_yaml(job: Job, template: str | None = None) -> str:
 
 
 def _check(document: Any, job: Job) -> None:
-  """Raises UserError for what an API server would refuse or what would wait forever."""
+  """Raises UserError if an API server would refuse the manifest or its pods would wait forever."""
 
   def at(path: str) -> Any:
     value = document

@@ -1,4 +1,4 @@
-"""Reads what the workers share: an NFS share, such as Filestore's, or a bucket."""
+"""Parses the flag that names the workers' shared folder: an NFS share or a bucket."""
 
 import re
 from typing import NamedTuple

@@ -18,10 +18,10 @@ def startup_script(job: Job) -> str:
   """Returns the script that each host runs when it boots.
 
   Args:
-    job: what is started.
+    job: job to start.
 
   Raises:
-    UserError: what is shared is neither a bucket nor an NFS share.
+    UserError: `job.shared` is neither a bucket nor an NFS share.
   """
   parse_mount(job.shared)
   values = {
@@ -47,13 +47,13 @@ def queued_resources_script(
   """Returns a script for bash that asks for the slice; each host then starts training by itself.
 
   Args:
-    job: what is started.
-    zone: zone of the slice; None is the zone in gcloud's configuration.
-    project: Google Cloud project; None is the project in gcloud's configuration.
+    job: job to start.
+    zone: zone of the slice; None takes the zone in gcloud's configuration.
+    project: Google Cloud project; None takes the project in gcloud's configuration.
     reserved: whether to use capacity that the project has reserved.
 
   Raises:
-    UserError: what is shared is neither a bucket nor an NFS share.
+    UserError: `job.shared` is neither a bucket nor an NFS share.
   """
   where = [f"--{name}={value}" for name, value in (("zone", zone), ("project", project)) if value]
   create = [

@@ -1,4 +1,4 @@
-"""Knows the TPU v4 slices that Google Cloud offers (https://cloud.google.com/tpu/docs/v4)."""
+"""The TPU v4 slices that Google Cloud offers (https://cloud.google.com/tpu/docs/v4)."""
 
 import dataclasses
 import math
@@ -14,7 +14,7 @@ _BELOW_A_CUBE = ("2x2x1", "2x2x2", "2x2x4", "2x4x4")
 
 @dataclasses.dataclass(frozen=True)
 class Slice:
-  """One slice.
+  """One TPU v4 slice.
 
   Attributes:
     topology: number of chips along each axis, for example "4x4x4".

@@ -1,5 +1,5 @@
-# Runs as root on every host of a TPU slice, each time it boots: mounts what the hosts share and has
-# systemd keep the container running. The lines before set NAME, IMAGE, SHARED, SHARED_FOLDER,
+# Runs as root on every host of a TPU slice, each time it boots: mounts the shared folder and makes
+# systemd keep the container running. The lines above it set NAME, IMAGE, SHARED, SHARED_FOLDER,
 # RESTARTS_MAX and GRACE_SECONDS, and the arrays FINAL_EXIT_CODES and COMMAND.
 set -euo pipefail
 
@@ -9,7 +9,7 @@ if ! mountpoint --quiet "$SHARED_FOLDER"; then
     bucket=${SHARED#gs://}
     gcsfuse --implicit-dirs "${bucket%/}" "$SHARED_FOLDER"
   else
-    # The image of TPU hosts comes without it.
+    # The image of TPU hosts does not include the NFS client.
     command -v mount.nfs >/dev/null || { apt-get update && apt-get install --yes nfs-common; }
     mount --types nfs "$SHARED" "$SHARED_FOLDER"
   fi
@@ -21,7 +21,7 @@ if [[ $registry == *.pkg.dev || $registry == *gcr.io ]]; then
   gcloud auth configure-docker --quiet "$registry"
 fi
 
-# --ipc=host: batches come from data workers through /dev/shm, of which Docker gives 64 MiB.
+# --ipc=host: data workers pass batches through /dev/shm, which Docker limits to 64 MiB by default.
 container=(
   docker run --rm --name="$NAME" --privileged --net=host --ipc=host
   --volume="$SHARED_FOLDER:$SHARED_FOLDER" "$IMAGE" "${COMMAND[@]}"

@@ -14,14 +14,14 @@ from train.run.exit_codes import EXIT_LOST_PROCESS
 def xpk_command(job: Job, *, cluster: str | None, zone: str | None, project: str | None) -> str:
   """Returns the command that creates the workload.
 
-  xpk starts all pods again after exit codes of 127 and more, and after the codes given here.
+  xpk restarts all pods after exit codes of 127 and more, and after the codes given here.
 
   Args:
-    job: what is started; its `shared` is the name of a storage that `xpk storage attach` has
+    job: job to start; its `shared` is the name of a storage that `xpk storage attach` has
       attached to the cluster with `SHARED_FOLDER` as its mount point.
     cluster: name of the cluster that xpk has created.
-    zone: zone of the cluster; None is the zone in gcloud's configuration.
-    project: Google Cloud project; None is the project in gcloud's configuration.
+    zone: zone of the cluster; None takes the zone in gcloud's configuration.
+    project: Google Cloud project; None takes the project in gcloud's configuration.
 
   Raises:
     UserError: no cluster is named, or `shared` is not the name of a storage.

@@ -1,6 +1,6 @@
-"""Runs that others have published, as tables that `train.scaling.run_table` reads.
+"""Tables of runs that others have published, as `train.scaling.run_table` reads them.
 
-They are from paper A (https://arxiv.org/abs/2310.16764). Each file says how its figures were
+The runs are from paper A (https://arxiv.org/abs/2310.16764). Each file says how its numbers were
 obtained.
 """
 

@@ -25,7 +25,7 @@ def new_plot(
     y_label: quantity and unit of the vertical axis.
     inches: width and height.
   """
-  # Without pyplot, which keeps global state and might open a window.
+  # Made without pyplot, which keeps global state and might open a window.
   figure = Figure(figsize=inches, dpi=150, layout="constrained")
   FigureCanvasAgg(figure)
   axes = figure.add_subplot()
@@ -41,7 +41,7 @@ def new_plot(
 def plain_log_axis(axis: Axis) -> None:
   """Labels a logarithmic axis with plain numbers, for values that span about a decade.
 
-  Losses and errors do.
+  Losses and errors are such values.
   """
   axis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
   axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

@@ -1,4 +1,4 @@
-"""Writes the files that commands make of their results: JSON and plots."""
+"""Writes the results of commands to files: JSON and plots."""
 
 import json
 import os
@@ -57,7 +57,7 @@ def save_figures(
   Args:
     label: the folder as an error message names it, such as "--plots=DIR".
     folder: path of the folder.
-    figures: plots by the name of the file without its suffix; None is left out.
+    figures: plots by the name of the file without its suffix; a plot that is None is left out.
 
   Returns:
     The files that were written.

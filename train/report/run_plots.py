@@ -45,7 +45,7 @@ def write_plots(
 
   loss, axes = _over_steps(title, "loss (nats)")
   _draw(axes, "loss", series)
-  # A loss falls by ever smaller amounts.
+  # Logarithmic, because a loss falls by ever smaller amounts.
   axes.set_yscale("log")
   plain_log_axis(axes.yaxis)
 

@@ -12,7 +12,7 @@ def summary(records: Sequence[Mapping[str, Any]], further: Mapping[str, str]) ->
 
   Args:
     records: records of the whole run, as `train.run.records.metrics.read_metrics` returns them.
-    further: rows to put first, such as the name and the number of parameters.
+    further: rows to show first, such as the name and the number of parameters.
   """
   rows = list(further.items())
   if train := [record for record in records if record["kind"] == "train"]:

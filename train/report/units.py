@@ -1,4 +1,4 @@
-"""Durations and sizes as text."""
+"""Formats durations and sizes as text."""
 
 
 def format_duration(seconds: float) -> str:
@@ -9,7 +9,7 @@ def format_duration(seconds: float) -> str:
 
 
 def format_gib(size_bytes: float) -> str:
-  """Returns a size in GiB with one decimal, without the unit, for a column that names it."""
+  """Returns a size in GiB with one decimal, without the unit, for columns that name it."""
   return f"{size_bytes / 2**30:.1f}"
 
 

@@ -4,15 +4,15 @@
 
 Any number of runs and processes may share the folder. JAX's key of a program covers the program,
 the devices, the compiler's version and its flags, so a changed program gets another file, and
-nothing has to be deleted by hand. Of several processes that run one program together, the first one
-writes. (On CPUs, each process has keys of its own, so only the first one finds its programs again.)
+nothing has to be deleted by hand. If several processes run one program together, the first one
+writes it. (On CPUs, each process has its own keys, so only the first one finds its programs again.)
 
 If a file cannot be read, because another run is still writing it or was killed while writing, the
-program is compiled anew with a warning. JAX does not write the file again: if the warning comes
-back at every start, the folder should be deleted.
+program is compiled anew with a warning. JAX does not write the file again, so delete the folder if
+the warning comes back at every start.
 
-The cache is off by default: the programs of a large network are hundreds of megabytes that nobody
-asked for, and those of a CPU hold the instructions of that one CPU. `python -m train.launch` always
+The cache is off by default, because the programs of a large network take hundreds of megabytes, and
+programs for a CPU contain the instructions of one CPU model only. `python -m train.launch` always
 turns it on.
 """
 
@@ -52,6 +52,6 @@ def use_compilation_cache() -> None:
       f"--compilation_cache={_FOLDER.value} cannot be written: {reason}; give another folder"
     )
   jax.config.update("jax_compilation_cache_dir", str(folder))
-  # XLA's own caches, for GPUs only, would put the folder's name into JAX's keys: a folder that is
-  # moved or mounted elsewhere would be useless.
+  # XLA's own caches, which are for GPUs only, would put the folder's name into JAX's keys, so that
+  # the folder would be useless once it is moved or mounted elsewhere.
   jax.config.update("jax_persistent_cache_enable_xla_caches", "none")

@@ -30,12 +30,12 @@ def evaluate(
   *,
   is_interrupted: Callable[[], bool] = lambda: False,
 ) -> Scores | None:
-  """Computes the scores of a network on the held-out images. A terminal shows a progress bar.
+  """Computes a network's scores on the held-out images, with a progress bar on a terminal.
 
   Args:
     evaluation_step: jitted `train.step.evaluation_step.make_evaluation_step`.
     parameters: parameters on the devices of `mesh`.
-    images: data set whose held-out split is taken.
+    images: data set, whose held-out split is used.
     mesh: mesh of devices.
     is_interrupted: called after each batch; if it returns true, the evaluation ends.
 
@@ -57,7 +57,7 @@ def evaluate(
       desc="evaluating",
       unit="image",
       leave=False,
-      # None shows the bar only on a terminal; of several processes, the first one shows it.
+      # None shows the bar only on a terminal. With several processes, only the first one shows it.
       disable=None if jax.process_index() == 0 else True,
     ) as bar,
   ):
@@ -129,7 +129,7 @@ def evaluate_checkpoint(
 def _evaluate_network(
   experiments: Sequence[Experiment], name: str, parameters: Any
 ) -> list[Evaluation]:
-  """Evaluates a network at the resolution of each experiment; they differ in nothing else."""
+  """Evaluates a network at the resolution of each experiment, in which alone they differ."""
   experiment = experiments[0]
   mesh = make_mesh()
   check_batch_size("data.evaluation_batch_size", experiment.data.evaluation_batch_size, mesh)

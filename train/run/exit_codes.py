@@ -1,6 +1,6 @@
 """The exit codes of training, and which of them are final. Imports nothing.
 
-`nfnet.command_line` gives the first three and the keyboard's, as all commands of this project do.
+All commands exit with the first three and the keyboard's, through `nfnet.command_line`.
 `docs/reliability.md` shows them as a table.
 """
 
@@ -10,11 +10,11 @@ EXIT_UNEXPECTED_ERROR = 1
 EXIT_USER_ERROR = 2
 """An error that the user can correct (`nfnet.errors.UserError`), printed as one line."""
 EXIT_LOST_PROCESS = 75
-"""Another process is gone or absent: start all of them again (EX_TEMPFAIL of sysexits.h)."""
+"""Another process has died or never joined: start all of them again (EX_TEMPFAIL in sysexits.h)."""
 EXIT_INTERRUPTED = 130
 """Interrupted at the keyboard (128 + SIGINT, as shells count)."""
 EXIT_ABORTED = 134
-"""JAX aborted this process because process 0 is gone (128 + SIGABRT)."""
+"""JAX aborted this process because process 0 has died (128 + SIGABRT)."""
 EXIT_KILLED = 137
 """Killed, perhaps for lack of memory (128 + SIGKILL)."""
 EXIT_TERMINATED = 143
@@ -26,7 +26,7 @@ whatever supervises the run (systemd, Kubernetes, a sweep) starts the same comma
 
 
 def shell_exit_code(return_code: int) -> int:
-  """Returns the exit code as a shell counts it, 128 + signal for a process that a signal ended.
+  """Returns the exit code as a shell reports it: 128 + signal for a process that a signal ended.
 
   Args:
     return_code: what `subprocess.Popen.wait` returns: negative numbers are signals.

@@ -1,7 +1,7 @@
 """The policy for steps that go wrong: NaN losses and gradients, explosions.
 
 The training step itself skips a step whose loss is not finite or too large. Everything else is
-decided here, by functions of values: which steps were bad (`StepOutcome`), whether the run goes on,
+decided here, by pure functions: which steps were bad (`StepOutcome`), whether the run goes on,
 rolls back or stops (`decide`), and which batches are left out after that (`is_left_out`).
 `train.run.loop` carries the decisions out. `train.config.experiment.Faults` has the settings.
 """
@@ -40,16 +40,16 @@ class StepOutcome:
 
   @property
   def is_bad(self) -> bool:
-    """Tells whether something has to be decided about this step."""
+    """Tells whether the step went wrong, so that the run has to decide what to do."""
     return self.is_skipped or not math.isfinite(self.gradient_norm)
 
 
 @dataclasses.dataclass(frozen=True)
 class Stop:
-  """The run must end.
+  """The decision that the run must end.
 
   Attributes:
-    reason: what happened, for the error message.
+    reason: description of what happened, for the error message.
   """
 
   reason: str
@@ -57,12 +57,12 @@ class Stop:
 
 @dataclasses.dataclass(frozen=True)
 class RollBack:
-  """The run must go back to an earlier checkpoint and on from there.
+  """The decision that the run must go back to an earlier checkpoint and continue from there.
 
   Attributes:
-    to_step: step of that checkpoint; 0 is the beginning of the run.
+    to_step: step of that checkpoint; 0 stands for the beginning of the run.
     left_out: first and last step, both included, whose batches are not trained on this time.
-    reason: what happened.
+    reason: description of what happened.
   """
 
   to_step: int
@@ -109,7 +109,8 @@ def decide(
     None if the run simply goes on.
   """
   if not outcome.is_skipped:
-    # Going back and leaving this one batch out gives what skipping the step would have given.
+    # Rolling back and leaving out this one batch gives the result that skipping the step would have
+    # given.
     first, last, steps_before = outcome.step, outcome.step, 0
     reason = f"the gradient of step {outcome.step} is not finite"
   elif len(row) == faults.skipped_in_a_row_max:
@@ -129,7 +130,7 @@ def decide(
 
 
 def _roll_back_target(checkpoint_steps: Collection[int], first: int, steps_before: int) -> int:
-  """Returns the newest checkpoint's step before all that is left out, or the oldest usable one's.
+  """Returns the step of the newest checkpoint before all left-out steps, else of the oldest usable.
 
   Args:
     checkpoint_steps: steps of the checkpoints that exist.
@@ -155,8 +156,8 @@ def stop_message(reason: str, experiment: Experiment, newest_checkpoint_step: in
   """Returns the error message of a run that has diverged.
 
   Args:
-    reason: what happened.
-    experiment: what was trained.
+    reason: description of what happened.
+    experiment: experiment that was trained.
     newest_checkpoint_step: step of the newest checkpoint, or None.
   """
   return (

@@ -14,11 +14,11 @@ def with_new_classifier(experiment: Experiment) -> dict[str, Any]:
   """Returns the parameters in `experiment.initial_weights` with a newly drawn classifier.
 
   Args:
-    experiment: of the fine-tuning run, which names the file or run that the parameters come from.
+    experiment: experiment of the fine-tuning run, which names the file or run to start from.
 
   Raises:
-    UserError: `initial_weights` is not set, or they are of another variant or were trained with
-      another activation.
+    UserError: `initial_weights` is not set, or the parameters there are of another variant or were
+      trained with another activation.
   """
   if experiment.initial_weights is None:
     raise UserError(
@@ -30,7 +30,7 @@ def with_new_classifier(experiment: Experiment) -> dict[str, Any]:
     experiment.model.variant,
     bottleneck=experiment.model.bottleneck,
   )
-  # Files of other projects do not name their activation.
+  # Only checkpoints of this project name their activation.
   if trained.metadata is not None:
     activation = trained.metadata["experiment"]["model"]["activation"]
     if activation != experiment.model.activation:

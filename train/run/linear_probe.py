@@ -1,9 +1,9 @@
 """The linear probe: how well a linear classifier on a network's features recognizes other images.
 
-The classifier is ridge regression onto one target for each class, 1 or 0, on standardized features.
-Its error is that of leaving each image out of the regression in turn, which has a closed form (the
-deleted residual), so that no images need to be held out. The weight of the ridge is the one of a
-grid that makes the deleted residuals smallest.
+The classifier is ridge regression from standardized features to one target for each class, 1 or 0.
+Its error is the leave-one-out error: each image is predicted by the regression on all the others,
+which has a closed form (the deleted residual), so that no images need to be held out. The weight of
+the ridge penalty is chosen from a grid to minimize the deleted residuals.
 """
 
 import dataclasses
@@ -79,7 +79,7 @@ def leave_one_out(features: np.ndarray, labels: np.ndarray, num_classes: int) ->
   x = (x - x.mean(axis=0))[:, deviation > 0] / deviation[deviation > 0]
   targets = np.eye(num_classes)[labels]
   # With u s v = x, predictions are u (s^2 / (s^2 + ridge)) u^T y, for all ridges at once. Mean and
-  # deviation include the image that is left out, an effect of the order of 1 / n.
+  # deviation include the left-out image, which has an effect of the order of 1 / n.
   u, singular, _ = np.linalg.svd(x, full_matrices=False)
   mean_eigenvalue = np.mean(singular**2)
   centered = targets - targets.mean(axis=0)

@@ -1,8 +1,9 @@
 """The training loop, the same for pre-training and fine-tuning.
 
-`train` is a run from its start to its end. `_train_from` is the loop over steps, from the beginning
-or from a checkpoint. `train.run.faults` decides about bad steps, `train.run.resume` says where to
-go on and what a checkpoint holds, `train.run.reports` writes the metrics and the progress line.
+`train` does a run from start to end. `_train_from` is the loop over steps, from the beginning or
+from a checkpoint. `train.run.faults` decides about bad steps, `train.run.resume` determines where
+to continue and what a checkpoint holds, and `train.run.reports` writes the metrics and the progress
+line.
 """
 
 import contextlib
@@ -45,7 +46,7 @@ from train.step.state import abstract_state
 from train.step.train_step import make_train_step, skip_step
 
 STEPS_AHEAD = 2
-"""Steps that are started before an earlier one is known to be over, so that devices never wait."""
+"""Number of steps that may run before the host waits for one to end, so that devices never idle."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,7 +54,7 @@ class _Run:
   """Holds what stays the same while a run goes on, whether it rolls back or not.
 
   Attributes:
-    experiment: what is trained.
+    experiment: experiment that is trained.
     workdir: folder of the run.
     mesh: mesh of devices.
     train_examples: number of images of the training split.
@@ -66,7 +67,7 @@ class _Run:
     batches: this process's share of the training batches.
     checkpoints: checkpoints in `workdir`.
     ledger: record of where the time goes.
-    termination: whether the run is told to end.
+    termination: listener for SIGTERM, which tells the run to end.
   """
 
   experiment: Experiment
@@ -107,7 +108,7 @@ def train(
   processes train together, all have the same `workdir`.
 
   Args:
-    experiment: what to train.
+    experiment: experiment to train.
     workdir: folder of the run; created if needed.
     initial: returns the parameters to start from, as nested dictionaries; None draws them from the
       seed. Not called when the run resumes.
@@ -122,7 +123,7 @@ def train(
   """
   validate(experiment)
   if "://" in workdir:
-    # It would become a folder of that name on each host.
+    # Each host would create a local folder of that name.
     raise UserError(f"workdir {workdir!r} is not a folder; mount the bucket and give its path")
   with contextlib.ExitStack() as opened:
     termination = opened.enter_context(Termination())
@@ -173,7 +174,7 @@ def train(
     )
     left_out: set[tuple[int, int]] = set()
     roll_backs: list[faults.RollBack] = []
-    # Once, and once more after each roll-back.
+    # Each roll-back starts another iteration.
     while True:
       set_aside: tuple[int, ...] = ()
       if checkpoints.latest_step() is None:
@@ -190,7 +191,7 @@ def train(
       except _RollBackError as error:
         roll_backs.append(error.roll_back)
         left_out = position.left_out | {error.roll_back.left_out}
-        # Its arrays would stay on the devices beside those that are restored.
+        # Frees the position's arrays, which would stay on the devices beside the restored ones.
         del position
       else:
         break
@@ -209,9 +210,9 @@ def _train_from(position: Position, run: _Run, events: Sequence[str]) -> None:
   """Trains from a position to the schedule's end: batch, step, log, evaluate, save.
 
   Args:
-    position: where the run is; updated as it goes on.
-    run: what stays the same.
-    events: texts of what led here, to be recorded.
+    position: position to start from; updated as the run goes on.
+    run: everything that stays the same.
+    events: texts of the events that led here, to be recorded.
 
   Raises:
     UserError: the run has to stop.
@@ -240,7 +241,7 @@ def _train_from(position: Position, run: _Run, events: Sequence[str]) -> None:
       evaluates_again=position.owes_evaluation,
     ) as reports,
   ):
-    # Recorded now that the records of the steps that are done again are gone.
+    # Recorded only now, because opening the reports has dropped the records of steps to be redone.
     for text in events:
       reports.event(position.step, text)
     reports.message(_describe(run, position.step))
@@ -340,7 +341,7 @@ def _stop(step: int, reason: str, run: _Run, reports: Reports) -> NoReturn:
 
 
 def _evaluate(position: Position, run: _Run, reports: Reports) -> dict[str, float] | None:
-  """Evaluates the parameters and their moving average, and reports both.
+  """Evaluates the parameters and their moving average, if there is one, and reports the scores.
 
   Returns:
     The metrics by which checkpoints are ranked, or None if the run is to be terminated.
@@ -362,7 +363,7 @@ def _evaluate(position: Position, run: _Run, reports: Reports) -> dict[str, floa
       reports.evaluation(
         {"step": position.step, "kind": "evaluation", "ema": is_ema, **scores.scalars()}
       )
-  # The last one is of the network that is used later: the moving average where there is one.
+  # The last scores are those of the network to be used later: the moving average, if there is one.
   return {BEST_METRIC: scores.top1}
 
 
@@ -374,7 +375,7 @@ def _save(
   *,
   metrics: dict[str, float] | None = None,
 ) -> None:
-  """Starts to save a checkpoint, unless the state is not finite: such a state is never saved."""
+  """Starts to save a checkpoint; ends the run instead if the state is not finite."""
   with run.ledger.phase(goodput.CHECKPOINT):
     ids.flush()
     run.ledger.write()
@@ -387,7 +388,7 @@ def _save(
 def _terminate(
   position: Position, run: _Run, tally: Tally, ids: IdLog, reports: Reports
 ) -> NoReturn:
-  """Saves the position, unless there is a checkpoint of it, and ends the run."""
+  """Saves the position, unless it has a checkpoint already, and ends the run."""
   _settle(position, run, tally, reports, running_max=0)
   if position.step > (run.checkpoints.latest_step() or 0):
     _save(position, run, ids, reports)
@@ -414,5 +415,5 @@ def _describe(run: _Run, step: int) -> str:
 
 
 def _is_due(step: int, every_steps: int | None) -> bool:
-  """Returns whether something that is done every so many steps is done at this one."""
+  """Returns whether something that is done every `every_steps` steps is due; None means never."""
   return every_steps is not None and step % every_steps == 0

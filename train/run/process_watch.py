@@ -1,8 +1,8 @@
 """Ends this process, with one line, when another process of the run has died.
 
-A process that waits for another one in a collective waits forever. So each process shows in JAX's
-key-value store that it is alive, and ends when another one has stopped doing so. Checkpoints that
-are complete stay. When process 0 dies, which holds the store, JAX aborts the others before that
+A process that waits in a collective for a dead one would wait forever. So each process regularly
+writes to JAX's key-value store that it is alive, and ends when another one has stopped doing so.
+Complete checkpoints stay. If process 0 dies, which holds the store, JAX aborts the others first
 (`EXIT_ABORTED`, with a message among stack traces).
 """
 
@@ -18,13 +18,13 @@ import jax
 from train.run.exit_codes import EXIT_LOST_PROCESS
 
 SILENT_SECONDS_MAX = 30
-"""A process that has been silent for longer counts as gone."""
+"""Seconds of silence after which a process counts as dead."""
 SIGN_OF_LIFE_SECONDS = 3
 """Seconds between two signs of life of a process."""
 NOTICED_SECONDS_MAX = SILENT_SECONDS_MAX + 2 * SIGN_OF_LIFE_SECONDS
-"""Seconds after which the others have certainly noticed that a process is gone."""
+"""Seconds after which the others have certainly noticed that a process has died."""
 FINISHED, FAILED = "finished", "failed"
-"""Last words of a process: why it will be silent."""
+"""Last words of a process, which tell the others why it falls silent."""
 
 _FOLDER = "nfnets_alive/"
 
@@ -80,7 +80,7 @@ def _key_value_store() -> Any:
 
 
 def _leave(reason: str) -> NoReturn:
-  """Ends this process without running what waits for the others at exit."""
+  """Ends this process without the exit handlers, which would wait for the others."""
   sys.stdout.flush()
   print(
     f"error: process {jax.process_index()} of {jax.process_count()} has lost another one: "

@@ -1,7 +1,7 @@
 """Joins the processes of one run: one for each host of a slice, or several on one machine.
 
 All run the same command. On a TPU slice, `--multi_host` has JAX ask the environment (Cloud TPU,
-GKE) which process this is; elsewhere the flags say it:
+GKE) which process this is; elsewhere, flags say so:
 
     python -m train.pretrain ... --coordinator=HOST:PORT --process_count=4 --process_index=0
 
@@ -33,8 +33,8 @@ from train.run.process_watch import (
 from train.run.termination import Terminated
 
 _JAX_HEARTBEAT_SECONDS = 100
-"""JAX too ends all processes when one is silent, with stack traces, but not before half of this
-time: later than `train.run.process_watch` does."""
+"""Timeout after which JAX itself ends all processes, with stack traces, if one is silent. It does
+so after half of this time at the earliest, which is later than `train.run.process_watch`."""
 _JAX_SHUTDOWN_SECONDS = 50
 
 _MULTI_HOST = flags.DEFINE_bool("multi_host", False, "Join the processes of this TPU slice.")
@@ -53,9 +53,9 @@ _PROCESS_INDEX = flags.DEFINE_integer(
 def joined() -> Iterator[None]:
   """Joins the other processes that the flags name, if any; to be entered before JAX is used.
 
-  When another process is gone, this one ends at once with one line and `EXIT_LOST_PROCESS`: what
-  would otherwise run at exit waits for the other. An error in this process ends it at once too,
-  with the exit code that it would have alone.
+  When another process has died, this one ends at once with one line and `EXIT_LOST_PROCESS`,
+  because the usual exit handlers would wait for the other process. An error in this process also
+  ends it at once, with the same exit code as without other processes.
 
   Raises:
     UserError: the flags do not fit together.
@@ -86,7 +86,8 @@ def joined() -> Iterator[None]:
     message = str(error).splitlines()[0]
     raise UserError(f"the processes cannot be joined: {message}") from error
   except RuntimeError as error:
-    # Process 0 has no address yet. If it has one and does not answer in 5 minutes, JAX aborts.
+    # Process 0's address cannot be resolved yet. If it can and nothing answers in 5 minutes, JAX
+    # aborts.
     message = str(error).splitlines()[0]
     print(
       f"error: the processes could not be joined: {message}; start all of them again",
@@ -97,12 +98,12 @@ def joined() -> Iterator[None]:
   try:
     yield
   except Terminated:
-    # All of them end this way.
+    # All processes end this way, so none has to be told of an error.
     watch.stop(FINISHED)
     raise
   except BaseException as error:
     if not isinstance(error, UserError | KeyboardInterrupt):
-      # A collective or a save may notice another one's end before the watch does.
+      # A collective or a save may notice that another process has died before the watch does.
       print(
         f"process {jax.process_index()}: {type(error).__name__}; waiting up to "
         f"{NOTICED_SECONDS_MAX} s to hear whether another process is gone",
@@ -113,21 +114,21 @@ def joined() -> Iterator[None]:
     code = report_error(error)
     watch.stop(FAILED)
     if is_first():
-      # The others hear it from this process.
+      # The others learn of the error from the store, which process 0 holds.
       time.sleep(2 * SIGN_OF_LIFE_SECONDS)
-    # At exit JAX would wait for the others, which leave without a word, and abort.
+    # At exit, JAX would wait for the others, which leave without notice, and then abort.
     os._exit(code)
   watch.stop(FINISHED)
 
 
 def is_first() -> bool:
-  """Returns whether this is the process that writes files of which a run has only one."""
+  """Returns whether this is the first process, which writes the files that a run has only once."""
   return jax.process_index() == 0
 
 
 def same_in_all_processes(number: int) -> int:
   """Returns the first process's value of a number below 2^64."""
-  # JAX has no 64-bit integers here.
+  # Without its 64-bit mode, JAX broadcasts integers of 32 bits at most.
   halves = np.array([number >> 32, number & 0xFFFFFFFF], np.uint32)
   high, low = multihost_utils.broadcast_one_to_all(halves)
   return int(high) << 32 | int(low)

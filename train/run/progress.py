@@ -1,4 +1,4 @@
-"""Shows the progress of a run to the person who watches it."""
+"""Shows the progress of a run on a line of text."""
 
 import sys
 import time
@@ -23,7 +23,7 @@ class ProgressLine:
     Args:
       total_steps: number of steps of the whole run.
       stream: stream to print to; None is standard output.
-      clock: returns seconds, from which the time left is computed.
+      clock: function that returns seconds, from which the time left is computed.
     """
     self._total_steps = total_steps
     self._stream = stream or sys.stdout
@@ -41,7 +41,7 @@ class ProgressLine:
     """
     step = record["step"]
     if self._first_step is None:
-      # Time starts here, so that compilation does not count as speed.
+      # Timing starts at the first record, so that compilation does not affect the time left.
       self._first_step, self._first_seconds = step, self._clock()
     width = len(str(self._total_steps))
     line = (

@@ -1,6 +1,6 @@
 """The reports of a run: records in metrics.jsonl and the progress line.
 
-Of several processes, the first one writes both; in the others, all calls do nothing.
+With several processes, only the first one writes them; in the others, all calls do nothing.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ class Reports:
     Args:
       workdir: folder of the run.
       total_steps: number of steps of the whole run.
-      step: number of steps done; 0 empties the record.
+      step: number of steps done; 0 drops all records.
       evaluates_again: whether the evaluation of `step` was cut short and will be done again.
 
     Raises:
@@ -54,7 +54,7 @@ class Reports:
 
     Args:
       step: number of the step at which it happened.
-      text: what happened.
+      text: description of what happened.
     """
     if self._is_first:
       self._metrics.write({"step": step, "kind": "event", "text": text})
@@ -65,7 +65,7 @@ class Reports:
 
     Args:
       step: number of the step at which it happened.
-      text: what happened.
+      text: description of what happened.
       fault: kind of fault that other programs recognize, such as `train.run.faults.DIVERGED`.
     """
     if self._is_first:

@@ -1,7 +1,7 @@
-"""Starts a run at step 0, or resumes it at its newest checkpoint; defines what a save holds.
+"""Starts a run at step 0 or resumes it at its newest checkpoint, and saves checkpoints.
 
-A `Position` is all that changes while a run goes on. `start` and `resume` make one, `save` writes
-one into a checkpoint.
+A `Position` is everything that changes while a run goes on. `start` and `resume` make one, `save`
+writes one into a checkpoint.
 """
 
 import dataclasses
@@ -55,19 +55,20 @@ def start(
   """Returns the position before the first step.
 
   Args:
-    experiment: what to train.
+    experiment: experiment to train.
     model: structure of the network.
     optimizer: optimizer of the experiment.
     initial: returns the initial parameters on the host, like `nfnet.model.parameter_shapes(model)`;
       None draws them from the seed.
-    like: abstract state, see `train.step.train_step.abstract_state`.
+    like: abstract state from `train.step.state.abstract_state`.
     mesh: mesh of devices.
     data_state: state of the data iterator before the first batch.
   """
   parameters = initial_parameters(model, experiment.seed) if initial is None else initial()
   state = initial_state(experiment, optimizer, put_parameters(model, parameters, mesh))
   shardings = jax.tree.map(lambda x: x.sharding, like)
-  # The count of steps is on one device; left there, the second step would be compiled anew.
+  # The count of steps is on one device, unlike the one that a step returns; left there, it would
+  # make the second step compile again.
   return Position(state=jax.device_put(state, shardings), step=0, data_state=dict(data_state))
 
 
@@ -78,14 +79,14 @@ def resume(
 
   Args:
     checkpoints: checkpoints of the run; there is at least one.
-    experiment: what to train; must be what was trained so far.
-    like: abstract state, see `train.step.train_step.abstract_state`.
+    experiment: experiment to train, which must be the one trained so far.
+    like: abstract state from `train.step.state.abstract_state`.
 
   Returns:
     The position, and the steps of damaged newer checkpoints that were set aside.
 
   Raises:
-    UserError: no checkpoint can be restored, or they are of another experiment.
+    UserError: no checkpoint can be restored, or the checkpoints are of another experiment.
   """
   restored = checkpoints.restore(
     parameters=like.parameters,
@@ -110,11 +111,11 @@ def save(
   metadata: Mapping[str, Any],
   metrics: Mapping[str, float] | None = None,
 ) -> None:
-  """Starts to save a checkpoint; see `Checkpoints.save`.
+  """Starts to save a checkpoint, see `Checkpoints.save`.
 
   Args:
     checkpoints: checkpoints of the run.
-    position: what to save.
+    position: position to save.
     metadata: JSON about the experiment; counts and left-out batches are added.
     metrics: results of the evaluation at this step, if there was one.
   """

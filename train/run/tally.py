@@ -1,4 +1,4 @@
-"""The sums over steps: means since the last record, and counts since the run began."""
+"""Sums the metrics of steps: means since the last record, and counts since the run began."""
 
 import collections
 import dataclasses
@@ -28,7 +28,7 @@ class Counts:
 
 
 class Tally:
-  """Collects the metrics of steps, the last of which may still be running.
+  """Collects the metrics of steps, the newest of which may still be running.
 
   Attributes:
     counts: counts up to the last settled step.
@@ -41,7 +41,7 @@ class Tally:
 
     Args:
       batch_size: number of images per step over all processes.
-      counts: counts of the steps before; updated in place.
+      counts: counts of the steps so far; updated in place.
     """
     self.counts = counts
     self.skipped_in_a_row: tuple[StepOutcome, ...] = ()
@@ -51,12 +51,12 @@ class Tally:
     self.restart_clock()
 
   def restart_clock(self) -> None:
-    """Excludes the time until now, which went neither to steps nor to waiting for data."""
+    """Excludes the time until now, which was spent neither on steps nor on waiting for data."""
     self._started_seconds = time.monotonic()
     self._waited_seconds = 0.0
 
   def waited(self, seconds: float) -> None:
-    """Adds to the time spent waiting for data."""
+    """Adds seconds to the time spent waiting for data."""
     self._waited_seconds += seconds
 
   def add(self, step: int, metrics: dict[str, Any]) -> None:
@@ -64,15 +64,15 @@ class Tally:
 
     Args:
       step: number of the step.
-      metrics: arrays that `train.step.train_step` returns for it, possibly not computed yet.
+      metrics: arrays that the training step returned for it, possibly not computed yet.
     """
     self._pending.append((step, metrics))
 
   def settle(self, *, running_max: int) -> Iterator[StepOutcome]:
     """Waits until at most `running_max` steps still run, and yields how the others ended.
 
-    Each outcome is yielded before the next step is looked at. Images wait on the devices for steps
-    that have been started, so there must not be many of these.
+    Each outcome is yielded before the next step is looked at. The images of a started step occupy
+    the devices until it has run, so only a few steps may be running.
     """
     while len(self._pending) > running_max:
       step, metrics = self._pending.popleft()

@@ -1,7 +1,7 @@
 """Handles SIGTERM, the notice that a machine is about to be taken away.
 
-The run saves a checkpoint of the step that it is at and ends with `EXIT_TERMINATED`; the same
-command resumes from there.
+The run saves a checkpoint at its current step and ends with `EXIT_TERMINATED`; the same command
+resumes from there.
 """
 
 import signal
@@ -23,8 +23,8 @@ class Terminated(SystemExit):
 class Termination:
   """Listens for the signal. Use as a context manager, in the main thread.
 
-  Several processes get the signal at different times, or only one of them gets it. JAX lets them
-  agree on the one of their common points at which all of them stop.
+  Several processes get the signal at different times, or only one of them gets it. JAX makes them
+  agree on a common point of the run at which all of them stop.
   """
 
   def __init__(self):
@@ -34,7 +34,7 @@ class Termination:
     self._previous = None
 
   def __enter__(self) -> "Termination":
-    # With several processes, JAX has a handler of its own.
+    # With several processes, JAX has its own handler, which must not be replaced.
     if self._is_alone and threading.current_thread() is threading.main_thread():
       self._previous = signal.signal(signal.SIGTERM, lambda *unused: self._requested.set())
     return self
@@ -46,7 +46,7 @@ class Termination:
   def is_due(self) -> bool:
     """Returns whether to stop here.
 
-    Must be called at the same points of the run in all processes.
+    All processes must call it at the same points of the run.
     """
     if self._is_alone:
       return self._requested.is_set()
@@ -54,5 +54,5 @@ class Termination:
     return multihost_utils.reached_preemption_sync_point(self._points)
 
   def is_due_alone(self) -> bool:
-    """Returns whether to stop at once, outside the common points: only a single process can."""
+    """Returns whether to stop at once, outside the common points, which only a lone process can."""
     return self._is_alone and self._requested.is_set()

@@ -1,4 +1,4 @@
-"""The whole analysis of one table of runs: what `python -m train.scaling_law` shows and draws."""
+"""The whole analysis of one table of runs, which `python -m train.scaling_law` prints and draws."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -18,11 +18,11 @@ _DEFAULT_BUDGET_FACTOR = 4
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Analysis:
-  """The results.
+  """The results of an analysis.
 
   Attributes:
     table: table as read.
-    runs: [n] runs of the table that were fitted: those with a loss, the best of their trials.
+    runs: [n] runs of the table that were fitted: the best of each setting's trials with a loss.
     on_frontier: [n] booleans: whether a run is on the compute-loss frontier.
     bootstrap: laws of these runs, with their resamples.
     judgment: which of these runs are outliers; None if there are too few runs.

@@ -15,7 +15,7 @@ from train.scaling.analysis_text import OPTIMUM_LABELS
 from train.scaling.laws.law_set import FORMS, OPTIMA, WAYS
 from train.scaling.run_table import Run, best_trials
 
-# Together with the colors, these tell more networks apart than there are colors.
+# With the colors, these tell more networks apart than the colors alone could.
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _COMPUTE_LABELS = {
   "compute_core_hours": "training compute (core-hours)",
@@ -26,7 +26,7 @@ _LINE_POINTS = 100
 
 
 def write_plots(folder: str, analysis: Analysis) -> list[pathlib.Path]:
-  """Writes a PNG file for each plot that there is something to draw for.
+  """Writes a PNG file for each plot that has anything to show.
 
   Args:
     folder: folder of the plots, created if needed.
@@ -63,7 +63,7 @@ def _loss(analysis: Analysis) -> Figure:
       for budget in analysis.budgets:
         _, interval = analysis.bootstrap.prediction(form, budget)
         if interval:
-          # Two laws at one budget would hide each other.
+          # Shifted, because the intervals of two laws at one budget would hide each other.
           beside = budget * (1.03 if form.field == "frontier" else 1 / 1.03)
           axes.vlines(beside, *interval, linewidth=1.2, color=GRAY)
   if analysis.judgment is not None and analysis.judgment.flagged.any():
@@ -114,7 +114,7 @@ def _learning_rate(analysis: Analysis) -> Figure | None:
 def _optima(analysis: Analysis) -> Figure | None:
   """Draws optimal size and epochs on two axes; None without optima.
 
-  Decades have the same length on both, so that equal exponents are parallel lines.
+  Decades have the same length on both axes, so that equal exponents are parallel lines.
   """
   bootstrap = analysis.bootstrap
   fields = [field for field in OPTIMA if getattr(bootstrap.laws, field) is not None]
@@ -160,7 +160,7 @@ def _over_compute(analysis: Analysis, title: str, quantity: str) -> tuple[Figure
   figure, axes = new_plot(title, _COMPUTE_LABELS[analysis.table.compute_column], quantity)
   axes.set_xscale("log")
   axes.set_yscale("log")
-  # Between powers of ten there is room for labels only where all runs are within half a decade.
+  # There is room for labels between powers of ten only if all runs are within half a decade.
   axes.xaxis.set_minor_formatter(LogFormatterSciNotation(minor_thresholds=(0.5, 0.25)))
   return figure, axes
 
@@ -177,7 +177,7 @@ def _draw_networks(
   x: Callable[[Run], float],
   y: Callable[[Run], float],
 ) -> None:
-  """Draws a line for each network, which looks the same in all plots."""
+  """Draws a line for each network, in the same color and style in all plots."""
   for index, name in enumerate(_names(analysis.table.runs)):
     own = sorted((run for run in runs if run.name == name), key=x)
     style = {

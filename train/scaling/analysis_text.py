@@ -23,7 +23,7 @@ OPTIMUM_LABELS = {
   "joint_optimum": "joint law",
 }
 _UNITS = {"compute_core_hours": "core-hours", "compute_flops": "FLOP"}
-# Paper A states this for its own runs, but gives no number for the slope of its line.
+# Paper A states this for its own runs; it gives no number for the slope of its line.
 _PAPER_A_ONE_EPOCH_CORE_HOURS = 5_000
 
 
@@ -46,7 +46,7 @@ def as_text(analysis: Analysis) -> str:
 
 
 def _head(analysis: Analysis) -> str:
-  """Says how many runs there are, and what the intervals are."""
+  """Says how many runs there are and how the intervals were made."""
   runs, bootstrap = analysis.runs, analysis.bootstrap
   trials = sum(run.loss_nats is not None for run in analysis.table.runs) - len(runs)
   networks = len({run.name for run in runs})
@@ -228,13 +228,13 @@ def _two_digits(value: float) -> str:
 
 
 def _round_budgets(low: float, high: float) -> list[float]:
-  """Returns 1 and 3 times each power of ten between both ends."""
+  """Returns all numbers between both ends that are 1 or 3 times a power of ten."""
   decades = 10.0 ** np.arange(np.floor(np.log10(low)), np.ceil(np.log10(high)) + 1)
   return [float(b) for decade in decades for b in (decade, 3 * decade) if low <= b <= high]
 
 
 def _runs(analysis: Analysis) -> str:
-  """Tabulates the runs, and how far each is off the others."""
+  """Tabulates the runs, and how far each deviates from what the others predict."""
   bootstrap, judgment = analysis.bootstrap, analysis.judgment
   joint = bootstrap.laws.joint
   rows = []
@@ -261,7 +261,7 @@ def _runs(analysis: Analysis) -> str:
 
 
 def outlier_reason(analysis: Analysis, index: int) -> str:
-  """Returns why a run is an outlier; empty if it is none."""
+  """Returns the reason why a run is an outlier; empty if it is not one."""
   judgment = analysis.judgment
   if judgment is None or not judgment.flagged[index]:
     return ""
@@ -289,7 +289,7 @@ def _outlier_summary(analysis: Analysis) -> str:
 
 
 def _held_out(held_out: HeldOut) -> str:
-  """Tabulates the errors of held-out predictions, in all and by run."""
+  """Tabulates the errors of held-out predictions, in total and by run."""
   points, on_frontier = held_out.points, held_out.on_frontier
   text = [
     f"Held out: {held_out.fitted_runs} runs of at most {held_out.epochs:g} epochs fitted, the "
@@ -329,7 +329,7 @@ def _held_out(held_out: HeldOut) -> str:
 
 
 def _errors(prediction: Prediction, held_out: HeldOut, rows: np.ndarray) -> tuple[str, ...]:
-  """Returns mean error, mean and largest absolute error, and the runs inside their intervals."""
+  """Returns mean, mean absolute and largest error, and runs inside their intervals, as texts."""
   errors, loss = prediction.errors(held_out.points)[rows], held_out.points.loss[rows]
   errors, loss = errors[np.isfinite(errors)], loss[np.isfinite(errors)]
   if not len(errors):
@@ -353,7 +353,7 @@ def _value(bootstrap: Bootstrap, value: Callable[[Laws], float | None], style: s
 
 
 def _with_interval(estimate: float, interval: ConfidenceInterval | None, style: str) -> str:
-  """Formats an estimate with its interval, where it has one."""
+  """Formats an estimate with its interval, if it has one."""
   if interval is None:
     return f"{estimate:{style}}"
   return f"{estimate:{style}} [{interval.low:{style}}, {interval.high:{style}}]"

@@ -1,10 +1,10 @@
 """Confidence intervals of laws and predictions, by bootstrap.
 
-The bootstrap draws as many runs as there are, with replacement, and fits everything anew, including
-the choice of the frontier; an interval is the middle 95 % of the results. The interval of a
-predicted loss is for one new run: each drawn law is combined with a residual of the law fitted to
+Each resample draws as many runs as there are, with replacement, and everything is fitted anew,
+including the choice of the frontier; an interval is the middle 95 % of the results. The interval of
+a predicted loss is for one new run: each drawn law is combined with a residual of the law fitted to
 all runs, scaled up by the square root of runs over degrees of freedom. Neither interval covers the
-case that a law has the wrong form; `train.scaling.hold_out` tests that.
+possibility that a law has the wrong form; `train.scaling.hold_out` tests that.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from train.scaling.points import Points
 
 CONFIDENCE = 0.95
 _MINIMAL_DRAWS = 20
-"""With fewer, the ends of the middle 95 % would be the extremes."""
+"""Smallest number of draws for an interval: with fewer, its ends would be the extremes."""
 
 
 class ConfidenceInterval(NamedTuple):
@@ -37,7 +37,7 @@ class Bootstrap:
   Attributes:
     points: runs of the table.
     laws: laws fitted to all runs.
-    optima: by field of `Laws`, the optima at the budgets that its line is fitted to.
+    optima: optima at the budgets to which a law's line is fitted, by field of `Laws`.
     draws: laws fitted to the resamples.
     seed: seed of the resamples.
   """
@@ -49,11 +49,11 @@ class Bootstrap:
   seed: int
 
   def interval(self, value: Callable[[Laws], float | None]) -> ConfidenceInterval | None:
-    """Returns the interval of any quantity that follows from the laws.
+    """Returns the interval of any quantity that is computed from the laws.
 
     Args:
-      value: computes the quantity from the laws of one resample; None and values that are not
-        finite are left out.
+      value: function that computes the quantity from the laws of one resample; None and values that
+        are not finite are left out.
 
     Returns:
       The interval; None if fewer than 20 resamples have the quantity.
@@ -70,7 +70,7 @@ class Bootstrap:
       compute: budget.
 
     Returns:
-      The loss and the interval in which that of one new run is expected; None where there is no
+      The loss, and the interval in which the loss of one new run is expected; None if there is no
       law.
     """
     estimate = form.predict_best(self.laws, compute)
@@ -88,7 +88,7 @@ class Bootstrap:
 
     Returns:
       [n] losses and the [n, 2] intervals in which they are expected, NaN with too few resamples.
-      None where there is no law.
+      None if there is no law.
     """
     estimates = form.predict(self.laws, points)
     if estimates is None:
@@ -116,8 +116,7 @@ class Bootstrap:
 
   def _noise(self, form: Form, shape: tuple[int, ...]) -> np.ndarray:
     """Draws factors by which losses of single runs scatter around the law."""
-    # Each form has a random stream of its own, so that no figure depends on which others are asked
-    # for.
+    # Each form has its own random stream, so that no number depends on which others are requested.
     generator = np.random.default_rng((self.seed, 1 + FORMS.index(form)))
     return np.exp(generator.choice(self.residuals(form), size=shape))
 

@@ -1,8 +1,8 @@
 """The choice of the network to fine-tune: candidates ranked by their predicted error.
 
-Of the laws in `train.scaling.laws.finetuning_law`, the one is taken that puts the fewest pairs of
-runs in the wrong order when it predicts networks that it was not fitted to; the text shows all of
-them, beside the order of the pre-training loss.
+It takes the law in `train.scaling.laws.finetuning_law` that puts the fewest pairs of runs in the
+wrong order when it predicts networks that it was not fitted to. The text shows all laws, and the
+order of the pre-training loss for comparison.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ from train.scaling.run_table import Run
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Ranked:
-  """A candidate.
+  """A candidate with its predicted error.
 
   Attributes:
     run: run of the table.
@@ -50,7 +50,8 @@ class Choice:
 
   Attributes:
     law: law that ranks.
-    validations: the order by loss, then each kind of law that the tables have the quantities for.
+    validations: validation of the order by loss, then of each kind of law whose quantities the
+      tables have.
     finetuned: runs that the law was fitted to.
     ranked: candidates, best first.
   """
@@ -218,7 +219,7 @@ def draw(choice: Choice) -> Figure | None:
       color=COLORS[index % len(COLORS)],
       label=name,
     )
-  # Logarithmic like the laws, so that equal factors are equal distances.
+  # Logarithmic, as the laws are, so that equal factors are equal distances.
   axes.set(xscale="log", yscale="log")
   for axis in (axes.xaxis, axes.yaxis):
     plain_log_axis(axis)

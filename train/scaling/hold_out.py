@@ -1,4 +1,4 @@
-"""A test of the laws: those fitted to runs of few epochs predict the runs of many epochs."""
+"""Tests the laws: those fitted to the runs of few epochs predict the runs of many epochs."""
 
 import dataclasses
 
@@ -33,7 +33,7 @@ class Prediction:
     return self.losses - points.loss
 
   def inside(self, points: Points) -> np.ndarray | None:
-    """Returns [n] booleans: whether the measured loss is in its interval."""
+    """Returns [n] booleans: whether the measured loss is inside its interval."""
     if self.intervals is None:
       return None
     return (self.intervals[:, 0] <= points.loss) & (points.loss <= self.intervals[:, 1])
@@ -110,11 +110,11 @@ def hold_out(points: Points, epochs: float, *, resamples: int, seed: int) -> Hel
 
 
 def _last_loss(own: Points, compute: np.ndarray) -> np.ndarray:
-  """Predicts a network's last fitted loss for all compute."""
+  """Predicts a network's last fitted loss, whatever the compute."""
   return np.full(len(compute), own.loss[np.argmax(own.epochs)])
 
 
 def _own_line(own: Points, compute: np.ndarray) -> np.ndarray:
-  """Predicts losses by the power law of a network's own fitted runs; NaN for too few runs."""
+  """Predicts losses with the power law of a network's own fitted runs; NaN for too few runs."""
   law = fit_compute_law(own.compute, own.loss)
   return np.full(len(compute), np.nan) if law is None else law.loss(compute)

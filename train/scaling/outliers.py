@@ -1,17 +1,18 @@
-"""Outliers: runs whose loss does not fit what the other runs say.
+"""Outliers: runs whose loss does not fit what the other runs predict.
 
-Each run is judged by a fit without it, so that it cannot hide itself. Its deviation is taken from a
-fit to all other runs and multiplied by sqrt(1 - h), where h is its leverage, because deviations
-scatter more at the ends of a curve. These values t become modified z-scores,
-0.6745 * (t - median) / MAD, and a run beyond 3.5 is flagged: score and threshold are those of
-Iglewicz and Hoaglin, "How to Detect and Handle Outliers", 1993. In simulations with normal errors,
-one in 15 tables of paper A's size has a flag.
+Each run is judged by a fit to all other runs, so that it cannot hide itself. Its deviation from
+that fit is multiplied by sqrt(1 - h), where h is its leverage, because deviations scatter more at
+the ends of a curve. These values t become modified z-scores, 0.6745 * (t - median) / MAD,
+and a run beyond 3.5 is flagged: score and threshold are those of Iglewicz and Hoaglin, "How to
+Detect and Handle Outliers", 1993. In simulations with normal errors, one in 15 tables of paper A's
+size has a flagged run.
 
-Where there are enough runs, each is judged by the smoothness of its own network's curve. A run that
+If there are enough runs, each is judged by the smoothness of its own network's curve. A run that
 was interrupted or saw other data makes its curve uneven, whereas all networks together may disagree
 with a law that is merely wrong. In these curves, log(loss) is a parabola of log(epochs), with a
 level and a slope for each network and one curvature for all. Several flags on one curve say that it
-is uneven, not which of its runs are at fault. Without curves, runs are compared with the joint law.
+is uneven, but not which of its runs are at fault. Without curves, runs are compared with the joint
+law.
 """
 
 import dataclasses
@@ -26,7 +27,7 @@ THRESHOLD = 3.5
 _NORMAL_QUARTILE = 0.6745
 MINIMAL_RUNS_A_CURVE = 3
 MINIMAL_FREEDOM = 5
-"""Fewest degrees of freedom of the fit; with fewer the spread is not known."""
+"""Fewest degrees of freedom of the fit: with fewer, the spread of deviations is unknown."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,7 +35,7 @@ class Judgment:
   """The deviation of each run from what the other runs predict.
 
   Attributes:
-    by: what runs are compared with, "own curve" or "joint law".
+    by: basis of the comparison, "own curve" or "joint law".
     deviations: [n] logarithms of loss over prediction; NaN for runs that are not judged.
     scores: [n] modified z-scores; NaN for runs that are not judged.
     flagged: [n] booleans: whether a run is an outlier.
@@ -84,7 +85,7 @@ def _judgment(
   scores = modified_z_scores(deviations * np.sqrt(1 - leverages))
   all_deviations, all_scores = np.full(count, np.nan), np.full(count, np.nan)
   all_deviations[rows], all_scores[rows] = deviations, scores
-  # NaN compares as False.
+  # NaN compares as False, so runs that are not judged are not flagged.
   return Judgment(
     by=by, deviations=all_deviations, scores=all_scores, flagged=np.abs(all_scores) > THRESHOLD
   )
@@ -96,7 +97,7 @@ def _deleted(design: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.nda
   For a linear fit the deviations are residual / (1 - leverage), so nothing is fitted again.
   """
   hat = design @ np.linalg.pinv(design)
-  # Where its leverage is 1, a run alone determines its curve and cannot deviate from it.
+  # A run with a leverage of 1 determines its curve alone and cannot deviate from it.
   leverages = np.minimum(np.diag(hat), 1 - 1e-9)
   residuals = values - hat @ values
   return residuals / (1 - leverages), leverages
@@ -122,7 +123,7 @@ def _deleted_from_joint(points: Points, joint: JointLaw) -> tuple[np.ndarray, np
     epochs,
     epochs * np.log(points.epochs),
   )
-  # Scaled, because the columns differ by many orders of magnitude.
+  # Scaled, because the columns differ by many orders of magnitude, which would be ill-conditioned.
   tangent = np.stack(columns, axis=1) / joint.loss(points.parameters, points.epochs)[:, None]
   tangent = tangent / np.linalg.norm(tangent, axis=0)
   hat = tangent @ np.linalg.pinv(tangent)

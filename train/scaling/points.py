@@ -1,4 +1,4 @@
-"""Runs as arrays to fit laws to, and the compute-loss frontier among them."""
+"""Runs as arrays that laws are fitted to, and the compute-loss frontier among them."""
 
 import dataclasses
 from collections.abc import Sequence

@@ -1,11 +1,11 @@
-"""Tables of trained networks, with what each cost and how good it became: CSV in, checked runs out.
+"""Reads CSV tables of trained networks, with the cost and the quality of each, and checks them.
 
 A table has one line for each run, below a header with these columns in any order:
 
     name                the network; all its runs have the same parameters
     parameters          trained scalars
     epochs              passes over the training data, for example 0.25
-    compute_core_hours  training compute; or compute_flops, the same one in all files together
+    compute_core_hours  training compute; or compute_flops, but the same one in all files
     loss_nats           loss on held-out images
     learning_rate       peak learning rate; may be absent
     top1_error_percent  error after fine-tuning; may be absent
@@ -88,7 +88,7 @@ def read_runs(paths: Iterable[str | pathlib.Path]) -> RunTable:
   """Reads files as one table.
 
   Args:
-    paths: CSV files with the columns that this module's docstring names.
+    paths: CSV files with the columns that this module's docstring describes.
 
   Raises:
     UserError: a file cannot be read, or has an invalid column, line or value.
@@ -117,7 +117,7 @@ def best_trials(runs: Sequence[Run], quantity: str = "loss_nats") -> tuple[Run, 
 
   Args:
     runs: runs of a table.
-    quantity: field of the runs that should be low; runs without it are left out.
+    quantity: field by which runs are compared, the lowest being best; runs without it are left out.
 
   Returns:
     One run for each setting, in the order in which the settings first occur.
@@ -134,9 +134,9 @@ def best_trials(runs: Sequence[Run], quantity: str = "loss_nats") -> tuple[Run, 
 
 
 def _read_file(path: str) -> tuple[str, list[Run]]:
-  """Returns the column that compute is in, and the runs."""
+  """Returns the name of the compute column, and the runs."""
   try:
-    # utf-8-sig, because spreadsheets put a byte order mark in front.
+    # utf-8-sig, because spreadsheets put a byte order mark at the beginning.
     lines = pathlib.Path(path).read_text(encoding="utf-8-sig").splitlines()
   except OSError as error:
     raise UserError(f"--runs={path} cannot be read: {error.strerror}") from error
@@ -176,7 +176,7 @@ def _known() -> str:
 
 
 def _check_header(header: Sequence[str], place: str) -> str:
-  """Returns the column that compute is in."""
+  """Returns the name of the compute column, after checking the header."""
   for column in header:
     if column not in _COLUMNS:
       raise UserError(f"{place}: unknown column {column!r}; the columns are {_known()}")

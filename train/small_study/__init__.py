@@ -1,4 +1,4 @@
-"""A study at the scale of a laptop: four networks and four budgets, on embedded photographs.
+"""A study at the scale of a laptop: four networks and four budgets, on the demo's photographs.
 
 `plan.toml` defines what was pre-trained by `python -m train.sweep`. `runs.csv` has the results:
 each trial was fine-tuned on 200 digits with two seeds by `python -m train.finetune_sweep

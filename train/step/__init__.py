@@ -1,4 +1,5 @@
-"""One step of training, and of evaluation, as pure functions: from a state and a batch to the next.
+"""The training step and the evaluation step, as pure functions of arrays.
 
-May import `train.config`, `nfnet` and `kernels`; no input pipeline, checkpoint or metrics code.
+This package may import `train.config`, `nfnet` and `kernels`, but no input pipeline, checkpoint or
+metrics code.
 """

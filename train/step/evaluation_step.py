@@ -1,4 +1,4 @@
-"""One step of evaluation, and one that computes features, as pure functions over a mesh."""
+"""The evaluation step and the step that computes features, as pure functions over a mesh."""
 
 from collections.abc import Callable
 from typing import Any
@@ -25,8 +25,8 @@ def make_evaluation_step(
 
   Args:
     model: the network; it runs without dropout and stochastic depth.
-    loss: its kind counts, its label smoothing does not.
-    mesh: of devices.
+    loss: kind of loss; its label smoothing is ignored.
+    mesh: mesh of devices.
   """
   specs = parameter_specs(model, mesh)
 
@@ -44,7 +44,7 @@ def make_feature_step(model: NFNet, mesh: Mesh) -> Callable[[Any, Batch], Float[
 
   Args:
     model: the network; it runs without stochastic depth.
-    mesh: of devices.
+    mesh: mesh of devices.
   """
   specs = parameter_specs(model, mesh)
 

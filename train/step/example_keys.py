@@ -1,8 +1,8 @@
 """One random key for each example, from which everything random in a step is drawn.
 
-`nfnet.model` draws stochastic depth and dropout from it, `train.step.mixing` MixUp and CutMix. The
-key depends on the seed, the step and the example's position in the global batch alone, so results
-do not depend on the number of devices.
+`nfnet.model` draws stochastic depth and dropout from the key, and `train.step.mixing` draws MixUp
+and CutMix. The key depends only on the seed, the step and the example's position in the global
+batch, so results do not depend on the number of devices.
 """
 
 import jax
@@ -13,9 +13,9 @@ def example_keys(seed: int, step: Int[Array, ""], position: Int[Array, " n"]) ->
   """Returns one key for each of a device's examples.
 
   Args:
-    seed: of the experiment.
+    seed: seed of the experiment.
     step: number of steps done before this one.
-    position: of each example in the global batch.
+    position: position of each example in the global batch.
   """
   step_key = jax.random.fold_in(jax.random.key(seed), step)
   return jax.vmap(lambda i: jax.random.fold_in(step_key, i))(position)

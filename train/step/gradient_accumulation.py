@@ -1,7 +1,7 @@
-"""Gradient accumulation: a device's examples in parts, one after the other, and the sums over them.
+"""Gradient accumulation: computes a device's gradients part by part and adds them up.
 
-A gradient function has the signature `GradientFunction` whatever it does inside; `accumulate` makes
-one that runs another over the parts of its examples.
+Every gradient function has the signature `GradientFunction`, whatever it does inside. `accumulate`
+returns one that divides the examples into parts and runs another one on each part in turn.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ all results differ between devices."""
 
 
 def split_in_runs(examples: Any, parts: int) -> Any:
-  """Returns arrays [n, ...] as [parts, n / parts, ...]: a reshape, which moves nothing."""
+  """Reshapes arrays [n, ...] to [parts, n / parts, ...], which moves no data."""
   return jax.tree.map(
     lambda x: jnp.reshape(x, (parts, x.shape[0] // parts, *x.shape[1:])), examples
   )
@@ -36,9 +36,9 @@ def accumulate(
   """Returns a gradient function that adds up another one's results over parts of the examples.
 
   Args:
-    gradient_function: is called once for each part, in a loop that is compiled once.
+    gradient_function: gradient function of one part, called in a loop that is compiled once.
     parts: number of parts, a divisor of the number of examples; 1 needs no loop.
-    split: (arrays [n, ...], parts) -> arrays [parts, n / parts, ...].
+    split: function (arrays [n, ...], parts) -> arrays [parts, n / parts, ...].
   """
   if parts == 1:
     return gradient_function
@@ -47,7 +47,7 @@ def accumulate(
     def add_part(sums, part):
       return jax.tree.map(jnp.add, sums, gradient_function(parameters, *part, share)), None
 
-    # From zeros, since a first part outside of the loop would be compiled a second time.
+    # Starts from zeros: running the first part outside the loop would compile it a second time.
     zeros = jax.tree.map(
       lambda x: jax.lax.pcast(jnp.zeros(x.shape, x.dtype), DATA_AXES, to="varying"),
       ((share, share), parameters),

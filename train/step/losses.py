@@ -11,7 +11,7 @@ def targets_from_labels(labels: Int[Array, "n l"], num_classes: int) -> Float[Ar
   """Returns 1 at each label's class and 0 elsewhere.
 
   Args:
-    labels: classes of each example; -1 stands for no label and fills up the row.
+    labels: classes of each example; -1 stands for no label and pads the row.
     num_classes: width of the classifier.
   """
   return jnp.sum(jax.nn.one_hot(labels, num_classes, dtype=jnp.float32), axis=1)
@@ -20,7 +20,7 @@ def targets_from_labels(labels: Int[Array, "n l"], num_classes: int) -> Float[Ar
 def smooth_labels(
   targets: Float[Array, "n classes"], label_smoothing: float
 ) -> Float[Array, "n classes"]:
-  """Returns targets of which a share `label_smoothing` is spread evenly over all classes."""
+  """Returns the targets with a share `label_smoothing` spread evenly over all classes."""
   return (1 - label_smoothing) * targets + label_smoothing / targets.shape[-1]
 
 
@@ -33,9 +33,9 @@ def example_losses(
   cross-entropies, for any number of labels per image; these are not smoothed.
 
   Args:
-    loss: kind of loss, and label smoothing.
+    loss: kind of loss and label smoothing.
     logits: float32.
-    targets: of `targets_from_labels`, or the mixed targets of `train.step.mixing`.
+    targets: result of `targets_from_labels`, or the mixed targets of `train.step.mixing`.
   """
   if loss.kind == "sigmoid":
     terms = targets * jax.nn.log_sigmoid(logits) + (1 - targets) * jax.nn.log_sigmoid(-logits)

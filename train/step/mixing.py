@@ -1,4 +1,4 @@
-"""MixUp and CutMix: images of a batch mixed with others of it, inside the jitted step.
+"""MixUp and CutMix: mixes images of a batch with each other, inside the jitted step.
 
 MixUp (Zhang et al., https://arxiv.org/abs/1710.09412) averages two images, CutMix (Yun et al.,
 https://arxiv.org/abs/1905.04899) pastes a rectangle of the other image; the targets are mixed in
@@ -6,9 +6,9 @@ the same proportion. With both, one half of the batch is mixed by MixUp and the 
 (paper B, appendix A).
 
 The image at position p of a batch of B is mixed with its partner a quarter of the batch away, that
-is, p + B/4 in the first and third quarter and p - B/4 in the others. Where devices have every n-th
-example, both are on the same device, whatever n is. All draws depend on the example's own key
-alone, so the result does not depend on the number of devices either.
+is, p + B/4 in the first and third quarter and p - B/4 in the others. If each of n devices has every
+n-th example, both images are on the same device, whatever n is. All draws depend only on the
+example's own key, so the result does not depend on the number of devices either.
 
 The code released with paper B reads twice as many images and uses each once; here every image is
 used twice, in two mixtures that are drawn separately.
@@ -25,18 +25,18 @@ from train.config.experiment import Mixing
 from train.step.losses import targets_from_labels
 
 IMAGES_MULTIPLE = 4
-"""Divides the number of images on each device: two halves, and pairs in each."""
+"""Required divisor of the number of images on each device: two halves, each made of pairs."""
 
 _MIXING_KEY = 0x6D6978
-"""Makes these draws independent of those of the network."""
+"""Number folded into the keys, so that these draws are independent of the network's."""
 
 
 def mix(batch: Mapping[str, Any], keys: Key[Array, " n"], mixing: Mixing) -> dict[str, Any]:
   """Mixes the images of a device. An image of weight 0 is mixed into no other.
 
   Args:
-    batch: image, labels and weight, as `train.step.sharding.batch.put_batch` deals them out.
-    keys: one for each example.
+    batch: image, labels and weight, as `train.step.sharding.batch.put_batch` distributes them.
+    keys: one key for each example.
     mixing: MixUp, CutMix or both.
 
   Returns:
@@ -59,10 +59,10 @@ def mix(batch: Mapping[str, Any], keys: Key[Array, " n"], mixing: Mixing) -> dic
 
 
 def mixed_targets(batch: Mapping[str, Any], num_classes: int) -> Float[Array, "n classes"]:
-  """Returns the targets of a batch: (1 - share) * own + share * partner's where `mix` mixed it.
+  """Returns a batch's targets; those of mixed images are (1 - share) * own + share * partner's.
 
   Args:
-    batch: of `mix`, or one that was not mixed.
+    batch: batch from `mix`, or one that was not mixed.
     num_classes: width of the classifier.
   """
   targets = targets_from_labels(batch["labels"], num_classes)
@@ -94,9 +94,10 @@ def _masks(
 
 
 def _rectangle(key: Key[Array, ""], shape: tuple[int, int]) -> Float[Array, "height width"]:
-  """Draws 1 in a rectangle and 0 elsewhere.
+  """Draws a mask that is 1 in a random rectangle and 0 elsewhere.
 
-  Its share of the image is uniform in [0, 1], less the part that lies beyond the border.
+  The rectangle's area, as a share of the image, is uniform in [0, 1]; what lies beyond the border
+  is then cut off.
   """
   share_key, *center_keys = jax.random.split(key, 3)
   side_share = jnp.sqrt(jax.random.uniform(share_key))
@@ -115,6 +116,6 @@ def _blend(
   partners: UInt8[Array, "n height width 3"],
   masks: Float[Array, "n height width"],
 ) -> UInt8[Array, "n height width 3"]:
-  """Mixes each pixel with the partner's, in float32, and rounds the result."""
+  """Mixes each pixel with the partner's pixel, in float32, and rounds the result."""
   own, other = images.astype(jnp.float32), partners.astype(jnp.float32)
   return jnp.round(own + masks[..., None] * (other - own)).astype(jnp.uint8)

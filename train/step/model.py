@@ -31,7 +31,7 @@ def make_model(experiment: Experiment) -> NFNet:
 
 
 def arranged_parameter_shapes(model: NFNet) -> Any:
-  """Returns the parameters as training holds them: shapes, in the arrangement the blocks run in.
+  """Returns the shapes of the parameters, in the arrangement in which training runs the blocks.
 
   Returns:
     Nested dictionaries of `jax.ShapeDtypeStruct`; blocks that run as one loop are stacked.

@@ -1,8 +1,8 @@
 """The exponential moving average (EMA) of the parameters, which evaluation prefers.
 
 After each step, `ema = ema + (1 - decay) * (parameters - ema)`. The optimizer's kernels compute
-this in the same pass over memory as the new parameters (`kernels.sgd_agc`); what is here is the
-decay of a step and the average's start. Paper B, appendix A.
+this in the same pass over memory as the new parameters (`kernels.sgd_agc`); this module has the
+decay of a step and the initial average. The source is paper B, appendix A.
 """
 
 from typing import Any
@@ -15,7 +15,8 @@ from jaxtyping import Array, Float, Int
 def initial_ema(parameters: Any) -> Any:
   """Returns the moving average before the first step: a copy of the parameters.
 
-  A copy, because the training step donates its state and a buffer can be donated only once.
+  It has to be a copy, because the training step donates its state and a buffer can be donated only
+  once.
   """
   return jax.tree.map(jnp.array, parameters)
 
@@ -25,7 +26,7 @@ def ramped_decay(step: Int[Array, ""], decay: float) -> Float[Array, ""]:
 
   Args:
     step: number of updates done before this one, int32.
-    decay: limit for large steps, `optimizer.ema_decay` of an experiment.
+    decay: limit for large steps, an experiment's `optimizer.ema_decay`.
   """
   step = step.astype(jnp.float32)
   return jnp.minimum(decay, (1 + step) / (10 + step))

@@ -1,7 +1,8 @@
 """The optimizer: SGD with Nesterov momentum, adaptive gradient clipping (AGC) and L2 decay.
 
-The arithmetic is the op `kernels.sgd_agc`; here the parameters are divided into groups that get the
-same hyper-parameters. `train.step.parameter_groups` decides which parameters are clipped and decay.
+The op `kernels.sgd_agc` does the arithmetic. This module divides the parameters into groups that
+get the same hyper-parameters; `train.step.parameter_groups` decides which ones are clipped and
+decay.
 """
 
 from collections.abc import Callable
@@ -66,9 +67,9 @@ def make_optimizer(experiment: Experiment, learning_rate: optax.Schedule, roles:
   """Returns the optimizer that an experiment describes.
 
   Args:
-    experiment: names the hyper-parameters.
-    learning_rate: of `train.step.schedule`.
-    roles: of `train.step.parameter_groups.parameter_roles`.
+    experiment: experiment with the hyper-parameters.
+    learning_rate: schedule from `train.step.schedule`.
+    roles: roles from `train.step.parameter_groups.parameter_roles`.
   """
   optimizer = experiment.optimizer
   return sgd_agc(
@@ -96,12 +97,12 @@ def sgd_agc(
 
   Args:
     learning_rate: function of the number of updates done before.
-    roles: tree like the parameters of `train.step.parameter_groups.ParameterRole`.
-    momentum: of Nesterov's kind.
-    weight_decay: L2, added after the clip, for parameters that decay.
+    roles: `train.step.parameter_groups.ParameterRole`s in a tree like the parameters.
+    momentum: coefficient of Nesterov momentum.
+    weight_decay: coefficient of L2 decay, added after clipping to parameters that decay.
     clipping: AGC's lambda, for parameters that are clipped; None clips nothing.
-    ema_decay: of the moving average, ramped by `train.step.moving_average.ramped_decay`.
-    implementation: of the op.
+    ema_decay: decay of the moving average, ramped by `train.step.moving_average.ramped_decay`.
+    implementation: implementation of the op.
   """
   groups = _parameters_by_treatment(roles)
 

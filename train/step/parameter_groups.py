@@ -40,8 +40,8 @@ class ParameterGroup:
 
 
 PARAMETER_GROUPS = (
-  # Divided along its inputs: no unit of it is clipped, so none has to stay whole, and its outputs
-  # are the classes, whose number rarely divides.
+  # Divided along its inputs: none of its units is clipped, so none has to stay on one device, and
+  # its outputs are the classes, whose number is rarely divisible by the number of shards.
   ParameterGroup(pattern=CLASSIFIER_WEIGHT, clipped=False, decayed=True, sharded_axis=-2),
   # Each of these is one unit of AGC as a whole.
   ParameterGroup(
@@ -50,7 +50,7 @@ PARAMETER_GROUPS = (
   # Divided along their outputs, so that the norm of every unit is computed on one device.
   ParameterGroup(pattern=r".*/weight", clipped=True, decayed=True, sharded_axis=-1),
 )
-"""The first group whose pattern matches counts."""
+"""Groups in order of precedence: the first one whose pattern matches a name applies."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -76,7 +76,7 @@ def parameter_roles(model: NFNet, mesh: Mesh | None = None) -> Any:
 
   Args:
     model: the network.
-    mesh: of `train.step.sharding.mesh.make_mesh`; None stands for one device.
+    mesh: mesh from `train.step.sharding.mesh.make_mesh`; None stands for one device.
 
   Returns:
     `ParameterRole`s in a tree like `train.step.model.arranged_parameter_shapes(model)`.
@@ -92,12 +92,12 @@ def parameter_roles(model: NFNet, mesh: Mesh | None = None) -> Any:
 
 
 def parameter_role(name: str, shape: tuple[int, ...], parameter_shards: int = 1) -> ParameterRole:
-  """Returns the role of one parameter. An axis that does not divide among the shards stays whole.
+  """Returns the role of one parameter; an axis that the shards cannot divide evenly stays whole.
 
   Args:
     name: keys joined by slashes, for example "blocks/3/conv0/weight", or "blocks/3:5/conv0/weight"
       for two stacked blocks.
-    shape: of the parameter, with the axis of a stack.
+    shape: shape of the parameter, including the axis of a stack.
     parameter_shards: number of devices that hold one copy of the parameters together.
 
   Raises:

@@ -1,4 +1,4 @@
-"""The length of a run, and its learning rate against the step."""
+"""The length of a run, and its learning rate as a function of the step."""
 
 import math
 
@@ -13,7 +13,7 @@ def train_steps(experiment: Experiment, train_examples: int) -> int:
   """Returns the number of steps of the whole run; at least one.
 
   Args:
-    experiment: gives its length in epochs or in steps.
+    experiment: experiment, whose length is given in epochs or in steps.
     train_examples: number of images in the training split.
   """
   schedule = experiment.schedule
@@ -26,7 +26,7 @@ def warmup_steps(experiment: Experiment, train_examples: int) -> int:
   """Returns the number of steps over which the learning rate rises from 0.
 
   Args:
-    experiment: gives the warm-up in epochs or in steps.
+    experiment: experiment, whose warm-up is given in epochs or in steps.
     train_examples: number of images in the training split.
   """
   optimizer = experiment.optimizer
@@ -42,7 +42,7 @@ def learning_rate_schedule(experiment: Experiment, train_examples: int) -> optax
   appendix A).
 
   Args:
-    experiment: gives the peak and the lengths of the warm-up and the run.
+    experiment: experiment with the peak and the lengths of the warm-up and the run.
     train_examples: number of images in the training split.
 
   Raises:

@@ -28,12 +28,12 @@ class Scores:
   """Scores of a network on a set of images.
 
   Attributes:
-    loss: mean, nats, without label smoothing, as it is reported in the papers.
-    top1: share of the images whose class has the largest logit. Of several classes, one is enough.
+    loss: mean loss in nats, without label smoothing, as the papers report it.
+    top1: share of the images whose class, or one of whose classes, has the largest logit.
     top5: share of the images that have a class among the five largest logits.
     class_mean_top1: mean over the classes of `class_top1`.
-    calibration_error: difference between the network's confidence in its predictions and how often
-      they are right, mean over images in bins of equal width (expected calibration error).
+    calibration_error: expected calibration error: the difference between confidence and accuracy in
+      bins of equal confidence width, averaged over images.
     examples: number of images.
     class_top1: [classes]; share of each class's images for which it has the largest logit; NaN
       where there are none.
@@ -63,7 +63,7 @@ def hits_in_top(
 ) -> Float[Array, " n"]:
   """Returns 1 where a class of the example is among its `k` largest logits, else 0.
 
-  For a mixed image it is the largest share in it of a class that is among them.
+  For a mixed image, it returns the largest share in the image of any class among these logits.
   """
   _, classes = jax.lax.top_k(logits, min(k, logits.shape[-1]))
   return jnp.max(jnp.take_along_axis(targets, classes, axis=-1), axis=-1)
@@ -78,10 +78,10 @@ def score_sums(
   """Returns sums over examples, which add up over batches, for `scores`.
 
   Args:
-    loss: only its kind matters; label smoothing is left out.
+    loss: kind of loss; its label smoothing is ignored.
     logits: float32.
     targets: 1 at each class of an example.
-    weight: 1 for an image that counts, 0 for another.
+    weight: 1 for an image that counts, 0 for one that does not.
   """
   predicted = jax.nn.one_hot(jnp.argmax(logits, axis=-1), logits.shape[-1], dtype=jnp.float32)
   class_hits = predicted * targets
@@ -109,7 +109,7 @@ def scores(sums: Sums) -> Scores:
   """Returns the scores of all examples together.
 
   Args:
-    sums: of `score_sums`, added up over all batches.
+    sums: results of `score_sums`, added up over all batches.
   """
   sums = {name: np.asarray(value, np.float64) for name, value in sums.items()}
   examples = max(float(sums["examples"]), 1.0)

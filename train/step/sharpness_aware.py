@@ -1,18 +1,18 @@
-"""Sharpness-aware minimization (SAM): gradients where nearby parameters are worst.
+"""Sharpness-aware minimization (SAM): gradients at the worst nearby parameters.
 
 Foret et al., https://arxiv.org/abs/2010.01412. For each group of examples,
 
-    ascent gradient   a = gradient of the loss of some of the group at the parameters
+    ascent gradient   a = gradient of the loss of some of its examples at the parameters
     ascent step       worst = parameters + radius * a / |a|
     result            gradient of the loss of the whole group at `worst`
 
 As in paper B, the ascent gradient comes from some of the same examples and is not averaged over
 devices. The number of examples that share one ascent step changes the result, so it is a field of
 its own, `sharpness.group_images`: the examples of a batch are divided into groups, and a group's
-gradient does not depend on which other examples its device holds.
+gradient does not depend on the other examples that its device holds.
 
 Group k of K consists of the examples whose position in the global batch is k modulo K.
-`train.step.sharding.batch` deals examples out so that a device has whole groups, whatever the
+`train.step.sharding.batch` distributes examples so that a device has whole groups, whatever the
 number of devices and processes.
 """
 
@@ -25,7 +25,7 @@ from train.config.experiment import Sharpness
 from train.step.gradient_accumulation import GradientFunction, accumulate
 
 _NORM_MIN = 1e-30
-"""A group whose ascent examples all have weight 0 has an ascent gradient of zeros."""
+"""Smallest norm divided by: a group whose ascent examples all have weight 0 has zero gradients."""
 
 
 def sharpness_aware(
@@ -34,12 +34,12 @@ def sharpness_aware(
   """Returns a gradient function that takes each group's gradient after the group's ascent step.
 
   Args:
-    gradient_function: plain gradients; it is called with the same keys before and after the ascent
-      step, so both calls see the same dropout and stochastic depth.
-    sharpness: radius, images of a group and the share of them that the ascent step uses.
-    accumulated_parts: parts that a device's examples are divided into, a multiple or a divisor of
-      its number of groups (`train.step.sharding.batch.check_train_batch`). More parts than groups
-      divide each group's second gradient.
+    gradient_function: function for plain gradients, called with the same keys before and after the
+      ascent step, so that both calls see the same dropout and stochastic depth.
+    sharpness: radius, number of images of a group, and share of them that the ascent step uses.
+    accumulated_parts: number of parts that a device's examples are divided into, a multiple or a
+      divisor of its number of groups (`train.step.sharding.batch.check_train_batch`). More parts
+      than groups divide each group's second gradient.
   """
   ascent_images = ascent_image_count(sharpness.group_images, sharpness.ascent_share)
 
@@ -64,7 +64,7 @@ def split_in_groups(examples: Any, groups: int) -> Any:
   """Returns arrays [n, ...] of a device's examples as [groups, n / groups, ...].
 
   Args:
-    examples: as `train.step.sharding.batch.put_batch` deals them out.
+    examples: examples as `train.step.sharding.batch.put_batch` distributes them.
     groups: number of groups that the device has.
   """
 
@@ -75,7 +75,7 @@ def split_in_groups(examples: Any, groups: int) -> Any:
 
 
 def ascent_image_count(group_images: int, ascent_share: float) -> int:
-  """Returns how many of a group's examples, the first ones, the ascent gradient comes from."""
+  """Returns the number of examples, the first ones of a group, that give the ascent gradient."""
   return max(1, round(group_images * ascent_share))
 
 
@@ -83,9 +83,10 @@ def ascend(parameters: Any, gradients: Any, radius: float) -> Any:
   """Returns the parameters after the ascent step: parameters + radius * gradients / |gradients|.
 
   Args:
-    parameters: whole on this device, float32.
-    gradients: of the loss of some examples, like `parameters`; their scale does not matter.
-    radius: rho in the papers.
+    parameters: whole parameters on this device, float32.
+    gradients: gradients of the loss of some examples, in a tree like `parameters`; their scale does
+      not matter.
+    radius: length of the step, rho in the papers.
   """
   leaves = jax.tree.leaves(gradients)
   norm = jnp.sqrt(sum(jnp.sum(jnp.square(leaf)) for leaf in leaves))

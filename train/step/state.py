@@ -35,9 +35,9 @@ def initial_state(experiment: Experiment, optimizer: Optimizer, parameters: Any)
   """Returns the state before the first step.
 
   Args:
-    experiment: says whether a moving average is kept.
-    optimizer: of `train.step.optimizer.make_optimizer`.
-    parameters: on the devices, of `train.step.sharding.parameters.put_parameters`.
+    experiment: experiment, which says whether a moving average is kept.
+    optimizer: optimizer from `train.step.optimizer.make_optimizer`.
+    parameters: parameters on the devices, from `train.step.sharding.parameters.put_parameters`.
   """
   ema = None if experiment.optimizer.ema_decay is None else initial_ema(parameters)
   return TrainState(parameters, optimizer.init(parameters), ema)
@@ -50,7 +50,7 @@ def skip_step(state: TrainState) -> TrainState:
 
 
 def state_specs(experiment: Experiment, model: NFNet, mesh: Mesh) -> TrainState:
-  """Returns what each array of the state is divided along: all trees as the parameters are."""
+  """Returns the partition specs of the state; all its trees are divided as the parameters are."""
   specs = parameter_specs(model, mesh)
   has_ema = experiment.optimizer.ema_decay is not None
   return TrainState(specs, SGDAGCState(step=P(), momentum=specs), specs if has_ema else None)
@@ -62,10 +62,10 @@ def abstract_state(
   """Returns shapes, dtypes and shardings of a run's state, without values.
 
   Args:
-    experiment: says whether a moving average is kept.
+    experiment: experiment, which says whether a moving average is kept.
     model: the network.
-    optimizer: of `train.step.optimizer.make_optimizer`.
-    mesh: of `train.step.sharding.mesh.make_mesh`.
+    optimizer: optimizer from `train.step.optimizer.make_optimizer`.
+    mesh: mesh from `train.step.sharding.mesh.make_mesh`.
   """
   shapes = jax.eval_shape(
     lambda parameters: initial_state(experiment, optimizer, parameters),

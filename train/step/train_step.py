@@ -53,7 +53,7 @@ def make_train_step(
   The caller donates the state. The loss is the mean over the examples of the global batch that have
   weight 1. With `mixing`, images are mixed before anything else is done with them, and top1 is the
   share of the predicted class in an image. With `sharpness`, each group's loss, top1 and gradient
-  are those at the group's own parameters.
+  are computed at the parameters after the group's own ascent step.
 
   A step whose loss is not finite, or larger than `faults.loss_max`, is skipped: it leaves
   parameters, momentum and moving average as they are, to the bit, and counts as a step. After a
@@ -62,10 +62,10 @@ def make_train_step(
 
   Args:
     experiment: what to train.
-    model: of `train.step.model.make_model`.
-    optimizer: of `train.step.optimizer.make_optimizer`.
-    learning_rate: of `train.step.schedule`; the optimizer's, here for the metrics.
-    mesh: of `train.step.sharding.mesh.make_mesh`.
+    model: network from `train.step.model.make_model`.
+    optimizer: optimizer from `train.step.optimizer.make_optimizer`.
+    learning_rate: schedule that the optimizer was made with; used here for the metrics only.
+    mesh: mesh from `train.step.sharding.mesh.make_mesh`.
 
   Returns:
     The function. Its metrics are float32 scalars: loss, top1 (share of the batch), gradient_norm
@@ -95,8 +95,8 @@ def make_train_step(
       is_good = jnp.isfinite(loss)
       if experiment.faults.loss_max is not None:
         is_good &= loss <= experiment.faults.loss_max
-      # The norm of the gradients is known only when the parameters are new already: the kernels
-      # compute it in their one pass over memory.
+      # The norm of the gradients cannot decide this: the kernels compute it in the same pass over
+      # memory that updates the parameters.
       new_state, gradient_norm = choose(is_good, update, skip, state, gradients)
     metrics = {
       "loss": loss,
@@ -115,9 +115,9 @@ def make_train_step(
   def skip(state: TrainState, unused_gradients: Any) -> tuple[TrainState, Float[Array, ""]]:
     return skip_step(state), jnp.full((), jnp.nan)
 
-  # Kernels work in place, so they must not run in a step that is skipped. XLA's own operations
-  # choose each value where it is made, and would copy the whole state for a branch: 4.5 of F0's
-  # 43.5 ms.
+  # Kernels work in place, so they must not run in a step that is skipped. With XLA's own
+  # operations, it is cheaper to choose each value where it is computed: for a branch, XLA would
+  # copy the whole state, which takes 4.5 of F0's 43.5 ms.
   choose = jax.lax.cond if experiment.model.kernels == "pallas" else _choose_values
   state = state_specs(experiment, model, mesh)
   return jax.shard_map(
@@ -129,7 +129,7 @@ def _make_local_gradients(experiment: Experiment, model: NFNet) -> GradientFunct
   """Returns the gradient function of a device's examples that the experiment describes."""
 
   def loss_and_hits(parameters, batch, keys, share):
-    """Returns this device's part in the mean loss and in the share of hits."""
+    """Returns this device's contribution to the mean loss and to the share of hits."""
     logits = apply(model, parameters, normalize(batch["image"]), keys=keys)
     targets = mixed_targets(batch, logits.shape[-1])
     weight = batch["weight"]

@@ -4,14 +4,14 @@ r"""Runs a grid of (variant, epoch budget, learning rate), one training after th
     python -m train.sweep --show --folder=DIR
 
 The first command is one worker. Start as many as there is room for, on one machine or on several
-that share DIR: workers divide the trials among themselves, each may be killed, and more may join at
-any time. `train/sweep/plan.py` describes plans, `train/sweep/folder.py` the folder. With
-`learning_rates = "search"`, finished trials decide which rates are run next
+that share DIR. Workers divide the trials among themselves; any of them may be killed, and more may
+join at any time. `train/sweep/plan.py` describes plans, `train/sweep/folder.py` the folder. With
+`learning_rates = "search"`, finished trials determine which rates are run next
 (`train/sweep/learning_rate_search.py`).
 
-A worker trains on all devices that it sees: two workers on one machine need different
-CUDA_VISIBLE_DEVICES, for example. All machines must run the same version and have configuration and
-data at the same paths.
+A worker trains on all devices that it sees, so two workers on one machine need, for example,
+different CUDA_VISIBLE_DEVICES. All machines must run the same version of the code and have the
+configuration and the data at the same paths.
 """
 
 from absl import flags

@@ -2,7 +2,7 @@
 
 A claim is the rename of the trial's entry to `running/NAME@WORKER`, which is atomic: of two workers
 that claim the same trial, one finds the entry gone. A worker then touches the entry every
-`HEARTBEAT_SECONDS`, by which others know that it is alive (`train.sweep.dead_workers`).
+`HEARTBEAT_SECONDS`, so that others know that it is alive (`train.sweep.dead_workers`).
 """
 
 import contextlib
@@ -24,7 +24,7 @@ HEARTBEAT_SECONDS = 2.0
 def claim_trial(
   folder: SweepFolder, entry: Entry, worker: str, *, heartbeat_seconds: float = HEARTBEAT_SECONDS
 ) -> "Claim | None":
-  """Takes a trial that waits, or whose worker is dead.
+  """Takes a trial that is waiting or whose worker is dead.
 
   Args:
     folder: folder of the sweep.
@@ -43,8 +43,8 @@ def claim_trial(
     try:
       os.rename(entry.path, target)
     except FileNotFoundError:
-      # A server's answer may have been lost and the client may have repeated the rename. No other
-      # worker creates a file of this name.
+      # If an NFS server's answer is lost, the client repeats the rename, which then fails although
+      # it was done. No other worker creates a file of this name, so its existence tells.
       if not target.exists():
         return None
   return Claim(folder, entry.name, target, heartbeat_seconds)
@@ -58,7 +58,7 @@ class Claim:
   """
 
   def __init__(self, folder: SweepFolder, name: str, path: pathlib.Path, heartbeat_seconds: float):
-    """Prepares; touches nothing.
+    """Prepares the claim without touching the folder.
 
     Args:
       folder: folder of the sweep.
@@ -79,8 +79,8 @@ class Claim:
     """Returns whether another worker has the trial, or may soon have it.
 
     Args:
-      silent_seconds_max: time after which others consider a worker dead. Half of it without a sign
-        of life, because the folder does not answer, is too long already.
+      silent_seconds_max: time after which others consider a worker dead. The trial counts as lost
+        after half of it without a successful sign of life.
     """
     silent_seconds = time.monotonic() - self._last_heartbeat_seconds
     return self._is_gone.is_set() or silent_seconds > silent_seconds_max / 2
@@ -100,7 +100,7 @@ class Claim:
 
     Args:
       state: one of `train.sweep.folder.STATES`.
-      content: what the entry then says.
+      content: content that the entry then has.
     """
     self.write(content)
     with self._folder.writing(), contextlib.suppress(FileNotFoundError):
@@ -115,7 +115,7 @@ class Claim:
     self._thread.join()
 
   def _overwrite(self, text: str) -> None:
-    """Replaces the content of the entry where it exists, which mode r+ requires."""
+    """Replaces the content of the entry if it exists; mode r+ creates none."""
     with self._path.open("r+", encoding="utf-8") as file:
       file.truncate()
       file.write(text)
@@ -131,11 +131,11 @@ class Claim:
       except FileNotFoundError:
         self._is_gone.set()
       except OSError:
-        # The share does not answer now, but may again.
+        # The shared folder may answer again later.
         continue
 
 
 def worker_name() -> str:
-  """Returns a name unique to this process: host, process id, start in Unix seconds."""
+  """Returns a name unique to this process: host, process id, and start time in Unix seconds."""
   host = socket.gethostname().replace("@", "_").replace("/", "_")
   return f"{host}.{os.getpid()}.{int(time.time())}"

@@ -1,7 +1,7 @@
 """Finds the trials of dead workers, which another worker then takes over by claiming them.
 
-An entry that has not been touched for long, by the clock of the worker that watches it, belongs to
-a dead worker. The clocks of machines need not agree.
+An entry that has not been touched for a long time belongs to a dead worker. The time is measured by
+the clock of the watching worker, so the clocks of machines need not agree.
 """
 
 import pathlib
@@ -15,18 +15,18 @@ class DeadWorkerWatch:
   """Notices workers that have died, by this process's own clock."""
 
   def __init__(self, silent_seconds_max: float, *, clock: Callable[[], float] = time.monotonic):
-    """Prepares; looks at nothing.
+    """Prepares the watch without looking at any entry.
 
     Args:
       silent_seconds_max: time without a sign of life after which a worker counts as dead.
-      clock: returns the present time in seconds.
+      clock: function that returns the current time in seconds.
     """
     self._silent_seconds_max = silent_seconds_max
     self._clock = clock
     self._seen: dict[pathlib.Path, tuple[int, float]] = {}
 
   def abandoned(self, entries: Mapping[str, Entry]) -> list[Entry]:
-    """Returns the running entries that were not touched for too long.
+    """Returns the running entries that have not been touched for too long.
 
     Args:
       entries: all entries as they are now; what earlier calls saw of them is remembered.

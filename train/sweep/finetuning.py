@@ -1,4 +1,4 @@
-"""Fine-tunes what a sweep has pre-trained, with several seeds each, probes it, and writes a table.
+"""Fine-tunes and probes the networks that a sweep has pre-trained, and writes the table.
 
 The columns of finetuned.csv are those of the sweep's results.csv and
 
@@ -46,7 +46,7 @@ FINETUNED_COLUMNS = (
   "probe_squared_error",
 )
 SET_BY_FINETUNING = ("name", "model.variant", "seed", "initial_weights")
-"""Fields of the configuration that differ between the runs, and so cannot be overridden."""
+"""Fields of the configuration that differ between runs and therefore cannot be overridden."""
 
 
 def finetune_sweep(
@@ -72,8 +72,8 @@ def finetune_sweep(
     Path of the table.
 
   Raises:
-    UserError: the sweep has finished nothing, an override sets what each trial sets, or a run
-      cannot be started.
+    UserError: the sweep has finished no trial, an override sets a field that each trial sets, or a
+      run cannot be started.
     Terminated: after SIGTERM.
   """
   for argument in overrides:
@@ -94,7 +94,7 @@ def finetune_sweep(
       for seed, experiment in enumerate(experiments):
         errors_percent.append(_error_percent(experiment, place / f"seed-{seed}"))
         bar.update()
-      # Features do not depend on the seed.
+      # One seed is enough, because the features do not depend on it.
       probed = _probed(experiments[0], place / "probe.json", probe_images_max)
       table.append({**row, **_summary(errors_percent), **probed})
       tqdm.write(_line(table[-1]))
@@ -118,11 +118,11 @@ def _experiment(
 
 
 def _error_percent(experiment: Experiment, workdir: pathlib.Path) -> float:
-  """Returns the error of a run's last evaluation; trains what is not done yet."""
+  """Returns the error of a run's last evaluation, after finishing the run if it is not done yet."""
 
   def run() -> dict[str, float]:
     workdir.mkdir(parents=True, exist_ok=True)
-    # A run prints as much as when it is started by hand, so it goes to a log.
+    # Its output goes to a log, because a run prints as much as when it is started by hand.
     with (workdir / "log.txt").open("a", encoding="utf-8") as log, contextlib.redirect_stdout(log):
       train(experiment, str(workdir), initial=lambda: with_new_classifier(experiment))
     last = last_evaluation(read_metrics(workdir))
@@ -135,12 +135,12 @@ def _error_percent(experiment: Experiment, workdir: pathlib.Path) -> float:
 def run_once(
   path: pathlib.Path, asked: Mapping[str, Any], run: Callable[[], dict[str, float]]
 ) -> dict[str, float]:
-  """Returns what `run` returns, from a file if the same was asked for before.
+  """Returns the result of `run`, from a file if the same request was made before.
 
   Args:
-    path: JSON file that keeps the result together with what was asked.
+    path: JSON file that keeps the result together with the request.
     asked: JSON values that determine the result.
-    run: computes the result.
+    run: function that computes the result.
   """
   if path.exists():
     before = json.loads(path.read_text(encoding="utf-8"))

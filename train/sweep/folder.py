@@ -1,6 +1,6 @@
-"""The folder that the workers of a sweep share: the state of each trial, and which worker runs it.
+"""The folder that the workers of a sweep share: it holds the state of each trial, and its worker.
 
-    FOLDER/plan.json                   what all trials have in common
+    FOLDER/plan.json                   settings that all trials have in common
     FOLDER/waiting/NAME                one entry for each trial, in one of these four folders
     FOLDER/running/NAME@WORKER
     FOLDER/done/NAME                   JSON: the result
@@ -12,11 +12,11 @@
 
 An entry changes its state by `os.rename`, which is atomic on a disk and on NFS: of two workers that
 rename the same entry, one finds it gone. There is no server and no lock. A trial is added by
-renaming a whole folder to `trials/NAME`, which fails where one exists, so that it is added once.
+renaming a whole folder to `trials/NAME`, which fails if that exists, so that each is added once.
 (Buckets mounted as folders do not qualify, because they rename by copying.)
 
-`train.sweep.claim` takes a trial, `train.sweep.dead_workers` finds those whose worker has died. To
-leave out a trial that waits, delete its entry.
+`train.sweep.claim` takes a trial, and `train.sweep.dead_workers` finds trials whose worker has
+died. To leave out a waiting trial, delete its entry.
 """
 
 import contextlib
@@ -58,7 +58,7 @@ class Entry:
   path: pathlib.Path
 
   def read(self) -> dict[str, Any]:
-    """Returns its content; empty if the entry has moved on or is being written."""
+    """Returns the entry's content; empty if the entry has moved or is being written."""
     try:
       return json.loads(self.path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -69,11 +69,11 @@ class SweepFolder:
   """A sweep folder.
 
   Attributes:
-    path: absolute path, because trials get their workdir from it and messages name the logs.
+    path: absolute path, because workdirs of trials and names of logs in messages begin with it.
   """
 
   def __init__(self, path: str | os.PathLike):
-    """Prepares; looks at nothing.
+    """Prepares the object without looking at the folder.
 
     Args:
       path: path of the folder, which need not exist.
@@ -90,10 +90,10 @@ class SweepFolder:
     """Creates the folder unless it exists.
 
     Args:
-      fixed: what all its trials have in common, as JSON values.
+      fixed: settings that all its trials have in common, as JSON values.
 
     Raises:
-      UserError: the folder cannot be written, or was created with something else in common.
+      UserError: the folder cannot be written, or was created with other settings.
     """
     plan = self.path / _PLAN_FILE
     with self.writing():
@@ -101,7 +101,7 @@ class SweepFolder:
         (self.path / name).mkdir(parents=True, exist_ok=True)
       unfinished = _unfinished(plan)
       unfinished.write_text(json.dumps(dict(fixed), indent=1) + "\n", encoding="utf-8")
-      # Unlike a rename, a link never replaces what another worker was quicker to write.
+      # Unlike a rename, a link never replaces a file that another worker was quicker to write.
       with contextlib.suppress(FileExistsError):
         os.link(unfinished, plan)
       unfinished.unlink()
@@ -140,7 +140,7 @@ class SweepFolder:
     """Returns the definition of a trial.
 
     Raises:
-      UserError: it cannot be read.
+      UserError: the definition cannot be read.
     """
     if name not in self._trials:
       path = self.trial_folder(name) / _TRIAL_FILE
@@ -189,8 +189,8 @@ class SweepFolder:
     """
     entries: dict[str, Entry] = {}
     for _ in range(_LISTINGS_MAX):
-      # In the order of a trial's states, so that a trial that advances meanwhile is not missed. One
-      # that is given back may be, and is looked for again.
+      # In the order in which a trial passes through its states, so that a trial that advances
+      # meanwhile is not missed. A trial that is given back may be missed, and is looked for again.
       for state in STATES:
         for file_name in _list(self.path / state):
           name, _, worker = file_name.partition("@")
@@ -205,7 +205,7 @@ class SweepFolder:
     return entries
 
   def retry_failed(self) -> list[str]:
-    """Lets failed trials wait again, except those that diverged, which would do so again.
+    """Makes failed trials wait again, except those that diverged, which would diverge again.
 
     Returns:
       The names of these trials.
@@ -234,7 +234,7 @@ class SweepFolder:
       ) from error
 
   def _release(self, name: str) -> None:
-    """Gives a trial that was added its entry, unless it has one."""
+    """Creates the entry of a trial that was added, unless it has one."""
     with self.writing(), contextlib.suppress(FileNotFoundError):
       os.rename(self.trial_folder(name) / _NEW_ENTRY, self.path / WAITING / name)
 

@@ -4,25 +4,26 @@ Paper A (https://arxiv.org/abs/2310.16764, section 2) tunes the peak learning ra
 epoch budget on a logarithmic grid of factor 2. Its authors expect two trials to suffice, because
 the best rate falls slowly and monotonically with the model's size and with the budget.
 
-A cell is one model with one budget. The best rate of a cell lies in a span of the grid, which is
+A cell is one model with one budget. The best rate of a cell lies in a span of the grid that is
 bounded
 
 - by its own trials, because the loss has one valley over the grid: the best rate lies between the
   neighbors of the best rate tried. A trial that diverged has an infinite loss; if all did, the best
   rate lies below them;
-- by trials of other cells: the best rate is at most what a cell can have that is nowhere larger,
-  and at least what a cell can have that is nowhere smaller.
+- by trials of other cells: the best rate is at most the highest possible one of any cell that is
+  larger in neither respect, and at least the lowest possible one of any that is smaller in neither.
 
 A cell is settled when every rate of its span has been tried. A new cell first tries the two highest
-rates of its span. If the better one is at an end of the span that is still open, the next rate at
-that end follows, one at a time.
+rates of its span. While the best rate tried is at the edge of the tried ones and the span goes on
+beyond it, the next rate on that side follows, one at a time.
 
-The order of trials (`proposals`) saves further ones. A cell begins when every smaller one has had
-its two trials and cannot rise any more, and so bounds the cell from above. A third rate, below
-these two, waits for all larger cells: they have to try that rate anyway, and one of them may show
-that the best rate is no lower. On the best rates that paper A published, 18 cells then need 38
-trials, 2.1 for each cell, and 2 % more core-hours than two trials in each; if third rates ran
-first, it would be 41 trials and 18 % more (tests/train/sweep/test_learning_rate_search.py).
+The order of trials (`proposals`) saves more of them. A cell begins when every smaller one has had
+its two trials and its best rate cannot rise any more, and so bounds the cell from above. A third
+rate, below these two, waits for all larger cells: they have to try that rate anyway, and one of
+them may show that the best rate is no lower. With the best rates that paper A published, 18 cells
+then need 38 trials, 2.1 for each cell, and 2 % more core-hours than two trials in each. If third
+rates ran first, the cells would need 41 trials and 18 % more core-hours
+(tests/train/sweep/test_learning_rate_search.py).
 """
 
 import dataclasses
@@ -32,7 +33,7 @@ from collections.abc import Collection, Iterable, Mapping
 GRID_FACTOR = 2
 """Ratio of neighboring rates. A power of 2 times a float is exact, so equal rates compare equal."""
 GRID_STEPS_MAX = 10
-"""Most steps up or down from the start rate, a factor of 1000, so that every search ends."""
+"""Largest number of steps from the start rate, a factor of 1000, so that every search ends."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,7 +49,7 @@ class Cell:
   epochs: float
 
   def is_within(self, other: "Cell") -> bool:
-    """Returns whether this cell is larger in no respect, so that its best rate is no lower.
+    """Returns whether this cell is larger in neither respect, so that its best rate is no lower.
 
     A cell is not within itself.
     """
@@ -83,7 +84,7 @@ def proposals(
   Args:
     cells: cells to be settled.
     finished: trials that are over, of these cells or of others.
-    start_learning_rate: a rate of the grid, where a cell begins that no other cell bounds.
+    start_learning_rate: rate of the grid at which a cell begins that no other cell bounds.
     busy: cells with trials that wait or run; they get no further ones until these are over.
     given_up: cells with a trial that failed for a reason other than its rate; no cell waits for
       them.
@@ -101,7 +102,7 @@ def proposals(
       continue
     view = views[cell]
     if view.may_rise():
-      # Such trials bound the larger cells, so that they are never deferred. A cell without trials
+      # These trials bound the larger cells, so they are never deferred. A cell without trials
       # begins when the cells within it have bounded it.
       waits = not view.tried and any(
         other in busy or views[other].may_rise() for other in active if other.is_within(cell)
@@ -117,7 +118,7 @@ def proposals(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _View:
-  """The knowledge about a cell; a step is a rate's place on the grid, 0 at the start rate.
+  """The state of the search in a cell; a step is a rate's index on the grid, 0 at the start rate.
 
   Attributes:
     tried: loss by step.
@@ -140,7 +141,7 @@ class _View:
       if cell.is_within(other):
         low = max(low, _span(losses)[0])
     if low > high and not any(loss < math.inf for loss in own.values()):
-      # The larger cells contradict the smaller ones, or all trials of this cell have diverged.
+      # Either larger cells contradict smaller ones, or all trials of this cell have diverged.
       low = -GRID_STEPS_MAX
     return cls(tried=own, low=low, high=high)
 
@@ -200,7 +201,7 @@ def _span(tried: dict[int, float]) -> tuple[int, int]:
     return low, min(tried) - 1
   best = [step for step, loss in tried.items() if loss == least]
   if len(best) > 1:
-    # The bottom of a single valley is between equals.
+    # The bottom of a single valley lies between equal losses.
     return min(best), max(best)
   low = max((step + 1 for step in tried if step < best[0]), default=low)
   high = min((step - 1 for step in tried if step > best[0]), default=high)

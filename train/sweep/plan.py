@@ -11,8 +11,8 @@ A plan is a TOML file:
     [overrides]                     # fields of the configuration, the same for all trials
     data.path = "/shared/jft"
 
-`{variant}` and `{epochs}` pass these values to a configuration that takes arguments; each trial's
-variant, epochs and peak learning rate are set as fields in any case.
+`{variant}` and `{epochs}` pass these values to a configuration that takes arguments. Each trial's
+variant, epochs and peak learning rate are also set as fields, in any case.
 """
 
 import dataclasses
@@ -44,7 +44,7 @@ SET_BY_SWEEP = (
   "schedule.train_steps",
   "optimizer.peak_learning_rate",
 )
-"""Fields of the configuration that differ between trials, and so cannot be overridden."""
+"""Fields of the configuration that differ between trials and therefore cannot be overridden."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -111,15 +111,15 @@ def load_plan(path: str) -> Plan:
   """Reads a plan file and checks all that can be checked without training.
 
   Raises:
-    UserError: it cannot be read, has an unknown field or an invalid value, or a trial could not be
-      started with its configuration and data.
+    UserError: the file cannot be read, has an unknown field or an invalid value, or a trial could
+      not be started with its configuration and data.
   """
   try:
     fields = tomllib.loads(pathlib.Path(path).read_text(encoding="utf-8"))
   except OSError as error:
     raise UserError(f"plan file {path!r} cannot be read: {error.strerror}") from error
   except ValueError as error:
-    # Errors of the encoding and of TOML both say where.
+    # Both encoding errors and TOML errors say where.
     raise UserError(f"plan file {path!r} is not TOML: {error}") from error
   try:
     plan = _from_fields(fields)
@@ -132,7 +132,7 @@ def load_plan(path: str) -> Plan:
 
 
 def make_trial(plan: Plan, variant: str, epochs: float, learning_rate: float) -> Trial:
-  """Returns one trial, checked as `train.pretrain` would check it at its start.
+  """Returns one trial, after the checks that `train.pretrain` makes at its start.
 
   Raises:
     UserError: the configuration or the data do not allow it.
@@ -175,7 +175,7 @@ def _count(experiment: Experiment) -> tuple[int, int]:
 
 @functools.cache
 def _count_network(variant: str, num_classes: int, pixels: int, bottleneck: Any) -> tuple[int, int]:
-  """Counts what `_count` returns, once for each network."""
+  """Returns the counts of `_count`, computed only once for each network."""
   counted = cost.count(variant, num_classes=num_classes, pixels=pixels, bottleneck=bottleneck)
   return counted.parameters, counted.training_flops
 
@@ -247,7 +247,7 @@ def _without_repeats(name: str, values: list[Any]) -> tuple[Any, ...]:
 
 def _is_positive(value: Any) -> bool:
   """Returns whether a TOML value is a finite number above 0."""
-  # To Python, True is an int.
+  # In Python, bool is a subclass of int.
   is_number = isinstance(value, int | float) and not isinstance(value, bool)
   return is_number and math.isfinite(value) and value > 0
 

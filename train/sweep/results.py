@@ -1,6 +1,7 @@
-"""Results of a sweep: reads those of each trial and writes results.csv.
+"""Results of a sweep: reads the result of each trial and writes results.csv.
 
-The columns of results.csv are those that `train.scaling_law` reads, and two more:
+The columns of results.csv are those that `train.scaling_law` reads, and `trial` and
+`held_out_error_percent`:
 
     trial                   name of the trial
     name                    variant of the network
@@ -92,14 +93,14 @@ def write_results(folder: SweepFolder) -> pathlib.Path:
     Path of the file.
 
   Raises:
-    UserError: it cannot be written.
+    UserError: the file cannot be written.
   """
   path = folder.path / RESULTS_FILE
   written, rows = None, results(folder, folder.entries())
   while rows != written:
     with folder.writing():
       write_table(path, COLUMNS, rows)
-    # Another worker may have finished a trial meanwhile and written its table before this one.
+    # Another worker may have finished a trial meanwhile and written its table before this worker.
     written, rows = rows, results(folder, folder.entries())
   return path
 

@@ -1,8 +1,8 @@
 """SIGTERM and Ctrl-C for a worker, which then gives its trial back.
 
-`train.run.termination` listens for a training. A worker needs its own listener: it must not ask JAX
-how many processes there are, because that would take the devices from the trainings that it
-starts, and it treats Ctrl-C like SIGTERM.
+`train.run.termination` does this for a training run. A worker needs its own listener, because it
+must not ask JAX how many processes there are (that would take the devices from the training runs
+that it starts), and because it treats Ctrl-C like SIGTERM.
 """
 
 import signal
@@ -53,5 +53,5 @@ class Stop:
   def _request(self, number: int, unused_frame: FrameType | None) -> None:
     """Handles a signal."""
     self._requested = number
-    # A second Ctrl-C does not wait for a checkpoint.
+    # A second Ctrl-C ends the worker at once, without waiting for a checkpoint.
     signal.signal(signal.SIGINT, signal.default_int_handler)

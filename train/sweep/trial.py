@@ -1,4 +1,4 @@
-"""Trials: one run of a sweep each, with its name and its size."""
+"""Trials: the definition of one run of a sweep, with its name and its size."""
 
 import dataclasses
 
@@ -31,7 +31,7 @@ class Trial:
 
   @property
   def cell(self) -> Cell:
-    """The cell that the search for learning rates sees the trial in."""
+    """The trial's cell in the search for learning rates."""
     return Cell(parameters=self.parameters, epochs=self.epochs)
 
   @property
@@ -46,5 +46,5 @@ def trial_name(variant: str, epochs: float, learning_rate: float) -> str:
 
 
 def number_text(number: float) -> str:
-  """Returns the shortest text that is read back as the same number."""
+  """Returns the shortest text that parses back to the same number."""
   return repr(float(number)).removesuffix(".0")

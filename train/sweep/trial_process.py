@@ -1,4 +1,4 @@
-"""A trial's training: `train.pretrain` in a process that ends with the worker that started it.
+"""Runs a trial's training: `train.pretrain` in a process that ends with the worker that started it.
 
     python -m train.sweep.trial_process GRACE_SECONDS PRETRAIN_ARGUMENTS...
 
@@ -20,7 +20,8 @@ PROGRAM = "train.pretrain"
 
 def _end_with_worker(grace_seconds: float) -> None:
   """Waits until the worker is gone and then ends this process."""
-  # Not sys.stdin, because a thread waiting in it holds a lock that the interpreter needs to exit.
+  # Read without sys.stdin, because a thread waiting in it holds a lock that the exiting interpreter
+  # needs.
   while os.read(0, 1024):
     pass
   print("the worker is gone; the training ends", file=sys.stderr, flush=True)

@@ -21,7 +21,7 @@ from train.sweep.results import best_results
 from train.sweep.trial import number_text
 
 DIVERGED = "diverged"
-"""State shown instead of "failed" where the learning rate is to blame."""
+"""State shown instead of "failed" for trials whose learning rate is to blame."""
 HEADER = ("trial", "state", "step", "loss", "held-out", "top-1", "images/s", "left", "worker")
 
 _REDRAW_SECONDS = 1.0
@@ -32,7 +32,7 @@ _REASON_CHARACTERS_MAX = 60
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Row:
-  """One trial as it is now; None where a value is not known.
+  """One trial as it is now; unknown values are None.
 
   Attributes:
     name: name of the trial.
@@ -73,7 +73,7 @@ class Row:
     )
 
   def as_line(self) -> str:
-    """Returns the state and its details in one line, for where there is no table."""
+    """Returns the state and its details in one line, for output without a table."""
     result = ""
     if self.state == DONE and self.held_out_loss is not None:
       result = f", held-out loss {self.held_out_loss:.4f}, top-1 {self.top1:.2%}"
@@ -124,12 +124,12 @@ class LiveTable:
     clock: Callable[[], float] = time.monotonic,
     terminal_size: Callable[[], os.terminal_size] = shutil.get_terminal_size,
   ):
-    """Prepares; prints nothing.
+    """Prepares the table and prints nothing.
 
     Args:
-      stream: where to print; None means standard output.
-      clock: returns the present time in seconds.
-      terminal_size: returns the columns and lines of the terminal.
+      stream: stream to print to; None is standard output.
+      clock: function that returns the current time in seconds.
+      terminal_size: function that returns the columns and lines of the terminal.
     """
     self._stream = stream or sys.stdout
     self._clock = clock
@@ -177,7 +177,7 @@ class LiveTable:
     room = max(1, size.lines - 6)
     shown = rows
     if len(rows) > room:
-      # What happens now matters most, then what comes next.
+      # Running trials matter most, then failed and waiting ones.
       urgency = {RUNNING: 0, FAILED: 1, WAITING: 2, DIVERGED: 3, DONE: 4}
       urgent = sorted(rows, key=lambda row: urgency[row.state])[: room - 1]
       shown = [row for row in rows if row in urgent]

@@ -26,9 +26,9 @@ from train.sweep.trial import Trial
 from train.sweep.trial_table import LiveTable
 
 STARTS_MAX = 5
-"""Starts without a further checkpoint after which a trial has failed, e.g. for want of memory."""
+"""Number of starts without a new checkpoint after which a trial fails, e.g. for lack of memory."""
 FAILURES_IN_A_ROW_MAX = 3
-"""Failed trials in a row after which the worker ends, as its machine may be the cause."""
+"""Number of failed trials in a row after which the worker ends: its machine may be the cause."""
 TRIAL_PROGRAM = (sys.executable, "-m", "train.sweep.trial_process")
 """Command that runs a trial; its arguments follow."""
 
@@ -41,8 +41,8 @@ class _Ended:
   """The end of a trial's process.
 
   Attributes:
-    exit_code: exit code as a shell gives it, 128 + signal after a signal.
-    last_line: last line that it printed; its error, where it has one.
+    exit_code: exit code as a shell reports it, 128 + signal after a signal.
+    last_line: last line that it printed, or its error message if there is one.
   """
 
   exit_code: int
@@ -63,15 +63,15 @@ class Worker:
     further_arguments: tuple[str, ...] = (),
     program: tuple[str, ...] = TRIAL_PROGRAM,
   ):
-    """Prepares; touches nothing.
+    """Prepares the worker without touching the folder.
 
     Args:
       plan: plan of the sweep.
       folder: folder of the sweep, made by `SweepFolder.create`.
       silent_seconds_max: time without a sign of life after which another worker counts as dead.
-      stop: says when to end.
-      table: shows the trials.
-      further_arguments: arguments of each `train.pretrain` beside those of the plan.
+      stop: listener for the signals that tell the worker to end.
+      table: table that shows the trials.
+      further_arguments: arguments of each `train.pretrain` besides those of the plan.
       program: command that runs a trial, given the grace period and the arguments of
         `train.pretrain`.
     """
@@ -106,13 +106,13 @@ class Worker:
       if claim is not None:
         self._run(claim)
       elif any(entry.state in (WAITING, RUNNING) for entry in entries.values()):
-        # Another worker may die, or its result may decide what is next.
+        # Another worker may die, or its result may determine what is run next.
         self._stop.wait(_IDLE_SECONDS)
       else:
         return
 
   def _look(self) -> tuple[dict[str, Entry], list[Entry]]:
-    """Shows the table; returns all entries, and those whose workers are dead."""
+    """Shows the table; returns all entries, and the entries whose workers are dead."""
     entries = self._folder.entries()
     abandoned = self._watch.abandoned(entries)
     self._table.update(self._folder, entries)
@@ -148,7 +148,7 @@ class Worker:
     return busy, given_up
 
   def _take(self, entries: Mapping[str, Entry], abandoned: list[Entry]) -> Claim | None:
-    """Claims the trial of a dead worker, or else the smallest and shortest trial that waits."""
+    """Claims the trial of a dead worker, or else the smallest and shortest waiting trial."""
     waiting = [entry for entry in entries.values() if entry.state == WAITING]
     waiting.sort(key=lambda entry: self._folder.trial(entry.name).order)
     for entry in (*abandoned, *waiting):
@@ -173,7 +173,7 @@ class Worker:
       self._fail(claim, f"started {starts} times without a further checkpoint; {last_line}")
       return
     with claim:
-      # Counted beforehand, because the trial may be what kills its worker.
+      # The start is counted beforehand, because the trial may kill its worker.
       claim.write(started(starts + 1))
       try:
         ended = self._train(claim, trial)
@@ -244,7 +244,7 @@ class Worker:
         # Two processes must not write to one workdir.
         process.kill()
         return None
-      # A share that does not answer for a moment is no reason to end the training.
+      # If the shared folder does not answer for a moment, the training need not end.
       with contextlib.suppress(UserError, OSError):
         self._look()
 
@@ -288,7 +288,7 @@ def is_failed(entry: Entry) -> bool:
 
 
 def has_diverged(workdir: pathlib.Path) -> bool:
-  """Returns whether the last record of a run in metrics.jsonl says that it stopped by diverging."""
+  """Returns whether the last record in a run's metrics.jsonl says that the run has diverged."""
   try:
     records = read_metrics(workdir)
   except UserError:
@@ -297,7 +297,7 @@ def has_diverged(workdir: pathlib.Path) -> bool:
 
 
 def _last_line(log: pathlib.Path, began: int) -> str:
-  """Returns the last line written from a byte offset on, or the last error where there is one."""
+  """Returns the last line written from a byte offset on, or the last error if there is one."""
   with log.open("rb") as file:
     file.seek(began)
     lines = [line.strip() for line in file.read().decode(errors="replace").splitlines()]

@@ -1,6 +1,7 @@
 """Verifies checkpoints against their digests and sets damaged ones aside.
 
-`nfnet.weights.checkpoint_digests` has the digests: the SHA-256 of every file of a checkpoint.
+`nfnet.weights.checkpoint_digests` reads and writes the digests, the SHA-256 of every file of a
+checkpoint.
 """
 
 import pathlib
@@ -17,14 +18,15 @@ DAMAGED_FOLDER = "checkpoints_damaged"
 def newest_undamaged(
   folder: pathlib.Path, steps: Sequence[int]
 ) -> tuple[int | None, dict[int, str]]:
-  """Looks for the newest checkpoint whose files are those that were saved.
+  """Looks for the newest checkpoint whose files agree with their digests.
 
   Args:
     folder: folder of the checkpoints.
     steps: steps of the checkpoints to consider.
 
   Returns:
-    The step of that checkpoint, or None if all are damaged; and what is wrong with each newer one.
+    The step of that checkpoint, or None if all are damaged; and a description of what is wrong with
+    each newer one.
   """
   damages: dict[int, str] = {}
   for step in sorted(steps, reverse=True):
@@ -40,7 +42,7 @@ def set_aside(folder: pathlib.Path, damages: Mapping[int, str]) -> None:
 
   Args:
     folder: folder of the checkpoints.
-    damages: what is wrong with the checkpoint of each step.
+    damages: description of what is wrong with each step's checkpoint.
   """
   place = folder.parent / DAMAGED_FOLDER
   for step, damage in damages.items():

@@ -39,7 +39,7 @@ from train.run.checkpoints.orbax_quirks import os_error_number, quiet_failures, 
 from train.run.checkpoints.resumable import check_resumable
 
 BEST_METRIC = "evaluation_top1"
-"""Name in the metrics of a checkpoint by which the best one is chosen."""
+"""Name of the metric by which the best checkpoint is chosen."""
 
 
 class Restored(NamedTuple):
@@ -139,7 +139,7 @@ class Checkpoints:
   ) -> None:
     """Starts to save a checkpoint and returns once the arrays are copied to the host.
 
-    A save that is still under way is waited for first; what went wrong with it is raised.
+    First waits for a save that is still under way, and raises the error that it ended with.
 
     Args:
       step: number of steps done; must be later than the newest checkpoint's.
@@ -165,7 +165,7 @@ class Checkpoints:
     with self._explained_failures():
       self._manager.wait_until_finished()
       self._saving = step
-      # Orbax warns at each save that has no metrics at all; an empty dictionary passes.
+      # Orbax warns at each save whose metrics are None, but not if they are an empty dictionary.
       started = self._manager.save(
         step, args=ocp.args.Composite(**items), metrics=dict(metrics or {})
       )
@@ -183,15 +183,15 @@ class Checkpoints:
   ) -> Restored:
     """Restores a checkpoint onto the devices that the given trees name.
 
-    The newest checkpoint whose files are those that were saved is taken; damaged newer ones are
-    moved to `checkpoints_damaged` with a logged warning. They have to move: Orbax would otherwise
-    skip all saves up to their steps. Of several processes, the first decides.
+    It takes the newest checkpoint whose files agree with their digests, and moves damaged newer
+    ones to `checkpoints_damaged` with a logged warning. They have to move, because Orbax would
+    otherwise skip all saves up to their steps. With several processes, the first one decides.
 
     Args:
       parameters: tree of jax.ShapeDtypeStruct with sharding.
       ema: tree of jax.ShapeDtypeStruct with sharding, or None to restore no moving average.
       optimizer: tree of jax.ShapeDtypeStruct with sharding.
-      experiment: experiment that the checkpoint must be of; None accepts any.
+      experiment: experiment that the checkpoint must belong to; None accepts any.
       step: step of the checkpoint to restore; None takes the newest.
 
     Raises:
@@ -208,7 +208,7 @@ class Checkpoints:
       chosen, damages = newest_undamaged(self._folder, steps)
       if chosen is not None:
         set_aside(self._folder, damages)
-    # -1 stands for None.
+    # -1 stands for None, which cannot be broadcast.
     chosen = int(multihost_utils.broadcast_one_to_all(np.int32(-1 if chosen is None else chosen)))
     if chosen < 0:
       reason = damages.get(steps[-1], "the output of process 0 says why")
@@ -222,7 +222,7 @@ class Checkpoints:
       restored = self._restore_step(chosen, parameters, ema, optimizer, experiment)
     except UserError:
       raise
-    # A tree that does not fit shows as whatever Orbax or TensorStore fails at first.
+    # If a tree does not fit, Orbax or TensorStore may raise anything.
     except Exception as error:
       raise UserError(
         f"checkpoint {self._folder / str(chosen)} cannot be restored ({short_text(error)}); "
@@ -258,7 +258,7 @@ class Checkpoints:
     self.close()
 
   def _write_digests(self) -> None:
-    """Writes the digests. Orbax calls this when all files are written, before it renames them."""
+    """Writes the digests; Orbax calls this after writing all files, before it renames them."""
     if jax.process_index() == 0:
       (folder,) = self._folder.glob(f"{self._saving}.*")
       write_digests(folder)
@@ -273,7 +273,8 @@ class Checkpoints:
     if ema is not None:
       trees[EMA_ITEM] = ema
     with finished_reads():
-      # A run that resumes with another `model.block_execution` finds its blocks arranged otherwise.
+      # A run that resumes with another `model.block_execution` finds its blocks arranged
+      # differently.
       saved_keys = block_keys(self._folder / str(step))
       arguments = {
         item: ocp.args.StandardRestore(arrange_blocks(tree, saved_keys))
@@ -298,7 +299,7 @@ class Checkpoints:
     try:
       yield
     except Exception as error:
-      # Orbax forgets the steps that the failed save would have replaced.
+      # Orbax has forgotten the steps that the failed save would have replaced; they are on disk.
       self._manager.reload()
       number = os_error_number(error)
       if number is None:

@@ -1,4 +1,4 @@
-"""Workarounds for what Orbax does; read in orbax-checkpoint 0.12.8."""
+"""Workarounds for behavior of Orbax, as read in orbax-checkpoint 0.12.8."""
 
 import contextlib
 import logging
@@ -11,17 +11,17 @@ from absl import logging as absl_logging
 
 
 def wait_for_cleanup(manager: ocp.CheckpointManager) -> None:
-  """Blocks until the remains of interrupted saves are removed, which a manager does when opened.
+  """Blocks until a newly opened manager has removed the remains of interrupted saves.
 
-  Orbax waits for this at the first save only: a run that ends before that would print the traceback
-  of a thread that finds the interpreter gone. The method is private.
+  Orbax waits for this only at the first save. A run that ends before that would print the traceback
+  of a thread that is still at work while the interpreter shuts down. The method called is private.
   """
   manager._maybe_await_cleanup_tmp_directory()
 
 
 @contextlib.contextmanager
 def quiet_failures() -> Iterator[None]:
-  """Keeps Orbax from logging tracebacks of failed saves, whose errors it raises as well."""
+  """Keeps Orbax from logging tracebacks of failed saves, whose errors it also raises."""
   logger = absl_logging.get_absl_logger()
   logger.addFilter(_is_no_orbax_traceback)
   try:
@@ -31,12 +31,12 @@ def quiet_failures() -> Iterator[None]:
 
 
 def os_error_number(error: BaseException | None) -> int | None:
-  """Returns the operating system's number of the error that made a save fail, or None.
+  """Returns the error number (errno) of the error that made a save fail, or None.
 
   TensorStore raises a ValueError with the number in its text.
 
   Args:
-    error: what was raised; its causes are looked at too.
+    error: error that was raised; its causes are searched too.
   """
   while error is not None:
     if isinstance(error, OSError) and error.errno is not None:

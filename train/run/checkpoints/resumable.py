@@ -1,4 +1,4 @@
-"""Decides whether a run may go on as an experiment.
+"""Decides whether a run may resume with a given experiment.
 
 Only fields that do not change the result of the run may differ:
 `train.config.experiment.CHANGEABLE_ON_RESUME` lists them.
@@ -15,11 +15,12 @@ from train.config.overrides import as_argument
 
 
 def check_resumable(saved_metadata: Mapping[str, Any], experiment: Experiment) -> None:
-  """Refuses to continue a run as another experiment.
+  """Raises UserError if a run would continue as another experiment.
 
   Args:
-    saved_metadata: metadata of a checkpoint; its "experiment" is what `to_json` returned.
-    experiment: what the user asks for now.
+    saved_metadata: metadata of a checkpoint; its "experiment" is in the form that `to_json`
+      returns.
+    experiment: experiment that the user asks for now.
 
   Raises:
     UserError: fields outside `CHANGEABLE_ON_RESUME` differ; the message names them, both values and

@@ -1,5 +1,5 @@
-"""Files that a run writes into its workdir as it goes on, and their readers.
+"""The files that a run writes into its workdir as it goes on, and their readers.
 
-`metrics` is metrics.jsonl, `goodput` the ledger of where the time goes, `id_log` the ids of the
-images that were trained on.
+`metrics` has metrics.jsonl, `goodput` the ledger of where the time goes, and `id_log` the ids of
+the images that were trained on. `workdir` explains errors of writing there.
 """

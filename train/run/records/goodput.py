@@ -1,9 +1,9 @@
 """Accounts for a run's time: an append-only ledger, and what it adds up to.
 
 `goodput.jsonl` in the workdir has a line for each start of the run, a line for each step that it
-went on from and, about once a second, a line with the seconds that each phase has taken since the
-line before. So a killed run loses a second of the ledger. The phases split the time of the first
-process; the time that it waits within a step is computation on the devices.
+continued from and, about once a second, a line with the seconds that each phase has taken since the
+previous line. So a killed run loses at most about a second of the ledger. The phases split the time
+of the first process; time that it waits within a step is computation on the devices.
 """
 
 import contextlib
@@ -35,8 +35,8 @@ _SECONDS_BETWEEN_LINES = 1.0
 class Ledger:
   """Writes the ledger of one start of the run. Use as a context manager, or call `close`.
 
-  Phases nest: the time of an inner phase does not count for the outer one. Time in no other phase
-  counts for start-up until the first step begins, and for steps from then on.
+  Phases nest: the time of an inner phase does not count for the outer one. Time outside all phases
+  counts as start-up until the first step begins, and as steps from then on.
   """
 
   def __init__(self, workdir: str | None, *, began_seconds: float | None = None):
@@ -72,7 +72,7 @@ class Ledger:
     self._thread.start()
 
   def goes_on_from(self, step: int) -> None:
-    """Records that the run is at this step now, and that what was done beyond it is lost."""
+    """Records that the run is at this step now, so that all work beyond it is lost."""
     self.write()
     self._step = step
     with self._lock:
@@ -89,7 +89,7 @@ class Ledger:
 
   @contextlib.contextmanager
   def phase(self, name: str) -> Iterator[None]:
-    """Counts the time inside for one of `PHASES`."""
+    """Counts the time spent inside the context towards one of `PHASES`."""
     self._add()
     self._phases.append(name)
     try:
@@ -113,7 +113,7 @@ class Ledger:
     try:
       self.write()
     finally:
-      # An error of writing is reported once.
+      # `write` has already raised the error; closing would raise it again.
       with contextlib.suppress(OSError):
         self._file.close()
 
@@ -124,7 +124,7 @@ class Ledger:
     self.close()
 
   def _add(self) -> None:
-    """Adds the time since the last call to the present phase."""
+    """Adds the time since the last call to the current phase."""
     with self._lock:
       now_seconds = time.monotonic()
       phase = self._phases[-1]
@@ -138,7 +138,7 @@ class Ledger:
 
   def _write_regularly(self) -> None:
     while not self._closed.wait(_SECONDS_BETWEEN_LINES):
-      # The main thread will see the error too.
+      # The main thread's next write will raise the error too.
       with contextlib.suppress(UserError):
         self.write()
 
@@ -162,7 +162,7 @@ class Goodput:
   Attributes:
     seconds: seconds by phase; their sum is the time from the first start to the last line.
     starts: number of starts of the run.
-    productive_core_hours: core-hours of steps that count: not lost, and without waiting for data.
+    productive_core_hours: core-hours of steps that were not lost, without waiting for data.
     total_core_hours: core-hours of all time in which a process held the devices.
   """
 
@@ -206,7 +206,8 @@ def _add_up(records: list[dict[str, Any]]) -> Goodput:
     if "started_unix_seconds" in record:
       starts += 1
       if ended_unix_seconds is not None:
-        # Clocks of two machines may differ by more than the pause.
+        # The clocks of two machines may differ by more than the pause, which would then be
+        # negative.
         restart_seconds += max(0.0, record["started_unix_seconds"] - ended_unix_seconds)
       ended_unix_seconds, cores = record["started_unix_seconds"], record["cores"]
     elif "goes_on_from_step" in record:
@@ -231,7 +232,7 @@ def _add_up(records: list[dict[str, Any]]) -> Goodput:
 
 
 def _lost(seconds: dict[str, float]) -> dict[str, float]:
-  """Moves the seconds that are lost with their step to the phase of lost work."""
+  """Moves seconds that are lost with their step to the phase for lost work."""
   lost = sum(value for phase, value in seconds.items() if phase in _LOST_WITH_ITS_STEP)
   kept = {phase: value for phase, value in seconds.items() if phase not in _LOST_WITH_ITS_STEP}
   return {**kept, LOST_WORK: kept.get(LOST_WORK, 0.0) + lost}
@@ -261,7 +262,7 @@ def _cores(device: jax.Device) -> int:
 
 
 def _drop_cut_line(path: pathlib.Path) -> None:
-  """Removes a last line that a kill has left without its end."""
+  """Removes a last line that a kill has left incomplete."""
   if path.is_file():
     content = path.read_bytes()
     whole = content[: content.rfind(b"\n") + 1]

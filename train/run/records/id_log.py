@@ -3,9 +3,9 @@
 `ids/PROCESS.bin` in the workdir has one record of 48 bytes for each batch that a process was given
 (two records where a batch spans two epochs). It holds the ids as a sum of 64-bit hashes: the sums
 of processes add up to the sum of the global batch, and those of batches to the sum of an epoch, in
-any order, and two different sets of ids have the same sum with a probability of 2^-64.
-`ids/order.json` says what the order of the images follows from. `train.audit_data` reads both and
-proves that each image came once in each epoch.
+any order. Two different sets of ids have the same sum with a probability of 2^-64. `ids/order.json`
+has the values that determine the order of the images. `train.audit_data` reads both and
+proves that each epoch used each image once.
 """
 
 import json
@@ -29,7 +29,7 @@ RECORD = np.dtype(
     ("id_sum", "<u8"),  # Sum of `hash_ids`, modulo 2^64.
     ("epoch", "<u4"),
     ("images", "<u4"),  # Number of images that the process had.
-    ("blank", "<u4"),  # Number of these that could not be decoded.
+    ("blank", "<u4"),  # Number of these images that could not be decoded.
     ("processes", "<u4"),
     ("left_out", "<u4"),  # 1 where the run went on without the batch, after rolling back.
     ("crc32", "<u4"),  # CRC of the fields above.
@@ -63,7 +63,7 @@ class IdLog:
   def __init__(
     self, workdir: str, *, start: int, process: int, processes: int, order: Mapping[str, Any]
   ):
-    """Opens the record to append to it.
+    """Opens the file of this process to append to it.
 
     Args:
       workdir: folder of the run; created if needed.
@@ -92,9 +92,9 @@ class IdLog:
     """Records a batch of this process; it stays in memory until `flush`.
 
     Args:
-      step: number of the step that uses it.
-      batch: batch of `train.data.pipeline`.
-      left_out: whether the step goes on without it.
+      step: number of the step that uses the batch.
+      batch: batch from `train.data.batches`.
+      left_out: whether the step does not train on the batch, after rolling back.
     """
     epochs = batch["position"] // self._epoch_images
     for epoch in np.unique(epochs):
@@ -112,7 +112,8 @@ class IdLog:
   def flush(self) -> None:
     """Writes the records to disk.
 
-    To be called before a checkpoint is saved, whose steps will not be done again.
+    It has to be called before a checkpoint is saved, because the steps before that checkpoint will
+    not be done again.
 
     Raises:
       UserError: the disk is full.
@@ -143,13 +144,13 @@ def crc32(records: np.ndarray) -> np.ndarray:
 
 
 def read_order(workdir: str) -> dict[str, Any]:
-  """Returns what the order of the images follows from: seed, examples, batch size, repetitions.
+  """Returns the values that determine the order: seed, examples, batch size and repetitions.
 
   Args:
     workdir: folder of the run.
 
   Raises:
-    UserError: it cannot be read.
+    UserError: `ids/order.json` cannot be read.
   """
   path = pathlib.Path(workdir) / IDS_FOLDER / ORDER_FILE
   try:

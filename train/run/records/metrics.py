@@ -3,12 +3,12 @@
 metrics.jsonl has one JSON object per line. Each has "step" and "kind":
 
 - "train": means over the steps since the last such record;
-- "evaluation": held-out scores; "ema" says whether of the moving average or of the parameters;
+- "evaluation": held-out scores; "ema" is true for those of the moving average;
 - "event": something out of the ordinary, as "text". If the run stops because it has diverged,
   "fault" is `train.run.faults.DIVERGED`.
 
-A number that is not finite is written as null, because JSON has nothing else for it, and read back
-as NaN.
+A number that is not finite is written as null, because JSON cannot express it, and read back as
+NaN.
 """
 
 import contextlib
@@ -53,7 +53,8 @@ class MetricsWriter:
       self._file = self._path.open("a", encoding="utf-8")
       folder = self._path.parent / TENSORBOARD_FOLDER
       folder.mkdir(exist_ok=True)
-      # SummaryWriter would write from a thread, where a full disk ends in a queue nobody empties.
+      # Not SummaryWriter: it writes from a thread, which dies on a full disk while its queue fills
+      # up.
       self._events = EventsWriter(str(folder / "events"), filename_suffix=f".{time.time_ns()}")
       # Tells TensorBoard to forget what earlier files have at these steps.
       self._write_event(
@@ -83,7 +84,7 @@ class MetricsWriter:
 
   def close(self) -> None:
     """Closes both files."""
-    # Each record was flushed when it was written: what is left is what could not be written then.
+    # Each record was flushed when it was written, so closing can only repeat an error of writing.
     for file in (self._file, self._events):
       with contextlib.suppress(OSError):
         file.close()

@@ -1,4 +1,4 @@
-"""Explains what goes wrong when the folder of a run is written to."""
+"""Explains errors of writing to the folder of a run."""
 
 import contextlib
 import pathlib
@@ -9,7 +9,7 @@ from nfnet.errors import UserError
 
 @contextlib.contextmanager
 def writing_to(workdir: str | pathlib.Path) -> Iterator[None]:
-  """Turns errors of the file system into a `UserError`; to be put around what writes to a workdir.
+  """Turns errors of the file system into a `UserError`, around code that writes to a workdir.
 
   Args:
     workdir: folder of the run, named in the message.

@@ -18,7 +18,7 @@ from train.scaling.points import Points
 BUDGETS = 60
 """Number of budgets at which networks are compared, evenly spaced in the logarithm of compute."""
 MINIMAL_NETWORKS_A_BUDGET = 3
-"""Fewer networks have no best one that is neither the smallest nor the largest."""
+"""Fewest networks to compare: of fewer, the best one is always the smallest or largest."""
 MINIMAL_BUDGETS = 3
 
 Way = Literal["best network", "parabola"]
@@ -30,9 +30,9 @@ class OptimumLaw:
 
   Attributes:
     log_parameters: intercept of log(parameters) against log(compute).
-    size_exponent: its slope.
+    size_exponent: slope of log(parameters) against log(compute).
     log_epochs: intercept of log(epochs) against log(compute).
-    epochs_exponent: its slope.
+    epochs_exponent: slope of log(epochs) against log(compute).
   """
 
   log_parameters: float
@@ -50,7 +50,7 @@ class OptimumLaw:
 
   @property
   def one_epoch_compute(self) -> float:
-    """Compute above which more than one epoch is best; NaN where epochs do not grow."""
+    """Compute above which more than one epoch is best; NaN if epochs do not grow."""
     if self.epochs_exponent <= 0:
       return float("nan")
     return float(_exp(-self.log_epochs / self.epochs_exponent))
@@ -76,11 +76,11 @@ def joint_optimum(joint: JointLaw, cost: CostLaw) -> OptimumLaw | None:
     cost: law of the compute.
 
   Returns:
-    The optimum; None if size or epochs cost or gain nothing, so that none lies between them.
+    The optimum; None if size or epochs cost nothing or gain nothing, so that there is no optimum.
   """
   a, b, c = joint.size_exponent, joint.epochs_exponent, cost.exponent
   gains = (a * joint.size_coefficient, b * c * joint.epochs_coefficient)
-  # The fit reaches its bounds only up to rounding.
+  # Not 0, because the fit reaches its bounds only up to rounding.
   if min(a, b, c) < 1e-6 or min(gains) <= 0:
     return None
   size_exponent = b / (a + b * c)
@@ -101,7 +101,7 @@ def interpolated_optima(points: Points, way: Way, budgets: np.ndarray) -> Optima
   never extrapolated. "best network" takes the network with the lowest loss, "parabola" the vertex
   of a parabola through log(loss) against log(parameters). A budget is left out if fewer than three
   networks have runs around it, if the best network is the smallest or largest of these, or if the
-  vertex is outside of them: it then only says that the optimum is not between them.
+  vertex is outside their range: such runs only say that the optimum is not between them.
 
   Args:
     points: runs.
@@ -195,5 +195,5 @@ def _vertex(size: np.ndarray, loss: np.ndarray) -> float | None:
 
 
 def _exp(logarithm: np.ndarray | float) -> np.ndarray | float:
-  """Returns e^logarithm within the range of floats, which a resample with no slope may exceed."""
+  """Returns e^logarithm within the range of floats, which a resample without slope may exceed."""
   return np.exp(np.clip(logarithm, -700, 700))

@@ -1,4 +1,4 @@
-"""Laws that predict the error after fine-tuning from what is known of a checkpoint before.
+"""Laws that predict the error after fine-tuning from quantities known before it.
 
 The lowest pre-training loss is not always the best start: paper A
 (https://arxiv.org/abs/2310.16764, section 3) found that slightly larger models, trained for
@@ -7,9 +7,9 @@ law,
 
     error = constant * product of quantity^exponent,
 
-fitted to the logarithms by least squares; its quantities make its kind (`KINDS`). `cross_validate`
-tells how good a law is for new networks: all runs of one network are predicted by the law fitted to
-the other networks, as for a network that was not fine-tuned yet.
+fitted to the logarithms by least squares. The quantities define its kind (`KINDS`).
+`cross_validate` measures how good a law is for new networks: all runs of one network are predicted
+by the law fitted to the other networks, as for a network that has not been fine-tuned yet.
 """
 
 import dataclasses
@@ -56,7 +56,7 @@ class FinetuningLaw:
 
   Attributes:
     kind: kind of the law.
-    constant: logarithm of the error where all quantities are 1.
+    constant: logarithm of the error if all quantities are 1.
     exponents: exponent of each quantity.
     exponent_errors: standard errors of the exponents.
     runs: number of runs that it was fitted to.
@@ -78,7 +78,7 @@ class FinetuningLaw:
     return float(np.exp(_row(self.kind, run) @ np.array([self.constant, *self.exponents])))
 
   def interval_percent(self, run: Run) -> tuple[float, float]:
-    """Returns where a run's error lies with `CONFIDENCE`, if deviations are independent."""
+    """Returns the `CONFIDENCE` interval of a run's error, if deviations are independent."""
     row = _row(self.kind, run)
     deviation = self.residual_deviation * np.sqrt(1 + row @ self.covariance @ row)
     freedom = self.runs - len(row)
@@ -93,8 +93,8 @@ class CrossValidation:
 
   Attributes:
     kind: kind of the law; None for the order of the pre-training loss, which predicts no error.
-    predictions: predicted error of each run in percent; the losses where `kind` is None.
-    mean_error: mean of |predicted / true - 1|; None where no error is predicted.
+    predictions: predicted error of each run in percent; the losses if `kind` is None.
+    mean_error: mean of |predicted / true - 1|; None if no error is predicted.
     wrong_pairs: number of pairs of runs that come in the wrong order.
     pairs: number of pairs that have an order.
     first_percent: true error of the run that is predicted to be the best.
@@ -123,7 +123,7 @@ def fit_finetuning_law(kind: Kind, runs: Sequence[Run]) -> FinetuningLaw | None:
     runs: runs with its quantities and an error after fine-tuning.
 
   Returns:
-    The law; None if the runs are too few or too much alike to tell the exponents.
+    The law; None if the runs are too few or too similar to determine the exponents.
   """
   columns = 1 + len(kind.quantities)
   if len(runs) <= columns:
@@ -148,7 +148,7 @@ def fit_finetuning_law(kind: Kind, runs: Sequence[Run]) -> FinetuningLaw | None:
 
 
 def cross_validate(kind: Kind, runs: Sequence[Run]) -> CrossValidation | None:
-  """Predicts the runs of each network from those of the others.
+  """Predicts the runs of each network from the runs of the others.
 
   Args:
     kind: kind of the law.
@@ -170,7 +170,7 @@ def cross_validate(kind: Kind, runs: Sequence[Run]) -> CrossValidation | None:
 
 
 def validate_loss_order(runs: Sequence[Run]) -> CrossValidation:
-  """Tells how well the order of the pre-training losses predicts that of the errors.
+  """Tells how well the order of the pre-training losses predicts the order of the errors.
 
   Args:
     runs: runs with a loss and an error after fine-tuning.

@@ -14,7 +14,8 @@ from train.scaling.points import Points
 
 MINIMAL_RUNS_JOINT = 8
 MINIMAL_SETTINGS_JOINT = 3
-"""Fewest different sizes, and epochs, for a fit: two would leave the irreducible loss open."""
+"""Fewest different sizes, and epochs, for a fit: two would leave the irreducible loss
+undetermined."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,7 +28,7 @@ class JointLaw:
     size_exponent: exponent of parameters.
     epochs_coefficient: nats that training for one epoch adds.
     epochs_exponent: exponent of epochs.
-    huber_scale: relative error from which a run counts linearly.
+    huber_scale: relative error above which a run counts linearly.
   """
 
   irreducible_loss: float

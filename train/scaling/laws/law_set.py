@@ -45,7 +45,7 @@ class Laws:
 
 
 WAYS: dict[str, Way] = {"best_network": "best network", "parabola": "parabola"}
-"""Fields of `Laws` whose optimum is interpolated, and the way in which it is."""
+"""Fields of `Laws` whose optimum is interpolated, each with the way of interpolation."""
 OPTIMA = (*WAYS, "joint_optimum")
 """Fields of `Laws` that hold a compute optimum."""
 
@@ -55,7 +55,7 @@ class Form:
   """One of the laws as a predictor of losses.
 
   Attributes:
-    field: its name in `Laws`.
+    field: name of the law's field in `Laws`.
     label: name for people.
     short_label: name for narrow columns.
     frontier_only: whether it is fitted to the frontier, and so predicts the best run of a budget
@@ -70,7 +70,7 @@ class Form:
   coefficients: int
 
   def predict(self, laws: Laws, points: Points) -> np.ndarray | None:
-    """Returns the [n] predicted losses of runs in nats; None where there is no law."""
+    """Returns the [n] predicted losses of runs in nats; None if there is no law."""
     law = getattr(laws, self.field)
     if law is None:
       return None
@@ -79,9 +79,9 @@ class Form:
     return law.loss(points.compute)
 
   def predict_best(self, laws: Laws, compute: float) -> float | None:
-    """Returns the predicted loss of the best run of a budget; None where there is no law.
+    """Returns the predicted loss of the best run of a budget; None if there is no law.
 
-    A law of compute alone does not tell the runs of a budget apart.
+    A law of compute alone predicts the same loss for all runs of a budget.
     """
     law = getattr(laws, self.field)
     if law is None:
@@ -125,7 +125,7 @@ def fit_laws(
     start: laws of similar runs from which the iterations begin.
 
   Returns:
-    The laws and, by field of `WAYS`, the optima that their lines are fitted to.
+    The laws, and the optima that their lines are fitted to, by field of `WAYS`.
   """
   best = points.take(frontier(points.compute, points.loss))
   joint, cost = fit_joint_law(points, start and start.joint), fit_cost_law(points)

@@ -15,10 +15,10 @@ class ComputeLaw:
   """loss = irreducible_loss + coefficient * compute^-exponent.
 
   Attributes:
-    irreducible_loss: limit of the loss in nats; 0 where it was not fitted.
-    coefficient: reducible loss in nats where compute is 1.
-    exponent: positive where compute helps.
-    huber_scale: relative error from which a run counts linearly; None after least squares.
+    irreducible_loss: limit of the loss in nats; 0 if it was not fitted.
+    coefficient: reducible loss in nats if compute is 1.
+    exponent: exponent of compute, positive if compute helps.
+    huber_scale: relative error above which a run counts linearly; None after least squares.
   """
 
   irreducible_loss: float

@@ -8,14 +8,14 @@ import dataclasses
 import numpy as np
 from scipy.optimize import least_squares
 
-# Huber's own choice: 95 % as efficient as least squares where errors are normal. Hoffmann et al.
-# take 1e-3, which is far below the scatter of a few dozen runs and turns the fit into one of
-# absolute errors.
+# Huber's own choice: 95 % as efficient as least squares if errors are normal. Hoffmann et al. take
+# 1e-3, which is far below the scatter of a few dozen runs, so the fit would minimize absolute
+# errors.
 _HUBER_IN_DEVIATIONS = 1.345
 # Converts a median absolute deviation to the standard deviation of a normal distribution.
 _DEVIATION_PER_MAD = 1.4826
 MINIMAL_DEVIATION = 1e-5
-"""Smallest relative scatter assumed: losses are known no better, and exact ones would have none."""
+"""Smallest relative scatter assumed: losses are not known better, and exact data has none."""
 _SCALE_ROUNDS = 10
 
 _MAXIMAL_EXPONENT = 5.0
@@ -70,7 +70,8 @@ def fit_power_sum(
   center = logs.mean(axis=0)
   terms = logs.shape[1]
   count = 1 + 2 * terms
-  # At the center a term is at most the largest loss; the other bounds keep the terms positive.
+  # At the center of the data, a term is at most the largest loss; the other bounds keep the terms
+  # positive.
   lower = np.array([0.0] + [-30.0, 0.0] * terms)
   upper = np.array([loss.min()] + [np.log(loss.max()) + 1, _MAXIMAL_EXPONENT] * terms)
   log_loss = np.log(loss)
@@ -91,8 +92,8 @@ def fit_power_sum(
     return columns / total[:, None]
 
   def solve(vector: np.ndarray, huber_scale: float | None):
-    # The solver requires a start strictly inside the bounds; this far inside, it can also leave a
-    # bound again.
+    # The solver requires a start strictly inside the bounds. From this far inside, it can also move
+    # away from a bound.
     margin = 1e-3 * (upper - lower)
     inside = np.clip(vector, lower + margin, upper - margin)
     return least_squares(
@@ -130,7 +131,7 @@ def fit_power_sum(
 
 
 def _starts(loss: np.ndarray, terms: int) -> list[np.ndarray]:
-  """Combines shares of the lowest loss that may be irreducible with exponents of each term."""
+  """Combines several irreducible shares of the lowest loss with several exponents of each term."""
   starts = []
   for share in _START_IRREDUCIBLE_SHARES:
     coefficient = np.log((np.median(loss) - share * loss.min()) / terms)

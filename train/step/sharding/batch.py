@@ -28,12 +28,12 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, Any]:
   """Puts the arrays that a step uses on the devices; the ids stay on the host.
 
-  Examples are dealt out to a process's devices as `train.data` deals them out to processes: each of
-  n devices gets every n-th example of the global batch.
+  Examples are distributed over a process's devices as `train.data` distributes them over processes:
+  each of n devices gets every n-th example of the global batch.
 
   Args:
     batch: this process's part of the batch, from `train.data`.
-    mesh: of devices.
+    mesh: mesh of devices.
 
   Returns:
     A `Batch` of all processes.
@@ -55,9 +55,9 @@ def check_batch_size(field: str, batch_size: int, mesh: Mesh) -> None:
   """Raises UserError unless every device gets the same number of examples.
 
   Args:
-    field: of the configuration, named in the message.
-    batch_size: over all devices.
-    mesh: of devices.
+    field: name of the configuration's field, for the message.
+    batch_size: number of images per step over all devices.
+    mesh: mesh of devices.
   """
   _check_multiple(field, batch_size, mesh, parts=1)
 
@@ -67,12 +67,12 @@ def check_train_batch(
 ) -> None:
   """Raises UserError unless all devices get the same number of examples, parts and groups.
 
-  Parts are those of gradient accumulation, groups those of SAM, and MixUp and CutMix need quarters.
+  Gradient accumulation needs equal parts, SAM whole groups, and MixUp and CutMix quarters.
 
   Args:
-    experiment: to be trained.
-    mesh: of devices.
-    field: that the batch size comes from, named in the message.
+    experiment: experiment to be trained.
+    mesh: mesh of devices.
+    field: name of the field that the batch size comes from, for the message.
   """
   batch_size, parts = experiment.data.batch_size, experiment.optimizer.gradient_accumulation
   _check_multiple(field, batch_size, mesh, parts)

@@ -14,7 +14,7 @@ def make_mesh(devices: list[jax.Device] | None = None, *, parameter_shards: int 
   """Returns a mesh of devices.
 
   Args:
-    devices: in the order in which they get examples; None is all devices.
+    devices: devices in the order in which they get examples; None takes all devices.
     parameter_shards: number of devices that hold one copy of the parameters together.
 
   Raises:

@@ -2,14 +2,14 @@
 
 The devices are a grid of replicas and parameter shards. Examples are spread over all of them. Large
 parameters, with their momentum and moving average, are divided into one part for each shard, along
-the output channels where that is possible: what the optimizer computes of a part, norms of filters
-among it, then needs no other device. Devices of one shard in different replicas hold the same. With
-one shard, everything is on every device. `train.step.parameter_groups` names the axis of each
-parameter.
+the output channels where that is possible: the optimizer can then update a part, including the
+norms of its filters, without any other device. Devices of the same shard in different replicas hold
+the same values. With one shard, every device holds everything. `train.step.parameter_groups` names
+the axis of each parameter.
 
-Paper A, section 2, names no layout; this is what is elsewhere called sharded data parallelism
-(https://arxiv.org/abs/2004.13336), with replicas so that a part stays wide enough for the lanes of
-a TPU on slices of any size.
+Paper A, section 2, does not describe its layout. This one is known as sharded data parallelism
+(https://arxiv.org/abs/2004.13336); the replicas keep each part wide enough for the lanes of a TPU
+on slices of any size.
 """
 
 from typing import Any
@@ -32,18 +32,18 @@ def put_parameters(model: NFNet, parameters: Any, mesh: Mesh) -> Any:
   Args:
     model: the network.
     parameters: like `nfnet.model.parameter_shapes(model)`, on the host.
-    mesh: of devices.
+    mesh: mesh of devices.
   """
   arranged = arrange_blocks(parameters, model.block_keys)
   return jax.device_put(arranged, shardings(parameter_specs(model, mesh), mesh))
 
 
 def parameter_specs(model: NFNet, mesh: Mesh) -> Any:
-  """Returns what each parameter of a network is divided along.
+  """Returns the partition spec of each parameter of a network.
 
   Args:
     model: the network.
-    mesh: of `train.step.sharding.mesh.make_mesh`.
+    mesh: mesh from `train.step.sharding.mesh.make_mesh`.
 
   Returns:
     `PartitionSpec`s in a tree like `train.step.model.arranged_parameter_shapes(model)`.
@@ -52,7 +52,7 @@ def parameter_specs(model: NFNet, mesh: Mesh) -> Any:
 
 
 def parameter_spec(role: ParameterRole) -> P:
-  """Returns what a parameter is divided along; P() if it is whole on every device."""
+  """Returns the partition spec of a parameter; P() if it is whole on every device."""
   return P() if role.sharded_axis is None else P(*[None] * role.sharded_axis, SHARD_AXIS)
 
 
@@ -66,15 +66,15 @@ def shardings(specs: Any, mesh: Mesh) -> Any:
 def gather(parameters: Any, specs: Any, dtype: jnp.dtype) -> Any:
   """Returns whole float32 parameters on each device; to be called inside of `shard_map`.
 
-  The results are marked as different on each device ("varying"). Differentiation by them then gives
-  each device's own gradients, which `sum_gradients` adds up in one visible place; left to the
-  derivative of replicated parameters, every operation would hide a sum.
+  The results are marked as different on each device ("varying"). Differentiating with respect to
+  them therefore gives each device's own gradients, which `sum_gradients` adds up in one visible
+  place; with replicated parameters, the derivative of every operation would hide a sum.
 
   Args:
     parameters: the device's parts, float32.
-    specs: of `parameter_specs`.
-    dtype: that parts are rounded to before they travel: they are multiplied in it anyway. A
-      parameter that is whole already is not rounded.
+    specs: partition specs from `parameter_specs`.
+    dtype: dtype that parts are rounded to before they travel, since the network multiplies in it
+      anyway. A parameter that is whole already is not rounded.
   """
 
   def whole(leaf: Array, spec: P) -> Array:
@@ -82,7 +82,7 @@ def gather(parameters: Any, specs: Any, dtype: jnp.dtype) -> Any:
     if SHARD_AXIS in spec:
       axis = spec.index(SHARD_AXIS)
       leaf = jax.lax.all_gather(leaf.astype(dtype), SHARD_AXIS, axis=axis, tiled=True)
-      # The gathered array is of a type that varies over the shards already.
+      # The type of the gathered array varies over the shards already.
       varying_over = (REPLICA_AXIS,)
     return jax.lax.pcast(leaf, varying_over, to="varying").astype(jnp.float32)
 
@@ -93,9 +93,9 @@ def sum_gradients(gradients: Any, specs: Any, dtype: jnp.dtype) -> Any:
   """Returns sums over all devices, divided as the parameters are; for use inside of `shard_map`.
 
   Args:
-    gradients: of the examples of each device, float32.
-    specs: of `parameter_specs`.
-    dtype: in which gradients travel and are returned; each sum of two is rounded to it.
+    gradients: gradients of this device's examples, float32.
+    specs: partition specs from `parameter_specs`.
+    dtype: dtype in which gradients travel and are returned; each sum of two is rounded to it.
   """
 
   def total(gradient: Array, spec: P) -> Array:
