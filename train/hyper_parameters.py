@@ -317,8 +317,8 @@ def as_markdown() -> str:
   lines = [
     "# Hyper-parameters of the papers and of this project",
     "",
-    "`python -m train.hyper_parameters` generates this page from the files in `train/configs/`, and",
-    "a test compares every value with the paper's. A is",
+    "`python -m train.hyper_parameters` generates this page from the files in `train/configs/`.",
+    "A test compares every value with the paper's. A is",
     "[arXiv 2310.16764](https://arxiv.org/abs/2310.16764), B",
     "[arXiv 2102.06171](https://arxiv.org/abs/2102.06171).",
   ]
