@@ -1,4 +1,4 @@
-# Everything here sets itself up. It needs only Python 3.11 to 3.14 with pip, and a package index.
+# Every target sets up what it needs. Only Python 3.11 to 3.14 with pip and a package index are required.
 PYTHON ?= python3
 ENVIRONMENT := .venv
 RUN := $(ENVIRONMENT)/bin/python
@@ -10,15 +10,15 @@ export JAX_PLATFORMS ?= cpu
 
 help:
 	@echo "make demo      pre-train on Fashion-MNIST, fine-tune on digits, evaluate (2 to 4 minutes on 2 idle cores)"
-	@echo "make test      the tests that take minutes"
-	@echo "make test-all  all tests, the slow ones too"
-	@echo "make lint      formatter and linter, which change nothing"
-	@echo "make docs      the documentation with the API reference, as a site in site/"
-	@echo "make results   compile for TPU, write profiling/results and the tables of README.md and docs/ anew (two hours, 24 GB)"
-	@echo "make lock      resolve the locked versions anew"
+	@echo "make test      run all tests but the slow ones"
+	@echo "make test-all  run all tests"
+	@echo "make lint      check format and style; changes nothing"
+	@echo "make docs      build the documentation with the API reference, as a site in site/"
+	@echo "make results   compile for TPU; rewrite profiling/results and the tables of README.md and docs/ (two hours, 24 GB)"
+	@echo "make lock      update requirements.lock to the newest versions"
 	@echo "make clean     remove the environment, the demo's results and the site"
 
-# --without-pip and --python are for systems that ship Python's venv without the wheel of pip that it wants.
+# --without-pip and --python are for systems whose venv module lacks the bundled wheel of pip.
 $(INSTALLED): requirements.lock pyproject.toml
 	@echo "== Setting up $(ENVIRONMENT) with the versions in requirements.lock (once; about 1.5 GB)"
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v < (3, 15) else f"Python {v[0]}.{v[1]} is outside 3.11 to 3.14; name another one: make PYTHON=python3.12")'
@@ -53,8 +53,8 @@ UNROLLED := --topology=v4:4x4x8 --config.model.block_execution=unrolled --config
 # An interpreter that has TensorFlow, PyTorch and timm: their input pipelines are measured too.
 RIVALS_PYTHON ?= $(RUN)
 
-# The first command makes the error bar of all others. What was compiled before is not compiled again.
-# profiling.gpu looks for a GPU, so JAX chooses the devices there.
+# The first command writes the error bar that all others show. Nothing is compiled twice.
+# profiling.gpu looks for a GPU, so there JAX itself chooses the devices.
 results: $(INSTALLED)
 	@echo "== Estimates and measurements of profiling/results"
 	$(RUN) -m profiling.calibrate --json=$(RESULTS)/calibration.json
@@ -78,7 +78,7 @@ results: $(INSTALLED)
 	$(RUN) -m profiling.input_pipeline --python=$(RIVALS_PYTHON) --json=$(RESULTS)/input_pipeline.json
 	$(RUN) -m profiling.result_tables
 
-# "fewest" forks gives one version of each package for all Pythons, since one set is what is tested.
+# "fewest" gives one version of each package for all Pythons, since only one set of versions is tested.
 lock: $(INSTALLED)
 	@$(PYTHON) -m pip --python $(RUN) install --quiet --disable-pip-version-check uv
 	@$(RUN) -m uv pip compile --quiet --upgrade --universal --python-version 3.11 --fork-strategy fewest --generate-hashes --no-annotate --no-header --extra test --extra tpu --extra docs --output-file requirements.lock pyproject.toml

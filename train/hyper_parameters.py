@@ -191,7 +191,7 @@ def _imagenet() -> Section:
       row("AGC, clipping threshold", "optimizer.agc_clipping", 0.01, "B, section 4.1"),
       row(
         "AGC, smallest parameter norm",
-        "kernels.sgd_agc: PARAMETER_NORM_FLOOR",
+        "kernels.sgd_agc.formulas: PARAMETER_NORM_FLOOR",
         1e-3,
         "B, section 4",
         value_of=lambda _: PARAMETER_NORM_FLOOR,
@@ -317,8 +317,8 @@ def as_markdown() -> str:
   lines = [
     "# Hyper-parameters of the papers and of this project",
     "",
-    "Written by `python -m train.hyper_parameters` from the configurations in `train/configs/`; a",
-    "test compares every value with the paper's. A is",
+    "`python -m train.hyper_parameters` generates this page from the files in `train/configs/`.",
+    "A test compares every value with the paper's. A is",
     "[arXiv 2310.16764](https://arxiv.org/abs/2310.16764), B",
     "[arXiv 2102.06171](https://arxiv.org/abs/2102.06171).",
   ]
