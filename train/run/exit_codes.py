@@ -1,7 +1,7 @@
 """The exit codes of training, and which of them are final.
 
-Every command of this project ends with those of `nfnet.command_line`; the others are training's own.
-`docs/reliability.md` shows them as a table.
+Every command of this project ends with those of `nfnet.command_line`; the others are of training
+only. `docs/reliability.md` shows them as a table.
 """
 
 from nfnet.command_line import EXIT_INTERRUPTED, EXIT_UNEXPECTED_ERROR, EXIT_USER_ERROR
