@@ -11,6 +11,13 @@ from absl import app, flags, logging
 
 from nfnet.errors import UserError
 
+EXIT_UNEXPECTED_ERROR = 1
+"""An error that nobody expected, printed with its traceback."""
+EXIT_USER_ERROR = 2
+"""An error that the user can correct (`nfnet.errors.UserError`), printed as one line."""
+EXIT_INTERRUPTED = 130
+"""Interrupted at the keyboard (128 + SIGINT, as shells count)."""
+
 # The first pattern is that of TPU v4 and earlier, the second that of v5e and later.
 _TPU_DEVICE_FILES = ("accel[0-9]*", "vfio/[0-9]*")
 _GPU_PLUGINS = ("jax_cuda12_plugin", "jax_cuda13_plugin", "jax_rocm7_plugin")
@@ -70,12 +77,12 @@ def report_error(error: BaseException) -> int:
   sys.stdout.flush()
   if isinstance(error, KeyboardInterrupt):
     print("interrupted", file=sys.stderr, flush=True)
-    return 130
+    return EXIT_INTERRUPTED
   if isinstance(error, UserError | flags.Error):
     print(f"error: {error}", file=sys.stderr, flush=True)
-    return 2
+    return EXIT_USER_ERROR
   traceback.print_exception(error)
-  return 1
+  return EXIT_UNEXPECTED_ERROR
 
 
 def run_main(

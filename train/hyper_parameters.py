@@ -17,7 +17,7 @@ from kernels.sgd_agc.formulas import PARAMETER_NORM_FLOOR
 from nfnet.command_line import refuse_arguments, run_main
 from nfnet.variants import get_variant
 from train.config.experiment import Experiment
-from train.config.fields import field_values
+from train.config.field_names import field_values
 from train.config.files import load_experiment
 
 _CONFIGS = pathlib.Path(train.configs.__file__).parent

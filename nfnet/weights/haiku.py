@@ -1,6 +1,6 @@
 """Converts parameters to and from the layout of the released weights, {module: {leaf: array}}.
 
-`haiku_pickle` reads and writes the files themselves, `parameter_names` has the names.
+`haiku_pickle` reads and writes the files themselves, `haiku_and_timm_names` has the names.
 """
 
 from collections.abc import Mapping
@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from nfnet.weights.haiku_and_timm_names import parameter_names
 from nfnet.weights.haiku_pickle import HaikuTree, write_haiku
 from nfnet.weights.network_matching import Layout, Weights, flatten, match_network, parameter_at
-from nfnet.weights.parameter_names import parameter_names
 
 HAIKU = Layout(
   label=lambda name: f"{name.haiku_module}/{name.haiku_leaf}",

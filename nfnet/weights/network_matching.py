@@ -13,7 +13,7 @@ import numpy as np
 from nfnet.errors import UserError
 from nfnet.model import NFNet, parameter_shapes
 from nfnet.variants import VARIANTS, Bottleneck
-from nfnet.weights.parameter_names import Kind, ParameterName, parameter_names
+from nfnet.weights.haiku_and_timm_names import Kind, ParameterName, parameter_names
 
 _BOTTLENECKS: tuple[Bottleneck, ...] = ("paper", "released")
 

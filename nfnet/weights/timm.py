@@ -1,7 +1,7 @@
 """Converts parameters to and from the layout of timm's `dm_nfnet_f*`, a state dict of PyTorch.
 
 Names and shapes are those of timm's `nfnet.py`
-(https://github.com/huggingface/pytorch-image-models); `parameter_names` has the names. timm's
+(https://github.com/huggingface/pytorch-image-models); `haiku_and_timm_names` has the names. timm's
 network deliberately differs from the released one, and so, slightly, do its logits: batch
 normalization's epsilon is added to the variance of a filter, and gelu is exact
 (`--activation=gelu_erf`).
@@ -15,8 +15,8 @@ import safetensors
 import safetensors.numpy
 
 from nfnet.errors import UserError
+from nfnet.weights.haiku_and_timm_names import Kind, parameter_names
 from nfnet.weights.network_matching import Layout, parameter_at
-from nfnet.weights.parameter_names import Kind, parameter_names
 
 
 def _to_timm(kind: Kind, array: np.ndarray) -> np.ndarray:

@@ -21,7 +21,7 @@ from collections.abc import Iterator
 
 from tests.repository import ROOT
 from train.config.experiment import Data, Experiment, Optimizer, Schedule
-from train.config.fields import field_types
+from train.config.field_names import field_types
 from train.config.files import load_experiment
 from train.config.overrides import override
 

@@ -9,7 +9,7 @@ import pytest
 from nfnet.cost import count
 from nfnet.model import NFNet, apply, parameter_shapes
 from nfnet.variants import VARIANTS, get_variant
-from nfnet.weights.parameter_names import parameter_names
+from nfnet.weights.haiku_and_timm_names import parameter_names
 
 # Printed in paper B, table 1 (F0-F6) and section 5 (F4+); F7 is counted from the released code.
 # Multiply-adds at the test resolution in units of 1e9, parameters in 1e6.

@@ -11,8 +11,8 @@ import pytest
 import kernels
 from nfnet.model import NFNet, apply
 from nfnet.weights.haiku import from_haiku
+from nfnet.weights.haiku_and_timm_names import parameter_names
 from nfnet.weights.network_matching import parameter_at
-from nfnet.weights.parameter_names import parameter_names
 from tests.nfnet.golden import values
 
 FOLDER = pathlib.Path(__file__).parent / "golden"

@@ -9,7 +9,7 @@ import pytest
 
 from nfnet.cost import count
 from profiling.step import FIELD_OF_FLAG
-from train.config.fields import field_types
+from train.config.field_names import field_types
 from train.config.files import load_experiment
 from train.config.json_conversion import from_json
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from nfnet.errors import UserError
 from train.config.experiment import Experiment
-from train.config.fields import field_types
+from train.config.field_names import field_types
 from train.config.overrides import nearest, override, parse_value
 
 

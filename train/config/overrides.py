@@ -12,7 +12,7 @@ from absl import flags
 
 from nfnet.errors import UserError
 from train.config.experiment import Experiment
-from train.config.fields import field_types, replace_field, split_optional
+from train.config.field_names import field_types, replace_field, split_optional
 from train.config.requirements import invalid
 from train.config.validation import describe_type, has_type, validate
 

@@ -9,7 +9,7 @@ import typing
 from typing import Any
 
 from train.config.experiment import Experiment
-from train.config.fields import field_requirements, field_types, field_values, split_optional
+from train.config.field_names import field_requirements, field_types, field_values, split_optional
 from train.config.requirements import invalid
 
 

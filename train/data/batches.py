@@ -26,8 +26,8 @@ from absl import flags
 from nfnet.errors import UserError
 from train.config.experiment import Data
 from train.data.dataset import open_decoder
-from train.data.decoding import Decoder, EvaluationExamples, TrainExamples
 from train.data.epoch_order import example_order, order_sha256
+from train.data.examples import Decoder, EvaluationExamples, TrainExamples
 from train.data.workers import kill_grain_workers, threads_per_process
 
 Batch = dict[str, np.ndarray]

@@ -2,7 +2,7 @@
 
 from nfnet.errors import UserError
 from train.config.experiment import Data
-from train.data.decoding import Decoder
+from train.data.examples import Decoder
 from train.data.manifest import Manifest, Split, check_file_sizes, load_manifest
 from train.data.record_reader import RecordReader
 

@@ -1,4 +1,7 @@
-"""Fetches the next batch while the devices work on the current one."""
+"""Fetches the next batch while the devices work on the present one.
+
+Grain prefetches decoded batches besides, in `train.data.batches`.
+"""
 
 import queue
 import threading

@@ -1,18 +1,27 @@
-"""The exit codes of training, and which of them are final. Imports nothing.
+"""The exit codes of training, and which of them are final.
 
-All commands exit with the first three and the keyboard's, through `nfnet.command_line`.
-`docs/reliability.md` shows them as a table.
+Every command of this project ends with those of `nfnet.command_line`; the others are of training
+only. `docs/reliability.md` shows them as a table.
 """
 
+from nfnet.command_line import EXIT_INTERRUPTED, EXIT_UNEXPECTED_ERROR, EXIT_USER_ERROR
+
+__all__ = [
+  "EXIT_ABORTED",
+  "EXIT_DONE",
+  "EXIT_INTERRUPTED",
+  "EXIT_KILLED",
+  "EXIT_LOST_PROCESS",
+  "EXIT_TERMINATED",
+  "EXIT_UNEXPECTED_ERROR",
+  "EXIT_USER_ERROR",
+  "FINAL_EXIT_CODES",
+  "shell_exit_code",
+]
+
 EXIT_DONE = 0
-EXIT_UNEXPECTED_ERROR = 1
-"""An error that nobody expected, printed with its traceback."""
-EXIT_USER_ERROR = 2
-"""An error that the user can correct (`nfnet.errors.UserError`), printed as one line."""
 EXIT_LOST_PROCESS = 75
-"""Another process has died or never joined: start all of them again (EX_TEMPFAIL in sysexits.h)."""
-EXIT_INTERRUPTED = 130
-"""Interrupted at the keyboard (128 + SIGINT, as shells count)."""
+"""Another process is gone or absent: start all of them again (EX_TEMPFAIL of sysexits.h)."""
 EXIT_ABORTED = 134
 """JAX aborted this process because process 0 has died (128 + SIGABRT)."""
 EXIT_KILLED = 137

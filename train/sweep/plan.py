@@ -28,7 +28,7 @@ from nfnet import cost
 from nfnet.errors import UserError
 from nfnet.variants import get_variant
 from train.config.experiment import Experiment
-from train.config.fields import field_types
+from train.config.field_names import field_types
 from train.config.files import load_experiment
 from train.config.overrides import as_argument, nearest
 from train.data.dataset import train_examples

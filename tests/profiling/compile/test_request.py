@@ -18,7 +18,7 @@ from profiling.compile.request import (
   replace_fields,
   with_kernels,
 )
-from train.config.fields import field_types, field_values
+from train.config.field_names import field_types, field_values
 from train.config.files import load_experiment
 
 CONFIGS = pathlib.Path(train.configs.__file__).parent

@@ -8,7 +8,7 @@ from absl import flags
 
 from nfnet.errors import UserError
 from tests.train.config.valid_experiment import VALID, replaced
-from train.config.fields import field_values
+from train.config.field_names import field_values
 from train.config.files import load_experiment
 from train.config.overrides import as_argument, parse_arguments
 

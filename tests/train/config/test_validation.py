@@ -8,7 +8,7 @@ from nfnet.errors import UserError
 from tests.repository import ROOT
 from tests.train.config.valid_experiment import replaced
 from train.config.experiment import CHANGEABLE_ON_RESUME
-from train.config.fields import field_types
+from train.config.field_names import field_types
 from train.config.validation import validate
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from nfnet.errors import UserError
 from train.config.experiment import CHANGEABLE_ON_RESUME, Experiment
-from train.config.fields import field_values
+from train.config.field_names import field_values
 from train.config.json_conversion import from_json
 from train.config.overrides import as_argument
 

@@ -20,7 +20,7 @@ import pytest
 from nfnet.errors import UserError
 from nfnet.weights.checkpoint_reader import read_checkpoint
 from train.config.experiment import Experiment, Model, Optimizer, Schedule
-from train.config.fields import field_values
+from train.config.field_names import field_values
 from train.config.json_conversion import to_json
 from train.run.checkpoints.manager import BEST_METRIC, Checkpoints
 

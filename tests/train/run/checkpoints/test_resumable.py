@@ -4,7 +4,7 @@ import pytest
 
 from nfnet.errors import UserError
 from train.config.experiment import CHANGEABLE_ON_RESUME, Experiment, Optimizer, Schedule
-from train.config.fields import field_values
+from train.config.field_names import field_values
 from train.config.json_conversion import to_json
 from train.run.checkpoints.resumable import check_resumable
 

@@ -1,7 +1,7 @@
 import pytest
 
 from tests.train.data import image_files
-from train.data.decoding import Decoder
+from train.data.examples import Decoder
 from train.data.manifest import load_manifest
 from train.data.record_reader import RecordReader
 
