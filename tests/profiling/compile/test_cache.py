@@ -80,10 +80,10 @@ def test_what_a_step_is_compiled_from_changes_its_key(name, tree, edit):
     "profiling/compile/op_shapes.py",
     "profiling/compiler_text/hlo_cycles.py",
     "profiling/estimate/step_time.py",
-    "train/data/pipeline.py",
+    "train/data/batches.py",
     "train/launch/xpk.py",
     "train/run/loop.py",
-    "train/scaling/text.py",
+    "train/scaling/analysis_text.py",
   ],
 )
 def test_what_a_step_is_not_compiled_from_does_not(name, tree, edit):

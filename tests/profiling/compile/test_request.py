@@ -53,8 +53,10 @@ def set_field(experiment, field, value):
 
 def another_value(annotation, value):
   """Returns a value of a field's type that is not `value`."""
-  if isinstance(annotation, types.UnionType):
+  if typing.get_origin(annotation) in (types.UnionType, typing.Union):
     (annotation,) = set(typing.get_args(annotation)) - {types.NoneType}
+  if typing.get_origin(annotation) is typing.Annotated:
+    annotation = annotation.__origin__
   if typing.get_origin(annotation) is typing.Literal:
     return next(choice for choice in typing.get_args(annotation) if choice != value)
   if annotation is bool:
