@@ -35,6 +35,7 @@ from train.config.validation import validate
     (replaced(data={"crop_area_min": 0.0}), "data.crop_area_min=0.0: must be greater than 0"),
     (replaced(optimizer={"momentum": 1.0}), "optimizer.momentum=1.0: must be at least 0 and less"),
     (replaced(optimizer={"peak_learning_rate": float("inf")}), "must be a finite number"),
+    (replaced(optimizer={"weight_decay": True}), "weight_decay=True: must be a finite number"),
     (replaced(optimizer={"agc_clipping": 0}), "optimizer.agc_clipping=0: must be greater than 0"),
     (replaced(seed=-1), "seed=-1: must be between 0 and"),
   ],

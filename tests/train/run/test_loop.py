@@ -23,6 +23,7 @@ from train.run.faults import DIVERGED
 from train.run.initial_weights import with_new_classifier
 from train.run.loop import train
 from train.run.records.metrics import read_metrics
+from train.run.termination import Terminated, Termination
 from train.step.model import make_model
 
 pytestmark = pytest.mark.usefixtures("small_networks")
@@ -100,6 +101,19 @@ def test_resumed_run_ends_in_the_same_parameters(experiment, finished, tmp_path)
       read_checkpoint(finished[0], prefer_ema=prefer_ema)[0],
     )
   assert [(r["step"], r["kind"]) for r in records] == [(r["step"], r["kind"]) for r in finished[1]]
+
+
+@pytest.mark.parametrize("steps", [[], ["10"]], ids=["new", "resumed"])
+def test_a_run_that_ends_before_its_first_batch_saves_nothing(
+  steps, experiment, finished, tmp_path, monkeypatch
+):
+  if steps:
+    shutil.copytree(finished[0], tmp_path, dirs_exist_ok=True)
+    shutil.rmtree(tmp_path / "checkpoints" / "20")
+  monkeypatch.setattr(Termination, "is_due_alone", lambda self: True)
+  with pytest.raises(Terminated):
+    train(experiment, str(tmp_path))
+  assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == steps
 
 
 @pytest.mark.slow

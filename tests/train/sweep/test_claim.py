@@ -126,6 +126,18 @@ def test_a_share_that_does_not_answer_loses_the_claim(folder, trial, monkeypatch
     assert not claim.is_lost(60)
 
 
+def test_half_of_the_silence_that_others_allow_loses_the_claim(folder, trial, monkeypatch):
+  claim = claim_trial(folder, folder.entries()[trial.name], "host.1.2")
+  began_seconds = time.monotonic()
+
+  def is_lost_after(seconds):
+    with monkeypatch.context() as context:
+      context.setattr(time, "monotonic", lambda: began_seconds + seconds)
+      return claim.is_lost(60)
+
+  assert [is_lost_after(seconds) for seconds in (29, 31)] == [False, True]
+
+
 def test_names_of_workers_differ_and_fit_into_a_file_name():
   name = worker_name()
   assert str(os.getpid()) in name
