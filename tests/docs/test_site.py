@@ -48,7 +48,13 @@ def entry(site, name):
   [
     (
       "kernels.sgd_agc.op.sgd_agc_step",
-      ["momentum_buffers", "float32, zeros at first", "Raises", "ValueError", "Source code"],
+      [
+        "momentum_buffers",
+        "momentum buffers, float32, initially zero",
+        "Raises",
+        "ValueError",
+        "Source code",
+      ],
     ),
     ("kernels.dispatch.dispatch", ["implementation", "NotImplementedError", "ValueError"]),
     ("kernels.scaled_ws_conv.reference.scaled_ws_convolution", ["Array", "h w n c", "gain"]),
@@ -61,7 +67,7 @@ def entry(site, name):
     ),
     ("train.config.experiment.Data", ["crop_area_min", "evaluation_resize_margin", "pixels"]),
     ("train.run.loop.train", ["began_seconds", "time.monotonic()", "Terminated"]),
-    ("profiling.compile.tile_sweep.sweep", ["images", "of a device", "UserError"]),
+    ("profiling.compile.tile_sweep.sweep", ["images", "number of images per device", "UserError"]),
     ("profiling.estimate.report.StepReport.mfu", ["model FLOP utilization"]),
   ],
 )
