@@ -192,7 +192,7 @@ def test_equal_images_with_different_keys_differ(parameters, images, keys):
 
 
 def test_a_dropped_branch_leaves_the_shortcut(parameters, images, keys):
-  """With all skip gains at 0 it makes no difference what is dropped."""
+  """Dropping makes no difference while all skip gains are 0."""
   function = compiled(dropout_rate=0.0, stochastic_depth_rate=0.8)
   without_branches = jax.tree_util.tree_map_with_path(
     lambda path, value: value * 0 if path[-1].key == "skip_gain" else value, parameters

@@ -73,7 +73,7 @@ def first_and_last():
 
 
 def odd_grid():
-  """Has a parallel axis of 5 steps, for two cores."""
+  """Runs a parallel axis of 5 steps on two cores."""
 
   def body(x_ref, out_ref):
     out_ref[...] = jnp.exp(x_ref[...])

@@ -23,7 +23,7 @@ def estimated(trial, *, seconds, hbm_gib):
 
 @pytest.fixture
 def results():
-  """Of F7+: as it is it is refused, rematerialized it fits, in two parts it is too large."""
+  """Returns results of F7+: refused plainly, fitting rematerialized, too large in two parts."""
   refused, rematerialized, halves = trials(["F7+"], SLICE, "reference")
   return [
     refused,

@@ -42,8 +42,8 @@ from train.step.parameter_groups import parameter_roles
 from train.step.schedule import learning_rate_schedule, train_steps
 from train.step.sharding.batch import check_batch_size, check_train_batch, put_batch
 from train.step.sharding.mesh import make_mesh
-from train.step.state import abstract_state
-from train.step.train_step import make_train_step, skip_step
+from train.step.state import abstract_state, skip_step
+from train.step.train_step import make_train_step
 
 STEPS_AHEAD = 2
 """Number of steps that may run before the host waits for one to end, so that devices never idle."""

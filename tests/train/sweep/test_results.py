@@ -36,7 +36,7 @@ def test_results_are_written_with_what_others_finish_meanwhile(folder):
   finish(folder, first, row("P0", 0.5, 0.1, 1.25))
 
   class FolderOfABusyWorker(SweepFolder):
-    """Where another worker finishes a trial between reading and writing."""
+    """A folder in which another worker finishes a trial between reading and writing."""
 
     def writing(self):
       if folder.entries()[late.name].state != DONE:
