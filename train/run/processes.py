@@ -14,6 +14,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from typing import NoReturn
 
 import jax
 import numpy as np
@@ -101,6 +102,8 @@ def joined() -> Iterator[None]:
     # All processes end this way, so none has to be told of an error.
     watch.stop(FINISHED)
     raise
+  except SystemExit as error:
+    _leave_at_once(watch, int(error.code or 0))
   except BaseException as error:
     if not isinstance(error, UserError | KeyboardInterrupt):
       # A collective or a save may notice that another process has died before the watch does.
@@ -111,14 +114,18 @@ def joined() -> Iterator[None]:
         flush=True,
       )
       time.sleep(NOTICED_SECONDS_MAX)
-    code = report_error(error)
-    watch.stop(FAILED)
-    if is_first():
-      # The others learn of the error from the store, which process 0 holds.
-      time.sleep(2 * SIGN_OF_LIFE_SECONDS)
-    # At exit, JAX would wait for the others, which leave without notice, and then abort.
-    os._exit(code)
+    _leave_at_once(watch, report_error(error))
   watch.stop(FINISHED)
+
+
+def _leave_at_once(watch: ProcessWatch, code: int) -> NoReturn:
+  """Tells the others of the failure of this process, whose output says why, and ends it."""
+  watch.stop(FAILED)
+  if is_first():
+    # The others learn of the error from the store, which process 0 holds.
+    time.sleep(2 * SIGN_OF_LIFE_SECONDS)
+  # At exit, JAX would wait for the others, which leave without notice, and then abort.
+  os._exit(code)
 
 
 def is_first() -> bool:
