@@ -23,8 +23,8 @@ from train.config.json_conversion import to_json
 from train.config.validation import validate
 from train.data import dataset
 from train.data.batch_workers.deaths import TooManyDeathsError, WorkerDeaths
+from train.data.batch_workers.prefetch import BatchFetcher
 from train.data.batches import Batches, train_batches
-from train.data.prefetch import BatchFetcher
 from train.report.run_plots import write_plots
 from train.report.run_summary import summary
 from train.run import faults, resume
