@@ -27,9 +27,11 @@ from train.run.exit_codes import EXIT_LOST_PROCESS
 from train.run.process_watch import (
   FAILED,
   FINISHED,
+  JOINED_SECONDS_MAX,
   NOTICED_SECONDS_MAX,
   SIGN_OF_LIFE_SECONDS,
   ProcessWatch,
+  start_up_watch,
 )
 from train.run.termination import Terminated
 
@@ -78,17 +80,19 @@ def joined() -> Iterator[None]:
       f"{_PROCESS_COUNT.value} processes, which are counted from 0"
     )
   try:
-    jax.distributed.initialize(
-      *told,
-      heartbeat_timeout_seconds=_JAX_HEARTBEAT_SECONDS,
-      shutdown_timeout_seconds=_JAX_SHUTDOWN_SECONDS,
-    )
+    with start_up_watch(_PROCESS_INDEX.value):
+      jax.distributed.initialize(
+        *told,
+        # The watch ends this process in one line before JAX aborts it.
+        initialization_timeout=2 * JOINED_SECONDS_MAX,
+        heartbeat_timeout_seconds=_JAX_HEARTBEAT_SECONDS,
+        shutdown_timeout_seconds=_JAX_SHUTDOWN_SECONDS,
+      )
   except ValueError as error:
     message = str(error).splitlines()[0]
     raise UserError(f"the processes cannot be joined: {message}") from error
   except RuntimeError as error:
-    # Process 0's address cannot be resolved yet. If it can and nothing answers in 5 minutes, JAX
-    # aborts.
+    # Process 0's address cannot be resolved yet.
     message = str(error).splitlines()[0]
     print(
       f"error: the processes could not be joined: {message}; start all of them again",
