@@ -14,6 +14,7 @@ from absl import flags
 from tqdm import tqdm
 
 from nfnet.command_line import refuse_arguments, run_main
+from profiling.compile import command_flags
 from profiling.measure.gpu_steps import (
   BATCH_SIZE,
   PIXELS,
@@ -84,5 +85,5 @@ def main(arguments: list[str]) -> None:
 
 if __name__ == "__main__":
   flags.DEFINE_integer("steps", 20, "Steps to time.", lower_bound=1)
-  flags.DEFINE_string("json", None, "Write the figures to this file too.")
+  command_flags.define_json()
   run_main(main)

@@ -29,6 +29,7 @@ from absl import flags
 
 from nfnet.command_line import refuse_arguments, run_main
 from nfnet.errors import UserError
+from profiling.compile import command_flags
 from profiling.estimate.stored import RESULTS
 from profiling.measure.input_comparison import (
   CHIPS_PER_HOST,
@@ -196,5 +197,5 @@ if __name__ == "__main__":
   flags.DEFINE_string(
     "step_json", str(RESULTS / "step_f0.json"), "File that `profiling.step --json` wrote for F0."
   )
-  flags.DEFINE_string("json", None, "Write the figures to this file too.")
+  command_flags.define_json()
   run_main(main)

@@ -16,6 +16,7 @@ from typing import Any
 from absl import flags
 
 from nfnet.command_line import run_main
+from profiling.compile import command_flags
 from profiling.estimate.step_time import format_rows
 from profiling.measure.training_step import Measurement, measure
 from train.config.experiment import Experiment
@@ -74,7 +75,7 @@ def _define_flags() -> None:
   flags.DEFINE_string("config", None, "Python file that describes the experiment.", required=True)
   flags.DEFINE_integer("steps", 10, "Steps to time; as many again are traced.", lower_bound=1)
   flags.DEFINE_string("folder", "profile", "Folder for the profile.")
-  flags.DEFINE_string("json", None, "Write everything to this file too.")
+  command_flags.define_json()
 
 
 def main(arguments: list[str]) -> None:

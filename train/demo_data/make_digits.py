@@ -44,7 +44,7 @@ def source(train_images: int = TRAIN_IMAGES) -> image_sources.Source:
     )
   pixels = np.round(digits.images * (255 / _INK_MAX)).astype(np.uint8)
   images = [
-    image_sources.GreyPixels(f"{index:04d}", (int(label),), image)
+    image_sources.GrayscalePixels(f"{index:04d}", (int(label),), image)
     for index, (image, label) in enumerate(zip(pixels, digits.target, strict=True))
   ]
   order = np.random.default_rng(DRAW_SEED).permutation(len(images))
