@@ -22,7 +22,7 @@ from profiling.estimate.error_bar import error_bar_text, error_bars
 from profiling.estimate.stored import read_stored
 from train.published_runs import PAPER_A_FINETUNED, PAPER_A_NFNETS
 from train.report.figure import COLORS, GRAY, PINK, new_plot
-from train.report.output import save_figure, write_json
+from train.report.output import print_and_write, save_figure, write_json
 from train.report.table import format_table
 from train.scaling.run_table import Run, read_runs
 
@@ -174,9 +174,12 @@ def main(arguments: list[str]) -> None:
   """Prints the table and writes what the flags ask for."""
   refuse_arguments(arguments)
   points = read_points()
-  print(as_text(points))
-  write_json("json", flags.FLAGS.json, [dataclasses.asdict(point) for point in points])
-  save_figure("plot", flags.FLAGS.plot, draw(points))
+  figures = [dataclasses.asdict(point) for point in points]
+  print_and_write(
+    as_text(points),
+    lambda: write_json("json", flags.FLAGS.json, figures),
+    lambda: save_figure("plot", flags.FLAGS.plot, draw(points)),
+  )
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from absl import flags
 
 from nfnet.command_line import refuse_arguments, run_main
 from nfnet.errors import UserError
+from nfnet.system.paths import define_path
 from train.data.epoch_order import example_order
 from train.report.table import format_table
 from train.run.records.id_log import id_sum, read_order, read_records
@@ -172,5 +173,5 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-  flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
+  define_path("workdir", None, "Folder of the run.", use="read", required=True)
   run_main(main)

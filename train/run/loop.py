@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 import jax
 
 from nfnet.errors import UserError
+from nfnet.system.paths import local_path
 from train.config.experiment import Experiment
 from train.config.json_conversion import to_json
 from train.config.validation import validate
@@ -122,9 +123,7 @@ def train(
     Terminated: after SIGTERM, once a checkpoint is saved.
   """
   validate(experiment)
-  if "://" in workdir:
-    # Each host would create a local folder of that name.
-    raise UserError(f"workdir {workdir!r} is not a folder; mount the bucket and give its path")
+  workdir = local_path("workdir", workdir)
   with contextlib.ExitStack() as opened:
     termination = opened.enter_context(Termination())
     ledger = opened.enter_context(
