@@ -26,7 +26,8 @@ _CONFIGS = pathlib.Path(__file__).parent / "configs"
 
 
 def _held_out_top1(records: list[dict[str, Any]]) -> str:
-  return f"{[r['top1'] for r in records if r['kind'] == 'evaluation'][-1]:.2%}"
+  scores = [r["top1"] for r in records if r["kind"] == "evaluation" and "top1" in r]
+  return f"{scores[-1]:.2%}" if scores else "not on record"
 
 
 def demo(workdir: pathlib.Path) -> None:
