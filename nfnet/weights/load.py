@@ -7,6 +7,7 @@ import dataclasses
 import os
 
 from nfnet.errors import UserError
+from nfnet.system.paths import local_path
 from nfnet.variants import Bottleneck
 from nfnet.weights.checkpoint_reader import read_checkpoint
 from nfnet.weights.haiku import HAIKU
@@ -40,6 +41,7 @@ def load_weights(
   Raises:
     UserError: the file cannot be read, is refused, or holds another network.
   """
+  path = local_path("weights", path)
   source = f"weights {path!r}"
   if os.path.isdir(path):
     parameters, metadata = read_checkpoint(path, prefer_ema=prefer_ema)

@@ -8,8 +8,8 @@ import threading
 
 from array_record.python import array_record_module
 
+from nfnet.system.open_files import raise_open_files_max
 from train.data.manifest import Split
-from train.data.open_files import raise_open_files_max
 from train.data.record_files import BadRecordError, Record, decode_record, open_record_file
 
 # A split this small is read as a whole: its records then cost no further reads, and may be

@@ -13,9 +13,9 @@ from train.config.experiment import Data, Experiment
 from train.config.json_conversion import from_json
 from train.config.overrides import override
 from train.data.batch_workers.deaths import WorkerDeaths
-from train.data.batch_workers.prefetch import BatchFetcher
 from train.data.batches import evaluation_batches
 from train.data.dataset import evaluation_examples
+from train.data.prefetch import BatchFetcher
 from train.step.evaluation_step import make_evaluation_step
 from train.step.model import make_model
 from train.step.scores import Scores, scores

@@ -8,6 +8,7 @@ dies, JAX aborts the others first (`EXIT_ABORTED`, with a message among stack tr
 
 import contextlib
 import os
+import signal
 import socket
 import sys
 import threading
@@ -106,10 +107,13 @@ def start_up_watch(index: int | None) -> Iterator[None]:
   """
   joined = threading.Event()
   threading.Thread(target=_watch_start_up, args=(index, joined), daemon=True).start()
+  # JAX waits in C, where Python cannot raise KeyboardInterrupt. There is nothing to save.
+  previous = signal.signal(signal.SIGINT, signal.SIG_DFL)
   try:
     yield
   finally:
     joined.set()
+    signal.signal(signal.SIGINT, previous)
 
 
 def _watch_start_up(index: int | None, joined: threading.Event) -> None:

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from train.data.batch_workers.prefetch import BatchFetcher
+from train.data.prefetch import BatchFetcher
 
 
 class Numbers:

@@ -1,0 +1,35 @@
+"""Ctrl-C while a command still imports its modules, which takes seconds: one line, no traceback."""
+
+import os
+import signal
+import sys
+import threading
+
+_PACKAGES = ("nfnet", "train", "profiling")
+_EXIT_INTERRUPTED = 130
+
+
+def end_in_one_line_while_importing() -> None:
+  """Makes Ctrl-C end the process at once if it runs a command of this project (`python -m`).
+
+  A program that imports this project as a library keeps its own way.
+  """
+  program = getattr(sys.modules["__main__"], "__spec__", None)
+  if (
+    program is not None
+    and program.name.partition(".")[0] in _PACKAGES
+    and threading.current_thread() is threading.main_thread()
+    and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+  ):
+    signal.signal(signal.SIGINT, _end)
+
+
+def raise_keyboard_interrupt() -> None:
+  """Makes Ctrl-C raise KeyboardInterrupt again, as soon as there is something to clean up."""
+  if signal.getsignal(signal.SIGINT) is _end:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _end(*unused) -> None:
+  os.write(2, b"interrupted\n")
+  os._exit(_EXIT_INTERRUPTED)
