@@ -13,7 +13,7 @@ from collections.abc import Callable
 from absl import app, flags, logging
 
 from nfnet.errors import UserError
-from nfnet.system.interrupts import end_in_one_line_while_importing, raise_keyboard_interrupt
+from nfnet.system.interrupts import raise_keyboard_interrupt
 from nfnet.system.standard_streams import StandardStreams, keep_running_without_readers
 
 EXIT_UNEXPECTED_ERROR = 1
@@ -24,9 +24,6 @@ EXIT_USER_ERROR = 2
 """An error that the user can correct (`nfnet.errors.UserError`), printed as one line."""
 EXIT_INTERRUPTED = 130
 """Interrupted at the keyboard (128 + SIGINT, as shells count)."""
-
-# Commands import this module before those that take seconds.
-end_in_one_line_while_importing()
 
 # The first pattern is that of TPU v4 and earlier, the second that of v5e and later.
 _TPU_DEVICE_FILES = ("accel[0-9]*", "vfio/[0-9]*")

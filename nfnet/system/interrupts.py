@@ -3,24 +3,19 @@
 import os
 import signal
 import sys
-import threading
 
-_PACKAGES = ("nfnet", "train", "profiling")
 _EXIT_INTERRUPTED = 130
 
 
 def end_in_one_line_while_importing() -> None:
-  """Makes Ctrl-C end the process at once if it runs a command of this project (`python -m`).
+  """Makes Ctrl-C end the process at once if it starts a command of this project (`python -m`).
 
-  A program that imports this project as a library keeps its own way.
+  Each package that has commands calls this first. A program that imports this project as a library
+  keeps its own way.
   """
-  program = getattr(sys.modules["__main__"], "__spec__", None)
-  if (
-    program is not None
-    and program.name.partition(".")[0] in _PACKAGES
-    and threading.current_thread() is threading.main_thread()
-    and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-  ):
+  # This is what Python puts there while it looks for the module to run, for which it imports the
+  # package that the module is in.
+  if sys.argv[:1] == ["-m"] and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, _end)
 
 
