@@ -81,10 +81,10 @@ try:
     kept.append(os.open(os.devnull, os.O_RDONLY))
 except OSError:
   pass
-reader = RecordReader(folder, manifest.splits["train"], in_memory_bytes_max=0)
+another = RecordReader(folder, manifest.splits["train"], in_memory_bytes_max=0)
 for _ in range(2):
   try:
-    reader.read(0)
+    another.read(0)
   except UserError as error:
     print(error)
   os.close(kept.pop())
