@@ -21,9 +21,10 @@ __all__ = [
 
 EXIT_DONE = 0
 EXIT_LOST_PROCESS = 75
-"""Another process is gone or absent: start all of them again (EX_TEMPFAIL of sysexits.h)."""
+"""Another process is gone, silent or absent, or data workers are killed again and again: start all of
+them again (EX_TEMPFAIL of sysexits.h)."""
 EXIT_ABORTED = 134
-"""JAX aborted this process because process 0 has died (128 + SIGABRT)."""
+"""JAX aborted this process because process 0 was killed (128 + SIGABRT)."""
 EXIT_KILLED = 137
 """Killed, perhaps for lack of memory (128 + SIGKILL)."""
 EXIT_TERMINATED = 143

@@ -155,7 +155,7 @@ def test_a_run_whose_workers_are_killed_again_and_again_saves_its_step(
   newest = max(int(path.name) for path in (tmp_path / "checkpoints").iterdir())
   assert 10 < newest < 20
   assert re.search(
-    rf"data workers were killed .* set fewer data\.workers .*; stopped after step {newest}, of which "
+    rf"data workers were killed .*; stopped after step {newest}, of which "
     "there is a checkpoint; run the same command again to resume",
     capsys.readouterr().out,
   )
