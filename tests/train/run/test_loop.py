@@ -147,7 +147,7 @@ def test_a_run_whose_workers_are_killed_again_and_again_saves_its_step(
   shutil.copytree(finished[0], tmp_path, dirs_exist_ok=True)
   shutil.rmtree(tmp_path / "checkpoints" / "20")
   asked = itertools.count()
-  monkeypatch.setattr(WorkerDeaths, "are_too_many", lambda self: next(asked) > 10)
+  monkeypatch.setattr(WorkerDeaths, "are_too_many", lambda self: next(asked) > 4)
   with pytest.raises(Terminated) as ended:
     train(experiment, str(tmp_path))
   # What supervises the run starts it again.

@@ -245,11 +245,17 @@ from nfnet.command_line import run_main
 from train.run import processes
 
 
+@jax.jit
+def compiles_for_minutes(x):
+  for i in range(2000):
+    x = jax.numpy.sin(x @ x * i)
+  return x
+
+
 def main(arguments):
   with processes.joined():
     print("joined", flush=True)
-    compile_for_minutes = jax.jit(lambda x: [x := jax.numpy.sin(x * i) for i in range(20_000)][-1])
-    compile_for_minutes(jax.numpy.ones(3)).block_until_ready()
+    compiles_for_minutes(jax.numpy.ones((3, 3))).block_until_ready()
 
 
 run_main(main)
