@@ -154,7 +154,7 @@ def test_no_step_is_lost_and_nothing_is_left(digits, uninterrupted, tmp_path, mo
         is_hit = attack(process, target, number)
         what = (phase, "process" if is_hit and target != "group" else target, number.name)
       attempt += 1
-    if not is_hit:
+    if not is_hit or number == signal.SIGHUP:
       for pid in stopped:
         runs.send(pid, signal.SIGCONT)
     code = process.wait(timeout=300)
