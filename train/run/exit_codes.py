@@ -21,8 +21,8 @@ __all__ = [
 
 EXIT_DONE = 0
 EXIT_LOST_PROCESS = 75
-"""Another process is gone, silent or absent, or data workers are killed again and again: start all of
-them again (EX_TEMPFAIL of sysexits.h)."""
+"""Another process is gone, silent or absent, or data workers are killed again and again: start all
+of them again (EX_TEMPFAIL of sysexits.h)."""
 EXIT_ABORTED = 134
 """JAX aborted this process because process 0 was killed (128 + SIGABRT)."""
 EXIT_KILLED = 137

@@ -174,7 +174,7 @@ def test_no_step_is_lost_and_nothing_is_left(digits, uninterrupted, tmp_path, mo
       # The run may have come to its end on its own meanwhile.
       assert code in (*expected, 0), (what, code, text)
       outcomes[(what[2], what[1], code)] += 1
-      restarts += "was started again" in text
+      restarts += "another one makes the same batches" in text
       deadline_seconds = time.monotonic() + 10
       while any(map(is_running, descendants)) and time.monotonic() < deadline_seconds:
         time.sleep(0.05)

@@ -34,20 +34,19 @@ class WorkerDeaths:
     self._lock = threading.Lock()
     self._seconds: collections.deque[float] = collections.deque()
 
-  def add(self, return_code: int) -> None:
+  def add(self, how: str) -> None:
     """Counts one death, which `too_many` and `are_too_many` then know of.
 
     Args:
-      return_code: that of `subprocess.Popen`; negative numbers are signals.
+      how: what has happened to the worker, see `describe_end`.
 
     Raises:
       TooManyDeathsError: twice as many as `are_too_many` asks for have died, so that whoever could
         have ended the program in an orderly way has had the time.
     """
-    how = describe_end(return_code)
     with self._lock:
       self._seconds.append(time.monotonic())
-    self._report(f"a data worker {how} and was started again; no image is lost")
+    self._report(f"a data worker {how}; another one makes the same batches")
     if self._recent() >= 2 * self._max:
       raise TooManyDeathsError(self.too_many())
 
@@ -70,7 +69,11 @@ class WorkerDeaths:
 
 
 def describe_end(return_code: int | None) -> str:
-  """Says how a process ended: "was killed (SIGKILL, perhaps because memory ran out)"."""
+  """Says how a process ended: "was killed (SIGKILL, perhaps because memory ran out)".
+
+  Args:
+    return_code: that of `subprocess.Popen`; negative numbers are signals.
+  """
   if return_code is None:
     return "does not end"
   if return_code >= 0:

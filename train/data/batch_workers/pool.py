@@ -24,6 +24,7 @@ from train.data.batch_workers.process import IGNORED_SIGNALS
 
 _PROGRAM = "train.data.batch_workers.process"
 _SECONDS_TO_END = 3
+_SECONDS_TO_RETRY = 1
 _ROOT = pathlib.Path(__file__).parents[3]
 
 
@@ -44,9 +45,10 @@ class WorkerPool:
     """
     self._make_batch = make_batch
     self._deaths = deaths
-    self._lock = threading.Lock()
+    self._lock = threading.Condition()
     self._is_closed = False
-    self._workers = [_Worker(make_batch) for _ in range(count)]
+    with self._lock:
+      self._workers = [self._start() for _ in range(count)]
     self._requested = self._received = 0
 
   def request(self, *arguments: Any) -> None:
@@ -76,14 +78,14 @@ class WorkerPool:
     """Ends the processes, wherever they are stuck."""
     with self._lock:
       self._is_closed = True
+      self._lock.notify_all()
       for worker in self._workers:
         worker.end()
 
   def _replace_dead(self, turn: int) -> None:
     """Starts others in place of the worker whose turn it is and of all that died with it."""
     with self._lock:
-      if self._is_closed:
-        raise ClosedError
+      self._raise_if_closed()
       for i, worker in enumerate(self._workers):
         if i != turn and worker.is_running():
           continue
@@ -91,10 +93,24 @@ class WorkerPool:
         return_code = worker.end(patience_seconds=5)
         if return_code is None or return_code >= 0:
           raise RuntimeError(f"a data worker {describe_end(return_code)}; its output says why")
-        self._deaths.add(return_code)
-        self._workers[i] = _Worker(self._make_batch)
+        self._deaths.add(describe_end(return_code))
+        self._workers[i] = self._start()
         for arguments in worker.pending:
           self._workers[i].request(arguments)
+
+  def _start(self) -> "_Worker":
+    """Starts a worker, again and again if the system has no memory or no descriptors for it."""
+    while True:
+      try:
+        return _Worker(self._make_batch)
+      except OSError as error:
+        self._deaths.add(f"could not be started ({error.strerror})")
+      self._lock.wait(_SECONDS_TO_RETRY)
+      self._raise_if_closed()
+
+  def _raise_if_closed(self) -> None:
+    if self._is_closed:
+      raise ClosedError
 
 
 class _Worker:

@@ -43,16 +43,29 @@ def _serve(connection: socket.socket, requests: queue.SimpleQueue) -> None:
   while True:
     arguments = requests.get()
     try:
-      answer = make_batch(*arguments)
-    except MemoryError:
-      # What frees memory, and what the kernel does when it finds no more.
+      try:
+        answer = make_batch(*arguments)
+      except MemoryError:
+        raise
+      except Exception as error:
+        answer = messages.Failure(error, traceback.format_exc())
+      _answer(connection, answer)
+    except ConnectionError:
+      os._exit(0)
+    except (MemoryError, OSError):
+      # Another worker may find what is lacking: memory or descriptors. The kernel does the same.
       os.kill(os.getpid(), signal.SIGKILL)
-    except Exception as error:
-      answer = messages.Failure(error, traceback.format_exc())
-    try:
-      messages.send(connection, answer)
-    except OSError:
-      os._exit(1)
+
+
+def _answer(connection: socket.socket, answer: Any) -> None:
+  try:
+    messages.send(connection, answer)
+  except (MemoryError, OSError):
+    raise
+  # Errors of some libraries do not pickle.
+  except Exception:
+    text = answer.text if isinstance(answer, messages.Failure) else traceback.format_exc()
+    messages.send(connection, messages.Failure(RuntimeError(text.splitlines()[-1]), text))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
+import errno
 import mmap
 import operator
 import os
 import pathlib
 import signal
 import socket
+import subprocess
 import threading
 import time
 
@@ -12,6 +14,7 @@ import pytest
 
 from nfnet.errors import UserError
 from train.data.batch_workers import deaths, messages
+from train.data.batch_workers import pool as pool_module
 from train.data.batch_workers.deaths import TooManyDeathsError, WorkerDeaths
 from train.data.batch_workers.pool import ClosedError, WorkerPool
 
@@ -51,9 +54,9 @@ def test_signals_to_workers_that_start_are_ignored_and_killed_ones_replaced(repo
   received += [pool.receive() for _ in range(7)]
   np.testing.assert_array_equal(received, [np.full((4, 2), i) for i in range(9)])
   assert sorted(reports) == [
-    "a data worker was killed (SIGKILL, perhaps because memory ran out) and was started again; "
-    "no image is lost",
-    "a data worker was killed (SIGSEGV) and was started again; no image is lost",
+    "a data worker was killed (SIGKILL, perhaps because memory ran out); another one makes the "
+    "same batches",
+    "a data worker was killed (SIGSEGV); another one makes the same batches",
   ]
   last = pids(pool)
   pool.close()
@@ -80,6 +83,41 @@ def test_a_worker_that_ends_by_itself_is_not_started_again(reports):
   pool.close()
 
 
+# Classes that only the worker has do not pickle.
+RAISE_ITS_OWN_ERROR = "exec('class E(Exception): pass') or exec('raise E(7)')"
+
+
+def test_what_does_not_pickle_is_an_error_too(reports):
+  pool = open_pool(eval, 1, reports)
+  pool.request("lambda: 0")
+  with pytest.raises(RuntimeError, match=r"(?i)pickle"):
+    pool.receive()
+  pool.request(RAISE_ITS_OWN_ERROR)
+  with pytest.raises(RuntimeError, match="E: 7"):
+    pool.receive()
+  pool.close()
+
+
+def test_a_worker_that_cannot_be_started_is_tried_again(reports, monkeypatch):
+  start, failures = subprocess.Popen, iter([errno.ENOMEM, errno.EMFILE])
+
+  def start_late(*arguments, **options):
+    for number in failures:
+      raise OSError(number, os.strerror(number))
+    return start(*arguments, **options)
+
+  monkeypatch.setattr(pool_module, "_SECONDS_TO_RETRY", 0.01)
+  monkeypatch.setattr(subprocess, "Popen", start_late)
+  pool = open_pool(operator.add, 1, reports)
+  pool.request(1, 2)
+  assert pool.receive() == 3
+  assert [text.split(";")[0] for text in reports] == [
+    "a data worker could not be started (Cannot allocate memory)",
+    "a data worker could not be started (Too many open files)",
+  ]
+  pool.close()
+
+
 def test_workers_that_are_killed_again_and_again_are_given_up(reports, monkeypatch):
   monkeypatch.setattr(deaths, "DEATHS_MAX", 2)
   counter = WorkerDeaths(0, reports.append)
@@ -97,7 +135,7 @@ def test_workers_that_are_killed_again_and_again_are_given_up(reports, monkeypat
 def test_deaths_of_long_ago_do_not_count(monkeypatch):
   monkeypatch.setattr(deaths, "DEATHS_MAX", 1)
   counter = WorkerDeaths(0, lambda text: None)
-  counter.add(-signal.SIGKILL)
+  counter.add("was killed")
   assert counter.are_too_many()
   monkeypatch.setattr(deaths, "WINDOW_SECONDS", 0)
   assert not counter.are_too_many()
@@ -105,7 +143,7 @@ def test_deaths_of_long_ago_do_not_count(monkeypatch):
   monkeypatch.undo()
   counter = WorkerDeaths(16, lambda text: None)
   for _ in range(3 * 16 - 1):
-    counter.add(-signal.SIGKILL)
+    counter.add("was killed")
   assert not counter.are_too_many()
 
 
