@@ -109,7 +109,7 @@ def evaluation_batches(
 
 
 class _Share(NamedTuple):
-  """What this host gets of each batch.
+  """Says what this host gets of each batch.
 
   Attributes:
     batch_size: number of images of the global batch.

@@ -1,4 +1,4 @@
-"""What makes batches ahead of the training: threads, or worker processes that may die.
+"""Makes batches ahead of the training, by threads or by worker processes that may die.
 
 A batch is a pure function of the positions of its examples, so whoever has lost one makes it again.
 `threads` and `pool` (processes) have the same methods: `request`, `receive` in the order of the

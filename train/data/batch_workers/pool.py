@@ -138,6 +138,9 @@ class _Worker:
           stdout=subprocess.DEVNULL,
           env={**os.environ, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))},
         )
+    except OSError:
+      self._connection.close()
+      raise
     finally:
       signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     self._send(make_batch)
