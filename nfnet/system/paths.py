@@ -38,14 +38,13 @@ def local_path(label: str, path: str) -> str:
       a control character or bytes that are not UTF-8, or there is no such user.
   """
   if not path:
-    raise UserError(f"{label}='': names no path")
+    raise UserError(f"{label}=: names no path")
   for category, words in _REFUSED_CATEGORIES.items():
     if any(unicodedata.category(character) == category for character in path):
       raise UserError(f"{label}={shown(path)}: holds {words}; give another name")
   if _SCHEME.match(path):
     raise UserError(
-      f"{label}={shown(path)}: is not a path of this machine; mount the bucket or copy the files, "
-      "and give the path here"
+      f"{label}={shown(path)}: is not a path of this machine; mount the bucket and give its path"
     )
   expanded = os.path.expanduser(path)
   if expanded.startswith("~"):
@@ -104,8 +103,8 @@ def make_parents(path: str) -> None:
 
 
 def shown(path: str) -> str:
-  """Returns a path as messages show it: quoted, with whatever a terminal would obey escaped."""
-  return ascii(path)
+  """Returns a path as messages show it: with whatever a terminal would obey escaped."""
+  return path if path.isprintable() else ascii(path)
 
 
 def define_path(

@@ -8,7 +8,7 @@ import contextlib
 import math
 import os
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -179,6 +179,7 @@ class Checkpoints:
     ema: Any | None,
     optimizer: Any,
     experiment: Experiment | None = None,
+    accepted_changes: Collection[str] = (),
     step: int | None = None,
   ) -> Restored:
     """Restores a checkpoint onto the devices that the given trees name.
@@ -192,6 +193,7 @@ class Checkpoints:
       ema: tree of jax.ShapeDtypeStruct with sharding, or None to restore no moving average.
       optimizer: tree of jax.ShapeDtypeStruct with sharding.
       experiment: experiment that the checkpoint must belong to; None accepts any.
+      accepted_changes: fields in which the experiment may differ, see `check_resumable`.
       step: step of the checkpoint to restore; None takes the newest.
 
     Raises:
@@ -215,18 +217,21 @@ class Checkpoints:
       raise UserError(
         f"checkpoint {self._folder / str(steps[-1])} cannot be restored: {reason}"
         + (f"; all {len(steps)} checkpoints are damaged" if len(steps) > 1 else "")
-        + "; start in a new --workdir"
+        + "; move the workdir away to start anew"
       )
     self._manager.reload()
     try:
-      restored = self._restore_step(chosen, parameters, ema, optimizer, experiment)
+      if experiment is not None:
+        check_resumable(read_metadata(self._folder / str(chosen)), experiment, accepted_changes)
+      restored = self._restore_step(chosen, parameters, ema, optimizer)
     except UserError:
       raise
     # If a tree does not fit, Orbax or TensorStore may raise anything.
     except Exception as error:
       raise UserError(
         f"checkpoint {self._folder / str(chosen)} cannot be restored ({short_text(error)}); "
-        "its files are intact, so it is of another network or version: start in a new --workdir"
+        "its files are intact, so it is of another network or version: "
+        "move the workdir away to start anew"
       ) from error
     return restored._replace(set_aside=tuple(damages))
 
@@ -263,12 +268,8 @@ class Checkpoints:
       (folder,) = self._folder.glob(f"{self._saving}.*")
       write_digests(folder)
 
-  def _restore_step(
-    self, step: int, parameters: Any, ema: Any, optimizer: Any, experiment: Experiment | None
-  ) -> Restored:
+  def _restore_step(self, step: int, parameters: Any, ema: Any, optimizer: Any) -> Restored:
     metadata = read_metadata(self._folder / str(step))
-    if experiment is not None:
-      check_resumable(metadata, experiment)
     trees = {PARAMS_ITEM: parameters, OPTIMIZER_ITEM: optimizer}
     if ema is not None:
       trees[EMA_ITEM] = ema
