@@ -143,7 +143,7 @@ def test_the_advice_to_a_run_that_has_diverged_can_be_followed(experiment, fault
   fault("loss", set())
   lower = override(strict, overrides)
   assert lower.optimizer.peak_learning_rate == 0.05
-  with pytest.raises(UserError, match="rate was 0.1 and is now 0.05; resume it with") as error:
+  with pytest.raises(UserError, match=r"rate was 0\.1 and is now 0\.05; resume it with") as error:
     loop.train(lower, workdir, accepted_changes=())
   assert split_arguments(str(error.value))[1] == accepted
   records = loop.train(lower, workdir, accepted_changes=accepted)
@@ -157,7 +157,7 @@ def test_the_advice_to_a_run_that_has_diverged_can_be_followed(experiment, fault
   ]
   # From now on this is the experiment of the workdir.
   loop.train(lower, workdir, accepted_changes=())
-  with pytest.raises(UserError, match="rate was 0.05 and is now 0.1"):
+  with pytest.raises(UserError, match=r"rate was 0\.05 and is now 0\.1"):
     loop.train(strict, workdir, accepted_changes=())
 
 

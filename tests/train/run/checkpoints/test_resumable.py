@@ -47,11 +47,11 @@ def test_only_accepted_fields_may_differ():
   changed = dataclasses.replace(
     EXPERIMENT, seed=7, optimizer=dataclasses.replace(EXPERIMENT.optimizer, agc_clipping=0.02)
   )
-  with pytest.raises(UserError, match="seed was 0 and is now 7; resume it with --config.seed=0, "):
+  with pytest.raises(UserError, match=r"seed was 0 and is now 7; resume it with --config\.seed=0,"):
     check_resumable(saved, changed, ["optimizer.agc_clipping"])
 
 
 def test_what_can_be_copied_is_quoted_for_the_shell():
   saved = {"experiment": {**to_json(EXPERIMENT), "initial_weights": "/data/my weights"}}
-  with pytest.raises(UserError, match="with '--config.initial_weights=/data/my weights', or move"):
+  with pytest.raises(UserError, match=r"with '--config\.initial_weights=/data/my weights', or"):
     check_resumable(saved, EXPERIMENT)
