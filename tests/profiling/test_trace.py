@@ -1,5 +1,4 @@
 import json
-import os
 import re
 import subprocess
 import sys
@@ -17,10 +16,6 @@ IMAGES = 64
 def run(*arguments):
   return subprocess.run(
     [sys.executable, "-m", "profiling.trace", f"--config={CONFIG}", *arguments],
-    env={
-      **os.environ,
-      "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_backend_optimization_level=0",
-    },
     capture_output=True,
     text=True,
     check=False,
