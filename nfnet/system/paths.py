@@ -18,7 +18,7 @@ from nfnet.errors import UserError
 flags.disclaim_key_flags()
 
 Use = Literal["read", "write file", "write folder"]
-"""The use that a command makes of a path: it reads it, writes a file there, or files into a folder."""
+"""The use of a path: a command reads it, writes a file there, or writes files into a folder."""
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 # Characters that break lines or control a terminal, and bytes of a name that are not UTF-8.

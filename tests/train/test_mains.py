@@ -27,14 +27,14 @@ SHORT = (
 )
 
 
-def run(module, *arguments):
+def run(module, *arguments, **streams):
   # One device, as on a laptop.
   environment = {**os.environ, "XLA_FLAGS": XLA_FLAGS}
   return subprocess.run(
     [sys.executable, "-m", "tests.train.small_network", module, *arguments],
     cwd=ROOT,
     env=environment,
-    capture_output=True,
+    **(streams or {"capture_output": True}),
     text=True,
     timeout=300,
     check=False,
@@ -140,6 +140,37 @@ def test_the_advice_about_a_changed_rate_can_be_followed(pretrained, digits, tmp
   assert result.returncode == 0, result.stderr
   assert "resuming after step 2" in result.stdout
   assert "resumed after step 2 with optimizer.peak_learning_rate=0.01" in result.stdout
+
+
+@pytest.mark.parametrize(
+  "sink", ["/dev/full", pytest.param("a closed pipe", marks=pytest.mark.slow)]
+)
+def test_training_goes_on_without_a_reader(pretrained, digits, tmp_path, sink):
+  shutil.copytree(pretrained[0], tmp_path / "run")
+  shutil.rmtree(tmp_path / "run" / "checkpoints" / "4")
+  if sink == "/dev/full":
+    output = os.open(sink, os.O_WRONLY)
+  else:
+    reader, output = os.pipe()
+    os.close(reader)
+  try:
+    result = run(
+      "train.pretrain",
+      f"--config={CONFIG}",
+      f"--workdir={tmp_path / 'run'}",
+      f"--config.data.path={digits}",
+      *SHORT,
+      stdout=output,
+      stderr=subprocess.PIPE,
+    )
+  finally:
+    os.close(output)
+  assert result.returncode == 0, result.stderr
+  lost = "standard output cannot be written: No space left on device; all files are complete\n"
+  assert result.stderr == (lost if sink == "/dev/full" else "")
+  records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").open()]
+  assert [record["step"] for record in records if record["kind"] == "train"] == [2, 4]
+  assert (tmp_path / "run" / "checkpoints" / "4").is_dir()
 
 
 def test_changes_that_no_run_can_take_are_refused():
