@@ -38,13 +38,13 @@ def local_path(label: str, path: str) -> str:
       a control character or bytes that are not UTF-8, or there is no such user.
   """
   if not path:
-    raise UserError(f"{label}=: names no path")
+    raise UserError(f"{label}= names no path")
   for category, words in _REFUSED_CATEGORIES.items():
     if any(unicodedata.category(character) == category for character in path):
-      raise UserError(f"{label}={shown(path)}: holds {words}; give another name")
+      raise UserError(f"{label}={shown(path)} holds {words}; give another name")
   if _SCHEME.match(path):
     raise UserError(
-      f"{label}={shown(path)}: is not a path of this machine; mount the bucket and give its path"
+      f"{label}={shown(path)} is not a path of this machine; mount the bucket and give its path"
     )
   expanded = os.path.expanduser(path)
   if expanded.startswith("~"):
@@ -74,9 +74,9 @@ def check_writable(label: str, path: str, use: Use) -> None:
   try:
     if os.path.isdir(path) or path.endswith("/"):
       if not is_folder:
-        raise UserError(f"{label}={path}: is a folder; give the path of a file")
+        raise UserError(f"{label}={path} is a folder; give the path of a file")
     elif is_folder and _exists(path):
-      raise UserError(f"{label}={path}: is a file; give the path of a folder")
+      raise UserError(f"{label}={path} is a file; give the path of a folder")
     if os.path.isdir(path):
       _try_folder(path)
     elif os.path.isfile(path):
@@ -89,7 +89,7 @@ def check_writable(label: str, path: str, use: Use) -> None:
       _try_folder(ancestor)
   except OSError as error:
     raise UserError(
-      f"{label}={path}: cannot be written: {error.strerror}; give another path"
+      f"{label}={path} cannot be written: {error.strerror}; give another path"
     ) from error
 
 
