@@ -165,6 +165,17 @@ def read_lines(path: pathlib.Path, parse: Parse) -> list[Record]:
   return records
 
 
+def read_file(path: pathlib.Path) -> bytes:
+  """Returns the content of a file.
+
+  Raises:
+    OSError: it cannot be read, or is not a file: opening a pipe would wait for the other end.
+  """
+  if not stat.S_ISREG(path.stat().st_mode):
+    raise OSError(errno.EINVAL, "it is not a file")
+  return path.read_bytes()
+
+
 def parse_line(line: bytes | str, parse: Parse) -> Record | None:
   """Returns the record in a line of JSON, or None if it holds none."""
   try:
