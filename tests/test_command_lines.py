@@ -1,6 +1,7 @@
 """Every flag and every field that holds a path passes the one function that checks paths."""
 
 import ast
+import re
 
 import pytest
 
@@ -101,3 +102,18 @@ def test_results_are_printed_before_they_are_written(module):
       and getattr(node.func, "id", None) in ("write_json", "save_figure", "save_figures")
     ]
     assert not writes, "pass it to train.report.output.print_and_write"
+
+
+def test_limits_that_messages_say_to_raise_are_flags():
+  """The message of `profiling.compile.worker_process` is the same for all that compile."""
+  compiling = re.compile(
+    r"estimate\.(report|paper_runs|op_cycles) import|compile\.compilation import"
+  )
+  modules = [
+    f"profiling.{path.stem}"
+    for path in (ROOT / "profiling").glob("*.py")
+    if compiling.search(path.read_text(encoding="utf-8"))
+  ]
+  assert len(modules) >= 9
+  for module in modules:
+    assert {"memory_limit_gb", "time_limit_seconds"} <= flags_of(module).keys(), module
