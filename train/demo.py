@@ -19,6 +19,7 @@ from train.demo_data import make_digits
 from train.report.table import format_table
 from train.report.units import format_duration
 from train.run.initial_weights import with_new_classifier
+from train.run.leases.workdir_lease import lease_on
 from train.run.loop import train
 
 _WORKDIR = flags.DEFINE_string("workdir", "workdirs/demo", "Folder for all results.")
@@ -67,7 +68,9 @@ def demo(workdir: pathlib.Path) -> None:
 
 def main(unused_arguments: list[str]) -> None:
   """Runs the demo in the folder that the flag names."""
-  demo(pathlib.Path(_WORKDIR.value))
+  workdir = pathlib.Path(_WORKDIR.value)
+  with lease_on(workdir):
+    demo(workdir)
 
 
 if __name__ == "__main__":

@@ -26,11 +26,13 @@ from train.report.run_summary import summary
 from train.run import faults, resume
 from train.run.checkpoints.manager import BEST_METRIC, Checkpoints
 from train.run.evaluation import evaluate
+from train.run.leases.workdir_lease import lease_on
 from train.run.processes import is_first, same_in_all_processes
 from train.run.records import goodput
 from train.run.records.goodput import Ledger
 from train.run.records.id_log import IdLog
 from train.run.records.metrics import read_metrics
+from train.run.records.workdir import writing_to
 from train.run.reports import Reports
 from train.run.resume import Position
 from train.run.tally import Tally
@@ -118,6 +120,7 @@ def train(
     The records of metrics.jsonl; an empty list in all processes but the first.
 
   Raises:
+    InUseError: another run is writing into `workdir`.
     UserError: the run cannot start, or has to stop, for a reason that the user can correct.
     Terminated: after SIGTERM, once a checkpoint is saved.
   """
@@ -125,6 +128,18 @@ def train(
   if "://" in workdir:
     # Each host would create a local folder of that name.
     raise UserError(f"workdir {workdir!r} is not a folder; mount the bucket and give its path")
+  with lease_on(workdir):
+    return _train(experiment, workdir, initial=initial, began_seconds=began_seconds)
+
+
+def _train(
+  experiment: Experiment,
+  workdir: str,
+  *,
+  initial: Callable[[], Any] | None,
+  began_seconds: float | None,
+) -> list[dict[str, Any]]:
+  """Does what `train` promises, in a workdir that no other run writes into."""
   with contextlib.ExitStack() as opened:
     termination = opened.enter_context(Termination())
     ledger = opened.enter_context(
@@ -198,7 +213,8 @@ def train(
   if not is_first():
     return []
   records = read_metrics(workdir)
-  plots = write_plots(records, workdir, title=experiment.name)
+  with writing_to(workdir):
+    plots = write_plots(records, workdir, title=experiment.name)
   time_spent = goodput.read_goodput(workdir)
   print(summary(records, {"experiment": experiment.name, "workdir": workdir}))
   print(goodput.as_text(time_spent))

@@ -37,6 +37,8 @@ from train.sweep.results import (
 )
 
 FINETUNED_FILE = "finetuned.csv"
+FINETUNED_FOLDER = "finetuned"
+"""Folder in the sweep's that has the workdirs of the fine-tunings."""
 FINETUNED_COLUMNS = (
   *COLUMNS,
   "top1_error_percent",
@@ -88,7 +90,7 @@ def finetune_sweep(
   with tqdm(total=len(chosen) * seeds, unit="run", disable=None) as bar:
     for row in chosen:
       bar.set_description(row["trial"])
-      place = folder.path / "finetuned" / row["trial"]
+      place = folder.path / FINETUNED_FOLDER / row["trial"]
       experiments = [_experiment(folder, row, config, overrides, seed) for seed in range(seeds)]
       errors_percent = []
       for seed, experiment in enumerate(experiments):
