@@ -6,6 +6,7 @@
 import dataclasses
 import os
 
+from nfnet.class_names import read_class_names
 from nfnet.errors import UserError
 from nfnet.variants import Bottleneck
 from nfnet.weights.checkpoint_reader import read_checkpoint
@@ -52,4 +53,5 @@ def load_weights(
   else:
     tensors, layout, metadata = dict(flatten(read_haiku(path))), HAIKU, None
   weights = match_network(tensors, layout, variant=variant, bottleneck=bottleneck, source=source)
-  return dataclasses.replace(weights, metadata=metadata)
+  class_names = read_class_names(metadata, weights.num_classes, source=source)
+  return dataclasses.replace(weights, metadata=metadata, class_names=class_names)

@@ -195,7 +195,9 @@ def _train(
       if checkpoints.latest_step() is None:
         position = resume.start(experiment, model, optimizer, initial, like, mesh, first_data_state)
       else:
-        position, set_aside = resume.resume(checkpoints, experiment, like)
+        position, set_aside = resume.resume(
+          checkpoints, experiment, like, class_names=metadata["class_names"]
+        )
       batches.set_state(position.data_state)
       position.left_out |= left_out
       position.roll_backs = len(roll_backs)

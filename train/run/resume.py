@@ -5,7 +5,7 @@ writes one into a checkpoint.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -73,7 +73,11 @@ def start(
 
 
 def resume(
-  checkpoints: Checkpoints, experiment: Experiment, like: TrainState
+  checkpoints: Checkpoints,
+  experiment: Experiment,
+  like: TrainState,
+  *,
+  class_names: Sequence[str] | None = None,
 ) -> tuple[Position, tuple[int, ...]]:
   """Returns the position of the newest checkpoint that is not damaged.
 
@@ -81,9 +85,11 @@ def resume(
     checkpoints: checkpoints of the run; there is at least one.
     experiment: experiment to train, which must be the one trained so far.
     like: abstract state from `train.step.state.abstract_state`.
+    class_names: names of the data set's classes, which must be those of the checkpoint; None
+      accepts any.
 
   Returns:
-    The position, and the steps of damaged newer checkpoints that were set aside.
+    The position, and the steps of checkpoints that were set aside.
 
   Raises:
     UserError: no checkpoint can be restored, or the checkpoints are of another experiment.
@@ -93,6 +99,7 @@ def resume(
     ema=like.ema,
     optimizer=like.optimizer._asdict(),
     experiment=experiment,
+    class_names=class_names,
   )
   position = Position(
     state=TrainState(restored.parameters, SGDAGCState(**restored.optimizer), restored.ema),

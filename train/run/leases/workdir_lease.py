@@ -65,7 +65,7 @@ def lease_on(workdir: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def _check_is_shared(workdir: str | os.PathLike[str]) -> None:
-  """Raises UserError if this process sees another folder than the first one, which has the lease."""
+  """Raises UserError if this process sees another folder than the first one does."""
   try:
     with writing_to(workdir):
       pass
