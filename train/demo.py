@@ -35,7 +35,15 @@ def demo(workdir: pathlib.Path) -> None:
 
   Args:
     workdir: folder for all results.
+
+  Raises:
+    InUseError: another process runs the demo there.
   """
+  with lease_on(workdir):
+    _demo(workdir)
+
+
+def _demo(workdir: pathlib.Path) -> None:
   started_seconds = time.monotonic()
   # Fine-tuning and training from scratch are the same program, so the second finds it compiled.
   jax.config.update("jax_compilation_cache_dir", str(workdir / "compilation_cache"))
@@ -68,9 +76,7 @@ def demo(workdir: pathlib.Path) -> None:
 
 def main(unused_arguments: list[str]) -> None:
   """Runs the demo in the folder that the flag names."""
-  workdir = pathlib.Path(_WORKDIR.value)
-  with lease_on(workdir):
-    demo(workdir)
+  demo(pathlib.Path(_WORKDIR.value))
 
 
 if __name__ == "__main__":

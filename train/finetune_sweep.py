@@ -14,8 +14,7 @@ from absl import flags
 from nfnet.command_line import run_main
 from train.config.overrides import parse_arguments
 from train.run.compilation_cache import use_compilation_cache
-from train.run.leases.workdir_lease import lease_on
-from train.sweep.finetuning import FINETUNED_FOLDER, finetune_sweep
+from train.sweep.finetuning import finetune_sweep
 from train.sweep.folder import SweepFolder
 
 
@@ -25,15 +24,14 @@ def main(arguments: list[str]) -> None:
   folder = SweepFolder(values.folder)
   folder.check()
   use_compilation_cache()
-  with lease_on(folder.path / FINETUNED_FOLDER):
-    path = finetune_sweep(
-      folder,
-      values.config,
-      arguments[1:],
-      seeds=values.seeds,
-      all_trials=values.all_trials,
-      probe_images_max=values.probe_images_max,
-    )
+  path = finetune_sweep(
+    folder,
+    values.config,
+    arguments[1:],
+    seeds=values.seeds,
+    all_trials=values.all_trials,
+    probe_images_max=values.probe_images_max,
+  )
   print(f"results: {path}")
 
 

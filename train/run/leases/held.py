@@ -35,19 +35,24 @@ def release(workdir: str | os.PathLike[str]) -> None:
   _tokens.pop(os.path.abspath(workdir), None)
 
 
-def check_lease(workdir: str | os.PathLike[str]) -> None:
-  """Raises an error if this process holds a lease on a workdir that is no longer its own.
+def check_lease(folder: str | os.PathLike[str]) -> None:
+  """Raises an error if this process has lost a lease under which it writes into a folder.
 
   Args:
-    workdir: folder that is about to be written to; nothing is checked if no lease is held on it.
+    folder: folder that is about to be written to: a workdir, or any folder in one. Nothing is
+      checked if no lease is held on it.
 
   Raises:
     UserError: the workdir was renamed, removed or replaced, or another process has taken it over.
     OSError: the lease cannot be read.
   """
-  token = _tokens.get(os.path.abspath(workdir))
-  if token is None:
-    return
+  path = os.path.abspath(folder)
+  for workdir, token in list(_tokens.items()):
+    if path == workdir or path.startswith(os.path.join(workdir, "")):
+      _check(workdir, token)
+
+
+def _check(workdir: str, token: int) -> None:
   try:
     with pathlib.Path(workdir, LEASE_FILE).open("rb") as file:
       holder = read_holder(file.read(SIZE_BYTES))
@@ -62,8 +67,8 @@ def check_lease(workdir: str | os.PathLike[str]) -> None:
   else:
     what = "is gone: it has been renamed or removed"
   raise UserError(
-    f"workdir {os.fspath(workdir)!r} {what}; nothing more is written to it; put it back and run "
-    "the same command again to resume, or give another --workdir"
+    f"workdir {workdir!r} {what}; nothing more is written to it; put it back and run the same "
+    "command again to resume, or give another --workdir"
   )
 
 

@@ -8,6 +8,7 @@ has the values that determine the order of the images. `train.audit_data` reads 
 proves that each epoch used each image once.
 """
 
+import contextlib
 import json
 import os
 import pathlib
@@ -124,8 +125,13 @@ class IdLog:
 
   def close(self) -> None:
     """Writes what is left and closes the file."""
-    with writing_to(self._workdir):
-      self._file.close()
+    try:
+      with writing_to(self._workdir):
+        self._file.flush()
+    finally:
+      # Flushing has raised the error already; closing would raise it again.
+      with contextlib.suppress(OSError):
+        self._file.close()
 
   def __enter__(self) -> "IdLog":
     return self
