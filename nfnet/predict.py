@@ -78,7 +78,7 @@ def main(argv: list[str]) -> None:
     activation=arguments.activation,
     pixels=arguments.pixels,
   )
-  if classifier.class_names is None:
+  if classifier.class_names is None and not arguments.logits_out:
     print(
       f"weights {arguments.weights!r} do not name their classes: they are numbered from 0, in the "
       "order of the classifier",

@@ -8,8 +8,10 @@ import os
 import pathlib
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any
 
+import jax
 import orbax.checkpoint as ocp
 from absl import logging as absl_logging
 from etils import epath
@@ -53,7 +55,12 @@ class _Step(step_lib.Metadata):
 
 
 class Manager(ocp.CheckpointManager):
-  """Orbax's manager, which opens folders in which a checkpoint is damaged."""
+  """Orbax's manager, which opens folders in which a checkpoint is damaged or others left things."""
+
+  def __init__(self, directory: pathlib.Path, **arguments: Any):
+    super().__init__(directory, **arguments)
+    # The attribute is private.
+    self._checkpoint_deleter = _Deleter(directory)
 
   def metrics(self, step: int) -> dict[str, float]:
     """Returns the numbers saved with a checkpoint; none if they cannot be read.
@@ -67,6 +74,33 @@ class Manager(ocp.CheckpointManager):
       return {name: float(value) for name, value in values.items()}
     except (OSError, ValueError, TypeError, AttributeError, RecursionError):
       return {}
+
+
+class _Deleter:
+  """Deletes checkpoints.
+
+  Orbax's own would delete `24.orbax-checkpoint-tmp-of-somebody` in place of `24`, and a checkpoint
+  that cannot be deleted would make the next save fail.
+  """
+
+  def __init__(self, folder: pathlib.Path):
+    self._folder = folder
+
+  def delete(self, step: int) -> None:
+    """Deletes the checkpoint of a step; the first of several processes does it."""
+    if jax.process_index() == 0:
+      try:
+        shutil.rmtree(self._folder / str(step))
+      except OSError as error:
+        absl_logging.warning("checkpoint of step %d could not be deleted: %s", step, error)
+
+  def delete_steps(self, steps: Iterable[int]) -> None:
+    """Deletes the checkpoints of some steps."""
+    for step in steps:
+      self.delete(step)
+
+  def close(self) -> None:
+    """Does nothing, since nothing is open."""
 
 
 def unfinished_save(folder: pathlib.Path, step: int) -> pathlib.Path:
