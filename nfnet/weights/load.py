@@ -5,10 +5,12 @@
 
 import dataclasses
 import os
+from typing import Any
 
+from nfnet.activations import ACTIVATIONS
 from nfnet.class_names import read_class_names
 from nfnet.errors import UserError
-from nfnet.variants import Bottleneck
+from nfnet.variants import VARIANTS, Bottleneck
 from nfnet.weights.checkpoint_reader import read_checkpoint
 from nfnet.weights.haiku import HAIKU
 from nfnet.weights.haiku_pickle import read_haiku
@@ -44,7 +46,7 @@ def load_weights(
   source = f"weights {path!r}"
   if os.path.isdir(path):
     parameters, metadata = read_checkpoint(path, prefer_ema=prefer_ema)
-    trained_variant = metadata["experiment"]["model"]["variant"]
+    trained_variant = _trained_variant(metadata, source)
     if variant not in (None, trained_variant):
       raise UserError(f"{source} were trained as variant {trained_variant}, not {variant}")
     tensors, layout, variant = dict(flatten(parameters)), _CHECKPOINT, trained_variant
@@ -55,3 +57,22 @@ def load_weights(
   weights = match_network(tensors, layout, variant=variant, bottleneck=bottleneck, source=source)
   class_names = read_class_names(metadata, weights.num_classes, source=source)
   return dataclasses.replace(weights, metadata=metadata, class_names=class_names)
+
+
+def _trained_variant(metadata: dict[str, Any], source: str) -> str:
+  """Returns the variant that a checkpoint's metadata names.
+
+  Raises:
+    UserError: the metadata does not describe a network that this version knows.
+  """
+  try:
+    model = metadata["experiment"]["model"]
+    variant, activation = str(model["variant"]), str(model["activation"])
+  except (KeyError, TypeError) as error:
+    raise UserError(f"{source}: its metadata does not say which network it is") from error
+  for name, known in ((variant, VARIANTS), (activation, ACTIVATIONS)):
+    if name not in known:
+      raise UserError(
+        f"{source}: this version knows no {ascii(name)[:40]}, which its metadata names"
+      )
+  return variant
