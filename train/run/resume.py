@@ -10,8 +10,10 @@ from typing import Any
 
 import jax
 
+from nfnet.errors import UserError
 from nfnet.initialization import initial_parameters
 from nfnet.model import NFNet
+from nfnet.weights.checkpoint_reader import short_text
 from train.config.experiment import Experiment
 from train.run.checkpoints.manager import Checkpoints
 from train.run.tally import Counts
@@ -101,14 +103,20 @@ def resume(
     experiment=experiment,
     class_names=class_names,
   )
-  position = Position(
-    state=TrainState(restored.parameters, SGDAGCState(**restored.optimizer), restored.ema),
-    step=restored.step,
-    data_state=restored.data_state,
-    counts=Counts(**restored.metadata["counts"]),
-    left_out={tuple(steps) for steps in restored.metadata["left_out"]},
-    owes_evaluation=restored.metadata["owes_evaluation"],
-  )
+  try:
+    position = Position(
+      state=TrainState(restored.parameters, SGDAGCState(**restored.optimizer), restored.ema),
+      step=restored.step,
+      data_state=dict(restored.data_state),
+      counts=Counts(**restored.metadata["counts"]),
+      left_out={(int(first), int(last)) for first, last in restored.metadata["left_out"]},
+      owes_evaluation=bool(restored.metadata["owes_evaluation"]),
+    )
+  except (KeyError, TypeError, ValueError) as error:
+    raise UserError(
+      f"the checkpoint of step {restored.step} lacks what resuming needs ({short_text(error)}); "
+      "resume with the version that saved it, or start in a new --workdir"
+    ) from error
   return position, restored.set_aside
 
 

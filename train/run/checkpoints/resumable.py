@@ -46,14 +46,17 @@ def check_resumable(
       f"Resume it with {back}, or start in a new --workdir"
     )
   saved_names = saved_metadata.get("class_names")
-  if None not in (class_names, saved_names) and list(class_names) != list(saved_names):
-    place = next(
-      (i for i, (a, b) in enumerate(zip(saved_names, class_names, strict=False)) if a != b),
-      min(len(saved_names), len(class_names)),
-    )
-    was, now = ((*names, "missing")[place] for names in (saved_names, class_names))
-    raise UserError(
-      f"the classes of data set {experiment.data.path!r} are not those that the workdir's network "
-      f"has learned: class {place} was {ascii(was)[:40]} and is now {ascii(now)[:40]}. "
-      "Resume it with the same data set, or start in a new --workdir"
-    )
+  if class_names is None or saved_names is None or saved_names == list(class_names):
+    return
+  if not isinstance(saved_names, list):
+    raise UserError("the saved names of the classes are damaged: they are not a list")
+  place = next(
+    (i for i, (a, b) in enumerate(zip(saved_names, class_names, strict=False)) if a != b),
+    min(len(saved_names), len(class_names)),
+  )
+  was, now = ((*names, "missing")[place] for names in (saved_names, class_names))
+  raise UserError(
+    f"the classes of data set {experiment.data.path!r} are not those that the workdir's network "
+    f"has learned: class {place} was {ascii(was)[:40]} and is now {ascii(now)[:40]}. "
+    "Resume it with the same data set, or start in a new --workdir"
+  )
