@@ -177,5 +177,7 @@ def get_variant(name: str) -> Variant:
   """
   if name not in VARIANTS:
     near = difflib.get_close_matches(name.upper(), VARIANTS, n=1, cutoff=0.0)[0]
-    raise ValueError(f"variant {name!r} is none of {', '.join(VARIANTS)}; nearest: {near}")
+    raise ValueError(
+      f"unknown variant {name!r}; nearest: {near}; choose one of {', '.join(VARIANTS)}"
+    )
   return VARIANTS[name]

@@ -10,6 +10,7 @@ from typing import Any
 from nfnet.activations import ACTIVATIONS
 from nfnet.class_names import read_class_names
 from nfnet.errors import UserError
+from nfnet.system.paths import local_path
 from nfnet.variants import VARIANTS, Bottleneck
 from nfnet.weights.checkpoint_reader import read_checkpoint
 from nfnet.weights.haiku import HAIKU
@@ -43,6 +44,7 @@ def load_weights(
   Raises:
     UserError: the file cannot be read, is refused, or holds another network.
   """
+  path = local_path("weights", path)
   source = f"weights {path!r}"
   if os.path.isdir(path):
     parameters, metadata = read_checkpoint(path, prefer_ema=prefer_ema)

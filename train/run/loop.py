@@ -9,12 +9,14 @@ line.
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
 import jax
+from absl import logging
 
 from nfnet.errors import UserError
+from nfnet.system.paths import local_path
 from train.config.experiment import Experiment
 from train.config.json_conversion import to_json
 from train.config.validation import validate
@@ -125,9 +127,7 @@ def train(
     Terminated: after SIGTERM, once a checkpoint is saved.
   """
   validate(experiment)
-  if "://" in workdir:
-    # Each host would create a local folder of that name.
-    raise UserError(f"workdir {workdir!r} is not a folder; mount the bucket and give its path")
+  workdir = local_path("workdir", workdir)
   with lease_on(workdir):
     return _train(experiment, workdir, initial=initial, began_seconds=began_seconds)
 
@@ -214,14 +214,34 @@ def _train(
         break
   if not is_first():
     return []
-  records = read_metrics(workdir)
-  with writing_to(workdir):
-    plots = write_plots(records, workdir, title=experiment.name)
-  time_spent = goodput.read_goodput(workdir)
+  return _report_end(experiment, workdir)
+
+
+def _report_end(experiment: Experiment, workdir: str) -> list[dict[str, Any]]:
+  """Prints tables and draws plots of a finished run, as far as its books allow it.
+
+  Returns:
+    The records of metrics.jsonl.
+  """
+  records: list[dict[str, Any]] = []
+  with _as_warning():
+    records = read_metrics(workdir)
   print(summary(records, {"experiment": experiment.name, "workdir": workdir}))
-  print(goodput.as_text(time_spent))
-  print(f"plots: {', '.join(str(plot) for plot in plots)}")
+  with _as_warning():
+    print(goodput.as_text(goodput.read_goodput(workdir)))
+  with _as_warning(), writing_to(workdir):
+    plots = write_plots(records, workdir, title=experiment.name)
+    print(f"plots: {', '.join(str(plot) for plot in plots)}")
   return records
+
+
+@contextlib.contextmanager
+def _as_warning() -> Iterator[None]:
+  """Logs an error that the user can correct, and goes on: the run is done."""
+  try:
+    yield
+  except UserError as error:
+    logging.warning("%s", error)
 
 
 def _train_from(position: Position, run: _Run, events: Sequence[str]) -> None:
@@ -265,6 +285,9 @@ def _train_from(position: Position, run: _Run, events: Sequence[str]) -> None:
     reports.message(_describe(run, position.step))
     ledger.begin_steps()
     tally = Tally(experiment.data.batch_size, position.counts)
+    if position.step == run.total_steps and not same_in_all_processes(reports.has_evaluation):
+      # The run was finished, and its results are not on record any more.
+      position.owes_evaluation = True
     is_compiled = position.roll_backs > 0
     if position.owes_evaluation:
       if _evaluate(position, run, reports) is None:

@@ -30,6 +30,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from nfnet.errors import UserError
+from nfnet.system.paths import local_path
 from train.sweep.trial import Trial
 
 WAITING, RUNNING, FAILED, DONE = STATES = ("waiting", "running", "failed", "done")
@@ -79,11 +80,9 @@ class SweepFolder:
       path: path of the folder, which need not exist.
 
     Raises:
-      UserError: the path is a URL.
+      UserError: it is not a path of this machine.
     """
-    if "://" in os.fspath(path):
-      raise UserError(f"--folder={path}: not a folder; mount a share and give its path")
-    self.path = pathlib.Path(path).absolute()
+    self.path = pathlib.Path(local_path("--folder", os.fspath(path))).absolute()
     self._trials: dict[str, Trial] = {}
 
   def create(self, fixed: Mapping[str, Any]) -> None:

@@ -241,11 +241,11 @@ def test_a_workdir_that_is_lost_is_noticed_at_the_next_write(how, tmp_path):
     metrics = MetricsWriter(str(workdir), restored_step=None)
     ids = IdLog(str(workdir), start=0, process=0, processes=1, order=order)
     message = lose(workdir, how)
+    ids.append(1, batch)
     there_before = sorted(tmp_path.rglob("*"))
     for write in (
       lambda: metrics.write({"step": 1, "kind": "train", "loss": 1.0}),
       lambda: MetricsWriter(str(workdir), restored_step=None),
-      lambda: ids.append(1, batch),
       ids.flush,
       lambda: IdLog(str(workdir), start=1, process=0, processes=1, order=order),
       lambda: ledger.goes_on_from(0),
