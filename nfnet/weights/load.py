@@ -11,7 +11,7 @@ from nfnet.activations import ACTIVATIONS
 from nfnet.class_names import read_class_names
 from nfnet.errors import UserError
 from nfnet.system.paths import local_path
-from nfnet.variants import VARIANTS, Bottleneck
+from nfnet.variants import Bottleneck, get_variant
 from nfnet.weights.checkpoint_reader import read_checkpoint
 from nfnet.weights.haiku import HAIKU
 from nfnet.weights.haiku_pickle import read_haiku
@@ -72,9 +72,10 @@ def _trained_variant(metadata: dict[str, Any], source: str) -> str:
     variant, activation = str(model["variant"]), str(model["activation"])
   except (KeyError, TypeError) as error:
     raise UserError(f"{source}: its metadata does not say which network it is") from error
-  for name, known in ((variant, VARIANTS), (activation, ACTIVATIONS)):
-    if name not in known:
-      raise UserError(
-        f"{source}: this version knows no {ascii(name)[:40]}, which its metadata names"
-      )
+  try:
+    get_variant(variant)
+  except ValueError as error:
+    raise UserError(f"{source}: this version knows no variant {ascii(variant)[:40]}") from error
+  if activation not in ACTIVATIONS:
+    raise UserError(f"{source}: this version knows no activation {ascii(activation)[:40]}")
   return variant
