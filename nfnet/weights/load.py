@@ -8,11 +8,11 @@ import os
 from typing import Any
 
 from nfnet.activations import ACTIVATIONS
-from nfnet.class_names import read_class_names
 from nfnet.errors import UserError
 from nfnet.system.paths import local_path
 from nfnet.variants import Bottleneck, get_variant
 from nfnet.weights.checkpoint_reader import read_checkpoint
+from nfnet.weights.class_names import read_class_names
 from nfnet.weights.haiku import HAIKU
 from nfnet.weights.haiku_pickle import read_haiku
 from nfnet.weights.network_matching import Layout, Weights, flatten, match_network

@@ -9,9 +9,9 @@ import numpy as np
 from absl import logging
 from tqdm import tqdm
 
-from nfnet.class_names import match_classes, read_class_names
 from nfnet.errors import UserError
 from nfnet.weights.checkpoint_reader import read_checkpoint
+from nfnet.weights.class_names import match_classes, read_class_names
 from train.config.experiment import Data, Experiment
 from train.config.json_conversion import from_json
 from train.config.overrides import override

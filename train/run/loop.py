@@ -139,7 +139,7 @@ def _train(
   initial: Callable[[], Any] | None,
   began_seconds: float | None,
 ) -> list[dict[str, Any]]:
-  """Does what `train` promises, in a workdir that no other run writes into."""
+  """Trains as `train` does, in a workdir that no other run writes into."""
   with contextlib.ExitStack() as opened:
     termination = opened.enter_context(Termination())
     ledger = opened.enter_context(

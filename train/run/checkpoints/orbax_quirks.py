@@ -100,7 +100,7 @@ class _Deleter:
       self.delete(step)
 
   def close(self) -> None:
-    """Does nothing, since nothing is open."""
+    """Finishes; nothing is open."""
 
 
 def unfinished_save(folder: pathlib.Path, step: int) -> pathlib.Path:

@@ -252,11 +252,11 @@ def test_a_workdir_that_is_lost_is_noticed_at_the_next_write(how, tmp_path):
       lambda: checkpoints.save(1, metadata={"experiment": {}}, **everything),
       ledger.close,
       ids.close,
+      metrics.close,
     ):
       with pytest.raises(UserError) as error:
         write()
       assert_one_line(error, f"workdir {str(workdir)!r}", message, "nothing more is written")
-    metrics.close()
     assert sorted(tmp_path.rglob("*")) == there_before
   # What is another's now is not removed.
   if how == "replaced by a copy of another":

@@ -1,7 +1,7 @@
 import pytest
 
-from nfnet.class_names import match_classes, read_class_names
 from nfnet.errors import UserError
+from nfnet.weights.class_names import match_classes, read_class_names
 
 
 def match(network, data):
