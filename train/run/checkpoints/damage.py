@@ -63,8 +63,8 @@ def choose(
       experiment.
 
   Raises:
-    UserError: all checkpoints that are intact are of another experiment, or they are of several
-      runs.
+    UserError: the run, or every intact checkpoint that does not name its run, is of another
+      experiment; or the checkpoints are of several runs.
   """
   faults: dict[int, str] = {}
   refusals: list[UserError] = []
@@ -81,6 +81,9 @@ def choose(
     except _UnusableError as error:
       faults[step] = str(error)
     except UserError as error:
+      if metadata.get(RUN_KEY) is not None:
+        # It is this run's, so the experiment that is asked for is another one.
+        raise
       refusals.append(error)
       faults[step] = "it is of another experiment"
     else:

@@ -277,6 +277,17 @@ def test_a_checkpoint_of_another_experiment_is_set_aside_if_an_older_one_fits(wo
   assert restore(workdir) == (5, {6})
 
 
+def test_the_runs_own_checkpoint_of_another_experiment_is_never_passed_over(workdir):
+  """As when a run has gone on with an accepted change, and is resumed as it was before."""
+  edit_metadata(
+    workdir / "checkpoints/6",
+    lambda metadata: metadata.update(experiment=to_json(OTHER_EXPERIMENT)),
+  )
+  with pytest.raises(UserError, match=r"schedule\.train_steps was 10 and is now 9"):
+    restore(workdir)
+  assert folder_names(workdir) == ["3", "5", "6"]
+
+
 def test_another_experiment_moves_nothing(workdir):
   for changes, message in (
     ({"experiment": OTHER_EXPERIMENT}, r"schedule\.train_steps was 9 and is now 10"),
