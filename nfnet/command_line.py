@@ -18,7 +18,7 @@ from nfnet.system.standard_streams import StandardStreams, keep_running_without_
 EXIT_UNEXPECTED_ERROR = 1
 """An error that nobody expected, printed with its traceback."""
 EXIT_LOST_OUTPUT = 1
-"""What a command had to print could not be written, described in one line."""
+"""The output of a command could not be written; the reason is printed as one line."""
 EXIT_USER_ERROR = 2
 """An error that the user can correct (`nfnet.errors.UserError`), printed as one line."""
 EXIT_IN_USE = 75

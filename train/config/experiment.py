@@ -383,3 +383,19 @@ What is evaluated (split, pixels) stays fixed because the best checkpoint is cho
 evaluations. `train_epochs` and `train_steps` stay fixed because the cosine would jump.
 `initial_weights` is not read on resuming, so a new value would silently have no effect.
 """
+
+ACCEPTABLE_ON_RESUME = frozenset(
+  {
+    "optimizer.peak_learning_rate",
+    "optimizer.agc_clipping",
+    "faults.loss_max",
+    "faults.skipped_in_a_row_max",
+    "faults.then",
+    "faults.roll_back_steps",
+    "faults.roll_backs_max",
+  }
+)
+"""Fields that a person may change when a run is resumed, by `train.config.accepted_changes`.
+
+They are what one would change in a run that has diverged, and no saved array depends on them.
+"""

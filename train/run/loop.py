@@ -9,7 +9,7 @@ line.
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, NoReturn
 
 import jax
@@ -72,6 +72,7 @@ class _Run:
     checkpoints: checkpoints in `workdir`.
     ledger: record of where the time goes.
     termination: listener for SIGTERM, which tells the run to end.
+    takes_changes: whether the program can resume the run with `--accept_changes`.
   """
 
   experiment: Experiment
@@ -88,6 +89,7 @@ class _Run:
   checkpoints: Checkpoints
   ledger: Ledger
   termination: Termination
+  takes_changes: bool
 
 
 class _RollBackError(Exception):
@@ -104,6 +106,7 @@ def train(
   *,
   initial: Callable[[], Any] | None = None,
   began_seconds: float | None = None,
+  accepted_changes: Collection[str] | None = None,
 ) -> list[dict[str, Any]]:
   """Trains until the schedule's end, resuming from the newest checkpoint in `workdir`.
 
@@ -117,6 +120,9 @@ def train(
     initial: returns the parameters to start from, as nested dictionaries; None draws them from the
       seed. Not called when the run resumes.
     began_seconds: `time.monotonic()` when start-up began; None is now.
+    accepted_changes: fields of `train.config.experiment.ACCEPTABLE_ON_RESUME` in which the
+      experiment may differ from the one in `workdir`; None accepts none, and says that the program
+      has no flag for it.
 
   Returns:
     The records of metrics.jsonl; an empty list in all processes but the first.
@@ -129,7 +135,13 @@ def train(
   validate(experiment)
   workdir = local_path("workdir", workdir)
   with lease_on(workdir):
-    return _train(experiment, workdir, initial=initial, began_seconds=began_seconds)
+    return _train(
+      experiment,
+      workdir,
+      initial=initial,
+      began_seconds=began_seconds,
+      accepted_changes=accepted_changes,
+    )
 
 
 def _train(
@@ -138,6 +150,7 @@ def _train(
   *,
   initial: Callable[[], Any] | None,
   began_seconds: float | None,
+  accepted_changes: Collection[str] | None,
 ) -> list[dict[str, Any]]:
   """Trains as `train` does, in a workdir that no other run writes into."""
   with contextlib.ExitStack() as opened:
@@ -186,22 +199,26 @@ def _train(
       checkpoints=checkpoints,
       ledger=ledger,
       termination=termination,
+      takes_changes=accepted_changes is not None,
     )
     left_out: set[tuple[int, int]] = set()
     roll_backs: list[faults.RollBack] = []
     # Each roll-back starts another iteration.
     while True:
-      set_aside: tuple[int, ...] = ()
+      events: list[str] = []
       if checkpoints.latest_step() is None:
         position = resume.start(experiment, model, optimizer, initial, like, mesh, first_data_state)
       else:
-        position, set_aside = resume.resume(
-          checkpoints, experiment, like, class_names=metadata["class_names"]
+        position, events = resume.resume(
+          checkpoints,
+          experiment,
+          like,
+          accepted_changes or (),
+          class_names=metadata["class_names"],
         )
       batches.set_state(position.data_state)
       position.left_out |= left_out
       position.roll_backs = len(roll_backs)
-      events = [f"checkpoint of step {step} was damaged and set aside" for step in set_aside]
       events += [roll_back.describe() for roll_back in roll_backs[-1:]]
       try:
         _train_from(position, run, events)
@@ -376,7 +393,9 @@ def _settle(
 
 def _stop(step: int, reason: str, run: _Run, reports: Reports) -> NoReturn:
   """Records that the run has diverged, and ends it."""
-  message = faults.stop_message(reason, run.experiment, run.checkpoints.latest_step())
+  message = faults.stop_message(
+    reason, run.experiment, run.checkpoints.latest_step(), takes_changes=run.takes_changes
+  )
   reports.fault(step, message, faults.DIVERGED)
   raise UserError(message)
 

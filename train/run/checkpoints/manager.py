@@ -9,7 +9,7 @@ import math
 import os
 import pathlib
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -50,7 +50,7 @@ from train.run.checkpoints.orbax_quirks import (
   remove_unfinished_saves,
   unfinished_save,
 )
-from train.run.checkpoints.resumable import check_resumable
+from train.run.checkpoints.resumable import check_class_names, check_resumable
 from train.run.leases.held import check_lease
 from train.run.records.workdir import writing_to
 
@@ -202,6 +202,7 @@ class Checkpoints:
     ema: Any | None,
     optimizer: Any,
     experiment: Experiment | None = None,
+    accepted_changes: Collection[str] = (),
     class_names: Sequence[str] | None = None,
     step: int | None = None,
   ) -> Restored:
@@ -216,6 +217,7 @@ class Checkpoints:
       ema: tree of jax.ShapeDtypeStruct with sharding, or None to restore no moving average.
       optimizer: tree of jax.ShapeDtypeStruct with sharding.
       experiment: experiment that the checkpoint must belong to; None accepts any.
+      accepted_changes: fields in which the experiment may differ, see `check_resumable`.
       class_names: names of the data set's classes, which must be those of the checkpoint; None
         accepts any.
       step: step of the checkpoint to restore; None takes the newest.
@@ -234,7 +236,8 @@ class Checkpoints:
 
       def accept(metadata: Mapping[str, Any]) -> None:
         if experiment is not None:
-          check_resumable(metadata, experiment, class_names)
+          check_resumable(metadata, experiment, accepted_changes)
+          check_class_names(metadata, class_names, experiment.data.path)
 
       chosen, run, faults = choose(self._folder, steps, accept)
       if chosen is not None:
@@ -247,7 +250,7 @@ class Checkpoints:
       raise UserError(
         f"checkpoint {self._folder / str(steps[-1])} cannot be restored: {reason}"
         + (f"; none of its {len(steps)} checkpoints can" if len(steps) > 1 else "")
-        + "; repair it, or start in a new --workdir"
+        + "; repair it, or move the workdir away to start anew"
       )
     self._manager.reload()
     try:
@@ -256,7 +259,8 @@ class Checkpoints:
     except Exception as error:
       raise UserError(
         f"checkpoint {self._folder / str(chosen)} cannot be restored ({short_text(error)}); "
-        "its files are intact, so it is of another network or version: start in a new --workdir"
+        "its files are intact, so it is of another network or version: "
+        "move the workdir away to start anew"
       ) from error
     return restored._replace(set_aside=tuple(faults))
 

@@ -52,7 +52,6 @@ class Ledger:
     Args:
       workdir: folder of the run. None writes nothing.
       began_seconds: `time.monotonic()` when start-up began; None is now.
-
     """
     self._lock = threading.Lock()
     self._phases = [START_UP]

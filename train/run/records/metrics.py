@@ -87,7 +87,7 @@ class MetricsWriter:
 
   @property
   def has_evaluation(self) -> bool:
-    """Whether there is a record of the evaluation of the restored step."""
+    """Returns whether there is a record of the evaluation of the restored step."""
     return self._has_evaluation
 
   def write(self, record: Mapping[str, Any]) -> None:
