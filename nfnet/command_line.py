@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from absl import app, flags, logging
 
-from nfnet.errors import UserError
+from nfnet.errors import InUseError, UserError
 from nfnet.system.standard_streams import StandardStreams, keep_running_without_readers
 
 EXIT_UNEXPECTED_ERROR = 1
@@ -21,6 +21,9 @@ EXIT_LOST_OUTPUT = 1
 """The output of a command could not be written; the reason is printed as one line."""
 EXIT_USER_ERROR = 2
 """An error that the user can correct (`nfnet.errors.UserError`), printed as one line."""
+EXIT_IN_USE = 75
+"""Another process is using what this one needs (`nfnet.errors.InUseError`), so the same command may
+succeed later (EX_TEMPFAIL of sysexits.h)."""
 EXIT_INTERRUPTED = 130
 """Interrupted at the keyboard (128 + SIGINT, as shells count)."""
 
@@ -80,7 +83,8 @@ def report_error(error: BaseException) -> int:
     error: what `main` raised.
 
   Returns:
-    Exit code: 2 for an error that the user can correct, 130 for an interrupt, 1 for any other.
+    Exit code: 2 for an error that the user can correct, 75 if another process is in the way, 130
+    for an interrupt, 1 for any other.
   """
   sys.stdout.flush()
   if isinstance(error, KeyboardInterrupt):
@@ -88,7 +92,7 @@ def report_error(error: BaseException) -> int:
     return EXIT_INTERRUPTED
   if isinstance(error, UserError | flags.Error):
     print(f"error: {error}", file=sys.stderr, flush=True)
-    return EXIT_USER_ERROR
+    return EXIT_IN_USE if isinstance(error, InUseError) else EXIT_USER_ERROR
   traceback.print_exception(error)
   return EXIT_UNEXPECTED_ERROR
 

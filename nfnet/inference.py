@@ -85,7 +85,7 @@ def load_classifier(
     logits=lambda images: compiled(parameters, images),
     pixels=pixels or data_settings.get("evaluation_pixels", own_pixels),
     resize_margin=data_settings.get("evaluation_resize_margin", _RESIZE_MARGIN),
-    class_names=metadata.get("class_names"),
+    class_names=weights.class_names,
     is_multi_label=loss_settings.get("kind") == "sigmoid",
   )
 

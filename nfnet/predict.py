@@ -9,6 +9,8 @@ PATH is a released haiku file, a safetensors file in timm's layout, or a workdir
 this project. Checkpoints know their own variant, activation, resolution and class names.
 """
 
+import sys
+
 import numpy as np
 from absl import flags
 from tqdm import tqdm
@@ -76,6 +78,12 @@ def main(argv: list[str]) -> None:
     activation=arguments.activation,
     pixels=arguments.pixels,
   )
+  if classifier.class_names is None and not arguments.logits_out:
+    print(
+      f"weights {arguments.weights!r} do not name their classes: they are numbered from 0, in the "
+      "order of the classifier",
+      file=sys.stderr,
+    )
   names = paths if inputs is None else [f"{arguments.inputs}[{i}]" for i in range(len(inputs))]
   images = read_images(paths, classifier) if inputs is None else iter(inputs)
   rows = []

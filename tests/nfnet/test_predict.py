@@ -15,6 +15,7 @@ from nfnet.inference import batches, load_classifier, predict, read_images, top_
 from nfnet.model import NFNet, apply, parameter_shapes
 from nfnet.predict import read_inputs
 from nfnet.weights.haiku import save_haiku
+from nfnet.weights.load import load_weights
 from nfnet.weights.timm import save_timm
 from tests.repository import ROOT
 from tests.train.small_network import TINY
@@ -188,6 +189,26 @@ def test_bad_images_are_errors_that_name_the_file(folder):
     list(read_images([str(folder / "missing.jpg")], classifier))
 
 
+def test_weights_know_the_names_of_their_classes(folder):
+  assert load_weights(str(folder / "softmax")).class_names == tuple(CLASS_NAMES)
+  assert load_weights(str(folder / "haiku.npz"), NAME).class_names is None
+
+
+def test_names_for_another_number_of_classes_are_refused(folder, parameters):
+  metadata = {"experiment": to_json(Experiment(name="x", model=Model(variant=NAME)))}
+  with Checkpoints(str(folder / "few names"), keep=1) as checkpoints:
+    checkpoints.save(
+      1,
+      parameters=parameters,
+      ema=None,
+      optimizer={"momentum": np.zeros(3, np.float32)},
+      data_state={},
+      metadata={**metadata, "class_names": CLASS_NAMES[:3]},
+    )
+  with pytest.raises(UserError, match="names 3 classes, but its classifier has 7"):
+    load_classifier(str(folder / "few names"))
+
+
 @pytest.mark.parametrize(
   ("arguments", "message"),
   [
@@ -215,6 +236,7 @@ def test_the_command_prints_the_top_5_of_each_image(folder):
   for first in (1, 7, 13):
     probabilities = [float(line.split("%")[0]) for line in lines[first : first + 5]]
     assert probabilities == sorted(probabilities, reverse=True)
+  assert "name their classes" not in result.stderr
 
 
 def test_the_command_writes_logits(folder, parameters, tmp_path):

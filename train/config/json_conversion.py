@@ -17,9 +17,12 @@ def from_json(fields: dict[str, Any]) -> Experiment:
   """Returns the experiment that `to_json` has converted; an absent field takes its default.
 
   Raises:
-    UserError: there is a field that `Experiment` does not have.
+    UserError: there is a field that `Experiment` does not have, or these are no such fields.
   """
-  return _section_from_json(Experiment, fields, prefix="")
+  try:
+    return _section_from_json(Experiment, fields, prefix="")
+  except (AttributeError, TypeError) as error:
+    raise UserError("the saved experiment is damaged: its fields are not those of one") from error
 
 
 def _section_from_json(section: type, fields: dict[str, Any], prefix: str) -> Any:

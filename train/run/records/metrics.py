@@ -110,10 +110,12 @@ class MetricsWriter:
 
   def close(self) -> None:
     """Closes both files."""
-    self._file.close()
-    with self._writing_events():
-      if self._events is not None:
-        self._events.close()
+    try:
+      self._file.close()
+    finally:
+      with self._writing_events():
+        if self._events is not None:
+          self._events.close()
 
   def __enter__(self) -> "MetricsWriter":
     return self
