@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from nfnet.errors import UserError
+from nfnet.errors import UserError, escaped
 from nfnet.images.decoding import BadImageError, decode_image
 from nfnet.images.normalization import normalize
 from nfnet.images.resizing import resize_and_center_crop
@@ -146,6 +146,6 @@ def top_classes(classifier: Classifier, logits: np.ndarray) -> str:
   probabilities = np.asarray(function(jnp.asarray(logits)))
   names = classifier.class_names
   return "\n".join(
-    f"  {probabilities[i]:8.2%}  {names[i] if names else f'class {i}'}"
+    f"  {probabilities[i]:8.2%}  {escaped(names[i]) if names else f'class {i}'}"
     for i in np.argsort(-probabilities, kind="stable")[:_TOP]
   )
