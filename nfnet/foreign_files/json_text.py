@@ -7,7 +7,7 @@ from typing import Any
 from nfnet.errors import UserError, quoted, short_text, shortened
 from nfnet.foreign_files.regular_file import open_regular
 
-FILE_BYTES_MAX = 32 * 2**20
+FILE_BYTES_MAX = 16 * 2**20
 """A manifest of 21,841 classes and 8,192 record files has 2 MB. Parsed, JSON takes up to 25 times
 its length."""
 
