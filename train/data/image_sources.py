@@ -23,6 +23,7 @@ import numpy as np
 from PIL import Image
 
 from nfnet.errors import UserError
+from nfnet.images.decoding import read_image_file
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
@@ -54,7 +55,7 @@ class ImageFile:
 
   def read(self) -> bytes:
     """Returns the file's bytes."""
-    return pathlib.Path(self.path).read_bytes()
+    return read_image_file(self.path)
 
 
 @dataclasses.dataclass(frozen=True)
