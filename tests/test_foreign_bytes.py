@@ -175,7 +175,7 @@ FUZZ_CHECKPOINT = """
     path for item in ("params", "experiment") for path in (folder / item).rglob("*")
     if path.is_file() and "process_0/d" not in str(path)
   )
-  rng = random.Random(0)
+  rng = random.Random(inputs)
   contents = []
   for _ in range(inputs):
     number = rng.randrange(len(files))
