@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from absl import app, flags, logging
 
-from nfnet.errors import InUseError, UserError
+from nfnet.errors import InUseError, UserError, escaped
 from nfnet.system.standard_streams import StandardStreams, keep_running_without_readers
 
 EXIT_UNEXPECTED_ERROR = 1
@@ -91,7 +91,7 @@ def report_error(error: BaseException) -> int:
     print("interrupted", file=sys.stderr, flush=True)
     return EXIT_INTERRUPTED
   if isinstance(error, UserError | flags.Error):
-    print(f"error: {error}", file=sys.stderr, flush=True)
+    print(f"error: {escaped(str(error))}", file=sys.stderr, flush=True)
     return EXIT_IN_USE if isinstance(error, InUseError) else EXIT_USER_ERROR
   traceback.print_exception(error)
   return EXIT_UNEXPECTED_ERROR

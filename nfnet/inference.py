@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from nfnet.errors import UserError
-from nfnet.images.decoding import BadImageError, decode_image
+from nfnet.errors import UserError, escaped
+from nfnet.images.decoding import BadImageError, decode_image, read_image_file
 from nfnet.images.normalization import normalize
 from nfnet.images.resizing import resize_and_center_crop
 from nfnet.model import NFNet, apply
@@ -98,8 +98,7 @@ def read_images(paths: Sequence[str], classifier: Classifier) -> Iterator[np.nda
   """
   for path in paths:
     try:
-      with open(path, "rb") as file:
-        image = decode_image(file.read())
+      image = decode_image(read_image_file(path))
     except OSError as error:
       raise UserError(f"image {path!r} cannot be read: {error.strerror}") from error
     except BadImageError as error:
@@ -146,6 +145,6 @@ def top_classes(classifier: Classifier, logits: np.ndarray) -> str:
   probabilities = np.asarray(function(jnp.asarray(logits)))
   names = classifier.class_names
   return "\n".join(
-    f"  {probabilities[i]:8.2%}  {names[i] if names else f'class {i}'}"
+    f"  {probabilities[i]:8.2%}  {escaped(names[i]) if names else f'class {i}'}"
     for i in np.argsort(-probabilities, kind="stable")[:_TOP]
   )

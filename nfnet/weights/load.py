@@ -8,7 +8,7 @@ import os
 from typing import Any
 
 from nfnet.activations import ACTIVATIONS
-from nfnet.errors import UserError
+from nfnet.errors import UserError, quoted
 from nfnet.system.paths import local_path
 from nfnet.variants import Bottleneck, get_variant
 from nfnet.weights.checkpoint_reader import read_checkpoint
@@ -16,7 +16,8 @@ from nfnet.weights.class_names import read_class_names
 from nfnet.weights.haiku import HAIKU
 from nfnet.weights.haiku_pickle import read_haiku
 from nfnet.weights.network_matching import Layout, Weights, flatten, match_network
-from nfnet.weights.timm import TIMM, is_safetensors, read_safetensors
+from nfnet.weights.safetensors_file import is_safetensors, read_safetensors
+from nfnet.weights.timm import TIMM
 
 _CHECKPOINT = Layout(
   label=lambda name: "/".join(name.path),
@@ -75,7 +76,7 @@ def _trained_variant(metadata: dict[str, Any], source: str) -> str:
   try:
     get_variant(variant)
   except ValueError as error:
-    raise UserError(f"{source}: this version knows no variant {ascii(variant)[:40]}") from error
+    raise UserError(f"{source}: this version knows no variant {quoted(variant)}") from error
   if activation not in ACTIVATIONS:
-    raise UserError(f"{source}: this version knows no activation {ascii(activation)[:40]}")
+    raise UserError(f"{source}: this version knows no activation {quoted(activation)}")
   return variant

@@ -11,7 +11,7 @@ from PIL import Image
 
 from nfnet.errors import UserError
 from nfnet.images.normalization import MEAN_RGB, STDDEV_RGB
-from nfnet.inference import batches, load_classifier, predict, read_images, top_classes
+from nfnet.inference import Classifier, batches, load_classifier, predict, read_images, top_classes
 from nfnet.model import NFNet, apply, parameter_shapes
 from nfnet.predict import read_inputs
 from nfnet.weights.haiku import save_haiku
@@ -137,6 +137,18 @@ def test_softmax_probabilities_and_names(folder):
       (6, 5, 4, 3, 2), ("25.00%", "21.43%", "17.86%", "14.29%", "10.71%"), strict=True
     )
   ]
+
+
+def test_names_of_a_file_reach_the_terminal_as_text():
+  classifier = Classifier(
+    logits=lambda images: images,
+    pixels=24,
+    resize_margin=0,
+    class_names=["cat", "\x1b[31m\n", "\udcff"],
+    is_multi_label=False,
+  )
+  lines = top_classes(classifier, np.float32([0, 1, 2])).splitlines()
+  assert [line.split("  ")[-1] for line in lines] == [r"\udcff", r"\x1b[31m\n", "cat"]
 
 
 def test_sigmoid_probabilities_are_independent(folder):

@@ -18,16 +18,21 @@ import pathlib
 import struct
 import zlib
 from collections.abc import Iterable, Sequence
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
 
 from nfnet.errors import UserError
+from nfnet.images.decoding import read_image_file
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
 _IDX_UNSIGNED_BYTES = 0x08
+# EMNIST, the largest relative of MNIST, has 547 MB.
+_IDX_BYTES_MAX = 640 * 2**20
+_IDX_SIDE_MAX = 4096
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +59,7 @@ class ImageFile:
 
   def read(self) -> bytes:
     """Returns the file's bytes."""
-    return pathlib.Path(self.path).read_bytes()
+    return read_image_file(self.path)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,18 +181,36 @@ def _read_idx(root: pathlib.Path, pattern: str, dimensions: int) -> np.ndarray:
   if not paths:
     raise UserError(f"{root} has no file {pattern.replace('?', '-').replace('*', '[.gz]')}")
   path = paths[0]
+  header_bytes = 4 + 4 * dimensions
   try:
-    content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    with _open_idx(path) as file:
+      header = file.read(header_bytes)
+      if header[:4] != bytes((0, 0, _IDX_UNSIGNED_BYTES, dimensions)) or len(header) < header_bytes:
+        raise UserError(f"{path} is no idx file of unsigned bytes with {dimensions} dimensions")
+      shape = struct.unpack(f">{dimensions}I", header[4:])
+      size = math.prod(shape)
+      if not 0 < size <= _IDX_BYTES_MAX or (len(shape) > 1 and max(shape[1:]) > _IDX_SIDE_MAX):
+        raise UserError(
+          f"{path} has values of shape {shape}: there must be at least one, at most "
+          f"{_IDX_BYTES_MAX:,} in all, and at most {_IDX_SIDE_MAX:,} on the side of an image"
+        )
+      # Whatever else a compressed file has is not decompressed.
+      content = file.read(size + 1)
   except (EOFError, gzip.BadGzipFile, zlib.error) as error:
     raise UserError(f"{path} is damaged: {error}") from error
-  header_bytes = 4 + 4 * dimensions
-  if content[:4] != bytes((0, 0, _IDX_UNSIGNED_BYTES, dimensions)) or len(content) < header_bytes:
-    raise UserError(f"{path} is no idx file of unsigned bytes with {dimensions} dimensions")
-  shape = struct.unpack(f">{dimensions}I", content[4:header_bytes])
-  values = np.frombuffer(content, np.uint8, offset=header_bytes)
-  if values.size != math.prod(shape):
-    raise UserError(f"{path} has {values.size} values where its header says {shape}")
-  return values.reshape(shape)
+  except OSError as error:
+    raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
+  if len(content) != size:
+    found = "more" if len(content) > size else f"{len(content)}"
+    raise UserError(f"{path} has {found} values where its header says {shape}")
+  return np.frombuffer(content, np.uint8).reshape(shape)
+
+
+def _open_idx(path: pathlib.Path) -> BinaryIO:
+  # Opening a named pipe would wait for a writer.
+  if not path.is_file():
+    raise UserError(f"{path} is not a regular file")
+  return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
 
 
 def _read_class_folders(root: pathlib.Path, evaluation_share: float) -> Source:

@@ -17,10 +17,22 @@ import os
 import pathlib
 from typing import Any
 
-from nfnet.errors import UserError
+from nfnet.errors import UserError, quoted
+from nfnet.foreign_files.json_text import check_structure, read_json
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
+_STRUCTURE = {
+  "class_names": [str],
+  "labels_per_record_max": range(2**16),
+  "splits": {
+    str: {
+      "records": int,
+      "shards": [{"file": str, "records": int, "size_bytes": int, "sha256": str}],
+    }
+  },
+  "skipped_images": [str],
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -103,23 +115,33 @@ def load_manifest(folder: str | os.PathLike[str]) -> Manifest:
       f"data folder {path.parent} has no {MANIFEST_NAME}: train.prepare_data writes it last, so "
       "either this is no data set or the run that made it did not finish"
     )
-  try:
-    fields = json.loads(path.read_text())
-  except (OSError, ValueError) as error:
-    raise UserError(f"{path} cannot be read: {error}") from error
+  fields = read_json(path)
   version = fields.get("format_version") if isinstance(fields, dict) else None
   if version != FORMAT_VERSION:
-    raise UserError(f"{path} has format_version {version!r}; this program reads {FORMAT_VERSION}")
+    raise UserError(
+      f"{path} has format_version {quoted(version)}; this program reads {FORMAT_VERSION}"
+    )
   try:
-    manifest = _manifest_from_json(fields)
-  except (AttributeError, KeyError, TypeError, ValueError) as error:
-    raise UserError(f"{path} is damaged: {error!r}") from error
+    check_structure(fields, _STRUCTURE)
+  except ValueError as error:
+    raise UserError(f"{path} is damaged: {error}") from error
+  manifest = _manifest_from_json(fields)
   for name, split in manifest.splits.items():
     counted = sum(record_file.records for record_file in split.record_files)
     if counted != split.records:
       raise UserError(
-        f"{path}: split {name!r} has {split.records} records, but its record files have {counted}"
+        f"{path}: split {quoted(name)} has {split.records} records, but its record files have "
+        f"{counted}"
       )
+    for record_file in split.record_files:
+      if record_file.file in ("", "..") or "/" in record_file.file:
+        raise UserError(f"{path}: {quoted(record_file.file)} is not the name of a file beside it")
+      # Otherwise the order of an epoch could take any amount of memory.
+      if record_file.records > record_file.size_bytes:
+        raise UserError(
+          f"{path}: {quoted(record_file.file)} has {record_file.records} records in "
+          f"{record_file.size_bytes} bytes"
+        )
   return manifest
 
 
