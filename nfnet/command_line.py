@@ -1,6 +1,7 @@
 """Runs the `main` of commands: parses flags, reports errors in one line, sets the exit code."""
 
 import importlib.util
+import io
 import os
 import pathlib
 import sys
@@ -107,6 +108,9 @@ def run_main(
     return rest
 
   skip_absent_tpu()
+  # A terminal or file that is not UTF-8 shows what it lacks as escapes, as stderr always does.
+  if isinstance(sys.stdout, io.TextIOWrapper):
+    sys.stdout.reconfigure(errors="backslashreplace")
   # All of absl is inside, because parsing the arguments can raise too.
   try:
     app.run(main, flags_parser=parse_quietly)

@@ -16,6 +16,7 @@ from nfnet.images.decoding import BadImageError, decode_image
 from nfnet.images.normalization import normalize
 from nfnet.images.resizing import resize_and_center_crop
 from nfnet.model import NFNet, apply
+from nfnet.printable import printable
 from nfnet.variants import get_variant
 from nfnet.weights.load import load_weights
 
@@ -146,6 +147,6 @@ def top_classes(classifier: Classifier, logits: np.ndarray) -> str:
   probabilities = np.asarray(function(jnp.asarray(logits)))
   names = classifier.class_names
   return "\n".join(
-    f"  {probabilities[i]:8.2%}  {names[i] if names else f'class {i}'}"
+    f"  {probabilities[i]:8.2%}  {printable(names[i]) if names else f'class {i}'}"
     for i in np.argsort(-probabilities, kind="stable")[:_TOP]
   )

@@ -18,6 +18,8 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
+from nfnet.images.png_chunks import remove_metadata
+
 # A few hundred bytes can claim to be any number of pixels. At this number (256 MiB decoded) Pillow
 # starts to warn; in a data set, so large an image is an error.
 IMAGE_PIXELS_MAX = 89_478_485
@@ -62,7 +64,7 @@ def _decode_plain_jpeg(encoded: bytes) -> np.ndarray:
 
 def _decode_with_pillow(encoded: bytes) -> np.ndarray:
   try:
-    with Image.open(io.BytesIO(encoded), formats=_FORMATS) as image:
+    with Image.open(io.BytesIO(remove_metadata(encoded)), formats=_FORMATS) as image:
       _check_pixels(image.width, image.height)
       return _to_rgb(image)
   except (BadImageError, MemoryError):

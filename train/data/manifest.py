@@ -18,6 +18,8 @@ import pathlib
 from typing import Any
 
 from nfnet.errors import UserError
+from nfnet.printable import printable
+from train.data.preparation.durable_files import write_durably
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
@@ -67,6 +69,8 @@ class Manifest:
     labels_per_record_max: largest number of labels of a record.
     splits: splits by name, usually "train" and "validation".
     skipped_images: files of the source that could not be decoded and were left out on request.
+    images_in_two_splits: pairs of images of a later and an earlier split that have the same pixels;
+      None if nobody has compared them.
     format_version: version of the records and of manifest.json.
   """
 
@@ -74,19 +78,14 @@ class Manifest:
   labels_per_record_max: int
   splits: dict[str, Split]
   skipped_images: tuple[str, ...] = ()
+  images_in_two_splits: tuple[tuple[str, str], ...] | None = None
   format_version: int = FORMAT_VERSION
 
 
 def save_manifest(folder: str | os.PathLike[str], manifest: Manifest) -> None:
   """Writes manifest.json; a reader sees no file or the whole file."""
-  path = pathlib.Path(folder, MANIFEST_NAME)
-  unfinished = path.with_suffix(".tmp")
-  with unfinished.open("w") as file:
-    json.dump(_manifest_to_json(manifest), file, indent=1)
-    file.write("\n")
-    file.flush()
-    os.fsync(file.fileno())
-  unfinished.replace(path)
+  text = json.dumps(_manifest_to_json(manifest), indent=1)
+  write_durably(pathlib.Path(folder, MANIFEST_NAME), f"{text}\n")
 
 
 def load_manifest(folder: str | os.PathLike[str]) -> Manifest:
@@ -105,20 +104,23 @@ def load_manifest(folder: str | os.PathLike[str]) -> Manifest:
     )
   try:
     fields = json.loads(path.read_text())
-  except (OSError, ValueError) as error:
-    raise UserError(f"{path} cannot be read: {error}") from error
+  except (OSError, ValueError, RecursionError) as error:
+    raise UserError(f"{path} cannot be read: {printable(str(error))}") from error
   version = fields.get("format_version") if isinstance(fields, dict) else None
   if version != FORMAT_VERSION:
-    raise UserError(f"{path} has format_version {version!r}; this program reads {FORMAT_VERSION}")
+    raise UserError(
+      f"{path} has format_version {printable(repr(version))}; this program reads {FORMAT_VERSION}"
+    )
   try:
     manifest = _manifest_from_json(fields)
   except (AttributeError, KeyError, TypeError, ValueError) as error:
-    raise UserError(f"{path} is damaged: {error!r}") from error
+    raise UserError(f"{path} is damaged: {printable(repr(error))}") from error
   for name, split in manifest.splits.items():
     counted = sum(record_file.records for record_file in split.record_files)
     if counted != split.records:
       raise UserError(
-        f"{path}: split {name!r} has {split.records} records, but its record files have {counted}"
+        f"{path}: split '{printable(name)}' has {split.records} records, but its record files have "
+        f"{counted}"
       )
   return manifest
 
@@ -157,12 +159,27 @@ def record_file_from_json(fields: dict[str, Any]) -> RecordFile:
   Raises:
     KeyError, TypeError or ValueError: the fields are not those of a record file.
   """
+  file = fields["file"]
+  if not isinstance(file, str) or file != os.path.basename(file) or file in ("", ".", ".."):
+    raise ValueError(f"{file!r} is no name of a file in the folder")
   return RecordFile(
-    file=str(fields["file"]),
-    records=int(fields["records"]),
-    size_bytes=int(fields["size_bytes"]),
-    sha256=str(fields["sha256"]),
+    file=file,
+    records=_count(fields["records"]),
+    size_bytes=_count(fields["size_bytes"]),
+    sha256=_text(fields["sha256"]),
   )
+
+
+def _count(value: Any) -> int:
+  if type(value) is not int or not 0 <= value < 2**63:
+    raise ValueError(f"{value!r} is no count")
+  return value
+
+
+def _text(value: Any) -> str:
+  if not isinstance(value, str):
+    raise TypeError(f"{value!r} is no text")
+  return value
 
 
 def _manifest_to_json(manifest: Manifest) -> dict[str, Any]:
@@ -173,15 +190,23 @@ def _manifest_to_json(manifest: Manifest) -> dict[str, Any]:
 
 
 def _manifest_from_json(fields: dict[str, Any]) -> Manifest:
+  class_names = tuple(_text(name) for name in fields["class_names"])
+  labels_max = _count(fields["labels_per_record_max"])
+  if labels_max > max(1, len(class_names)):
+    raise ValueError(f"{labels_max} labels per record of {len(class_names)} classes")
+  pairs = fields.get("images_in_two_splits")
   return Manifest(
-    class_names=tuple(str(name) for name in fields["class_names"]),
-    labels_per_record_max=int(fields["labels_per_record_max"]),
+    class_names=class_names,
+    labels_per_record_max=labels_max,
     splits={
       name: Split(
-        records=int(split["records"]),
+        records=_count(split["records"]),
         record_files=tuple(record_file_from_json(file) for file in split["shards"]),
       )
       for name, split in fields["splits"].items()
     },
-    skipped_images=tuple(str(name) for name in fields["skipped_images"]),
+    skipped_images=tuple(_text(name) for name in fields["skipped_images"]),
+    images_in_two_splits=(
+      None if pairs is None else tuple((_text(later), _text(earlier)) for later, earlier in pairs)
+    ),
   )
