@@ -51,7 +51,7 @@ def two_held_out_folders(root):
 
 
 def too_few_images_to_hold_out(root):
-  image_files.write_class_folders(root, 1, class_names=("ant",))
+  image_files.write_class_folders(root, 1, class_names=("ant", "bee"))
   return "leaves none for"
 
 

@@ -29,11 +29,52 @@ def test_file_that_is_no_manifest(tmp_path, content):
     load_manifest(tmp_path)
 
 
-@pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(Manifest)])
+@pytest.mark.parametrize(
+  "field", [f.name for f in dataclasses.fields(Manifest) if f.name != "images_in_two_splits"]
+)
 def test_manifest_without_a_field(folder, field):
   image_files.edit_manifest(folder, lambda fields: fields.pop(field))
   with pytest.raises(UserError, match=r"manifest\.json"):
     load_manifest(folder)
+
+
+def test_manifest_from_before_images_were_compared(folder):
+  image_files.edit_manifest(folder, lambda fields: fields.pop("images_in_two_splits"))
+  assert load_manifest(folder).images_in_two_splits is None
+
+
+@pytest.mark.parametrize(
+  ("field", "value"),
+  [
+    *(("file", value) for value in ("../secret", "/etc/passwd", "", "..", 3, None)),
+    *(("records", value) for value in (True, -1, 1.5, "10", float("inf"), 2**80, None)),
+    *(("size_bytes", value) for value in (-1, float("nan"), [])),
+    ("sha256", 7),
+  ],
+)
+def test_record_file_with_a_field_of_another_kind(folder, field, value):
+  image_files.edit_manifest(
+    folder, lambda fields: fields["splits"]["train"]["shards"][0].update({field: value})
+  )
+  with pytest.raises(UserError, match=r"manifest\.json is damaged"):
+    load_manifest(folder)
+
+
+@pytest.mark.parametrize("value", [10**12, -1, True, "1", float("inf")])
+def test_labels_per_record_that_cannot_be(folder, value):
+  image_files.edit_manifest(folder, lambda fields: fields.update(labels_per_record_max=value))
+  with pytest.raises(UserError, match=r"manifest\.json is damaged"):
+    load_manifest(folder)
+
+
+@pytest.mark.parametrize(
+  "text", ["[" * 100_000, '{"a":' * 100_000, "\udc00", '{"\x1b[2J": "\x00"}']
+)
+def test_text_that_parsers_stumble_over(tmp_path, text):
+  (tmp_path / MANIFEST_NAME).write_bytes(text.encode("utf-8", "surrogatepass"))
+  with pytest.raises(UserError, match=r"manifest\.json") as caught:
+    load_manifest(tmp_path)
+  assert str(caught.value).isprintable()
 
 
 def test_manifest_whose_files_do_not_add_up(folder):
