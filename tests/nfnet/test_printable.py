@@ -11,7 +11,7 @@ from nfnet.printable import escape, is_printable, printable
   ("text", "shown"),
   [
     ("Köln/猫 001.jpg", None),
-    ("کتاب\u200cها", None),
+    ("क्\u200dष", None),
     ("new\u00a0york", None),
     (os.fsdecode(b"caf\xe9"), r"caf\udce9"),
     ("a\x1b[31mb", r"a\x1b[31mb"),

@@ -49,9 +49,8 @@ class _Death:
   def _see(self, event: str, arguments: tuple) -> None:
     if event not in _EVENTS or not str(arguments[0]).startswith(str(self._folder)):
       return
-    if event == "open":
-      if not arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
-        return
+    if event == "open" and not arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+      return
     self._count(event)
     if event == "os.rename":
       self._renames.append((str(arguments[0]), str(arguments[1])))
@@ -85,7 +84,7 @@ def _run(source: pathlib.Path, out: pathlib.Path, death: _Death | None) -> tuple
     os.dup2(writing, 3)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     try:
-      listed = read_source(source, 0.4)
+      listed = read_source(source)
       if death:
         death.arm()
       dataset_writer.write_dataset(out, listed, files_per_split=2, skip_bad_images=True)
@@ -107,8 +106,11 @@ def main(folder: pathlib.Path) -> None:
   os.dup2(os.open(os.devnull, os.O_RDONLY), 3)
   # Nothing really fails here, and thousands of syncs take half a minute.
   os.fsync = lambda descriptor: None
-  source = image_files.write_class_folders(folder / "source", 4, height=6, width=6)
-  (source / "ant" / "bad.jpg").write_bytes(b"bad")
+  source = folder / "source"
+  small = {"height": 6, "width": 6}
+  image_files.write_class_folders(source / "train", 2, ("ant", "bee"), **small)
+  image_files.write_class_folders(source / "val", 1, ("ant",), **small)
+  (source / "train" / "ant" / "bad.jpg").write_bytes(b"bad")
   code, message = _run(source, folder / "whole", None)
   assert code == 0, message
   expected = image_files.file_hashes(folder / "whole")
