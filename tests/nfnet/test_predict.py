@@ -1,6 +1,9 @@
 """Tests the command `nfnet.predict` and, below it, `nfnet.inference`."""
 
+import dataclasses
 import functools
+import os
+import shutil
 import subprocess
 import sys
 
@@ -140,6 +143,16 @@ def test_softmax_probabilities_and_names(folder):
   ]
 
 
+def test_names_that_are_no_text_are_escaped(folder):
+  names = [os.fsdecode(b"caf\xe9"), "two\nlines", "\x1b[31mred", "k" * 5000, "猫", "a", "b"]
+  classifier = dataclasses.replace(load_classifier(str(folder / "softmax")), class_names=names)
+  text = top_classes(classifier, -np.arange(NUM_CLASSES, dtype=np.float32))
+  shown = [line.split("%  ")[1] for line in text.splitlines()]
+  assert shown[:3] == [r"caf\udce9", r"two\nlines", r"\x1b[31mred"]
+  assert len(shown[3]) < 400
+  assert shown[4:] == ["猫"]
+
+
 def test_sigmoid_probabilities_are_independent(folder):
   logits = np.zeros(NUM_CLASSES, np.float32)
   text = top_classes(load_classifier(str(folder / "sigmoid")), logits)
@@ -207,13 +220,15 @@ COMPILED_ABOVE = ("--batch_size=2",)
 
 
 def test_the_command_prints_the_top_5_of_each_image(folder):
-  images = [folder / "a.png", folder / "b.jpg", folder / "c.webp"]
+  odd = folder / os.fsdecode(b"caf\xe9 \x1b[2J\n.webp")
+  shutil.copy(folder / "c.webp", odd)
+  images = [folder / "a.png", folder / "b.jpg", odd]
   result = run(
     "nfnet.predict", f"--weights={folder / 'softmax'}", *COMPILED_ABOVE, "--pixels=32", *images
   )
   assert result.returncode == 0, result.stderr
   lines = result.stdout.splitlines()
-  assert lines[::6] == [str(image) for image in images]
+  assert lines[::6] == [*map(str, images[:2]), str(folder / r"caf\udce9 \x1b[2J\n.webp")]
   for first in (1, 7, 13):
     probabilities = [float(line.split("%")[0]) for line in lines[first : first + 5]]
     assert probabilities == sorted(probabilities, reverse=True)
