@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from absl import app, flags, logging
 
-from nfnet.errors import UserError
+from nfnet.errors import UserError, escaped
 
 EXIT_UNEXPECTED_ERROR = 1
 """An error that nobody expected, printed with its traceback."""
@@ -80,7 +80,7 @@ def report_error(error: BaseException) -> int:
     print("interrupted", file=sys.stderr, flush=True)
     return EXIT_INTERRUPTED
   if isinstance(error, UserError | flags.Error):
-    print(f"error: {error}", file=sys.stderr, flush=True)
+    print(f"error: {escaped(str(error))}", file=sys.stderr, flush=True)
     return EXIT_USER_ERROR
   traceback.print_exception(error)
   return EXIT_UNEXPECTED_ERROR

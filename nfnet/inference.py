@@ -11,12 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from nfnet.errors import UserError
+from nfnet.errors import UserError, escaped
 from nfnet.images.decoding import BadImageError, decode_image
 from nfnet.images.normalization import normalize
 from nfnet.images.resizing import resize_and_center_crop
 from nfnet.model import NFNet, apply
-from nfnet.printable import printable
 from nfnet.variants import get_variant
 from nfnet.weights.load import load_weights
 
@@ -147,6 +146,6 @@ def top_classes(classifier: Classifier, logits: np.ndarray) -> str:
   probabilities = np.asarray(function(jnp.asarray(logits)))
   names = classifier.class_names
   return "\n".join(
-    f"  {probabilities[i]:8.2%}  {printable(names[i]) if names else f'class {i}'}"
+    f"  {probabilities[i]:8.2%}  {escaped(names[i]) if names else f'class {i}'}"
     for i in np.argsort(-probabilities, kind="stable")[:_TOP]
   )

@@ -17,9 +17,8 @@ from tqdm import tqdm
 
 from nfnet.activations import ACTIVATIONS
 from nfnet.command_line import run_main
-from nfnet.errors import UserError
+from nfnet.errors import UserError, escaped
 from nfnet.inference import load_classifier, predict, read_images, top_classes
-from nfnet.printable import printable
 from nfnet.variants import get_variant
 
 
@@ -89,7 +88,7 @@ def main(argv: list[str]) -> None:
     if arguments.logits_out:
       rows.append(logits)
     else:
-      tqdm.write(f"{printable(name)}\n{top_classes(classifier, logits)}")
+      tqdm.write(f"{escaped(name)}\n{top_classes(classifier, logits)}")
   if arguments.logits_out:
     _write_logits(arguments.logits_out, np.stack(rows))
 

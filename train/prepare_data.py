@@ -18,9 +18,13 @@ from absl import flags
 from nfnet.command_line import run_main
 from nfnet.errors import UserError
 from train.data import dataset_writer, image_sources
-from train.data.manifest import MANIFEST_NAME, Manifest, load_manifest
+from train.data.manifest import (
+  IMAGES_IN_TWO_SPLITS_NAME,
+  MANIFEST_NAME,
+  Manifest,
+  load_manifest,
+)
 from train.data.preparation import class_folders
-from train.data.preparation.file_tree import examples
 from train.report.units import format_size
 
 _SOURCE = flags.DEFINE_string("source", None, "Folder with the images.")
@@ -96,11 +100,10 @@ def _print_summary(folder: str, manifest: Manifest) -> None:
       f"{MANIFEST_NAME} lists them"
     )
   if manifest.images_in_two_splits:
-    pairs = [f"{later} = {earlier}" for later, earlier in manifest.images_in_two_splits]
     print(
-      f"  {len(pairs):,} images have the same pixels as an image of another split: "
-      f"{examples(pairs)}; {MANIFEST_NAME} lists them; remove them from the source unless scores "
-      "may count images that were trained on"
+      f"  {manifest.images_in_two_splits:,} images have the same pixels as an image of another "
+      f"split; {IMAGES_IN_TWO_SPLITS_NAME} lists them; unless scores may count images that were "
+      "trained on, remove them from the source"
     )
 
 

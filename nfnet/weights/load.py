@@ -6,13 +6,15 @@
 import dataclasses
 import os
 
-from nfnet.errors import UserError
-from nfnet.variants import Bottleneck
+from nfnet.activations import ACTIVATIONS
+from nfnet.errors import UserError, quoted
+from nfnet.variants import VARIANTS, Bottleneck
 from nfnet.weights.checkpoint_reader import read_checkpoint
 from nfnet.weights.haiku import HAIKU
 from nfnet.weights.haiku_pickle import read_haiku
 from nfnet.weights.network_matching import Layout, Weights, flatten, match_network
-from nfnet.weights.timm import TIMM, is_safetensors, read_safetensors
+from nfnet.weights.safetensors_file import is_safetensors, read_safetensors
+from nfnet.weights.timm import TIMM
 
 _CHECKPOINT = Layout(
   label=lambda name: "/".join(name.path),
@@ -43,7 +45,12 @@ def load_weights(
   source = f"weights {path!r}"
   if os.path.isdir(path):
     parameters, metadata = read_checkpoint(path, prefer_ema=prefer_ema)
-    trained_variant = metadata["experiment"]["model"]["variant"]
+    trained_variant = metadata.get("experiment", {}).get("model", {}).get("variant")
+    if trained_variant not in VARIANTS:
+      raise UserError(f"{source} are of variant {quoted(trained_variant)}, which there is not")
+    activation = metadata["experiment"]["model"].get("activation", "gelu")
+    if activation not in ACTIVATIONS:
+      raise UserError(f"{source} have the activation {quoted(activation)}, which there is not")
     if variant not in (None, trained_variant):
       raise UserError(f"{source} were trained as variant {trained_variant}, not {variant}")
     tensors, layout, variant = dict(flatten(parameters)), _CHECKPOINT, trained_variant
@@ -52,4 +59,9 @@ def load_weights(
   else:
     tensors, layout, metadata = dict(flatten(read_haiku(path))), HAIKU, None
   weights = match_network(tensors, layout, variant=variant, bottleneck=bottleneck, source=source)
+  class_names = (metadata or {}).get("class_names")
+  if class_names is not None and len(class_names) != weights.num_classes:
+    raise UserError(
+      f"{source} have {weights.num_classes} classes but {len(class_names)} names of classes"
+    )
   return dataclasses.replace(weights, metadata=metadata)

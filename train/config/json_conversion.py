@@ -4,7 +4,7 @@ import dataclasses
 import typing
 from typing import Any
 
-from nfnet.errors import UserError
+from nfnet.errors import UserError, quoted, shortened
 from train.config.experiment import Experiment
 
 
@@ -23,13 +23,15 @@ def from_json(fields: dict[str, Any]) -> Experiment:
 
 
 def _section_from_json(section: type, fields: dict[str, Any], prefix: str) -> Any:
+  if not isinstance(fields, dict):
+    raise UserError(f"saved experiment: {prefix[:-1] or 'it'} is {quoted(fields)}, not fields")
   annotations = typing.get_type_hints(section)
   arguments = {}
   for name, value in fields.items():
     if name not in annotations:
       raise UserError(
-        f"saved experiment has the field {prefix}{name}, which this version does not know; "
-        "use the version that saved it"
+        f"saved experiment has the field {prefix}{shortened(name)}, which this version does not "
+        "know; use the version that saved it"
       )
     annotation = annotations[name]
     if dataclasses.is_dataclass(annotation):

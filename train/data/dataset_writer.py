@@ -19,12 +19,12 @@ from typing import NamedTuple
 
 import tqdm
 
-from nfnet.errors import UserError
+from nfnet.errors import UserError, escaped
 from nfnet.images.decoding import BadImageError, decode_image
-from nfnet.printable import escape, printable
 from train.data import record_files
 from train.data.image_sources import Source, SourceImage, UnreadableImageError
 from train.data.manifest import (
+  IMAGES_IN_TWO_SPLITS_NAME,
   Manifest,
   RecordFile,
   Split,
@@ -33,6 +33,7 @@ from train.data.manifest import (
   save_manifest,
 )
 from train.data.preparation import progress
+from train.data.preparation.durable_files import write_durably
 from train.data.preparation.same_pixels import (
   NO_DIGEST,
   find_images_in_two_splits,
@@ -117,6 +118,12 @@ def write_dataset(
           skip=skip_bad_images,
         )
         skipped += left_out
+    same = find_images_in_two_splits(
+      {split: [image.name for image in images] for split, images in ordered.items()}, digests
+    )
+    if same:
+      # In a file of its own, because there may be as many pairs as images.
+      write_durably(folder / IMAGES_IN_TWO_SPLITS_NAME, json.dumps(same, indent=0) + "\n")
     manifest = Manifest(
       class_names=source.class_names,
       labels_per_record_max=max(
@@ -124,9 +131,7 @@ def write_dataset(
       ),
       splits=splits,
       skipped_images=tuple(sorted(skipped)),
-      images_in_two_splits=find_images_in_two_splits(
-        {split: [image.name for image in images] for split, images in ordered.items()}, digests
-      ),
+      images_in_two_splits=len(same),
     )
     _verify_written(claimed, folder, manifest)
     save_manifest(folder, manifest)
@@ -250,7 +255,7 @@ def _write_file(
       if isinstance(read, _BadImage):
         if not skip:
           raise UserError(
-            f"image {printable(read.name)} {read.reason}: remove it, or leave out all such images "
+            f"image {read.name} {read.reason}: remove it, or leave out all such images "
             "with --skip_bad_images"
           )
         skipped.append(read.name)
@@ -272,18 +277,18 @@ def _write_file(
 def _read_checked(images: Sequence[SourceImage]) -> list[_GoodImage | _BadImage]:
   read: list[_GoodImage | _BadImage] = []
   for image in images:
-    name = escape(image.name)
+    name = escaped(image.name)
     try:
       content = image.read()
       read.append(_GoodImage(content, pixel_digest(decode_image(content))))
     except BadImageError as error:
-      read.append(_BadImage(name, f"cannot be decoded ({printable(str(error))})"))
+      read.append(_BadImage(name, f"cannot be decoded ({error})"))
     except UnreadableImageError as error:
       read.append(_BadImage(name, f"cannot be read ({error})"))
     except PermissionError as error:
       read.append(_BadImage(name, f"cannot be read ({error.strerror})"))
     except OSError as error:
-      raise UserError(f"cannot read image {printable(name)}: {error.strerror or error}") from error
+      raise UserError(f"cannot read image {name}: {error.strerror or error}") from error
   return read
 
 
@@ -328,7 +333,7 @@ def _explained_errors(folder: pathlib.Path) -> Iterator[None]:
     yield
   except OSError as error:
     raise UserError(
-      f"cannot write {printable(str(folder))}: {printable(str(error.filename or ''))} "
+      f"cannot write {folder}: {error.filename or ''} "
       f"{error.strerror or error}; "
       "the same command continues where this one stopped"
     ) from error

@@ -23,8 +23,7 @@ from typing import IO
 import numpy as np
 from PIL import Image
 
-from nfnet.errors import UserError
-from nfnet.printable import printable
+from nfnet.errors import UserError, escaped
 from train.data.preparation import class_folders, file_tree
 from train.data.preparation.class_folders import TRAIN, VALIDATION
 
@@ -162,7 +161,7 @@ def read_source(
   """
   root = os.fspath(folder)
   if not os.path.isdir(root):
-    raise UserError(f"source folder {printable(root)} does not exist")
+    raise UserError(f"source folder {root} does not exist")
   if not 0 <= evaluation_share < 1:
     raise UserError(f"evaluation_share is {evaluation_share}; it must be in [0, 1)")
   try:
@@ -176,9 +175,7 @@ def read_source(
       None if excluded is None else os.fspath(excluded),
     )
   except OSError as error:
-    raise UserError(
-      f"cannot read {printable(str(error.filename or root))}: {error.strerror or error}"
-    ) from error
+    raise UserError(f"cannot read {error.filename or root}: {error.strerror or error}") from error
 
 
 def describe_source(source: Source) -> str:
@@ -191,10 +188,10 @@ def describe_source(source: Source) -> str:
   lines += (f"  {split}: {len(images):,} images" for split, images in source.splits.items())
   for label, name in enumerate(source.class_names[:_CLASSES_SHOWN_MAX]):
     numbers = " + ".join(f"{count[label]:,}" for count in counts.values())
-    lines.append(f"  class {label}, {printable(name)}: {numbers} images")
+    lines.append(f"  class {label}, {name}: {numbers} images")
   if (more := len(source.class_names) - _CLASSES_SHOWN_MAX) > 0:
     lines.append(f"  and {more:,} more classes")
-  return "\n".join((*lines, *source.notes))
+  return "\n".join(map(escaped, (*lines, *source.notes)))
 
 
 def read_idx_source(
@@ -297,7 +294,7 @@ def _notes_of_tree(tree: file_tree.Tree) -> Iterator[str]:
     yield f"left out: {len(dangling):,} links that lead nowhere: {file_tree.examples(dangling)}"
   by_count = sorted(tree.ignored_suffixes.items(), key=lambda pair: -pair[1])
   for suffix, files in by_count[:_SUFFIXES_SHOWN_MAX]:
-    yield f"ignored: {files:,} files that end in {printable(suffix) or 'nothing'}"
+    yield f"ignored: {files:,} files that end in {suffix or 'nothing'}"
   if rest := sum(files for _, files in by_count[_SUFFIXES_SHOWN_MAX:]):
     yield f"ignored: {rest:,} files with other endings"
 

@@ -3,6 +3,7 @@
 A data set is a folder:
 
     manifest.json                             classes; records, bytes and SHA-256 of each file
+    images_in_two_splits.json                 pairs of names, if there are any; nothing reads it
     train-00000-of-00002.array_record         records, in an order shuffled once and for all
     train-00001-of-00002.array_record
     validation-00000-of-00001.array_record
@@ -17,12 +18,25 @@ import os
 import pathlib
 from typing import Any
 
-from nfnet.errors import UserError
-from nfnet.printable import printable
+from nfnet.errors import UserError, quoted
+from nfnet.foreign_files.json_text import check_structure, read_json
 from train.data.preparation.durable_files import write_durably
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
+IMAGES_IN_TWO_SPLITS_NAME = "images_in_two_splits.json"
+_STRUCTURE = {
+  "class_names": [str],
+  "labels_per_record_max": range(2**16),
+  "splits": {
+    str: {
+      "records": int,
+      "shards": [{"file": str, "records": int, "size_bytes": int, "sha256": str}],
+    }
+  },
+  "skipped_images": [str],
+  "images_in_two_splits?": int,
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -69,8 +83,8 @@ class Manifest:
     labels_per_record_max: largest number of labels of a record.
     splits: splits by name, usually "train" and "validation".
     skipped_images: files of the source that could not be decoded and were left out on request.
-    images_in_two_splits: pairs of images of a later and an earlier split that have the same pixels;
-      None if nobody has compared them.
+    images_in_two_splits: number of pairs of images of two splits that have the same pixels, which
+      are in `IMAGES_IN_TWO_SPLITS_NAME`; None if nobody has compared them.
     format_version: version of the records and of manifest.json.
   """
 
@@ -78,7 +92,7 @@ class Manifest:
   labels_per_record_max: int
   splits: dict[str, Split]
   skipped_images: tuple[str, ...] = ()
-  images_in_two_splits: tuple[tuple[str, str], ...] | None = None
+  images_in_two_splits: int | None = None
   format_version: int = FORMAT_VERSION
 
 
@@ -102,26 +116,33 @@ def load_manifest(folder: str | os.PathLike[str]) -> Manifest:
       f"data folder {path.parent} has no {MANIFEST_NAME}: train.prepare_data writes it last, so "
       "either this is no data set or the run that made it did not finish"
     )
-  try:
-    fields = json.loads(path.read_text())
-  except (OSError, ValueError, RecursionError) as error:
-    raise UserError(f"{path} cannot be read: {printable(str(error))}") from error
+  fields = read_json(path)
   version = fields.get("format_version") if isinstance(fields, dict) else None
   if version != FORMAT_VERSION:
     raise UserError(
-      f"{path} has format_version {printable(repr(version))}; this program reads {FORMAT_VERSION}"
+      f"{path} has format_version {quoted(version)}; this program reads {FORMAT_VERSION}"
     )
   try:
-    manifest = _manifest_from_json(fields)
-  except (AttributeError, KeyError, TypeError, ValueError) as error:
-    raise UserError(f"{path} is damaged: {printable(repr(error))}") from error
+    check_structure(fields, _STRUCTURE)
+  except ValueError as error:
+    raise UserError(f"{path} is damaged: {error}") from error
+  manifest = _manifest_from_json(fields)
   for name, split in manifest.splits.items():
     counted = sum(record_file.records for record_file in split.record_files)
     if counted != split.records:
       raise UserError(
-        f"{path}: split '{printable(name)}' has {split.records} records, but its record files have "
+        f"{path}: split {quoted(name)} has {split.records} records, but its record files have "
         f"{counted}"
       )
+    for record_file in split.record_files:
+      if pathlib.PurePath(record_file.file).name != record_file.file:
+        raise UserError(f"{path}: {quoted(record_file.file)} is not the name of a file beside it")
+      # Otherwise the order of an epoch could take any amount of memory.
+      if record_file.records > record_file.size_bytes:
+        raise UserError(
+          f"{path}: {quoted(record_file.file)} has {record_file.records} records in "
+          f"{record_file.size_bytes} bytes"
+        )
   return manifest
 
 
@@ -159,54 +180,34 @@ def record_file_from_json(fields: dict[str, Any]) -> RecordFile:
   Raises:
     KeyError, TypeError or ValueError: the fields are not those of a record file.
   """
-  file = fields["file"]
-  if not isinstance(file, str) or file != os.path.basename(file) or file in ("", ".", ".."):
-    raise ValueError(f"{file!r} is no name of a file in the folder")
   return RecordFile(
-    file=file,
-    records=_count(fields["records"]),
-    size_bytes=_count(fields["size_bytes"]),
-    sha256=_text(fields["sha256"]),
+    file=str(fields["file"]),
+    records=int(fields["records"]),
+    size_bytes=int(fields["size_bytes"]),
+    sha256=str(fields["sha256"]),
   )
-
-
-def _count(value: Any) -> int:
-  if type(value) is not int or not 0 <= value < 2**63:
-    raise ValueError(f"{value!r} is no count")
-  return value
-
-
-def _text(value: Any) -> str:
-  if not isinstance(value, str):
-    raise TypeError(f"{value!r} is no text")
-  return value
 
 
 def _manifest_to_json(manifest: Manifest) -> dict[str, Any]:
   fields = dataclasses.asdict(manifest)
+  if manifest.images_in_two_splits is None:
+    del fields["images_in_two_splits"]
   for split in fields["splits"].values():
     split["shards"] = split.pop("record_files")
   return fields
 
 
 def _manifest_from_json(fields: dict[str, Any]) -> Manifest:
-  class_names = tuple(_text(name) for name in fields["class_names"])
-  labels_max = _count(fields["labels_per_record_max"])
-  if labels_max > max(1, len(class_names)):
-    raise ValueError(f"{labels_max} labels per record of {len(class_names)} classes")
-  pairs = fields.get("images_in_two_splits")
   return Manifest(
-    class_names=class_names,
-    labels_per_record_max=labels_max,
+    class_names=tuple(str(name) for name in fields["class_names"]),
+    labels_per_record_max=int(fields["labels_per_record_max"]),
     splits={
       name: Split(
-        records=_count(split["records"]),
+        records=int(split["records"]),
         record_files=tuple(record_file_from_json(file) for file in split["shards"]),
       )
       for name, split in fields["splits"].items()
     },
-    skipped_images=tuple(_text(name) for name in fields["skipped_images"]),
-    images_in_two_splits=(
-      None if pairs is None else tuple((_text(later), _text(earlier)) for later, earlier in pairs)
-    ),
+    skipped_images=tuple(str(name) for name in fields["skipped_images"]),
+    images_in_two_splits=fields.get("images_in_two_splits"),
   )

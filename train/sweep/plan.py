@@ -18,14 +18,14 @@ variant, epochs and peak learning rate are also set as fields, in any case.
 import dataclasses
 import functools
 import itertools
-import math
-import pathlib
+import sys
 import tomllib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from nfnet import cost
-from nfnet.errors import UserError
+from nfnet.errors import UserError, quoted, short_text
+from nfnet.foreign_files.regular_file import open_regular
 from nfnet.variants import get_variant
 from train.config.experiment import Experiment
 from train.config.field_names import field_types
@@ -37,6 +37,8 @@ from train.sweep.learning_rate_search import Cell
 from train.sweep.trial import Trial, number_text, trial_name
 
 SEARCH = "search"
+_FILE_BYTES_MAX = 2**20
+_TRIALS_MAX = 5000
 SET_BY_SWEEP = (
   "name",
   "model.variant",
@@ -115,19 +117,28 @@ def load_plan(path: str) -> Plan:
       not be started with its configuration and data.
   """
   try:
-    fields = tomllib.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+    with open_regular(path) as file:
+      content = file.read(_FILE_BYTES_MAX + 1)
+    if len(content) > _FILE_BYTES_MAX:
+      raise ValueError(f"it has more than {_FILE_BYTES_MAX} bytes")
+    fields = tomllib.loads(content.decode())
   except OSError as error:
     raise UserError(f"plan file {path!r} cannot be read: {error.strerror}") from error
-  except ValueError as error:
-    # Both encoding errors and TOML errors say where.
-    raise UserError(f"plan file {path!r} is not TOML: {error}") from error
+  # Encoding errors and TOML errors are ValueErrors, which say where.
+  except (ValueError, RecursionError) as error:
+    raise UserError(f"plan file {path!r} is not TOML: {short_text(error)}") from error
   try:
     plan = _from_fields(fields)
+    trials = len(plan.variants) * len(plan.epochs) * (len(plan.learning_rates) or 1)
+    if trials > _TRIALS_MAX:
+      raise UserError(f"it asks for {trials} trials, of which a sweep has at most {_TRIALS_MAX}")
     for variant, epochs in itertools.product(plan.variants, plan.epochs):
       for rate in plan.learning_rates or (plan.start_learning_rate,):
         make_trial(plan, variant, epochs, rate)
   except UserError as error:
     raise UserError(f"plan file {path!r}: {error}") from error
+  except RecursionError as error:
+    raise UserError(f"plan file {path!r}: tables are nested too deeply") from error
   return plan
 
 
@@ -185,25 +196,26 @@ def _from_fields(fields: Mapping[str, Any]) -> Plan:
   known = ("config", "variants", "epochs", "learning_rates", "start_learning_rate", "overrides")
   for name in fields:
     if name not in known:
-      raise UserError(f"unknown field {name!r}; nearest: {nearest(name, known)}")
+      raise UserError(f"unknown field {quoted(name)}; nearest: {nearest(name, known)}")
   for name in known[:4]:
     if name not in fields:
       raise UserError(f"{name} is missing")
   config = fields["config"]
   if not isinstance(config, str) or not config:
-    raise UserError(f"config={config!r}: must be the path of a configuration file")
+    raise UserError(f"config={quoted(config)}: must be the path of a configuration file")
   rates, start = fields["learning_rates"], fields.get("start_learning_rate")
   if rates == SEARCH:
     if not _is_positive(start):
       raise UserError(
-        f"start_learning_rate={start!r}: must be a number greater than 0, with "
+        f"start_learning_rate={quoted(start)}: must be a number greater than 0, with "
         f'learning_rates="{SEARCH}"'
       )
   elif isinstance(rates, str):
-    raise UserError(f'learning_rates={rates!r}: must be "{SEARCH}" or a list of numbers')
+    raise UserError(f'learning_rates={quoted(rates)}: must be "{SEARCH}" or a list of numbers')
   elif start is not None:
     raise UserError(
-      f'start_learning_rate={start!r}: is for learning_rates="{SEARCH}"; leave out one of the two'
+      f'start_learning_rate={quoted(start)}: is for learning_rates="{SEARCH}"; leave out one of '
+      "the two"
     )
   return Plan(
     config=config,
@@ -218,7 +230,9 @@ def _from_fields(fields: Mapping[str, Any]) -> Plan:
 def _variants(values: Any) -> tuple[str, ...]:
   """Returns the variants, checked."""
   if not isinstance(values, list) or not values:
-    raise UserError(f'variants={values!r}: must be a list of variants, for example ["F0", "F3"]')
+    raise UserError(
+      f'variants={quoted(values)}: must be a list of variants, for example ["F0", "F3"]'
+    )
   for value in values:
     try:
       get_variant(str(value))
@@ -230,18 +244,20 @@ def _variants(values: Any) -> tuple[str, ...]:
 def _numbers(name: str, values: Any) -> tuple[float, ...]:
   """Returns a list of positive numbers, checked."""
   if not isinstance(values, list) or not values:
-    raise UserError(f"{name}={values!r}: must be a list of numbers, for example [0.5, 1]")
+    raise UserError(f"{name}={quoted(values)}: must be a list of numbers, for example [0.5, 1]")
   for value in values:
     if not _is_positive(value):
-      raise UserError(f"{name} has {value!r}: must be numbers greater than 0")
+      raise UserError(f"{name} has {quoted(value)}: must be numbers greater than 0")
   return _without_repeats(name, [float(value) for value in values])
 
 
 def _without_repeats(name: str, values: list[Any]) -> tuple[Any, ...]:
   """Returns the values; raises UserError if one repeats."""
+  seen = set()
   for value in values:
-    if values.count(value) > 1:
+    if value in seen:
       raise UserError(f"{name} has {value!r} twice; leave one out")
+    seen.add(value)
   return tuple(values)
 
 
@@ -249,22 +265,22 @@ def _is_positive(value: Any) -> bool:
   """Returns whether a TOML value is a finite number above 0."""
   # In Python, bool is a subclass of int.
   is_number = isinstance(value, int | float) and not isinstance(value, bool)
-  return is_number and math.isfinite(value) and value > 0
+  return is_number and 0 < value <= sys.float_info.max
 
 
 def _overrides(table: Any) -> Iterator[str]:
   """Yields the overrides as arguments, checked."""
   if not isinstance(table, dict):
-    raise UserError(f"overrides={table!r}: must be a table, [overrides]")
+    raise UserError(f"overrides={quoted(table)}: must be a table, [overrides]")
   for field, value in _flat(table, ""):
     if field in SET_BY_SWEEP:
       raise UserError(f"overrides: {field} is set by the sweep for each trial; leave it out")
     if field not in field_types():
       raise UserError(
-        f"overrides: unknown field {field!r}; nearest: {nearest(field, field_types())}"
+        f"overrides: unknown field {quoted(field)}; nearest: {nearest(field, field_types())}"
       )
     if not isinstance(value, str | int | float):
-      raise UserError(f"overrides: {field}={value!r}: must be text, a number, true or false")
+      raise UserError(f"overrides: {field}={quoted(value)}: must be text, a number, true or false")
     yield as_argument(field, value)
 
 

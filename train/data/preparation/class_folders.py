@@ -13,7 +13,6 @@ import unicodedata
 from collections.abc import Sequence
 
 from nfnet.errors import UserError
-from nfnet.printable import is_printable, printable
 from train.data.preparation.file_tree import IMAGE_SUFFIXES, File, Folder, examples
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
@@ -28,6 +27,10 @@ _SPLIT_NAMES = {
   "test": TEST,
   "testing": TEST,
 }
+# Control characters, surrogates (which stand for bytes of file names that are not UTF-8), and the
+# separators of lines and paragraphs; then the marks that change the direction of what follows.
+_CONTROLS = frozenset(("Cc", "Cs", "Zl", "Zp"))
+_DIRECTIONS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 _WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")
 _CHOOSE_LAYOUT = (
   "give --layout=classes if these folders are classes, or --layout=splits if they are splits"
@@ -65,7 +68,6 @@ def read_class_folders(
   Raises:
     UserError: the folders can be understood in two ways or in none; the message says what to do.
   """
-  source = printable(source)
   notes: list[str] = []
   if layout == "auto":
     layout = _find_layout(root, source)
@@ -73,12 +75,12 @@ def read_class_folders(
   class_names: tuple[str, ...] = ()
   splits = {}
   for split, folder in split_folders.items():
-    where = f"{source}/{printable(folder.name)}" if folder.name else source
+    where = f"{source}/{folder.name}" if folder.name else source
     _check_level_of_classes(folder, where, notes)
     if split == TRAIN:
       class_names = _class_names(folder, where)
     splits[split] = _labeled_files(
-      folder, class_names, where, printable(split_folders[TRAIN].name) or source, merge_subfolders
+      folder, class_names, where, split_folders[TRAIN].name or source, merge_subfolders
     )
   if len(class_names) < 2:
     raise UserError(
@@ -88,7 +90,7 @@ def read_class_folders(
     )
   if layout == "splits":
     how = "splits are the folders " + ", ".join(
-      f"{printable(folder.name)} ({split})" for split, folder in split_folders.items()
+      f"{folder.name} ({split})" for split, folder in split_folders.items()
     )
   else:
     how = f"classes are the folders in {source}"
@@ -113,7 +115,7 @@ def _find_layout(root: Folder, source: str) -> str:
       )
     for folder in with_images:
       if roles[folder.name] == TRAIN and not any(inner.has_images() for inner in folder.folders):
-        name = printable(folder.name)
+        name = folder.name
         raise UserError(
           f"{source}/{name} has no class folders for its {len(folder.images):,} images: expected "
           f"{source}/{name}/CLASS/IMAGE, or --layout=classes if {examples(known)} are classes"
@@ -140,7 +142,7 @@ def _find_splits(root: Folder, source: str, notes: list[str]) -> dict[str, Folde
       others.append(folder.name)
   for folders in by_role.values():
     if len(folders) > 1:
-      first, second = (printable(folder.name) for folder in folders[:2])
+      first, second = (folder.name for folder in folders[:2])
       raise UserError(f"{source} has both {first} and {second}: remove or rename one of them")
   if root.images:
     _note_loose_images(root, source, notes)
@@ -151,9 +153,7 @@ def _find_splits(root: Folder, source: str, notes: list[str]) -> dict[str, Folde
   found = {role: folders[0] for role, folders in by_role.items()}
   if TEST in found and not any(folder.has_images() for folder in found[TEST].folders):
     test = found.pop(TEST)
-    notes.append(
-      f"left out: {printable(test.name)}: its {len(test.images):,} images are in no class folders"
-    )
+    notes.append(f"left out: {test.name}: its {len(test.images):,} images are in no class folders")
   if VALIDATION not in found and TEST in found:
     found[VALIDATION] = found.pop(TEST)
   return {split: found[split] for split in (TRAIN, VALIDATION, TEST) if split in found}
@@ -196,9 +196,9 @@ def check_class_names(names: Sequence[str], where: str) -> None:
   """
   composed: dict[str, str] = {}
   for name in names:
-    if not name.strip() or not is_printable(name):
+    if not name.strip() or any(map(_is_control, name)):
       raise UserError(
-        f"{where} has a class named '{printable(name)}', which is empty, has control characters or "
+        f"{where} has a class named '{name}', which is empty, has control characters or "
         "is not UTF-8: rename it"
       )
     same = composed.setdefault(unicodedata.normalize("NFC", name), name)
@@ -210,13 +210,18 @@ def check_class_names(names: Sequence[str], where: str) -> None:
       )
 
 
+def _is_control(character: str) -> bool:
+  # str.isprintable() refuses the joiners and spaces that names in Persian, Hindi or French need.
+  return unicodedata.category(character) in _CONTROLS or character in _DIRECTIONS
+
+
 def _labeled_files(
   folder: Folder, class_names: Sequence[str], where: str, train: str, merge_subfolders: bool
 ) -> list[tuple[File, int]]:
   labels = {name: label for label, name in enumerate(class_names)}
   files = []
   for class_folder in folder.folders:
-    name = f"{where}/{printable(class_folder.own_name)}"
+    name = f"{where}/{class_folder.own_name}"
     if not class_folder.has_images():
       raise UserError(
         f"class folder {name} has no image ({', '.join(IMAGE_SUFFIXES)}): remove it or move it away"
@@ -238,7 +243,7 @@ def _nested(class_folder: Folder, inner: Sequence[Folder], name: str, where: str
   names = examples([folder.own_name for folder in inner])
   if any(folder.own_name.lower() in _SPLIT_NAMES for folder in inner):
     hint = (
-      f"splits come first: {where}/train/{printable(class_folder.own_name)}, or --source={name} if "
+      f"splits come first: {where}/train/{class_folder.own_name}, or --source={name} if "
       "that is the data set"
     )
   else:

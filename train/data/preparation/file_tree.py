@@ -12,8 +12,7 @@ import stat
 from collections.abc import Iterator, Sequence
 from typing import BinaryIO
 
-from nfnet.errors import UserError
-from nfnet.printable import printable
+from nfnet.errors import UserError, shortened
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
@@ -122,7 +121,7 @@ def read_tree(root: str, excluded: str | None = None) -> Tree:
   if excluded is not None and os.path.isdir(excluded):
     excluded_identity = _identity(os.stat(excluded))
     if excluded_identity in seen:
-      raise UserError(f"source and out are one folder, {printable(root)}: choose another --out")
+      raise UserError(f"source and out are one folder, {root}: choose another --out")
   waiting = [top]
   while waiting:
     folder = waiting.pop()
@@ -200,7 +199,7 @@ def read_image_file(path: str) -> bytes:
 
 def examples(names: Sequence[str], separator: str = ", ", at_most: int = _EXAMPLES_MAX) -> str:
   """Returns the first few names in a form fit for a message, and how many more there are."""
-  text = separator.join(printable(name) for name in names[:at_most])
+  text = separator.join(map(shortened, names[:at_most]))
   more = len(names) - at_most
   return f"{text}{separator}and {more:,} more" if more > 0 else text
 
@@ -214,8 +213,7 @@ def _kind(mode: int) -> str:
 
 
 def _reached_twice(first: str, second: str) -> UserError:
-  first_text = printable(first) or "the source folder itself"
   return UserError(
-    f"{printable(second)} and {first_text} are one folder, so its images would be read twice: "
-    "remove the link between them"
+    f"{second} and {first or 'the source folder itself'} are one folder, so its images would be "
+    "read twice: remove the link between them"
   )

@@ -19,15 +19,28 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from nfnet.errors import UserError
-from nfnet.printable import printable
-from train.data.manifest import MANIFEST_NAME, RecordFile, record_file_from_json
+from train.data.manifest import (
+  IMAGES_IN_TWO_SPLITS_NAME,
+  MANIFEST_NAME,
+  RecordFile,
+  record_file_from_json,
+)
 from train.data.preparation.durable_files import rename_durably, sync, write_durably
 from train.data.preparation.same_pixels import DIGEST_BYTES
 
 _PARTIAL = "partial"
 _PLAN = "plan.json"
 _LOCK = "lock"
-_UNFINISHED_MANIFEST = pathlib.Path(MANIFEST_NAME).with_suffix(".tmp").name
+# What may lie beside the record files before the manifest does.
+_UNFINISHED = frozenset(
+  (
+    IMAGES_IN_TWO_SPLITS_NAME,
+    *(
+      pathlib.Path(name).with_suffix(".tmp").name
+      for name in (IMAGES_IN_TWO_SPLITS_NAME, MANIFEST_NAME)
+    ),
+  )
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,16 +71,15 @@ def claim(folder: pathlib.Path, plan: Mapping[str, Any]) -> Iterator["Progress"]
     UserError: the folder holds something else or a finished data set, or is being written to.
   """
   partial = folder / _PARTIAL
-  shown = printable(str(folder))
-  finished = UserError(f"{shown} already holds a finished data set: choose another --out")
+  finished = UserError(f"{folder} already holds a finished data set: choose another --out")
   folder.mkdir(parents=True, exist_ok=True)
   found = set(os.listdir(folder))
   if _PARTIAL not in found:
     if MANIFEST_NAME in found:
       raise finished
-    _refuse_foreign(found, shown)
+    _refuse_foreign(found, folder)
     partial.mkdir(exist_ok=True)
-  with _lock(partial / _LOCK, shown):
+  with _lock(partial / _LOCK, folder):
     progress = Progress(folder, plan)
     found = set(os.listdir(folder))
     planned = _read_fields(partial / _PLAN)
@@ -80,14 +92,14 @@ def claim(folder: pathlib.Path, plan: Mapping[str, Any]) -> Iterator["Progress"]
       notes = [_read_fields(path) for path in partial.glob("*.json")] if not planned else []
       if planned not in ({}, plan) or any(map(progress.is_foreign, notes)):
         raise UserError(
-          f"{shown} holds the beginning of a data set of another source or other options: delete "
+          f"{folder} holds the beginning of a data set of another source or other options: delete "
           "it or choose another --out"
         )
       files = {file for files in plan["shards"].values() for file in files}
-      _refuse_foreign(found - files - {_PARTIAL, _UNFINISHED_MANIFEST}, shown)
+      _refuse_foreign(found - files - {_PARTIAL} - _UNFINISHED, folder)
       if not planned:
         own = {path.name for path in progress.own_paths()}
-        _refuse_foreign(set(os.listdir(partial)) - own, printable(str(partial)))
+        _refuse_foreign(set(os.listdir(partial)) - own, partial)
         progress.write_plan()
     yield progress
 
@@ -139,7 +151,7 @@ class Progress:
         digests=bytes.fromhex(fields["pixel_digests"]),
       )
       size_bytes = (self._folder / file).stat().st_size
-    except (KeyError, TypeError, ValueError, OSError):
+    except (ArithmeticError, KeyError, TypeError, ValueError, OSError):
       note = None
     if (
       note is None
@@ -193,11 +205,9 @@ class Progress:
     return self._partial / f"{file}.json"
 
 
-def _refuse_foreign(names: Iterable[str], folder: str) -> None:
+def _refuse_foreign(names: Iterable[str], folder: pathlib.Path) -> None:
   if names := sorted(names):
-    raise UserError(
-      f"{folder} holds other files, such as {printable(names[0])}: choose another --out"
-    )
+    raise UserError(f"{folder} holds other files, such as {names[0]}: choose another --out")
 
 
 def _read_fields(path: pathlib.Path) -> dict[str, Any]:
@@ -210,7 +220,7 @@ def _read_fields(path: pathlib.Path) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _lock(path: pathlib.Path, folder: str) -> Iterator[None]:
+def _lock(path: pathlib.Path, folder: pathlib.Path) -> Iterator[None]:
   descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
   try:
     try:

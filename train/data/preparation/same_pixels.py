@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from nfnet.printable import escape
+from nfnet.errors import escaped
 
 DIGEST_BYTES = 8
 NO_DIGEST = bytes(DIGEST_BYTES)
@@ -47,7 +47,7 @@ def find_images_in_two_splits(
     first_equal = order[np.minimum(places, len(order) - 1)]
     is_same = (values[earlier][first_equal] == values[later]) & (values[later] != 0)
     pairs += (
-      (escape(names[later][index]), escape(names[earlier][first_equal[index]]))
+      (escaped(names[later][index]), escaped(names[earlier][first_equal[index]]))
       for index in np.flatnonzero(is_same)
     )
   return tuple(sorted(pairs))

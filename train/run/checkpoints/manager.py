@@ -18,7 +18,7 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
 from nfnet.block_arrangement import BLOCKS, arrange_blocks
-from nfnet.errors import UserError
+from nfnet.errors import UserError, short_text
 from nfnet.weights.checkpoint_digests import write_digests
 from nfnet.weights.checkpoint_reader import (
   CHECKPOINTS_FOLDER,
@@ -30,7 +30,6 @@ from nfnet.weights.checkpoint_reader import (
   PARAMS_ITEM,
   block_keys,
   read_metadata,
-  short_text,
 )
 from nfnet.weights.finished_reads import finished_reads
 from train.config.experiment import Experiment

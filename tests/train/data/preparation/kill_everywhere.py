@@ -109,6 +109,7 @@ def main(folder: pathlib.Path) -> None:
   source = folder / "source"
   small = {"height": 6, "width": 6}
   image_files.write_class_folders(source / "train", 2, ("ant", "bee"), **small)
+  # Its one image is one of those above.
   image_files.write_class_folders(source / "val", 1, ("ant",), **small)
   (source / "train" / "ant" / "bad.jpg").write_bytes(b"bad")
   code, message = _run(source, folder / "whole", None)

@@ -24,8 +24,9 @@ def test_the_same_command_continues_after_a_death_before_any_write(tmp_path):
   assert completed.returncode == 0, completed.stderr
   ends = [json.loads(line) for line in completed.stdout.splitlines()]
   events = collections.Counter(event for kind, event, *_ in ends if kind == "kill")
-  # Plan, 3 record files, 3 notes, manifest; the last entry is the run that was not killed.
-  assert events["os.rename"] == 8
+  # Plan, 3 record files, 3 notes, list of images in two splits, manifest; the last entry is the run
+  # that was not killed.
+  assert events["os.rename"] == 9
   assert events["record"] == 5
   assert events["sync"] >= 15
   assert events["os.remove"] >= 6
