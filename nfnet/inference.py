@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from nfnet.errors import UserError, escaped
-from nfnet.images.decoding import BadImageError, decode_image
+from nfnet.images.decoding import BadImageError, decode_image, read_image_file
 from nfnet.images.normalization import normalize
 from nfnet.images.resizing import resize_and_center_crop
 from nfnet.model import NFNet, apply
@@ -98,8 +98,7 @@ def read_images(paths: Sequence[str], classifier: Classifier) -> Iterator[np.nda
   """
   for path in paths:
     try:
-      with open(path, "rb") as file:
-        image = decode_image(file.read())
+      image = decode_image(read_image_file(path))
     except OSError as error:
       raise UserError(f"image {path!r} cannot be read: {error.strerror}") from error
     except BadImageError as error:

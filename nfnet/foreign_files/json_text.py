@@ -5,7 +5,7 @@ import os
 from typing import Any
 
 from nfnet.errors import UserError, quoted, short_text, shortened
-from nfnet.foreign_files.regular_file import open_regular
+from nfnet.foreign_files.regular_files import read_regular_file
 
 FILE_BYTES_MAX = 16 * 2**20
 """A manifest of 21,841 classes and 8,192 record files has 2 MB. Parsed, JSON takes up to 25 times
@@ -43,11 +43,7 @@ def read_json(path: str | os.PathLike[str], structure: Any = Any) -> Any:
       with the path.
   """
   try:
-    with open_regular(path) as file:
-      content = file.read(FILE_BYTES_MAX + 1)
-    if len(content) > FILE_BYTES_MAX:
-      raise ValueError(f"it has more than {FILE_BYTES_MAX} bytes")
-    value = parse_json(content)
+    value = parse_json(read_regular_file(path, FILE_BYTES_MAX))
     check_structure(value, structure)
   except OSError as error:
     raise UserError(f"{path} cannot be read: {error.strerror}") from error

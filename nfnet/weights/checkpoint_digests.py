@@ -10,8 +10,6 @@ import os
 import pathlib
 from collections.abc import Iterable
 
-from nfnet.errors import shortened
-
 DIGESTS_FILE = "digests.sha256"
 _WITHOUT_DIGEST = (DIGESTS_FILE, "_CHECKPOINT_METADATA", "commit_success.txt")
 """Files without a digest. Orbax writes times into the last two when it commits; nothing reads
@@ -49,11 +47,10 @@ def find_damage(folder: pathlib.Path, items: Iterable[str] | None = None) -> str
     expected = {name: line for name, line in expected.items() if name.startswith(prefixes)}
     found = [name for name in found if name.startswith(prefixes)]
   for name in sorted(expected.keys() ^ set(found)):
-    shown = shortened(name)
-    return f"{shown} is missing" if name in expected else f"{shown} is not in {DIGESTS_FILE}"
+    return f"{name} is missing" if name in expected else f"{name} is not in {DIGESTS_FILE}"
   for name, line in _digest_lines(folder, found).items():
     if line != expected[name]:
-      return f"{shortened(name)} does not have its SHA-256 in {DIGESTS_FILE}"
+      return f"{name} does not have its SHA-256 in {DIGESTS_FILE}"
   return None
 
 

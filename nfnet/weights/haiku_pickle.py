@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from nfnet.errors import UserError, quoted, short_text, shortened
-from nfnet.foreign_files.regular_file import open_regular
+from nfnet.foreign_files.regular_files import open_regular
 from nfnet.weights.pickle_records import Array, PickledDict, read_records
 
 HaikuTree = dict[str, dict[str, np.ndarray]]

@@ -59,9 +59,4 @@ def load_weights(
   else:
     tensors, layout, metadata = dict(flatten(read_haiku(path))), HAIKU, None
   weights = match_network(tensors, layout, variant=variant, bottleneck=bottleneck, source=source)
-  class_names = (metadata or {}).get("class_names")
-  if class_names is not None and len(class_names) != weights.num_classes:
-    raise UserError(
-      f"{source} have {weights.num_classes} classes but {len(class_names)} names of classes"
-    )
   return dataclasses.replace(weights, metadata=metadata)

@@ -14,7 +14,7 @@ import numpy as np
 
 from nfnet.errors import UserError, quoted, short_text
 from nfnet.foreign_files.json_text import parse_json
-from nfnet.foreign_files.regular_file import open_regular
+from nfnet.foreign_files.regular_files import open_regular
 
 _HEADER_BYTES_MAX = 4 * 2**20
 """The header of an F7+ has 0.2 MB."""

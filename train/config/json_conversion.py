@@ -17,7 +17,8 @@ def from_json(fields: dict[str, Any]) -> Experiment:
   """Returns the experiment that `to_json` has converted; an absent field takes its default.
 
   Raises:
-    UserError: there is a field that `Experiment` does not have.
+    UserError: there is a field that `Experiment` does not have, or one is missing that has no
+      default.
   """
   return _section_from_json(Experiment, fields, prefix="")
 
@@ -37,4 +38,7 @@ def _section_from_json(section: type, fields: dict[str, Any], prefix: str) -> An
     if dataclasses.is_dataclass(annotation):
       value = _section_from_json(annotation, value, f"{prefix}{name}.")
     arguments[name] = value
+  for field in dataclasses.fields(section):
+    if field.default is field.default_factory is dataclasses.MISSING and field.name not in fields:
+      raise UserError(f"saved experiment has no field {prefix}{field.name}")
   return section(**arguments)

@@ -285,8 +285,6 @@ def _read_checked(images: Sequence[SourceImage]) -> list[_GoodImage | _BadImage]
       read.append(_BadImage(name, f"cannot be decoded ({error})"))
     except UnreadableImageError as error:
       read.append(_BadImage(name, f"cannot be read ({error})"))
-    except PermissionError as error:
-      read.append(_BadImage(name, f"cannot be read ({error.strerror})"))
     except OSError as error:
       raise UserError(f"cannot read image {name}: {error.strerror or error}") from error
   return read

@@ -9,6 +9,7 @@ There are three kinds of folders:
 
 import collections
 import dataclasses
+import errno
 import gzip
 import hashlib
 import io
@@ -18,24 +19,26 @@ import pathlib
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
-from typing import IO
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
 
 from nfnet.errors import UserError, escaped
+from nfnet.images.decoding import read_image_file
 from train.data.preparation import class_folders, file_tree
 from train.data.preparation.class_folders import TRAIN, VALIDATION
 
 _CLASSES_SHOWN_MAX = 20
 _SUFFIXES_SHOWN_MAX = 5
-_IDX_BYTES_MAX = 2**32
-_READ_BYTES = 2**20
 _IDX_UNSIGNED_BYTES = 0x08
+# EMNIST, the largest relative of MNIST, has 547 MB.
+_IDX_BYTES_MAX = 640 * 2**20
+_IDX_SIDE_MAX = 4096
 
 
 class UnreadableImageError(Exception):
-  """Reports a file that is none, such as a link that leads nowhere or a FIFO; says which."""
+  """Reports what is no file that can be read, such as a link that leads nowhere or a FIFO."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -67,15 +70,20 @@ class ImageFile:
     """Returns the file's bytes.
 
     Raises:
-      UnreadableImageError: it is no regular file, or too long.
+      UnreadableImageError: it is no regular file, or nobody may read it.
+      BadImageError: it is too large.
       OSError: it cannot be read.
     """
     if self.problem:
       raise UnreadableImageError(self.problem)
     try:
-      return file_tree.read_image_file(os.path.join(self.root, self.name))
-    except ValueError as error:
-      raise UnreadableImageError(str(error)) from error
+      return read_image_file(os.path.join(self.root, self.name))
+    except OSError as error:
+      # Something else may have come in its place since the folder was listed. Other errors are
+      # those of the disk or the network, which may work again when the same command continues.
+      if error.errno in (errno.EINVAL, errno.EISDIR, errno.ENXIO, errno.EACCES, errno.EPERM):
+        raise UnreadableImageError(error.strerror) from error
+      raise
 
 
 @dataclasses.dataclass(frozen=True)
@@ -233,34 +241,34 @@ def _read_idx(root: pathlib.Path, pattern: str, dimensions: int) -> np.ndarray:
   path = paths[0]
   header_bytes = 4 + 4 * dimensions
   try:
-    with file_tree.open_regular_file(str(path)) as file:
-      stream = gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else file
-      header = _read_at_most(stream, header_bytes)
+    with _open_idx(path) as file:
+      header = file.read(header_bytes)
       if header[:4] != bytes((0, 0, _IDX_UNSIGNED_BYTES, dimensions)) or len(header) < header_bytes:
         raise UserError(f"{path} is no idx file of unsigned bytes with {dimensions} dimensions")
       shape = struct.unpack(f">{dimensions}I", header[4:])
-      count = math.prod(shape)
-      if count > _IDX_BYTES_MAX:
-        raise UserError(f"{path} claims {count:,} values; at most {_IDX_BYTES_MAX:,} are read")
-      content = _read_at_most(stream, count + 1)
-  except (EOFError, gzip.BadGzipFile, zlib.error, ValueError) as error:
+      size = math.prod(shape)
+      if not 0 < size <= _IDX_BYTES_MAX or (len(shape) > 1 and max(shape[1:]) > _IDX_SIDE_MAX):
+        raise UserError(
+          f"{path} has values of shape {shape}: there must be at least one, at most "
+          f"{_IDX_BYTES_MAX:,} in all, and at most {_IDX_SIDE_MAX:,} on the side of an image"
+        )
+      # Whatever else a compressed file has is not decompressed.
+      content = file.read(size + 1)
+  except (EOFError, gzip.BadGzipFile, zlib.error) as error:
     raise UserError(f"{path} is damaged: {error}") from error
-  if len(content) != count:
-    more = "more than " if len(content) > count else ""
-    raise UserError(
-      f"{path} has {more}{min(len(content), count)} values where its header says {shape}"
-    )
+  except OSError as error:
+    raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
+  if len(content) != size:
+    found = "more" if len(content) > size else f"{len(content)}"
+    raise UserError(f"{path} has {found} values where its header says {shape}")
   return np.frombuffer(content, np.uint8).reshape(shape)
 
 
-def _read_at_most(stream: IO[bytes], size_bytes: int) -> bytearray:
-  """Reads piece by piece, because a header may claim far more than there is."""
-  content = bytearray()
-  while len(content) < size_bytes and (
-    part := stream.read(min(_READ_BYTES, size_bytes - len(content)))
-  ):
-    content += part
-  return content
+def _open_idx(path: pathlib.Path) -> BinaryIO:
+  # Opening a named pipe would wait for a writer.
+  if not path.is_file():
+    raise UserError(f"{path} is not a regular file")
+  return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
 
 
 def _read_class_folders(

@@ -28,6 +28,7 @@ from train.run.linear_probe import probe
 from train.run.loop import train
 from train.run.records.metrics import read_metrics
 from train.sweep.folder import SweepFolder, write_whole
+from train.sweep.json_files import read_json_object
 from train.sweep.results import (
   COLUMNS,
   best_results,
@@ -142,9 +143,10 @@ def run_once(
     asked: JSON values that determine the result.
     run: function that computes the result.
   """
-  if path.exists():
-    before = json.loads(path.read_text(encoding="utf-8"))
-    if before["asked"] == asked:
+  # A damaged file is as good as none: the result is computed again.
+  with contextlib.suppress(OSError, ValueError):
+    before = read_json_object(path)
+    if before.get("asked") == asked and isinstance(before.get("found"), dict):
       return before["found"]
   found = run()
   write_whole(path, json.dumps({"asked": asked, "found": found}))

@@ -15,17 +15,17 @@ A plan is a TOML file:
 variant, epochs and peak learning rate are also set as fields, in any case.
 """
 
+import collections
 import dataclasses
 import functools
 import itertools
-import sys
 import tomllib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from nfnet import cost
-from nfnet.errors import UserError, quoted, short_text
-from nfnet.foreign_files.regular_file import open_regular
+from nfnet.errors import UserError
+from nfnet.foreign_files.regular_files import read_regular_file
 from nfnet.variants import get_variant
 from train.config.experiment import Experiment
 from train.config.field_names import field_types
@@ -34,11 +34,12 @@ from train.config.overrides import as_argument, nearest
 from train.data.dataset import train_examples
 from train.step.schedule import learning_rate_schedule, train_steps
 from train.sweep.learning_rate_search import Cell
-from train.sweep.trial import Trial, number_text, trial_name
+from train.sweep.trial import Trial, is_number, number_text, trial_name
 
 SEARCH = "search"
-_FILE_BYTES_MAX = 2**20
-_TRIALS_MAX = 5000
+TRIALS_MAX = 10_000
+"""Most trials of a plan; each is a folder, and is checked before the first one is run."""
+_BYTES_MAX = 2**20
 SET_BY_SWEEP = (
   "name",
   "model.variant",
@@ -117,27 +118,21 @@ def load_plan(path: str) -> Plan:
       not be started with its configuration and data.
   """
   try:
-    with open_regular(path) as file:
-      content = file.read(_FILE_BYTES_MAX + 1)
-    if len(content) > _FILE_BYTES_MAX:
-      raise ValueError(f"it has more than {_FILE_BYTES_MAX} bytes")
-    fields = tomllib.loads(content.decode())
+    fields = tomllib.loads(read_regular_file(path, _BYTES_MAX).decode())
   except OSError as error:
     raise UserError(f"plan file {path!r} cannot be read: {error.strerror}") from error
-  # Encoding errors and TOML errors are ValueErrors, which say where.
   except (ValueError, RecursionError) as error:
-    raise UserError(f"plan file {path!r} is not TOML: {short_text(error)}") from error
+    # Both encoding errors and TOML errors say where; nested brackets make the parser recurse.
+    raise UserError(f"plan file {path!r} is not TOML: {error}") from error
   try:
     plan = _from_fields(fields)
-    trials = len(plan.variants) * len(plan.epochs) * (len(plan.learning_rates) or 1)
-    if trials > _TRIALS_MAX:
-      raise UserError(f"it asks for {trials} trials, of which a sweep has at most {_TRIALS_MAX}")
     for variant, epochs in itertools.product(plan.variants, plan.epochs):
       for rate in plan.learning_rates or (plan.start_learning_rate,):
         make_trial(plan, variant, epochs, rate)
   except UserError as error:
     raise UserError(f"plan file {path!r}: {error}") from error
   except RecursionError as error:
+    # Dotted names nest tables without a bracket.
     raise UserError(f"plan file {path!r}: tables are nested too deeply") from error
   return plan
 
@@ -196,28 +191,27 @@ def _from_fields(fields: Mapping[str, Any]) -> Plan:
   known = ("config", "variants", "epochs", "learning_rates", "start_learning_rate", "overrides")
   for name in fields:
     if name not in known:
-      raise UserError(f"unknown field {quoted(name)}; nearest: {nearest(name, known)}")
+      raise UserError(f"unknown field {name!r}; nearest: {nearest(name, known)}")
   for name in known[:4]:
     if name not in fields:
       raise UserError(f"{name} is missing")
   config = fields["config"]
   if not isinstance(config, str) or not config:
-    raise UserError(f"config={quoted(config)}: must be the path of a configuration file")
+    raise UserError(f"config={config!r}: must be the path of a configuration file")
   rates, start = fields["learning_rates"], fields.get("start_learning_rate")
   if rates == SEARCH:
     if not _is_positive(start):
       raise UserError(
-        f"start_learning_rate={quoted(start)}: must be a number greater than 0, with "
+        f"start_learning_rate={start!r}: must be a number greater than 0, with "
         f'learning_rates="{SEARCH}"'
       )
   elif isinstance(rates, str):
-    raise UserError(f'learning_rates={quoted(rates)}: must be "{SEARCH}" or a list of numbers')
+    raise UserError(f'learning_rates={rates!r}: must be "{SEARCH}" or a list of numbers')
   elif start is not None:
     raise UserError(
-      f'start_learning_rate={quoted(start)}: is for learning_rates="{SEARCH}"; leave out one of '
-      "the two"
+      f'start_learning_rate={start!r}: is for learning_rates="{SEARCH}"; leave out one of the two'
     )
-  return Plan(
+  plan = Plan(
     config=config,
     variants=_variants(fields["variants"]),
     epochs=_numbers("epochs", fields["epochs"]),
@@ -225,14 +219,16 @@ def _from_fields(fields: Mapping[str, Any]) -> Plan:
     start_learning_rate=float(start) if rates == SEARCH else None,
     overrides=tuple(_overrides(fields.get("overrides", {}))),
   )
+  count = len(plan.variants) * len(plan.epochs) * max(1, len(plan.learning_rates))
+  if count > TRIALS_MAX:
+    raise UserError(f"{count:,} trials, where {TRIALS_MAX:,} are the most: leave values out")
+  return plan
 
 
 def _variants(values: Any) -> tuple[str, ...]:
   """Returns the variants, checked."""
   if not isinstance(values, list) or not values:
-    raise UserError(
-      f'variants={quoted(values)}: must be a list of variants, for example ["F0", "F3"]'
-    )
+    raise UserError(f'variants={values!r}: must be a list of variants, for example ["F0", "F3"]')
   for value in values:
     try:
       get_variant(str(value))
@@ -244,43 +240,39 @@ def _variants(values: Any) -> tuple[str, ...]:
 def _numbers(name: str, values: Any) -> tuple[float, ...]:
   """Returns a list of positive numbers, checked."""
   if not isinstance(values, list) or not values:
-    raise UserError(f"{name}={quoted(values)}: must be a list of numbers, for example [0.5, 1]")
+    raise UserError(f"{name}={values!r}: must be a list of numbers, for example [0.5, 1]")
   for value in values:
     if not _is_positive(value):
-      raise UserError(f"{name} has {quoted(value)}: must be numbers greater than 0")
+      raise UserError(f"{name} has {value!r}: must be numbers greater than 0")
   return _without_repeats(name, [float(value) for value in values])
 
 
 def _without_repeats(name: str, values: list[Any]) -> tuple[Any, ...]:
   """Returns the values; raises UserError if one repeats."""
-  seen = set()
-  for value in values:
-    if value in seen:
+  for value, times in collections.Counter(values).items():
+    if times > 1:
       raise UserError(f"{name} has {value!r} twice; leave one out")
-    seen.add(value)
   return tuple(values)
 
 
 def _is_positive(value: Any) -> bool:
   """Returns whether a TOML value is a finite number above 0."""
-  # In Python, bool is a subclass of int.
-  is_number = isinstance(value, int | float) and not isinstance(value, bool)
-  return is_number and 0 < value <= sys.float_info.max
+  return is_number(value) and value > 0
 
 
 def _overrides(table: Any) -> Iterator[str]:
   """Yields the overrides as arguments, checked."""
   if not isinstance(table, dict):
-    raise UserError(f"overrides={quoted(table)}: must be a table, [overrides]")
+    raise UserError(f"overrides={table!r}: must be a table, [overrides]")
   for field, value in _flat(table, ""):
     if field in SET_BY_SWEEP:
       raise UserError(f"overrides: {field} is set by the sweep for each trial; leave it out")
     if field not in field_types():
       raise UserError(
-        f"overrides: unknown field {quoted(field)}; nearest: {nearest(field, field_types())}"
+        f"overrides: unknown field {field!r}; nearest: {nearest(field, field_types())}"
       )
     if not isinstance(value, str | int | float):
-      raise UserError(f"overrides: {field}={quoted(value)}: must be text, a number, true or false")
+      raise UserError(f"overrides: {field}={value!r}: must be text, a number, true or false")
     yield as_argument(field, value)
 
 

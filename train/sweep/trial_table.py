@@ -17,8 +17,8 @@ from train.report.table import format_table
 from train.report.units import format_duration
 from train.run.records.metrics import METRICS_FILE
 from train.sweep.folder import DONE, FAILED, RUNNING, STATES, WAITING, Entry, SweepFolder
-from train.sweep.results import best_results
-from train.sweep.trial import number_text
+from train.sweep.results import best_results, result_of
+from train.sweep.trial import is_number, number_text
 
 DIVERGED = "diverged"
 """State shown instead of "failed" for trials whose learning rate is to blame."""
@@ -199,26 +199,26 @@ def _row(folder: SweepFolder, entry: Entry) -> Row:
   """Returns the row of one trial."""
   trial = folder.trial(entry.name)
   if entry.state == DONE:
-    result = entry.read()
+    result = result_of(folder, entry)
     return Row(
       name=trial.name,
       state=DONE,
       step=trial.steps,
       steps=trial.steps,
-      held_out_loss=result.get("loss_nats"),
-      top1=1 - result["held_out_error_percent"] / 100 if result else None,
+      held_out_loss=result and result["loss_nats"],
+      top1=result and 1 - result["held_out_error_percent"] / 100,
     )
   state, note, records = entry.state, entry.worker or "", {}
   if entry.state == FAILED:
     failure = entry.read()
     state = DIVERGED if failure.get("diverged") else FAILED
-    note = failure.get("reason", "")
+    note = str(failure.get("reason", ""))
     if len(note) > _REASON_CHARACTERS_MAX:
       note = note[: _REASON_CHARACTERS_MAX - 3] + "..."
   records = _newest_records(folder.workdir(trial.name) / METRICS_FILE)
   training, evaluation = records.get("train", {}), records.get("evaluation", {})
   speed, left_seconds = training.get("images_per_second"), None
-  if speed and entry.state == RUNNING:
+  if speed and "step" in training and entry.state == RUNNING:
     left_seconds = trial.images * (1 - training["step"] / trial.steps) / speed
   return Row(
     name=trial.name,
@@ -245,9 +245,13 @@ def _newest_records(path: pathlib.Path) -> dict[str, dict[str, Any]]:
     return {}
   for line in lines:
     # The first and the last line may be cut off.
-    with contextlib.suppress(ValueError, TypeError, KeyError):
+    with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
       record = json.loads(line)
-      records[record["kind"]] = {k: math.nan if v is None else v for k, v in record.items()}
+      records[record["kind"]] = {
+        name: math.nan if value is None else value
+        for name, value in record.items()
+        if value is None or is_number(value)
+      }
   return records
 
 

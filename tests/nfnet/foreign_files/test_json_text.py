@@ -78,13 +78,13 @@ def test_a_file_that_cannot_be_read_is_one_line(tmp_path, monkeypatch):
   with pytest.raises(UserError, match="cannot be read: Is a directory"):
     read_json(tmp_path)
   os.mkfifo(tmp_path / "pipe")
-  with pytest.raises(UserError, match="cannot be read: it is not a regular file"):
+  with pytest.raises(UserError, match="cannot be read: not a regular file"):
     read_json(tmp_path / "pipe")
-  with pytest.raises(UserError, match="/dev/zero cannot be read: it is not a regular file"):
+  with pytest.raises(UserError, match="/dev/zero cannot be read: not a regular file"):
     read_json(pathlib.Path("/dev/zero"))
   monkeypatch.setattr(json_text, "FILE_BYTES_MAX", 5)
   (tmp_path / "long").write_text("[1, 2]")
-  with pytest.raises(UserError, match="is damaged: it has more than 5 bytes"):
+  with pytest.raises(UserError, match="cannot be read: has more than 5 bytes"):
     read_json(tmp_path / "long")
 
 

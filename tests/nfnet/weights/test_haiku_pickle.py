@@ -280,7 +280,7 @@ def test_a_missing_file_and_a_folder_that_cannot_be_written_are_errors(path, tmp
   with pytest.raises(UserError, match="cannot be written: No such file"):
     write_haiku(str(tmp_path / "missing" / "weights.npz"), TREE)
   os.mkfifo(path)
-  with pytest.raises(UserError, match="cannot be read: it is not a regular file"):
+  with pytest.raises(UserError, match="cannot be read: not a regular file"):
     read_haiku(path)
   with pytest.raises(UserError, match="cannot be read: Is a directory"):
     read_haiku(str(tmp_path))

@@ -10,7 +10,6 @@ import dataclasses
 import os
 import stat
 from collections.abc import Iterator, Sequence
-from typing import BinaryIO
 
 from nfnet.errors import UserError, shortened
 
@@ -32,8 +31,6 @@ _KINDS = (
   (stat.S_ISBLK, "a device"),
 )
 _EXAMPLES_MAX = 3
-# No image that this project decodes takes more. A sparse file can claim any length.
-_FILE_BYTES_MAX = 2**29
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -162,39 +159,6 @@ def read_tree(root: str, excluded: str | None = None) -> Tree:
     waiting += reversed(folder.folders)
   tree.ignored_suffixes = dict(sorted(ignored.items()))
   return tree
-
-
-def open_regular_file(path: str) -> BinaryIO:
-  """Opens a file for reading, unless it is something that may have no end.
-
-  The listing is older than this call, so what was a file may be a FIFO by now; opening one waits
-  for a writer unless O_NONBLOCK is given.
-
-  Raises:
-    ValueError: it is no regular file; the message says what it is.
-    OSError: it cannot be opened.
-  """
-  descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-  mode = os.fstat(descriptor).st_mode
-  if not stat.S_ISREG(mode):
-    os.close(descriptor)
-    raise ValueError(f"it is {_kind(mode)}")
-  return open(descriptor, "rb")
-
-
-def read_image_file(path: str) -> bytes:
-  """Returns the content of a file.
-
-  Raises:
-    ValueError: it is no regular file, or too long for an image; the message says which.
-    OSError: it cannot be read.
-  """
-  with open_regular_file(path) as file:
-    size_bytes = os.fstat(file.fileno()).st_size
-    if size_bytes > _FILE_BYTES_MAX:
-      raise ValueError(f"its {size_bytes:,} bytes exceed the limit of {_FILE_BYTES_MAX:,}")
-    # The file may grow meanwhile, and those of /proc claim to be empty.
-    return file.read(size_bytes + 1)
 
 
 def examples(names: Sequence[str], separator: str = ", ", at_most: int = _EXAMPLES_MAX) -> str:

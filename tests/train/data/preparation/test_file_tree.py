@@ -89,7 +89,7 @@ UNREADABLE = {
   "terminal": (lambda path: path.symlink_to("/dev/tty"), "it is a device"),
   "dangling link": (lambda path: path.symlink_to("nothing"), "a link that leads nowhere"),
   "link to itself": (lambda path: path.symlink_to(path.name), "a link that leads nowhere"),
-  "sparse": (lambda path: (path.touch(), os.truncate(path, 2**40)), "exceed the limit"),
+  "sparse": (lambda path: (path.touch(), os.truncate(path, 2**40)), "has more than"),
 }
 
 
@@ -97,7 +97,9 @@ UNREADABLE = {
 def test_only_regular_files_are_opened(tmp_path, source, kind):
   write, message = UNREADABLE[kind]
   write(source / "ant" / "bad.jpg")
-  with pytest.raises(UserError, match=rf"image ant/bad\.jpg cannot be read \(.*{message}"):
+  with pytest.raises(
+    UserError, match=rf"image ant/bad\.jpg cannot be (read|decoded) \(.*{message}"
+  ):
     write_dataset(tmp_path / "data", read_source(source, 0.3))
   manifest = write_dataset(tmp_path / "more", read_source(source, 0.3), skip_bad_images=True)
   assert manifest.skipped_images == ("ant/bad.jpg",)
@@ -108,7 +110,7 @@ def test_a_file_that_becomes_a_fifo_after_the_listing_is_not_waited_for(tmp_path
   listed = read_source(source, 0.3)
   (source / "ant" / "0000.JPEG").unlink()
   os.mkfifo(source / "ant" / "0000.JPEG")
-  with pytest.raises(UserError, match=r"0000\.JPEG cannot be read \(it is a FIFO\)"):
+  with pytest.raises(UserError, match=r"0000\.JPEG cannot be read \(not a regular file\)"):
     write_dataset(tmp_path / "data", listed)
 
 
@@ -124,7 +126,7 @@ def test_other_special_files_are_ignored(source):
 
 def test_idx_files_that_are_none_are_not_waited_for(tmp_path):
   os.mkfifo(tmp_path / "train-images-idx3-ubyte")
-  with pytest.raises(UserError, match="it is a FIFO"):
+  with pytest.raises(UserError, match="is not a regular file"):
     read_source(tmp_path)
 
 
