@@ -69,6 +69,7 @@ def read_class_folders(
     UserError: the folders can be understood in two ways or in none; the message says what to do.
   """
   notes: list[str] = []
+  _refuse_dangling_links(root, source)
   if layout == "auto":
     layout = _find_layout(root, source)
   split_folders = _find_splits(root, source, notes) if layout == "splits" else {TRAIN: root}
@@ -159,13 +160,18 @@ def _find_splits(root: Folder, source: str, notes: list[str]) -> dict[str, Folde
   return {split: found[split] for split in (TRAIN, VALIDATION, TEST) if split in found}
 
 
-def _check_level_of_classes(folder: Folder, where: str, notes: list[str]) -> None:
-  """Refuses a folder of class folders that has none, or a link that may have been one."""
+def _refuse_dangling_links(folder: Folder, where: str) -> None:
+  """Refuses links that may have led to splits or classes."""
   if folder.dangling_links:
     raise UserError(
-      f"{where} has links that lead nowhere ({examples(folder.dangling_links)}), perhaps to class "
-      "folders: repair or remove them"
+      f"{where} has links that lead nowhere ({examples(folder.dangling_links)}), perhaps to folders "
+      "of images: repair or remove them"
     )
+
+
+def _check_level_of_classes(folder: Folder, where: str, notes: list[str]) -> None:
+  """Refuses a folder of class folders that has none, or a link that may have been one."""
+  _refuse_dangling_links(folder, where)
   if not folder.folders:
     images = f" for its {len(folder.images):,} images" if folder.images else ""
     raise UserError(

@@ -130,10 +130,13 @@ def test_idx_files_that_are_none_are_not_waited_for(tmp_path):
     read_source(tmp_path)
 
 
-def test_a_dangling_link_in_place_of_a_class_is_refused(source):
+def test_a_dangling_link_in_place_of_a_class_or_split_is_refused(tmp_path, source):
+  image_files.write_class_folders(tmp_path / "splits" / "train", 2)
+  (tmp_path / "splits" / "val").symlink_to("/nowhere/val")
   (source / "dog").symlink_to("/nowhere/dog")
-  with pytest.raises(UserError, match=r"links that lead nowhere \(dog\)"):
-    read_source(source, 0.3)
+  for folder, name in ((source, "dog"), (tmp_path / "splits", "val")):
+    with pytest.raises(UserError, match=rf"links that lead nowhere \({name}\)"):
+      read_source(folder, 0.3)
 
 
 def test_the_data_set_may_lie_in_the_source(source):
