@@ -164,8 +164,8 @@ def _refuse_dangling_links(folder: Folder, where: str) -> None:
   """Refuses links that may have led to splits or classes."""
   if folder.dangling_links:
     raise UserError(
-      f"{where} has links that lead nowhere ({examples(folder.dangling_links)}), perhaps to folders "
-      "of images: repair or remove them"
+      f"{where} has links that lead nowhere ({examples(folder.dangling_links)}), perhaps to "
+      "folders of images: repair or remove them"
     )
 
 
