@@ -17,7 +17,7 @@ def pixel_digest(pixels: np.ndarray) -> bytes:
   """Returns a digest of decoded pixels, which metadata and lossless recoding do not change.
 
   Of 64 bits: 14 million images compared with 50,000 are mistaken for each other once in 25 million
-  data sets. SHA-256 takes about 1 ms for 500 x 375 pixels, a quarter of what decoding them takes.
+  data sets. SHA-256 takes 0.33 ms for 500 x 375 pixels, and decoding a JPEG of them 1.1 to 1.9 ms.
 
   Args:
     pixels: uint8 [height, width, 3].
