@@ -1,1 +1,1 @@
-"""What preparing a data set needs: reading foreign folders safely, and writing files durably."""
+"""Reads foreign folders safely and writes files durably, to prepare a data set."""

@@ -45,7 +45,7 @@ _UNFINISHED = frozenset(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Note:
-  """What is known about a finished record file.
+  """Describes a finished record file.
 
   Attributes:
     record_file: its entry for the manifest.
