@@ -19,7 +19,6 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from nfnet.errors import UserError
 from nfnet.weights.checkpoint_digests import DIGESTS_FILE, find_damage
 from nfnet.weights.checkpoint_reader import EXPERIMENT_ITEM, read_metadata
 from nfnet.weights.haiku_pickle import read_haiku
@@ -159,18 +158,10 @@ def test_mutations_of_valid_files(reader, inputs, tmp_path, monkeypatch):
   monkeypatch.chdir(ROOT)
   seeds, read = reader(tmp_path)
   for seed in seeds:
-    read_or_refuse(read, seed, reader)
+    read(seed)
   contents = itertools.islice(mutations(seeds, random.Random(inputs)), inputs)
   findings = run_bounded(read, contents)
   assert findings == [], describe(findings)
-
-
-def read_or_refuse(read, seed, reader):
-  """Reads a valid file; of pickles, only that of an object array may be refused."""
-  try:
-    read(seed)
-  except UserError as error:
-    raise AssertionError(f"the seed of {reader.__name__} is refused: {error}") from error
 
 
 FUZZ_CHECKPOINT = """
@@ -184,7 +175,7 @@ FUZZ_CHECKPOINT = """
     path for item in ("params", "experiment") for path in (folder / item).rglob("*")
     if path.is_file() and "process_0/d" not in str(path)
   )
-  rng = random.Random(0)
+  rng = random.Random(inputs)
   contents = []
   for _ in range(inputs):
     number = rng.randrange(len(files))
@@ -208,9 +199,9 @@ FUZZ_CHECKPOINT = """
 
 MAKE_CHECKPOINT = """
   import sys
+  import numpy as np
   from nfnet.initialization import initial_parameters
   from nfnet.model import NFNet
-  from tests.train import small_network
   from train.config.files import load_experiment
   from train.config.json_conversion import to_json
   from train.run.checkpoints.manager import Checkpoints
@@ -221,7 +212,7 @@ MAKE_CHECKPOINT = """
       1,
       parameters=initial_parameters(NFNet("P0", 2), 0),
       ema=None,
-      optimizer={},
+      optimizer={"steps": np.zeros(1, np.float32)},
       data_state={},
       metadata={"experiment": to_json(experiment), "class_names": ["cat", "dog"]},
     )

@@ -8,7 +8,7 @@ import os
 
 from nfnet.activations import ACTIVATIONS
 from nfnet.errors import UserError, quoted
-from nfnet.variants import VARIANTS, Bottleneck
+from nfnet.variants import Bottleneck, get_variant
 from nfnet.weights.checkpoint_reader import read_checkpoint
 from nfnet.weights.haiku import HAIKU
 from nfnet.weights.haiku_pickle import read_haiku
@@ -46,8 +46,14 @@ def load_weights(
   if os.path.isdir(path):
     parameters, metadata = read_checkpoint(path, prefer_ema=prefer_ema)
     trained_variant = metadata.get("experiment", {}).get("model", {}).get("variant")
-    if trained_variant not in VARIANTS:
-      raise UserError(f"{source} are of variant {quoted(trained_variant)}, which there is not")
+    if trained_variant is None:
+      raise UserError(
+        f"{source}: the metadata name no variant, so it is no checkpoint of a network"
+      )
+    try:
+      get_variant(trained_variant)
+    except ValueError as error:
+      raise UserError(f"{source}: {error}") from error
     activation = metadata["experiment"]["model"].get("activation", "gelu")
     if activation not in ACTIVATIONS:
       raise UserError(f"{source} have the activation {quoted(activation)}, which there is not")

@@ -143,10 +143,10 @@ def test_hostile_metadata_are_one_line(workdir, content, message):
 @pytest.mark.parametrize(
   ("experiment", "message"),
   [
-    ({}, "are of variant None, which there is not"),
+    ({}, "the metadata name no variant"),
     (
       {"model": {"variant": "F0\x1b[31m\n"}},
-      r"are of variant 'F0\\x1b\[31m\\n', which there is not",
+      r"variant 'F0\\x1b\[31m\\n' is none of",
     ),
     (
       {"model": {"variant": "F0", "activation": "\x07"}},

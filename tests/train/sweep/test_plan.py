@@ -146,8 +146,12 @@ def test_what_cannot_work_is_one_line(load, change, message):
 @pytest.mark.parametrize(
   "line",
   [
-    *("x = " + "[" * 5000, "x = " + "{a=" * 5000, "epochs." + "a." * 5000 + "a = 1"),
-    *("[overrides." + "a." * 5000 + "a]\nb = 1", "x = " + "9" * 5000, "x = '" + "a" * 10**5),
+    *("x = " + "[" * 5000, "x = " + "{a=" * 5000, "epochs." + "a." * 400_000 + "a = 1"),
+    *(
+      "[overrides." + "a." * 400 + "a]\n" + "b." * 480 + "b = 1",
+      "x = " + "9" * 5000,
+      "x = '" + "a" * 10**5,
+    ),
     *('"\\u001b[31m' + "a" * 10**5 + '" = 1', 'config = "\\u0000"', 'config = "\\u001b[31m\\n"'),
   ],
 )
