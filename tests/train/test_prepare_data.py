@@ -58,6 +58,8 @@ def test_a_full_disk_is_one_line_and_the_run_can_be_continued(tmp_path):
   arguments = [f"--source={source}", f"--out={tmp_path / 'data'}", "--workers=0"]
   failed = run_main(*arguments, interpreter_arguments=("-c", RUN_WITH_LITTLE_DISK))
   assert failed.returncode == 2
+  # What was understood is said first.
+  assert "  class 2, cat: " in failed.stdout
   assert "Traceback" not in failed.stderr
   assert "train-00000-of-00001.array_record" in failed.stderr.splitlines()[-1]
   assert "File too large" in failed.stderr.splitlines()[-1]
