@@ -4,6 +4,7 @@ No command ends because its output cannot be written (`nfnet.system.standard_str
 """
 
 import importlib.util
+import io
 import os
 import pathlib
 import sys
@@ -124,6 +125,9 @@ def run_main(
 
   streams = keep_running_without_readers(None if prints_result else _READER_SILENT_SECONDS_MAX)
   skip_absent_tpu()
+  # A terminal or file that is not UTF-8 shows what it lacks as escapes, as stderr always does.
+  if isinstance(sys.stdout, io.TextIOWrapper):
+    sys.stdout.reconfigure(errors="backslashreplace")
   # All of absl is inside, because parsing the arguments can raise too.
   try:
     app.run(main, flags_parser=parse_quietly)

@@ -1,6 +1,8 @@
 """Tests the command `nfnet.predict` and, below it, `nfnet.inference`."""
 
 import functools
+import os
+import shutil
 import subprocess
 import sys
 
@@ -238,13 +240,15 @@ COMPILED_ABOVE = ("--batch_size=2",)
 
 
 def test_the_command_prints_the_top_5_of_each_image(folder):
-  images = [folder / "a.png", folder / "b.jpg", folder / "c.webp"]
+  odd = folder / os.fsdecode(b"caf\xe9 \x1b[2J\n.webp")
+  shutil.copy(folder / "c.webp", odd)
+  images = [folder / "a.png", folder / "b.jpg", odd]
   result = run(
     "nfnet.predict", f"--weights={folder / 'softmax'}", *COMPILED_ABOVE, "--pixels=32", *images
   )
   assert result.returncode == 0, result.stderr
   lines = result.stdout.splitlines()
-  assert lines[::6] == [str(image) for image in images]
+  assert lines[::6] == [*map(str, images[:2]), str(folder / r"caf\udce9 \x1b[2J\n.webp")]
   for first in (1, 7, 13):
     probabilities = [float(line.split("%")[0]) for line in lines[first : first + 5]]
     assert probabilities == sorted(probabilities, reverse=True)

@@ -28,7 +28,11 @@ from train.config.experiment import Data
 from train.data.dataset import open_decoder
 from train.data.epoch_order import example_order, order_sha256
 from train.data.examples import Decoder, EvaluationExamples, TrainExamples
-from train.data.workers import kill_grain_workers, threads_per_process
+from train.data.workers import (
+  check_prefetched_bytes,
+  kill_grain_workers,
+  threads_per_process,
+)
 
 Batch = dict[str, np.ndarray]
 
@@ -196,7 +200,9 @@ def _elastic_iterator(
   if batch_size % shard_count:
     raise UserError(f"a batch of {batch_size} images cannot be divided among {shard_count} hosts")
   # Grain prefetches whole batches here, so its default of 500 would fill any memory.
-  threads = threads_per_process(data.workers, batch_size // shard_count * pixels**2 * 3)
+  batch_bytes = batch_size // shard_count * pixels**2 * 3
+  check_prefetched_bytes(data.workers, batch_bytes)
+  threads = threads_per_process(data.workers, batch_bytes)
   multiprocessing_options = None
   if data.workers:
     multiprocessing_options = grain.MultiprocessingOptions(num_workers=data.workers)

@@ -1,3 +1,6 @@
+import os
+import resource
+
 import numpy as np
 import pytest
 
@@ -87,6 +90,19 @@ def test_records_are_mixed_over_the_files(tmp_path):
     "train-00000-of-00002.array_record",
     "train-00001-of-00002.array_record",
   ]
+
+
+def test_more_record_files_than_a_process_may_open(tmp_path):
+  source = image_files.write_class_folders(tmp_path / "source", 20)
+  soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+  # Those of this process that are open already count too.
+  limit = max(map(int, os.listdir("/proc/self/fd"))) + 12
+  resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+  try:
+    manifest = prepare(source, tmp_path / "data", files_per_split=20)
+  finally:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+  assert len(manifest.splits["train"].record_files) == 20
 
 
 def test_a_finished_data_set_is_not_written_over(tmp_path):
