@@ -143,14 +143,14 @@ def test_hostile_metadata_are_one_line(workdir, content, message):
 @pytest.mark.parametrize(
   ("experiment", "message"),
   [
-    ({}, "the metadata name no variant"),
+    ({}, "its metadata does not say which network it is"),
     (
       {"model": {"variant": "F0\x1b[31m\n"}},
-      r"variant 'F0\\x1b\[31m\\n' is none of",
+      r"this version knows no variant 'F0\\x1b\[31m\\n'",
     ),
     (
       {"model": {"variant": "F0", "activation": "\x07"}},
-      r"have the activation '\\x07', which there is not",
+      r"this version knows no activation '\\x07'",
     ),
     ({"model": {"variant": "F0"}}, "do not fit F0"),
   ],
