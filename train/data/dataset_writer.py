@@ -45,7 +45,9 @@ from train.data.workers import exit_with_parent
 # loses little work.
 RECORD_FILE_BYTES = 256 * 2**20
 
+# Of each task's images a worker's answer waits in memory, and there are up to 4 tasks a worker.
 _IMAGES_PER_TASK = 16
+_BYTES_PER_TASK = 16 * 2**20
 
 
 class _GoodImage(NamedTuple):
@@ -302,8 +304,7 @@ def _ordered_map(workers: int) -> Iterator[Callable]:
 
     def ordered_map(images: Sequence[SourceImage]) -> Iterator:
       tasks: collections.deque = collections.deque()
-      for start in range(0, len(images), _IMAGES_PER_TASK):
-        chunk = images[start : start + _IMAGES_PER_TASK]
+      for chunk in _tasks(images):
         tasks.append((chunk, executor.submit(_read_checked, chunk)))
         if len(tasks) > 4 * workers:
           yield from _finished(*tasks.popleft())
@@ -317,6 +318,18 @@ def _finished(
   images: Sequence[SourceImage], future: concurrent.futures.Future
 ) -> Iterator[tuple[SourceImage, _GoodImage | _BadImage]]:
   return zip(images, future.result(), strict=True)
+
+
+def _tasks(images: Sequence[SourceImage]) -> Iterator[Sequence[SourceImage]]:
+  """Yields the images in portions that are small in number and in bytes."""
+  start = size_bytes = 0
+  for stop, image in enumerate(images):
+    if stop - start == _IMAGES_PER_TASK or (stop > start and size_bytes > _BYTES_PER_TASK):
+      yield images[start:stop]
+      start, size_bytes = stop, 0
+    size_bytes += image.size_bytes
+  if start < len(images):
+    yield images[start:]
 
 
 def _initialize_worker() -> None:

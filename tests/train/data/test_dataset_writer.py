@@ -7,8 +7,8 @@ import pytest
 from nfnet.errors import UserError
 from nfnet.images.decoding import decode_image
 from tests.train.data import image_files
-from train.data.dataset_writer import write_dataset
-from train.data.image_sources import read_source
+from train.data.dataset_writer import _tasks, write_dataset
+from train.data.image_sources import ImageFile, read_source
 from train.data.manifest import MANIFEST_NAME, load_manifest
 
 
@@ -172,3 +172,17 @@ def test_unusual_color_spaces_are_images(tmp_path, mode):
   (source / "ant" / "unusual.JPEG").write_bytes(image_files.encode(picture, "JPEG"))
   manifest = prepare(source, tmp_path / "data")
   assert sum(split.records for split in manifest.splits.values()) == 16
+
+
+def test_tasks_of_workers_are_small_in_number_and_in_bytes():
+  def image(size_bytes):
+    return ImageFile("", (0,), "", size_bytes, 0)
+
+  def sizes(*images):
+    return [len(task) for task in _tasks([image(one) for one in images])]
+
+  assert sizes() == []
+  assert sizes(*[1] * 40) == [16, 16, 8]
+  # A camera's files.
+  assert sizes(*[10 * 2**20] * 5) == [2, 2, 1]
+  assert sizes(*[100 * 2**20] * 3, 1, 1) == [1, 1, 1, 2]
