@@ -6,18 +6,22 @@
 The first command prints the five most probable classes of each image. The second takes images that
 are already normalized, float32 [images, height, width, 3], and writes float32 [images, classes].
 PATH is a released haiku file, a safetensors file in timm's layout, or a workdir or checkpoint of
-this project. Checkpoints know their own variant, activation, resolution and class names.
+this project. Checkpoints know their own variant, activation, numerics, resolution, way of resizing
+and class names. Released weights and timm's get images as they were published with: both sides are
+resized to 32 pixels more than the crop. For weights that were trained in timm, add --numerics=timm.
 """
 
 import os
+import typing
 
 import numpy as np
 from absl import flags
 from tqdm import tqdm
 
-from nfnet.activations import ACTIVATIONS
+from nfnet.activations import ACTIVATIONS, Numerics
 from nfnet.command_line import run_main
 from nfnet.errors import UserError
+from nfnet.images.resizing import EvaluationResize
 from nfnet.inference import load_classifier, predict, read_images, top_classes
 from nfnet.variants import get_variant
 
@@ -50,7 +54,19 @@ def _define_flags() -> None:
   flags.DEFINE_string("logits_out", None, "Write the logits to this .npy file.")
   flags.DEFINE_integer("pixels", None, "Side that image files are resized to.", lower_bound=1)
   flags.DEFINE_enum(
-    "activation", None, ACTIVATIONS, "Default: the checkpoint's, or gelu. timm uses gelu_erf."
+    "resize",
+    None,
+    typing.get_args(EvaluationResize),
+    "How image files are resized. Default: as the checkpoint was evaluated, or squash.",
+  )
+  flags.DEFINE_enum(
+    "activation", None, ACTIVATIONS, "Default: the checkpoint's, or gelu, as the numerics have it."
+  )
+  flags.DEFINE_enum(
+    "numerics",
+    None,
+    typing.get_args(Numerics),
+    "Default: the checkpoint's, or released. timm is for weights that were trained in timm.",
   )
   flags.DEFINE_integer("batch_size", 16, "Images computed at once.", lower_bound=1)
 
@@ -61,8 +77,9 @@ def main(argv: list[str]) -> None:
   paths = argv[1:]
   if bool(paths) == bool(arguments.inputs):
     raise UserError("give either image files or --inputs=FILE.npy")
-  if arguments.inputs and arguments.pixels:
-    raise UserError("--pixels is for image files; --inputs are used as they are")
+  for flag in ("pixels", "resize"):
+    if arguments.inputs and arguments[flag].value is not None:
+      raise UserError(f"--{flag} is for image files; --inputs are used as they are")
   if arguments.logits_out:
     _check_can_write(arguments.logits_out)
   try:
@@ -75,7 +92,9 @@ def main(argv: list[str]) -> None:
     arguments.weights,
     variant=arguments.variant,
     activation=arguments.activation,
+    numerics=arguments.numerics,
     pixels=arguments.pixels,
+    resize=arguments.resize,
   )
   names = paths if inputs is None else [f"{arguments.inputs}[{i}]" for i in range(len(inputs))]
   images = read_images(paths, classifier) if inputs is None else iter(inputs)

@@ -7,7 +7,7 @@ import jax.extend
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from kernels.scaled_ws_conv.formulas import Activation
+from kernels.scaled_ws_conv.formulas import Activation, Standardization
 from kernels.scaled_ws_conv.problem import problem_of
 from kernels.scaled_ws_conv.tile import choose_both
 from kernels.scaled_ws_conv.vjp import convolve
@@ -26,6 +26,7 @@ def scaled_ws_convolution(
   pool: bool,
   activation: Activation | None,
   returns_input: bool,
+  standardization: Standardization = "released",
 ) -> tuple[Float[Array, "h2 w2 n o"], Float[Array, "h w n c"] | None]:
   """Computes what the reference computes, from the same arguments.
 
@@ -50,6 +51,7 @@ def scaled_ws_convolution(
   result, x = convolve(
     passes,
     activation,
+    standardization,
     x.reshape(problem.input_shape),
     weight.reshape(-1, *weight.shape[2:]),
     gain,
