@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from kernels.scaled_ws_conv.formulas import Activation, Standardization, standardize_weight
+from kernels.scaled_ws_conv.pallas import check_activation
 from kernels.scaled_ws_conv.vjp import convolve
 from kernels.stem.formulas import STRIDES
 from kernels.stem.problem import Problem, problems_of
@@ -26,10 +27,12 @@ def stem_convolutions(
   """Computes what the reference computes, from the same arguments.
 
   Raises:
-    NotImplementedError: for channels that do not fill the lanes, and sides that do not fill packs.
+    NotImplementedError: for channels that do not fill the lanes, sides that do not fill packs, and
+      activations that `check_activation` refuses.
   """
   if images.dtype not in (jnp.bfloat16, jnp.float32):
     raise NotImplementedError("images other than bfloat16 and float32")
+  check_activation(activation)
   problems = problems_of(
     images.shape, [weight.shape for weight in weights], itemsize=images.dtype.itemsize
   )
