@@ -106,9 +106,13 @@ def value_and_gradients(function, arguments, cotangent):
 
 def compiled_once(function, arguments, cotangent):
   """Returns the same, from one program that is compiled without optimization."""
-  program = jax.jit(functools.partial(value_and_gradients, function)).lower(arguments, cotangent)
+  return run_once(functools.partial(value_and_gradients, function), (arguments, cotangent))
+
+
+def run_once(function, arguments):
+  """Returns a function's result, from a program that is compiled without optimization."""
   options = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-  return program.compile(compiler_options=options)(arguments, cotangent)
+  return jax.jit(function).lower(*arguments).compile(compiler_options=options)(*arguments)
 
 
 def in_float64(function, arguments, cotangent):
