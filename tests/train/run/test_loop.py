@@ -231,14 +231,18 @@ def test_fine_tuning_starts_from_all_but_the_classifier(experiment, finished):
   assert not np.array_equal(started["classifier"]["weight"], trained["classifier"]["weight"])
 
 
-def test_fine_tuning_refuses_weights_of_another_activation(experiment, finished):
-  silu = dataclasses.replace(
+@pytest.mark.parametrize(
+  ("field", "trained", "asked"), [("activation", "gelu", "silu"), ("numerics", "released", "timm")]
+)
+def test_fine_tuning_refuses_weights_of_other_formulas(experiment, finished, field, trained, asked):
+  other = dataclasses.replace(
     experiment,
     initial_weights=finished[0],
-    model=dataclasses.replace(experiment.model, activation="silu"),
+    model=dataclasses.replace(experiment.model, **{field: asked}),
   )
-  with pytest.raises(UserError, match=r"trained with --config\.model\.activation=gelu, not silu"):
-    with_new_classifier(silu)
+  message = rf"trained with --config\.model\.{field}={trained}, not {asked}"
+  with pytest.raises(UserError, match=message):
+    with_new_classifier(other)
 
 
 def test_run_that_diverges_stops_and_says_so(experiment, tmp_path):
