@@ -117,9 +117,7 @@ def read_images(paths: Sequence[str], classifier: Classifier) -> Iterator[np.nda
     except BadImageError as error:
       raise UserError(f"image {path!r} cannot be decoded: {error}") from error
     yield normalize(
-      resize_and_center_crop(
-        image, classifier.pixels, classifier.resize_margin, classifier.resize
-      )
+      resize_and_center_crop(image, classifier.pixels, classifier.resize_margin, classifier.resize)
     )
 
 

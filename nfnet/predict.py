@@ -7,8 +7,8 @@ The first command prints the five most probable classes of each image. The secon
 are already normalized, float32 [images, height, width, 3], and writes float32 [images, classes].
 PATH is a released haiku file, a safetensors file in timm's layout, or a workdir or checkpoint of
 this project. Checkpoints know their own variant, activation, numerics, resolution, way of resizing
-and class names. Released weights and timm's get images as they were published with: both sides are
-resized to 32 pixels more than the crop. For weights that were trained in timm, add --numerics=timm.
+and class names. For released weights and timm's, images are resized as in the released code: both
+sides to 32 pixels more than the crop. For weights that were trained in timm, add --numerics=timm.
 """
 
 import os

@@ -5,9 +5,9 @@
 It evaluates the newest checkpoint of a workdir, or the checkpoint in the given folder, at one or
 more resolutions: the moving average, where one was kept, and the parameters themselves. It prints
 loss, top-1, top-5, the mean over the classes of their top-1, the calibration error, and the classes
-that are recognized worst. --config.data.path=DIR evaluates on another data set. Images are prepared
-as in the papers: the shorter side is resized to `data.evaluation_resize_margin` pixels more than
-the crop, which is taken from the center.
+that are recognized worst. --config.data.path=DIR evaluates on another data set. Images are resized
+to `data.evaluation_resize_margin` pixels more than the crop, which is taken from the center: both
+sides or the shorter one, as `data.evaluation_resize` of the checkpoint's configuration says.
 """
 
 import math

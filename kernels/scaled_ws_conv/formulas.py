@@ -16,7 +16,7 @@ Standardization = Literal["released", "timm"]
 VARIANCE_FLOOR = 1e-4
 """Lower bound of fan-in * variance in the code released with paper B."""
 VARIANCE_EPSILON = 1e-5
-"""Addend of the variance in timm's `dm_nfnet_f*`, where batch normalization standardizes filters."""
+"""Addend of the variance in timm's `dm_nfnet_f*`, which standardize by batch normalization."""
 
 
 def inverse_deviation(

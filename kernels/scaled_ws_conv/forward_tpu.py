@@ -113,9 +113,7 @@ def convolve(
   copies = 1 if tile.split_channels else tile.cores
 
   written = call(
-    functools.partial(
-      _body, blocks=blocks, activation=activation, standardization=standardization
-    ),
+    functools.partial(_body, blocks=blocks, activation=activation, standardization=standardization),
     Refs(
       input_scale_ref=Operand(input_scale, pl.BlockSpec(memory_space=pltpu.SMEM)),
       x_ref=input_block(blocks.input_shape),

@@ -1,9 +1,9 @@
 """Convolution with scaled weight standardization in plain JAX: the specification of the op.
 
 Paper B: https://arxiv.org/abs/2102.06171, section 2, equation 2; the gain and the floor under the
-variance are those of the released code (`formulas.py`, which has timm's alternative, too). Activations are HWNC ([height, width,
-batch, channels]): a shift in space is then an index of a major dimension, which costs a TPU kernel
-nothing.
+variance are those of the released code, the alternative to the floor is timm's (`formulas.py`).
+Activations are HWNC ([height, width, batch, channels]): a shift in space is then an index of a
+major dimension, which costs a TPU kernel nothing.
 """
 
 import functools

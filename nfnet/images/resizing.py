@@ -1,16 +1,17 @@
 """Resizes and crops decoded images for evaluation, in one of two ways.
 
 "squash" resizes both sides to the crop's side plus a margin, whatever the picture's proportions,
-and takes the crop from the center. So do the code released with paper B (`resize_crop_32`), whose
-published accuracies were measured on such images, and timm for its `dm_nfnet_f*` (`crop_mode
-"squash"`). Of a picture of 3:2 at 256 px and a margin of 32, 89 % of each side is seen.
+and takes the crop from the center. So do the code released with paper B (`resize_crop_32`: a margin
+of 32), whose published accuracies were measured on such images, and timm for its `dm_nfnet_f*`
+(`crop_mode "squash"`; its `crop_pct` amounts to margins of 26 to 31). Of a picture of 3:2 at 256 px
+and a margin of 32, 89 % of each side is seen.
 
 "shorter_side" resizes the shorter side to that length and keeps the proportions. Of the same
 picture, 89 % of the height and 59 % of the width are seen.
 
 Both use Pillow's bicubic filter (Keys, a = -0.5), which is antialiased, as it widens with the
 reduction, and which rounds to uint8 after each of its two passes. timm and the notebook released
-with paper B call the same function, so "squash" gives their pixels. The released evaluation calls
+with paper B call the same function, so with the same margin "squash" gives their pixels. The released evaluation calls
 TensorFlow's bicubic filter, which has the same a, but is not antialiased and neither rounds nor
 clamps its results.
 """

@@ -80,7 +80,7 @@ NOT_IN_KERNELS = ("celu", "elu", "log_softmax", "selu")
 @pytest.mark.parametrize("name", NOT_IN_KERNELS)
 def test_tpu_kernels_refuse_what_they_cannot_apply(name):
   """It then runs by the reference."""
-  with pytest.raises(NotImplementedError, match="an activation (with expm1|that is not element)"):
+  with pytest.raises(NotImplementedError, match=r"an activation (with expm1|that is not element)"):
     check_activation(scaled_activation(name).function)
 
 

@@ -69,9 +69,7 @@ def _conv(state, name, x, stride=1):
   deviations = flat - flat.mean(axis=1, keepdims=True)
   flat = deviations / np.sqrt(flat.var(axis=1, keepdims=True) + 1e-5)
   weight = (flat * gain.reshape(-1, 1) * flat.shape[1] ** -0.5).reshape(weight.shape)
-  padding = [
-    max((math.ceil(size / stride) - 1) * stride + side - size, 0) for size in x.shape[2:]
-  ]
+  padding = [max((math.ceil(size / stride) - 1) * stride + side - size, 0) for size in x.shape[2:]]
   x = np.pad(x, ((0, 0), (0, 0), *((total // 2, total - total // 2) for total in padding)))
   windows = np.lib.stride_tricks.sliding_window_view(x, (side, side), axis=(2, 3))
   windows = windows[:, :, ::stride, ::stride]
