@@ -11,9 +11,9 @@ picture, 89 % of the height and 59 % of the width are seen.
 
 Both use Pillow's bicubic filter (Keys, a = -0.5), which is antialiased, as it widens with the
 reduction, and which rounds to uint8 after each of its two passes. timm and the notebook released
-with paper B call the same function, so with the same margin "squash" gives their pixels. The released evaluation calls
-TensorFlow's bicubic filter, which has the same a, but is not antialiased and neither rounds nor
-clamps its results.
+with paper B call the same function, so with the same margin "squash" gives their pixels. The
+released evaluation calls TensorFlow's bicubic filter, which has the same a, but is not antialiased
+and neither rounds nor clamps its results.
 """
 
 from typing import Literal
