@@ -103,7 +103,7 @@ def main(overrides: list[str]) -> None:
   """Evaluates the checkpoint that the flags name, and prints the tables."""
   if (_WORKDIR.value is None) == (_WEIGHTS.value is None):
     raise UserError(
-      "give either --workdir, a run's workdir or one checkpoint's folder, or --weights with --config"
+      "give either --workdir (a run's workdir or one checkpoint's folder) or --weights and --config"
     )
   if (_WEIGHTS.value is None) != (_CONFIG.value is None):
     raise UserError("--weights and --config belong together; a --workdir has its own configuration")

@@ -12,13 +12,15 @@ import pytest
 from nfnet.errors import UserError
 from nfnet.initialization import initial_parameters
 from nfnet.weights.checkpoint_reader import block_keys, checkpoint_folder, read_checkpoint
+from nfnet.weights.haiku import save_haiku
+from nfnet.weights.timm import save_timm
 from tests.repository import ROOT
 from tests.train.conftest import HELD_OUT_DIGITS
 from tests.train.small_network import SMALL, TINY
 from train.config.experiment import Data, Experiment, Loss, Model, Optimizer, Schedule
 from train.config.files import load_experiment
 from train.demo_data import make_digits
-from train.run.evaluation import evaluate_checkpoint
+from train.run.evaluation import evaluate_checkpoint, evaluate_weights
 from train.run.faults import DIVERGED
 from train.run.initial_weights import with_new_classifier
 from train.run.loop import train
@@ -204,6 +206,35 @@ def test_evaluation_of_the_checkpoint_is_that_of_the_run(finished):
     for name, value in evaluation.scores.scalars().items():
       assert value == pytest.approx(last[is_ema][name], rel=1e-6), name
   assert evaluations[0].scores.loss != evaluations[1].scores.loss
+
+
+def test_released_and_timms_weights_are_evaluated_as_a_configuration_says(
+  experiment, finished, tmp_path
+):
+  trained, _ = read_checkpoint(finished[0], prefer_ema=True)
+  path = str(tmp_path / "weights")
+  save_haiku(path, trained, TINY.name)
+  (evaluation,), class_names = evaluate_weights(path, experiment)
+  assert class_names == tuple(map(str, range(10)))
+  of_average = next(r for r in reversed(finished[1]) if r["kind"] == "evaluation" and r["ema"])
+  assert (evaluation.network, evaluation.pixels) == ("parameters", 16)
+  assert evaluation.scores.loss == pytest.approx(of_average["loss"], rel=1e-6)
+  save_timm(path, trained, TINY.name)
+  timms = dataclasses.replace(
+    experiment, model=dataclasses.replace(experiment.model, numerics="timm")
+  )
+  (other,), _ = evaluate_weights(path, timms)
+  assert other.scores.loss != evaluation.scores.loss
+  assert other.scores.loss == pytest.approx(evaluation.scores.loss, rel=0.05)
+
+
+def test_weights_of_another_kind_are_not_evaluated(experiment, finished, tmp_path):
+  with pytest.raises(UserError, match="are a checkpoint, .* use --workdir"):
+    evaluate_weights(finished[0], experiment)
+  model = make_model(dataclasses.replace(experiment, data=Data(num_classes=7)))
+  save_haiku(str(tmp_path / "weights"), initial_parameters(model, 0), TINY.name)
+  with pytest.raises(UserError, match=r"have 7 classes, data set '.*' has 10"):
+    evaluate_weights(str(tmp_path / "weights"), experiment)
 
 
 def test_evaluation_shows_its_progress_on_a_terminal_only(finished, monkeypatch):
