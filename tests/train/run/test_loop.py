@@ -229,7 +229,7 @@ def test_released_and_timms_weights_are_evaluated_as_a_configuration_says(
 
 
 def test_weights_of_another_kind_are_not_evaluated(experiment, finished, tmp_path):
-  with pytest.raises(UserError, match="are a checkpoint, .* use --workdir"):
+  with pytest.raises(UserError, match=r"are a checkpoint, .* use --workdir"):
     evaluate_weights(finished[0], experiment)
   model = make_model(dataclasses.replace(experiment, data=Data(num_classes=7)))
   save_haiku(str(tmp_path / "weights"), initial_parameters(model, 0), TINY.name)
