@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 from kernels.dispatch import Implementation, dispatch
 from kernels.scaled_ws_conv import pallas, reference
-from kernels.scaled_ws_conv.formulas import Activation
+from kernels.scaled_ws_conv.formulas import Activation, Standardization
 
 
 class Convolution(NamedTuple):
@@ -36,6 +36,7 @@ def scaled_ws_convolution(
   pool: bool = False,
   activation: Activation | None = None,
   returns_input: bool = False,
+  standardization: Standardization = "released",
   implementation: Implementation = "reference",
 ) -> Convolution:
   """Computes y = conv(pool(activation(x)), input_scale * standardized weight) + bias.
@@ -74,6 +75,7 @@ def scaled_ws_convolution(
     pool=pool,
     activation=activation,
     returns_input=returns_input,
+    standardization=standardization,
   )
   if input_scale is not None:
     input_scale = jax.lax.stop_gradient(input_scale)

@@ -6,7 +6,7 @@ import jax
 from jaxtyping import Array, Float
 
 from kernels.dispatch import Implementation, dispatch
-from kernels.scaled_ws_conv.formulas import Activation
+from kernels.scaled_ws_conv.formulas import Activation, Standardization
 from kernels.se_residual import pallas, reference
 from kernels.se_residual.formulas import Gate
 
@@ -24,6 +24,7 @@ def conv_se_residual(
   *,
   activation: Activation | None = None,
   alpha: float = 0.2,
+  standardization: Standardization = "released",
   implementation: Implementation = "reference",
 ) -> Float[Array, "h w n c"]:
   """Returns shortcut + alpha * skip_gain * keep * gate * branch, with branch = conv(activation(x)).
@@ -51,7 +52,7 @@ def conv_se_residual(
   """
   if input_scale is not None:
     input_scale = jax.lax.stop_gradient(input_scale)
-  static = dict(activation=activation, alpha=alpha)
+  static = dict(activation=activation, alpha=alpha, standardization=standardization)
   return dispatch(
     "conv_se_residual",
     implementation,

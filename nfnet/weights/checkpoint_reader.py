@@ -33,8 +33,12 @@ _METADATA_STRUCTURE = {
   "step?": int,
   "class_names?": [str],
   "experiment?": {
-    "model?": {"variant?": str, "activation?": str},
-    "data?": {"evaluation_pixels?": _PIXELS, "evaluation_resize_margin?": range(2**14)},
+    "model?": {"variant?": str, "activation?": str, "numerics?": str},
+    "data?": {
+      "evaluation_pixels?": _PIXELS,
+      "evaluation_resize?": str,
+      "evaluation_resize_margin?": range(2**14),
+    },
     "loss?": {"kind?": str},
   },
   "counts?": {str: int},

@@ -128,7 +128,9 @@ class EvaluationExamples:
       image, labels = self._decoder.load(index)
     except (BadRecordError, BadImageError):
       return self._decoder.blank(pixels, index, position=index)
-    image = resize_and_center_crop(image, pixels, self._data.evaluation_resize_margin)
+    image = resize_and_center_crop(
+      image, pixels, self._data.evaluation_resize_margin, self._data.evaluation_resize
+    )
     return _example(image, labels, 1.0, index, position=index)
 
 

@@ -1,4 +1,4 @@
-"""Evaluates networks on held-out images: during training, and from a checkpoint."""
+"""Evaluates networks on held-out images: while they are trained, and from files."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -12,6 +12,7 @@ from tqdm import tqdm
 from nfnet.errors import UserError
 from nfnet.weights.checkpoint_reader import read_checkpoint
 from nfnet.weights.class_names import match_classes, read_class_names
+from nfnet.weights.load import load_weights
 from train.config.experiment import Data, Experiment
 from train.config.json_conversion import from_json
 from train.config.overrides import override
@@ -133,10 +134,7 @@ def evaluate_checkpoint(
   networks = {"parameters": parameters}
   if experiment.optimizer.ema_decay is not None:
     networks = {"moving average": read_checkpoint(path, prefer_ema=True)[0], **networks}
-  experiments = [
-    override(experiment, [f"--config.data.evaluation_pixels={side}"])
-    for side in pixels or [experiment.data.evaluation_pixels]
-  ]
+  experiments = _at_resolutions(experiment, pixels)
   evaluations = [
     evaluation
     for name, parameters in networks.items()
@@ -180,6 +178,49 @@ def _match_classes(
       network,
     )
   return names, classes
+
+
+def evaluate_weights(
+  path: str, experiment: Experiment, *, pixels: Sequence[int] = ()
+) -> tuple[list[Evaluation], tuple[str, ...]]:
+  """Evaluates released weights, or timm's, on a data set.
+
+  The files do not name their classes: class k of the network is taken to be class k of the data
+  set. The released classifiers have ImageNet's classes in the order of their WordNet ids, which is
+  the order of `train.prepare_data` for ImageNet's folders.
+
+  Args:
+    path: a haiku file or a safetensors file in timm's layout.
+    experiment: configuration that names network, numerics, data set and way of resizing.
+    pixels: sides of the images, one evaluation for each; empty takes the experiment's own.
+
+  Returns:
+    The evaluations and the names of the data set's classes.
+
+  Raises:
+    UserError: the file cannot be read or is of another network, or there is no such data set.
+  """
+  weights = load_weights(path, experiment.model.variant, bottleneck=experiment.model.bottleneck)
+  if weights.metadata is not None:
+    raise UserError(f"weights {path!r} are a checkpoint, which knows its experiment: use --workdir")
+  names = class_names(experiment.data)
+  if weights.num_classes != len(names):
+    raise UserError(
+      f"weights {path!r} have {weights.num_classes} classes, data set {experiment.data.path!r} "
+      f"has {len(names)}"
+    )
+  experiments = _at_resolutions(experiment, pixels)
+  classes = range(len(names))
+  return _evaluate_network(
+    experiments, "parameters", weights.parameters, len(names), classes
+  ), names
+
+
+def _at_resolutions(experiment: Experiment, pixels: Sequence[int]) -> list[Experiment]:
+  return [
+    override(experiment, [f"--config.data.evaluation_pixels={side}"])
+    for side in pixels or [experiment.data.evaluation_pixels]
+  ]
 
 
 def _evaluate_network(

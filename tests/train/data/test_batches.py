@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from nfnet.errors import UserError
+from nfnet.images.resizing import resize_and_center_crop
 from tests.repository import ROOT
 from tests.train.data import image_files
 from train.config.experiment import Data
@@ -238,6 +239,17 @@ def test_without_flips_and_crops_the_images_are_the_stored_ones(tmp_path):
   np.testing.assert_array_equal(train["labels"][:, 0], [0, 1, 2, 0])
   (evaluated,) = evaluation_batches(settings)
   np.testing.assert_array_equal(evaluated["image"], pixels)
+
+
+@pytest.mark.parametrize("resize", ["squash", "shorter_side"])
+def test_evaluation_images_are_resized_in_the_way_that_is_set(tmp_path, resize):
+  pixels = [image_files.noise(index, 40, 60) for index in range(2)]
+  images = [(image_files.encode(image, "PNG"), (0,)) for image in pixels]
+  image_files.write_records(tmp_path / "data", {"train": images, "validation": images})
+  settings = config(tmp_path / "data", evaluation_batch_size=2, evaluation_resize=resize)
+  (batch,) = evaluation_batches(settings)
+  expected = [resize_and_center_crop(image, 16, 2, resize) for image in pixels]
+  np.testing.assert_array_equal(batch["image"], expected)
 
 
 def test_several_labels_are_filled_up(tmp_path):

@@ -12,6 +12,8 @@ import pytest
 from nfnet.errors import InUseError, UserError
 from nfnet.initialization import initial_parameters
 from nfnet.weights.checkpoint_reader import block_keys, checkpoint_folder, read_checkpoint
+from nfnet.weights.haiku import save_haiku
+from nfnet.weights.timm import save_timm
 from tests.repository import ROOT
 from tests.train.conftest import HELD_OUT_DIGITS
 from tests.train.data import image_files
@@ -21,7 +23,7 @@ from train.config.files import load_experiment
 from train.data import dataset_writer
 from train.data.image_sources import TRAIN, VALIDATION, Source
 from train.demo_data import make_digits
-from train.run.evaluation import evaluate_checkpoint
+from train.run.evaluation import evaluate_checkpoint, evaluate_weights
 from train.run.faults import DIVERGED
 from train.run.initial_weights import with_new_classifier
 from train.run.leases.workdir_lease import lease_on
@@ -318,6 +320,35 @@ def test_a_workdir_that_is_gone_ends_the_run(experiment, tmp_path):
   assert [path.name for path in tmp_path.iterdir()] == ["away"]
 
 
+def test_released_and_timms_weights_are_evaluated_as_a_configuration_says(
+  experiment, finished, tmp_path
+):
+  trained, _ = read_checkpoint(finished[0], prefer_ema=True)
+  path = str(tmp_path / "weights")
+  save_haiku(path, trained, TINY.name)
+  (evaluation,), class_names = evaluate_weights(path, experiment)
+  assert class_names == tuple(map(str, range(10)))
+  of_average = next(r for r in reversed(finished[1]) if r["kind"] == "evaluation" and r["ema"])
+  assert (evaluation.network, evaluation.pixels) == ("parameters", 16)
+  assert evaluation.scores.loss == pytest.approx(of_average["loss"], rel=1e-6)
+  save_timm(path, trained, TINY.name)
+  timms = dataclasses.replace(
+    experiment, model=dataclasses.replace(experiment.model, numerics="timm")
+  )
+  (other,), _ = evaluate_weights(path, timms)
+  assert other.scores.loss != evaluation.scores.loss
+  assert other.scores.loss == pytest.approx(evaluation.scores.loss, rel=0.05)
+
+
+def test_weights_of_another_kind_are_not_evaluated(experiment, finished, tmp_path):
+  with pytest.raises(UserError, match=r"are a checkpoint, .* use --workdir"):
+    evaluate_weights(finished[0], experiment)
+  model = make_model(dataclasses.replace(experiment, data=Data(num_classes=7)))
+  save_haiku(str(tmp_path / "weights"), initial_parameters(model, 0), TINY.name)
+  with pytest.raises(UserError, match=r"have 7 classes, data set '.*' has 10"):
+    evaluate_weights(str(tmp_path / "weights"), experiment)
+
+
 def test_evaluation_shows_its_progress_on_a_terminal_only(finished, monkeypatch):
   class Stream(io.StringIO):
     def __init__(self, is_terminal):
@@ -343,14 +374,18 @@ def test_fine_tuning_starts_from_all_but_the_classifier(experiment, finished):
   assert not np.array_equal(started["classifier"]["weight"], trained["classifier"]["weight"])
 
 
-def test_fine_tuning_refuses_weights_of_another_activation(experiment, finished):
-  silu = dataclasses.replace(
+@pytest.mark.parametrize(
+  ("field", "trained", "asked"), [("activation", "gelu", "silu"), ("numerics", "released", "timm")]
+)
+def test_fine_tuning_refuses_weights_of_other_formulas(experiment, finished, field, trained, asked):
+  other = dataclasses.replace(
     experiment,
     initial_weights=finished[0],
-    model=dataclasses.replace(experiment.model, activation="silu"),
+    model=dataclasses.replace(experiment.model, **{field: asked}),
   )
-  with pytest.raises(UserError, match=r"trained with --config\.model\.activation=gelu, not silu"):
-    with_new_classifier(silu)
+  message = rf"trained with --config\.model\.{field}={trained}, not {asked}"
+  with pytest.raises(UserError, match=message):
+    with_new_classifier(other)
 
 
 def test_run_that_diverges_stops_and_says_so(experiment, tmp_path):
