@@ -14,6 +14,7 @@ from collections.abc import Callable
 from absl import app, flags, logging
 
 from nfnet.errors import InUseError, UserError, escaped
+from nfnet.system.interrupts import raise_keyboard_interrupt
 from nfnet.system.standard_streams import StandardStreams, keep_running_without_readers
 
 EXIT_UNEXPECTED_ERROR = 1
@@ -128,6 +129,7 @@ def run_main(
   # A terminal or file that is not UTF-8 shows what it lacks as escapes, as stderr always does.
   if isinstance(sys.stdout, io.TextIOWrapper):
     sys.stdout.reconfigure(errors="backslashreplace")
+  raise_keyboard_interrupt()
   # All of absl is inside, because parsing the arguments can raise too.
   try:
     app.run(main, flags_parser=parse_quietly)

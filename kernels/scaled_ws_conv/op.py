@@ -55,6 +55,7 @@ def scaled_ws_convolution(
     pool: whether 2x2 average pooling precedes the convolution.
     activation: activation of the input, or None.
     returns_input: whether the input is returned too.
+    standardization: formula of weight standardization (`scaled_ws_conv.formulas.Standardization`).
     implementation: "reference" or "pallas".
 
   Returns:

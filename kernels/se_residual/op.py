@@ -45,6 +45,7 @@ def conv_se_residual(
     keep: mask of stochastic depth, [images], 0 or 1; None keeps all.
     activation: activation of `x`, or None.
     alpha: weight of the branch, 0.2 in the papers.
+    standardization: formula of weight standardization (`scaled_ws_conv.formulas.Standardization`).
     implementation: "reference" or "pallas".
 
   Returns:

@@ -16,8 +16,10 @@ from nfnet.weights.load import load_weights
 from train.config.experiment import Data, Experiment
 from train.config.json_conversion import from_json
 from train.config.overrides import override
+from train.data.batch_workers.deaths import WorkerDeaths
 from train.data.batches import evaluation_batches
 from train.data.dataset import class_names, evaluation_examples
+from train.data.prefetch import BatchFetcher
 from train.run.processes import is_first
 from train.step.evaluation_step import make_evaluation_step
 from train.step.model import make_model
@@ -35,6 +37,8 @@ def evaluate(
   *,
   classes: Sequence[int] | None = None,
   is_interrupted: Callable[[], bool] = lambda: False,
+  is_interrupted_alone: Callable[[], bool] = lambda: False,
+  deaths: WorkerDeaths | None = None,
 ) -> Scores | None:
   """Computes a network's scores on the held-out images, with a progress bar on a terminal.
 
@@ -45,6 +49,9 @@ def evaluate(
     mesh: mesh of devices.
     classes: network's class of each class of the data set; None if they are the same.
     is_interrupted: called after each batch; if it returns true, the evaluation ends.
+    is_interrupted_alone: called again and again while this process waits for a batch, with the same
+      effect.
+    deaths: is told of data workers that are killed; None prints a line for each on stderr.
 
   Returns:
     Scores over the images of weight 1, or None if the evaluation was interrupted.
@@ -57,8 +64,9 @@ def evaluate(
   sums = None
   with (
     evaluation_batches(
-      images, shard_index=jax.process_index(), shard_count=jax.process_count()
+      images, shard_index=jax.process_index(), shard_count=jax.process_count(), deaths=deaths
     ) as batches,
+    BatchFetcher(batches) as fetcher,
     tqdm(
       total=evaluation_examples(images),
       desc="evaluating",
@@ -68,7 +76,14 @@ def evaluate(
       disable=None if jax.process_index() == 0 else True,
     ) as bar,
   ):
-    for batch in batches:
+    while True:
+      try:
+        fetched = fetcher.next(is_interrupted_alone)
+      except StopIteration:
+        break
+      if fetched is None:
+        return None
+      batch = fetched.batch
       if classes is not None:
         batch["labels"] = _as_classes(batch["labels"], classes)
       part = evaluation_step(parameters, put_batch(batch, mesh))

@@ -27,10 +27,11 @@ __all__ = [
 
 EXIT_DONE = 0
 EXIT_LOST_PROCESS = 75
-"""Another process is gone or absent: start all of them again (EX_TEMPFAIL of sysexits.h). The same
-code as `EXIT_IN_USE`, where another process still writes into the workdir."""
+"""Another process is gone, silent or absent, or data workers are killed again and again: start all
+of them again (EX_TEMPFAIL of sysexits.h). The same code as `EXIT_IN_USE`, where another process
+still writes into the workdir."""
 EXIT_ABORTED = 134
-"""JAX aborted this process because process 0 has died (128 + SIGABRT)."""
+"""JAX aborted this process because process 0 was killed (128 + SIGABRT)."""
 EXIT_KILLED = 137
 """Killed, perhaps for lack of memory (128 + SIGKILL)."""
 EXIT_TERMINATED = 143

@@ -1,5 +1,6 @@
 import dataclasses
 import io
+import itertools
 import pathlib
 import re
 import shutil
@@ -21,9 +22,11 @@ from tests.train.small_network import SMALL, TINY
 from train.config.experiment import Data, Experiment, Loss, Model, Optimizer, Schedule
 from train.config.files import load_experiment
 from train.data import dataset_writer
+from train.data.batch_workers.deaths import WorkerDeaths
 from train.data.image_sources import TRAIN, VALIDATION, Source
 from train.demo_data import make_digits
 from train.run.evaluation import evaluate_checkpoint, evaluate_weights
+from train.run.exit_codes import EXIT_LOST_PROCESS
 from train.run.faults import DIVERGED
 from train.run.initial_weights import with_new_classifier
 from train.run.leases.workdir_lease import lease_on
@@ -143,6 +146,26 @@ def test_a_run_that_ends_before_its_first_batch_saves_nothing(
   with pytest.raises(Terminated):
     train(experiment, str(tmp_path))
   assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == steps
+
+
+def test_a_run_whose_workers_are_killed_again_and_again_saves_its_step(
+  experiment, finished, tmp_path, monkeypatch, capsys
+):
+  shutil.copytree(finished[0], tmp_path, dirs_exist_ok=True)
+  shutil.rmtree(tmp_path / "checkpoints" / "20")
+  asked = itertools.count()
+  monkeypatch.setattr(WorkerDeaths, "are_too_many", lambda self: next(asked) > 4)
+  with pytest.raises(Terminated) as ended:
+    train(experiment, str(tmp_path))
+  # What supervises the run starts it again.
+  assert ended.value.code == EXIT_LOST_PROCESS
+  newest = max(int(path.name) for path in (tmp_path / "checkpoints").iterdir())
+  assert 10 < newest < 20
+  assert re.search(
+    rf"data workers were killed .*; stopped after step {newest}, of which "
+    "there is a checkpoint; run the same command again to resume",
+    capsys.readouterr().out,
+  )
 
 
 @pytest.mark.slow
