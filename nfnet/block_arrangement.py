@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 BLOCKS = "blocks"
+_BLOCKS_MAX = 1000
 
 
 def block_key(blocks: range) -> str:
@@ -71,7 +72,11 @@ def _arrange(blocks: Mapping[str, Any], keys: tuple[str, ...] | None) -> Mapping
 
 
 def _range(key: str) -> range:
-  return range(*map(int, key.split(":")))
+  blocks = range(*map(int, key.split(":")))
+  # The key may be from a file; a loop over billions of blocks would not end.
+  if len(blocks) > _BLOCKS_MAX:
+    raise ValueError(f"{key[:80]} is not a range of at most {_BLOCKS_MAX} blocks")
+  return blocks
 
 
 def _take(leaf: Any, position: int) -> Any:

@@ -1,5 +1,79 @@
-"""Defines the one error type whose message is meant for the person at the terminal."""
+"""Defines the error types whose messages are meant for the person at the terminal.
+
+A message may quote text from a file that a stranger made: a name, a line, the words of a parser's
+exception. `UserError` itself keeps such text from reaching the terminal as anything but text, and
+`quoted`, `shortened` and `short_text` keep it short.
+"""
+
+MESSAGE_CHARACTERS_MAX = 2000
+QUOTED_CHARACTERS_MAX = 80
+_INTEGER_BITS_MAX = 128
 
 
 class UserError(Exception):
-  """Reports what a user can correct, in one line: what is wrong, its value, and what to do."""
+  """Reports what a user can correct, in one line: what is wrong, its value, and what to do.
+
+  Line ends, escape sequences and all other characters that are not printable are shown as
+  backslash escapes, and the middle of a message of over `MESSAGE_CHARACTERS_MAX` is left out.
+  """
+
+  def __init__(self, message: object = ""):
+    text = str(message)
+    if len(text) > MESSAGE_CHARACTERS_MAX:
+      half = MESSAGE_CHARACTERS_MAX // 2
+      text = f"{text[:half]} ... {text[-half:]}"
+    super().__init__(escaped(text))
+
+
+class InUseError(UserError):
+  """Reports that another process is using what this one needs, so that a later try may succeed."""
+
+
+def escaped(text: str) -> str:
+  """Returns text in which every character that is not printable is a backslash escape.
+
+  These are the characters that `repr` escapes too: control characters, such as line ends and the
+  start of a terminal's escape sequence, marks that change the direction of writing, and bytes of
+  file names that are not UTF-8.
+  """
+  if text.isprintable():
+    return text
+  return "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
+
+
+def quoted(value: object) -> str:
+  """Returns a value from a file as an error message shows it: quoted, escaped and cut.
+
+  Of a value that is neither text, a number, nor a list of these, only the type is shown: its text
+  could be of any length.
+  """
+  if isinstance(value, str):
+    return repr(value[:QUOTED_CHARACTERS_MAX]) + _dots(value)
+  if isinstance(value, list) and not any(isinstance(one, list) for one in value[:3]):
+    return f"[{', '.join(map(quoted, value[:3]))}{', ...' if len(value) > 3 else ''}]"
+  if isinstance(value, int) and value.bit_length() > _INTEGER_BITS_MAX:
+    return f"an integer of {value.bit_length()} bits"
+  if value is None or isinstance(value, bool | int | float):
+    return repr(value)
+  return f"a value of type {type(value).__name__}"
+
+
+def shortened(text: str) -> str:
+  """Returns text from a file as an error message shows it without quotation marks."""
+  return escaped(text[:QUOTED_CHARACTERS_MAX]) + _dots(text)
+
+
+def short_text(error: BaseException) -> str:
+  """Returns the beginning of an error's text, which may be pages long, and its type.
+
+  The type of a ValueError is left out: its text usually says everything.
+  """
+  text = str(error)[:1000]
+  if type(error) is not ValueError or not text:
+    text = f"{type(error).__name__}: {text}"
+  text = " ".join(text.split())
+  return escaped(text if len(text) <= 200 else f"{text[:200]} ...")
+
+
+def _dots(text: str) -> str:
+  return "..." if len(text) > QUOTED_CHARACTERS_MAX else ""

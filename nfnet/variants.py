@@ -9,6 +9,8 @@ import difflib
 from collections.abc import Iterator
 from typing import Literal
 
+from nfnet.errors import quoted
+
 Bottleneck = Literal["paper", "released"]
 
 
@@ -176,8 +178,8 @@ def get_variant(name: str) -> Variant:
     ValueError: there is no such variant; the message names the nearest.
   """
   if name not in VARIANTS:
-    near = difflib.get_close_matches(name.upper(), VARIANTS, n=1, cutoff=0.0)[0]
+    near = difflib.get_close_matches(name[:20].upper(), VARIANTS, n=1, cutoff=0.0)[0]
     raise ValueError(
-      f"unknown variant {name!r}; nearest: {near}; choose one of {', '.join(VARIANTS)}"
+      f"unknown variant {quoted(name)}; nearest: {near}; choose one of {', '.join(VARIANTS)}"
     )
   return VARIANTS[name]

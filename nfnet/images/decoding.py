@@ -10,24 +10,40 @@ Every image that enters this project is decoded here, as ImageNet pipelines do i
   frame of an animation is decoded.
 - Channels of 16 bits keep their upper 8 bits. (Pillow itself does so for color, but clips gray
   at 255.)
+- An image of more than `DECODED_PIXELS_MAX` pixels (16.8 million) is decoded at 1/2, 1/4 or 1/8 of
+  its sides: a JPEG by a smaller inverse DCT, which is also faster, others by averaging.
+- What decoding may cost is bounded before it begins (`nfnet.images.headers`). Of the images that
+  take more than 64 MiB, a process decodes one at a time, however many threads it has.
 """
 
+import contextlib
+import errno
 import io
+import os
+import threading
+from collections.abc import Iterator
 
 import numpy as np
 import simplejpeg
 from PIL import Image
 
-# A few hundred bytes can claim to be any number of pixels. At this number (256 MiB decoded) Pillow
-# starts to warn; in a data set, so large an image is an error.
-IMAGE_PIXELS_MAX = 89_478_485
+from nfnet.foreign_files.regular_files import read_regular_file
+from nfnet.images.headers import (
+  ENCODED_BYTES_MAX,
+  JPEG_START,
+  PNG_PIXELS_MAX,
+  BadImageError,
+  Header,
+  jpeg_with_padded_scans,
+  read_header,
+)
+from nfnet.images.png_chunks import remove_metadata
 
-_JPEG_START = b"\xff\xd8\xff"
 _FORMATS = ("JPEG", "PNG", "WEBP")
+_LARGE_BYTES = 64 * 2**20
+_STRIP_PIXELS = 2**20
 
-
-class BadImageError(Exception):
-  """Reports bytes that are not a complete image of a supported format; the message says why."""
+_large_image = threading.Lock()
 
 
 def decode_image(encoded: bytes) -> np.ndarray:
@@ -37,34 +53,79 @@ def decode_image(encoded: bytes) -> np.ndarray:
     encoded: content of the whole file.
 
   Returns:
-    uint8 [height, width, 3], RGB; may be read-only.
+    uint8 [height, width, 3], RGB, at most `DECODED_PIXELS_MAX` pixels; may be read-only.
 
   Raises:
     BadImageError: the content is empty, truncated, damaged, too large, or not JPEG, PNG or WebP.
   """
-  if not encoded:
-    raise BadImageError("the file is empty")
-  if encoded.startswith(_JPEG_START):
-    try:
-      return _decode_plain_jpeg(encoded)
-    except ValueError:
-      # Pillow decides: it accepts CMYK, and files with stray bytes between their segments (ImageNet
-      # has some of these), but not truncated files.
-      pass
-  return _decode_with_pillow(encoded)
+  header = read_header(encoded)
+  with _one_large_image_at_a_time(header):
+    if encoded.startswith(JPEG_START):
+      return _decode_jpeg(encoded, header)
+    return _decode_with_pillow(encoded, header)
 
 
-def _decode_plain_jpeg(encoded: bytes) -> np.ndarray:
-  height, width, _, _ = simplejpeg.decode_jpeg_header(encoded, strict=True)
-  _check_pixels(width, height)
-  return simplejpeg.decode_jpeg(encoded, colorspace="RGB", strict=True)
+def read_image_file(path: str | os.PathLike[str]) -> bytes:
+  """Returns the content of an image file.
 
-
-def _decode_with_pillow(encoded: bytes) -> np.ndarray:
+  Raises:
+    OSError: the file cannot be read.
+    BadImageError: it is too large for an image.
+  """
   try:
-    with Image.open(io.BytesIO(encoded), formats=_FORMATS) as image:
-      _check_pixels(image.width, image.height)
-      return _to_rgb(image)
+    return read_regular_file(path, ENCODED_BYTES_MAX)
+  except OSError as error:
+    if error.errno == errno.EFBIG:
+      raise BadImageError(f"the file {error.strerror}: make the image smaller") from error
+    raise
+
+
+@contextlib.contextmanager
+def _one_large_image_at_a_time(header: Header) -> Iterator[None]:
+  with _large_image if header.decoding_bytes > _LARGE_BYTES else contextlib.nullcontext():
+    yield
+
+
+def _decode_jpeg(encoded: bytes, header: Header) -> np.ndarray:
+  try:
+    return simplejpeg.decode_jpeg(
+      encoded,
+      colorspace="RGB",
+      # Of the scales that libjpeg offers, it takes the smallest that gives at least these sides.
+      min_height=-(-header.height // header.reduction),
+      min_width=-(-header.width // header.reduction),
+      strict=True,
+    )
+  except ValueError as error:
+    if _is_damage(str(error)):
+      raise BadImageError(str(error)) from error
+  # What is left is unusual subsampling, and files with stray bytes between their segments (ImageNet
+  # has some of these). Pillow decodes both, but also truncated files.
+  if header.width * header.height > PNG_PIXELS_MAX:
+    raise BadImageError("a large JPEG with stray bytes or unusual subsampling; save it anew")
+  image = _decode_with_pillow(encoded, header)
+  # Bytes after the last code of a scan are skipped, but where codes are missing they become pixels.
+  if not np.array_equal(image, _decode_with_pillow(jpeg_with_padded_scans(encoded), header)):
+    raise BadImageError("the JPEG is truncated: a scan ends before its last code")
+  return image
+
+
+def _is_damage(message: str) -> bool:
+  """Returns whether a message of libjpeg (read in libjpeg-turbo 3.1) says that data is missing."""
+  return message.startswith("Premature end") or (
+    message.startswith("Corrupt JPEG data") and "extraneous bytes" not in message
+  )
+
+
+def _decode_with_pillow(encoded: bytes, header: Header) -> np.ndarray:
+  try:
+    with Image.open(io.BytesIO(remove_metadata(encoded)), formats=_FORMATS) as image:
+      if image.size != (header.width, header.height):
+        raise BadImageError("the image says two different sizes")
+      if image.format == "JPEG" and header.reduction > 1:
+        image.draft(None, (header.width // header.reduction, header.height // header.reduction))
+        return _to_rgb(image, 1)
+      return _to_rgb(image, header.reduction)
   except (BadImageError, MemoryError):
     raise
   except Image.UnidentifiedImageError as error:
@@ -74,19 +135,26 @@ def _decode_with_pillow(encoded: bytes) -> np.ndarray:
     raise BadImageError(str(error) or type(error).__name__) from error
 
 
-def _to_rgb(image: Image.Image) -> np.ndarray:
+def _to_rgb(image: Image.Image, reduction: int) -> np.ndarray:
+  """Converts an image strip by strip, so that it is never in memory twice."""
+  width, height = image.size
+  image.load()
+  rows = max(1, _STRIP_PIXELS // (width * reduction)) * reduction
+  if rows >= height and reduction == 1:
+    return _strip_to_rgb(image, 1)
+  strips = [
+    _strip_to_rgb(image.crop((0, top, width, min(top + rows, height))), reduction)
+    for top in range(0, height, rows)
+  ]
+  return np.concatenate(strips)
+
+
+def _strip_to_rgb(image: Image.Image, reduction: int) -> np.ndarray:
   if image.mode.startswith("I"):
     wide = np.asarray(image).astype(np.uint16)
-    gray = (wide >> 8).astype(np.uint8)
-    return np.repeat(gray[:, :, None], 3, axis=2)
-  if image.mode == "P":
+    image = Image.fromarray((wide >> 8).astype(np.uint8))
+  elif image.mode == "P":
     # Pillow warns when a palette with transparency is converted straight to RGB.
     image = image.convert("RGBA")
-  return np.asarray(image.convert("RGB"))
-
-
-def _check_pixels(width: int, height: int) -> None:
-  if width * height > IMAGE_PIXELS_MAX:
-    raise BadImageError(
-      f"{width} x {height} pixels exceed the limit of {IMAGE_PIXELS_MAX:,} pixels per image"
-    )
+  image = image.convert("RGB")
+  return np.asarray(image.reduce(reduction) if reduction > 1 else image)

@@ -5,8 +5,9 @@ needs: parameters are a third of a checkpoint that also holds momentum and the m
 `train.run.checkpoints` writes this layout with Orbax.
 """
 
+import math
+import os
 import pathlib
-import textwrap
 from typing import Any
 
 import jax
@@ -14,17 +15,43 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from nfnet.block_arrangement import BLOCKS, arrange_blocks
-from nfnet.errors import UserError
+from nfnet.errors import UserError, short_text
+from nfnet.foreign_files.json_text import read_json
 from nfnet.weights.checkpoint_digests import find_damage
+from nfnet.weights.checkpoint_identity import CHECKPOINTS_FOLDER, checkpoint_steps, find_mix_up
 from nfnet.weights.finished_reads import finished_reads
 
-CHECKPOINTS_FOLDER = "checkpoints"
 PARAMS_ITEM = "params"
 EMA_ITEM = "ema"
 OPTIMIZER_ITEM = "optimizer"
 DATA_ITEM = "data"
 EXPERIMENT_ITEM = "experiment"
 ITEMS = (PARAMS_ITEM, EMA_ITEM, OPTIMIZER_ITEM, DATA_ITEM, EXPERIMENT_ITEM)
+
+_PIXELS = range(1, 2**14)
+_METADATA_STRUCTURE = {
+  "step?": int,
+  "class_names?": [str],
+  "experiment?": {
+    "model?": {"variant?": str, "activation?": str, "numerics?": str},
+    "data?": {
+      "evaluation_pixels?": _PIXELS,
+      "evaluation_resize?": str,
+      "evaluation_resize_margin?": range(2**14),
+    },
+    "loss?": {"kind?": str},
+  },
+  "counts?": {str: int},
+  "left_out?": [[int]],
+  "owes_evaluation?": bool,
+}
+"""What metadata have to be as far as they are there; the experiment is validated where it is used.
+"""
+_ORBAX_METADATA = "_METADATA"
+_COMPRESSION_MAX = 64
+_SMALL_BYTES = 64 * 2**20
+"""Arrays of up to this size may be stored in files of any size: those of zeros are."""
+_DEPTH_MAX = 16
 
 
 def read_checkpoint(path: str, *, prefer_ema: bool = True) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -41,23 +68,31 @@ def read_checkpoint(path: str, *, prefer_ema: bool = True) -> tuple[dict[str, An
     that was saved with them.
 
   Raises:
-    UserError: there is no checkpoint, or it cannot be read.
+    UserError: there is no checkpoint, it cannot be read, or it is not the one that its place says.
   """
   folder = checkpoint_folder(path)
-  item = EMA_ITEM if prefer_ema and (folder / EMA_ITEM).is_dir() else PARAMS_ITEM
-  if damage := find_damage(folder, (item, EXPERIMENT_ITEM)):
+  item = EMA_ITEM if prefer_ema and os.path.isdir(folder / EMA_ITEM) else PARAMS_ITEM
+  items = (item, EXPERIMENT_ITEM)
+  if damage := find_damage(folder, items, needed=items):
     raise UserError(f"checkpoint {folder} cannot be read: {damage}; name another step's folder")
-  # On damaged files Orbax, TensorStore and the JSON parser raise errors of many types.
+  metadata = read_metadata(folder)
+  # On damaged files Orbax and TensorStore raise errors of many types.
   try:
+    if mix_up := find_mix_up(folder, metadata):
+      raise UserError(
+        f"checkpoint {folder} is not what its place says: {mix_up}; "
+        "put it back where it belongs, or name another step's folder"
+      )
     with finished_reads():
-      parameters = read_arrays(folder / item)
-    metadata = read_metadata(folder)
+      parameters = arrange_blocks(read_arrays(folder / item))
+  except UserError:
+    raise
   except Exception as error:
     raise UserError(
       f"checkpoint {folder} cannot be read, it may be damaged ({short_text(error)}); "
       "name another step's folder"
     ) from error
-  return arrange_blocks(parameters), metadata
+  return parameters, metadata
 
 
 def block_keys(folder: pathlib.Path) -> tuple[str, ...] | None:
@@ -74,8 +109,13 @@ def block_keys(folder: pathlib.Path) -> tuple[str, ...] | None:
 
 
 def read_metadata(folder: pathlib.Path) -> dict[str, Any]:
-  """Reads the metadata about the experiment from one checkpoint's folder."""
-  return dict(ocp.JsonCheckpointHandler().restore(folder / EXPERIMENT_ITEM))
+  """Reads the metadata about the experiment from one checkpoint's folder.
+
+  Raises:
+    UserError: the file cannot be read, or is not what this project writes.
+  """
+  # This is the name that Orbax gives to the file of a JSON item.
+  return read_json(folder / EXPERIMENT_ITEM / "metadata", _METADATA_STRUCTURE)
 
 
 def checkpoint_folder(path: str) -> pathlib.Path:
@@ -85,9 +125,9 @@ def checkpoint_folder(path: str) -> pathlib.Path:
     UserError: there is no checkpoint.
   """
   folder = pathlib.Path(path).absolute()
-  if (folder / PARAMS_ITEM).is_dir():
+  if os.path.isdir(folder / PARAMS_ITEM):
     return folder
-  if not folder.is_dir():
+  if not os.path.isdir(folder):
     raise UserError(f"checkpoint {path!r}: there is no such folder")
   step = newest_step(folder)
   if step is None:
@@ -99,20 +139,43 @@ def checkpoint_folder(path: str) -> pathlib.Path:
 
 
 def newest_step(workdir: pathlib.Path) -> int | None:
-  """Returns the step of the newest checkpoint in a workdir; None if there is none."""
-  return max(ocp.utils.checkpoint_steps(workdir / CHECKPOINTS_FOLDER), default=None)
+  """Returns the step of the newest checkpoint in a workdir; None if there is none.
+
+  Raises:
+    UserError: the folder of the checkpoints cannot be listed.
+  """
+  folder = workdir / CHECKPOINTS_FOLDER
+  steps = (step for step in checkpoint_steps(folder) if os.path.isdir(folder / str(step)))
+  return max(steps, default=None)
 
 
 def read_arrays(folder: pathlib.Path) -> dict[str, Any]:
-  """Reads the NumPy arrays in one item's folder, in the arrangement in which they were saved."""
+  """Reads the NumPy arrays in one item's folder, in the arrangement in which they were saved.
+
+  Raises:
+    Exception: of many types: the files are damaged, or claim arrays that they cannot hold.
+  """
+  read_json(folder / _ORBAX_METADATA, {"tree_metadata": {str: {"key_metadata": list}}})
   handler = ocp.PyTreeCheckpointHandler()
+  tree = handler.metadata(folder).tree
+  _check_size(tree, folder)
   # Without this, Orbax would put the arrays on the devices named in the checkpoint.
-  as_numpy = jax.tree.map(
-    lambda _: ocp.RestoreArgs(restore_type=np.ndarray), handler.metadata(folder).tree
-  )
+  as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
   return handler.restore(folder, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
 
 
-def short_text(error: BaseException) -> str:
-  """Returns the type and the beginning of an error, whose text may be pages long."""
-  return textwrap.shorten(f"{type(error).__name__}: {error}", 200, placeholder=" ...")
+def _check_size(tree: Any, folder: pathlib.Path) -> None:
+  """Raises ValueError if the arrays, before they are read, are far larger than the files."""
+  level, depth = [tree], 0
+  arrays_bytes = 0
+  # Not recursive, because the file says how deep it is.
+  while level := [inner for one in level if isinstance(one, dict) for inner in one.values()]:
+    depth += 1
+    if depth > _DEPTH_MAX:
+      raise ValueError(f"its arrays are nested more than {_DEPTH_MAX} deep")
+    arrays_bytes += sum(
+      math.prod(one.shape) * np.dtype(one.dtype).itemsize for one in level if hasattr(one, "shape")
+    )
+  files_bytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+  if arrays_bytes > max(_SMALL_BYTES, _COMPRESSION_MAX * files_bytes):
+    raise ValueError(f"arrays of {arrays_bytes} bytes in files of {files_bytes} bytes")

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from nfnet.errors import UserError
+from nfnet.errors import UserError, shortened
 from nfnet.model import NFNet, parameter_shapes
 from nfnet.variants import VARIANTS, Bottleneck
 from nfnet.weights.haiku_and_timm_names import Kind, ParameterName, parameter_names
@@ -28,6 +28,7 @@ class Weights:
     bottleneck: bottleneck according to the shapes; "paper" where both have the same shapes.
     num_classes: width of the classifier.
     metadata: what a checkpoint of this project says about its experiment; None for other files.
+    class_names: one name for each class; None if the file does not name them.
   """
 
   parameters: dict[str, Any]
@@ -35,6 +36,7 @@ class Weights:
   bottleneck: Bottleneck
   num_classes: int
   metadata: dict[str, Any] | None
+  class_names: tuple[str, ...] | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -110,7 +112,7 @@ def _first_mismatch(
       return f"{label} is missing"
   for label in tensors:
     if label not in names:
-      return f"{label} is not a parameter of it"
+      return f"{shortened(label)} is not a parameter of it"
   shapes = parameter_shapes(NFNet(variant, num_classes, bottleneck=bottleneck))
   for label, name in names.items():
     # This view takes no memory, and lets `to_file` serve for shapes as well.
@@ -130,7 +132,7 @@ def _num_classes(tensors: Mapping[str, np.ndarray], layout: Layout) -> int:
   """Returns the length of the classifier's bias; 1 if it is missing, which is reported later."""
   *_, bias = _names(layout, "F0")
   shape = tensors[bias].shape if bias in tensors else ()
-  return shape[0] if len(shape) == 1 else 1
+  return max(1, shape[0]) if len(shape) == 1 else 1
 
 
 def _arrange(

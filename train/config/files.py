@@ -36,7 +36,8 @@ def _run_file(path_and_arguments: str) -> Experiment:
   path = local_path("configuration file", path)
   try:
     source = pathlib.Path(path).read_text(encoding="utf-8")
-  except (OSError, UnicodeDecodeError) as error:
+  # Text that is not UTF-8, or a null character in the path, is a ValueError.
+  except (OSError, ValueError) as error:
     reason = error.strerror if isinstance(error, OSError) else error
     raise UserError(f"configuration file {path!r} cannot be read: {reason}") from error
   # Executed and not imported, because an import would leave bytecode beside the file.

@@ -113,7 +113,8 @@ def parse_value(label: str, annotation: Any, text: str) -> Any:
 
 def nearest(name: str, candidates: Iterable[str]) -> str:
   """Returns the most similar of the candidates, for messages about an unknown name."""
-  return difflib.get_close_matches(name, list(candidates), n=1, cutoff=0.0)[0]
+  # Comparing takes time in proportion to the length, and a name may be as long as its file.
+  return difflib.get_close_matches(name[:100], list(candidates), n=1, cutoff=0.0)[0]
 
 
 def _apply(experiment: Experiment, argument: str) -> Experiment:

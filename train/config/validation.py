@@ -4,7 +4,7 @@ The requirements and rules themselves are in `train.config.experiment`.
 """
 
 import dataclasses
-import math
+import sys
 import typing
 from typing import Any
 
@@ -42,8 +42,10 @@ def has_type(value: Any, annotation: Any) -> bool:
     return value in typing.get_args(base)
   if base is float:
     # A number written without a point is a float too; bool is an int to Python, not to a person.
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-  return type(value) is base
+    # An integer of a saved experiment may be beyond all floats.
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and abs(value) <= sys.float_info.max
+  return type(value) is base and (base is not int or abs(value) < 2**63)
 
 
 def describe_type(annotation: Any) -> str:

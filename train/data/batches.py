@@ -22,9 +22,10 @@ import numpy as np
 
 from nfnet.errors import UserError
 from train.config.experiment import Data
+from train.data.batch_workers.batches_ahead import batches_ahead
 from train.data.batch_workers.deaths import WorkerDeaths
 from train.data.batch_workers.pool import WorkerPool
-from train.data.batch_workers.threads import WorkerThreads, thread_count
+from train.data.batch_workers.threads import WorkerThreads
 from train.data.dataset import open_decoder
 from train.data.epoch_order import example_order, order_sha256
 from train.data.examples import Decoder, EvaluationExamples, MakeBatch, TrainExamples
@@ -35,7 +36,6 @@ Batch = dict[str, np.ndarray]
 BAD_IMAGE_SHARE_MIN_IMAGES = 10_000
 
 _BAD_IMAGES_NAMED = 5
-_BATCHES_AHEAD_PER_WORKER = 2
 
 
 def train_batches(
@@ -231,12 +231,11 @@ class Batches:
     )
 
   def _start(self) -> None:
+    images = self._share.batch_size // self._share.shard_count
+    self._ahead = batches_ahead(self._workers, images * self._share.pixels**2 * 3)
     if self._workers:
-      self._ahead = _BATCHES_AHEAD_PER_WORKER * self._workers
       self._makers.append(WorkerPool(self._make_batch, self._workers, self._deaths))
     else:
-      images = self._share.batch_size // self._share.shard_count
-      self._ahead = thread_count(images * self._share.pixels**2 * 3)
       self._makers.append(WorkerThreads(self._make_batch, self._ahead))
 
   def _request(self, maker: WorkerPool | WorkerThreads) -> None:

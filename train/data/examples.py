@@ -125,7 +125,9 @@ class EvaluationExamples:
       image, labels = self._decoder.load(index)
     except (BadRecordError, BadImageError):
       return self._decoder.blank(pixels, index, position)
-    image = resize_and_center_crop(image, pixels, self._data.evaluation_resize_margin)
+    image = resize_and_center_crop(
+      image, pixels, self._data.evaluation_resize_margin, self._data.evaluation_resize
+    )
     return _example(image, labels, 1.0, index, position)
 
 
@@ -147,6 +149,18 @@ class MakeBatch:
       for position, index in zip(positions, indices, strict=True)
     ]
     return {name: np.stack([example[name] for example in examples]) for name in examples[0]}
+
+
+def _example(
+  image: np.ndarray, labels: np.ndarray, weight: float, index: int, position: int
+) -> Example:
+  return {
+    "image": image,
+    "labels": labels,
+    "weight": np.float32(weight),
+    "id": np.int64(index),
+    "position": np.int64(position),
+  }
 
 
 def _example(

@@ -3,6 +3,7 @@
 A data set is a folder:
 
     manifest.json                             classes; records, bytes and SHA-256 of each file
+    images_in_two_splits.json                 pairs of names, if there are any; nothing reads it
     train-00000-of-00002.array_record         records, in an order shuffled once and for all
     train-00001-of-00002.array_record
     validation-00000-of-00001.array_record
@@ -17,10 +18,25 @@ import os
 import pathlib
 from typing import Any
 
-from nfnet.errors import UserError
+from nfnet.errors import UserError, quoted
+from nfnet.foreign_files.json_text import check_structure, read_json
+from train.data.preparation.durable_files import write_durably
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
+IMAGES_IN_TWO_SPLITS_NAME = "images_in_two_splits.json"
+_STRUCTURE = {
+  "class_names": [str],
+  "labels_per_record_max": range(2**16),
+  "splits": {
+    str: {
+      "records": int,
+      "shards": [{"file": str, "records": int, "size_bytes": int, "sha256": str}],
+    }
+  },
+  "skipped_images": [str],
+  "images_in_two_splits?": int,
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,6 +83,8 @@ class Manifest:
     labels_per_record_max: largest number of labels of a record.
     splits: splits by name, usually "train" and "validation".
     skipped_images: files of the source that could not be decoded and were left out on request.
+    images_in_two_splits: number of pairs of images of two splits that have the same pixels, which
+      are in `IMAGES_IN_TWO_SPLITS_NAME`; None if nobody has compared them.
     format_version: version of the records and of manifest.json.
   """
 
@@ -74,19 +92,14 @@ class Manifest:
   labels_per_record_max: int
   splits: dict[str, Split]
   skipped_images: tuple[str, ...] = ()
+  images_in_two_splits: int | None = None
   format_version: int = FORMAT_VERSION
 
 
 def save_manifest(folder: str | os.PathLike[str], manifest: Manifest) -> None:
   """Writes manifest.json; a reader sees no file or the whole file."""
-  path = pathlib.Path(folder, MANIFEST_NAME)
-  unfinished = path.with_suffix(".tmp")
-  with unfinished.open("w") as file:
-    json.dump(_manifest_to_json(manifest), file, indent=1)
-    file.write("\n")
-    file.flush()
-    os.fsync(file.fileno())
-  unfinished.replace(path)
+  text = json.dumps(_manifest_to_json(manifest), indent=1)
+  write_durably(pathlib.Path(folder, MANIFEST_NAME), f"{text}\n")
 
 
 def load_manifest(folder: str | os.PathLike[str]) -> Manifest:
@@ -103,23 +116,33 @@ def load_manifest(folder: str | os.PathLike[str]) -> Manifest:
       f"data folder {path.parent} has no {MANIFEST_NAME}: train.prepare_data writes it last, so "
       "either this is no data set or the run that made it did not finish"
     )
-  try:
-    fields = json.loads(path.read_text())
-  except (OSError, ValueError) as error:
-    raise UserError(f"{path} cannot be read: {error}") from error
+  fields = read_json(path)
   version = fields.get("format_version") if isinstance(fields, dict) else None
   if version != FORMAT_VERSION:
-    raise UserError(f"{path} has format_version {version!r}; this program reads {FORMAT_VERSION}")
+    raise UserError(
+      f"{path} has format_version {quoted(version)}; this program reads {FORMAT_VERSION}"
+    )
   try:
-    manifest = _manifest_from_json(fields)
-  except (AttributeError, KeyError, TypeError, ValueError) as error:
-    raise UserError(f"{path} is damaged: {error!r}") from error
+    check_structure(fields, _STRUCTURE)
+  except ValueError as error:
+    raise UserError(f"{path} is damaged: {error}") from error
+  manifest = _manifest_from_json(fields)
   for name, split in manifest.splits.items():
     counted = sum(record_file.records for record_file in split.record_files)
     if counted != split.records:
       raise UserError(
-        f"{path}: split {name!r} has {split.records} records, but its record files have {counted}"
+        f"{path}: split {quoted(name)} has {split.records} records, but its record files have "
+        f"{counted}"
       )
+    for record_file in split.record_files:
+      if record_file.file in ("", "..") or "/" in record_file.file:
+        raise UserError(f"{path}: {quoted(record_file.file)} is not the name of a file beside it")
+      # Otherwise the order of an epoch could take any amount of memory.
+      if record_file.records > record_file.size_bytes:
+        raise UserError(
+          f"{path}: {quoted(record_file.file)} has {record_file.records} records in "
+          f"{record_file.size_bytes} bytes"
+        )
   return manifest
 
 
@@ -167,6 +190,8 @@ def record_file_from_json(fields: dict[str, Any]) -> RecordFile:
 
 def _manifest_to_json(manifest: Manifest) -> dict[str, Any]:
   fields = dataclasses.asdict(manifest)
+  if manifest.images_in_two_splits is None:
+    del fields["images_in_two_splits"]
   for split in fields["splits"].values():
     split["shards"] = split.pop("record_files")
   return fields
@@ -184,4 +209,5 @@ def _manifest_from_json(fields: dict[str, Any]) -> Manifest:
       for name, split in fields["splits"].items()
     },
     skipped_images=tuple(str(name) for name in fields["skipped_images"]),
+    images_in_two_splits=fields.get("images_in_two_splits"),
   )

@@ -169,8 +169,11 @@ def _verify_file(
       f"{record_file.sha256}"
     )
   with contextlib.closing(open_record_file(folder, record_file)) as reader:
-    for position, stored in enumerate(_read_in_order(reader, record_file.records)):
-      record = decode_record(stored)
+    for position, stored in enumerate(_read_in_order(reader, record_file.records, path)):
+      try:
+        record = decode_record(stored)
+      except BadRecordError as error:
+        raise UserError(f"record file {path}: record {position} is {error}") from error
       if record.id != first_id + position:
         raise UserError(
           f"record file {path}: record {position} has id {record.id}, not {first_id + position}"
@@ -184,6 +187,15 @@ def _verify_file(
         )
 
 
-def _read_in_order(reader: array_record_module.ArrayRecordReader, records: int) -> Iterator[bytes]:
+def _read_in_order(
+  reader: array_record_module.ArrayRecordReader, records: int, path: pathlib.Path
+) -> Iterator[bytes]:
   for start in range(0, records, _RECORDS_PER_READ):
-    yield from reader.read(start, min(start + _RECORDS_PER_READ, records))
+    try:
+      stored = reader.read(start, min(start + _RECORDS_PER_READ, records))
+    # The reader raises RuntimeError, ValueError or IndexError, depending on the damage.
+    except Exception as error:
+      raise UserError(
+        f"record file {path} cannot be read from record {start} on: {error}"
+      ) from error
+    yield from stored

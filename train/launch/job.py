@@ -1,13 +1,15 @@
 """Describes one run on a slice, and checks it as far as possible without the slice."""
 
 import dataclasses
+import os
 import pathlib
 import re
 from collections.abc import Sequence
 
 from jax.sharding import AbstractMesh
 
-from nfnet.errors import UserError
+from nfnet.errors import UserError, escaped, quoted, shortened
+from train.config.accepted_changes import FLAG
 from train.config.experiment import Experiment
 from train.config.files import load_experiment
 from train.launch.slices import Slice, parse_slice
@@ -22,6 +24,7 @@ GRACE_SECONDS = 120
 _REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 # Kubernetes allows 63 characters for names of pods, which are NAME-workers-0-1023-abcde.
 _NAME_CHARACTERS_MAX = 40
+_RESTARTS_MAX = 10**6
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,7 +55,7 @@ class Job:
     """Returns one line for the person who starts the job."""
     data = self.experiment.data
     return (
-      f"{self.experiment.name}: {self.slice.topology} = {self.slice.chips} chips "
+      f"{escaped(self.experiment.name)}: {self.slice.topology} = {self.slice.chips} chips "
       f"({self.slice.accelerator_type}) = {self.slice.hosts} worker(s); {data.batch_size} images "
       f"per step = {data.batch_size // self.slice.chips} per chip"
     )
@@ -69,6 +72,7 @@ def make_job(
   overrides: Sequence[str] = (),
   restarts_max: int = 20,
   spot: bool = False,
+  accepted_changes: Sequence[str] = (),
 ) -> Job:
   """Makes a job from the arguments of the command line and checks it.
 
@@ -82,24 +86,33 @@ def make_job(
     overrides: arguments `--config.FIELD=VALUE`.
     restarts_max: see `Job`.
     spot: see `Job`.
+    accepted_changes: fields that may differ from those of the run in `workdir`.
 
   Raises:
     UserError: an argument is missing, does not fit the slice, or names a path that no worker has.
   """
+  texts = {
+    **{"name": name, "image": image, "topology": topology, "shared": shared},
+    **{"config": config, "workdir": workdir},
+  }
+  for flag, text in texts.items():
+    check_printable(f"--{flag}", text or "")
+  for override in overrides:
+    check_printable(*override.partition("=")[::2])
   if not re.fullmatch(rf"[a-z]([-a-z0-9]{{0,{_NAME_CHARACTERS_MAX - 2}}}[a-z0-9])?", name or ""):
     raise UserError(
       f"--name={name}: give lower-case letters, digits and hyphens, the first a letter, at most "
       f"{_NAME_CHARACTERS_MAX}"
     )
-  if not re.fullmatch(r"[a-z0-9][\w./:@-]*", image or ""):
+  if not re.fullmatch(r"[a-z0-9][A-Za-z0-9_./:@-]*", image or ""):
     raise UserError(
       f"--image={image}: name the image that was built from train/launch/Dockerfile and pushed, "
       "for example REGION-docker.pkg.dev/PROJECT/REPOSITORY/nfnets:TAG"
     )
   if topology is None:
     raise UserError("--topology=None: name the slice, for example v4:4x4x4 for 64 chips")
-  if restarts_max < 0:
-    raise UserError(f"--restarts_max={restarts_max}: give 0 or more")
+  if not 0 <= restarts_max <= _RESTARTS_MAX:
+    raise UserError(f"--restarts_max={quoted(restarts_max)}: give 0 to {_RESTARTS_MAX}")
   if not shared:
     raise UserError(
       f"--shared={shared}: name what all workers mount at {SHARED_FOLDER}, an NFS share HOST:/PATH "
@@ -126,9 +139,44 @@ def make_job(
     command=(
       *("python", "-m", program, f"--config={config}", f"--workdir={workdir}", "--multi_host"),
       f"--compilation_cache={SHARED_FOLDER}/compilation_cache",
+      *([f"--{FLAG}={','.join(accepted_changes)}"] if accepted_changes else []),
       *overrides,
     ),
   )
+
+
+def check_printable(flag: str, value: str) -> None:
+  """Raises UserError if a value has a character that is not printable, such as a line end.
+
+  Scripts, manifests and other programs read such characters in ways of their own; none is of use
+  in a name or path.
+
+  Args:
+    flag: flag with its hyphens, for the message.
+    value: value of the flag.
+  """
+  for character in value:
+    if not character.isprintable():
+      raise UserError(
+        f"{shortened(flag)}={quoted(value)}: has the character U+{ord(character):04X}, which "
+        "cannot be printed; leave it out"
+      )
+
+
+def check_identifier(flag: str, value: str) -> None:
+  """Raises UserError if a value is not the name of a zone, project or cluster of Google Cloud.
+
+  xpk puts these names into commands of a shell, without quotation marks.
+
+  Args:
+    flag: flag with its hyphens, for the message.
+    value: value of the flag.
+  """
+  if not re.fullmatch(r"[a-z0-9]([-a-z0-9.:]{0,98}[a-z0-9])?", value):
+    raise UserError(
+      f"{flag}={quoted(value)}: give lower-case letters, digits and hyphens; a project may have "
+      "dots and a colon"
+    )
 
 
 def _is_shared(path: str) -> bool:
@@ -140,7 +188,7 @@ def _in_image(config: str | None) -> str:
   """Returns the configuration's name in the image, which contains this repository."""
   path, colon, arguments = (config or "").partition(".py:")
   file = pathlib.Path(f"{path}.py" if colon else path).resolve()
-  if not (file.is_file() and file.is_relative_to(_REPOSITORY)):
+  if not (file.is_relative_to(_REPOSITORY) and os.path.isfile(file)):
     raise UserError(
       f"--config={config}: give a file of this repository, which is what the image holds"
     )
@@ -160,7 +208,7 @@ def _check_paths(experiment: Experiment, overrides: Sequence[str]) -> None:
   for field, path in paths.items():
     # Files that a configuration finds beside itself are in the image too.
     file = (_REPOSITORY / path).resolve()
-    in_image = path and file.exists() and file.is_relative_to(_REPOSITORY)
+    in_image = path and os.path.exists(file) and file.is_relative_to(_REPOSITORY)
     if not _is_shared(path) and not in_image:
       raise UserError(
         f"{field}={path!r}: workers do not have it; set --config.{field} to a path under "

@@ -42,7 +42,7 @@ def jobset_yaml(job: Job, template: str | None = None) -> str:
   values = {
     "name": job.name,
     "image": job.image,
-    "command": job.command,
+    "command": [without_expansion(word) for word in job.command],
     "hosts": job.slice.hosts,
     "restarts_max": job.restarts_max,
     "final_exit_codes": FINAL_EXIT_CODES,
@@ -55,9 +55,10 @@ def jobset_yaml(job: Job, template: str | None = None) -> str:
   }
   template = _TEMPLATE.read_text(encoding="utf-8") if template is None else template
   try:
-    # Every JSON value is also a YAML value, so json.dumps does all the quoting.
+    # Every JSON value is also a YAML value, so json.dumps does all the quoting; only what it
+    # escapes as two surrogates, an emoji for example, would be two characters to YAML.
     text = string.Template(template).substitute(
-      {name: json.dumps(value) for name, value in values.items()}
+      {name: json.dumps(value, ensure_ascii=False) for name, value in values.items()}
     )
     document = yaml.safe_load(text)
   except (KeyError, ValueError, yaml.YAMLError) as error:
@@ -65,6 +66,15 @@ def jobset_yaml(job: Job, template: str | None = None) -> str:
     raise UserError(f"{_TEMPLATE.name} is not a valid template of YAML: {reason}") from error
   _check(document, job)
   return text
+
+
+def without_expansion(text: str) -> str:
+  """Returns text that Kubernetes turns into `text` when it expands a container's arguments.
+
+  It replaces $(NAME) by the value of a variable, and $$ by $
+  (https://kubernetes.io/docs/reference/kubernetes-api/workload-resources/pod-v1/#entrypoint).
+  """
+  return text.replace("$", "$$")
 
 
 def _check(document: Any, job: Job) -> None:
@@ -105,6 +115,11 @@ def _check(document: Any, job: Job) -> None:
   require(f"{codes}.containerName", at(f"{pod}.containers.0.name"), "the container that trains")
   require(f"{codes}.operator", "In", "all other codes are tried again")
   require(f"{codes}.values", list(FINAL_EXIT_CODES), "all other codes are tried again")
+  require(
+    f"{pod}.containers.0.args",
+    [without_expansion(word) for word in job.command],
+    "the command of a worker",
+  )
   selector = at(f"{pod}.nodeSelector") or {}
   for label, expected in ((_ACCELERATOR, "tpu-v4-podslice"), (_TOPOLOGY, job.slice.topology)):
     if selector.get(label) != expected:

@@ -25,7 +25,7 @@ def parse_mount(shared: str) -> Mount:
   """
   if match := re.fullmatch(r"gs://([a-z0-9][-_.a-z0-9]+)/?", shared):
     return Mount(match[1], None, None)
-  if match := re.fullmatch(r"([\w.-]+):(/[^/\s]\S*)", shared):
+  if match := re.fullmatch(r"([A-Za-z0-9][A-Za-z0-9.-]*):(/[^/\s]\S*)", shared):
     return Mount(None, match[1], match[2])
   raise UserError(
     f"--shared={shared}: write gs://BUCKET for a bucket (not a folder in one) or HOST:/PATH for an "

@@ -6,12 +6,11 @@ See https://cloud.google.com/tpu/docs/queued-resources.
 import pathlib
 import shlex
 
-from train.launch.job import GRACE_SECONDS, SHARED_FOLDER, Job
+from train.launch.job import GRACE_SECONDS, SHARED_FOLDER, Job, check_identifier
 from train.launch.mount import parse_mount
 from train.run.exit_codes import FINAL_EXIT_CODES
 
 _STARTUP = pathlib.Path(__file__).with_name("startup.sh")
-_END = "END_OF_STARTUP_SCRIPT"
 
 
 def startup_script(job: Job) -> str:
@@ -53,9 +52,12 @@ def queued_resources_script(
     reserved: whether to use capacity that the project has reserved.
 
   Raises:
-    UserError: `job.shared` is neither a bucket nor an NFS share.
+    UserError: `job.shared` is neither a bucket nor an NFS share, or `zone` or `project` is no name.
   """
-  where = [f"--{name}={value}" for name, value in (("zone", zone), ("project", project)) if value]
+  named = [(flag, value) for flag, value in (("--zone", zone), ("--project", project)) if value]
+  for flag, value in named:
+    check_identifier(flag, value)
+  where = [f"{flag}={value}" for flag, value in named]
   create = [
     *("gcloud", "compute", "tpus", "queued-resources", "create", job.name),
     *(f"--node-id={job.name}", "--type=v4", f"--topology={job.slice.topology}"),
@@ -80,7 +82,6 @@ def queued_resources_script(
 set -euo pipefail
 startup=$(mktemp)
 trap 'rm -f "$startup"' EXIT
-cat >"$startup" <<'{_END}'
-{startup_script(job)}{_END}
+printf %s {shlex.quote(startup_script(job))} >"$startup"
 {shlex.join(create)} --metadata-from-file=startup-script="$startup"
 """

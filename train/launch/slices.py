@@ -47,7 +47,7 @@ def parse_slice(name: str) -> Slice:
   Raises:
     UserError: there is no such slice.
   """
-  match = re.fullmatch(r"v4:([1-9]\d*x[1-9]\d*x[1-9]\d*)", name)
+  match = re.fullmatch(r"v4:([1-9][0-9]{0,3}x[1-9][0-9]{0,3}x[1-9][0-9]{0,3})", name)
   if match is None:
     raise UserError(f"--topology={name}: write v4:AxBxC, for example v4:4x4x4 for 64 chips")
   sides = [int(side) for side in match[1].split("x")]

@@ -9,11 +9,10 @@ line.
 import contextlib
 import dataclasses
 import functools
-import pathlib
 import queue
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, NoReturn
 
 import jax
@@ -34,6 +33,7 @@ from train.run import faults, resume
 from train.run.checkpoints.manager import BEST_METRIC, Checkpoints
 from train.run.evaluation import evaluate
 from train.run.exit_codes import EXIT_INTERRUPTED, EXIT_LOST_PROCESS
+from train.run.leases.workdir_lease import lease_on
 from train.run.processes import is_first, same_in_all_processes
 from train.run.records import goodput
 from train.run.records.goodput import Ledger
@@ -77,6 +77,7 @@ class _Run:
     checkpoints: checkpoints in `workdir`.
     ledger: record of where the time goes.
     termination: listener for SIGTERM and Ctrl-C, which tell the run to end.
+    takes_changes: whether the program can resume the run with `--accept_changes`.
     deaths: counter of data workers that were killed, for all batches of the run.
     death_reports: one sentence for each of them that was not yet recorded.
   """
@@ -95,6 +96,7 @@ class _Run:
   checkpoints: Checkpoints
   ledger: Ledger
   termination: Termination
+  takes_changes: bool
   deaths: WorkerDeaths
   death_reports: queue.SimpleQueue[str]
 
@@ -113,6 +115,7 @@ def train(
   *,
   initial: Callable[[], Any] | None = None,
   began_seconds: float | None = None,
+  accepted_changes: Collection[str] | None = None,
 ) -> list[dict[str, Any]]:
   """Trains until the schedule's end, resuming from the newest checkpoint in `workdir`.
 
@@ -126,19 +129,40 @@ def train(
     initial: returns the parameters to start from, as nested dictionaries; None draws them from the
       seed. Not called when the run resumes.
     began_seconds: `time.monotonic()` when start-up began; None is now.
+    accepted_changes: fields of `train.config.experiment.ACCEPTABLE_ON_RESUME` in which the
+      experiment may differ from the one in `workdir`; None accepts none, and says that the program
+      has no flag for it.
 
   Returns:
     The records of metrics.jsonl; an empty list in all processes but the first.
 
   Raises:
+    InUseError: another run is writing into `workdir`.
     UserError: the run cannot start, or has to stop, for a reason that the user can correct.
     Terminated: after SIGTERM or Ctrl-C, or when data workers are killed again and again, once a
       checkpoint is saved.
   """
   validate(experiment)
   workdir = local_path("workdir", workdir)
-  with writing_to(workdir):
-    pathlib.Path(workdir).mkdir(parents=True, exist_ok=True)
+  with lease_on(workdir):
+    return _train(
+      experiment,
+      workdir,
+      initial=initial,
+      began_seconds=began_seconds,
+      accepted_changes=accepted_changes,
+    )
+
+
+def _train(
+  experiment: Experiment,
+  workdir: str,
+  *,
+  initial: Callable[[], Any] | None,
+  began_seconds: float | None,
+  accepted_changes: Collection[str] | None,
+) -> list[dict[str, Any]]:
+  """Trains as `train` does, in a workdir that no other run writes into."""
   with contextlib.ExitStack() as opened:
     termination = opened.enter_context(Termination())
     ledger = opened.enter_context(
@@ -189,6 +213,7 @@ def train(
       checkpoints=checkpoints,
       ledger=ledger,
       termination=termination,
+      takes_changes=accepted_changes is not None,
       deaths=deaths,
       death_reports=death_reports,
     )
@@ -196,15 +221,20 @@ def train(
     roll_backs: list[faults.RollBack] = []
     # Each roll-back starts another iteration.
     while True:
-      set_aside: tuple[int, ...] = ()
+      events: list[str] = []
       if checkpoints.latest_step() is None:
         position = resume.start(experiment, model, optimizer, initial, like, mesh, first_data_state)
       else:
-        position, set_aside = resume.resume(checkpoints, experiment, like)
+        position, events = resume.resume(
+          checkpoints,
+          experiment,
+          like,
+          accepted_changes or (),
+          class_names=metadata["class_names"],
+        )
       batches.set_state(position.data_state)
       position.left_out |= left_out
       position.roll_backs = len(roll_backs)
-      events = [f"checkpoint of step {step} was damaged and set aside" for step in set_aside]
       events += [roll_back.describe() for roll_back in roll_backs[-1:]]
       try:
         _train_from(position, run, events)
@@ -232,7 +262,7 @@ def _report_end(experiment: Experiment, workdir: str) -> list[dict[str, Any]]:
   print(summary(records, {"experiment": experiment.name, "workdir": workdir}))
   with _as_warning():
     print(goodput.as_text(goodput.read_goodput(workdir)))
-  with _as_warning():
+  with _as_warning(), writing_to(workdir):
     plots = write_plots(records, workdir, title=experiment.name)
     print(f"plots: {', '.join(str(plot) for plot in plots)}")
   return records
@@ -428,7 +458,9 @@ def _settle(
 
 def _stop(step: int, reason: str, run: _Run, reports: Reports) -> NoReturn:
   """Records that the run has diverged, and ends it."""
-  message = faults.stop_message(reason, run.experiment, run.checkpoints.latest_step())
+  message = faults.stop_message(
+    reason, run.experiment, run.checkpoints.latest_step(), takes_changes=run.takes_changes
+  )
   reports.fault(step, message, faults.DIVERGED)
   raise UserError(message)
 

@@ -9,11 +9,15 @@ from nfnet.errors import UserError
 from train.scaling.bootstrap import Bootstrap, bootstrap_laws
 from train.scaling.hold_out import HeldOut, hold_out
 from train.scaling.laws.power_law import MINIMAL_RUNS
+from train.scaling.laws.regression import MINIMAL_DEVIATION
 from train.scaling.outliers import Judgment, judge
 from train.scaling.points import Points, as_points, frontier
 from train.scaling.run_table import Run, RunTable, best_trials
 
+RUNS_MAX = 2_000
+"""Most runs to which laws are fitted: each is fitted to a thousand resamples of them."""
 _DEFAULT_BUDGET_FACTOR = 4
+_SPREAD_MIN = 10 * MINIMAL_DEVIATION
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,12 +61,18 @@ def analyze(
     hold_out_epochs: runs of more epochs are predicted from the others; None leaves this out.
 
   Raises:
-    UserError: there are too few runs, or a value is invalid.
+    UserError: there are too few runs or too many, their losses are all equal, or a value is
+      invalid.
   """
   for budget in budgets:
     if not (np.isfinite(budget) and budget > 0):
       raise UserError(f"--predict_compute={budget:g}: must be a number above 0")
   runs = best_trials(table.runs)
+  if len(runs) > RUNS_MAX:
+    raise UserError(
+      f"{len(runs):,} runs with a loss, where {RUNS_MAX:,} are the most; give fewer networks or "
+      "numbers of epochs"
+    )
   points = as_points(runs)
   _check_enough(points, "a loss")
   if hold_out_epochs is not None:
@@ -96,4 +106,9 @@ def _check_enough(points: Points, condition: str) -> None:
     raise UserError(
       f"runs with {condition} have {different} different amounts of compute; a law needs "
       f"{MINIMAL_RUNS}, so give more runs"
+    )
+  if np.log(points.loss.max() / points.loss.min()) < _SPREAD_MIN:
+    raise UserError(
+      f"the {len(points)} runs with {condition} all have a loss of {points.loss.min():.4g} nats; a "
+      "law needs runs that differ"
     )

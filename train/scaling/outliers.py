@@ -96,10 +96,10 @@ def _deleted(design: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.nda
 
   For a linear fit the deviations are residual / (1 - leverage), so nothing is fitted again.
   """
-  hat = design @ np.linalg.pinv(design)
+  inverse = np.linalg.pinv(design)
   # A run with a leverage of 1 determines its curve alone and cannot deviate from it.
-  leverages = np.minimum(np.diag(hat), 1 - 1e-9)
-  residuals = values - hat @ values
+  leverages = np.minimum(np.einsum("ij,ji->i", design, inverse), 1 - 1e-9)
+  residuals = values - design @ (inverse @ values)
   return residuals / (1 - leverages), leverages
 
 
@@ -126,5 +126,5 @@ def _deleted_from_joint(points: Points, joint: JointLaw) -> tuple[np.ndarray, np
   # Scaled, because the columns differ by many orders of magnitude, which would be ill-conditioned.
   tangent = np.stack(columns, axis=1) / joint.loss(points.parameters, points.epochs)[:, None]
   tangent = tangent / np.linalg.norm(tangent, axis=0)
-  hat = tangent @ np.linalg.pinv(tangent)
-  return deviations, np.minimum(np.diag(hat), 1 - 1e-9)
+  leverages = np.einsum("ij,ji->i", tangent, np.linalg.pinv(tangent))
+  return deviations, np.minimum(leverages, 1 - 1e-9)

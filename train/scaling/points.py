@@ -62,7 +62,9 @@ def frontier(compute: np.ndarray, loss: np.ndarray) -> np.ndarray:
   Returns:
     [n] booleans; equal runs are either all on the frontier or all off it.
   """
-  cheaper = compute[None] <= compute[:, None]
-  better = loss[None] <= loss[:, None]
-  strictly = (compute[None] < compute[:, None]) | (loss[None] < loss[:, None])
-  return ~np.any(cheaper & better & strictly, axis=1)
+  amounts, index = np.unique(compute, return_inverse=True)
+  # The lowest loss of each amount of compute, and of all smaller ones.
+  best = np.full(len(amounts), np.inf)
+  np.minimum.at(best, index, loss)
+  cheaper = np.concatenate([[np.inf], np.minimum.accumulate(best)[:-1]])
+  return (loss == best[index]) & (loss < cheaper[index])

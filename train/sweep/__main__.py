@@ -14,15 +14,17 @@ different CUDA_VISIBLE_DEVICES. All machines must run the same version of the co
 configuration and the data at the same paths.
 """
 
+import sys
+
 from absl import flags
 
 from nfnet.command_line import refuse_arguments, run_main
 from nfnet.errors import UserError
 from nfnet.system.paths import define_path
 from train.report.output import print_and_write
-from train.sweep.claim import HEARTBEAT_SECONDS
+from train.run.leases.heartbeat import HEARTBEAT_SECONDS
 from train.sweep.folder import SweepFolder
-from train.sweep.plan import load_plan
+from train.sweep.plan import Plan, load_plan
 from train.sweep.results import results, write_results
 from train.sweep.stop import Stop
 from train.sweep.trial_table import LiveTable, best_rates_text, table_rows, table_text
@@ -67,6 +69,8 @@ def main(arguments: list[str]) -> None:
     )
   plan = load_plan(_PLAN.value)
   folder.create(plan.fixed)
+  folder.entries()
+  _say_ignored(folder)
   if _RETRY_FAILED.value:
     folder.retry_failed()
   cache = _COMPILATION_CACHE.value
@@ -81,6 +85,7 @@ def main(arguments: list[str]) -> None:
     ).work()
   _show(folder)
   _raise_if_any_failed(folder)
+  _raise_if_any_ignored(folder, plan)
 
 
 def _raise_if_any_failed(folder: SweepFolder) -> None:
@@ -95,6 +100,22 @@ def _raise_if_any_failed(folder: SweepFolder) -> None:
     )
 
 
+def _raise_if_any_ignored(folder: SweepFolder, plan: Plan) -> None:
+  """Raises UserError if something else has the place of a trial of the plan."""
+  for trial in plan.trials():
+    if f"trials/{trial.name}" in folder.ignored:
+      raise UserError(
+        f"trial {trial.name} was not run, because {str(folder.trial_folder(trial.name))!r} is in "
+        "its place: move that away and run the same command again"
+      )
+
+
+def _say_ignored(folder: SweepFolder) -> None:
+  """Says on stderr what of the folder was left out."""
+  if text := folder.ignored_text():
+    print(text, file=sys.stderr, flush=True)
+
+
 def _show(folder: SweepFolder) -> None:
   """Prints the tables and writes results.csv."""
   entries = folder.entries()
@@ -102,6 +123,7 @@ def _show(folder: SweepFolder) -> None:
   if rows := results(folder, entries):
     tables.append(best_rates_text(rows))
   print_and_write("\n".join(tables), lambda: print(f"results: {write_results(folder)}"))
+  _say_ignored(folder)
 
 
 if __name__ == "__main__":

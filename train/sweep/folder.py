@@ -17,6 +17,9 @@ renaming a whole folder to `trials/NAME`, which fails if that exists, so that ea
 
 `train.sweep.claim` takes a trial, and `train.sweep.dead_workers` finds trials whose worker has
 died. To leave out a waiting trial, delete its entry.
+
+What is not of a sweep, or is damaged, makes nothing else unusable: `SweepFolder.ignored` names what
+the last listing left out, and why. A damaged definition is written anew where the plan has it.
 """
 
 import contextlib
@@ -31,7 +34,8 @@ from typing import Any
 
 from nfnet.errors import UserError
 from nfnet.system.paths import local_path
-from train.sweep.trial import Trial
+from train.sweep.json_files import read_json_object
+from train.sweep.trial import Trial, trial_from_json
 
 WAITING, RUNNING, FAILED, DONE = STATES = ("waiting", "running", "failed", "done")
 
@@ -40,6 +44,7 @@ _TRIALS = "trials"
 _TRIAL_FILE = "trial.json"
 _NEW_ENTRY = "entry"
 _LISTINGS_MAX = 4
+_IGNORED_NAMED = 5
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,9 +64,9 @@ class Entry:
   path: pathlib.Path
 
   def read(self) -> dict[str, Any]:
-    """Returns the entry's content; empty if the entry has moved or is being written."""
+    """Returns the entry's content; empty if the entry has moved, is being written or is damaged."""
     try:
-      return json.loads(self.path.read_text(encoding="utf-8"))
+      return read_json_object(self.path)
     except (OSError, ValueError):
       return {}
 
@@ -71,6 +76,7 @@ class SweepFolder:
 
   Attributes:
     path: absolute path, because workdirs of trials and names of logs in messages begin with it.
+    ignored: what the last call of `entries` left out, by path in the folder, with the reason.
   """
 
   def __init__(self, path: str | os.PathLike):
@@ -83,6 +89,7 @@ class SweepFolder:
       UserError: it is not a path of this machine.
     """
     self.path = pathlib.Path(local_path("--folder", os.fspath(path))).absolute()
+    self.ignored: dict[str, str] = {}
     self._trials: dict[str, Trial] = {}
 
   def create(self, fixed: Mapping[str, Any]) -> None:
@@ -99,15 +106,16 @@ class SweepFolder:
       for name in (*STATES, _TRIALS):
         (self.path / name).mkdir(parents=True, exist_ok=True)
       unfinished = _unfinished(plan)
-      unfinished.write_text(json.dumps(dict(fixed), indent=1) + "\n", encoding="utf-8")
+      _write_durably(unfinished, json.dumps(dict(fixed), indent=1) + "\n")
       # Unlike a rename, a link never replaces a file that another worker was quicker to write.
       with contextlib.suppress(FileExistsError):
         os.link(unfinished, plan)
       unfinished.unlink()
-      text = plan.read_text(encoding="utf-8")
     try:
-      before = dict(json.loads(text))
-    except (ValueError, TypeError) as error:
+      before = read_json_object(plan)
+    except OSError as error:
+      raise UserError(f"{str(plan)!r} cannot be read: {error.strerror}") from error
+    except ValueError as error:
       raise UserError(f"{str(plan)!r} is damaged: {error}; give another --folder") from error
     for name, value in fixed.items():
       if before.get(name) != value:
@@ -141,17 +149,31 @@ class SweepFolder:
     Raises:
       UserError: the definition cannot be read.
     """
-    if name not in self._trials:
+    if problem := self._definition_problem(name):
       path = self.trial_folder(name) / _TRIAL_FILE
-      try:
-        self._trials[name] = Trial(**json.loads(path.read_text(encoding="utf-8")))
-      except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"trial file {str(path)!r} cannot be read: {error}") from error
+      raise UserError(f"trial file {str(path)!r} {problem}")
     return self._trials[name]
 
   def names(self) -> set[str]:
-    """Returns the names of all trials that were ever added."""
-    return set(_list(self.path / _TRIALS))
+    """Returns the names of all trials that were ever added and have a definition."""
+    names = set()
+    for name in _list(self.path / _TRIALS):
+      if problem := self._definition_problem(name):
+        self.ignored[f"{_TRIALS}/{name}"] = f"{_TRIAL_FILE} {problem}"
+      else:
+        names.add(name)
+    return names
+
+  def ignored_text(self) -> str:
+    """Returns a line on what the last call of `entries` left out; empty if that is nothing."""
+    if not self.ignored:
+      return ""
+    named = [
+      f"{name!r} ({reason})" for name, reason in sorted(self.ignored.items())[:_IGNORED_NAMED]
+    ]
+    if (more := len(self.ignored) - len(named)) > 0:
+      named.append(f"and {more} more")
+    return f"ignored {len(self.ignored)} in sweep folder {str(self.path)!r}: {', '.join(named)}"
 
   def add(self, trial: Trial) -> bool:
     """Adds a trial, which then waits; any number of workers may add the same one.
@@ -163,14 +185,16 @@ class SweepFolder:
       Whether the trial is new.
     """
     target = self.trial_folder(trial.name)
+    text = json.dumps(dataclasses.asdict(trial), indent=1) + "\n"
     if target.exists():
+      if self._definition_problem(trial.name):
+        self._define_again(trial.name, text)
       return False
     with self.writing():
       unfinished = _unfinished(target)
       unfinished.mkdir()
-      text = json.dumps(dataclasses.asdict(trial), indent=1) + "\n"
-      (unfinished / _TRIAL_FILE).write_text(text, encoding="utf-8")
-      (unfinished / _NEW_ENTRY).write_text("{}\n", encoding="utf-8")
+      _write_durably(unfinished / _TRIAL_FILE, text)
+      _write_durably(unfinished / _NEW_ENTRY, "{}\n")
       try:
         os.rename(unfinished, target)
       except OSError:
@@ -188,15 +212,25 @@ class SweepFolder:
     """
     entries: dict[str, Entry] = {}
     for _ in range(_LISTINGS_MAX):
+      self.ignored = {}
       # In the order in which a trial passes through its states, so that a trial that advances
       # meanwhile is not missed. A trial that is given back may be missed, and is looked for again.
       for state in STATES:
-        for file_name in _list(self.path / state):
-          name, _, worker = file_name.partition("@")
-          entries[name] = Entry(
-            name=name, state=state, worker=worker or None, path=self.path / state / file_name
-          )
-      missing = self.names() - set(entries)
+        for entry in _files(self.path / state, self.ignored):
+          name, separator, worker = entry.name.partition("@")
+          if bool(separator) == (state == RUNNING):
+            entries[name] = Entry(
+              name=name, state=state, worker=worker or None, path=pathlib.Path(entry.path)
+            )
+          else:
+            self.ignored[f"{state}/{entry.name}"] = "not the name of a trial"
+      # Listed after the entries, so that it has all of their trials.
+      names = self.names()
+      for name in entries.keys() - names:
+        entry = entries.pop(name)
+        if f"{_TRIALS}/{name}" not in self.ignored:
+          self.ignored[f"{entry.state}/{entry.path.name}"] = "no trial has this name"
+      missing = names - entries.keys()
       for name in missing:
         self._release(name)
       if not missing:
@@ -232,6 +266,29 @@ class SweepFolder:
         "make it writable and run the same command again"
       ) from error
 
+  def _definition_problem(self, name: str) -> str:
+    """Reads the definition of a trial; returns what is wrong with it, or an empty text."""
+    if name in self._trials:
+      return ""
+    try:
+      trial = trial_from_json(read_json_object(self.trial_folder(name) / _TRIAL_FILE))
+    except OSError as error:
+      return f"cannot be read: {error.strerror}"
+    except ValueError as error:
+      return str(error)
+    if trial.name != name:
+      return "is of another trial"
+    self._trials[name] = trial
+    return ""
+
+  def _define_again(self, name: str, text: str) -> None:
+    """Replaces a damaged definition where that is possible; elsewhere the trial stays ignored."""
+    with contextlib.suppress(OSError):
+      write_whole(self.trial_folder(name) / _TRIAL_FILE, text)
+      if name not in self.entries():
+        _write_durably(self.trial_folder(name) / _NEW_ENTRY, "{}\n")
+        self._release(name)
+
   def _release(self, name: str) -> None:
     """Creates the entry of a trial that was added, unless it has one."""
     with self.writing(), contextlib.suppress(FileNotFoundError):
@@ -241,8 +298,19 @@ class SweepFolder:
 def write_whole(path: pathlib.Path, text: str) -> None:
   """Writes a file atomically: readers see either the previous content or all of the new one."""
   unfinished = _unfinished(path)
-  unfinished.write_text(text, encoding="utf-8")
-  unfinished.replace(path)
+  try:
+    _write_durably(unfinished, text)
+    unfinished.replace(path)
+  finally:
+    unfinished.unlink(missing_ok=True)
+
+
+def _write_durably(path: pathlib.Path, text: str) -> None:
+  """Writes a file that is whole after a power failure if its later rename has survived."""
+  with path.open("w", encoding="utf-8") as file:
+    file.write(text)
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def _unfinished(path: pathlib.Path) -> pathlib.Path:
@@ -256,3 +324,16 @@ def _list(folder: pathlib.Path) -> list[str]:
     return [name for name in os.listdir(folder) if not name.startswith(".")]
   except FileNotFoundError:
     return []
+
+
+def _files(folder: pathlib.Path, ignored: dict[str, str]) -> Iterator[os.DirEntry[str]]:
+  """Yields the finished files in a folder; notes what else is in it."""
+  try:
+    found = [entry for entry in os.scandir(folder) if not entry.name.startswith(".")]
+  except FileNotFoundError:
+    return
+  for entry in found:
+    if entry.is_file():
+      yield entry
+    elif os.path.lexists(entry.path):
+      ignored[f"{folder.name}/{entry.name}"] = "not a file"

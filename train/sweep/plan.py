@@ -15,17 +15,17 @@ A plan is a TOML file:
 variant, epochs and peak learning rate are also set as fields, in any case.
 """
 
+import collections
 import dataclasses
 import functools
 import itertools
-import math
-import pathlib
 import tomllib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from nfnet import cost
 from nfnet.errors import UserError
+from nfnet.foreign_files.regular_files import read_regular_file
 from nfnet.variants import get_variant
 from train.config.experiment import Experiment
 from train.config.field_names import field_types
@@ -34,9 +34,13 @@ from train.config.overrides import as_argument, nearest
 from train.data.dataset import train_examples
 from train.step.schedule import learning_rate_schedule, train_steps
 from train.sweep.learning_rate_search import Cell
-from train.sweep.trial import Trial, number_text, trial_name
+from train.sweep.trial import Trial, is_number, number_text, trial_name
 
 SEARCH = "search"
+TRIALS_MAX = 10_000
+"""Most trials of a plan; each is a folder, and is checked before the first one is run."""
+_BYTES_MAX = 2**20
+_DOTS_PER_LINE_MAX = 500
 SET_BY_SWEEP = (
   "name",
   "model.variant",
@@ -115,11 +119,15 @@ def load_plan(path: str) -> Plan:
       not be started with its configuration and data.
   """
   try:
-    fields = tomllib.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+    content = read_regular_file(path, _BYTES_MAX)
+    # The parser's time grows with the square of the parts of a dotted name.
+    if max(line.count(b".") for line in content.split(b"\n")) > _DOTS_PER_LINE_MAX:
+      raise ValueError(f"a line has more than {_DOTS_PER_LINE_MAX} dots")
+    fields = tomllib.loads(content.decode())
   except OSError as error:
     raise UserError(f"plan file {path!r} cannot be read: {error.strerror}") from error
-  except ValueError as error:
-    # Both encoding errors and TOML errors say where.
+  except (ValueError, RecursionError) as error:
+    # Both encoding errors and TOML errors say where; nested brackets make the parser recurse.
     raise UserError(f"plan file {path!r} is not TOML: {error}") from error
   try:
     plan = _from_fields(fields)
@@ -128,6 +136,9 @@ def load_plan(path: str) -> Plan:
         make_trial(plan, variant, epochs, rate)
   except UserError as error:
     raise UserError(f"plan file {path!r}: {error}") from error
+  except RecursionError as error:
+    # Dotted names nest tables without a bracket.
+    raise UserError(f"plan file {path!r}: tables are nested too deeply") from error
   return plan
 
 
@@ -205,7 +216,7 @@ def _from_fields(fields: Mapping[str, Any]) -> Plan:
     raise UserError(
       f'start_learning_rate={start!r}: is for learning_rates="{SEARCH}"; leave out one of the two'
     )
-  return Plan(
+  plan = Plan(
     config=config,
     variants=_variants(fields["variants"]),
     epochs=_numbers("epochs", fields["epochs"]),
@@ -213,6 +224,10 @@ def _from_fields(fields: Mapping[str, Any]) -> Plan:
     start_learning_rate=float(start) if rates == SEARCH else None,
     overrides=tuple(_overrides(fields.get("overrides", {}))),
   )
+  count = len(plan.variants) * len(plan.epochs) * max(1, len(plan.learning_rates))
+  if count > TRIALS_MAX:
+    raise UserError(f"{count:,} trials, where {TRIALS_MAX:,} are the most: leave values out")
+  return plan
 
 
 def _variants(values: Any) -> tuple[str, ...]:
@@ -239,17 +254,15 @@ def _numbers(name: str, values: Any) -> tuple[float, ...]:
 
 def _without_repeats(name: str, values: list[Any]) -> tuple[Any, ...]:
   """Returns the values; raises UserError if one repeats."""
-  for value in values:
-    if values.count(value) > 1:
+  for value, times in collections.Counter(values).items():
+    if times > 1:
       raise UserError(f"{name} has {value!r} twice; leave one out")
   return tuple(values)
 
 
 def _is_positive(value: Any) -> bool:
   """Returns whether a TOML value is a finite number above 0."""
-  # In Python, bool is a subclass of int.
-  is_number = isinstance(value, int | float) and not isinstance(value, bool)
-  return is_number and math.isfinite(value) and value > 0
+  return is_number(value) and value > 0
 
 
 def _overrides(table: Any) -> Iterator[str]:

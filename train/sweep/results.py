@@ -26,7 +26,7 @@ from nfnet.errors import UserError
 from train.run.records.metrics import read_metrics
 from train.sweep.folder import DONE, FAILED, Entry, SweepFolder, write_whole
 from train.sweep.learning_rate_search import Finished
-from train.sweep.trial import Trial
+from train.sweep.trial import Trial, is_number
 
 RESULTS_FILE = "results.csv"
 COLUMNS = (
@@ -50,7 +50,8 @@ def read_result(workdir: pathlib.Path, trial: Trial) -> dict[str, Any]:
   last = last_evaluation(read_metrics(workdir))
   if last is None or last["step"] != trial.steps:
     raise UserError(
-      f"{workdir}: no evaluation of the last step, {trial.steps}; run the trial again"
+      f"{workdir}: no evaluation of the last step, {trial.steps}; add --retry_failed to run the "
+      "trial again"
     )
   return {
     "trial": trial.name,
@@ -84,10 +85,47 @@ def last_evaluation(records: Iterable[Mapping[str, Any]]) -> Mapping[str, Any] |
 
 
 def results(folder: SweepFolder, entries: Mapping[str, Entry]) -> list[dict[str, Any]]:
-  """Returns the rows of all trials that are done, small and short trials first."""
-  done = [entry for entry in entries.values() if entry.state == DONE]
-  rows = [entry.read() for entry in sorted(done, key=lambda one: folder.trial(one.name).order)]
-  return [row for row in rows if row]
+  """Returns the rows of all trials that are done, small and short trials first.
+
+  Trials without a result are noted in `folder.ignored`.
+  """
+  rows = []
+  for entry in sorted(entries.values(), key=lambda one: folder.trial(one.name).order):
+    if entry.state != DONE:
+      continue
+    if row := result_of(folder, entry):
+      rows.append(row)
+    else:
+      folder.ignored[f"{DONE}/{entry.name}"] = (
+        "not a result, and metrics.jsonl of its run has none either"
+      )
+  return rows
+
+
+def result_of(folder: SweepFolder, entry: Entry) -> dict[str, Any] | None:
+  """Returns the row of a trial that is done, from its run's metrics where its entry is damaged.
+
+  Returns:
+    The row; None if there is none.
+  """
+  row = entry.read()
+  if _is_row(row):
+    return {column: row[column] for column in COLUMNS}
+  try:
+    row = read_result(folder.workdir(entry.name), folder.trial(entry.name))
+  except UserError:
+    return None
+  return row if _is_row(row) else None
+
+
+def _is_row(fields: Mapping[str, Any]) -> bool:
+  """Returns whether JSON values have a text or a number in each column."""
+  return all(
+    isinstance(fields.get(column), str)
+    if column in ("trial", "name")
+    else is_number(fields.get(column))
+    for column in COLUMNS
+  )
 
 
 def write_results(folder: SweepFolder) -> pathlib.Path:
@@ -142,10 +180,10 @@ def finished_trials(folder: SweepFolder, entries: Iterable[Entry]) -> list[Finis
   for entry in entries:
     if entry.state not in (DONE, FAILED):
       continue
-    content, trial = entry.read(), folder.trial(entry.name)
-    if entry.state == DONE and "loss_nats" in content:
-      loss = content["loss_nats"]
-    elif content.get("diverged"):
+    trial = folder.trial(entry.name)
+    if entry.state == DONE and (row := result_of(folder, entry)):
+      loss = row["loss_nats"]
+    elif entry.state == FAILED and entry.read().get("diverged"):
       loss = math.inf
     else:
       continue

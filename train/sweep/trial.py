@@ -1,6 +1,9 @@
 """Trials: the definition of one run of a sweep, with its name and its size."""
 
 import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
 
 from train.sweep.learning_rate_search import Cell
 
@@ -38,6 +41,32 @@ class Trial:
   def order(self) -> tuple[float, ...]:
     """A sort key that puts small and short trials first, because they bound larger cells."""
     return (self.compute_flops, self.parameters, self.epochs, -self.learning_rate)
+
+
+def trial_from_json(fields: Mapping[str, Any]) -> Trial:
+  """Returns the trial whose fields `dataclasses.asdict` has made.
+
+  Raises:
+    ValueError: the fields are not those of a trial.
+  """
+  types = {field.name: field.type for field in dataclasses.fields(Trial)}
+  if fields.keys() != types.keys():
+    raise ValueError("does not have the fields of a trial")
+  for name, value in fields.items():
+    if types[name] is str:
+      is_valid = isinstance(value, str)
+    else:
+      is_valid = is_number(value) and value > 0 and isinstance(value, types[name] | int)
+    if not is_valid:
+      raise ValueError(f"has a wrong {name}")
+  return Trial(**fields)
+
+
+def is_number(value: Any) -> bool:
+  """Returns whether a JSON value is a finite number that a float can hold."""
+  # In Python, bool is a subclass of int, and an int may be too large for a float.
+  is_numeric = isinstance(value, int | float) and not isinstance(value, bool)
+  return is_numeric and abs(value) < 1e300 and math.isfinite(value)
 
 
 def trial_name(variant: str, epochs: float, learning_rate: float) -> str:

@@ -15,7 +15,7 @@ from train.report.table import format_table
 from train.report.units import format_duration
 from train.run.records.metrics import METRICS_FILE, parse_metrics_line
 from train.sweep.folder import DONE, FAILED, RUNNING, STATES, WAITING, Entry, SweepFolder
-from train.sweep.results import best_results
+from train.sweep.results import best_results, result_of
 from train.sweep.trial import number_text
 
 DIVERGED = "diverged"
@@ -197,26 +197,26 @@ def _row(folder: SweepFolder, entry: Entry) -> Row:
   """Returns the row of one trial."""
   trial = folder.trial(entry.name)
   if entry.state == DONE:
-    result = entry.read()
+    result = result_of(folder, entry)
     return Row(
       name=trial.name,
       state=DONE,
       step=trial.steps,
       steps=trial.steps,
-      held_out_loss=result.get("loss_nats"),
-      top1=1 - result["held_out_error_percent"] / 100 if result else None,
+      held_out_loss=result and result["loss_nats"],
+      top1=result and 1 - result["held_out_error_percent"] / 100,
     )
   state, note, records = entry.state, entry.worker or "", {}
   if entry.state == FAILED:
     failure = entry.read()
     state = DIVERGED if failure.get("diverged") else FAILED
-    note = failure.get("reason", "")
+    note = str(failure.get("reason", ""))
     if len(note) > _REASON_CHARACTERS_MAX:
       note = note[: _REASON_CHARACTERS_MAX - 3] + "..."
   records = _newest_records(folder.workdir(trial.name) / METRICS_FILE)
   training, evaluation = records.get("train", {}), records.get("evaluation", {})
   speed, left_seconds = training.get("images_per_second"), None
-  if speed and entry.state == RUNNING:
+  if speed and "step" in training and entry.state == RUNNING:
     left_seconds = trial.images * (1 - training["step"] / trial.steps) / speed
   return Row(
     name=trial.name,
@@ -235,6 +235,8 @@ def _row(folder: SweepFolder, entry: Entry) -> Row:
 def _newest_records(path: pathlib.Path) -> dict[str, dict[str, Any]]:
   """Returns the last record of each kind near the end of a file that may be growing."""
   records = {}
+  if not path.is_file():
+    return records
   try:
     with path.open("rb") as file:
       file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))

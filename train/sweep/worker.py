@@ -3,16 +3,18 @@
 import contextlib
 import dataclasses
 import math
+import os
 import pathlib
 import shlex
 import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from typing import Any
 
 from nfnet.errors import UserError
 from nfnet.weights.checkpoint_reader import newest_step
-from train.run.exit_codes import EXIT_DONE, FINAL_EXIT_CODES, shell_exit_code
+from train.run.exit_codes import EXIT_DONE, EXIT_IN_USE, FINAL_EXIT_CODES, shell_exit_code
 from train.run.faults import DIVERGED
 from train.run.records.metrics import read_metrics
 from train.sweep.claim import Claim, claim_trial, worker_name
@@ -34,6 +36,9 @@ TRIAL_PROGRAM = (sys.executable, "-m", "train.sweep.trial_process")
 
 _POLL_SECONDS = 0.5
 _IDLE_SECONDS = 2.0
+_IN_USE_SECONDS = 10.0
+_LOG_TAIL_BYTES = 2**20
+_LINE_CHARACTERS_MAX = 1000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -162,8 +167,8 @@ class Worker:
     trial = self._folder.trial(claim.name)
     before = claim.read()
     checkpoint_step = newest_step(self._folder.workdir(trial.name)) or 0
-    has_advanced = checkpoint_step > before.get("checkpoint_step", -1)
-    starts = 0 if has_advanced else before.get("starts", 0)
+    has_advanced = checkpoint_step > _number(before, "checkpoint_step", -1)
+    starts = 0 if has_advanced else _number(before, "starts", 0)
 
     def started(times: int) -> dict[str, int]:
       return {"starts": times, "checkpoint_step": checkpoint_step}
@@ -192,6 +197,10 @@ class Worker:
           # Another rate may do better, so divergence is a result of the search.
           diverged=has_diverged(self._folder.workdir(trial.name)),
         )
+      elif ended.exit_code == EXIT_IN_USE:
+        # By the training of a worker that was taken for dead, which will end it.
+        self._stop.wait(_IN_USE_SECONDS)
+        claim.move(WAITING, started(starts))
       else:
         claim.move(WAITING, started(starts if self._stop.is_requested() else starts + 1))
 
@@ -296,11 +305,22 @@ def has_diverged(workdir: pathlib.Path) -> bool:
   return bool(records) and records[-1].get("fault") == DIVERGED
 
 
+def _number(content: Mapping[str, Any], name: str, default: int) -> int:
+  """Returns a count in an entry; `default` where it has none or is damaged."""
+  value = content.get(name)
+  return value if isinstance(value, int) else default
+
+
 def _last_line(log: pathlib.Path, began: int) -> str:
   """Returns the last line written from a byte offset on, or the last error if there is one."""
-  with log.open("rb") as file:
-    file.seek(began)
-    lines = [line.strip() for line in file.read().decode(errors="replace").splitlines()]
+  try:
+    with log.open("rb") as file:
+      file.seek(max(began, file.seek(0, os.SEEK_END) - _LOG_TAIL_BYTES))
+      lines = [line.strip() for line in file.read().decode(errors="replace").splitlines()]
+  except OSError as error:
+    return f"its log cannot be read: {error.strerror}"
   errors = [line for line in lines if line.startswith("error: ")]
   printed = errors or [line for line in lines if line]
-  return (printed or ["it printed nothing"])[-1].removeprefix("error: ")
+  last = (printed or ["it printed nothing"])[-1].removeprefix("error: ")
+  # It reaches the terminal of whoever looks at the sweep.
+  return "".join(c if c.isprintable() else "?" for c in last[:_LINE_CHARACTERS_MAX])

@@ -1,3 +1,4 @@
+import json
 import re
 import subprocess
 import sys
@@ -9,7 +10,10 @@ import numpy as np
 import pytest
 
 from nfnet.errors import UserError
+from nfnet.weights import checkpoint_reader
+from nfnet.weights.checkpoint_digests import write_digests
 from nfnet.weights.checkpoint_reader import read_checkpoint
+from nfnet.weights.load import load_weights
 from train.run.checkpoints.manager import Checkpoints
 
 
@@ -40,7 +44,7 @@ def workdir(tmp_path):
 def test_reads_params_and_metadata(workdir, path, step, prefer_ema):
   found, metadata = read_checkpoint(str(workdir / path), prefer_ema=prefer_ema)
   expected = params(-step if prefer_ema and step == 9 else step)
-  assert metadata == {"num_classes": 4, "step": step}
+  assert metadata == {"num_classes": 4, "step": step, "run": metadata["run"]}
   assert found.keys() == expected.keys()
   assert found["block"] == {}
   assert type(found["stem"]["w"]) is np.ndarray
@@ -96,3 +100,103 @@ def test_damaged_checkpoint_is_named(workdir, pattern):
     file.write_bytes(file.read_bytes()[:-20])
   with pytest.raises(UserError, match=f"{re.escape(str(folder))} cannot be read"):
     read_checkpoint(str(workdir))
+
+
+def replace(folder, name, content):
+  """Replaces a file as someone would who also makes the digests."""
+  (folder / name).write_bytes(content)
+  write_digests(folder)
+
+
+@pytest.mark.parametrize(
+  ("content", "message"),
+  [
+    (b"", "Expecting value"),
+    (b"[" * 10**5, "values are nested too deeply"),
+    (b'{"a":' * 10**5, "values are nested too deeply"),
+    (b'{"step": ' + b"9" * 5000 + b"}", "Exceeds the limit"),
+    (b'{"step": 1, "step": 2}', "the field 'step' is there twice"),
+    (b"[]", r"the whole is \[\], must be an object"),
+    (b'{"step": "\\u001b[31m\\n"}', r"step is '\\x1b\[31m\\n', must be an integer"),
+    (b'{"step": 1e999}', "step is inf, must be an integer"),
+    (b'{"experiment": 3}', "experiment is 3, must be an object"),
+    (b'{"experiment": {"model": ["F0"]}}', r"experiment.model is \['F0'\], must be an object"),
+    (b'{"experiment": {"model": {"variant": {}}}}', "experiment.model.variant is a value of type"),
+    (b'{"experiment": {"data": {"evaluation_pixels": 99999}}}', "evaluation_pixels is 99999, must"),
+    (b'{"class_names": "cat"}', "class_names is 'cat', must be a list"),
+    (b'{"class_names": [["cat"]]}', r"class_names\[0\] is \['cat'\], must be of type str"),
+    (b'{"counts": {"images": -1}}', "counts.images is -1, must be an integer"),
+    (b'{"left_out": [1]}', r"left_out\[0\] is 1, must be a list"),
+  ],
+)
+def test_hostile_metadata_are_one_line(workdir, content, message):
+  folder = workdir / "checkpoints/10"
+  replace(folder, "experiment/metadata", content)
+  with pytest.raises(
+    UserError, match=f"{re.escape(str(folder))}.* is damaged: .*{message}"
+  ) as error:
+    read_checkpoint(str(workdir))
+  assert str(error.value).isprintable()
+  assert len(str(error.value)) < 1000
+
+
+@pytest.mark.parametrize(
+  ("experiment", "message"),
+  [
+    ({}, "its metadata does not say which network it is"),
+    (
+      {"model": {"variant": "F0\x1b[31m\n"}},
+      r"this version knows no variant 'F0\\x1b\[31m\\n'",
+    ),
+    (
+      {"model": {"variant": "F0", "activation": "\x07"}},
+      r"this version knows no activation '\\x07'",
+    ),
+    ({"model": {"variant": "F0"}}, "do not fit F0"),
+  ],
+)
+def test_metadata_of_no_network_are_one_line(workdir, experiment, message):
+  folder = workdir / "checkpoints/10"
+  replace(folder, "experiment/metadata", json.dumps({"experiment": experiment}).encode())
+  with pytest.raises(UserError, match=message) as error:
+    load_weights(str(workdir))
+  assert str(error.value).isprintable()
+
+
+def deep_tree(depth):
+  keys = [{"key": f"k{i}", "key_type": 2} for i in range(depth)]
+  value = {"value_type": "np.ndarray", "skip_deserialize": False}
+  return {str(("k",)): {"key_metadata": keys, "value_metadata": value}}
+
+
+@pytest.mark.parametrize(
+  "content",
+  [
+    *(b"", b"[" * 10**5, b'{"tree_metadata": ' + b"9" * 5000 + b"}", b'{"tree_metadata": []}'),
+    *(b"{}", json.dumps({"tree_metadata": deep_tree(5000)}).encode()),
+    json.dumps({"tree_metadata": deep_tree(20), "use_ocdbt": True}).encode(),
+    b'{"tree_metadata": {"\\u001b[31m\\n": {"key_metadata": 1}}}',
+  ],
+)
+def test_hostile_metadata_of_the_arrays_are_one_line(workdir, content):
+  replace(workdir / "checkpoints/10", "params/_METADATA", content)
+  with pytest.raises(UserError) as error:
+    read_checkpoint(str(workdir))
+  assert str(error.value).isprintable()
+  assert len(str(error.value)) < 1000
+
+
+def test_arrays_that_claim_far_more_than_the_files_hold_are_not_read(tmp_path):
+  """Zeros are stored as nothing, so such files are small."""
+  zeros = {"w": jnp.zeros((2**12, 2**12))}
+  with Checkpoints(str(tmp_path), keep=1) as checkpoints:
+    checkpoints.save(
+      1, parameters=zeros, ema=None, optimizer={"m": zeros["w"][0]}, data_state={}, metadata={}
+    )
+  assert read_checkpoint(str(tmp_path))[0]["w"].shape == (2**12, 2**12)
+  metadata = tmp_path / "checkpoints/1/params/_METADATA"
+  assert b"4096" in metadata.read_bytes()
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(checkpoint_reader, "_SMALL_BYTES", 2**20)
+    with pytest.raises(UserError, match="arrays of 67108864 bytes in files of"):
+      read_checkpoint(str(tmp_path))

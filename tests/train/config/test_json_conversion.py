@@ -10,6 +10,7 @@ from nfnet.errors import UserError
 from tests.train.config.valid_experiment import VALID
 from train.config.experiment import Experiment
 from train.config.json_conversion import from_json, to_json
+from train.config.validation import validate
 
 
 def experiments():
@@ -38,6 +39,44 @@ def experiments():
 @given(experiments())
 def test_json_round_trip_is_exact(experiment):
   assert from_json(json.loads(json.dumps(to_json(experiment)))) == experiment
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    (lambda fields: [], r"saved experiment: it is \[\], not fields"),
+    (lambda fields: None, "saved experiment: it is None, not fields"),
+    (lambda fields: {}, "saved experiment has no field name"),
+    (
+      lambda fields: {**fields, "model": [1, 2]},
+      r"saved experiment: model is \[1, 2\], not fields",
+    ),
+    (
+      lambda fields: {**fields, "data": "text\n"},
+      r"saved experiment: data is 'text\\n', not fields",
+    ),
+    (lambda fields: {**fields, "\x1b[31m": 1}, r"has the field \\x1b\[31m, which"),
+    (lambda fields: {**fields, "seed": 10**400}, "seed=.*: must be an integer"),
+    (lambda fields: {**fields, "seed": [[[]]]}, "seed=.*: must be an integer"),
+    (
+      lambda fields: {**fields, "optimizer": {"momentum": 10**400}},
+      "momentum=.*: must be a finite",
+    ),
+    (lambda fields: {**fields, "model": {"variant": {}}}, "variant"),
+  ],
+)
+def test_json_of_wrong_types_is_one_line(change, message):
+  with pytest.raises(UserError, match=message) as error:
+    validate(from_json(change(to_json(VALID))))
+  assert str(error.value).isprintable()
+
+
+def test_experiments_of_versions_that_could_not_choose_mean_what_these_did():
+  fields = to_json(VALID)
+  del fields["data"]["evaluation_resize"], fields["model"]["numerics"]
+  experiment = from_json(fields)
+  assert experiment.data.evaluation_resize == "shorter_side"
+  assert experiment.model.numerics == "released"
 
 
 def test_json_of_another_version_is_refused_by_name():

@@ -143,6 +143,26 @@ def test_what_cannot_work_is_one_line(load, change, message):
   assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+  "line",
+  [
+    *("x = " + "[" * 5000, "x = " + "{a=" * 5000, "epochs." + "a." * 400_000 + "a = 1"),
+    *(
+      "[overrides." + "a." * 400 + "a]\n" + "b." * 480 + "b = 1",
+      "x = " + "9" * 5000,
+      "x = '" + "a" * 10**5,
+    ),
+    *('"\\u001b[31m' + "a" * 10**5 + '" = 1', 'config = "\\u0000"', 'config = "\\u001b[31m\\n"'),
+  ],
+)
+def test_a_hostile_plan_is_one_line(load, line):
+  for text in (line, DEMO + line, f"{line}\n{DEMO}", DEMO[DEMO.index("variants") :] + "\n" + line):
+    with pytest.raises(UserError) as error:
+      load(text)
+    assert str(error.value).isprintable()
+    assert len(str(error.value)) < 3000
+
+
 def test_a_plan_that_is_not_there(tmp_path):
   with pytest.raises(UserError, match="cannot be read: No such file"):
     load_plan(str(tmp_path / "plan.toml"))

@@ -2,25 +2,12 @@
 
 import collections
 import concurrent.futures
-import os
 import queue
 import threading
 from collections.abc import Callable
 from typing import Any
 
 _SECONDS_TO_END = 3.0
-_THREADS_MAX = 16
-_PREFETCH_BYTES_MAX = 2 * 2**30
-
-
-def thread_count(batch_bytes: int) -> int:
-  """Returns the number of threads that should make batches, each one batch in advance.
-
-  Args:
-    batch_bytes: size of one batch of this host.
-  """
-  threads = min(os.cpu_count() or 1, _THREADS_MAX)
-  return max(1, min(threads, _PREFETCH_BYTES_MAX // batch_bytes))
 
 
 class WorkerThreads:

@@ -75,11 +75,11 @@ class FinetuningLaw:
 
   def error_percent(self, run: Run) -> float:
     """Returns the predicted top-1 error after fine-tuning."""
-    return float(np.exp(_row(self.kind, run) @ np.array([self.constant, *self.exponents])))
+    return float(np.exp(_rows(self.kind, [run])[0] @ np.array([self.constant, *self.exponents])))
 
   def interval_percent(self, run: Run) -> tuple[float, float]:
     """Returns the `CONFIDENCE` interval of a run's error, if deviations are independent."""
-    row = _row(self.kind, run)
+    (row,) = _rows(self.kind, [run])
     deviation = self.residual_deviation * np.sqrt(1 + row @ self.covariance @ row)
     freedom = self.runs - len(row)
     width = float(np.exp(stats.t.ppf((1 + CONFIDENCE) / 2, freedom) * deviation))
@@ -128,7 +128,7 @@ def fit_finetuning_law(kind: Kind, runs: Sequence[Run]) -> FinetuningLaw | None:
   columns = 1 + len(kind.quantities)
   if len(runs) <= columns:
     return None
-  design = np.stack([_row(kind, run) for run in runs])
+  design = _rows(kind, runs)
   if np.linalg.matrix_rank(design) < columns:
     return None
   errors = np.log([run.top1_error_percent for run in runs])
@@ -197,6 +197,9 @@ def _compare(
   )
 
 
-def _row(kind: Kind, run: Run) -> np.ndarray:
-  """Returns the row of the design matrix for a run: 1 and the logarithms of its quantities."""
-  return np.array([1.0, *(np.log(QUANTITIES[name](run)) for name in kind.quantities)])
+def _rows(kind: Kind, runs: Sequence[Run]) -> np.ndarray:
+  """Returns the design matrix of runs: 1 and the logarithms of the quantities in each row."""
+  values = [[1.0, *(QUANTITIES[name](run) for name in kind.quantities)] for run in runs]
+  design = np.array(values)
+  design[:, 1:] = np.log(design[:, 1:])
+  return design

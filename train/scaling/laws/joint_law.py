@@ -9,7 +9,12 @@ import dataclasses
 
 import numpy as np
 
-from train.scaling.laws.regression import PowerSum, fit_line, fit_power_sum
+from train.scaling.laws.regression import (
+  MAXIMAL_EXPONENT,
+  PowerSum,
+  fit_line,
+  fit_power_sum,
+)
 from train.scaling.points import Points
 
 MINIMAL_RUNS_JOINT = 8
@@ -98,9 +103,11 @@ def fit_cost_law(points: Points) -> CostLaw | None:
     points: runs.
 
   Returns:
-    The law; None if all networks have one size.
+    The law; None if all networks have one size, or the exponent is beyond `MAXIMAL_EXPONENT`.
   """
   if len(np.unique(points.parameters)) < 2:
     return None
   slope, intercept = fit_line(np.log(points.parameters), np.log(points.compute / points.epochs))
+  if abs(slope) > MAXIMAL_EXPONENT:
+    return None
   return CostLaw(coefficient=float(np.exp(intercept)), exponent=slope)

@@ -4,7 +4,12 @@ import dataclasses
 
 import numpy as np
 
-from train.scaling.laws.regression import PowerSum, fit_line, fit_power_sum
+from train.scaling.laws.regression import (
+  MAXIMAL_EXPONENT,
+  PowerSum,
+  fit_line,
+  fit_power_sum,
+)
 
 MINIMAL_RUNS = 3
 MINIMAL_RUNS_IRREDUCIBLE = 5
@@ -39,11 +44,14 @@ def fit_compute_law(compute: np.ndarray, loss: np.ndarray) -> ComputeLaw | None:
     loss: [n] losses in nats.
 
   Returns:
-    The law; None for fewer than three different amounts of compute.
+    The law; None for fewer than three different amounts of compute, or an exponent beyond
+    `MAXIMAL_EXPONENT`, which is no law but noise of runs of almost the same compute.
   """
   if len(np.unique(compute)) < MINIMAL_RUNS:
     return None
   slope, intercept = fit_line(np.log(compute), np.log(loss))
+  if abs(slope) > MAXIMAL_EXPONENT:
+    return None
   return ComputeLaw(irreducible_loss=0.0, coefficient=float(np.exp(intercept)), exponent=-slope)
 
 

@@ -1,0 +1,119 @@
+"""Reads safetensors files (https://github.com/huggingface/safetensors) that anybody may have made.
+
+A file is 8 bytes with the length of a header, the header in JSON, and the elements of the arrays.
+The package `safetensors` writes our own files, but for NumPy it reads no bfloat16, lets the second
+of two arrays with one name win, and parses headers of 100 MB.
+"""
+
+import math
+import os
+from typing import Any, BinaryIO
+
+import ml_dtypes
+import numpy as np
+
+from nfnet.errors import UserError, quoted, short_text
+from nfnet.foreign_files.json_text import parse_json
+from nfnet.foreign_files.regular_files import open_regular
+
+_HEADER_BYTES_MAX = 4 * 2**20
+"""The header of an F7+ has 0.2 MB."""
+_DIMENSIONS_MAX = 8
+_LENGTH_BYTES = 8
+_ELEMENT_TYPES = {
+  "F64": np.dtype("<f8"),
+  "F32": np.dtype("<f4"),
+  "F16": np.dtype("<f2"),
+  "BF16": np.dtype(ml_dtypes.bfloat16),
+}
+
+
+def is_safetensors(path: str) -> bool:
+  """Returns whether a file begins as safetensors files do: 8 bytes of length, then JSON.
+
+  Raises:
+    UserError: the file cannot be read.
+  """
+  try:
+    with open_regular(path) as file:
+      return file.read(_LENGTH_BYTES + 1)[_LENGTH_BYTES:] == b"{"
+  except OSError as error:
+    raise UserError(f"weights {path!r} cannot be read: {error.strerror}") from error
+
+
+def read_safetensors(path: str) -> dict[str, np.ndarray]:
+  """Reads the arrays of a safetensors file by their names.
+
+  Returns:
+    Arrays of float64, float32 or float16 as they are stored; bfloat16 becomes float32, which has
+    all of its values.
+
+  Raises:
+    UserError: the file cannot be read, contradicts itself, or holds elements of another type.
+  """
+  try:
+    with open_regular(path) as file:
+      return _read(file)
+  except OSError as error:
+    raise UserError(f"weights {path!r} cannot be read: {error.strerror}") from error
+  except UserError as error:
+    raise UserError(f"weights {path!r} cannot be read: {error}") from error
+  except ValueError as error:
+    raise UserError(
+      f"weights {path!r} cannot be read, the file may be damaged: {short_text(error)}"
+    ) from error
+
+
+def _read(file: BinaryIO) -> dict[str, np.ndarray]:
+  size_bytes = os.fstat(file.fileno()).st_size
+  header_bytes = int.from_bytes(file.read(_LENGTH_BYTES), "little")
+  if header_bytes > min(size_bytes - _LENGTH_BYTES, _HEADER_BYTES_MAX):
+    raise ValueError(
+      f"a header of {header_bytes} bytes in a file of {size_bytes}; it may have {_HEADER_BYTES_MAX}"
+    )
+  header = parse_json(file.read(header_bytes))
+  if not isinstance(header, dict):
+    raise ValueError("the header is not an object")
+  header.pop("__metadata__", None)
+  entries = {name: _checked(name, entry) for name, entry in header.items()}
+  tensors = {}
+  place = 0
+  # The format allows neither gaps nor overlaps.
+  for name, (element_type, shape, begin, end) in sorted(
+    entries.items(), key=lambda one: one[1][2:]
+  ):
+    if begin != place:
+      raise ValueError(f"the elements of {quoted(name)} do not follow those before them")
+    if end - begin > size_bytes - _LENGTH_BYTES - header_bytes - place:
+      raise ValueError(f"the elements of {quoted(name)} end after the file does")
+    file.seek(_LENGTH_BYTES + header_bytes + begin)
+    array = np.fromfile(file, element_type, math.prod(shape)).reshape(shape)
+    is_bfloat16 = element_type == ml_dtypes.bfloat16
+    tensors[name] = array.astype(np.float32) if is_bfloat16 else array
+    place = end
+  if place != size_bytes - _LENGTH_BYTES - header_bytes:
+    raise ValueError("the file goes on after the elements of its arrays")
+  return {name: tensors[name] for name in header}
+
+
+def _checked(name: str, entry: Any) -> tuple[np.dtype, tuple[int, ...], int, int]:
+  """Returns element type, shape, and the places at which the elements begin and end."""
+  if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
+    raise ValueError(f"{quoted(name)} does not have dtype, shape and data_offsets")
+  element_type, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+  if not isinstance(element_type, str) or element_type not in _ELEMENT_TYPES:
+    raise UserError(
+      f"{quoted(name)} has elements of type {quoted(element_type)}; weights have one of "
+      f"{', '.join(_ELEMENT_TYPES)}"
+    )
+  for numbers in (shape, offsets):
+    if not isinstance(numbers, list) or not all(type(n) is int and 0 <= n < 2**48 for n in numbers):
+      raise ValueError(f"{quoted(name)} has a shape or offsets that are not sizes")
+  if len(shape) > _DIMENSIONS_MAX or len(offsets) != 2:
+    raise ValueError(f"{quoted(name)} has {len(shape)} dimensions and {len(offsets)} offsets")
+  needed = math.prod(shape) * _ELEMENT_TYPES[element_type].itemsize
+  if offsets[1] - offsets[0] != needed:
+    raise ValueError(
+      f"{quoted(name)} has {offsets[1] - offsets[0]} bytes where {tuple(shape)} needs {needed}"
+    )
+  return _ELEMENT_TYPES[element_type], tuple(shape), *offsets
