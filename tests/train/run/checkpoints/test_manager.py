@@ -174,7 +174,7 @@ def test_changed_experiment_is_refused(tmp_path, field, change):
   with Checkpoints(str(tmp_path), keep=2) as checkpoints:
     save(checkpoints, 1)
     checkpoints.wait()
-    message = f"{field} was {saved!r} and is now {new!r}. Resume it with --config.{field}={saved},"
+    message = f"{field} was {saved!r} and is now {new!r}; resume it with --config.{field}={saved},"
     # Another network has other shapes; the field must be named nevertheless.
     with pytest.raises(UserError, match=re.escape(message)):
       checkpoints.restore(parameters={}, ema=None, optimizer={}, experiment=asked)
