@@ -111,6 +111,8 @@ def _look_at(place: pathlib.Path) -> dict[str, Any]:
     raise _UnusableError(f"its metadata cannot be read ({short_text(error)})") from error
   if mix_up := find_mix_up(place, metadata):
     raise _MisplacedError(mix_up)
+  if "experiment" not in metadata:
+    raise _UnusableError("its metadata names no experiment")
   return metadata
 
 
