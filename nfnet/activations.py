@@ -97,5 +97,5 @@ def scaled_activation(name: str) -> ScaledActivation:
     ValueError: there is no such activation.
   """
   if name not in _SCALED_ACTIVATIONS:
-    raise ValueError(f"activation {name!r} is none of {', '.join(ACTIVATIONS)}")
+    raise ValueError(f"unknown activation {name!r}; choose one of {', '.join(ACTIVATIONS)}")
   return _SCALED_ACTIVATIONS[name]

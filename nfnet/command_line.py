@@ -1,4 +1,7 @@
-"""Runs the `main` of commands: parses flags, reports errors in one line, sets the exit code."""
+"""Runs the `main` of commands: parses flags, reports errors in one line, sets the exit code.
+
+No command ends because its output cannot be written (`nfnet.system.standard_streams`).
+"""
 
 import importlib.util
 import os
@@ -10,9 +13,12 @@ from collections.abc import Callable
 from absl import app, flags, logging
 
 from nfnet.errors import UserError, escaped
+from nfnet.system.standard_streams import StandardStreams, keep_running_without_readers
 
 EXIT_UNEXPECTED_ERROR = 1
 """An error that nobody expected, printed with its traceback."""
+EXIT_LOST_OUTPUT = 1
+"""What a command had to print could not be written, described in one line."""
 EXIT_USER_ERROR = 2
 """An error that the user can correct (`nfnet.errors.UserError`), printed as one line."""
 EXIT_INTERRUPTED = 130
@@ -21,6 +27,8 @@ EXIT_INTERRUPTED = 130
 # The first pattern is that of TPU v4 and earlier, the second that of v5e and later.
 _TPU_DEVICE_FILES = ("accel[0-9]*", "vfio/[0-9]*")
 _GPU_PLUGINS = ("jax_cuda12_plugin", "jax_cuda13_plugin", "jax_rocm7_plugin")
+# Much longer than a terminal or a log takes to read a line.
+_READER_SILENT_SECONDS_MAX = 5.0
 
 
 def is_installed(module: str) -> bool:
@@ -89,6 +97,7 @@ def run_main(
   main: Callable[[list[str]], None],
   *,
   flags_parser: Callable[[list[str]], list[str]] | None = None,
+  prints_result: bool = True,
 ) -> None:
   """Runs `main` under absl; a `UserError` becomes one line on stderr and exit code 2.
 
@@ -97,6 +106,9 @@ def run_main(
   Args:
     main: function of the arguments that the flags' parser leaves.
     flags_parser: function that parses sys.argv; None is absl's parser.
+    prints_result: whether the command has done its work only once its output is written. Otherwise
+      it writes its results to files, so that lost output does not change the exit code, and does
+      not wait for a reader that does not read.
   """
 
   def parse_quietly(arguments: list[str]) -> list[str]:
@@ -106,9 +118,26 @@ def run_main(
       flags.FLAGS.verbosity = logging.WARNING
     return rest
 
+  streams = keep_running_without_readers(None if prints_result else _READER_SILENT_SECONDS_MAX)
   skip_absent_tpu()
   # All of absl is inside, because parsing the arguments can raise too.
   try:
     app.run(main, flags_parser=parse_quietly)
   except (UserError, flags.Error, KeyboardInterrupt) as error:
     sys.exit(report_error(error))
+  except SystemExit as finished:
+    # absl ends every program this way.
+    if finished.code or (error := _lost_output(streams)) is None:
+      raise
+    reason = f"standard output cannot be written: {error.strerror}"
+    if prints_result:
+      print(f"error: {reason}", file=sys.stderr, flush=True)
+      sys.exit(EXIT_LOST_OUTPUT)
+    print(f"{reason}; all files are complete", file=sys.stderr, flush=True)
+    raise
+
+
+def _lost_output(streams: StandardStreams) -> OSError | None:
+  """Returns why output of the finished program was lost, or None."""
+  streams.flush()
+  return streams.error()

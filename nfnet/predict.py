@@ -9,8 +9,6 @@ PATH is a released haiku file, a safetensors file in timm's layout, or a workdir
 this project. Checkpoints know their own variant, activation, resolution and class names.
 """
 
-import os
-
 import numpy as np
 from absl import flags
 from tqdm import tqdm
@@ -19,6 +17,7 @@ from nfnet.activations import ACTIVATIONS
 from nfnet.command_line import run_main
 from nfnet.errors import UserError, escaped
 from nfnet.inference import load_classifier, predict, read_images, top_classes
+from nfnet.system.paths import define_path, local_path, make_parents
 from nfnet.variants import get_variant
 
 
@@ -44,10 +43,12 @@ def read_inputs(path: str) -> np.ndarray:
 
 
 def _define_flags() -> None:
-  flags.DEFINE_string("weights", None, "Haiku file, safetensors or checkpoint.", required=True)
+  define_path("weights", None, "Haiku file, safetensors or checkpoint.", use="read", required=True)
   flags.DEFINE_string("variant", None, "Variant that the weights must have; any if not given.")
-  flags.DEFINE_string("inputs", None, "Normalized images in a .npy file, instead of image files.")
-  flags.DEFINE_string("logits_out", None, "Write the logits to this .npy file.")
+  define_path(
+    "inputs", None, "Normalized images in a .npy file, instead of image files.", use="read"
+  )
+  define_path("logits_out", None, "Write the logits to this .npy file.", use="write file")
   flags.DEFINE_integer("pixels", None, "Side that image files are resized to.", lower_bound=1)
   flags.DEFINE_enum(
     "activation", None, ACTIVATIONS, "Default: the checkpoint's, or gelu. timm uses gelu_erf."
@@ -58,13 +59,11 @@ def _define_flags() -> None:
 def main(argv: list[str]) -> None:
   """Predicts for the images that the command line names."""
   arguments = flags.FLAGS
-  paths = argv[1:]
+  paths = [local_path("image", path) for path in argv[1:]]
   if bool(paths) == bool(arguments.inputs):
     raise UserError("give either image files or --inputs=FILE.npy")
   if arguments.inputs and arguments.pixels:
     raise UserError("--pixels is for image files; --inputs are used as they are")
-  if arguments.logits_out:
-    _check_can_write(arguments.logits_out)
   try:
     if arguments.variant is not None:
       get_variant(arguments.variant)
@@ -93,15 +92,9 @@ def main(argv: list[str]) -> None:
     _write_logits(arguments.logits_out, np.stack(rows))
 
 
-def _check_can_write(path: str) -> None:
-  """Raises an error before the computation rather than after it."""
-  folder = os.path.dirname(path) or "."
-  if not os.path.isdir(folder) or not os.access(folder, os.W_OK):
-    raise UserError(f"--logits_out={path}: {folder!r} is not a writable folder")
-
-
 def _write_logits(path: str, logits: np.ndarray) -> None:
   try:
+    make_parents(path)
     # Given a path instead of a file, numpy.save would append an extension.
     with open(path, "wb") as file:
       np.save(file, logits)

@@ -179,5 +179,7 @@ def get_variant(name: str) -> Variant:
   """
   if name not in VARIANTS:
     near = difflib.get_close_matches(name[:20].upper(), VARIANTS, n=1, cutoff=0.0)[0]
-    raise ValueError(f"variant {quoted(name)} is none of {', '.join(VARIANTS)}; nearest: {near}")
+    raise ValueError(
+      f"unknown variant {quoted(name)}; nearest: {near}; choose one of {', '.join(VARIANTS)}"
+    )
   return VARIANTS[name]

@@ -10,20 +10,19 @@ errors are the published ones.
 """
 
 import dataclasses
-import json
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from absl import flags
 from matplotlib.figure import Figure
 
 from nfnet.command_line import refuse_arguments, run_main
+from profiling.compile import command_flags
 from profiling.estimate import published
 from profiling.estimate.error_bar import error_bar_text, error_bars
-from profiling.estimate.stored import RESULTS
+from profiling.estimate.stored import read_stored
 from train.published_runs import PAPER_A_FINETUNED, PAPER_A_NFNETS
 from train.report.figure import COLORS, GRAY, PINK, new_plot
-from train.report.output import save_figure, write_json
+from train.report.output import print_and_write, save_figure, write_json
 from train.report.table import format_table
 from train.scaling.run_table import Run, read_runs
 
@@ -58,13 +57,13 @@ def read_points() -> list[Point]:
   # Unrolled blocks are faster than a loop, but `profiling.core_hours` lacks the memory to compile
   # them, so these steps come from `profiling.step`.
   for name in ("step_f7_slice.json", "step_f7_plus_slice.json"):
-    step = _read(name)
+    step = read_stored(name)
     hours = published.PRETRAINING_IMAGES_PER_EPOCH / 1e6
     hours *= step["estimated"]["core_hours_per_million_images"]
     variant = step["request"]["variant"]
     kernels[variant] = min(hours, kernels[variant])
   transformers = {
-    step["model"]: step["estimated_core_hours"] for step in _read("vit.json")["steps"]
+    step["model"]: step["estimated_core_hours"] for step in read_stored("vit.json")["steps"]
   }
   nfnets = [run for run in read_runs([PAPER_A_NFNETS]).runs if run.top1_error_percent is not None]
   others = [run for run in read_runs([PAPER_A_FINETUNED]).runs if run.name in transformers]
@@ -92,13 +91,9 @@ def _nfnet_hours(name: str) -> dict[str, float]:
   """Reads the core-hours of one epoch, by variant."""
   return {
     run["variant"]: run["estimated_core_hours"]
-    for run in _read(name)["pretraining"]
+    for run in read_stored(name)["pretraining"]
     if run["epochs"] == 1
   }
-
-
-def _read(name: str) -> Any:
-  return json.loads((RESULTS / name).read_text())
 
 
 def as_text(points: Sequence[Point]) -> str:
@@ -179,12 +174,15 @@ def main(arguments: list[str]) -> None:
   """Prints the table and writes what the flags ask for."""
   refuse_arguments(arguments)
   points = read_points()
-  print(as_text(points))
-  write_json("json", flags.FLAGS.json, [dataclasses.asdict(point) for point in points])
-  save_figure("plot", flags.FLAGS.plot, draw(points))
+  figures = [dataclasses.asdict(point) for point in points]
+  print_and_write(
+    as_text(points),
+    lambda: write_json("json", flags.FLAGS.json, figures),
+    lambda: save_figure("plot", flags.FLAGS.plot, draw(points)),
+  )
 
 
 if __name__ == "__main__":
-  flags.DEFINE_string("json", None, "Write the figures to this file too.")
-  flags.DEFINE_string("plot", None, "Write the plot to this PNG file.")
+  command_flags.define_json()
+  command_flags.define_plot()
   run_main(main)

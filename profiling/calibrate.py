@@ -30,7 +30,7 @@ from profiling.estimate.error_bar import Spread, spread
 from profiling.estimate.paper_runs import Estimates, estimate_all, requests
 from profiling.estimate.report import StepReport, report
 from profiling.estimate.step_time import RULES
-from train.report.output import write_json
+from train.report.output import print_and_write, write_json
 from train.report.table import format_table
 
 # Paper B used 32 cores, each of which is a JAX device.
@@ -189,8 +189,10 @@ def main(arguments: list[str]) -> None:
   ]
   estimates = estimate_all(requests(parse_topology(_SLICE_V4), "reference"))
   tables = {"v3": compare_v3(reports), "v4": compare_v4(estimates)}
-  write_json("json", flags.FLAGS.json, as_json(tables, reports[0].compilation.versions))
-  print(as_text(tables))
+  versions = reports[0].compilation.versions
+  print_and_write(
+    as_text(tables), lambda: write_json("json", flags.FLAGS.json, as_json(tables, versions))
+  )
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from profiling.estimate.paper_runs import Estimates, estimate_all, requests
 from profiling.estimate.report import request_as_json
 from profiling.estimate.step_time import RULES
 from train.report.figure import COLORS, GRAY, new_plot
-from train.report.output import save_figure, write_json
+from train.report.output import print_and_write, save_figure, write_json
 from train.report.table import format_table
 from train.report.units import format_gib
 
@@ -199,9 +199,11 @@ def main(arguments: list[str]) -> None:
   }
   steps = requests(parse_topology(values.topology), values.kernels, **changes)
   estimates = estimate_all(steps, **command_flags.limits())
-  print(as_text(estimates))
-  write_json("json", values.json, as_json(estimates))
-  save_figure("plot", values.plot, draw(estimates))
+  print_and_write(
+    as_text(estimates),
+    lambda: write_json("json", values.json, as_json(estimates)),
+    lambda: save_figure("plot", values.plot, draw(estimates)),
+  )
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from profiling.compile.topology import parse_topology
 from profiling.estimate.error_bar import error_bar_text, error_bars_json
 from profiling.estimate.report import MFU_DEFINITION, StepReport, report, request_as_json
 from profiling.estimate.step_time import RULES
-from train.report.output import write_json
+from train.report.output import print_and_write, write_json
 from train.report.table import format_table
 from train.report.units import format_gib
 
@@ -123,8 +123,7 @@ def main(arguments: list[str]) -> None:
     report(request, **command_flags.limits())
     for request in tqdm(wanted, desc="generations", leave=False, disable=None)
   ]
-  write_json("json", values.json, as_json(reports))
-  print(as_text(reports))
+  print_and_write(as_text(reports), lambda: write_json("json", values.json, as_json(reports)))
 
 
 if __name__ == "__main__":

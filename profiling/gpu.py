@@ -14,6 +14,7 @@ from absl import flags
 from tqdm import tqdm
 
 from nfnet.command_line import refuse_arguments, run_main
+from profiling.compile import command_flags
 from profiling.measure.gpu_steps import (
   BATCH_SIZE,
   PIXELS,
@@ -22,7 +23,7 @@ from profiling.measure.gpu_steps import (
   measure_jax,
   measure_torch,
 )
-from train.report.output import write_json
+from train.report.output import print_and_write, write_json
 from train.report.table import format_table
 
 
@@ -69,20 +70,16 @@ def main(arguments: list[str]) -> None:
     }
     for variant in tqdm(TIMM_NAMES, desc="networks", leave=False, disable=None)
   ]
-  write_json(
-    "json",
-    flags.FLAGS.json,
-    {
-      "what": "measured" if found else "not measured",
-      "batch_size": BATCH_SIZE,
-      "pixels": PIXELS,
-      "rows": rows,
-    },
-  )
-  print(as_text(rows))
+  figures = {
+    "what": "measured" if found else "not measured",
+    "batch_size": BATCH_SIZE,
+    "pixels": PIXELS,
+    "rows": rows,
+  }
+  print_and_write(as_text(rows), lambda: write_json("json", flags.FLAGS.json, figures))
 
 
 if __name__ == "__main__":
   flags.DEFINE_integer("steps", 20, "Steps to time.", lower_bound=1)
-  flags.DEFINE_string("json", None, "Write the figures to this file too.")
+  command_flags.define_json()
   run_main(main)

@@ -29,6 +29,8 @@ from absl import flags
 
 from nfnet.command_line import refuse_arguments, run_main
 from nfnet.errors import UserError
+from nfnet.system.paths import define_path
+from profiling.compile import command_flags
 from profiling.estimate.stored import RESULTS
 from profiling.measure.input_comparison import (
   CHIPS_PER_HOST,
@@ -42,7 +44,7 @@ from profiling.measure.input_comparison import (
 from profiling.measure.input_pipelines import OURS, OURS_IN_THREADS, PIPELINES
 from profiling.measure.jpeg_folders import generate_images, link_images, prepare
 from train.data import record_reader
-from train.report.output import write_json
+from train.report.output import print_and_write, write_json
 from train.report.table import format_table
 
 _GENERATED_IMAGES = 1024
@@ -181,20 +183,24 @@ def main(arguments: list[str]) -> None:
       "cores": cores_needed(images_per_second_per_chip, speed),
       "vcpus": HOST_VCPUS,
     }
-  write_json("json", values.json, result)
-  print(as_text(result))
+  print_and_write(as_text(result), lambda: write_json("json", values.json, result))
 
 
 if __name__ == "__main__":
-  flags.DEFINE_string("images", None, "Folder of JPEGs to read; generated if not given.")
-  flags.DEFINE_string("python", sys.executable, "Interpreter that has TensorFlow, torch and timm.")
+  define_path("images", None, "Folder of JPEGs to read; generated if not given.", use="read")
+  define_path(
+    "python", sys.executable, "Interpreter that has TensorFlow, torch and timm.", use="read"
+  )
   flags.DEFINE_integer("cores", None, "Cores to use; all by default.", lower_bound=1)
   flags.DEFINE_integer("pixels", 224, "Side of a training image.", lower_bound=1)
   flags.DEFINE_integer("batch_size", 128, "Images per batch.", lower_bound=1)
   flags.DEFINE_integer("batches", 16, "Batches to time in each run.", lower_bound=1)
   flags.DEFINE_integer("rounds", 5, "Runs of each pipeline.", lower_bound=1)
-  flags.DEFINE_string(
-    "step_json", str(RESULTS / "step_f0.json"), "File that `profiling.step --json` wrote for F0."
+  define_path(
+    "step_json",
+    str(RESULTS / "step_f0.json"),
+    "File that `profiling.step --json` wrote for F0.",
+    use="read",
   )
-  flags.DEFINE_string("json", None, "Write the figures to this file too.")
+  command_flags.define_json()
   run_main(main)

@@ -35,7 +35,7 @@ from profiling.compile.topology import parse_topology
 from profiling.compiler_text.chips import Chip
 from profiling.estimate.error_bar import error_bar_text, error_bars_json
 from profiling.estimate.op_cycles import OpRow, compile_ops, make_rows, summary
-from train.report.output import write_json
+from train.report.output import print_and_write, write_json
 from train.report.table import format_table
 
 
@@ -170,8 +170,10 @@ def main(arguments: list[str]) -> None:
     request = dataclasses.replace(request, kernels="pallas")
     pallas, _ = compile_ops(request, **command_flags.limits())
   rows = make_rows(reference, pallas, chip=chip, images=request.images)
-  write_json("json", values.json, as_json(rows, request, versions))
-  print(as_text(rows, request))
+  print_and_write(
+    as_text(rows, request),
+    lambda: write_json("json", values.json, as_json(rows, request, versions)),
+  )
 
 
 if __name__ == "__main__":

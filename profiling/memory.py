@@ -26,7 +26,7 @@ from profiling.estimate.error_bar import error_bar_text, error_bars_json
 from profiling.estimate.paper_runs import pretraining_experiment
 from profiling.estimate.report import StepReport, report, request_as_json
 from profiling.estimate.step_time import RULES
-from train.report.output import write_json
+from train.report.output import print_and_write, write_json
 from train.report.table import format_table
 from train.report.units import format_gib
 
@@ -209,9 +209,10 @@ def main(arguments: list[str]) -> None:
     run(trial, **command_flags.limits())
     for trial in tqdm(wanted, desc="steps", leave=False, disable=None)
   ]
-  print(as_text(results))
   command = f"python -m profiling.memory {shlex.join(sys.argv[1:])}"
-  write_json("json", values.json, as_json(results, command))
+  print_and_write(
+    as_text(results), lambda: write_json("json", values.json, as_json(results, command))
+  )
 
 
 if __name__ == "__main__":

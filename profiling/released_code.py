@@ -21,7 +21,7 @@ from profiling.estimate import published
 from profiling.estimate.error_bar import error_bar_text, error_bars_json
 from profiling.estimate.report import StepReport, report
 from profiling.estimate.step_time import RULES
-from train.report.output import write_json
+from train.report.output import print_and_write, write_json
 from train.report.table import format_table
 
 _SLICE = "v4:2x2x1"
@@ -123,8 +123,7 @@ def main(arguments: list[str]) -> None:
     report(request_for(released), memory_limit_bytes=_COMPILE_BYTES)
     for released in tqdm(published.RELEASED_STEPS_V4, desc="steps", leave=False, disable=None)
   ]
-  write_json("json", flags.FLAGS.json, as_json(reports))
-  print(as_text(reports))
+  print_and_write(as_text(reports), lambda: write_json("json", flags.FLAGS.json, as_json(reports)))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ by the text of that name, which a function in `RESULT_TEXTS` returns. Nothing is
 compares the pages with what this command would write, so that they cannot differ from the data.
 """
 
-import json
 import pathlib
 import re
 import statistics
@@ -16,9 +15,9 @@ from typing import Any
 
 from nfnet.command_line import refuse_arguments, run_main
 from nfnet.errors import UserError
+from profiling.estimate.stored import read_stored
 
 _ROOT = pathlib.Path(__file__).parents[1]
-RESULTS = pathlib.Path(__file__).parent / "results"
 
 PAGES = (_ROOT / "README.md", _ROOT / "docs" / "profiling.md", _ROOT / "docs" / "results.md")
 """The pages that have such tables."""
@@ -129,7 +128,7 @@ def core_hours_steps() -> str:
 
 def finetuning() -> str:
   """Returns the fine-tuning of F7+ on ImageNet with SAM."""
-  stored = _read("core_hours_pallas.json")
+  stored = read_stored("core_hours_pallas.json")
   step, hours = stored["steps"]["finetuning"], stored["finetuning"]
   row = (
     f"{step['variant']}, {step['pixels']} px, {step['batch_per_chip']} images a chip",
@@ -155,7 +154,7 @@ def vision_transformers() -> str:
       "" if step["estimated_core_hours"] is None else f"{step['estimated_core_hours']:,.0f}",
       f"{step['published_core_hours']:,.0f}",
     )
-    for step in _read("vit.json")["steps"]
+    for step in read_stored("vit.json")["steps"]
   ]
   header = ("model", "step", "images/s/chip", "MFU", "images seen", "core-hours", "published")
   return _markdown(header, rows)
@@ -167,7 +166,7 @@ def ops() -> str:
   for op, words in _OPS.items():
     chosen = [
       row
-      for row in _read("ops.json")["rows"]
+      for row in read_stored("ops.json")["rows"]
       if row["label"].startswith(op)
       and row["xla_cycles"]
       and row["kernel_cycles"]
@@ -205,7 +204,7 @@ def slices() -> str:
       f"{step['images_per_second_per_chip']:.0f}",
       f"{step['efficiency']['collectives_after']:.0%}",
     )
-    for step in _read("slices.json")["steps"]
+    for step in read_stored("slices.json")["steps"]
     if step["is_fastest_that_fits"]
   ]
   header = ("network", "chips", "images a chip", "at once", "HBM a chip", "step", "collectives")
@@ -215,7 +214,7 @@ def slices() -> str:
 def memory() -> str:
   """Returns what rematerialization and accumulation do to memory and step time."""
   by_variant: dict[str, list[str]] = {}
-  for step in _read("memory.json")["steps"]:
+  for step in read_stored("memory.json")["steps"]:
     text = f"{_gibibytes(step['hbm_bytes'])}, {step['step_seconds'] * 1e3:.1f} ms"
     by_variant.setdefault(step["variant"], []).append(
       text if step["fits"] else f"{_gibibytes(step['hbm_bytes'])}: does not fit"
@@ -226,7 +225,7 @@ def memory() -> str:
 
 def input_pipeline() -> str:
   """Returns the measured speed of the input pipeline beside others, and what a TPU host needs."""
-  stored = _read("input_pipeline.json")
+  stored = read_stored("input_pipeline.json")
   speeds, host = stored["speeds"], stored["host"]
   row = [f"{speed['images_per_cpu_second'][0]:.0f}" for speed in speeds.values()]
   return (
@@ -245,7 +244,7 @@ def released_code() -> str:
       f"{step['released_code']:,.0f}",
       f"{step['with_collectives']:,.0f}",
     )
-    for step in _read("released_code.json")["steps"]
+    for step in read_stored("released_code.json")["steps"]
   ]
   header = ("network", "this project", "released code", "this project with collectives")
   return _markdown(header, rows)
@@ -260,7 +259,7 @@ def generations() -> str:
       f"{step['images_per_second_per_chip']:.0f}",
       f"{step['mfu']:.1%}",
     )
-    for step in _read("generations.json")["steps"]
+    for step in read_stored("generations.json")["steps"]
   ]
   return _markdown(("TPU", "step", "images/s/chip", "MFU"), rows)
 
@@ -283,7 +282,7 @@ def calibration() -> str:
       f"{row['published'] * 1e3:,.1f} ms",
       f"{row['ratio']:.2f}",
     )
-    for row in _read("calibration.json")["tables"]["v3"]["rows"]
+    for row in read_stored("calibration.json")["tables"]["v3"]["rows"]
   ]
   return _markdown(("TPU v3, 32 images a core", "estimated", "published", "ratio"), rows)
 
@@ -309,22 +308,18 @@ RESULT_TEXTS: dict[str, Callable[[], str]] = {
 """The function that returns each text, by the text's name in the pages."""
 
 
-def _read(name: str) -> Any:
-  return json.loads((RESULTS / name).read_text(encoding="utf-8"))
-
-
 def _spread_v3() -> dict[str, float]:
   """Returns lowest, mean and highest ratio of published to estimated step times on TPU v3."""
-  return _read("calibration.json")["tables"]["v3"]["spread"]
+  return read_stored("calibration.json")["tables"]["v3"]["spread"]
 
 
 def _steps(name: str) -> dict[str, dict[str, Any]]:
-  return _read(name)["steps"]
+  return read_stored(name)["steps"]
 
 
 def _single_step(name: str) -> dict[str, Any]:
   """Returns what `profiling.step` stored, in the form of the steps of `profiling.core_hours`."""
-  stored = _read(name)
+  stored = read_stored(name)
   hbm_bytes = stored["compilation"]["hbm_bytes"]
   return {**stored["request"], **stored["estimated"], "hbm_bytes": hbm_bytes}
 
@@ -341,7 +336,7 @@ def _published_core_hours() -> dict[str, float]:
   """Returns paper A's core-hours of one epoch, by network."""
   return {
     run["variant"]: run["published_core_hours"]
-    for run in _read("core_hours_pallas.json")["pretraining"]
+    for run in read_stored("core_hours_pallas.json")["pretraining"]
     if run["epochs"] == 1
   }
 

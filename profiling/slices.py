@@ -27,7 +27,7 @@ from profiling.estimate.paper_runs import pretraining_experiment
 from profiling.estimate.report import MFU_DEFINITION, StepReport, report, request_as_json
 from profiling.estimate.step_time import RULES
 from train.report.figure import BLUE, GRAY, GREEN, ORANGE, PINK, SKY_BLUE, VERMILION, new_plot
-from train.report.output import save_figure, write_json
+from train.report.output import print_and_write, save_figure, write_json
 from train.report.table import format_table
 from train.report.units import format_gib, format_size
 
@@ -272,10 +272,12 @@ def main(arguments: list[str]) -> None:
     report(request, **command_flags.limits())
     for request in tqdm(wanted, desc="steps", leave=False, disable=None)
   ]
-  print(as_text(steps))
   command = f"python -m profiling.slices {shlex.join(sys.argv[1:])}"
-  write_json("json", values.json, as_json(steps, command))
-  save_figure("plot", values.plot, draw(steps))
+  print_and_write(
+    as_text(steps),
+    lambda: write_json("json", values.json, as_json(steps, command)),
+    lambda: save_figure("plot", values.plot, draw(steps)),
+  )
 
 
 if __name__ == "__main__":

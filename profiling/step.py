@@ -22,6 +22,7 @@ from absl import flags
 
 from nfnet.command_line import run_main
 from nfnet.errors import UserError
+from nfnet.system.paths import define_path
 from nfnet.variants import VARIANTS
 from profiling.compile import command_flags
 from profiling.compile.request import (
@@ -35,7 +36,7 @@ from profiling.estimate.report import as_json, as_text, report
 from train.config.experiment import Experiment
 from train.config.files import load_experiment
 from train.config.overrides import override, parse_arguments
-from train.report.output import write_json
+from train.report.output import print_and_write, write_json
 
 FIELD_OF_FLAG = {
   "variant": "model.variant",
@@ -57,7 +58,7 @@ FIELD_OF_FLAG = {
 
 def _define_flags() -> None:
   """Defines all flags; those of `FIELD_OF_FLAG` cannot be combined with --config."""
-  flags.DEFINE_string("config", None, "Python file that describes the experiment.")
+  define_path("config", None, "Python file that describes the experiment.", use="read")
   command_flags.define_topology("v4:2x2x1")
   command_flags.define_json()
   command_flags.define_limits()
@@ -147,8 +148,7 @@ def main(arguments: list[str]) -> None:
   values = flags.FLAGS
   request = StepRequest(experiment=experiment_of_flags(arguments[1:]), topology=values.topology)
   result = report(request, **command_flags.limits())
-  write_json("json", values.json, as_json(result))
-  print(as_text(result))
+  print_and_write(as_text(result), lambda: write_json("json", values.json, as_json(result)))
 
 
 if __name__ == "__main__":

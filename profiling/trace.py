@@ -16,12 +16,14 @@ from typing import Any
 from absl import flags
 
 from nfnet.command_line import run_main
+from nfnet.system.paths import define_path
+from profiling.compile import command_flags
 from profiling.estimate.step_time import format_rows
 from profiling.measure.training_step import Measurement, measure
 from train.config.experiment import Experiment
 from train.config.files import load_experiment
 from train.config.overrides import parse_arguments
-from train.report.output import write_json
+from train.report.output import print_and_write, write_json
 
 
 def as_json(measurement: Measurement, experiment: Experiment) -> dict[str, Any]:
@@ -71,10 +73,12 @@ def as_text(measurement: Measurement, experiment: Experiment, folder: pathlib.Pa
 
 
 def _define_flags() -> None:
-  flags.DEFINE_string("config", None, "Python file that describes the experiment.", required=True)
+  define_path(
+    "config", None, "Python file that describes the experiment.", use="read", required=True
+  )
   flags.DEFINE_integer("steps", 10, "Steps to time; as many again are traced.", lower_bound=1)
-  flags.DEFINE_string("folder", "profile", "Folder for the profile.")
-  flags.DEFINE_string("json", None, "Write everything to this file too.")
+  define_path("folder", "profile", "Folder for the profile.", use="write folder")
+  command_flags.define_json()
 
 
 def main(arguments: list[str]) -> None:
@@ -83,8 +87,10 @@ def main(arguments: list[str]) -> None:
   experiment = load_experiment(values.config, arguments[1:])
   folder = pathlib.Path(values.folder)
   measurement = measure(experiment, values.steps, folder)
-  print(as_text(measurement, experiment, folder))
-  write_json("json", values.json, as_json(measurement, experiment))
+  print_and_write(
+    as_text(measurement, experiment, folder),
+    lambda: write_json("json", values.json, as_json(measurement, experiment)),
+  )
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from profiling.estimate import published
 from profiling.estimate.error_bar import error_bar_text, error_bars_json
 from profiling.estimate.report import StepReport
 from profiling.estimate.step_time import RULES, estimate
-from train.report.output import write_json
+from train.report.output import print_and_write, write_json
 from train.report.table import format_table
 from train.report.units import format_gib
 
@@ -180,8 +180,7 @@ def main(arguments: list[str]) -> None:
     report(run, values.topology, **command_flags.limits())
     for run in tqdm(published.VISION_TRANSFORMER_RUNS, desc="networks", leave=False, disable=None)
   ]
-  write_json("json", values.json, as_json(reports))
-  print(as_text(reports))
+  print_and_write(as_text(reports), lambda: write_json("json", values.json, as_json(reports)))
 
 
 if __name__ == "__main__":

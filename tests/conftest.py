@@ -3,9 +3,11 @@
 import os
 import tempfile
 
+from tests.quick_compilation import XLA_FLAGS
+
 os.environ["JAX_PLATFORMS"] = "cpu"
 # Several devices, so that sharding is real.
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {XLA_FLAGS}"
 # Compiling is most of what the tests take, and many compile the same program. The other test
 # processes, and the commands that tests start, share the folder through the environment.
 if "PYTEST_XDIST_WORKER" not in os.environ:

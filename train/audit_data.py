@@ -8,6 +8,8 @@ proofs, which share no code with the input pipeline except, in the second, the s
 - in each complete epoch, the ids that were used add up to those of the data set: each came once (or
   as often as `data.repetitions` says);
 - in the incomplete epoch, each batch holds exactly the ids that the order has at its position.
+
+Damaged records are left out and counted. What they hid cannot be proven, and is counted too.
 """
 
 import dataclasses
@@ -17,6 +19,7 @@ from absl import flags
 
 from nfnet.command_line import refuse_arguments, run_main
 from nfnet.errors import UserError
+from nfnet.system.paths import define_path
 from train.data.epoch_order import example_order
 from train.report.table import format_table
 from train.run.records.id_log import id_sum, read_order, read_records
@@ -27,7 +30,7 @@ class Audit:
   """The result of an audit.
 
   Attributes:
-    steps: number of steps whose batches are on record, without a gap.
+    steps: number of steps up to the last one whose batch is on record.
     images: number of images in these batches.
     blank: number of these images that could not be decoded.
     left_out: number of images in batches that were left out after rolling back.
@@ -37,6 +40,8 @@ class Audit:
       more often.
     repeated_steps: number of steps done again after a restart, each with the same ids as before.
     starts: number of starts of the run, roll-backs included.
+    unproven_steps: number of steps whose records are damaged.
+    unproven_epochs: number of complete epochs with such steps; they are not in `complete_epochs`.
   """
 
   steps: int
@@ -48,6 +53,8 @@ class Audit:
   partial_epoch_images: int
   repeated_steps: int
   starts: int
+  unproven_steps: int = 0
+  unproven_epochs: int = 0
 
 
 def audit(workdir: str) -> Audit:
@@ -60,24 +67,32 @@ def audit(workdir: str) -> Audit:
     UserError: there is no record, or a proof fails; the message says where.
   """
   order = read_order(workdir)
-  records = read_records(workdir)
+  records, damaged_bytes = read_records(workdir)
   if not len(records):
-    raise UserError(f"workdir {workdir!r} has no record of a batch")
+    raise UserError(f"workdir {workdir!r} has no sound record of a batch")
   batch_size, examples = order["batch_size"], order["examples"]
   repetitions = order["repetitions"]
   epoch_images = examples * repetitions
   used, repeated_steps = _used_records(records, batch_size)
 
   last = int(used["step"].max())
-  steps = np.unique(used["step"])
-  if len(steps) != last:
-    missing = int(np.setdiff1d(np.arange(1, last + 1), steps)[0])
+  missing = np.setdiff1d(np.arange(1, last + 1), used["step"])
+  if len(missing) and not damaged_bytes:
     raise UserError(
-      f"workdir {workdir!r} has no record of step {missing}, though it has one of {last}"
+      f"workdir {workdir!r} has no record of step {missing[0]}, though it has one of {last}"
     )
-  complete, rest = divmod(last * batch_size, epoch_images)
-  whole_sum = id_sum(np.repeat(np.arange(examples), repetitions))
-  for epoch in range(complete):
+  complete = last * batch_size // epoch_images
+  # A step may have images of two epochs, or of more if an epoch is smaller than a batch.
+  unproven = {
+    epoch
+    for step in missing
+    for epoch in range(
+      int(step - 1) * batch_size // epoch_images, (int(step) * batch_size - 1) // epoch_images + 1
+    )
+    if epoch < complete
+  }
+  whole_sum = id_sum(np.repeat(np.arange(examples), repetitions)) if complete else 0
+  for epoch in sorted(set(range(complete)) - unproven):
     own = used[used["epoch"] == epoch]
     count = int(own["images"].sum())
     if count != epoch_images or int(own["id_sum"].sum(dtype=np.uint64)) != whole_sum:
@@ -92,10 +107,12 @@ def audit(workdir: str) -> Audit:
     blank=int(used["blank"].sum()),
     left_out=int(used["images"][used["left_out"] == 1].sum()),
     repetitions=repetitions,
-    complete_epochs=complete,
-    partial_epoch_images=rest,
+    complete_epochs=complete - len(unproven),
+    partial_epoch_images=int(used["images"][used["epoch"] == complete].sum()),
     repeated_steps=repeated_steps,
     starts=len(np.unique(records["start"])),
+    unproven_steps=len(missing),
+    unproven_epochs=len(unproven),
   )
 
 
@@ -147,9 +164,13 @@ def _check_partial_epoch(workdir: str, used: np.ndarray, order: dict, epoch: int
 def as_text(found: Audit) -> str:
   """Formats what an audit has found as a table."""
   times = _times(found.repetitions)
+  unproven = [
+    ("steps whose records are damaged", f"{found.unproven_steps:,}"),
+    ("epochs with such steps, not proven", f"{found.unproven_epochs:,}"),
+  ]
   return format_table(
     [
-      ("steps on record, without a gap", f"{found.steps:,}"),
+      (f"steps on record{'' if found.unproven_steps else ', without a gap'}", f"{found.steps:,}"),
       ("images", f"{found.images:,}"),
       (f"complete epochs, each image {times}", f"{found.complete_epochs:,}"),
       (f"images of the epoch after these, each {times}", f"{found.partial_epoch_images:,}"),
@@ -157,6 +178,7 @@ def as_text(found: Audit) -> str:
       ("images left out after rolling back", f"{found.left_out:,}"),
       ("starts", f"{found.starts:,}"),
       ("steps done again with the same images", f"{found.repeated_steps:,}"),
+      *(unproven if found.unproven_steps else ()),
     ]
   )
 
@@ -172,5 +194,5 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-  flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
+  define_path("workdir", None, "Folder of the run.", use="read", required=True)
   run_main(main)

@@ -14,7 +14,8 @@ from absl import flags
 
 from nfnet.command_line import refuse_arguments, run_main
 from nfnet.errors import UserError
-from train.report.output import save_figure, write_json
+from nfnet.system.paths import define_path
+from train.report.output import print_and_write, save_figure, write_json
 from train.scaling.checkpoint_choice import as_json, as_text, choose, draw
 from train.scaling.run_table import read_runs
 
@@ -40,20 +41,27 @@ def main(arguments: list[str]) -> None:
         f"--parameters_max={values.parameters_max}: all networks are larger; give a larger number"
       )
   choice = choose(finetuned, candidates)
-  print(as_text(choice))
-  write_json("json", values.json, as_json(choice))
-  if figure := draw(choice):
-    save_figure("plot", values.plot, figure)
+  print_and_write(
+    as_text(choice),
+    lambda: write_json("json", values.json, as_json(choice)),
+    lambda: save_figure("plot", values.plot, draw(choice)),
+  )
 
 
 def _define_flags() -> None:
-  flags.DEFINE_multi_string("finetuned", None, "CSV file of runs to learn from.", required=True)
-  flags.DEFINE_multi_string(
-    "candidates", None, "CSV file of runs to rank; default: those of --finetuned."
+  define_path(
+    "finetuned", None, "CSV file of runs to learn from.", use="read", multiple=True, required=True
+  )
+  define_path(
+    "candidates",
+    None,
+    "CSV file of runs to rank; default: those of --finetuned.",
+    use="read",
+    multiple=True,
   )
   flags.DEFINE_integer("parameters_max", None, "Leave larger networks out.", lower_bound=1)
-  flags.DEFINE_string("json", None, "Also write all results to this file.")
-  flags.DEFINE_string("plot", None, "Draw true against predicted error to this PNG file.")
+  define_path("json", None, "Also write all results to this file.", use="write file")
+  define_path("plot", None, "Draw true against predicted error to this PNG file.", use="write file")
 
 
 if __name__ == "__main__":

@@ -11,9 +11,9 @@ import time
 from typing import Any
 
 import jax
-from absl import flags
 
 from nfnet.command_line import run_main
+from nfnet.system.paths import define_path
 from train.config.files import load_experiment
 from train.demo_data import make_digits
 from train.report.table import format_table
@@ -21,12 +21,13 @@ from train.report.units import format_duration
 from train.run.initial_weights import with_new_classifier
 from train.run.loop import train
 
-_WORKDIR = flags.DEFINE_string("workdir", "workdirs/demo", "Folder for all results.")
+_WORKDIR = define_path("workdir", "workdirs/demo", "Folder for all results.", use="write folder")
 _CONFIGS = pathlib.Path(__file__).parent / "configs"
 
 
 def _held_out_top1(records: list[dict[str, Any]]) -> str:
-  return f"{[r['top1'] for r in records if r['kind'] == 'evaluation'][-1]:.2%}"
+  scores = [r["top1"] for r in records if r["kind"] == "evaluation" and "top1" in r]
+  return f"{scores[-1]:.2%}" if scores else "not on record"
 
 
 def demo(workdir: pathlib.Path) -> None:
@@ -71,4 +72,4 @@ def main(unused_arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-  run_main(main)
+  run_main(main, prints_result=False)

@@ -18,15 +18,18 @@ from absl import flags
 
 from nfnet.command_line import run_main
 from nfnet.errors import UserError, escaped
+from nfnet.system.paths import define_path
 from train.config.overrides import parse_arguments
-from train.report.output import write_json
+from train.report.output import print_and_write, write_json
 from train.report.table import format_table
 from train.run import processes
 from train.run.evaluation import Evaluation, evaluate_checkpoint
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "A run's workdir, or one checkpoint's folder.")
+_WORKDIR = define_path("workdir", None, "A run's workdir, or one checkpoint's folder.", use="read")
 _PIXELS = flags.DEFINE_list("pixels", [], "Sides of the images; default: the experiment's own.")
-_JSON = flags.DEFINE_string("json", None, "File to write all scores to, those of each class too.")
+_JSON = define_path(
+  "json", None, "File to write all scores to, those of each class too.", use="write file"
+)
 _WORST_CLASSES = flags.DEFINE_integer(
   "worst_classes", 5, "Number of classes to show.", lower_bound=0
 )
@@ -103,8 +106,10 @@ def main(overrides: list[str]) -> None:
     evaluations, class_names = evaluate_checkpoint(_WORKDIR.value, overrides[1:], pixels=pixels)
     if not processes.is_first():
       return
-  write_json("json", _JSON.value, as_json(evaluations, class_names))
-  print(as_text(evaluations, class_names, _WORST_CLASSES.value))
+  print_and_write(
+    as_text(evaluations, class_names, _WORST_CLASSES.value),
+    lambda: write_json("json", _JSON.value, as_json(evaluations, class_names)),
+  )
 
 
 if __name__ == "__main__":

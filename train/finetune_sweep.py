@@ -12,6 +12,7 @@ started again, and then includes trials that the sweep has finished since.
 from absl import flags
 
 from nfnet.command_line import run_main
+from nfnet.system.paths import define_path
 from train.config.overrides import parse_arguments
 from train.run.compilation_cache import use_compilation_cache
 from train.sweep.finetuning import finetune_sweep
@@ -36,8 +37,10 @@ def main(arguments: list[str]) -> None:
 
 
 def _define_flags() -> None:
-  flags.DEFINE_string("folder", None, "Folder of the sweep.", required=True)
-  flags.DEFINE_string("config", None, "Python file that describes the fine-tuning.", required=True)
+  define_path("folder", None, "Folder of the sweep.", use="write folder", required=True)
+  define_path(
+    "config", None, "Python file that describes the fine-tuning.", use="read", required=True
+  )
   flags.DEFINE_integer("seeds", 3, "Runs of each trial.", lower_bound=1)
   flags.DEFINE_bool("all_trials", False, "All learning rates, not only the best of each setting.")
   flags.DEFINE_integer(
@@ -47,4 +50,4 @@ def _define_flags() -> None:
 
 if __name__ == "__main__":
   _define_flags()
-  run_main(main, flags_parser=parse_arguments)
+  run_main(main, flags_parser=parse_arguments, prints_result=False)

@@ -6,6 +6,7 @@ python -m train.goodput --workdir=DIR
 from absl import flags
 
 from nfnet.command_line import refuse_arguments, run_main
+from nfnet.system.paths import define_path
 from train.run.records.goodput import as_text, read_goodput
 
 
@@ -16,5 +17,5 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-  flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
+  define_path("workdir", None, "Folder of the run.", use="read", required=True)
   run_main(main)

@@ -15,12 +15,13 @@ from absl import flags
 
 from nfnet.command_line import run_main
 from nfnet.errors import UserError
+from nfnet.system.paths import define_path
 from train.data import dataset_writer, image_sources
 from train.data.manifest import MANIFEST_NAME, Manifest, load_manifest
 from train.report.units import format_size
 
-_SOURCE = flags.DEFINE_string("source", None, "Folder with the images.")
-_OUT = flags.DEFINE_string("out", None, "Folder to write the data set to.")
+_SOURCE = define_path("source", None, "Folder with the images.", use="read")
+_OUT = define_path("out", None, "Folder to write the data set to.", use="write folder")
 _EVALUATION_SHARE = flags.DEFINE_float(
   "evaluation_share", 0.1, "Share of the images that is held out, if the source does not say which."
 )
@@ -37,8 +38,11 @@ _WORKERS = flags.DEFINE_integer(
 _SKIP_BAD_IMAGES = flags.DEFINE_bool(
   "skip_bad_images", False, "Leave out images that cannot be decoded, and list them."
 )
-_VERIFY = flags.DEFINE_string(
-  "verify", None, "Folder of a data set to compare with its manifest; nothing is written."
+_VERIFY = define_path(
+  "verify",
+  None,
+  "Folder of a data set to compare with its manifest; nothing is written.",
+  use="read",
 )
 
 
@@ -82,4 +86,4 @@ def _print_summary(folder: str, manifest: Manifest) -> None:
 
 
 if __name__ == "__main__":
-  run_main(main)
+  run_main(main, prints_result=False)

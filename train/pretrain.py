@@ -9,6 +9,7 @@ from absl import flags
 
 from nfnet.command_line import run_main
 from nfnet.errors import UserError
+from nfnet.system.paths import define_path
 from train.config.files import load_experiment
 from train.config.overrides import parse_arguments
 from train.run import processes
@@ -16,8 +17,10 @@ from train.run.compilation_cache import use_compilation_cache
 from train.run.loop import train
 from train.run.records.goodput import process_began_seconds
 
-_CONFIG = flags.DEFINE_string("config", None, "Python file that describes the experiment.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder for checkpoints, metrics and plots.")
+_CONFIG = define_path("config", None, "Python file that describes the experiment.", use="read")
+_WORKDIR = define_path(
+  "workdir", None, "Folder for checkpoints, metrics and plots.", use="write folder"
+)
 
 
 def main(overrides: list[str]) -> None:
@@ -35,4 +38,4 @@ def main(overrides: list[str]) -> None:
 
 if __name__ == "__main__":
   flags.mark_flags_as_required([_CONFIG, _WORKDIR])
-  run_main(main, flags_parser=parse_arguments)
+  run_main(main, flags_parser=parse_arguments, prints_result=False)

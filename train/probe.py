@@ -11,6 +11,7 @@ takes as `initial_weights`. `train.run.linear_probe` describes the classifier.
 from absl import flags
 
 from nfnet.command_line import run_main
+from nfnet.system.paths import define_path
 from train.config.files import load_experiment
 from train.config.overrides import as_argument, parse_arguments
 from train.run.compilation_cache import use_compilation_cache
@@ -33,8 +34,10 @@ def main(overrides: list[str]) -> None:
 
 
 def _define_flags() -> None:
-  flags.DEFINE_string("config", None, "Python file that describes the fine-tuning.", required=True)
-  flags.DEFINE_string("weights", None, "Trained network to probe.", required=True)
+  define_path(
+    "config", None, "Python file that describes the fine-tuning.", use="read", required=True
+  )
+  define_path("weights", None, "Trained network to probe.", use="read", required=True)
   flags.DEFINE_integer("images_max", 20_000, "Training images to use at most.", lower_bound=2)
 
 

@@ -23,7 +23,8 @@ number for its slope; its statements about the optimum are printed beside what i
 from absl import flags
 
 from nfnet.command_line import refuse_arguments, run_main
-from train.report.output import write_json
+from nfnet.system.paths import define_path
+from train.report.output import print_and_write, write_json
 from train.scaling.analysis import analyze
 from train.scaling.analysis_json import as_json
 from train.scaling.analysis_plots import write_plots
@@ -42,26 +43,33 @@ def main(arguments: list[str]) -> None:
     budgets=values.predict_compute or (),
     hold_out_epochs=values.hold_out_epochs,
   )
-  print(as_text(analysis))
-  if values.json:
+
+  def write_all_quantities() -> None:
     # Computed only on request: the intervals of all quantities take seconds.
-    write_json("json", values.json, as_json(analysis))
-  if values.plots:
-    print()
-    for path in write_plots(values.plots, analysis):
-      print(f"plot: {path}")
+    if values.json:
+      write_json("json", values.json, as_json(analysis))
+
+  def draw_plots() -> None:
+    if values.plots:
+      print()
+      for path in write_plots(values.plots, analysis):
+        print(f"plot: {path}")
+
+  print_and_write(as_text(analysis), write_all_quantities, draw_plots)
 
 
 def _define_flags() -> None:
-  flags.DEFINE_multi_string("runs", None, "CSV file of runs; may be repeated.", required=True)
+  define_path(
+    "runs", None, "CSV file of runs; may be repeated.", use="read", multiple=True, required=True
+  )
   flags.DEFINE_multi_float(
     "predict_compute", None, "Compute to predict for; default: four times the most expensive run."
   )
   flags.DEFINE_integer("resamples", 1000, "Resamples for the intervals.", lower_bound=0)
   flags.DEFINE_integer("seed", 0, "Seed of the resamples.", lower_bound=0)
   flags.DEFINE_float("hold_out_epochs", None, "Predict runs of more epochs from the others.")
-  flags.DEFINE_string("json", None, "Also write all results to this file.")
-  flags.DEFINE_string("plots", None, "Write plots to this folder.")
+  define_path("json", None, "Also write all results to this file.", use="write file")
+  define_path("plots", None, "Write plots to this folder.", use="write folder")
 
 
 if __name__ == "__main__":

@@ -38,7 +38,27 @@ def scaled_ws_convolution(
   returns_input: bool = False,
   implementation: Implementation = "reference",
 ) -> Convolution:
-  """Computes `reference.scaled_ws_convolution`, with TPU kernels where they cover the arguments.
+  """Computes y = conv(pool(activation(x)), input_scale * standardized weight) + bias.
+
+  This is `reference.scaled_ws_convolution`, with TPU kernels where they cover the arguments. The
+  filters are standardized to mean 0 and variance gain^2 / fan-in over each output channel.
+
+  Args:
+    x: activations, [height, width, images, channels], in the compute dtype.
+    weight: filters, [kernel height, kernel width, channels / groups, output channels], float32.
+    gain: scale of each filter, [output channels], float32.
+    bias: offset of each output channel, [output channels], float32.
+    input_scale: factor of the activated input, a float32 scalar without a derivative; None is 1.
+    stride: stride of the convolution, in pixels; its padding is "SAME" in XLA's sense.
+    groups: number of groups of channels that are convolved separately.
+    pool: whether 2x2 average pooling precedes the convolution.
+    activation: activation of the input, or None.
+    returns_input: whether the input is returned too.
+    implementation: "reference" or "pallas".
+
+  Returns:
+    The result, [height / stride, width / stride, images, output channels] rounded up and in the
+    dtype of `x`, with half of the height and width if it is pooled; and `x` if requested.
 
   Raises:
     ValueError: channels, groups and weight do not fit together.

@@ -26,7 +26,29 @@ def conv_se_residual(
   alpha: float = 0.2,
   implementation: Implementation = "reference",
 ) -> Float[Array, "h w n c"]:
-  """Computes `reference.conv_se_residual`, with TPU kernels where they cover the arguments."""
+  """Returns shortcut + alpha * skip_gain * keep * gate * branch, with branch = conv(activation(x)).
+
+  This is `reference.conv_se_residual`, with TPU kernels where they cover the arguments. The gate is
+  computed from the branch's mean over space.
+
+  Args:
+    x: input of the branch's last convolution, [height, width, images, input channels], in the
+      compute dtype.
+    weight: filters, [kernel height, kernel width, input channels, channels], float32.
+    gain: scale of each filter, [channels], float32.
+    bias: offset of each channel, [channels], float32.
+    shortcut: [height, width, images, channels], in the dtype of `x`.
+    gate: weights of squeeze-excite, float32.
+    skip_gain: learned scale of the branch, a float32 scalar.
+    input_scale: factor of the activated input, a float32 scalar without a derivative; None is 1.
+    keep: mask of stochastic depth, [images], 0 or 1; None keeps all.
+    activation: activation of `x`, or None.
+    alpha: weight of the branch, 0.2 in the papers.
+    implementation: "reference" or "pallas".
+
+  Returns:
+    The sum, of the shape and dtype of `shortcut`.
+  """
   if input_scale is not None:
     input_scale = jax.lax.stop_gradient(input_scale)
   static = dict(activation=activation, alpha=alpha)

@@ -23,9 +23,14 @@ def sgd_agc_step(
   stacked: bool = False,
   implementation: Implementation = "reference",
 ) -> Step:
-  """Computes `reference.sgd_agc_step`, with TPU kernels where they cover a parameter.
+  """Clips gradients, adds weight decay, and takes one step of SGD with Nesterov momentum.
 
-  Small parameters share a kernel, so it is best to pass all of them in one call.
+  This is `reference.sgd_agc_step`, which has the equations, with TPU kernels where they cover a
+  parameter. Small parameters share a kernel, so it is best to pass all of them in one call.
+
+  Parameters are filters [height, width, inputs, outputs], matrices [inputs, outputs], vectors or
+  scalars, with one more axis in front if `stacked`. Gradients, momentum buffers and moving averages
+  have the names and shapes of their parameters. Hyper-parameters are float32 scalars.
 
   Args:
     parameters: parameters by name, float32.
@@ -39,6 +44,10 @@ def sgd_agc_step(
     ema_decay: decay of the moving averages; None if there are none.
     stacked: whether the first axis of each array counts parameters, which have their own norms.
     implementation: "reference" or "pallas".
+
+  Returns:
+    New parameters, momentum buffers and moving averages, and the sum of the squared gradients
+    before clipping, all float32.
 
   Raises:
     ValueError: one of `emas` and `ema_decay` is None and the other is not.

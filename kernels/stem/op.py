@@ -21,7 +21,23 @@ def stem_convolutions(
   activation: Activation,
   implementation: Implementation = "reference",
 ) -> Float[Array, "h2 w2 n o"]:
-  """Computes `reference.stem_convolutions`, with TPU kernels where they cover the arguments."""
+  """Applies the stem's four 3x3 convolutions with scaled weight standardization.
+
+  This is `reference.stem_convolutions`, with TPU kernels where they cover the arguments; their
+  strides are `formulas.STRIDES`.
+
+  Args:
+    images: normalized images, [height, width, images, channels], in the compute dtype.
+    weights: filters of the four convolutions, each [3, 3, inputs, outputs], float32.
+    gains: scale of each filter, each [output channels], float32.
+    biases: offset of each output channel, each [output channels], float32.
+    input_scale: the activation's gain, a float32 scalar without a derivative.
+    activation: activation of the inputs of all convolutions but the first.
+    implementation: "reference" or "pallas".
+
+  Returns:
+    [height / 4, width / 4, images, output channels] rounded up, in the dtype of `images`.
+  """
   return dispatch(
     "stem",
     implementation,

@@ -8,6 +8,7 @@ import os
 
 from nfnet.activations import ACTIVATIONS
 from nfnet.errors import UserError, quoted
+from nfnet.system.paths import local_path
 from nfnet.variants import Bottleneck, get_variant
 from nfnet.weights.checkpoint_reader import read_checkpoint
 from nfnet.weights.haiku import HAIKU
@@ -42,6 +43,7 @@ def load_weights(
   Raises:
     UserError: the file cannot be read, is refused, or holds another network.
   """
+  path = local_path("weights", path)
   source = f"weights {path!r}"
   if os.path.isdir(path):
     parameters, metadata = read_checkpoint(path, prefer_ema=prefer_ema)

@@ -6,6 +6,7 @@ from typing import Any
 from absl import flags
 
 from nfnet.errors import UserError
+from nfnet.system.paths import define_path
 from nfnet.variants import get_variant
 from profiling.compile.worker_process import MEMORY_LIMIT_BYTES, TIME_LIMIT_SECONDS
 from profiling.compiler_text.chips import CHIPS
@@ -48,12 +49,12 @@ def define_gradient_dtype() -> None:
 
 def define_json() -> None:
   """Defines --json."""
-  flags.DEFINE_string("json", None, "Write everything to this file too.")
+  define_path("json", None, "Write everything to this file too.", use="write file")
 
 
 def define_plot() -> None:
   """Defines --plot."""
-  flags.DEFINE_string("plot", None, "Write the plot to this PNG file.")
+  define_path("plot", None, "Write the plot to this PNG file.", use="write file")
 
 
 def define_limits() -> None:

@@ -10,7 +10,7 @@ from profiling.compile.cache import run_worker
 from profiling.compile.request import StepRequest
 from profiling.compile.topology import parse_topology
 from profiling.compiler_text.chips import Chip
-from profiling.compiler_text.kernel_dumps import KernelProfile, read_profiles
+from profiling.compiler_text.kernel_profiles import KernelProfile, read_profiles
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

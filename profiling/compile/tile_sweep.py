@@ -13,7 +13,7 @@ from nfnet.errors import UserError
 from profiling.compile.cache import run_worker
 from profiling.compile.tile_worker import Key, Op, TileRequest, sweeps
 from profiling.compile.topology import parse_topology
-from profiling.compiler_text.kernel_dumps import KernelProfile, read_profiles
+from profiling.compiler_text.kernel_profiles import KernelProfile, read_profiles
 from train.report.table import format_table
 
 CANDIDATES = 12

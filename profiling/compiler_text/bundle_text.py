@@ -148,7 +148,7 @@ class _Regions:
 def _parse_bundles(text: str) -> tuple[list[list[Instruction]], _Regions]:
   heads = list(_BUNDLE.finditer(text))
   if not heads:
-    raise ValueError("final_bundles_text: no line of it is a bundle")
+    raise ValueError("final_bundles_text contains no bundle")
   bundles, regions = [], _Regions()
   ends = [*(head.start() for head in heads[1:]), len(text)]
   for address, (head, end) in enumerate(zip(heads, ends, strict=True)):

@@ -1,4 +1,4 @@
-"""Lists the figures of each TPU generation, and converts chips and seconds to core-hours.
+"""Lists the figures of each TPU generation.
 
 TPU v4 is from Jouppi et al., arXiv 2304.01433, table 4; TPU v3 from the same table and from the
 appendix of arXiv 2102.06171; the later ones from "System architecture" of each in Google's Cloud
@@ -143,8 +143,3 @@ CHIPS: dict[str, Chip] = {
 def chip_of_device_kind(device_kind: str) -> Chip | None:
   """Returns the generation of a JAX device, or None if it is not a known TPU."""
   return next((chip for chip in CHIPS.values() if chip.device_kind == device_kind), None)
-
-
-def core_hours(chip: Chip, chips: float, seconds: float) -> float:
-  """Returns TensorCore-hours: chips x cores per chip x hours, as paper A counts (2 per v4 chip)."""
-  return chips * chip.cores * seconds / 3600

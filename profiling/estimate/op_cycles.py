@@ -6,9 +6,9 @@
 import dataclasses
 import gzip
 import json
-import math
 import pathlib
 from collections.abc import Mapping, Sequence
+from statistics import geometric_mean
 from typing import Any
 
 from profiling.compile import matmul_kernel
@@ -25,7 +25,7 @@ from profiling.compile.op_worker import YARDSTICK, OpRequest
 from profiling.compile.topology import parse_topology
 from profiling.compiler_text.chips import Chip
 from profiling.compiler_text.hlo_cycles import read_operations
-from profiling.compiler_text.kernel_dumps import KernelProfile, read_profiles
+from profiling.compiler_text.kernel_profiles import KernelProfile, read_profiles
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -262,11 +262,6 @@ def _sum(programs: Sequence[CompiledOp | None], signs: Sequence[int], chip: Chip
   if any(one is None or one.error for one in programs):
     return None
   return sum(sign * one.cycles(chip) for one, sign in zip(programs, signs, strict=True))
-
-
-def geometric_mean(values: Sequence[float]) -> float:
-  """Returns the geometric mean of positive values."""
-  return math.exp(sum(map(math.log, values)) / len(values))
 
 
 def summary(rows: Sequence[OpRow]) -> list[tuple[str, str, str, str, str]]:

@@ -7,8 +7,8 @@ from nfnet.cost import count
 from profiling.compile.compilation import Compilation, compile_step
 from profiling.compile.request import StepRequest
 from profiling.compile.topology import Topology, parse_topology
-from profiling.compiler_text.chips import core_hours
 from profiling.compiler_text.hlo_cycles import read_operations
+from profiling.estimate.core_hours import core_hours
 from profiling.estimate.error_bar import error_bar_text, error_bars_json
 from profiling.estimate.step_time import RULES, StepTime, estimate, format_rows
 from train.config.json_conversion import to_json

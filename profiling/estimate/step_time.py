@@ -8,7 +8,7 @@ from typing import Literal
 
 from profiling.compile.topology import Topology
 from profiling.compiler_text.hlo_cycles import Operation
-from profiling.compiler_text.kernel_dumps import KernelProfile
+from profiling.compiler_text.kernel_profiles import KernelProfile
 from train.report.table import format_table
 
 Direction = Literal["forward", "backward", ""]

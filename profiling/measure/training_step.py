@@ -11,7 +11,9 @@ import numpy as np
 from nfnet.cost import count
 from nfnet.errors import UserError
 from nfnet.initialization import initial_parameters
-from profiling.compiler_text.chips import chip_of_device_kind, core_hours
+from profiling.compile.step_worker import assumed_train_examples
+from profiling.compiler_text.chips import chip_of_device_kind
+from profiling.estimate.core_hours import core_hours
 from profiling.estimate.step_time import Row
 from profiling.measure.trace_events import busy_share, module_name, read_events, rows_of
 from train.config.experiment import Experiment
@@ -105,8 +107,7 @@ def measure(experiment: Experiment, steps: int, folder: pathlib.Path) -> Measure
   mesh = make_mesh()
   check_train_batch(experiment, mesh)
   model = make_model(experiment)
-  # The number of examples only changes a constant of the schedule.
-  rate = learning_rate_schedule(experiment, train_examples=10**6)
+  rate = learning_rate_schedule(experiment, assumed_train_examples(experiment))
   optimizer = make_optimizer(experiment, rate, parameter_roles(model, mesh))
   parameters = put_parameters(model, initial_parameters(model, experiment.seed), mesh)
   state = initial_state(experiment, optimizer, parameters)

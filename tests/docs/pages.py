@@ -272,8 +272,9 @@ def flags_of(module: str) -> dict[str, str] | None:
 
 def _definitions(nodes) -> Iterator[tuple[str, str]]:
   for node in nodes:
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-      kind = re.fullmatch(r"DEFINE_(?:multi_)?(\w+)", node.func.attr)
+    if isinstance(node, ast.Call):
+      function = getattr(node.func, "attr", getattr(node.func, "id", ""))
+      kind = re.fullmatch(r"(?:DEFINE_(?:multi_)?|define_(?=path))(\w+)", function)
       if kind and isinstance(node.args[0], ast.Constant):
         yield node.args[0].value, kind[1].replace("boolean", "bool")
 

@@ -26,6 +26,7 @@ from tests.docs.pages import (
   read_page,
   shell_commands,
 )
+from tests.quick_compilation import XLA_FLAGS
 from train.data.manifest import load_manifest
 from train.data.record_reader import RecordReader
 
@@ -125,9 +126,8 @@ def run(folder, runnable):
   environment = {
     **os.environ,
     "PATH": f"{pathlib.Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-    # There is one device, as on a laptop. Programs are not optimized, because running a few steps
-    # takes less than compiling them.
-    "XLA_FLAGS": "--xla_backend_optimization_level=0",
+    # There is one device, as on a laptop.
+    "XLA_FLAGS": XLA_FLAGS,
   }
   result = subprocess.run(
     ["bash", "session.sh"],

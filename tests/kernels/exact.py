@@ -70,10 +70,8 @@ def value_and_gradients(function, arguments, cotangent):
 
 
 def compiled_once(function, arguments, cotangent):
-  """Returns the same, from one program that is compiled without optimization."""
-  program = jax.jit(functools.partial(value_and_gradients, function)).lower(arguments, cotangent)
-  options = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-  return program.compile(compiler_options=options)(arguments, cotangent)
+  """Returns the same, from one program."""
+  return jax.jit(functools.partial(value_and_gradients, function))(arguments, cotangent)
 
 
 def in_float64(function, arguments, cotangent):

@@ -49,5 +49,5 @@ def test_the_same_object_each_time():
 
 
 def test_an_unknown_name_is_an_error_that_lists_the_known_ones():
-  with pytest.raises(ValueError, match=r"activation 'geluu' is none of .*gelu_erf"):
+  with pytest.raises(ValueError, match=r"unknown activation 'geluu'; choose one of .*gelu_erf"):
     scaled_activation("geluu")

@@ -51,7 +51,7 @@ def test_the_command_prints_json_at_the_test_resolution_by_default():
 @pytest.mark.parametrize(
   ("arguments", "message"),
   [
-    (["--variant=F8"], "variant 'F8' is none of F0,"),
+    (["--variant=F8"], "unknown variant 'F8'; nearest: F"),
     (["--variant=F0", "--pixels=0"], "--pixels=0"),
     ([], "--variant"),
   ],

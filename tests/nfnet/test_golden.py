@@ -131,7 +131,7 @@ def test_three_optimizer_steps(golden):
 
 # Compiled once for each shape, because one program for all parameters takes minutes to compile; and
 # without optimization, because the 36 programs compile for longer than they run.
-sgd_agc = jax.jit(kernels.sgd_agc_step, compiler_options={"xla_backend_optimization_level": 0})
+sgd_agc = jax.jit(kernels.sgd_agc_step)
 
 
 def one_step(path, parameter, gradient, buffer):

@@ -21,10 +21,6 @@ NUM_CLASSES = 5
 
 pytestmark = pytest.mark.usefixtures("small_networks")
 
-# The programs run a few times only. Without optimization, a network of 12 blocks compiles in 4
-# seconds instead of 13.
-jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-
 
 def some_parameters(name):
   """Returns parameters whose skip gains are not 0, as they are initially: every branch counts."""
@@ -60,7 +56,7 @@ def keys():
 @functools.cache
 def compiled(name=NAME, **arguments):
   model = NFNet(name, NUM_CLASSES, **arguments)
-  return jit(lambda parameters, images, keys: apply(model, parameters, images, keys=keys))
+  return jax.jit(lambda parameters, images, keys: apply(model, parameters, images, keys=keys))
 
 
 def loss_and_gradients(name, **arguments):
@@ -75,7 +71,7 @@ def loss_and_gradients(name, **arguments):
 
 @functools.cache
 def compiled_gradient(name, **arguments):
-  return jit(loss_and_gradients(name, **arguments))
+  return jax.jit(loss_and_gradients(name, **arguments))
 
 
 SIZES = [NAME, *(pytest.param(name, marks=pytest.mark.slow) for name in ("P0", "N0", "N1"))]

@@ -70,9 +70,7 @@ def folder(tmp_path_factory, parameters):
 
 def expected_logits(parameters, images, **arguments):
   model = NFNet(NAME, NUM_CLASSES, block_execution="unrolled", **arguments)
-  # The program runs once, so that compiling is what takes time.
-  options = {"xla_backend_optimization_level": 0}
-  function = jax.jit(functools.partial(apply, model), compiler_options=options)
+  function = jax.jit(functools.partial(apply, model))
   return np.asarray(function(parameters, images))
 
 

@@ -62,7 +62,7 @@ def test_stochastic_depth_grows_from_0_by_one_share_a_block():
 )
 def test_an_unknown_name_is_an_error_that_names_the_nearest(wrong, nearest):
   with pytest.raises(
-    ValueError, match=rf"variant '{wrong}' .*nearest: {nearest}".replace("+", r"\+")
+    ValueError, match=rf"unknown variant '{wrong}'.*nearest: {nearest}".replace("+", r"\+")
   ):
     get_variant(wrong)
 

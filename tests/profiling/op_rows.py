@@ -1,6 +1,6 @@
 """Rows of ops with figures that tests choose."""
 
-from profiling.compiler_text.kernel_dumps import KernelProfile
+from profiling.compiler_text.kernel_profiles import KernelProfile
 from profiling.estimate.op_cycles import OpRow
 
 PROFILE = KernelProfile(

@@ -7,17 +7,13 @@ import pytest
 from PIL import Image
 
 from profiling.both_families import as_text, draw, read_points
-from profiling.estimate.stored import RESULTS
+from profiling.estimate.stored import read_stored
 from tests.repository import ROOT
 
 
 @pytest.fixture(scope="module")
 def points():
   return {(point.name, point.epochs): point for point in read_points()}
-
-
-def stored(name):
-  return json.loads((RESULTS / name).read_text())
 
 
 def test_holds_every_network_whose_error_was_published(points):
@@ -32,15 +28,15 @@ def test_holds_every_network_whose_error_was_published(points):
 
 
 def test_core_hours_are_those_of_the_estimator(points):
-  for run in stored("core_hours_reference.json")["pretraining"]:
+  for run in read_stored("core_hours_reference.json")["pretraining"]:
     if point := points.get((run["variant"], run["epochs"])):
       assert point.plain_core_hours == pytest.approx(run["estimated_core_hours"])
       assert point.published_core_hours == run["published_core_hours"]
-  for run in stored("core_hours_pallas.json")["pretraining"]:
+  for run in read_stored("core_hours_pallas.json")["pretraining"]:
     point = points.get((run["variant"], run["epochs"]))
     if point and run["variant"] not in ("F7", "F7+"):
       assert point.kernel_core_hours == pytest.approx(run["estimated_core_hours"])
-  for step in stored("vit.json")["steps"]:
+  for step in read_stored("vit.json")["steps"]:
     point = points[step["model"], None]
     assert point.plain_core_hours == step["estimated_core_hours"]
     assert point.kernel_core_hours is None
@@ -51,7 +47,7 @@ def test_core_hours_are_those_of_the_estimator(points):
 )
 def test_the_largest_have_their_blocks_unrolled(points, name, file):
   """The chips have two cores, there are 128 of them, and an epoch is 4e9 images."""
-  step = stored(file)
+  step = read_stored(file)
   seconds = 4e9 * 8 / step["request"]["batch_per_chip"] / 128 * step["estimated"]["step_seconds"]
   assert points[name, 8].kernel_core_hours == pytest.approx(seconds / 3600 * 128 * 2)
 

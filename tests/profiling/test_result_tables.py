@@ -1,21 +1,17 @@
 """The tables of README.md and docs/ are what profiling/results gives."""
 
-import json
 import re
 
 import pytest
 
 from nfnet.errors import UserError
 from profiling import result_tables
+from profiling.estimate.stored import read_stored
 
 
 def cells(table):
   """Rows of a Markdown table, each a list of its cells; the header and the rule left out."""
   return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
-
-
-def stored(name):
-  return json.loads((result_tables.RESULTS / name).read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("page", result_tables.PAGES, ids=lambda page: page.name)
@@ -57,8 +53,8 @@ def test_core_hours_of_the_faster_of_two_steps():
   """F7's blocks are faster unrolled; its core-hours are those that `profiling.step` stored."""
   rows = {row[0]: row for row in cells(result_tables.core_hours())}
   assert list(rows) == ["F0", "F1", "F3", "F3+", "F7", "F7+"]
-  unrolled = stored("step_f7_slice.json")["estimated"]
-  loop = stored("core_hours_pallas.json")["steps"]["F7"]
+  unrolled = read_stored("step_f7_slice.json")["estimated"]
+  loop = read_stored("core_hours_pallas.json")["steps"]["F7"]
   assert unrolled["step_seconds"] < loop["step_seconds"]
   assert rows["F7"][2] == f"{unrolled['step_seconds'] * 1e3:.1f} ms"
   assert rows["F7"][4] == f"{unrolled['core_hours_per_million_images'] * 4000:,.0f}"
@@ -67,7 +63,7 @@ def test_core_hours_of_the_faster_of_two_steps():
 def test_core_hours_are_those_of_the_command():
   estimated = {
     run["variant"]: run["estimated_core_hours"]
-    for run in stored("core_hours_pallas.json")["pretraining"]
+    for run in read_stored("core_hours_pallas.json")["pretraining"]
     if run["epochs"] == 1
   }
   rows = {row[0]: row for row in cells(result_tables.core_hours())}
@@ -76,7 +72,7 @@ def test_core_hours_are_those_of_the_command():
 
 
 def test_range_of_core_hours_has_the_error_bar():
-  spread = stored("calibration.json")["tables"]["v3"]["spread"]
+  spread = read_stored("calibration.json")["tables"]["v3"]["spread"]
   ratios = [float(row[-1]) for row in cells(result_tables.core_hours())]
   low, high = re.search(
     r"need ([\d.]+) to ([\d.]+) times", result_tables.core_hours_range()
@@ -89,7 +85,7 @@ def test_ops_are_means_over_f0_and_f7_plus():
   rows = {row[0]: row for row in cells(result_tables.ops())}
   stems = [
     row["xla_cycles"] / row["kernel_cycles"]
-    for row in stored("ops.json")["rows"]
+    for row in read_stored("ops.json")["rows"]
     if row["label"].startswith("stem") and row["direction"] == "forward"
   ]
   assert len(stems) == 2

@@ -180,7 +180,7 @@ def test_the_command(tmp_path):
 @pytest.mark.parametrize(
   ("argument", "message"),
   [
-    ("--variants=G0", "--variants: variant 'G0' is none of"),
+    ("--variants=G0", "--variants: unknown variant 'G0'"),
     ("--variants=", "--variants= names none"),
     ("--slices=", "--slices= names none"),
     ("--slices=v4:2x2x3", "chips=12: must divide the batch of 4096"),

@@ -12,6 +12,7 @@ import sys
 import jax
 
 from nfnet.weights.checkpoint_reader import read_arrays
+from tests.quick_compilation import XLA_FLAGS
 from tests.repository import ROOT
 from train.run.records.goodput import LEDGER_FILE, START_UP
 
@@ -45,7 +46,7 @@ def start(workdir, data, log, **fields):
   environment = {
     **os.environ,
     "JAX_PLATFORMS": "cpu",
-    "XLA_FLAGS": "--xla_backend_optimization_level=0",
+    "XLA_FLAGS": XLA_FLAGS,
   }
   with pathlib.Path(log).open("a") as file:
     return subprocess.Popen(

@@ -11,6 +11,7 @@ import pytest
 from nfnet.initialization import initial_parameters
 from nfnet.model import NFNet
 from nfnet.weights.haiku import save_haiku
+from tests.quick_compilation import XLA_FLAGS
 from tests.repository import ROOT
 from tests.train.conftest import HELD_OUT_DIGITS
 from tests.train.small_network import SMALL, TINY
@@ -26,8 +27,8 @@ SHORT = (
 
 
 def run(module, *arguments):
-  # One device, as on a laptop; not optimized, because four steps take less than compiling them.
-  environment = {**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=0"}
+  # One device, as on a laptop.
+  environment = {**os.environ, "XLA_FLAGS": XLA_FLAGS}
   return subprocess.run(
     [sys.executable, "-m", "tests.train.small_network", module, *arguments],
     cwd=ROOT,

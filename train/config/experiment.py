@@ -21,6 +21,7 @@ from train.config.requirements import (
   AT_LEAST_1,
   FROM_0_BELOW_1,
   FROM_0_TO_1,
+  LOCAL_PATH,
   UNSIGNED_32_BITS,
   check_exactly_one,
   invalid,
@@ -99,7 +100,7 @@ class Data:
     bad_image_share_max: share of images that could not be decoded above which the run stops.
   """
 
-  path: str = ""
+  path: Annotated[str, LOCAL_PATH] = ""
   train_split: str = "train"
   evaluation_split: str = "validation"
   num_classes: Annotated[int, AT_LEAST_1] = 1000
@@ -325,7 +326,7 @@ class Experiment:
   parallelism: Parallelism = Parallelism()
   faults: Faults = Faults()
   seed: Annotated[int, UNSIGNED_32_BITS] = 0
-  initial_weights: str | None = None
+  initial_weights: Annotated[str | None, LOCAL_PATH] = None
 
   def check(self) -> None:
     """Raises UserError if a rule between fields is broken, within a section or between two."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from train.config.experiment import Experiment
-from train.config.requirements import Requirement
+from train.config.requirements import LocalPath, Requirement
 
 
 def field_types() -> dict[str, Any]:
@@ -19,9 +19,18 @@ def field_types() -> dict[str, Any]:
 def field_requirements() -> dict[str, tuple[Requirement, ...]]:
   """Returns what is required of every field's value beyond its type, by dotted name."""
   return {
-    field: tuple(_find_requirements(typing.get_type_hints(section, include_extras=True)[name]))
+    field: tuple(_extras(typing.get_type_hints(section, include_extras=True)[name], Requirement))
     for field, section, name in _walk(Experiment, "")
   }
+
+
+def path_fields() -> list[str]:
+  """Returns the dotted names of the fields that hold a path of the local file system."""
+  return [
+    field
+    for field, section, name in _walk(Experiment, "")
+    if any(_extras(typing.get_type_hints(section, include_extras=True)[name], LocalPath))
+  ]
 
 
 def field_values(experiment: Experiment) -> dict[str, Any]:
@@ -57,11 +66,11 @@ def _walk(section: type, prefix: str) -> Iterable[tuple[str, type, str]]:
       yield f"{prefix}{name}", section, name
 
 
-def _find_requirements(annotation: Any) -> Iterable[Requirement]:
+def _extras(annotation: Any, kind: type) -> Iterable[Any]:
   # Either the whole field is annotated, or the type that it has when it is not None.
   for member in (annotation, *typing.get_args(annotation)):
     for extra in getattr(member, "__metadata__", ()):
-      if isinstance(extra, Requirement):
+      if isinstance(extra, kind):
         yield extra
 
 

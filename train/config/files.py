@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from nfnet.errors import UserError
+from nfnet.system.paths import local_path
 from train.config.experiment import Experiment
 from train.config.field_names import field_types
 from train.config.overrides import nearest, override, parse_value
@@ -32,6 +33,7 @@ def _run_file(path_and_arguments: str) -> Experiment:
   path, colon, arguments = path_and_arguments.partition(".py:")
   if colon:
     path += ".py"
+  path = local_path("configuration file", path)
   try:
     source = pathlib.Path(path).read_text(encoding="utf-8")
   # Text that is not UTF-8, or a null character in the path, is a ValueError.

@@ -11,8 +11,15 @@ from typing import Any
 from absl import flags
 
 from nfnet.errors import UserError
+from nfnet.system.paths import local_path
 from train.config.experiment import Experiment
-from train.config.field_names import field_types, replace_field, split_optional
+from train.config.field_names import (
+  field_types,
+  field_values,
+  path_fields,
+  replace_field,
+  split_optional,
+)
 from train.config.requirements import invalid
 from train.config.validation import describe_type, has_type, validate
 
@@ -52,6 +59,8 @@ def parse_arguments(argv: Sequence[str]) -> list[str]:
 def override(experiment: Experiment, overrides: Iterable[str]) -> Experiment:
   """Returns the experiment with fields set by arguments `--config.FIELD=VALUE`, validated.
 
+  In fields that hold a path, `~` is expanded.
+
   Args:
     experiment: experiment to start from.
     overrides: arguments; of two for one field, the later wins.
@@ -61,6 +70,9 @@ def override(experiment: Experiment, overrides: Iterable[str]) -> Experiment:
   """
   for argument in overrides:
     experiment = _apply(experiment, argument)
+  for field in path_fields():
+    if isinstance(path := field_values(experiment)[field], str) and path:
+      experiment = replace_field(experiment, field, local_path(field, path))
   validate(experiment)
   return experiment
 

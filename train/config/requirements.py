@@ -1,4 +1,7 @@
-"""Requirements that the value of a field has to meet, and the error for a value that does not."""
+"""Requirements that the value of a field has to meet, and the error for a value that does not.
+
+The mark of fields that hold a path is here too.
+"""
 
 import dataclasses
 from collections.abc import Callable
@@ -20,6 +23,12 @@ class Requirement:
   holds: Callable[[float], bool]
 
 
+@dataclasses.dataclass(frozen=True)
+class LocalPath:
+  """Marks a field that holds a path, as `Annotated[str, LOCAL_PATH]`."""
+
+
+LOCAL_PATH = LocalPath()
 AT_LEAST_0 = Requirement("at least 0", lambda value: value >= 0)
 AT_LEAST_1 = Requirement("at least 1", lambda value: value >= 1)
 ABOVE_0 = Requirement("greater than 0", lambda value: value > 0)

@@ -37,13 +37,13 @@ _TUNED_AS = {"F0": "F0", "F1": "F3", "F3": "F3", "F3+": "F7+", "F7": "F7+", "F7+
 _REMATERIALIZED_ON_32_IMAGES = ("F6+", "F7+")
 
 _BATCH_SIZE = 4096
-_IMAGES_A_CHIP_AT_ONCE = 32
+_IMAGES_PER_CHIP_AT_ONCE = 32
 
 
 def experiment(variant: str = "F0", epochs: float = 1.0, chips: int = 128) -> Experiment:
   if chips < 1 or _BATCH_SIZE % chips:
     raise UserError(f"{chips=}: must divide the batch of {_BATCH_SIZE}")
-  images_a_chip = _BATCH_SIZE // chips
+  images_per_chip = _BATCH_SIZE // chips
   rates = _PEAK_LEARNING_RATES[_TUNED_AS.get(variant, "F7+")]
   # If the paper has not tried this budget, the rate of the nearest one is used.
   rate = rates[min(rates, key=lambda tried: abs(tried - epochs))]
@@ -53,7 +53,7 @@ def experiment(variant: str = "F0", epochs: float = 1.0, chips: int = 128) -> Ex
       variant=variant,
       dropout_rate=0.0,
       rematerialize=variant in _REMATERIALIZED_ON_32_IMAGES
-      and images_a_chip >= _IMAGES_A_CHIP_AT_ONCE,
+      and images_per_chip >= _IMAGES_PER_CHIP_AT_ONCE,
     ),
     data=Data(
       num_classes=30_000,
@@ -68,7 +68,7 @@ def experiment(variant: str = "F0", epochs: float = 1.0, chips: int = 128) -> Ex
       warmup_steps=1565,
       weight_decay=1e-6,
       ema_decay=None,
-      gradient_accumulation=max(1, images_a_chip // _IMAGES_A_CHIP_AT_ONCE),
+      gradient_accumulation=max(1, images_per_chip // _IMAGES_PER_CHIP_AT_ONCE),
     ),
     loss=Loss(kind="softmax"),
     schedule=Schedule(

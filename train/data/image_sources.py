@@ -63,7 +63,7 @@ class ImageFile:
 
 
 @dataclasses.dataclass(frozen=True)
-class GreyPixels:
+class GrayscalePixels:
   """An image that is given as pixels and stored as PNG.
 
   It is PNG and not WebP, because for 28x28 photographs of clothes, lossless WebP takes 10 % fewer
@@ -98,7 +98,7 @@ class GreyPixels:
     return encoded.getvalue()
 
 
-SourceImage = ImageFile | GreyPixels
+SourceImage = ImageFile | GrayscalePixels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,7 +167,7 @@ def read_idx_source(
       raise UserError(f"{root}: {len(images)} {prefix} images but {len(labels)} labels")
     label_max = max(label_max, int(labels.max()))
     splits[split] = tuple(
-      GreyPixels(f"{prefix}/{index:07d}", (int(label),), image, compression_level)
+      GrayscalePixels(f"{prefix}/{index:07d}", (int(label),), image, compression_level)
       for index, (image, label) in enumerate(zip(images, labels, strict=True))
     )
   names = tuple(class_names) or tuple(str(label) for label in range(label_max + 1))

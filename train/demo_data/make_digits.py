@@ -13,6 +13,7 @@ from absl import flags
 
 from nfnet.command_line import run_main
 from nfnet.errors import UserError
+from nfnet.system.paths import define_path
 from train.data import dataset_writer, image_sources
 
 TRAIN_IMAGES = 1000
@@ -44,7 +45,7 @@ def source(train_images: int = TRAIN_IMAGES) -> image_sources.Source:
     )
   pixels = np.round(digits.images * (255 / _INK_MAX)).astype(np.uint8)
   images = [
-    image_sources.GreyPixels(f"{index:04d}", (int(label),), image)
+    image_sources.GrayscalePixels(f"{index:04d}", (int(label),), image)
     for index, (image, label) in enumerate(zip(pixels, digits.target, strict=True))
   ]
   order = np.random.default_rng(DRAW_SEED).permutation(len(images))
@@ -71,7 +72,7 @@ def make(out: str | os.PathLike[str], *, train_images: int = TRAIN_IMAGES) -> No
 
 
 if __name__ == "__main__":
-  _OUT = flags.DEFINE_string("out", None, "Folder to write.")
+  _OUT = define_path("out", None, "Folder to write.", use="write folder")
   _TRAIN_IMAGES = flags.DEFINE_integer(
     "train_images", TRAIN_IMAGES, "Training images; the others are held out."
   )
@@ -82,4 +83,4 @@ if __name__ == "__main__":
       raise UserError("--out=DIR is needed")
     make(_OUT.value, train_images=_TRAIN_IMAGES.value)
 
-  run_main(main)
+  run_main(main, prints_result=False)

@@ -12,10 +12,10 @@ import dataclasses
 import pathlib
 
 import numpy as np
-from absl import flags
 
 from nfnet.command_line import run_main
 from nfnet.errors import UserError
+from nfnet.system.paths import define_path
 from train.data import dataset_writer, image_sources
 
 CLASS_NAMES = (
@@ -99,8 +99,8 @@ def draw_balanced(
 
 
 if __name__ == "__main__":
-  _SOURCE = flags.DEFINE_string("source", None, "Folder with the original idx files.")
-  _OUT = flags.DEFINE_string("out", None, "Folder to write.")
+  _SOURCE = define_path("source", None, "Folder with the original idx files.", use="read")
+  _OUT = define_path("out", None, "Folder to write.", use="write folder")
 
   def main(unused_arguments: list[str]) -> None:
     """Makes the data set that the flags name."""
@@ -108,4 +108,4 @@ if __name__ == "__main__":
       raise UserError("--source=DIR and --out=DIR are needed")
     make(pathlib.Path(_SOURCE.value), pathlib.Path(_OUT.value))
 
-  run_main(main)
+  run_main(main, prints_result=False)

@@ -18,6 +18,7 @@ from absl import flags
 
 from nfnet.command_line import run_main
 from nfnet.errors import UserError
+from nfnet.system.paths import define_path
 from train.config.overrides import parse_arguments
 from train.launch.job import make_job
 from train.launch.jobset import jobset_yaml
@@ -32,7 +33,7 @@ _IMAGE = flags.DEFINE_string("image", None, "Image built from train/launch/Docke
 _SHARED = flags.DEFINE_string(
   "shared", None, "What workers mount at /shared: HOST:/PATH (NFS), gs://BUCKET; xpk: a storage."
 )
-_CONFIG = flags.DEFINE_string("config", None, "Python file that describes the experiment.")
+_CONFIG = define_path("config", None, "Python file that describes the experiment.", use="read")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder under /shared for checkpoints and metrics.")
 _RESTARTS_MAX = flags.DEFINE_integer(
   "restarts_max", 20, "Restarts after which a failing run is given up."

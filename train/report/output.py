@@ -1,14 +1,40 @@
-"""Writes the results of commands to files: JSON and plots."""
+"""Prints the results of commands and writes them to files: JSON and plots.
+
+Whether a file can be written is checked before the work, by the flags that name it
+(`nfnet.system.paths.define_path`). Should writing fail nevertheless, the text has been printed.
+"""
 
 import json
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from matplotlib.figure import Figure
 
 from nfnet.errors import UserError
+from nfnet.system.paths import make_parents
+
+
+def print_and_write(text: str, *writes: Callable[[], object]) -> None:
+  """Prints a result and then writes it to files, each even if another cannot be written.
+
+  Args:
+    text: the result for a terminal.
+    *writes: functions without arguments that each write a file, such as calls of `write_json`.
+
+  Raises:
+    UserError: files cannot be written; the text has been printed and the other files are written.
+  """
+  print(text, flush=True)
+  errors = []
+  for write in writes:
+    try:
+      write()
+    except UserError as error:
+      errors.append(str(error))
+  if errors:
+    raise UserError("; ".join(errors))
 
 
 def write_json(flag: str, path: str | None, value: Any) -> None:
@@ -25,25 +51,27 @@ def write_json(flag: str, path: str | None, value: Any) -> None:
   if not path:
     return
   try:
+    make_parents(path)
     pathlib.Path(path).write_text(json.dumps(value, indent=1) + "\n")
   except OSError as error:
     raise UserError(f"--{flag}={path} cannot be written: {error.strerror}") from error
 
 
-def save_figure(flag: str, path: str | None, figure: Figure) -> None:
-  """Writes a plot to a PNG file, unless there is no path.
+def save_figure(flag: str, path: str | None, figure: Figure | None) -> None:
+  """Writes a plot to a PNG file, unless there is no path or nothing to show.
 
   Args:
     flag: name of the flag that the path came from, for the error message.
     path: path of the file, or None or "".
-    figure: the plot.
+    figure: the plot, or None.
 
   Raises:
     UserError: the file cannot be written.
   """
-  if not path:
+  if not path or figure is None:
     return
   try:
+    make_parents(path)
     figure.savefig(path, format="png")
   except OSError as error:
     raise UserError(f"--{flag}={path} cannot be written: {error.strerror}") from error

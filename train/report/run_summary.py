@@ -16,11 +16,11 @@ def summary(records: Sequence[Mapping[str, Any]], further: Mapping[str, str]) ->
   """
   rows = list(further.items())
   if train := [record for record in records if record["kind"] == "train"]:
-    speeds = sorted(record["images_per_second"] for record in train)
-    waits = [record["data_wait_share"] for record in train]
+    speeds = sorted(record.get("images_per_second", math.nan) for record in train)
+    waits = [record.get("data_wait_share", math.nan) for record in train]
     rows += [
       ("steps", str(train[-1]["step"])),
-      ("last training loss", f"{train[-1]['loss']:.4f}"),
+      ("last training loss", f"{train[-1].get('loss', math.nan):.4f}"),
       ("median images/s", f"{speeds[len(speeds) // 2]:.0f}"),
       ("mean share of time waiting for data", f"{100 * sum(waits) / len(waits):.1f} %"),
     ]
@@ -32,9 +32,9 @@ def summary(records: Sequence[Mapping[str, Any]], further: Mapping[str, str]) ->
     ]
     if evaluations:
       last = evaluations[-1]
-      rows.append((f"held-out loss, {network}", f"{last['loss']:.4f}"))
+      rows.append((f"held-out loss, {network}", f"{last.get('loss', math.nan):.4f}"))
       if "top1" in last:
-        best = max(evaluations, key=lambda r: -1.0 if math.isnan(r["top1"]) else r["top1"])
+        best = max(evaluations, key=_rank)
         rows.append(
           (
             f"held-out top-1, {network}",
@@ -44,3 +44,8 @@ def summary(records: Sequence[Mapping[str, Any]], further: Mapping[str, str]) ->
       if "top5" in last:
         rows.append((f"held-out top-5, {network}", f"{100 * last['top5']:.2f} %"))
   return format_table(rows)
+
+
+def _rank(evaluation: Mapping[str, Any]) -> float:
+  top1 = evaluation.get("top1", math.nan)
+  return -1.0 if math.isnan(top1) else top1

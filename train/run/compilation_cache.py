@@ -16,16 +16,18 @@ programs for a CPU contain the instructions of one CPU model only. `python -m tr
 turns it on.
 """
 
-import os
 import pathlib
 
 import jax
-from absl import flags
 
 from nfnet.errors import UserError
+from nfnet.system.paths import define_path
 
-_FOLDER = flags.DEFINE_string(
-  "compilation_cache", None, "Folder for compiled programs; runs and processes may share it."
+_FOLDER = define_path(
+  "compilation_cache",
+  None,
+  "Folder for compiled programs; runs and processes may share it.",
+  use="write folder",
 )
 
 
@@ -37,20 +39,13 @@ def use_compilation_cache() -> None:
   """
   if _FOLDER.value is None:
     return
-  if "://" in _FOLDER.value:
-    raise UserError(
-      f"--compilation_cache={_FOLDER.value} is not a folder; mount the bucket and give its path"
-    )
   folder = pathlib.Path(_FOLDER.value).absolute()
   try:
     folder.mkdir(parents=True, exist_ok=True)
-    reason = None if os.access(folder, os.W_OK | os.X_OK) else "no permission"
   except OSError as error:
-    reason = error.strerror
-  if reason is not None:
     raise UserError(
-      f"--compilation_cache={_FOLDER.value} cannot be written: {reason}; give another folder"
-    )
+      f"--compilation_cache={folder} cannot be written: {error.strerror}; give another folder"
+    ) from error
   jax.config.update("jax_compilation_cache_dir", str(folder))
   # XLA's own caches, which are for GPUs only, would put the folder's name into JAX's keys, so that
   # the folder would be useless once it is moved or mounted elsewhere.

@@ -8,13 +8,16 @@ line.
 
 import contextlib
 import dataclasses
+import pathlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
 import jax
+from absl import logging
 
 from nfnet.errors import UserError
+from nfnet.system.paths import local_path
 from train.config.experiment import Experiment
 from train.config.json_conversion import to_json
 from train.config.validation import validate
@@ -31,6 +34,7 @@ from train.run.records import goodput
 from train.run.records.goodput import Ledger
 from train.run.records.id_log import IdLog
 from train.run.records.metrics import read_metrics
+from train.run.records.workdir import writing_to
 from train.run.reports import Reports
 from train.run.resume import Position
 from train.run.tally import Tally
@@ -122,9 +126,9 @@ def train(
     Terminated: after SIGTERM, once a checkpoint is saved.
   """
   validate(experiment)
-  if "://" in workdir:
-    # Each host would create a local folder of that name.
-    raise UserError(f"workdir {workdir!r} is not a folder; mount the bucket and give its path")
+  workdir = local_path("workdir", workdir)
+  with writing_to(workdir):
+    pathlib.Path(workdir).mkdir(parents=True, exist_ok=True)
   with contextlib.ExitStack() as opened:
     termination = opened.enter_context(Termination())
     ledger = opened.enter_context(
@@ -197,13 +201,34 @@ def train(
         break
   if not is_first():
     return []
-  records = read_metrics(workdir)
-  plots = write_plots(records, workdir, title=experiment.name)
-  time_spent = goodput.read_goodput(workdir)
+  return _report_end(experiment, workdir)
+
+
+def _report_end(experiment: Experiment, workdir: str) -> list[dict[str, Any]]:
+  """Prints tables and draws plots of a finished run, as far as its books allow it.
+
+  Returns:
+    The records of metrics.jsonl.
+  """
+  records: list[dict[str, Any]] = []
+  with _as_warning():
+    records = read_metrics(workdir)
   print(summary(records, {"experiment": experiment.name, "workdir": workdir}))
-  print(goodput.as_text(time_spent))
-  print(f"plots: {', '.join(str(plot) for plot in plots)}")
+  with _as_warning():
+    print(goodput.as_text(goodput.read_goodput(workdir)))
+  with _as_warning():
+    plots = write_plots(records, workdir, title=experiment.name)
+    print(f"plots: {', '.join(str(plot) for plot in plots)}")
   return records
+
+
+@contextlib.contextmanager
+def _as_warning() -> Iterator[None]:
+  """Logs an error that the user can correct, and goes on: the run is done."""
+  try:
+    yield
+  except UserError as error:
+    logging.warning("%s", error)
 
 
 def _train_from(position: Position, run: _Run, events: Sequence[str]) -> None:
@@ -247,6 +272,9 @@ def _train_from(position: Position, run: _Run, events: Sequence[str]) -> None:
     reports.message(_describe(run, position.step))
     ledger.begin_steps()
     tally = Tally(experiment.data.batch_size, position.counts)
+    if position.step == run.total_steps and not same_in_all_processes(reports.has_evaluation):
+      # The run was finished, and its results are not on record any more.
+      position.owes_evaluation = True
     is_compiled = position.roll_backs > 0
     if position.owes_evaluation:
       if _evaluate(position, run, reports) is None:

@@ -22,9 +22,6 @@ class Reports:
       total_steps: number of steps of the whole run.
       step: number of steps done; 0 drops all records.
       evaluates_again: whether the evaluation of `step` was cut short and will be done again.
-
-    Raises:
-      UserError: `workdir` cannot be written.
     """
     self._is_first = is_first()
     self._open = contextlib.ExitStack()
@@ -33,6 +30,11 @@ class Reports:
         MetricsWriter(workdir, restored_step=step or None, evaluates_again=evaluates_again)
       )
       self._progress = self._open.enter_context(ProgressLine(total_steps))
+
+  @property
+  def has_evaluation(self) -> bool:
+    """Whether the evaluation of the step that the run resumes from is on record."""
+    return self._is_first and self._metrics.has_evaluation
 
   def close(self) -> None:
     """Closes the files and ends the progress line."""

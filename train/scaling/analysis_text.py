@@ -10,7 +10,7 @@ from train.scaling.bootstrap import Bootstrap, ConfidenceInterval
 from train.scaling.hold_out import HeldOut, Prediction
 from train.scaling.laws.compute_optimum import (
   MINIMAL_BUDGETS,
-  MINIMAL_NETWORKS_A_BUDGET,
+  MINIMAL_NETWORKS_PER_BUDGET,
   OptimumLaw,
 )
 from train.scaling.laws.joint_law import MINIMAL_RUNS_JOINT, MINIMAL_SETTINGS_JOINT
@@ -148,7 +148,7 @@ def _optima(analysis: Analysis) -> str:
   if not fields:
     return (
       "No compute-optimal size: it needs a joint law, or at each of "
-      f"{MINIMAL_BUDGETS} budgets {MINIMAL_NETWORKS_A_BUDGET} networks with runs around it."
+      f"{MINIMAL_BUDGETS} budgets {MINIMAL_NETWORKS_PER_BUDGET} networks with runs around it."
     )
   rows = [row(field) for field in fields]
   if analysis.table.compute_column == "compute_core_hours":

@@ -20,6 +20,8 @@ from absl import flags
 
 from nfnet.command_line import refuse_arguments, run_main
 from nfnet.errors import UserError
+from nfnet.system.paths import define_path
+from train.report.output import print_and_write
 from train.sweep.claim import HEARTBEAT_SECONDS
 from train.sweep.folder import SweepFolder
 from train.sweep.plan import Plan, load_plan
@@ -30,8 +32,10 @@ from train.sweep.worker import Worker, is_failed
 
 _SILENT_SECONDS_MIN = 5 * HEARTBEAT_SECONDS
 
-_PLAN = flags.DEFINE_string("plan", None, "TOML file that defines what is run.")
-_FOLDER = flags.DEFINE_string("folder", None, "Folder of the sweep, the same for all workers.")
+_PLAN = define_path("plan", None, "TOML file that defines what is run.", use="read")
+_FOLDER = define_path(
+  "folder", None, "Folder of the sweep, the same for all workers.", use="write folder"
+)
 _SHOW = flags.DEFINE_bool("show", False, "Print the table, write results.csv and exit.")
 _RETRY_FAILED = flags.DEFINE_bool(
   "retry_failed", False, "Run failed trials again, except those that diverged."
@@ -39,8 +43,8 @@ _RETRY_FAILED = flags.DEFINE_bool(
 _SILENT_SECONDS_MAX = flags.DEFINE_float(
   "silent_seconds_max", 120.0, "Silence after which a worker counts as dead and loses its trial."
 )
-_COMPILATION_CACHE = flags.DEFINE_string(
-  "compilation_cache", None, "Folder for compiled programs of the trainings."
+_COMPILATION_CACHE = define_path(
+  "compilation_cache", None, "Folder for compiled programs of the trainings.", use="write folder"
 )
 
 
@@ -113,15 +117,14 @@ def _say_ignored(folder: SweepFolder) -> None:
 
 
 def _show(folder: SweepFolder) -> None:
-  """Writes results.csv and prints the tables."""
+  """Prints the tables and writes results.csv."""
   entries = folder.entries()
-  path = write_results(folder)
-  print(table_text(table_rows(folder, entries)))
+  tables = [table_text(table_rows(folder, entries))]
   if rows := results(folder, entries):
-    print(best_rates_text(rows))
-  print(f"results: {path}")
+    tables.append(best_rates_text(rows))
+  print_and_write("\n".join(tables), lambda: print(f"results: {write_results(folder)}"))
   _say_ignored(folder)
 
 
 if __name__ == "__main__":
-  run_main(main)
+  run_main(main, prints_result=False)

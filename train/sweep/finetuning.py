@@ -127,6 +127,10 @@ def _error_percent(experiment: Experiment, workdir: pathlib.Path) -> float:
     with (workdir / "log.txt").open("a", encoding="utf-8") as log, contextlib.redirect_stdout(log):
       train(experiment, str(workdir), initial=lambda: with_new_classifier(experiment))
     last = last_evaluation(read_metrics(workdir))
+    if last is None:
+      raise UserError(
+        f"{workdir}: the last evaluation is not on record; make room on the disk and start again"
+      )
     return {"top1_error_percent": 100 * (1 - last["top1"])}
 
   found = run_once(workdir / "result.json", {"experiment": to_json(experiment)}, run)

@@ -33,6 +33,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from nfnet.errors import UserError
+from nfnet.system.paths import local_path
 from train.sweep.json_files import read_json_object
 from train.sweep.trial import Trial, trial_from_json
 
@@ -85,11 +86,9 @@ class SweepFolder:
       path: path of the folder, which need not exist.
 
     Raises:
-      UserError: the path is a URL.
+      UserError: it is not a path of this machine.
     """
-    if "://" in os.fspath(path):
-      raise UserError(f"--folder={path}: not a folder; mount a share and give its path")
-    self.path = pathlib.Path(path).absolute()
+    self.path = pathlib.Path(local_path("--folder", os.fspath(path))).absolute()
     self.ignored: dict[str, str] = {}
     self._trials: dict[str, Trial] = {}
 

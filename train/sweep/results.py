@@ -73,7 +73,11 @@ def last_evaluation(records: Iterable[Mapping[str, Any]]) -> Mapping[str, Any] |
   Returns:
     The record; None if nothing was evaluated.
   """
-  evaluations = [record for record in records if record["kind"] == "evaluation"]
+  evaluations = [
+    record
+    for record in records
+    if record["kind"] == "evaluation" and "loss" in record and "top1" in record
+  ]
   return max(
     evaluations, key=lambda record: (record["step"], bool(record.get("ema"))), default=None
   )

@@ -1,9 +1,7 @@
 """Tables of a sweep for people: its trials, redrawn in place on a terminal, and the best rates."""
 
 import collections
-import contextlib
 import dataclasses
-import json
 import math
 import os
 import pathlib
@@ -15,10 +13,10 @@ from typing import Any, TextIO
 
 from train.report.table import format_table
 from train.report.units import format_duration
-from train.run.records.metrics import METRICS_FILE
+from train.run.records.metrics import METRICS_FILE, parse_metrics_line
 from train.sweep.folder import DONE, FAILED, RUNNING, STATES, WAITING, Entry, SweepFolder
 from train.sweep.results import best_results, result_of
-from train.sweep.trial import is_number, number_text
+from train.sweep.trial import number_text
 
 DIVERGED = "diverged"
 """State shown instead of "failed" for trials whose learning rate is to blame."""
@@ -245,13 +243,8 @@ def _newest_records(path: pathlib.Path) -> dict[str, dict[str, Any]]:
     return {}
   for line in lines:
     # The first and the last line may be cut off.
-    with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
-      record = json.loads(line)
-      records[record["kind"]] = {
-        name: math.nan if value is None else value
-        for name, value in record.items()
-        if value is None or is_number(value)
-      }
+    if (record := parse_metrics_line(line)) is not None:
+      records[record["kind"]] = record
   return records
 
 

@@ -146,7 +146,7 @@ def test_hostile_metadata_are_one_line(workdir, content, message):
     ({}, "the metadata name no variant"),
     (
       {"model": {"variant": "F0\x1b[31m\n"}},
-      r"variant 'F0\\x1b\[31m\\n' is none of",
+      r"unknown variant 'F0\\x1b\[31m\\n'",
     ),
     (
       {"model": {"variant": "F0", "activation": "\x07"}},

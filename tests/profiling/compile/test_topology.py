@@ -2,7 +2,7 @@ import pytest
 
 from nfnet.errors import UserError
 from profiling.compile.topology import parse_topology
-from profiling.compiler_text.chips import CHIPS, core_hours
+from profiling.compiler_text.chips import CHIPS
 
 
 def test_counts_chips_and_devices():
@@ -17,12 +17,6 @@ def test_counts_chips_and_devices():
 def test_what_is_no_slice_is_an_error_that_names_it(name):
   with pytest.raises(UserError, match=f"topology '{name}'"):
     parse_topology(name)
-
-
-def test_core_hours_count_two_cores_a_chip():
-  # Paper A's F7+: 166.7 images/s on a v4 chip make 13,331 core-hours of 4e9 images.
-  seconds = 4e9 / (166.7 * 1024)
-  assert core_hours(CHIPS["v4"], 1024, seconds) == pytest.approx(13_331, rel=1e-3)
 
 
 @pytest.mark.parametrize(

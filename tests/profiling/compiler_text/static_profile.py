@@ -37,5 +37,5 @@ def read_traced_bundles(trace_text: str) -> int:
   """
   numbers = _TRACED_BUNDLE.findall(trace_text)
   if not numbers:
-    raise ValueError("trace_text: no line of it is a traced bundle")
+    raise ValueError("trace_text contains no traced bundle")
   return int(numbers[-1], 16) + 1

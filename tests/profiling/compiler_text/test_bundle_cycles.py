@@ -357,8 +357,8 @@ def test_a_copy_whose_size_depends_on_data_is_an_error():
 @pytest.mark.parametrize(
   ("change", "message"),
   [
-    (lambda text: "", "no line of it is a bundle"),
-    (lambda text: utilization("v4_nested_loops"), "no line of it is a bundle"),
+    (lambda text: "", "final_bundles_text contains no bundle"),
+    (lambda text: utilization("v4_nested_loops"), "final_bundles_text contains no bundle"),
     (lambda text: text[: text.index("  0x20 ")], "ends at 0x1f without the exit bundle"),
     (lambda text: text[: text.index("%s198_s19 = smov")], "bundle 0xb: has no end"),
     (lambda text: re.sub(r"\n  0x15 .*", "", text), "bundle 0x16 follows 0x14"),

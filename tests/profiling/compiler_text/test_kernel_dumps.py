@@ -3,7 +3,8 @@ import dataclasses
 import pytest
 
 from profiling.compiler_text.chips import CHIPS
-from profiling.compiler_text.kernel_dumps import dump_arguments, keep, profile_kernel, read_profiles
+from profiling.compiler_text.kernel_dumps import dump_arguments, keep
+from profiling.compiler_text.kernel_profiles import profile_kernel, read_profiles
 from tests.profiling.compiler_text.bundle_excerpts import schedule, utilization
 
 ALLOCATIONS = """$region0: #{matmul.2}

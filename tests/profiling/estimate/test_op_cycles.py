@@ -8,7 +8,6 @@ from profiling.compiler_text.chips import CHIPS
 from profiling.estimate.op_cycles import (
   CompiledOp,
   compile_ops,
-  geometric_mean,
   make_rows,
   summary,
 )
@@ -185,7 +184,6 @@ def test_the_summary_is_of_two_networks_and_says_what_has_no_kernel():
     ("conv, backward", "1", "4.00", "", "0 of 1"),
     ("se_residual, forward", "1", "3.00", "3.00", "1 of 1"),
   ]
-  assert geometric_mean([2, 8]) == pytest.approx(4)
 
 
 def test_a_slice_that_is_not_there_is_an_error(tmp_path):

@@ -4,7 +4,7 @@ import pytest
 
 from profiling.compile.topology import parse_topology
 from profiling.compiler_text.hlo_cycles import Operation
-from profiling.compiler_text.kernel_dumps import KernelProfile
+from profiling.compiler_text.kernel_profiles import KernelProfile
 from profiling.estimate.step_time import attribute, estimate
 
 V4 = parse_topology("v4:2x2x1")

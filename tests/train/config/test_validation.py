@@ -27,7 +27,7 @@ from train.config.validation import validate
     (replaced(sharpness={"radius": -0.1, "group_images": 16}), "radius=-0.1: must be greater than"),
     (replaced(sharpness={"ascent_share": 1.5}), "ascent_share=1.5: must be greater than 0 and at"),
     (replaced(loss={"kind": "hinge"}), "loss.kind='hinge': must be one of softmax, sigmoid"),
-    (replaced(model={"variant": "F9"}), "model.variant: variant 'F9' is none of"),
+    (replaced(model={"variant": "F9"}), "model.variant: unknown variant 'F9'"),
     (replaced(model={"activation": "gelo"}), "model.activation='gelo': must be one of"),
     (replaced(data={"batch_size": 0}), "data.batch_size=0: must be at least 1"),
     (replaced(data={"batch_size": "64"}), "data.batch_size='64': must be an integer"),

@@ -100,7 +100,7 @@ def test_rematerializes_what_would_not_fit(name, rematerialized):
 @pytest.mark.parametrize(
   ("chips", "parts"), [(4, 32), (64, 2), (128, 1), (1024, 1)], ids=lambda value: str(value)
 )
-def test_jft_pretraining_computes_at_most_32_images_a_chip_at_once(chips, parts):
+def test_jft_pretraining_computes_at_most_32_images_per_chip_at_once(chips, parts):
   experiment = load(f"jft_pretrain.py:chips={chips}")
   assert experiment.data.batch_size == 4096
   assert experiment.optimizer.gradient_accumulation == parts

@@ -14,6 +14,7 @@ import yaml
 
 from nfnet.errors import UserError
 from profiling.compile.topology import parse_topology
+from tests.quick_compilation import XLA_FLAGS
 from tests.repository import ROOT
 from train.launch.job import make_job
 from train.launch.jobset import jobset_yaml
@@ -179,7 +180,7 @@ def test_a_worker_runs_what_there_is(tmp_path):
   command.remove("--multi_host")
   result = subprocess.run(
     [sys.executable, *command],
-    env={**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=0"},
+    env={**os.environ, "XLA_FLAGS": XLA_FLAGS},
     capture_output=True,
     text=True,
     timeout=300,

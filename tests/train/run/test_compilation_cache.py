@@ -14,6 +14,7 @@ from absl.testing import flagsaver
 
 from nfnet.errors import UserError
 from nfnet.weights.checkpoint_reader import read_checkpoint
+from tests.quick_compilation import XLA_FLAGS
 from tests.repository import ROOT
 from tests.train.runs import free_port
 from train.run.compilation_cache import use_compilation_cache
@@ -44,7 +45,7 @@ finally:
 
 
 def start(workdir, data, *arguments):
-  environment = dict(os.environ, XLA_FLAGS="--xla_backend_optimization_level=0")
+  environment = dict(os.environ, XLA_FLAGS=XLA_FLAGS)
   # The folder that the tests share would be found without a flag.
   environment.pop("JAX_COMPILATION_CACHE_DIR")
   # A fast machine compiles this network in less than the second from which on JAX keeps programs.

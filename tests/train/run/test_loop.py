@@ -22,6 +22,7 @@ from train.run.evaluation import evaluate_checkpoint
 from train.run.faults import DIVERGED
 from train.run.initial_weights import with_new_classifier
 from train.run.loop import train
+from train.run.records.bookkeeping import DAMAGED_FOLDER
 from train.run.records.metrics import read_metrics
 from train.run.termination import Terminated, Termination
 from train.step.model import make_model
@@ -101,6 +102,27 @@ def test_resumed_run_ends_in_the_same_parameters(experiment, finished, tmp_path)
       read_checkpoint(finished[0], prefer_ema=prefer_ema)[0],
     )
   assert [(r["step"], r["kind"]) for r in records] == [(r["step"], r["kind"]) for r in finished[1]]
+
+
+def test_books_that_are_damaged_keep_no_run_from_its_end(experiment, finished, tmp_path, capsys):
+  """Neither a run that resumes nor one that is finished, whose last evaluation is repeated."""
+  workdir = tmp_path / "run"
+  shutil.copytree(finished[0], workdir)
+  for part in ("unfinished", "finished"):
+    if part == "unfinished":
+      shutil.rmtree(workdir / "checkpoints" / "20")
+    files = [workdir / "metrics.jsonl", workdir / "goodput.jsonl", *(workdir / "ids").iterdir()]
+    for file in [*files, *(workdir / "tensorboard").iterdir()]:
+      file.write_bytes(b"\xff\0 nothing of this run\n" * 5)
+    shutil.rmtree(workdir / "plots")
+    (workdir / "plots").write_text("a file in the place of a folder")
+    records = train(experiment, str(workdir))
+    evaluations = [(r["step"], r["ema"]) for r in records if r["kind"] == "evaluation"]
+    assert evaluations == [(20, False), (20, True)]
+    assert records[-1]["top1"] == finished[1][-1]["top1"]
+    assert "starts: 1" in capsys.readouterr().out
+  for name in ("metrics.jsonl", "goodput.jsonl", "ids/00000.bin"):
+    assert (workdir / DAMAGED_FOLDER / name).stat().st_size > 0
 
 
 @pytest.mark.parametrize("steps", [[], ["10"]], ids=["new", "resumed"])

@@ -16,6 +16,7 @@ from absl.testing import flagsaver
 
 from nfnet.errors import UserError
 from nfnet.weights.checkpoint_reader import read_checkpoint
+from tests.quick_compilation import XLA_FLAGS
 from tests.repository import ROOT
 from tests.train.data import image_files
 from tests.train.runs import free_port
@@ -69,9 +70,7 @@ def start(workdir, dataset, count, **arguments):
   fields = {**ARGUMENTS, "schedule.train_steps": STEPS, "data.path": dataset, **arguments}
   command = [sys.executable, "-m", "train.pretrain", "--config=tests/train/small_network.py"]
   command += [f"--workdir={workdir}", *(f"--config.{field}={x}" for field, x in fields.items())]
-  flags = (
-    f"--xla_force_host_platform_device_count={DEVICES // count} --xla_backend_optimization_level=0"
-  )
+  flags = f"--xla_force_host_platform_device_count={DEVICES // count} {XLA_FLAGS}"
   environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
   started = []
   for i in range(count):
@@ -267,7 +266,7 @@ def test_evaluation_by_two_processes_is_that_of_the_run(one_process, tmp_path):
     subprocess.Popen(
       [*command, f"--process_index={i}"],
       cwd=ROOT,
-      env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""},
+      env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": XLA_FLAGS},
       stdout=subprocess.PIPE,
       text=True,
     )

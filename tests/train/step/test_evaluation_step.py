@@ -6,7 +6,7 @@ import pytest
 from nfnet.images.normalization import normalize
 from nfnet.initialization import initial_parameters
 from nfnet.model import apply_features
-from tests.train.step.training import BATCH, EXPERIMENT, assert_close, jit, make_batch
+from tests.train.step.training import BATCH, EXPERIMENT, assert_close, make_batch
 from train.step.evaluation_step import make_evaluation_step, make_feature_step
 from train.step.model import make_model
 from train.step.sharding.batch import put_batch
@@ -21,7 +21,7 @@ def test_evaluation_sums_over_real_examples_without_smoothing():
   model = make_model(EXPERIMENT)
   parameters = initial_parameters(model, 0)
   parameters["classifier"]["weight"] *= 0
-  step = jit(make_evaluation_step(model, EXPERIMENT.loss, mesh))
+  step = jax.jit(make_evaluation_step(model, EXPERIMENT.loss, mesh))
   batch = put_batch(make_batch(), mesh)
   sums = step(put_parameters(model, parameters, mesh), batch)
   assert float(sums["examples"]) == BATCH - 1
@@ -38,10 +38,10 @@ def test_features_of_a_batch_are_those_of_its_images_in_the_order_of_the_devices
   mesh = make_mesh(jax.devices()[:2], parameter_shards=2)
   model = make_model(EXPERIMENT)
   parameters = jax.tree.map(jnp.asarray, initial_parameters(model, 0))
-  step = jit(make_feature_step(model, mesh))
+  step = jax.jit(make_feature_step(model, mesh))
   batch = put_batch(make_batch(), mesh)
   features = step(put_parameters(model, parameters, mesh), batch)
-  expected = jit(lambda images: apply_features(model, parameters, normalize(images)))(
+  expected = jax.jit(lambda images: apply_features(model, parameters, normalize(images)))(
     make_batch()["image"]
   )
   in_order = np.asarray(expected)[np.asarray(batch["position"])]

@@ -10,7 +10,6 @@ from nfnet.block_arrangement import arrange_blocks
 from nfnet.initialization import initial_parameters
 from nfnet.model import NFNet, parameter_name
 from tests.train.small_network import SMALL
-from tests.train.step.training import jit
 from train.step.optimizer import sgd_agc
 from train.step.parameter_groups import parameter_roles
 
@@ -52,7 +51,7 @@ def compiled(model, *, learning_rate=0.1, momentum=0.9, weight_decay=0.01, **hyp
     weight_decay=weight_decay,
     **hyper_parameters,
   )
-  return optimizer._replace(step=jit(optimizer.step))
+  return optimizer._replace(step=jax.jit(optimizer.step))
 
 
 def assert_close(actual, expected, *, relative=1e-6, absolute):
@@ -70,7 +69,7 @@ def test_three_steps_without_clipping_are_those_of_optax(model, parameters, grad
     optax.scale_by_learning_rate(0.1),
   )
   expected, state = parameters, reference.init(parameters)
-  update = jit(reference.update)
+  update = jax.jit(reference.update)
   for _ in range(3):
     updates, state = update(gradients, state, expected)
     expected = optax.apply_updates(expected, updates)

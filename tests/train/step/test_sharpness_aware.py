@@ -14,7 +14,6 @@ from tests.train.step.training import (
   EXPERIMENT,
   assert_close,
   assert_same_training,
-  jit,
   make_batch,
   norm,
   run,
@@ -59,7 +58,7 @@ def step_by_hand(trained):
     losses = example_losses(experiment.loss, logits, targets)
     return jnp.sum(losses * batch["weight"][members]) / (BATCH - 1)
 
-  differentiate = jit(jax.value_and_grad(loss_sum))
+  differentiate = jax.jit(jax.value_and_grad(loss_sum))
   groups = BATCH // sharpness.group_images
   total, loss, plain_loss = jax.tree.map(jnp.zeros_like, parameters), 0.0, 0.0
   for group in range(groups):
@@ -71,7 +70,7 @@ def step_by_hand(trained):
     total, loss = jax.tree.map(jnp.add, total, gradients), loss + group_loss
     plain_loss += differentiate(parameters, members)[0]
   optimizer = trained.optimizer
-  new = jit(optimizer.step)(total, optimizer.init(parameters), parameters, parameters)
+  new = jax.jit(optimizer.step)(total, optimizer.init(parameters), parameters, parameters)
   return new.parameters, float(loss), float(plain_loss)
 
 

@@ -31,9 +31,6 @@ from train.step.sharding.parameters import put_parameters
 from train.step.state import TrainState, initial_state
 from train.step.train_step import make_train_step
 
-# A few steps: compiling them well would take longer.
-jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-
 BATCH = 16
 EXPERIMENT = Experiment(
   name="test",
@@ -121,7 +118,7 @@ def training(experiment, *, devices=1, learning_rate=None) -> Training:
   if learning_rate is not None:
     rate = lambda step: learning_rate  # noqa: E731
   optimizer = make_optimizer(experiment, rate, parameter_roles(model, mesh))
-  step = jit(make_train_step(experiment, model, optimizer, rate, mesh), donate_argnums=0)
+  step = jax.jit(make_train_step(experiment, model, optimizer, rate, mesh), donate_argnums=0)
   return Training(experiment, model, mesh, step, optimizer)
 
 

@@ -110,7 +110,7 @@ def test_a_configuration_may_take_variant_and_epochs(load, tmp_path):
     (("[0.5, 1]", "[true]"), "epochs has True: must be numbers greater than 0"),
     (("[0.5, 1]", "[inf]"), "epochs has inf: must be numbers greater than 0"),
     (("[0.5, 1]", "[1, 1.0]"), "epochs has 1.0 twice"),
-    (('["P0", "N0"]', '["P0", "Q0"]'), "variants: variant 'Q0' is none of"),
+    (('["P0", "N0"]', '["P0", "Q0"]'), "variants: unknown variant 'Q0'"),
     (('["P0", "N0"]', '"P0"'), "variants='P0': must be a list of variants"),
     (("[0.1, 0.05]", '"serch"'), "learning_rates='serch': must be \"search\" or a list"),
     (("[0.1, 0.05]", '"search"'), "start_learning_rate=None: must be a number greater than 0"),

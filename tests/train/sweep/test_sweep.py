@@ -13,6 +13,7 @@ import time
 import pytest
 
 from nfnet.cost import count
+from tests.quick_compilation import XLA_FLAGS
 from tests.repository import ROOT
 from train.audit_data import audit
 from train.run.exit_codes import EXIT_TERMINATED
@@ -73,7 +74,7 @@ class Sweep:
     self._workers += 1
     environment = {
       **os.environ,
-      "XLA_FLAGS": "--xla_backend_optimization_level=0",
+      "XLA_FLAGS": XLA_FLAGS,
       "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
     with self.output(self._workers).open("w") as file:
@@ -115,7 +116,7 @@ class Sweep:
   def finetune(self):
     """Fine-tunes all trials with two seeds each, for a few steps."""
     self._workers += 1
-    environment = {**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=0"}
+    environment = {**os.environ, "XLA_FLAGS": XLA_FLAGS}
     with self.output(self._workers).open("w") as file:
       subprocess.run(
         [

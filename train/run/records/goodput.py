@@ -3,7 +3,8 @@
 `goodput.jsonl` in the workdir has a line for each start of the run, a line for each step that it
 continued from and, about once a second, a line with the seconds that each phase has taken since the
 previous line. So a killed run loses at most about a second of the ledger. The phases split the time
-of the first process; time that it waits within a step is computation on the devices.
+of the first process; time that it waits within a step is computation on the devices. Lines that are
+not records are left out (`train.run.records.bookkeeping`).
 """
 
 import contextlib
@@ -21,7 +22,13 @@ import jax
 from nfnet.errors import UserError
 from train.report.table import format_table
 from train.report.units import format_duration
-from train.run.records.workdir import writing_to
+from train.run.records.bookkeeping import (
+  Record,
+  is_count,
+  is_number,
+  open_lines,
+  read_lines,
+)
 
 LEDGER_FILE = "goodput.jsonl"
 START_UP, COMPILE, DATA_WAIT, STEP = "start-up", "compile", "data wait", "step"
@@ -43,11 +50,9 @@ class Ledger:
     """Opens the ledger and begins with the start-up phase.
 
     Args:
-      workdir: folder of the run; created if needed. None writes nothing.
+      workdir: folder of the run. None writes nothing.
       began_seconds: `time.monotonic()` when start-up began; None is now.
 
-    Raises:
-      UserError: `workdir` cannot be written.
     """
     self._lock = threading.Lock()
     self._phases = [START_UP]
@@ -55,11 +60,9 @@ class Ledger:
     self._step = 0
     now_seconds = time.monotonic()
     self._last_seconds = now_seconds if began_seconds is None else began_seconds
-    self._path = pathlib.Path(os.devnull) if workdir is None else pathlib.Path(workdir, LEDGER_FILE)
-    with writing_to(self._path.parent):
-      self._path.parent.mkdir(parents=True, exist_ok=True)
-      _drop_cut_line(self._path)
-      self._file = self._path.open("a", encoding="utf-8")
+    self._file = (
+      None if workdir is None else open_lines(pathlib.Path(workdir), LEDGER_FILE, _as_record)
+    )
     self._line(
       {
         "started_unix_seconds": time.time() - (now_seconds - self._last_seconds),
@@ -110,12 +113,9 @@ class Ledger:
     """Writes the last line and closes the file."""
     self._closed.set()
     self._thread.join()
-    try:
-      self.write()
-    finally:
-      # `write` has already raised the error; closing would raise it again.
-      with contextlib.suppress(OSError):
-        self._file.close()
+    self.write()
+    if self._file is not None:
+      self._file.close()
 
   def __enter__(self) -> "Ledger":
     return self
@@ -132,15 +132,13 @@ class Ledger:
       self._last_seconds = now_seconds
 
   def _line(self, record: dict[str, Any]) -> None:
-    with writing_to(self._path.parent):
-      self._file.write(json.dumps(record) + "\n")
+    if self._file is not None:
+      self._file.append(json.dumps(record).encode() + b"\n")
       self._file.flush()
 
   def _write_regularly(self) -> None:
     while not self._closed.wait(_SECONDS_BETWEEN_LINES):
-      # The main thread's next write will raise the error too.
-      with contextlib.suppress(UserError):
-        self.write()
+      self.write()
 
 
 def process_began_seconds() -> float:
@@ -184,20 +182,32 @@ def read_goodput(workdir: str) -> Goodput:
     workdir: folder of the run.
 
   Raises:
-    UserError: there is no ledger, or it is damaged.
+    UserError: there is no ledger.
   """
   path = pathlib.Path(workdir) / LEDGER_FILE
   try:
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    records = [json.loads(line) for line in lines if line.endswith("\n")]
+    return _add_up(read_lines(path, _as_record))
   except OSError as error:
     raise UserError(f"ledger {str(path)!r} cannot be read: {error.strerror}") from error
-  except ValueError as error:
-    raise UserError(f"ledger {str(path)!r} has a line that is not a record: {error}") from error
-  return _add_up(records)
 
 
-def _add_up(records: list[dict[str, Any]]) -> Goodput:
+def _as_record(value: Any) -> Record | None:
+  """Returns a JSON value if it is one of the three kinds of records, or None."""
+  match value:
+    case {"started_unix_seconds": seconds, "cores": cores}:
+      is_sound = is_number(seconds, minimum=0) and is_count(cores)
+    case {"goes_on_from_step": step}:
+      is_sound = is_count(step)
+    case {"step": step, "seconds": dict(seconds)}:
+      is_sound = is_count(step) and all(
+        phase in PHASES and is_number(value, minimum=0) for phase, value in seconds.items()
+      )
+    case _:
+      is_sound = False
+  return value if is_sound else None
+
+
+def _add_up(records: list[Record]) -> Goodput:
   done: list[tuple[int, float, dict[str, float]]] = []  # Step, cores, seconds by phase.
   restart_seconds = 0.0
   starts = 0
@@ -217,7 +227,9 @@ def _add_up(records: list[dict[str, Any]]) -> Goodput:
       ]
     else:
       done.append((record["step"], cores, record["seconds"]))
-      ended_unix_seconds += sum(record["seconds"].values())
+      # The line of the first start may be damaged.
+      if ended_unix_seconds is not None:
+        ended_unix_seconds += sum(record["seconds"].values())
   totals = dict.fromkeys(PHASES, 0.0)
   for _, _, seconds in done:
     for phase, value in seconds.items():
@@ -242,7 +254,11 @@ def as_text(goodput: Goodput) -> str:
   """Formats the totals as a table."""
   wall_seconds = goodput.wall_seconds
   rows = [
-    (phase, f"{goodput.seconds[phase]:.1f}", f"{goodput.seconds[phase] / wall_seconds:.1%}")
+    (
+      phase,
+      f"{goodput.seconds[phase]:.1f}",
+      f"{goodput.seconds[phase] / max(wall_seconds, 1e-9):.1%}",
+    )
     for phase in PHASES
   ]
   rows.append(("together", f"{wall_seconds:.1f}", format_duration(wall_seconds)))
@@ -259,12 +275,3 @@ def as_text(goodput: Goodput) -> str:
 def _cores(device: jax.Device) -> int:
   """Returns the number of cores of a device: a TPU v4 chip is one device with two cores."""
   return getattr(device, "num_cores", None) or 1
-
-
-def _drop_cut_line(path: pathlib.Path) -> None:
-  """Removes a last line that a kill has left incomplete."""
-  if path.is_file():
-    content = path.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    if len(whole) < len(content):
-      os.truncate(path, len(whole))

@@ -9,16 +9,24 @@ proves that each epoch used each image once.
 """
 
 import json
-import os
 import pathlib
 import zlib
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from absl import logging
 
 from nfnet.errors import UserError
-from train.run.records.workdir import writing_to
+from train.run.records.bookkeeping import (
+  DAMAGED_FOLDER,
+  RecordFile,
+  is_count,
+  make_place,
+  report_unwritable,
+  set_aside,
+  write_whole,
+)
 
 IDS_FOLDER = "ids"
 ORDER_FILE = "order.json"
@@ -35,6 +43,12 @@ RECORD = np.dtype(
     ("crc32", "<u4"),  # CRC of the fields above.
   ]
 )
+
+
+_COUNTS = ("examples", "batch_size", "repetitions")
+_ORDER = ("seed", *_COUNTS)
+# What is searched for the next record behind something that is not one.
+_SEARCHED_BYTES_MAX = 1 << 20
 
 
 def hash_ids(ids: np.ndarray) -> np.ndarray:
@@ -66,27 +80,23 @@ class IdLog:
     """Opens the file of this process to append to it.
 
     Args:
-      workdir: folder of the run; created if needed.
+      workdir: folder of the run.
       start: number of this start, the same in all processes, greater than those of earlier starts.
       process: index of this process.
       processes: number of processes.
       order: content of `order.json`, which the first process writes.
-
-    Raises:
-      UserError: `workdir` cannot be written.
     """
     self._start = start
     self._processes = processes
     self._epoch_images = order["examples"] * order["repetitions"]
-    self._workdir = workdir
-    folder = pathlib.Path(workdir) / IDS_FOLDER
-    with writing_to(workdir):
-      folder.mkdir(parents=True, exist_ok=True)
-      if process == 0:
-        (folder / ORDER_FILE).write_text(json.dumps(dict(order)))
-      self._file = (folder / f"{process:05}.bin").open("ab")
-      # A kill may have cut the last record.
-      self._file.truncate(self._file.tell() // RECORD.itemsize * RECORD.itemsize)
+    folder = pathlib.Path(workdir)
+    make_place(folder, IDS_FOLDER, folder=True)
+    if process == 0:
+      _write_order(folder, order)
+    name = f"{IDS_FOLDER}/{process:05}.bin"
+    make_place(folder, name)
+    _repair(folder, name)
+    self._file = RecordFile(folder, name)
 
   def append(self, step: int, batch: Mapping[str, np.ndarray], *, left_out: bool = False) -> None:
     """Records a batch of this process; it stays in memory until `flush`.
@@ -106,26 +116,19 @@ class IdLog:
       record["blank"] = np.count_nonzero(batch["weight"][own] == 0)
       record["processes"], record["left_out"] = self._processes, left_out
       record["crc32"] = crc32(record.reshape(1))[0]
-      with writing_to(self._workdir):
-        self._file.write(record.tobytes())
+      self._file.append(record.tobytes())
 
   def flush(self) -> None:
     """Writes the records to disk.
 
     It has to be called before a checkpoint is saved, because the steps before that checkpoint will
-    not be done again.
-
-    Raises:
-      UserError: the disk is full.
+    not be done again. What cannot be written is reported (`train.run.records.bookkeeping`).
     """
-    with writing_to(self._workdir):
-      self._file.flush()
-      os.fsync(self._file.fileno())
+    self._file.flush(sync=True)
 
   def close(self) -> None:
     """Writes what is left and closes the file."""
-    with writing_to(self._workdir):
-      self._file.close()
+    self._file.close()
 
   def __enter__(self) -> "IdLog":
     return self
@@ -154,26 +157,92 @@ def read_order(workdir: str) -> dict[str, Any]:
   """
   path = pathlib.Path(workdir) / IDS_FOLDER / ORDER_FILE
   try:
-    return json.loads(path.read_text())
-  except (OSError, ValueError) as error:
-    raise UserError(f"{path} cannot be read: {error}; is this the workdir of a run?") from error
+    order = json.loads(path.read_bytes())
+    if not all(is_count(order[name]) for name in _ORDER) or 0 in (order[one] for one in _COUNTS):
+      raise ValueError("it does not hold counts")
+  except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    raise UserError(
+      f"{path} cannot be read: {type(error).__name__}: {error}; give the workdir of a run, and "
+      "start the run again if it is one: that writes the file anew, even if the run is finished"
+    ) from error
+  return order
 
 
-def read_records(workdir: str) -> np.ndarray:
-  """Returns the records of all processes, [records] of `RECORD`, in the order of each file.
+def read_records(workdir: str) -> tuple[np.ndarray, int]:
+  """Returns the sound records of all processes, in the order of each file.
 
   Args:
     workdir: folder of the run.
 
-  Raises:
-    UserError: a record is damaged.
+  Returns:
+    The records, [records] of `RECORD`, and the number of bytes that are not records.
   """
-  parts = []
+  parts, damaged_bytes = [np.zeros(0, RECORD)], 0
   for path in sorted((pathlib.Path(workdir) / IDS_FOLDER).glob("*.bin")):
-    content = path.read_bytes()
-    part = np.frombuffer(content[: len(content) // RECORD.itemsize * RECORD.itemsize], RECORD)
-    damaged = np.flatnonzero(crc32(part) != part["crc32"])
-    if len(damaged):
-      raise UserError(f"{path}: record {damaged[0]} of {len(part)} is damaged")
-    parts.append(part)
-  return np.concatenate(parts) if parts else np.zeros(0, RECORD)
+    try:
+      sound, damaged = _split(path.read_bytes())
+    except OSError as error:
+      logging.warning("%s was left out: %s", path, error.strerror)
+      damaged_bytes += RECORD.itemsize
+      continue
+    if damaged:
+      logging.warning("%s: left out what is not a record, %d byte(s)", path, len(damaged))
+    damaged_bytes += len(damaged)
+    parts.append(sound)
+  return np.concatenate(parts), damaged_bytes
+
+
+def _split(content: bytes) -> tuple[np.ndarray, bytes]:
+  """Returns the sound records in a file, and the bytes between them.
+
+  After something that is not a record, the next record may begin at any byte. A last record that
+  was cut off is in neither.
+  """
+  size = RECORD.itemsize
+  whole = np.frombuffer(content[: len(content) // size * size], RECORD)
+  bad = np.flatnonzero(crc32(whole) != whole["crc32"])
+  if not len(bad):
+    return whole, b""
+  first = int(bad[0])
+  sound, damaged, position, last_sound = [whole[:first]], bytearray(), first * size, first * size
+  while position + size <= len(content):
+    record = np.frombuffer(content[position : position + size], RECORD)
+    if crc32(record)[0] == record["crc32"][0]:
+      sound.append(record)
+      damaged += content[last_sound:position]
+      position += size
+      last_sound = position
+    elif position - last_sound < _SEARCHED_BYTES_MAX:
+      position += 1
+    else:
+      position = len(content)
+  rest = content[last_sound:]
+  if len(rest) >= size:
+    damaged += rest
+  return np.concatenate(sound), bytes(damaged)
+
+
+def _repair(workdir: pathlib.Path, name: str) -> None:
+  """Sets aside what is not a record, and removes a last record that was cut off."""
+  path = workdir / name
+  try:
+    content = path.read_bytes() if path.exists() else b""
+    sound, damaged = _split(content)
+    if damaged:
+      set_aside(workdir, name, damaged)
+      logging.warning(
+        "%s: set aside what is not a record, %d byte(s), in %s", path, len(damaged), DAMAGED_FOLDER
+      )
+    if sound.nbytes != len(content):
+      write_whole(path, sound.tobytes())
+  except OSError as error:
+    report_unwritable(workdir, name, error)
+
+
+def _write_order(workdir: pathlib.Path, order: Mapping[str, Any]) -> None:
+  name = f"{IDS_FOLDER}/{ORDER_FILE}"
+  make_place(workdir, name)
+  try:
+    write_whole(workdir / name, json.dumps(dict(order)).encode())
+  except OSError as error:
+    report_unwritable(workdir, name, error)

@@ -8,7 +8,7 @@ metrics.jsonl has one JSON object per line. Each has "step" and "kind":
   "fault" is `train.run.faults.DIVERGED`.
 
 A number that is not finite is written as null, because JSON cannot express it, and read back as
-NaN.
+NaN. Lines that are not records are left out (`train.run.records.bookkeeping`).
 """
 
 import contextlib
@@ -17,7 +17,7 @@ import math
 import os
 import pathlib
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -26,10 +26,25 @@ from tensorboardX.proto import event_pb2
 from tensorboardX.summary import scalar
 
 from nfnet.errors import UserError
-from train.run.records.workdir import writing_to
+from train.run.records.bookkeeping import (
+  Record,
+  is_count,
+  is_number,
+  make_place,
+  open_lines,
+  parse_line,
+  read_lines,
+  report_unwritable,
+)
 
 METRICS_FILE = "metrics.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"
+
+_NUMBERS = frozenset(
+  {"loss", "top1", "top5", "learning_rate", "images_per_second", "data_wait_share"}
+)
+_TYPES = {"ema": bool, "text": str, "fault": str}
+"""Types of the values that readers of the metrics use, beside `_NUMBERS`."""
 
 
 class MetricsWriter:
@@ -39,28 +54,41 @@ class MetricsWriter:
     """Opens the files and drops the records of steps that will be done again.
 
     Args:
-      workdir: folder of the run; created if needed.
+      workdir: folder of the run.
       restored_step: step of the checkpoint that the run resumes from; None drops all records.
       evaluates_again: whether the evaluation of that step was cut short and will be done again.
-
-    Raises:
-      UserError: `workdir` cannot be written.
     """
-    self._path = pathlib.Path(workdir) / METRICS_FILE
-    with writing_to(self._path.parent):
-      self._path.parent.mkdir(parents=True, exist_ok=True)
-      _drop_records_to_come(self._path, restored_step, evaluates_again)
-      self._file = self._path.open("a", encoding="utf-8")
-      folder = self._path.parent / TENSORBOARD_FOLDER
-      folder.mkdir(exist_ok=True)
+    self._workdir = pathlib.Path(workdir)
+    self._has_evaluation = False
+    self._restored_step = restored_step
+
+    def is_kept(record: Record) -> bool:
+      if restored_step is None or record["step"] > restored_step:
+        return False
+      if (record["step"], record["kind"]) != (restored_step, "evaluation"):
+        return True
+      self._has_evaluation = not evaluates_again
+      return self._has_evaluation
+
+    self._file = open_lines(self._workdir, METRICS_FILE, _as_record, is_kept)
+    make_place(self._workdir, TENSORBOARD_FOLDER, folder=True)
+    self._events: EventsWriter | None = None
+    with self._writing_events():
       # Not SummaryWriter: it writes from a thread, which dies on a full disk while its queue fills
       # up.
-      self._events = EventsWriter(str(folder / "events"), filename_suffix=f".{time.time_ns()}")
+      self._events = EventsWriter(
+        str(self._workdir / TENSORBOARD_FOLDER / "events"), filename_suffix=f".{time.time_ns()}"
+      )
       # Tells TensorBoard to forget what earlier files have at these steps.
       self._write_event(
         step=0 if restored_step is None else restored_step + 1,
         session_log=event_pb2.SessionLog(status=event_pb2.SessionLog.START),
       )
+
+  @property
+  def has_evaluation(self) -> bool:
+    """Whether there is a record of the evaluation of the restored step."""
+    return self._has_evaluation
 
   def write(self, record: Mapping[str, Any]) -> None:
     """Appends one record and flushes it to both files.
@@ -68,26 +96,24 @@ class MetricsWriter:
     Args:
       record: "step" (int), "kind" (str) and further values: text, booleans, numbers, or arrays of
         one number.
-
-    Raises:
-      UserError: the disk is full.
     """
     values = {name: _as_json(value) for name, value in record.items()}
     group = values["kind"] + ("_ema" if values.get("ema") is True else "")
-    with writing_to(self._path.parent):
-      self._file.write(json.dumps(values, allow_nan=False) + "\n")
-      self._file.flush()
+    self._file.append(json.dumps(values, allow_nan=False).encode() + b"\n")
+    self._file.flush()
+    with self._writing_events():
       for name, value in values.items():
         if name != "step" and isinstance(value, int | float) and not isinstance(value, bool):
           self._write_event(values["step"], summary=scalar(f"{group}/{name}", value))
-      self._events.flush()
+      if self._events is not None:
+        self._events.flush()
 
   def close(self) -> None:
     """Closes both files."""
-    # Each record was flushed when it was written, so closing can only repeat an error of writing.
-    for file in (self._file, self._events):
-      with contextlib.suppress(OSError):
-        file.close()
+    self._file.close()
+    with self._writing_events():
+      if self._events is not None:
+        self._events.close()
 
   def __enter__(self) -> "MetricsWriter":
     return self
@@ -96,53 +122,61 @@ class MetricsWriter:
     self.close()
 
   def _write_event(self, step: int, **content) -> None:
-    self._events.write_event(event_pb2.Event(wall_time=time.time(), step=step, **content))
+    if self._events is not None:
+      self._events.write_event(event_pb2.Event(wall_time=time.time(), step=step, **content))
+
+  @contextlib.contextmanager
+  def _writing_events(self) -> Iterator[None]:
+    """Gives TensorBoard's file up if it cannot be written: it may have got a part of an event."""
+    try:
+      yield
+    except OSError as error:
+      self._events = None
+      report_unwritable(self._workdir, TENSORBOARD_FOLDER, error)
 
 
-def read_metrics(path: str | os.PathLike) -> list[dict[str, Any]]:
+def read_metrics(path: str | os.PathLike) -> list[Record]:
   """Returns the records in the order in which they were written.
 
-  A last line that was cut short by a crash is left out.
+  Lines that are not records are left out, and their number is logged. A last line that was cut
+  short by a crash is left out silently.
 
   Args:
     path: a metrics.jsonl, or the workdir that holds it.
 
   Raises:
-    UserError: there is no such file, or a line in it is not a record.
+    UserError: there is no such file.
   """
   path = pathlib.Path(path)
   if path.is_dir():
     path /= METRICS_FILE
   try:
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    return read_lines(path, _as_record)
   except OSError as error:
     raise UserError(f"metrics file {str(path)!r} cannot be read: {error.strerror}") from error
-  records = []
-  for number, line in enumerate(lines, start=1):
-    if not line.endswith("\n"):
-      break
-    try:
-      record = json.loads(line)
-      records.append({name: math.nan if value is None else value for name, value in record.items()})
-    except (ValueError, AttributeError) as error:
-      raise UserError(f"metrics file {str(path)!r}, line {number} is not a record") from error
-  return records
 
 
-def _drop_records_to_come(path: pathlib.Path, step: int | None, evaluates_again: bool) -> None:
-  """Keeps the records up to a step, and without its evaluation if that will be done again."""
-  if not path.exists():
-    return
-  kept = [] if step is None else [r for r in read_metrics(path) if r["step"] <= step]
-  if evaluates_again:
-    kept = [r for r in kept if (r["step"], r["kind"]) != (step, "evaluation")]
-  temporary = path.with_suffix(".tmp")
-  with temporary.open("w", encoding="utf-8") as file:
-    for record in kept:
-      file.write(json.dumps({name: _as_json(value) for name, value in record.items()}) + "\n")
-    file.flush()
-    os.fsync(file.fileno())
-  temporary.replace(path)
+def parse_metrics_line(line: str) -> Record | None:
+  """Returns the record in a line of metrics.jsonl, or None if it holds none."""
+  return parse_line(line, _as_record)
+
+
+def _as_record(value: Any) -> Record | None:
+  """Returns the record in a JSON value, with NaN for null, or None if it is not one."""
+  if not isinstance(value, dict) or not is_count(value.get("step")):
+    return None
+  if value.get("kind") not in ("train", "evaluation", "event"):
+    return None
+  if not all(isinstance(value[name], kind) for name, kind in _TYPES.items() if name in value):
+    return None
+  record = {}
+  for name, one in value.items():
+    if one is None or (isinstance(one, float) and not math.isfinite(one)):
+      one = math.nan
+    elif not isinstance(one, str | bool | int | float) or (name in _NUMBERS and not is_number(one)):
+      return None
+    record[name] = one
+  return record
 
 
 def _as_json(value: Any) -> Any:

@@ -17,7 +17,7 @@ from train.scaling.points import Points
 
 BUDGETS = 60
 """Number of budgets at which networks are compared, evenly spaced in the logarithm of compute."""
-MINIMAL_NETWORKS_A_BUDGET = 3
+MINIMAL_NETWORKS_PER_BUDGET = 3
 """Fewest networks to compare: of fewer, the best one is always the smallest or largest."""
 MINIMAL_BUDGETS = 3
 
@@ -112,12 +112,12 @@ def interpolated_optima(points: Points, way: Way, budgets: np.ndarray) -> Optima
     The optima at those budgets that have one.
   """
   found = []
-  if len(np.unique(points.names)) < MINIMAL_NETWORKS_A_BUDGET:
+  if len(np.unique(points.names)) < MINIMAL_NETWORKS_PER_BUDGET:
     budgets = budgets[:0]
   sizes, losses, epochs = _at_budgets(points, np.log(budgets))
   for column in range(len(budgets)):
     there = np.isfinite(losses[:, column])
-    if there.sum() < MINIMAL_NETWORKS_A_BUDGET:
+    if there.sum() < MINIMAL_NETWORKS_PER_BUDGET:
       continue
     size, loss, epoch = sizes[there], losses[there, column], epochs[there, column]
     best = _vertex(size, loss) if way == "parabola" else _lowest(size, loss)

@@ -161,9 +161,6 @@ def test_a_line_that_a_kill_cut_is_dropped(tmp_path):
   assert read_goodput(str(tmp_path)).starts == 2
 
 
-def test_a_ledger_that_is_not_there_or_damaged_is_named(tmp_path):
+def test_a_ledger_that_is_not_there_is_named(tmp_path):
   with pytest.raises(UserError, match=r"goodput\.jsonl' cannot be read"):
-    read_goodput(str(tmp_path))
-  (tmp_path / "goodput.jsonl").write_text("{\n")
-  with pytest.raises(UserError, match="a line that is not a record"):
     read_goodput(str(tmp_path))

@@ -4,6 +4,7 @@ import pytest
 from nfnet.errors import UserError
 from train.audit_data import as_text, audit
 from train.data.epoch_order import example_order
+from train.run.records.bookkeeping import DAMAGED_FOLDER
 from train.run.records.id_log import RECORD, IdLog, hash_ids, id_sum, read_records
 
 EXAMPLES, BATCH_SIZE, SEED = 40, 16, 3
@@ -142,14 +143,74 @@ def test_a_step_done_again_with_other_images_is_found(tmp_path):
     audit(str(tmp_path))
 
 
-def test_a_changed_bit_is_found(tmp_path):
-  write(tmp_path, 1, 4)
-  path = tmp_path / "ids" / "00000.bin"
-  content = bytearray(path.read_bytes())
+def flip_a_bit(content):
   content[RECORD.itemsize + 20] ^= 4
+
+
+def insert_bytes(content):
+  content[2 * RECORD.itemsize : 2 * RECORD.itemsize] = b"some bytes that are not a record"
+
+
+def prepend_bytes(content):
+  content[:0] = b"some"
+
+
+def cut_out_bytes(content):
+  del content[RECORD.itemsize + 5 : RECORD.itemsize + 9]
+
+
+def zero(content):
+  content[RECORD.itemsize : 2 * RECORD.itemsize] = bytes(RECORD.itemsize)
+
+
+@pytest.mark.parametrize(
+  ("damage", "lost_steps"),
+  [(flip_a_bit, [2]), (insert_bytes, []), (prepend_bytes, []), (cut_out_bytes, [2]), (zero, [2])],
+)
+def test_damage_hides_no_more_than_the_records_it_is_in(tmp_path, damage, lost_steps, capsys):
+  write(tmp_path, 1, 7)
+  path = tmp_path / "ids" / "00000.bin"
+  whole = audit(str(tmp_path))
+  content = bytearray(path.read_bytes())
+  damage(content)
   path.write_bytes(content)
-  with pytest.raises(UserError, match="record 1 of 5 is damaged"):
-    read_records(str(tmp_path))
+  for _ in range(2):
+    records, damaged_bytes = read_records(str(tmp_path))
+    assert damaged_bytes > 0
+    assert sorted(set(range(1, 8)) - set(records["step"].tolist())) == lost_steps
+    found = audit(str(tmp_path))
+    assert (found.steps, found.unproven_steps) == (7, len(lost_steps))
+    # An epoch has 2.5 steps.
+    assert found.unproven_epochs == len(lost_steps)
+    assert found.complete_epochs + found.unproven_epochs == whole.complete_epochs
+    assert ("not proven" in as_text(found)) == bool(lost_steps)
+    if not lost_steps:
+      break
+  # A run that goes on sets the damage aside, and its records follow the sound ones.
+  write(tmp_path, 8, 9, start=2)
+  assert (tmp_path / DAMAGED_FOLDER / "ids" / "00000.bin").exists()
+  records, damaged_bytes = read_records(str(tmp_path))
+  assert damaged_bytes == 0
+  assert sorted(set(range(1, 10)) - set(records["step"].tolist())) == lost_steps
+
+
+def test_a_file_without_any_record_is_one_line(tmp_path):
+  write(tmp_path, 1, 1)
+  (tmp_path / "ids" / "00000.bin").write_bytes(bytes(range(256)) * 100)
+  with pytest.raises(UserError, match="no sound record"):
+    audit(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+  "content", [b"", b"{", b"[]", b"\xff", b"{}", b"[" * 100_000, b'{"seed": 0, "examples": -8}']
+)
+def test_a_damaged_order_is_written_anew(tmp_path, content):
+  write(tmp_path, 1, 4)
+  (tmp_path / "ids" / "order.json").write_bytes(content)
+  with pytest.raises(UserError, match=r"order\.json cannot be read: .*start the run again"):
+    audit(str(tmp_path))
+  write(tmp_path, 5, 4)
+  assert audit(str(tmp_path)).steps == 4
 
 
 @pytest.mark.parametrize("make", [lambda folder: None, lambda folder: (folder / "ids").mkdir()])

@@ -1,0 +1,182 @@
+"""The paths that users give: expanded, refused where no file can be, and tried before the work.
+
+Every flag that holds a path is defined by `define_path`, and every other text that a user gives as
+a path, such as a field of a configuration, passes `local_path`.
+"""
+
+import os
+import re
+import tempfile
+import unicodedata
+from typing import Any, Literal
+
+from absl import flags
+
+from nfnet.errors import UserError
+
+# Flags belong to the module that calls `define_path`, not to this one.
+flags.disclaim_key_flags()
+
+Use = Literal["read", "write file", "write folder"]
+"""What a command does with a path: read it, write a file there, or write files into a folder."""
+
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+# Characters that break lines or control a terminal, and bytes of a name that are not UTF-8.
+_REFUSED_CATEGORIES = {"Cc": "a control character", "Zl": "a line end", "Zp": "a line end"}
+_REFUSED_CATEGORIES["Cs"] = "bytes that are not UTF-8"
+
+
+def local_path(label: str, path: str) -> str:
+  """Returns a path of the local file system with `~` and `~USER` expanded.
+
+  Args:
+    label: name of what holds the path, such as "--out" or "data.path", for messages.
+    path: path as the user gave it.
+
+  Raises:
+    UserError: the path is empty, names a bucket or another place that is not a local file, or holds
+      a control character or bytes that are not UTF-8, or there is no such user.
+  """
+  if not path:
+    raise UserError(f"{label}='': names no path")
+  for category, words in _REFUSED_CATEGORIES.items():
+    if any(unicodedata.category(character) == category for character in path):
+      raise UserError(f"{label}={shown(path)}: holds {words}; give another name")
+  if _SCHEME.match(path):
+    raise UserError(
+      f"{label}={shown(path)}: is not a path of this machine; mount the bucket or copy the files, "
+      "and give the path here"
+    )
+  expanded = os.path.expanduser(path)
+  if expanded.startswith("~"):
+    user = path.partition("/")[0]
+    raise UserError(
+      f"{label}={shown(path)}: there is no home folder {shown(user)}; give the whole path, "
+      f"or ./{user} for a file of that name"
+    )
+  return expanded
+
+
+def check_writable(label: str, path: str, use: Use) -> None:
+  """Checks that a path can be written, by writing an unnamed file where it would be.
+
+  Nothing remains of the check. Missing folders are not created.
+
+  Args:
+    label: name of what holds the path, for messages.
+    path: a path that `local_path` has returned.
+    use: what is going to be written there.
+
+  Raises:
+    UserError: a folder is in the place of a file or a file in the place of a folder, or the system
+      does not permit writing there.
+  """
+  is_folder = use == "write folder"
+  try:
+    if os.path.isdir(path) or path.endswith("/"):
+      if not is_folder:
+        raise UserError(f"{label}={path}: is a folder; give the path of a file")
+    elif is_folder and _exists(path):
+      raise UserError(f"{label}={path}: is a file; give the path of a folder")
+    if os.path.isdir(path):
+      _try_folder(path)
+    elif os.path.isfile(path):
+      with open(path, "ab"):
+        pass
+    elif not _exists(path):
+      ancestor = os.path.dirname(os.path.abspath(path))
+      while not _exists(ancestor):
+        ancestor = os.path.dirname(ancestor)
+      _try_folder(ancestor)
+  except OSError as error:
+    raise UserError(
+      f"{label}={path}: cannot be written: {error.strerror}; give another path"
+    ) from error
+
+
+def make_parents(path: str) -> None:
+  """Creates the folder that a file is going to be in, if it is not there.
+
+  Raises:
+    OSError: it cannot be created.
+  """
+  os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+
+
+def shown(path: str) -> str:
+  """Returns a path as messages show it: quoted, with whatever a terminal would obey escaped."""
+  return ascii(path)
+
+
+def define_path(
+  name: str,
+  default: str | None,
+  help_text: str,
+  *,
+  use: Use,
+  required: bool = False,
+  multiple: bool = False,
+) -> flags.FlagHolder:
+  """Defines a flag that holds a path, expanded by `local_path` and tried by `check_writable`.
+
+  Args:
+    name: name of the flag.
+    default: default value, or None.
+    help_text: description of the flag.
+    use: what the command does with the path.
+    required: whether the flag has to be given.
+    multiple: whether the flag may be repeated, so that its value is a list of paths.
+
+  Returns:
+    Holder of the flag's value.
+  """
+  parser = _PathParser(name)
+  serializer = flags.ArgumentSerializer()
+  if multiple:
+    holder = flags.DEFINE_multi(parser, serializer, name, default, help_text, required=required)
+  else:
+    holder = flags.DEFINE(
+      parser, name, default, help_text, serializer=serializer, required=required
+    )
+  if use != "read":
+    # Not in the parser, which absl calls for default values too.
+    flags.register_validator(name, lambda path: path is None or _is_writable(name, path, use))
+  return holder
+
+
+class _PathParser(flags.ArgumentParser):
+  """Parses the value of a flag by `local_path`."""
+
+  syntactic_help = "a path"
+
+  def __init__(self, name: str):
+    self._name = name
+
+  def parse(self, argument: Any) -> str:
+    """Returns the expanded path."""
+    return local_path(f"--{self._name}", argument)
+
+  def flag_type(self) -> str:
+    """Returns what --help calls the type."""
+    return "path"
+
+
+def _is_writable(name: str, path: str, use: Use) -> bool:
+  check_writable(f"--{name}", path, use)
+  return True
+
+
+def _exists(path: str) -> bool:
+  """Returns whether something is there; an error of the system other than absence is raised."""
+  try:
+    os.stat(path)
+  except (FileNotFoundError, NotADirectoryError):
+    return False
+  return True
+
+
+def _try_folder(folder: str) -> None:
+  if not os.path.isdir(folder):
+    raise NotADirectoryError(None, f"{folder} is not a folder")
+  with tempfile.TemporaryFile(dir=folder):
+    pass
