@@ -5,6 +5,7 @@ always the package.
 """
 
 from kernels.dispatch import Implementation, fallback_counts
+from kernels.scaled_ws_conv.formulas import Standardization
 from kernels.scaled_ws_conv.op import Convolution, scaled_ws_convolution
 from kernels.se_residual.formulas import Gate
 from kernels.se_residual.op import conv_se_residual
@@ -18,6 +19,7 @@ __all__ = [
   "Convolution",
   "Gate",
   "Implementation",
+  "Standardization",
   "Step",
   "conv_se_residual",
   "fallback_counts",

@@ -5,8 +5,8 @@ A gain is 1 / sqrt(Var[f(x)]) (paper B, section 2), with every digit that the re
 """
 
 import dataclasses
-import functools
 import math
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -60,13 +60,28 @@ def _double_gelu_jvp(primals, tangents):
   return x * value, slope * tangent
 
 
-_exact_gelu = functools.partial(jax.nn.gelu, approximate=False)
+@jax.custom_jvp
+def _double_gelu_erf(x: jax.Array) -> jax.Array:
+  """Computes x (1 + erf(x / sqrt(2))): twice the exact gelu, written as PyTorch computes it.
+
+  `jax.nn.gelu` computes it from erfc, which Pallas kernels for TPU do not have.
+  """
+  return x * (1 + jax.lax.erf(x * math.sqrt(0.5)))
+
+
+@_double_gelu_erf.defjvp
+def _double_gelu_erf_jvp(primals, tangents):
+  (x,), (tangent,) = primals, tangents
+  value = 1 + jax.lax.erf(x * math.sqrt(0.5))
+  slope = value + x * (_SLOPE * jnp.exp(-0.5 * (x * x)))
+  return x * value, slope * tangent
+
 
 _SCALED_ACTIVATIONS = {
   "celu": ScaledActivation(jax.nn.celu, 1.270926833152771),
   "elu": ScaledActivation(jax.nn.elu, 1.2716004848480225),
   "gelu": ScaledActivation(_double_gelu, GELU_GAIN / 2),
-  "gelu_erf": ScaledActivation(_exact_gelu, GELU_GAIN),
+  "gelu_erf": ScaledActivation(_double_gelu_erf, GELU_GAIN / 2),
   "identity": ScaledActivation(lambda x: x, 1.0),
   "leaky_relu": ScaledActivation(jax.nn.leaky_relu, 1.70590341091156),
   "log_sigmoid": ScaledActivation(jax.nn.log_sigmoid, 1.9193484783172607),
@@ -85,17 +100,24 @@ ACTIVATIONS = tuple(_SCALED_ACTIVATIONS)
 """Names. "gelu" is the tanh form of the released code, "gelu_erf" the exact form that timm uses."""
 
 
-def scaled_activation(name: str) -> ScaledActivation:
+Numerics = Literal["released", "timm"]
+"""Whose formulas apply the parameters, where the code released with paper B and timm differ."""
+
+
+def scaled_activation(name: str, numerics: Numerics = "released") -> ScaledActivation:
   """Returns the activation called `name`.
 
   Every call returns the same object, so that JAX's caches see a single function.
 
   Args:
     name: one of `ACTIVATIONS`.
+    numerics: whose form "gelu" has: the released code's, with tanh, or timm's, which is exact.
 
   Raises:
     ValueError: there is no such activation.
   """
   if name not in _SCALED_ACTIVATIONS:
     raise ValueError(f"unknown activation {name!r}; choose one of {', '.join(ACTIVATIONS)}")
+  if (name, numerics) == ("gelu", "timm"):
+    name = "gelu_erf"
   return _SCALED_ACTIVATIONS[name]

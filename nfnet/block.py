@@ -42,6 +42,7 @@ class Block(nnx.Module):
     shape: channels, groups and stride.
     activation: scaled activation f.
     alpha: weight of the residual branch.
+    standardization: how filters are standardized, see `kernels.Standardization`.
     implementation: implementation of the ops.
   """
 
@@ -51,6 +52,7 @@ class Block(nnx.Module):
     *,
     activation: ScaledActivation,
     alpha: float,
+    standardization: kernels.Standardization,
     implementation: kernels.Implementation,
   ):
     def conv(in_channels, out_channels, filter_pixels, **arguments):
@@ -58,6 +60,7 @@ class Block(nnx.Module):
         in_channels,
         out_channels,
         filter_pixels=filter_pixels,
+        standardization=standardization,
         implementation=implementation,
         **arguments,
       )
@@ -74,6 +77,7 @@ class Block(nnx.Module):
     self.has_projection = shape.has_projection
     self.activation = activation
     self.alpha = alpha
+    self.standardization = standardization
     self.implementation = implementation
 
   def __call__(
@@ -116,5 +120,6 @@ class Block(nnx.Module):
       input_scale=jnp.float32(activation.gain),
       keep=keep,
       alpha=self.alpha,
+      standardization=self.standardization,
       implementation=self.implementation,
     )

@@ -4,6 +4,7 @@ No command ends because its output cannot be written (`nfnet.system.standard_str
 """
 
 import importlib.util
+import io
 import os
 import pathlib
 import sys
@@ -12,15 +13,19 @@ from collections.abc import Callable
 
 from absl import app, flags, logging
 
-from nfnet.errors import UserError, escaped
+from nfnet.errors import InUseError, UserError, escaped
+from nfnet.system.interrupts import raise_keyboard_interrupt
 from nfnet.system.standard_streams import StandardStreams, keep_running_without_readers
 
 EXIT_UNEXPECTED_ERROR = 1
 """An error that nobody expected, printed with its traceback."""
 EXIT_LOST_OUTPUT = 1
-"""What a command had to print could not be written, described in one line."""
+"""The output of a command could not be written; the reason is printed as one line."""
 EXIT_USER_ERROR = 2
 """An error that the user can correct (`nfnet.errors.UserError`), printed as one line."""
+EXIT_IN_USE = 75
+"""Another process is using what this one needs (`nfnet.errors.InUseError`), so the same command may
+succeed later (EX_TEMPFAIL of sysexits.h)."""
 EXIT_INTERRUPTED = 130
 """Interrupted at the keyboard (128 + SIGINT, as shells count)."""
 
@@ -80,7 +85,8 @@ def report_error(error: BaseException) -> int:
     error: what `main` raised.
 
   Returns:
-    Exit code: 2 for an error that the user can correct, 130 for an interrupt, 1 for any other.
+    Exit code: 2 for an error that the user can correct, 75 if another process is in the way, 130
+    for an interrupt, 1 for any other.
   """
   sys.stdout.flush()
   if isinstance(error, KeyboardInterrupt):
@@ -88,7 +94,7 @@ def report_error(error: BaseException) -> int:
     return EXIT_INTERRUPTED
   if isinstance(error, UserError | flags.Error):
     print(f"error: {escaped(str(error))}", file=sys.stderr, flush=True)
-    return EXIT_USER_ERROR
+    return EXIT_IN_USE if isinstance(error, InUseError) else EXIT_USER_ERROR
   traceback.print_exception(error)
   return EXIT_UNEXPECTED_ERROR
 
@@ -120,6 +126,10 @@ def run_main(
 
   streams = keep_running_without_readers(None if prints_result else _READER_SILENT_SECONDS_MAX)
   skip_absent_tpu()
+  # A terminal or file that is not UTF-8 shows what it lacks as escapes, as stderr always does.
+  if isinstance(sys.stdout, io.TextIOWrapper):
+    sys.stdout.reconfigure(errors="backslashreplace")
+  raise_keyboard_interrupt()
   # All of absl is inside, because parsing the arguments can raise too.
   try:
     app.run(main, flags_parser=parse_quietly)

@@ -1,4 +1,4 @@
-"""Defines the one error type whose message is meant for the person at the terminal.
+"""Defines the error types whose messages are meant for the person at the terminal.
 
 A message may quote text from a file that a stranger made: a name, a line, the words of a parser's
 exception. `UserError` itself keeps such text from reaching the terminal as anything but text, and
@@ -23,6 +23,10 @@ class UserError(Exception):
       half = MESSAGE_CHARACTERS_MAX // 2
       text = f"{text[:half]} ... {text[-half:]}"
     super().__init__(escaped(text))
+
+
+class InUseError(UserError):
+  """Reports that another process is using what this one needs, so that a later try may succeed."""
 
 
 def escaped(text: str) -> str:

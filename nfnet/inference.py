@@ -11,17 +11,21 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
+from nfnet.activations import Numerics
 from nfnet.errors import UserError, escaped
 from nfnet.images.decoding import BadImageError, decode_image, read_image_file
 from nfnet.images.normalization import normalize
-from nfnet.images.resizing import resize_and_center_crop
+from nfnet.images.resizing import EvaluationResize, resize_and_center_crop
 from nfnet.model import NFNet, apply
 from nfnet.variants import get_variant
 from nfnet.weights.load import load_weights
 
 _TOP = 5
-# Paper B's value, for weights that do not say how they were evaluated.
+# Paper B's evaluation, for weights that do not say how they were evaluated.
 _RESIZE_MARGIN = 32
+_RESIZE: EvaluationResize = "squash"
+# Of checkpoints that were saved before it could be chosen.
+_OLD_RESIZE: EvaluationResize = "shorter_side"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,13 +35,15 @@ class Classifier:
   Attributes:
     logits: compiled function from normalized float32 [n, height, width, 3] to float32 [n, classes].
     pixels: side of the images.
-    resize_margin: number of pixels by which the resized shorter side exceeds `pixels`.
+    resize: way of resizing images, see `nfnet.images.resizing`.
+    resize_margin: number of pixels by which a resized image exceeds `pixels`.
     class_names: one name for each class, or None.
     is_multi_label: whether classes are independent of each other, as a sigmoid loss makes them.
   """
 
   logits: Callable[[np.ndarray], jax.Array]
   pixels: int
+  resize: EvaluationResize
   resize_margin: int
   class_names: Sequence[str] | None
   is_multi_label: bool
@@ -48,7 +54,9 @@ def load_classifier(
   *,
   variant: str | None = None,
   activation: str | None = None,
+  numerics: Numerics | None = None,
   pixels: int | None = None,
+  resize: EvaluationResize | None = None,
 ) -> Classifier:
   """Builds the network that fits the weights.
 
@@ -56,8 +64,13 @@ def load_classifier(
     path: path of the weights; see `nfnet.weights.load.load_weights`.
     variant: variant that the weights must have; None accepts any.
     activation: name of the activation; None means the checkpoint's own or, for other files, gelu.
+    numerics: "released" or "timm", see `nfnet.model.NFNet`; None means the checkpoint's own or, for
+      other files, "released". A file in timm's layout does not say whether timm trained its
+      weights; those that timm publishes in this layout are the released ones, converted.
     pixels: side of the images; None means the resolution at which the checkpoint was evaluated or,
       for other files, the variant's test resolution.
+    resize: way of resizing images, see `nfnet.images.resizing`; None means the way in which the
+      checkpoint was evaluated or, for other files, "squash".
 
   Raises:
     UserError: the weights cannot be read or do not fit the other arguments.
@@ -67,25 +80,24 @@ def load_classifier(
   model_settings, data_settings, loss_settings = (
     metadata.get("experiment", {}).get(section, {}) for section in ("model", "data", "loss")
   )
-  trained_activation = model_settings.get("activation", activation or "gelu")
-  if activation not in (None, trained_activation):
-    raise UserError(
-      f"weights {path!r} were trained with --activation={trained_activation}, not {activation}"
-    )
-  model = NFNet(
-    weights.variant,
-    weights.num_classes,
-    activation=trained_activation,
-    bottleneck=weights.bottleneck,
-  )
+  formulas = {"activation": activation or "gelu", "numerics": numerics or "released"}
+  if weights.metadata is not None:
+    trained = {"activation": "gelu", "numerics": "released", **model_settings}
+    for flag, asked in (("activation", activation), ("numerics", numerics)):
+      if asked not in (None, trained[flag]):
+        raise UserError(f"weights {path!r} were trained with --{flag}={trained[flag]}, not {asked}")
+      formulas[flag] = trained[flag]
+  model = NFNet(weights.variant, weights.num_classes, bottleneck=weights.bottleneck, **formulas)
   parameters = jax.tree.map(jnp.asarray, weights.parameters)
   compiled = jax.jit(lambda parameters, images: apply(model, parameters, images))
   own_pixels = get_variant(weights.variant).test_pixels
   return Classifier(
     logits=lambda images: compiled(parameters, images),
     pixels=pixels or data_settings.get("evaluation_pixels", own_pixels),
+    resize=resize
+    or data_settings.get("evaluation_resize", _OLD_RESIZE if weights.metadata else _RESIZE),
     resize_margin=data_settings.get("evaluation_resize_margin", _RESIZE_MARGIN),
-    class_names=metadata.get("class_names"),
+    class_names=weights.class_names,
     is_multi_label=loss_settings.get("kind") == "sigmoid",
   )
 
@@ -103,7 +115,9 @@ def read_images(paths: Sequence[str], classifier: Classifier) -> Iterator[np.nda
       raise UserError(f"image {path!r} cannot be read: {error.strerror}") from error
     except BadImageError as error:
       raise UserError(f"image {path!r} cannot be decoded: {error}") from error
-    yield normalize(resize_and_center_crop(image, classifier.pixels, classifier.resize_margin))
+    yield normalize(
+      resize_and_center_crop(image, classifier.pixels, classifier.resize_margin, classifier.resize)
+    )
 
 
 def batches(images: Iterator[np.ndarray], batch_size: int) -> Iterator[tuple[np.ndarray, int]]:

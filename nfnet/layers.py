@@ -30,6 +30,7 @@ class ScaledWSConv(nnx.Module):
     stride: stride in both directions.
     groups: number of channel groups.
     pool: whether 2x2 average pooling comes before the convolution.
+    standardization: how filters are standardized, see `kernels.Standardization`.
     implementation: implementation of the op.
   """
 
@@ -42,6 +43,7 @@ class ScaledWSConv(nnx.Module):
     stride: int = 1,
     groups: int = 1,
     pool: bool = False,
+    standardization: kernels.Standardization,
     implementation: kernels.Implementation,
   ):
     self.weight = declare(filter_pixels, filter_pixels, in_channels // groups, out_channels)
@@ -50,6 +52,7 @@ class ScaledWSConv(nnx.Module):
     self.stride = stride
     self.groups = groups
     self.pool = pool
+    self.standardization = standardization
     self.implementation = implementation
 
   def __call__(
@@ -72,6 +75,7 @@ class ScaledWSConv(nnx.Module):
       activation=activation and activation.function,
       input_scale=activation and jnp.float32(beta * activation.gain),
       returns_input=returns_input,
+      standardization=self.standardization,
       implementation=self.implementation,
     )
 

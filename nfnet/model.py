@@ -1,7 +1,7 @@
 """Defines the network: stem, four stages of residual blocks, head.
 
 Paper B (https://arxiv.org/abs/2102.06171), section 4, with the numerics of the code released with
-it. There are a few deliberate differences from that code:
+it or, on request, of timm. There are a few deliberate differences from that code:
 
 - Activations are HWNC inside the network, which is what the TPU kernels need; images are NHWC.
 - Statistics, activations and the gate are computed in float32, whatever the compute dtype.
@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, Key
 
 import kernels
 from kernels.scaled_ws_conv.reference import activate
-from nfnet.activations import ScaledActivation, scaled_activation
+from nfnet.activations import Numerics, ScaledActivation, scaled_activation
 from nfnet.block import Block
 from nfnet.block_arrangement import BLOCKS, arrange_blocks, block_key, is_stacked
 from nfnet.layers import Linear, ScaledWSConv
@@ -45,14 +45,21 @@ class Stem(nnx.Module):
     channels: tuple[int, int, int, int],
     *,
     activation: ScaledActivation,
+    standardization: kernels.Standardization,
     implementation: kernels.Implementation,
   ):
     inputs = (3, *channels[:-1])
     self.conv0, self.conv1, self.conv2, self.conv3 = (
-      ScaledWSConv(*sizes, filter_pixels=3, implementation=implementation)
+      ScaledWSConv(
+        *sizes,
+        filter_pixels=3,
+        standardization=standardization,
+        implementation=implementation,
+      )
       for sizes in zip(inputs, channels, strict=True)
     )
     self.activation = activation
+    self.standardization = standardization
     self.implementation = implementation
 
   def __call__(self, x: Float[Array, "h w n c"]) -> Float[Array, "h2 w2 n o"]:
@@ -65,6 +72,7 @@ class Stem(nnx.Module):
       tuple(conv.bias[...] for conv in convs),
       activation=self.activation.function,
       input_scale=jnp.float32(self.activation.gain),
+      standardization=self.standardization,
       implementation=self.implementation,
     )
 
@@ -76,6 +84,8 @@ class NFNet(nnx.Module):
     variant: name from `nfnet.variants.VARIANTS`.
     num_classes: width of the classifier.
     activation: name from `nfnet.activations.ACTIVATIONS`.
+    numerics: "released" applies the parameters as the code released with paper B does, "timm" as
+      timm's `dm_nfnet_f*` do: with `kernels.Standardization` "timm", and an exact gelu.
     alpha: weight of the residual branches.
     stochastic_depth_rate: drop rate that grows linearly from 0 at the first block; a block after
       the last would have this rate.
@@ -97,6 +107,7 @@ class NFNet(nnx.Module):
     num_classes: int,
     *,
     activation: str = "gelu",
+    numerics: Numerics = "released",
     alpha: float = 0.2,
     stochastic_depth_rate: float = 0.0,
     dropout_rate: float | None = None,
@@ -108,9 +119,11 @@ class NFNet(nnx.Module):
   ):
     if block_execution not in ("scan", "unrolled"):
       raise ValueError(f'{block_execution=}: must be "scan" or "unrolled"')
+    if numerics not in ("released", "timm"):
+      raise ValueError(f'{numerics=}: must be "released" or "timm"')
     shape = get_variant(variant)
-    common = dict(implementation=implementation)
-    self.activation = scaled_activation(activation)
+    common = dict(standardization=numerics, implementation=implementation)
+    self.activation = scaled_activation(activation, numerics)
     self.compute_dtype = jnp.dtype(compute_dtype)
     self.images_multiple = kernels.IMAGES_MULTIPLE if implementation == "pallas" else 1
     self.rematerialize = rematerialize

@@ -6,16 +6,22 @@
 The first command prints the five most probable classes of each image. The second takes images that
 are already normalized, float32 [images, height, width, 3], and writes float32 [images, classes].
 PATH is a released haiku file, a safetensors file in timm's layout, or a workdir or checkpoint of
-this project. Checkpoints know their own variant, activation, resolution and class names.
+this project. Checkpoints know their own variant, activation, numerics, resolution, way of resizing
+and class names. For released weights and timm's, images are resized as in the released code: both
+sides to 32 pixels more than the crop. For weights that were trained in timm, add --numerics=timm.
 """
+
+import sys
+import typing
 
 import numpy as np
 from absl import flags
 from tqdm import tqdm
 
-from nfnet.activations import ACTIVATIONS
+from nfnet.activations import ACTIVATIONS, Numerics
 from nfnet.command_line import run_main
 from nfnet.errors import UserError, escaped
+from nfnet.images.resizing import EvaluationResize
 from nfnet.inference import load_classifier, predict, read_images, top_classes
 from nfnet.system.paths import define_path, local_path, make_parents
 from nfnet.variants import get_variant
@@ -51,7 +57,19 @@ def _define_flags() -> None:
   define_path("logits_out", None, "Write the logits to this .npy file.", use="write file")
   flags.DEFINE_integer("pixels", None, "Side that image files are resized to.", lower_bound=1)
   flags.DEFINE_enum(
-    "activation", None, ACTIVATIONS, "Default: the checkpoint's, or gelu. timm uses gelu_erf."
+    "resize",
+    None,
+    typing.get_args(EvaluationResize),
+    "How image files are resized. Default: as the checkpoint was evaluated, or squash.",
+  )
+  flags.DEFINE_enum(
+    "activation", None, ACTIVATIONS, "Default: the checkpoint's, or gelu, as the numerics have it."
+  )
+  flags.DEFINE_enum(
+    "numerics",
+    None,
+    typing.get_args(Numerics),
+    "Default: the checkpoint's, or released. timm is for weights that were trained in timm.",
   )
   flags.DEFINE_integer("batch_size", 16, "Images computed at once.", lower_bound=1)
 
@@ -62,8 +80,9 @@ def main(argv: list[str]) -> None:
   paths = [local_path("image", path) for path in argv[1:]]
   if bool(paths) == bool(arguments.inputs):
     raise UserError("give either image files or --inputs=FILE.npy")
-  if arguments.inputs and arguments.pixels:
-    raise UserError("--pixels is for image files; --inputs are used as they are")
+  for flag in ("pixels", "resize"):
+    if arguments.inputs and arguments[flag].value is not None:
+      raise UserError(f"--{flag} is for image files; --inputs are used as they are")
   try:
     if arguments.variant is not None:
       get_variant(arguments.variant)
@@ -74,8 +93,16 @@ def main(argv: list[str]) -> None:
     arguments.weights,
     variant=arguments.variant,
     activation=arguments.activation,
+    numerics=arguments.numerics,
     pixels=arguments.pixels,
+    resize=arguments.resize,
   )
+  if classifier.class_names is None and not arguments.logits_out:
+    print(
+      f"weights {arguments.weights!r} do not name their classes: they are numbered from 0, in the "
+      "order of the classifier",
+      file=sys.stderr,
+    )
   names = paths if inputs is None else [f"{arguments.inputs}[{i}]" for i in range(len(inputs))]
   images = read_images(paths, classifier) if inputs is None else iter(inputs)
   rows = []

@@ -184,10 +184,12 @@ def main(arguments: list[str]) -> None:
   """Compiles, compares and prints."""
   refuse_arguments(arguments)
   reports = [
-    report(request, time_limit_seconds=_COMPILE_SECONDS, memory_limit_bytes=_COMPILE_BYTES)
+    report(request, **command_flags.limits())
     for request in tqdm(requests_v3(), desc="TPU v3", leave=False, disable=None)
   ]
-  estimates = estimate_all(requests(parse_topology(_SLICE_V4), "reference"))
+  estimates = estimate_all(
+    requests(parse_topology(_SLICE_V4), "reference"), **command_flags.limits()
+  )
   tables = {"v3": compare_v3(reports), "v4": compare_v4(estimates)}
   versions = reports[0].compilation.versions
   print_and_write(
@@ -196,5 +198,8 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
+  command_flags.define_limits(
+    time_limit_seconds=_COMPILE_SECONDS, memory_limit_bytes=_COMPILE_BYTES
+  )
   command_flags.define_json()
   run_main(main)

@@ -133,6 +133,10 @@ def main(arguments: list[str]) -> None:
       generate_images(images, _GENERATED_IMAGES)
     first = min(images.iterdir())
     (held_out / first.name).symlink_to(first)
+    # A data set has two classes at least.
+    other = root / "train" / "other"
+    other.mkdir()
+    (other / first.name).symlink_to(first)
     sizes = [path.stat().st_size for path in images.iterdir()]
     if sum(sizes) <= 1.1 * record_reader.IN_MEMORY_BYTES_MAX:
       raise UserError(

@@ -120,12 +120,13 @@ def main(arguments: list[str]) -> None:
   """Compiles and prints the table."""
   refuse_arguments(arguments)
   reports = [
-    report(request_for(released), memory_limit_bytes=_COMPILE_BYTES)
+    report(request_for(released), **command_flags.limits())
     for released in tqdm(published.RELEASED_STEPS_V4, desc="steps", leave=False, disable=None)
   ]
   print_and_write(as_text(reports), lambda: write_json("json", flags.FLAGS.json, as_json(reports)))
 
 
 if __name__ == "__main__":
+  command_flags.define_limits(memory_limit_bytes=_COMPILE_BYTES)
   command_flags.define_json()
   run_main(main)

@@ -19,6 +19,7 @@ from train.demo_data import make_digits
 from train.report.table import format_table
 from train.report.units import format_duration
 from train.run.initial_weights import with_new_classifier
+from train.run.leases.workdir_lease import lease_on
 from train.run.loop import train
 
 _WORKDIR = define_path("workdir", "workdirs/demo", "Folder for all results.", use="write folder")
@@ -35,7 +36,15 @@ def demo(workdir: pathlib.Path) -> None:
 
   Args:
     workdir: folder for all results.
+
+  Raises:
+    InUseError: another process runs the demo there.
   """
+  with lease_on(workdir):
+    _demo(workdir)
+
+
+def _demo(workdir: pathlib.Path) -> None:
   started_seconds = time.monotonic()
   # Fine-tuning and training from scratch are the same program, so the second finds it compiled.
   jax.config.update("jax_compilation_cache_dir", str(workdir / "compilation_cache"))

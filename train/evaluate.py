@@ -1,13 +1,15 @@
 """Evaluates a trained network on held-out images.
 
     python -m train.evaluate --workdir=DIR [--pixels=256,320] [--json=OUT] [--config.FIELD=VALUE]
+    python -m train.evaluate --weights=FILE --config=FILE.py --config.data.path=DATA
 
-It evaluates the newest checkpoint of a workdir, or the checkpoint in the given folder, at one or
-more resolutions: the moving average, where one was kept, and the parameters themselves. It prints
-loss, top-1, top-5, the mean over the classes of their top-1, the calibration error, and the classes
-that are recognized worst. --config.data.path=DIR evaluates on another data set. Images are prepared
-as in the papers: the shorter side is resized to `data.evaluation_resize_margin` pixels more than
-the crop, which is taken from the center.
+The first command evaluates the newest checkpoint of a workdir, or the checkpoint in the given
+folder, at one or more resolutions: the moving average, where one was kept, and the parameters
+themselves. The second one evaluates released weights, or timm's, as a configuration says. Both
+print loss, top-1, top-5, the mean over the classes of their top-1, the calibration error, and the
+classes that are recognized worst. --config.data.path=DIR evaluates on another data set. Images are
+resized to `data.evaluation_resize_margin` pixels more than the crop, which is taken from the
+center: both sides or the shorter one, as the configuration's `data.evaluation_resize` says.
 """
 
 import math
@@ -19,13 +21,20 @@ from absl import flags
 from nfnet.command_line import run_main
 from nfnet.errors import UserError, escaped
 from nfnet.system.paths import define_path
+from train.config.files import load_experiment
 from train.config.overrides import parse_arguments
 from train.report.output import print_and_write, write_json
 from train.report.table import format_table
 from train.run import processes
-from train.run.evaluation import Evaluation, evaluate_checkpoint
+from train.run.evaluation import Evaluation, evaluate_checkpoint, evaluate_weights
 
 _WORKDIR = define_path("workdir", None, "A run's workdir, or one checkpoint's folder.", use="read")
+_WEIGHTS = define_path(
+  "weights", None, "A haiku file, or safetensors in timm's layout.", use="read"
+)
+_CONFIG = define_path(
+  "config", None, "Python file that says how --weights are evaluated.", use="read"
+)
 _PIXELS = flags.DEFINE_list("pixels", [], "Sides of the images; default: the experiment's own.")
 _JSON = define_path(
   "json", None, "File to write all scores to, those of each class too.", use="write file"
@@ -99,11 +108,19 @@ def _parse_pixels(texts: Sequence[str]) -> list[int]:
 
 def main(overrides: list[str]) -> None:
   """Evaluates the checkpoint that the flags name, and prints the tables."""
-  if _WORKDIR.value is None:
-    raise UserError("--workdir is missing: give a run's workdir or one checkpoint's folder")
+  if (_WORKDIR.value is None) == (_WEIGHTS.value is None):
+    raise UserError(
+      "give either --workdir (a run's workdir or one checkpoint's folder) or --weights and --config"
+    )
+  if (_WEIGHTS.value is None) != (_CONFIG.value is None):
+    raise UserError("--weights and --config belong together; a --workdir has its own configuration")
   pixels = _parse_pixels(_PIXELS.value)
   with processes.joined():
-    evaluations, class_names = evaluate_checkpoint(_WORKDIR.value, overrides[1:], pixels=pixels)
+    if _WORKDIR.value is not None:
+      evaluations, class_names = evaluate_checkpoint(_WORKDIR.value, overrides[1:], pixels=pixels)
+    else:
+      experiment = load_experiment(_CONFIG.value, overrides[1:])
+      evaluations, class_names = evaluate_weights(_WEIGHTS.value, experiment, pixels=pixels)
     if not processes.is_first():
       return
   print_and_write(

@@ -28,6 +28,7 @@ _PAPER_A_FINE_TUNING = "A, section 3"
 _PAPER_B_TABLE = "B, table 1"
 _PAPER_B_RECIPE = "B, appendix A"
 _PAPER_B_JFT = "B, section 5 and appendix A"
+_PAPER_B_CODE = "code released with B"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -157,6 +158,7 @@ def _imagenet() -> Section:
         [256, 320, 352, 416, 512, 544, 576, 608],
         _PAPER_B_TABLE,
       ),
+      row("resize before the test crop", "data.evaluation_resize", "squash", _PAPER_B_CODE),
       row(
         "margin of the resize before the test crop, px",
         "data.evaluation_resize_margin",
@@ -230,6 +232,7 @@ def _jft() -> Section:
       row("number of classes", "data.num_classes", 30_000, _PAPER_A),
       row("training resolution, px", "data.train_pixels", 224, _PAPER_A),
       row("held-out resolution, px", "data.evaluation_pixels", 256, _PAPER_A),
+      row("resize before the held-out crop", "data.evaluation_resize", "squash", _PAPER_B_CODE),
       rates("F0", [1.6, 1.6, 1.6, 1.6, 1.6, 0.8]),
       rates("F3", [1.6, 1.6, 1.6, 0.8, 0.8, 0.4]),
       rates("F7+", [1.6, 1.6, 1.6, 0.8, 0.4, 0.4]),
@@ -265,6 +268,7 @@ def _fine_tuning() -> Section:
       row("epochs", "schedule.train_epochs", 50, _PAPER_A_FINE_TUNING),
       row("training resolution, px", "data.train_pixels", 384, _PAPER_A_FINE_TUNING),
       row("test resolution, px", "data.evaluation_pixels", 480, _PAPER_A_FINE_TUNING),
+      row("resize before the test crop", "data.evaluation_resize", "squash", _PAPER_B_CODE),
       repeated(
         "repeated augmentation, repetitions of an image",
         "data.repetitions",

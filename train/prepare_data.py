@@ -4,9 +4,11 @@
     python -m train.prepare_data --verify=DIR
 
 The source folder holds `train/CLASS/*` and `val/CLASS/*` (also `validation` or `test`), or only
-`CLASS/*`, a share of which is held out, or the four idx files of MNIST or Fashion-MNIST. JPEG, PNG
-and WebP files are stored unchanged, after each has been decoded once as a check. The same command
-continues a run that was stopped, and refuses to write over a finished data set.
+`CLASS/*`, a share of which is held out, or the four idx files of MNIST or Fashion-MNIST. The
+command says what it has understood before it reads the images, and refuses what could be meant in
+two ways. JPEG, PNG and WebP files are stored unchanged, after each has been decoded once as a
+check. The same command continues a run that was stopped, and refuses to write over a finished data
+set.
 """
 
 import os
@@ -17,7 +19,13 @@ from nfnet.command_line import run_main
 from nfnet.errors import UserError
 from nfnet.system.paths import define_path
 from train.data import dataset_writer, image_sources
-from train.data.manifest import MANIFEST_NAME, Manifest, load_manifest
+from train.data.manifest import (
+  IMAGES_IN_TWO_SPLITS_NAME,
+  MANIFEST_NAME,
+  Manifest,
+  load_manifest,
+)
+from train.data.preparation import class_folders
 from train.report.units import format_size
 
 _SOURCE = define_path("source", None, "Folder with the images.", use="read")
@@ -28,6 +36,12 @@ _EVALUATION_SHARE = flags.DEFINE_float(
 _CLASS_NAMES = flags.DEFINE_list(
   "class_names", [], "Names of the classes of idx files, separated by commas."
 )
+_LAYOUT = flags.DEFINE_enum(
+  "layout", "auto", class_folders.LAYOUTS, "What the folders in the source are; auto finds out."
+)
+_MERGE_SUBFOLDERS = flags.DEFINE_bool(
+  "merge_subfolders", False, "Take images in subfolders of a class folder as images of the class."
+)
 _SHARDS = flags.DEFINE_integer(
   "shards", None, "Record files per split; about 256 MiB each by default.", lower_bound=1
 )
@@ -36,7 +50,7 @@ _WORKERS = flags.DEFINE_integer(
   "workers", os.cpu_count(), "Number of processes that read and decode images.", lower_bound=0
 )
 _SKIP_BAD_IMAGES = flags.DEFINE_bool(
-  "skip_bad_images", False, "Leave out images that cannot be decoded, and list them."
+  "skip_bad_images", False, "Leave out images that cannot be read or decoded, and list them."
 )
 _VERIFY = define_path(
   "verify",
@@ -57,9 +71,15 @@ def main(arguments: list[str]) -> None:
     return
   if not _SOURCE.value or not _OUT.value:
     raise UserError("--source=DIR and --out=DIR are needed, or --verify=DIR")
-  source = image_sources.read_source(_SOURCE.value, _EVALUATION_SHARE.value, _CLASS_NAMES.value)
-  for suffix, files in source.ignored_suffixes.items():
-    print(f"ignored {files} files that end in {suffix or 'nothing'}")
+  source = image_sources.read_source(
+    _SOURCE.value,
+    _EVALUATION_SHARE.value,
+    _CLASS_NAMES.value,
+    layout=_LAYOUT.value,
+    merge_subfolders=_MERGE_SUBFOLDERS.value,
+    excluded=_OUT.value,
+  )
+  print(f"{_SOURCE.value}: {image_sources.describe_source(source)}", flush=True)
   manifest = dataset_writer.write_dataset(
     _OUT.value,
     source,
@@ -80,8 +100,14 @@ def _print_summary(folder: str, manifest: Manifest) -> None:
     )
   if manifest.skipped_images:
     print(
-      f"  {len(manifest.skipped_images)} images left out because they cannot be decoded; "
+      f"  {len(manifest.skipped_images)} images left out because they cannot be read or decoded; "
       f"{MANIFEST_NAME} lists them"
+    )
+  if manifest.images_in_two_splits:
+    print(
+      f"  {manifest.images_in_two_splits:,} images have the same pixels as an image of another "
+      f"split; {IMAGES_IN_TWO_SPLITS_NAME} lists them; unless scores may count images that were "
+      "trained on, remove them from the source"
     )
 
 

@@ -10,6 +10,7 @@ from absl import flags
 from nfnet.command_line import run_main
 from nfnet.errors import UserError
 from nfnet.system.paths import define_path
+from train.config.accepted_changes import define_accept_changes
 from train.config.files import load_experiment
 from train.config.overrides import parse_arguments
 from train.run import processes
@@ -21,6 +22,7 @@ _CONFIG = define_path("config", None, "Python file that describes the experiment
 _WORKDIR = define_path(
   "workdir", None, "Folder for checkpoints, metrics and plots.", use="write folder"
 )
+_ACCEPT_CHANGES = define_accept_changes()
 
 
 def main(overrides: list[str]) -> None:
@@ -33,7 +35,12 @@ def main(overrides: list[str]) -> None:
     )
   use_compilation_cache()
   with processes.joined():
-    train(experiment, _WORKDIR.value, began_seconds=process_began_seconds())
+    train(
+      experiment,
+      _WORKDIR.value,
+      began_seconds=process_began_seconds(),
+      accepted_changes=_ACCEPT_CHANGES.value,
+    )
 
 
 if __name__ == "__main__":

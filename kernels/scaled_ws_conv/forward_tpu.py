@@ -18,7 +18,7 @@ from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float
 
 from kernels.call import Operand, Result, call
-from kernels.scaled_ws_conv.formulas import Activation, filter_statistics
+from kernels.scaled_ws_conv.formulas import Activation, Standardization, filter_statistics
 from kernels.scaled_ws_conv.problem import lane_tiles
 from kernels.scaled_ws_conv.tile import Blocks
 from kernels.tpu import LANES, SUBLANES, result_like
@@ -47,7 +47,7 @@ class Refs(NamedTuple):
 
 
 # Under jit, equal calls are traced only once: the body is long.
-@functools.partial(jax.jit, static_argnames=("blocks", "activation"))
+@functools.partial(jax.jit, static_argnames=("blocks", "activation", "standardization"))
 def convolve(
   x: Float[Array, "h a w b n i"],
   weight: Float[Array, "taps i_of_group o"],
@@ -57,6 +57,7 @@ def convolve(
   *,
   blocks: Blocks,
   activation: Activation | None,
+  standardization: Standardization = "released",
 ) -> tuple[Float[Array, "h w q n o"], Float[Array, "8 o"], Float[Array, "n o"] | None]:
   """Returns the result, the weights' statistics, and the mean of each image's results.
 
@@ -68,6 +69,7 @@ def convolve(
     input_scale: factor of the activated input, float32.
     blocks: blocks of the forward pass.
     activation: activation of the input, or None.
+    standardization: see `formulas.inverse_deviation`.
 
   Returns:
     The result, the statistics and the mean. The statistics hold each filter's mean and scale in the
@@ -111,7 +113,7 @@ def convolve(
   copies = 1 if tile.split_channels else tile.cores
 
   written = call(
-    functools.partial(_body, blocks=blocks, activation=activation),
+    functools.partial(_body, blocks=blocks, activation=activation, standardization=standardization),
     Refs(
       input_scale_ref=Operand(input_scale, pl.BlockSpec(memory_space=pltpu.SMEM)),
       x_ref=input_block(blocks.input_shape),
@@ -146,7 +148,9 @@ def convolve(
   return written.result_ref, written.statistics_ref[0], written.mean_ref
 
 
-def _body(refs: Refs, *, blocks: Blocks, activation: Activation | None):
+def _body(
+  refs: Refs, *, blocks: Blocks, activation: Activation | None, standardization: Standardization
+):
   """Computes a block of the result.
 
   result[h, w] = bias + sum of activated[h + down, w + right] @ standardized[t] over the taps t
@@ -157,7 +161,7 @@ def _body(refs: Refs, *, blocks: Blocks, activation: Activation | None):
 
   @pl.when(place[2] == 0)
   def _():
-    _standardize(refs)
+    _standardize(refs, standardization)
     for border in _borders(blocks):
       refs.activated_ref[border] = jnp.zeros_like(refs.activated_ref[border])
 
@@ -255,14 +259,14 @@ def _borders(blocks: Blocks) -> Iterator[tuple]:
     yield blocks.activated_shape[0] - 1, *[whole] * 5, slice(remainder, None)
 
 
-def _standardize(refs: Refs) -> None:
+def _standardize(refs: Refs, standardization: Standardization) -> None:
   """Writes the statistics and input_scale * scale * (weight - mean).
 
   Folding the input's scale into that of the weights costs nothing.
   """
   mean, scale = 0.0, 1.0
   if refs.gain_ref is not None:
-    statistics = filter_statistics(refs.weight_ref[...], refs.gain_ref[0])
+    statistics = filter_statistics(refs.weight_ref[...], refs.gain_ref[0], standardization)
     mean, scale = (one[None] for one in statistics)
   refs.statistics_ref[0:1] = jnp.broadcast_to(mean, refs.bias_ref.shape)
   refs.statistics_ref[1:2] = jnp.broadcast_to(scale, refs.bias_ref.shape)

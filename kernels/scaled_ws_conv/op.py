@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 from kernels.dispatch import Implementation, dispatch
 from kernels.scaled_ws_conv import pallas, reference
-from kernels.scaled_ws_conv.formulas import Activation
+from kernels.scaled_ws_conv.formulas import Activation, Standardization
 
 
 class Convolution(NamedTuple):
@@ -36,6 +36,7 @@ def scaled_ws_convolution(
   pool: bool = False,
   activation: Activation | None = None,
   returns_input: bool = False,
+  standardization: Standardization = "released",
   implementation: Implementation = "reference",
 ) -> Convolution:
   """Computes y = conv(pool(activation(x)), input_scale * standardized weight) + bias.
@@ -54,6 +55,7 @@ def scaled_ws_convolution(
     pool: whether 2x2 average pooling precedes the convolution.
     activation: activation of the input, or None.
     returns_input: whether the input is returned too.
+    standardization: formula of weight standardization (`scaled_ws_conv.formulas.Standardization`).
     implementation: "reference" or "pallas".
 
   Returns:
@@ -74,6 +76,7 @@ def scaled_ws_convolution(
     pool=pool,
     activation=activation,
     returns_input=returns_input,
+    standardization=standardization,
   )
   if input_scale is not None:
     input_scale = jax.lax.stop_gradient(input_scale)

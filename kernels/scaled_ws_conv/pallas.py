@@ -7,11 +7,14 @@ import jax.extend
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from kernels.scaled_ws_conv.formulas import Activation
+from kernels.scaled_ws_conv.formulas import Activation, Standardization
 from kernels.scaled_ws_conv.problem import problem_of
 from kernels.scaled_ws_conv.tile import choose_both
 from kernels.scaled_ws_conv.vjp import convolve
 from kernels.tpu import LANES, SUBLANES
+
+_PRIMITIVES_NOT_ON_TPU = frozenset({"erfc", "expm1"})
+"""Operations of activations that Pallas cannot lower for TPU, as of jax 0.10."""
 
 
 def scaled_ws_convolution(
@@ -26,13 +29,14 @@ def scaled_ws_convolution(
   pool: bool,
   activation: Activation | None,
   returns_input: bool,
+  standardization: Standardization = "released",
 ) -> tuple[Float[Array, "h2 w2 n o"], Float[Array, "h w n c"] | None]:
   """Computes what the reference computes, from the same arguments.
 
   Raises:
     NotImplementedError: for filters other than 1x1 and 3x3, strides above 2, odd sides with a
       stride or pooling, channels that do not fill tiles, activations other than bfloat16 and
-      float32, and parameters other than float32.
+      float32, parameters other than float32, and what `check_activation` refuses.
   """
   check(x, weight, gain, bias, activation)
   problem = problem_of(
@@ -50,6 +54,7 @@ def scaled_ws_convolution(
   result, x = convolve(
     passes,
     activation,
+    standardization,
     x.reshape(problem.input_shape),
     weight.reshape(-1, *weight.shape[2:]),
     gain,
@@ -78,20 +83,28 @@ def check(
     raise NotImplementedError("parameters other than float32")
   if x.dtype not in (jnp.bfloat16, jnp.float32):
     raise NotImplementedError("activations other than bfloat16 and float32")
-  if activation is not None and not _is_elementwise(activation):
-    raise NotImplementedError("an activation that is not elementwise")
+  if activation is not None:
+    check_activation(activation)
 
 
 @functools.cache
-def _is_elementwise(activation: Activation) -> bool:
-  """Returns whether each intermediate value has the input's shape or is a scalar."""
+def check_activation(activation: Activation) -> None:
+  """Checks that each intermediate value has the input's shape or is a scalar, and can be computed.
+
+  Raises:
+    NotImplementedError: the kernels do not cover the activation.
+  """
   shape = (SUBLANES, LANES)
 
-  def shapes(jaxpr):
+  def equations(jaxpr):
     for equation in jaxpr.eqns:
-      yield from (variable.aval.shape for variable in equation.outvars)
+      yield equation
       for inner in jax.extend.core.jaxprs_in_params(equation.params):
-        yield from shapes(inner)
+        yield from equations(inner)
 
   jaxpr = jax.make_jaxpr(activation)(jax.ShapeDtypeStruct(shape, jnp.float32)).jaxpr
-  return set(shapes(jaxpr)) <= {shape, ()}
+  for equation in equations(jaxpr):
+    if {variable.aval.shape for variable in equation.outvars} - {shape, ()}:
+      raise NotImplementedError("an activation that is not elementwise")
+    if equation.primitive.name in _PRIMITIVES_NOT_ON_TPU:
+      raise NotImplementedError(f"an activation with {equation.primitive.name}")

@@ -1,9 +1,9 @@
 """Convolution with scaled weight standardization in plain JAX: the specification of the op.
 
 Paper B: https://arxiv.org/abs/2102.06171, section 2, equation 2; the gain and the floor under the
-variance are those of the released code (`formulas.py`). Activations are HWNC ([height, width,
-batch, channels]): a shift in space is then an index of a major dimension, which costs a TPU kernel
-nothing.
+variance are those of the released code, the alternative to the floor is timm's (`formulas.py`).
+Activations are HWNC ([height, width, batch, channels]): a shift in space is then an index of a
+major dimension, which costs a TPU kernel nothing.
 """
 
 import functools
@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from kernels.scaled_ws_conv.formulas import Activation, standardize_weight
+from kernels.scaled_ws_conv.formulas import Activation, Standardization, standardize_weight
 
 
 def average_pool(x: Float[Array, "h w n c"]) -> Float[Array, "h2 w2 n c"]:
@@ -127,6 +127,7 @@ def scaled_ws_convolution(
   pool: bool,
   activation: Activation | None,
   returns_input: bool,
+  standardization: Standardization = "released",
 ) -> tuple[Float[Array, "h2 w2 n o"], Float[Array, "h w n c"] | None]:
   """Computes y = conv(pool(activation(x)), input_scale * standardized weight) + bias.
 
@@ -144,6 +145,7 @@ def scaled_ws_convolution(
     pool: whether 2x2 average pooling precedes the convolution.
     activation: activation of the input, or None.
     returns_input: whether the input is returned too.
+    standardization: see `formulas.inverse_deviation`.
 
   Returns:
     The result, and `x` if `returns_input`, otherwise None.
@@ -153,7 +155,7 @@ def scaled_ws_convolution(
     x = activate(activation, x)
   if pool:
     x = average_pool(x)
-  weight = standardize_weight(weight, gain)
+  weight = standardize_weight(weight, gain, standardization)
   if input_scale is not None:
     weight = weight * input_scale
   y = convolve(x, weight.astype(dtype), stride, groups)

@@ -1,14 +1,16 @@
 """The derivative of scaled weight standardization as a Pallas TPU kernel: one pass over HBM.
 
-With n inputs of a filter, mean m and variance v, r = rsqrt(max(n v, floor)) and a gradient G of the
-standardized weights gain * r * (w - m):
+With n inputs of a filter, mean m and variance v, r = `formulas.inverse_deviation` (rsqrt(max(n v,
+floor)), or timm's rsqrt(n (v + epsilon))) and a gradient G of the standardized weights
+gain * r * (w - m):
 
     gain's gradient = r sum(G (w - m))
     w's gradient = gain r (G - mean(G)) - gain r^3 (w - m) sum(G (w - m))
 
-The second term of w's gradient is there only if n v > floor.
+Under the floor, where r is constant, w's gradient has no second term.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +20,7 @@ from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float
 
 from kernels.call import Operand, Result, call
-from kernels.scaled_ws_conv.formulas import VARIANCE_FLOOR
+from kernels.scaled_ws_conv.formulas import VARIANCE_FLOOR, Standardization, inverse_deviation
 from kernels.tpu import LANES, SUBLANES, result_like
 
 CHUNK_ROWS_MAX = 64
@@ -44,6 +46,8 @@ def gradient(
   standardized_gradient: Float[Array, "parts taps i o"],
   gain: Float[Array, "1 o"],
   input_scale: Float[Array, "1"],
+  *,
+  standardization: Standardization,
 ) -> tuple[Float[Array, "taps i o"], Float[Array, " o"]]:
   """Returns the gradients of weight and gain.
 
@@ -53,6 +57,7 @@ def gradient(
       standardized weights.
     gain: scale of each filter, float32.
     input_scale: factor of the activated input, float32.
+    standardization: see `formulas.inverse_deviation`.
   """
   outputs = weight.shape[-1]
   rows = weight.size // outputs
@@ -67,7 +72,7 @@ def gradient(
     return Result(result_like(standardized_gradient, shape, jnp.float32), spec)
 
   written = call(
-    _body,
+    functools.partial(_body, standardization=standardization),
     Refs(
       input_scale_ref=Operand(input_scale, pl.BlockSpec(memory_space=pltpu.SMEM)),
       weight_ref=Operand(weight.reshape(rows, outputs), matrix),
@@ -85,7 +90,7 @@ def gradient(
   return written.weight_gradient_ref.reshape(weight.shape), written.gain_gradient_ref[0]
 
 
-def _body(refs: Refs):
+def _body(refs: Refs, *, standardization: Standardization):
   rows, columns = refs.weight_ref.shape
   chunk_rows = max(i for i in range(SUBLANES, CHUNK_ROWS_MAX + 1, SUBLANES) if rows % i == 0)
   # Sums are relative to a value of each filter, as in `formulas.filter_statistics`.
@@ -109,11 +114,12 @@ def _body(refs: Refs):
   offset, square, g, product = (jnp.sum(x, axis=0, keepdims=True) for x in sums)
   mean_offset, mean_gradient = offset / rows, g / rows
   deviation = square - mean_offset * offset
-  root = jax.lax.rsqrt(jnp.maximum(deviation, VARIANCE_FLOOR))
+  root = inverse_deviation(deviation, rows, standardization)
   # The products so far are with offsets from the origin; this makes the sum one of G (w - m).
   product = product - mean_offset * g
   scale = refs.gain_ref[...] * root * refs.input_scale_ref[0]
-  along = jnp.where(deviation > VARIANCE_FLOOR, scale * root * root * product, 0.0)
+  root_varies = deviation > VARIANCE_FLOOR if standardization == "released" else True
+  along = jnp.where(root_varies, scale * root * root * product, 0.0)
   refs.gain_gradient_ref[...] = root * product * refs.input_scale_ref[0]
 
   def write(i, _):

@@ -14,14 +14,15 @@ from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float
 
 from kernels.scaled_ws_conv import backward_tpu, forward_tpu, standardize_tpu
-from kernels.scaled_ws_conv.formulas import Activation
+from kernels.scaled_ws_conv.formulas import Activation, Standardization
 from kernels.scaled_ws_conv.tile import Passes
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def convolve(
   passes: Passes,
   activation: Activation | None,
+  standardization: Standardization,
   x: Float[Array, "h a w b n c"],
   weight: Float[Array, "taps i o"],
   gain: Float[Array, " o"] | None,
@@ -35,19 +36,21 @@ def convolve(
   Args:
     passes: blocks of both passes.
     activation: activation of the input, or None.
+    standardization: see `formulas.inverse_deviation`.
     x: input, of shape `Problem.input_shape`.
     weight: filters, float32.
     gain: scale of each filter, float32; None uses the weights as they are.
     bias: offset of each output channel, float32.
     scale: factor of the activated input, float32.
   """
-  result, _, _ = forward(passes, activation, x, weight, gain, bias, scale)
+  result, _, _ = forward(passes, activation, standardization, x, weight, gain, bias, scale)
   return result, x if passes.forward.problem.returns_input else None
 
 
 def forward(
   passes: Passes,
   activation: Activation | None,
+  standardization: Standardization,
   x: Float[Array, "h a w b n c"],
   weight: Float[Array, "taps i o"],
   gain: Float[Array, " o"] | None,
@@ -66,6 +69,7 @@ def forward(
     scale[None],
     blocks=passes.forward,
     activation=activation,
+    standardization=standardization,
   )
   return result, mean, (x, weight, gain, scale, statistics)
 
@@ -73,6 +77,7 @@ def forward(
 def backward(
   passes: Passes,
   activation: Activation | None,
+  standardization: Standardization,
   residuals: tuple[Any, ...],
   cotangent: Float[Array, "h w q n o"],
   *,
@@ -86,6 +91,7 @@ def backward(
   Args:
     passes: blocks of both passes.
     activation: activation of the input, or None.
+    standardization: see `formulas.inverse_deviation`.
     residuals: residuals that `forward` returned.
     cotangent: cotangent of the result; `backward_tpu.gradients` says more about this and the
       following arguments.
@@ -114,7 +120,7 @@ def backward(
     weight_gradient, gain_gradient = jnp.sum(standardized_gradient, axis=0) * scale, None
   else:
     weight_gradient, gain_gradient = standardize_tpu.gradient(
-      weight, standardized_gradient, gain[None], scale[None]
+      weight, standardized_gradient, gain[None], scale[None], standardization=standardization
     )
   return x_gradient, weight_gradient, gain_gradient, bias_gradient
 
@@ -125,21 +131,22 @@ class _Static:
   differentiates_input: bool
 
 
-def _convolve_forward(passes, activation, *operands):
+def _convolve_forward(passes, activation, standardization, *operands):
   values = [None if operand is None else operand.value for operand in operands]
-  result, _, residuals = forward(passes, activation, *values)
+  result, _, residuals = forward(passes, activation, standardization, *values)
   # Nothing uses the gradient of the images, so it is not computed; `perturbed` is False for them.
   static = _Static(operands[0].perturbed)
   returned = values[0] if passes.forward.problem.returns_input else None
   return (result, returned), (residuals, static)
 
 
-def _convolve_backward(passes, activation, residuals, cotangents):
+def _convolve_backward(passes, activation, standardization, residuals, cotangents):
   residuals, static = residuals
   cotangent, input_cotangent = map(_materialized, cotangents)
   gradients = backward(
     passes,
     activation,
+    standardization,
     residuals,
     cotangent,
     input_cotangent=input_cotangent,

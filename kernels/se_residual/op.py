@@ -6,7 +6,7 @@ import jax
 from jaxtyping import Array, Float
 
 from kernels.dispatch import Implementation, dispatch
-from kernels.scaled_ws_conv.formulas import Activation
+from kernels.scaled_ws_conv.formulas import Activation, Standardization
 from kernels.se_residual import pallas, reference
 from kernels.se_residual.formulas import Gate
 
@@ -24,6 +24,7 @@ def conv_se_residual(
   *,
   activation: Activation | None = None,
   alpha: float = 0.2,
+  standardization: Standardization = "released",
   implementation: Implementation = "reference",
 ) -> Float[Array, "h w n c"]:
   """Returns shortcut + alpha * skip_gain * keep * gate * branch, with branch = conv(activation(x)).
@@ -44,6 +45,7 @@ def conv_se_residual(
     keep: mask of stochastic depth, [images], 0 or 1; None keeps all.
     activation: activation of `x`, or None.
     alpha: weight of the branch, 0.2 in the papers.
+    standardization: formula of weight standardization (`scaled_ws_conv.formulas.Standardization`).
     implementation: "reference" or "pallas".
 
   Returns:
@@ -51,7 +53,7 @@ def conv_se_residual(
   """
   if input_scale is not None:
     input_scale = jax.lax.stop_gradient(input_scale)
-  static = dict(activation=activation, alpha=alpha)
+  static = dict(activation=activation, alpha=alpha, standardization=standardization)
   return dispatch(
     "conv_se_residual",
     implementation,

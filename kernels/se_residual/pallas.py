@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from kernels.scaled_ws_conv.formulas import Activation
+from kernels.scaled_ws_conv.formulas import Activation, Standardization
 from kernels.scaled_ws_conv.pallas import check
 from kernels.scaled_ws_conv.problem import problem_of
 from kernels.scaled_ws_conv.tile import choose_both
@@ -27,6 +27,7 @@ def conv_se_residual(
   *,
   activation: Activation | None,
   alpha: float,
+  standardization: Standardization = "released",
 ) -> Float[Array, "h w n c"]:
   """Computes what the reference computes, from the same arguments.
 
@@ -68,6 +69,7 @@ def conv_se_residual(
   result = end_branch(
     blocks,
     activation,
+    standardization,
     alpha,
     x.reshape(convolution.input_shape),
     weight[0],

@@ -6,7 +6,7 @@ Paper B: https://arxiv.org/abs/2102.06171, section 2 and appendix C.
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from kernels.scaled_ws_conv.formulas import Activation
+from kernels.scaled_ws_conv.formulas import Activation, Standardization
 from kernels.scaled_ws_conv.reference import scaled_ws_convolution
 from kernels.se_residual.formulas import Gate, branch_scale
 
@@ -49,6 +49,7 @@ def conv_se_residual(
   *,
   activation: Activation | None,
   alpha: float,
+  standardization: Standardization = "released",
 ) -> Float[Array, "h w n c"]:
   """Applies a branch's last `scaled_ws_convolution`, then `se_residual`.
 
@@ -68,6 +69,7 @@ def conv_se_residual(
     keep: see `se_residual`.
     activation: activation of x, or None.
     alpha: see `se_residual`.
+    standardization: see `scaled_ws_conv.formulas.inverse_deviation`.
   """
   branch, _ = scaled_ws_convolution(
     x,
@@ -80,5 +82,6 @@ def conv_se_residual(
     pool=False,
     activation=activation,
     returns_input=False,
+    standardization=standardization,
   )
   return se_residual(branch, shortcut, gate, skip_gain, keep, alpha=alpha)

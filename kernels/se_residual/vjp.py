@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from kernels.scaled_ws_conv import vjp as convolution
-from kernels.scaled_ws_conv.formulas import Activation
+from kernels.scaled_ws_conv.formulas import Activation, Standardization
 from kernels.scaled_ws_conv.tile import Passes
 from kernels.se_residual.formulas import Gate, branch_scale
 from kernels.se_residual.residual_tpu import add_scaled, sums_over_space
@@ -37,10 +37,11 @@ class AllBlocks(NamedTuple):
   sums: Blocks
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
 def end_branch(
   blocks: AllBlocks,
   activation: Activation | None,
+  standardization: Standardization,
   alpha: float,
   x: Float[Array, "h 1 w 1 n i"],
   weight: Float[Array, "1 i c"],
@@ -57,12 +58,13 @@ def end_branch(
   There is no derivative with respect to the input's scale.
   """
   operands = x, weight, gain, bias, shortcut, gate, skip_gain, input_scale, keep
-  return _forward(blocks, activation, alpha, *operands)[0]
+  return _forward(blocks, activation, standardization, alpha, *operands)[0]
 
 
 def _forward(
   blocks: AllBlocks,
   activation: Activation | None,
+  standardization: Standardization,
   alpha: float,
   x,
   weight,
@@ -75,7 +77,7 @@ def _forward(
   keep,
 ):
   branch, mean, residuals = convolution.forward(
-    blocks.convolution, activation, x, weight, gain, bias, input_scale
+    blocks.convolution, activation, standardization, x, weight, gain, bias, input_scale
   )
   branch = branch[:, :, 0]
   scale_of = functools.partial(branch_scale, alpha=alpha, dtype=x.dtype)
@@ -84,7 +86,14 @@ def _forward(
   return result, (residuals, branch, scale, pull_back)
 
 
-def _backward(blocks: AllBlocks, activation: Activation | None, alpha: float, residuals, cotangent):
+def _backward(
+  blocks: AllBlocks,
+  activation: Activation | None,
+  standardization: Standardization,
+  alpha: float,
+  residuals,
+  cotangent,
+):
   del alpha
   residuals, branch, scale, pull_back = residuals
   scale_gradient, cotangent_sums = sums_over_space(cotangent, branch, blocks=blocks.sums)
@@ -92,6 +101,7 @@ def _backward(blocks: AllBlocks, activation: Activation | None, alpha: float, re
   x, weight, gain, _ = convolution.backward(
     blocks.convolution,
     activation,
+    standardization,
     residuals,
     cotangent[:, :, None],
     result_scale=scale,

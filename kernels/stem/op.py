@@ -7,7 +7,7 @@ import jax
 from jaxtyping import Array, Float
 
 from kernels.dispatch import Implementation, dispatch
-from kernels.scaled_ws_conv.formulas import Activation
+from kernels.scaled_ws_conv.formulas import Activation, Standardization
 from kernels.stem import pallas, reference
 
 
@@ -19,6 +19,7 @@ def stem_convolutions(
   input_scale: Float[Array, ""],
   *,
   activation: Activation,
+  standardization: Standardization = "released",
   implementation: Implementation = "reference",
 ) -> Float[Array, "h2 w2 n o"]:
   """Applies the stem's four 3x3 convolutions with scaled weight standardization.
@@ -33,15 +34,17 @@ def stem_convolutions(
     biases: offset of each output channel, each [output channels], float32.
     input_scale: the activation's gain, a float32 scalar without a derivative.
     activation: activation of the inputs of all convolutions but the first.
+    standardization: formula of weight standardization (`scaled_ws_conv.formulas.Standardization`).
     implementation: "reference" or "pallas".
 
   Returns:
     [height / 4, width / 4, images, output channels] rounded up, in the dtype of `images`.
   """
+  static = dict(activation=activation, standardization=standardization)
   return dispatch(
     "stem",
     implementation,
-    reference=functools.partial(reference.stem_convolutions, activation=activation),
-    kernel=functools.partial(pallas.stem_convolutions, activation=activation),
+    reference=functools.partial(reference.stem_convolutions, **static),
+    kernel=functools.partial(pallas.stem_convolutions, **static),
     arguments=(images, weights, gains, biases, jax.lax.stop_gradient(input_scale)),
   )

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from kernels.scaled_ws_conv.formulas import Activation, standardize_weight
+from kernels.scaled_ws_conv.formulas import Activation, Standardization, standardize_weight
+from kernels.scaled_ws_conv.pallas import check_activation
 from kernels.scaled_ws_conv.vjp import convolve
 from kernels.stem.formulas import STRIDES
 from kernels.stem.problem import Problem, problems_of
@@ -21,14 +22,17 @@ def stem_convolutions(
   input_scale: Float[Array, ""],
   *,
   activation: Activation,
+  standardization: Standardization = "released",
 ) -> Float[Array, "h2 w2 n o"]:
   """Computes what the reference computes, from the same arguments.
 
   Raises:
-    NotImplementedError: for channels that do not fill the lanes, and sides that do not fill packs.
+    NotImplementedError: for channels that do not fill the lanes, sides that do not fill packs, and
+      activations that `check_activation` refuses.
   """
   if images.dtype not in (jnp.bfloat16, jnp.float32):
     raise NotImplementedError("images other than bfloat16 and float32")
+  check_activation(activation)
   problems = problems_of(
     images.shape, [weight.shape for weight in weights], itemsize=images.dtype.itemsize
   )
@@ -41,8 +45,9 @@ def stem_convolutions(
     x, _ = convolve(
       passes,
       activation if i else None,
+      standardization,
       x.reshape(problem.input_shape),
-      _packed_filters(standardize_weight(weight, gain), problem),
+      _packed_filters(standardize_weight(weight, gain, standardization), problem),
       None,
       jnp.tile(bias, problem.out_pack),
       input_scale if i else jnp.ones_like(input_scale),

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from jaxtyping import Array, Float
 
-from kernels.scaled_ws_conv.formulas import Activation
+from kernels.scaled_ws_conv.formulas import Activation, Standardization
 from kernels.scaled_ws_conv.reference import scaled_ws_convolution
 from kernels.stem.formulas import STRIDES
 
@@ -17,6 +17,7 @@ def stem_convolutions(
   input_scale: Float[Array, ""],
   *,
   activation: Activation,
+  standardization: Standardization = "released",
 ) -> Float[Array, "h2 w2 n o"]:
   """Applies one `scaled_ws_convolution` after the other, with the strides of `formulas.STRIDES`.
 
@@ -27,6 +28,7 @@ def stem_convolutions(
     biases: offsets of each convolution's output channels.
     input_scale: the activation's gain. There is no derivative with respect to it.
     activation: activation of the inputs of all convolutions but the first.
+    standardization: see `scaled_ws_conv.formulas.inverse_deviation`.
   """
   x = images
   parameters = zip(weights, gains, biases, STRIDES, strict=True)
@@ -42,5 +44,6 @@ def stem_convolutions(
       pool=False,
       activation=activation if i else None,
       returns_input=False,
+      standardization=standardization,
     )
   return x

@@ -37,6 +37,7 @@ from nfnet.images.headers import (
   jpeg_with_padded_scans,
   read_header,
 )
+from nfnet.images.png_chunks import remove_metadata
 
 _FORMATS = ("JPEG", "PNG", "WEBP")
 _LARGE_BYTES = 64 * 2**20
@@ -118,7 +119,7 @@ def _is_damage(message: str) -> bool:
 
 def _decode_with_pillow(encoded: bytes, header: Header) -> np.ndarray:
   try:
-    with Image.open(io.BytesIO(encoded), formats=_FORMATS) as image:
+    with Image.open(io.BytesIO(remove_metadata(encoded)), formats=_FORMATS) as image:
       if image.size != (header.width, header.height):
         raise BadImageError("the image says two different sizes")
       if image.format == "JPEG" and header.reduction > 1:

@@ -1,1 +1,1 @@
-"""What commands need of the operating system: standard streams that never end them, and paths."""
+"""Deals with the operating system for commands: with standard streams and with paths."""

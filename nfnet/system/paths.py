@@ -18,7 +18,7 @@ from nfnet.errors import UserError
 flags.disclaim_key_flags()
 
 Use = Literal["read", "write file", "write folder"]
-"""What a command does with a path: read it, write a file there, or write files into a folder."""
+"""The use of a path: a command reads it, writes a file there, or writes files into a folder."""
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 # Characters that break lines or control a terminal, and bytes of a name that are not UTF-8.
@@ -38,14 +38,13 @@ def local_path(label: str, path: str) -> str:
       a control character or bytes that are not UTF-8, or there is no such user.
   """
   if not path:
-    raise UserError(f"{label}='': names no path")
+    raise UserError(f"{label}= names no path")
   for category, words in _REFUSED_CATEGORIES.items():
     if any(unicodedata.category(character) == category for character in path):
-      raise UserError(f"{label}={shown(path)}: holds {words}; give another name")
+      raise UserError(f"{label}={shown(path)} holds {words}; give another name")
   if _SCHEME.match(path):
     raise UserError(
-      f"{label}={shown(path)}: is not a path of this machine; mount the bucket or copy the files, "
-      "and give the path here"
+      f"{label}={shown(path)} is not a path of this machine; mount the bucket and give its path"
     )
   expanded = os.path.expanduser(path)
   if expanded.startswith("~"):
@@ -75,9 +74,9 @@ def check_writable(label: str, path: str, use: Use) -> None:
   try:
     if os.path.isdir(path) or path.endswith("/"):
       if not is_folder:
-        raise UserError(f"{label}={path}: is a folder; give the path of a file")
+        raise UserError(f"{label}={path} is a folder; give the path of a file")
     elif is_folder and _exists(path):
-      raise UserError(f"{label}={path}: is a file; give the path of a folder")
+      raise UserError(f"{label}={path} is a file; give the path of a folder")
     if os.path.isdir(path):
       _try_folder(path)
     elif os.path.isfile(path):
@@ -90,7 +89,7 @@ def check_writable(label: str, path: str, use: Use) -> None:
       _try_folder(ancestor)
   except OSError as error:
     raise UserError(
-      f"{label}={path}: cannot be written: {error.strerror}; give another path"
+      f"{label}={path} cannot be written: {error.strerror}; give another path"
     ) from error
 
 
@@ -104,8 +103,8 @@ def make_parents(path: str) -> None:
 
 
 def shown(path: str) -> str:
-  """Returns a path as messages show it: quoted, with whatever a terminal would obey escaped."""
-  return ascii(path)
+  """Returns a path as messages show it: with whatever a terminal would obey escaped."""
+  return path if path.isprintable() else ascii(path)
 
 
 def define_path(

@@ -84,7 +84,7 @@ class StandardStreams:
 
 
 def keep_running_without_readers(patience_seconds: float | None = None) -> StandardStreams:
-  """Has whatever cannot be written to standard output and error dropped, until the program ends.
+  """Drops whatever cannot be written to standard output and error until the program ends.
 
   The streams remain the same objects, so that it does not matter who has kept a reference to them.
   Characters that a stream cannot encode are escaped. A descriptor that is not open is opened on

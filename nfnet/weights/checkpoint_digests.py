@@ -26,44 +26,83 @@ def write_digests(folder: pathlib.Path) -> None:
     os.fsync(file.fileno())
 
 
-def find_damage(folder: pathlib.Path, items: Iterable[str] | None = None) -> str | None:
+def find_damage(
+  folder: pathlib.Path, items: Iterable[str] | None = None, *, needed: Iterable[str] = ()
+) -> str | None:
   """Returns what is wrong with a checkpoint, in a few words, or None if it is intact.
+
+  What cannot be read, for whatever reason, is damage.
 
   Args:
     folder: folder of one checkpoint.
     items: names of the subfolders to verify; None verifies the whole folder. A superfluous file
       counts as damage too.
+    needed: names of the subfolders that must be there.
   """
   try:
-    text = (folder / DIGESTS_FILE).read_bytes().decode()
-    expected = {line.rstrip("\n").partition("  ")[2]: line for line in text.splitlines(True)}
-  except FileNotFoundError:
+    return _find_damage(folder, items, needed)
+  except OSError as error:
+    name = os.path.relpath(error.filename or folder, folder)
+    return f"{_shown(name)} cannot be read: {error.strerror}"
+
+
+def _find_damage(
+  folder: pathlib.Path, items: Iterable[str] | None, needed: Iterable[str]
+) -> str | None:
+  if not os.path.isfile(folder / DIGESTS_FILE):
     return f"{DIGESTS_FILE} is missing"
+  try:
+    text = (folder / DIGESTS_FILE).read_bytes().decode()
   except UnicodeDecodeError:
     return f"{DIGESTS_FILE} is damaged"
+  expected = {line.rstrip("\n").partition("  ")[2]: line for line in text.splitlines(True)}
   found = _files(folder)
   if items is not None:
     prefixes = tuple(f"{item}/" for item in items)
     expected = {name: line for name, line in expected.items() if name.startswith(prefixes)}
     found = [name for name in found if name.startswith(prefixes)]
+  for item in needed:
+    if not any(name.startswith(f"{item}/") for name in expected):
+      return f"{item} is missing"
   for name in sorted(expected.keys() ^ set(found)):
-    return f"{name} is missing" if name in expected else f"{name} is not in {DIGESTS_FILE}"
+    if name in expected:
+      return f"{_shown(name)} is missing"
+    return f"{_shown(name)} is not in {DIGESTS_FILE}"
   for name, line in _digest_lines(folder, found).items():
     if line != expected[name]:
-      return f"{name} does not have its SHA-256 in {DIGESTS_FILE}"
+      return f"{_shown(name)} does not have its SHA-256 in {DIGESTS_FILE}"
   return None
 
 
 def _files(folder: pathlib.Path) -> list[str]:
-  names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+  def stop(error: OSError) -> None:
+    raise error
+
+  # A link to a folder is not followed, so that what lies behind it is missing.
+  paths = (
+    pathlib.Path(place, name)
+    for place, _, names in os.walk(folder, onerror=stop)
+    for name in names
+    if os.path.isfile(os.path.join(place, name))
+  )
+  names = (path.relative_to(folder).as_posix() for path in paths)
   return sorted(name for name in names if name not in _WITHOUT_DIGEST)
 
 
 def _digest_lines(folder: pathlib.Path, names: Iterable[str]) -> dict[str, str]:
   def line(name: str) -> str:
-    with (folder / name).open("rb") as file:
-      return f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {name}\n"
+    try:
+      with (folder / name).open("rb") as file:
+        return f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {name}\n"
+    except OSError as error:
+      # A read that fails, unlike one that cannot begin, does not say of which file.
+      raise OSError(error.errno, error.strerror, str(folder / name)) from error
 
   # Hashing releases the interpreter's lock.
   with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
     return dict(zip(names, pool.map(line, names), strict=True))
+
+
+def _shown(name: str) -> str:
+  """Returns the name of a file, which anyone may have put there, safe to print."""
+  return name if name.isprintable() and len(name) <= 200 else ascii(name)[:200]

@@ -6,6 +6,7 @@ needs: parameters are a third of a checkpoint that also holds momentum and the m
 """
 
 import math
+import os
 import pathlib
 from typing import Any
 
@@ -17,9 +18,9 @@ from nfnet.block_arrangement import BLOCKS, arrange_blocks
 from nfnet.errors import UserError, short_text
 from nfnet.foreign_files.json_text import read_json
 from nfnet.weights.checkpoint_digests import find_damage
+from nfnet.weights.checkpoint_identity import CHECKPOINTS_FOLDER, checkpoint_steps, find_mix_up
 from nfnet.weights.finished_reads import finished_reads
 
-CHECKPOINTS_FOLDER = "checkpoints"
 PARAMS_ITEM = "params"
 EMA_ITEM = "ema"
 OPTIMIZER_ITEM = "optimizer"
@@ -32,8 +33,12 @@ _METADATA_STRUCTURE = {
   "step?": int,
   "class_names?": [str],
   "experiment?": {
-    "model?": {"variant?": str, "activation?": str},
-    "data?": {"evaluation_pixels?": _PIXELS, "evaluation_resize_margin?": range(2**14)},
+    "model?": {"variant?": str, "activation?": str, "numerics?": str},
+    "data?": {
+      "evaluation_pixels?": _PIXELS,
+      "evaluation_resize?": str,
+      "evaluation_resize_margin?": range(2**14),
+    },
     "loss?": {"kind?": str},
   },
   "counts?": {str: int},
@@ -63,17 +68,25 @@ def read_checkpoint(path: str, *, prefer_ema: bool = True) -> tuple[dict[str, An
     that was saved with them.
 
   Raises:
-    UserError: there is no checkpoint, or it cannot be read.
+    UserError: there is no checkpoint, it cannot be read, or it is not the one that its place says.
   """
   folder = checkpoint_folder(path)
-  item = EMA_ITEM if prefer_ema and (folder / EMA_ITEM).is_dir() else PARAMS_ITEM
-  if damage := find_damage(folder, (item, EXPERIMENT_ITEM)):
+  item = EMA_ITEM if prefer_ema and os.path.isdir(folder / EMA_ITEM) else PARAMS_ITEM
+  items = (item, EXPERIMENT_ITEM)
+  if damage := find_damage(folder, items, needed=items):
     raise UserError(f"checkpoint {folder} cannot be read: {damage}; name another step's folder")
   metadata = read_metadata(folder)
   # On damaged files Orbax and TensorStore raise errors of many types.
   try:
+    if mix_up := find_mix_up(folder, metadata):
+      raise UserError(
+        f"checkpoint {folder} is not what its place says: {mix_up}; "
+        "put it back where it belongs, or name another step's folder"
+      )
     with finished_reads():
       parameters = arrange_blocks(read_arrays(folder / item))
+  except UserError:
+    raise
   except Exception as error:
     raise UserError(
       f"checkpoint {folder} cannot be read, it may be damaged ({short_text(error)}); "
@@ -112,9 +125,9 @@ def checkpoint_folder(path: str) -> pathlib.Path:
     UserError: there is no checkpoint.
   """
   folder = pathlib.Path(path).absolute()
-  if (folder / PARAMS_ITEM).is_dir():
+  if os.path.isdir(folder / PARAMS_ITEM):
     return folder
-  if not folder.is_dir():
+  if not os.path.isdir(folder):
     raise UserError(f"checkpoint {path!r}: there is no such folder")
   step = newest_step(folder)
   if step is None:
@@ -126,8 +139,14 @@ def checkpoint_folder(path: str) -> pathlib.Path:
 
 
 def newest_step(workdir: pathlib.Path) -> int | None:
-  """Returns the step of the newest checkpoint in a workdir; None if there is none."""
-  return max(ocp.utils.checkpoint_steps(workdir / CHECKPOINTS_FOLDER), default=None)
+  """Returns the step of the newest checkpoint in a workdir; None if there is none.
+
+  Raises:
+    UserError: the folder of the checkpoints cannot be listed.
+  """
+  folder = workdir / CHECKPOINTS_FOLDER
+  steps = (step for step in checkpoint_steps(folder) if os.path.isdir(folder / str(step)))
+  return max(steps, default=None)
 
 
 def read_arrays(folder: pathlib.Path) -> dict[str, Any]:

@@ -5,12 +5,14 @@
 
 import dataclasses
 import os
+from typing import Any
 
 from nfnet.activations import ACTIVATIONS
 from nfnet.errors import UserError, quoted
 from nfnet.system.paths import local_path
 from nfnet.variants import Bottleneck, get_variant
 from nfnet.weights.checkpoint_reader import read_checkpoint
+from nfnet.weights.class_names import read_class_names
 from nfnet.weights.haiku import HAIKU
 from nfnet.weights.haiku_pickle import read_haiku
 from nfnet.weights.network_matching import Layout, Weights, flatten, match_network
@@ -47,18 +49,7 @@ def load_weights(
   source = f"weights {path!r}"
   if os.path.isdir(path):
     parameters, metadata = read_checkpoint(path, prefer_ema=prefer_ema)
-    trained_variant = metadata.get("experiment", {}).get("model", {}).get("variant")
-    if trained_variant is None:
-      raise UserError(
-        f"{source}: the metadata name no variant, so it is no checkpoint of a network"
-      )
-    try:
-      get_variant(trained_variant)
-    except ValueError as error:
-      raise UserError(f"{source}: {error}") from error
-    activation = metadata["experiment"]["model"].get("activation", "gelu")
-    if activation not in ACTIVATIONS:
-      raise UserError(f"{source} have the activation {quoted(activation)}, which there is not")
+    trained_variant = _trained_variant(metadata, source)
     if variant not in (None, trained_variant):
       raise UserError(f"{source} were trained as variant {trained_variant}, not {variant}")
     tensors, layout, variant = dict(flatten(parameters)), _CHECKPOINT, trained_variant
@@ -67,4 +58,25 @@ def load_weights(
   else:
     tensors, layout, metadata = dict(flatten(read_haiku(path))), HAIKU, None
   weights = match_network(tensors, layout, variant=variant, bottleneck=bottleneck, source=source)
-  return dataclasses.replace(weights, metadata=metadata)
+  class_names = read_class_names(metadata, weights.num_classes, source=source)
+  return dataclasses.replace(weights, metadata=metadata, class_names=class_names)
+
+
+def _trained_variant(metadata: dict[str, Any], source: str) -> str:
+  """Returns the variant that a checkpoint's metadata names.
+
+  Raises:
+    UserError: the metadata does not describe a network that this version knows.
+  """
+  try:
+    model = metadata["experiment"]["model"]
+    variant, activation = str(model["variant"]), str(model["activation"])
+  except (KeyError, TypeError) as error:
+    raise UserError(f"{source}: its metadata does not say which network it is") from error
+  try:
+    get_variant(variant)
+  except ValueError as error:
+    raise UserError(f"{source}: this version knows no variant {quoted(variant)}") from error
+  if activation not in ACTIVATIONS:
+    raise UserError(f"{source}: this version knows no activation {quoted(activation)}")
+  return variant

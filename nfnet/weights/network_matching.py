@@ -28,6 +28,7 @@ class Weights:
     bottleneck: bottleneck according to the shapes; "paper" where both have the same shapes.
     num_classes: width of the classifier.
     metadata: what a checkpoint of this project says about its experiment; None for other files.
+    class_names: one name for each class; None if the file does not name them.
   """
 
   parameters: dict[str, Any]
@@ -35,6 +36,7 @@ class Weights:
   bottleneck: Bottleneck
   num_classes: int
   metadata: dict[str, Any] | None
+  class_names: tuple[str, ...] | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

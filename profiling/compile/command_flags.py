@@ -57,10 +57,19 @@ def define_plot() -> None:
   define_path("plot", None, "Write the plot to this PNG file.", use="write file")
 
 
-def define_limits() -> None:
-  """Defines --time_limit_seconds and --memory_limit_gb."""
-  flags.DEFINE_float("time_limit_seconds", TIME_LIMIT_SECONDS, "Time limit of the compiler.")
-  flags.DEFINE_float("memory_limit_gb", MEMORY_LIMIT_BYTES / 1e9, "Memory limit of the compiler.")
+def define_limits(
+  *,
+  time_limit_seconds: float = TIME_LIMIT_SECONDS,
+  memory_limit_bytes: float = MEMORY_LIMIT_BYTES,
+) -> None:
+  """Defines --time_limit_seconds and --memory_limit_gb.
+
+  Args:
+    time_limit_seconds: default of the first.
+    memory_limit_bytes: default of the second.
+  """
+  flags.DEFINE_float("time_limit_seconds", time_limit_seconds, "Time limit of the compiler.")
+  flags.DEFINE_float("memory_limit_gb", memory_limit_bytes / 1e9, "Memory limit of the compiler.")
 
 
 def limits() -> dict[str, Any]:

@@ -32,6 +32,7 @@ FIELDS_OUTSIDE_THE_STEP = frozenset(
     "data.evaluation_split",
     "data.evaluation_batch_size",
     "data.evaluation_pixels",
+    "data.evaluation_resize",
     "data.evaluation_resize_margin",
     # When the training loop writes something.
     "schedule.log_every_steps",

@@ -87,9 +87,12 @@ def released_weights(folder):
   from nfnet.initialization import initial_parameters
   from nfnet.model import NFNet
   from nfnet.weights.haiku import save_haiku
+  from nfnet.weights.timm import save_timm
 
   two_pictures(folder)
-  save_haiku(str(folder / "F0_haiku.npz"), initial_parameters(NFNet("F0", 1000), 0), "F0")
+  parameters = initial_parameters(NFNet("F0", 1000), 0)
+  save_haiku(str(folder / "F0_haiku.npz"), parameters, "F0")
+  save_timm(str(folder / "TRAINED.safetensors"), parameters, "F0")
 
 
 def imagenet_layout(folder):

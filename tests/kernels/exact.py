@@ -12,14 +12,36 @@ def gelu(x):
   return x * (1 + jnp.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x * x * x)))
 
 
-def standardize(weight, gain):
+def gelu_erf(x):
+  """Returns twice the exact gelu."""
+  return x * (1 + jax.lax.erf(x / np.sqrt(2)))
+
+
+def standardize(weight, gain, epsilon=None):
+  """Bounds the variance as the released code does or, with an epsilon, adds it as timm does."""
   fan_in = weight.shape[0] * weight.shape[1] * weight.shape[2]
   mean = jnp.mean(weight, axis=(0, 1, 2), keepdims=True)
   variance = jnp.mean(jnp.square(weight - mean), axis=(0, 1, 2), keepdims=True)
-  return (weight - mean) * gain[None, None, None] / jnp.sqrt(jnp.maximum(variance * fan_in, 1e-4))
+  if epsilon is None:
+    variance_sum = jnp.maximum(variance * fan_in, 1e-4)
+  else:
+    variance_sum = (variance + epsilon) * fan_in
+  return (weight - mean) * gain[None, None, None] / jnp.sqrt(variance_sum)
 
 
-def convolve(x, weight, gain, bias, scale, *, stride=1, groups=1, pool=False, activation=None):
+def convolve(
+  x,
+  weight,
+  gain,
+  bias,
+  scale,
+  *,
+  stride=1,
+  groups=1,
+  pool=False,
+  activation=None,
+  epsilon=None,
+):
   """Computes what `scaled_ws_convolution` specifies, in the operands' precision."""
   if activation is not None:
     x = activation(x)
@@ -28,7 +50,7 @@ def convolve(x, weight, gain, bias, scale, *, stride=1, groups=1, pool=False, ac
     x = jnp.mean(x.reshape(height // 2, 2, width // 2, 2, n, c), axis=(1, 3))
   y = jax.lax.conv_general_dilated(
     x,
-    scale * standardize(weight, gain),
+    scale * standardize(weight, gain, epsilon),
     (stride, stride),
     "SAME",
     dimension_numbers=("HWNC", "HWIO", "HWNC"),
@@ -37,7 +59,7 @@ def convolve(x, weight, gain, bias, scale, *, stride=1, groups=1, pool=False, ac
   return y + bias[None, None, None]
 
 
-def stem_convolutions(images, weights, gains, biases, scale, *, activation):
+def stem_convolutions(images, weights, gains, biases, scale, *, activation, epsilon=None):
   x = images
   for i, (stride, *parameters) in enumerate(zip((2, 1, 1, 2), weights, gains, biases, strict=True)):
     x = convolve(
@@ -46,15 +68,28 @@ def stem_convolutions(images, weights, gains, biases, scale, *, activation):
       scale if i else 1.0,
       stride=stride,
       activation=activation if i else None,
+      epsilon=epsilon,
     )
   return x
 
 
 def conv_se_residual(
-  x, weight, gain, bias, shortcut, gate, skip_gain, scale, keep, *, alpha, activation=None
+  x,
+  weight,
+  gain,
+  bias,
+  shortcut,
+  gate,
+  skip_gain,
+  scale,
+  keep,
+  *,
+  alpha,
+  activation=None,
+  epsilon=None,
 ):
   """Computes what `conv_se_residual` specifies, in the operands' precision."""
-  branch = convolve(x, weight, gain, bias, scale, activation=activation)
+  branch = convolve(x, weight, gain, bias, scale, activation=activation, epsilon=epsilon)
   mean = jnp.mean(branch, axis=(0, 1))
   hidden = jnp.maximum(mean @ gate.squeeze_weight + gate.squeeze_bias[None], 0)
   value = 2 / (1 + jnp.exp(-(hidden @ gate.excite_weight + gate.excite_bias[None])))
@@ -71,7 +106,12 @@ def value_and_gradients(function, arguments, cotangent):
 
 def compiled_once(function, arguments, cotangent):
   """Returns the same, from one program."""
-  return jax.jit(functools.partial(value_and_gradients, function))(arguments, cotangent)
+  return run_once(functools.partial(value_and_gradients, function), (arguments, cotangent))
+
+
+def run_once(function, arguments):
+  """Returns a function's result, from one program."""
+  return jax.jit(function)(*arguments)
 
 
 def in_float64(function, arguments, cotangent):

@@ -1,8 +1,12 @@
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental import pallas as pl
 
+from kernels.scaled_ws_conv.pallas import check_activation
 from nfnet.activations import ACTIVATIONS, scaled_activation
 
 
@@ -51,3 +55,45 @@ def test_the_same_object_each_time():
 def test_an_unknown_name_is_an_error_that_lists_the_known_ones():
   with pytest.raises(ValueError, match=r"unknown activation 'geluu'; choose one of .*gelu_erf"):
     scaled_activation("geluu")
+
+
+def test_gelu_erf_is_exact_and_so_is_its_slope():
+  x = np.linspace(-6, 6, 121)
+  share = np.array([0.5 * math.erfc(-one / math.sqrt(2)) for one in x])
+  density = np.exp(-(x**2) / 2) / math.sqrt(2 * math.pi)
+  gelu = scaled_activation("gelu_erf")
+  argument = jnp.asarray(x, jnp.float32)
+  np.testing.assert_allclose(gelu(argument), 1.7015043497085571 * x * share, atol=2e-6)
+  slope = 1.7015043497085571 * (share + x * density)
+  np.testing.assert_allclose(jax.vmap(jax.grad(gelu))(argument), slope, atol=2e-6)
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_timms_gelu_is_exact_and_its_other_activations_are_the_released_ones(name):
+  expected = "gelu_erf" if name == "gelu" else name
+  assert scaled_activation(name, "timm") is scaled_activation(expected)
+
+
+NOT_IN_KERNELS = ("celu", "elu", "log_softmax", "selu")
+
+
+@pytest.mark.parametrize("name", NOT_IN_KERNELS)
+def test_tpu_kernels_refuse_what_they_cannot_apply(name):
+  """It then runs by the reference."""
+  with pytest.raises(NotImplementedError, match=r"an activation (with expm1|that is not element)"):
+    check_activation(scaled_activation(name).function)
+
+
+@pytest.mark.parametrize("name", sorted(set(ACTIVATIONS) - set(NOT_IN_KERNELS)))
+def test_tpu_kernels_can_apply_every_other_activation_and_its_slope(name):
+  """Lowers a kernel for TPU, where an operation that Pallas does not have there is an error."""
+  check_activation(scaled_activation(name).function)
+
+  def body(x_ref, value_ref, slope_ref):
+    value, pull_back = jax.vjp(scaled_activation(name).function, x_ref[...])
+    value_ref[...], (slope_ref[...],) = value, pull_back(jnp.ones_like(value))
+
+  tile = jax.ShapeDtypeStruct((8, 128), jnp.float32)
+  kernel = pl.pallas_call(body, out_shape=(tile, tile))
+  text = jax.jit(kernel).trace(tile).lower(lowering_platforms=("tpu",)).as_text()
+  assert "tpu_custom_call" in text

@@ -23,6 +23,23 @@ def test_a_program_starts_without_a_complaint_about_the_absent_tpu():
   assert result.stderr == ""
 
 
+PROGRAM_WITH_NAMES = r"""
+from nfnet.command_line import run_main
+run_main(lambda arguments: print("caf\udce9 \u732b"))
+"""
+
+
+@pytest.mark.parametrize(
+  ("encoding", "shown"),
+  [("ascii", b"caf\\udce9 \\u732b\n"), ("utf-8", b"caf\\udce9 \xe7\x8c\xab\n")],
+)
+def test_what_the_output_cannot_encode_is_escaped(encoding, shown):
+  environment = {**os.environ, "PYTHONIOENCODING": encoding}
+  command = [sys.executable, "-c", PROGRAM_WITH_NAMES]
+  result = subprocess.run(command, env=environment, capture_output=True, check=False)
+  assert (result.returncode, result.stdout) == (0, shown), result.stderr
+
+
 @pytest.fixture
 def no_choice(monkeypatch):
   monkeypatch.delenv("JAX_PLATFORMS", raising=False)

@@ -246,6 +246,7 @@ def test_initial_network_is_its_shortcuts():
     ({"activation": "swish"}, "activation 'swish'"),
     ({"bottleneck": "half"}, "bottleneck"),
     ({"block_execution": "loop"}, "block_execution"),
+    ({"numerics": "torch"}, "numerics"),
   ],
 )
 def test_bad_arguments(arguments, message):

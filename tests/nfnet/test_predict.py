@@ -1,6 +1,8 @@
 """Tests the command `nfnet.predict` and, below it, `nfnet.inference`."""
 
 import functools
+import os
+import shutil
 import subprocess
 import sys
 
@@ -10,11 +12,13 @@ import pytest
 from PIL import Image
 
 from nfnet.errors import UserError
-from nfnet.images.normalization import MEAN_RGB, STDDEV_RGB
+from nfnet.images.normalization import MEAN_RGB, STDDEV_RGB, normalize
+from nfnet.images.resizing import resize_and_center_crop
 from nfnet.inference import Classifier, batches, load_classifier, predict, read_images, top_classes
 from nfnet.model import NFNet, apply, parameter_shapes
 from nfnet.predict import read_inputs
 from nfnet.weights.haiku import save_haiku
+from nfnet.weights.load import load_weights
 from nfnet.weights.timm import save_timm
 from tests.repository import ROOT
 from tests.train.small_network import TINY
@@ -39,6 +43,28 @@ def parameters(small_networks):
   )
 
 
+def save_checkpoint(workdir, parameters, experiment):
+  """Saves a checkpoint of `experiment`, given as JSON."""
+  with Checkpoints(str(workdir), keep=1) as checkpoints:
+    checkpoints.save(
+      1,
+      parameters=parameters,
+      ema=None,
+      optimizer={"momentum": np.zeros(3, np.float32)},
+      data_state={},
+      metadata={"experiment": experiment, "class_names": CLASS_NAMES},
+    )
+
+
+def without(experiment, *fields):
+  """Returns the experiment as JSON of a version that did not have these fields."""
+  converted = to_json(experiment)
+  for field in fields:
+    section, name = field.split(".")
+    del converted[section][name]
+  return converted
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, parameters):
   """Holds weights of each kind, three images and an array of inputs."""
@@ -52,15 +78,7 @@ def folder(tmp_path_factory, parameters):
       data=Data(evaluation_pixels=24, evaluation_resize_margin=0),
       loss=Loss(kind=kind),
     )
-    with Checkpoints(str(folder / name), keep=1) as checkpoints:
-      checkpoints.save(
-        1,
-        parameters=parameters,
-        ema=None,
-        optimizer={"momentum": np.zeros(3, np.float32)},
-        data_state={},
-        metadata={"experiment": to_json(experiment), "class_names": CLASS_NAMES},
-      )
+    save_checkpoint(folder / name, parameters, to_json(experiment))
   rng = np.random.default_rng(1)
   for name, size in (("a.png", (40, 50)), ("b.jpg", (64, 64)), ("c.webp", (30, 90))):
     Image.fromarray(rng.integers(0, 256, (*size, 3), np.uint8)).save(folder / name)
@@ -107,6 +125,50 @@ def test_resolution_is_that_of_the_checkpoint_or_the_variant(folder, weights, pi
   images = list(read_images([str(folder / "a.png"), str(folder / "c.webp")], classifier))
   assert [image.shape for image in images] == [(used[0], used[0], 3)] * 2
   assert {image.dtype for image in images} == {np.dtype("float32")}
+
+
+@pytest.mark.parametrize(
+  ("weights", "asked", "used"),
+  [
+    ("haiku.npz", None, "squash"),
+    ("timm.safetensors", None, "squash"),
+    ("haiku.npz", "shorter_side", "shorter_side"),
+    ("squashed", None, "squash"),
+    ("softmax", None, "shorter_side"),
+    ("softmax", "squash", "squash"),
+    ("old", None, "shorter_side"),
+  ],
+)
+def test_images_are_resized_as_the_weights_were_evaluated(
+  folder, parameters, tmp_path, weights, asked, used
+):
+  experiment = Experiment(
+    name="x", model=Model(variant=NAME), data=Data(evaluation_pixels=32, evaluation_resize="squash")
+  )
+  path = folder / weights
+  if weights in ("squashed", "old"):
+    path = tmp_path / weights
+    unknown = ["data.evaluation_resize", "model.numerics"] if weights == "old" else []
+    save_checkpoint(path, parameters, without(experiment, *unknown))
+  classifier = load_classifier(str(path), variant=NAME, resize=asked)
+  assert classifier.resize == used
+  (image,) = read_images([str(folder / "c.webp")], classifier)
+  with Image.open(folder / "c.webp") as picture:
+    expected = resize_and_center_crop(
+      np.asarray(picture.convert("RGB")), classifier.pixels, classifier.resize_margin, used
+    )
+  np.testing.assert_array_equal(image, normalize(expected))
+
+
+def test_a_checkpoint_knows_its_numerics(folder, parameters, tmp_path):
+  experiment = Experiment(name="x", model=Model(variant=NAME, numerics="timm"))
+  save_checkpoint(tmp_path / "timm", parameters, to_json(experiment))
+  inputs = np.array(read_inputs(str(folder / "inputs.npy"))[:2])
+  logits = load_classifier(str(tmp_path / "timm")).logits(inputs)
+  expected = expected_logits(parameters, inputs, numerics="timm")
+  np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
+  with pytest.raises(UserError, match="trained with --numerics=timm, not released"):
+    load_classifier(str(tmp_path / "timm"), numerics="released")
 
 
 def test_images_are_normalized(folder):
@@ -200,11 +262,32 @@ def test_bad_images_are_errors_that_name_the_file(folder):
     list(read_images([str(folder / "missing.jpg")], classifier))
 
 
+def test_weights_know_the_names_of_their_classes(folder):
+  assert load_weights(str(folder / "softmax")).class_names == tuple(CLASS_NAMES)
+  assert load_weights(str(folder / "haiku.npz"), NAME).class_names is None
+
+
+def test_names_for_another_number_of_classes_are_refused(folder, parameters):
+  metadata = {"experiment": to_json(Experiment(name="x", model=Model(variant=NAME)))}
+  with Checkpoints(str(folder / "few names"), keep=1) as checkpoints:
+    checkpoints.save(
+      1,
+      parameters=parameters,
+      ema=None,
+      optimizer={"momentum": np.zeros(3, np.float32)},
+      data_state={},
+      metadata={**metadata, "class_names": CLASS_NAMES[:3]},
+    )
+  with pytest.raises(UserError, match="names 3 classes, but its classifier has 7"):
+    load_classifier(str(folder / "few names"))
+
+
 @pytest.mark.parametrize(
   ("arguments", "message"),
   [
     ({"variant": "N0"}, "trained as variant tiny, not N0"),
     ({"activation": "gelu"}, "trained with --activation=silu, not gelu"),
+    ({"numerics": "timm"}, "trained with --numerics=released, not timm"),
   ],
 )
 def test_contradicting_the_checkpoint_is_an_error(folder, arguments, message):
@@ -217,16 +300,19 @@ COMPILED_ABOVE = ("--batch_size=2",)
 
 
 def test_the_command_prints_the_top_5_of_each_image(folder):
-  images = [folder / "a.png", folder / "b.jpg", folder / "c.webp"]
+  odd = folder / os.fsdecode(b"caf\xe9 \x1b[2J\n.webp")
+  shutil.copy(folder / "c.webp", odd)
+  images = [folder / "a.png", folder / "b.jpg", odd]
   result = run(
     "nfnet.predict", f"--weights={folder / 'softmax'}", *COMPILED_ABOVE, "--pixels=32", *images
   )
   assert result.returncode == 0, result.stderr
   lines = result.stdout.splitlines()
-  assert lines[::6] == [str(image) for image in images]
+  assert lines[::6] == [*map(str, images[:2]), str(folder / r"caf\udce9 \x1b[2J\n.webp")]
   for first in (1, 7, 13):
     probabilities = [float(line.split("%")[0]) for line in lines[first : first + 5]]
     assert probabilities == sorted(probabilities, reverse=True)
+  assert "name their classes" not in result.stderr
 
 
 def test_the_command_writes_logits(folder, parameters, tmp_path):
@@ -252,7 +338,7 @@ def test_the_command_writes_logits(folder, parameters, tmp_path):
     (["a.png"], "--weights"),
     (["--weights=haiku.npz"], "give either image files or --inputs"),
     (["--weights=haiku.npz", "--inputs=inputs.npy", "a.png"], "give either image files or"),
-    (["--weights=haiku.npz", "--inputs=inputs.npy", "--pixels=8"], "--pixels is for image files"),
+    (["--weights=w", "--inputs=inputs.npy", "--resize=squash"], "--resize is for image files"),
     (["--weights=haiku.npz", "--variant=P9", "a.png"], "--variant: variant 'P9'"),
     (["--weights=haiku.npz", "--logits_out=no/y.npy", "a.png"], "--logits_out=no/y.npy"),
   ],

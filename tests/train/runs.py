@@ -38,8 +38,11 @@ FIELDS = {
 STEPS = FIELDS["schedule.train_steps"]
 
 
-def start(workdir, data, log, **fields):
-  """Starts or resumes a run on one device; programs come from the cache that all tests share."""
+def start(workdir, data, log, *, session=False, **fields):
+  """Starts or resumes a run on one device; programs come from the cache that all tests share.
+
+  With `session`, it leads a process group, as a shell's jobs do.
+  """
   fields = {**FIELDS, "data.path": data, **fields}
   command = [sys.executable, "-m", "train.pretrain", f"--config={CONFIG}"]
   command += [f"--workdir={workdir}", *(f"--config.{field}={x}" for field, x in fields.items())]
@@ -50,7 +53,12 @@ def start(workdir, data, log, **fields):
   }
   with pathlib.Path(log).open("a") as file:
     return subprocess.Popen(
-      command, env=environment, stdout=file, stderr=subprocess.STDOUT, cwd=ROOT
+      command,
+      env=environment,
+      stdout=file,
+      stderr=subprocess.STDOUT,
+      cwd=ROOT,
+      start_new_session=session,
     )
 
 

@@ -22,18 +22,19 @@ SHORT = (
   "--config.schedule.train_steps=4",
   "--config.optimizer.warmup_steps=1",
   "--config.schedule.log_every_steps=2",
+  "--config.schedule.checkpoint_every_steps=2",
   "--config.data.batch_size=16",
 )
 
 
-def run(module, *arguments):
+def run(module, *arguments, **streams):
   # One device, as on a laptop.
   environment = {**os.environ, "XLA_FLAGS": XLA_FLAGS}
   return subprocess.run(
     [sys.executable, "-m", "tests.train.small_network", module, *arguments],
     cwd=ROOT,
     env=environment,
-    capture_output=True,
+    **(streams or {"capture_output": True}),
     text=True,
     timeout=300,
     check=False,
@@ -120,6 +121,61 @@ def test_fine_tuning_and_evaluation(pretrained, digits, tmp_path):
     hits = sum(digit["top1"] * digit["examples"] for digit in one["classes"])
     assert hits / HELD_OUT_DIGITS == pytest.approx(one["top1"])
     assert 0 <= one["calibration_error"] <= 1
+
+
+def test_the_advice_about_a_changed_rate_can_be_followed(pretrained, digits, tmp_path):
+  shutil.copytree(pretrained[0], tmp_path / "run")
+  shutil.rmtree(tmp_path / "run" / "checkpoints" / "4")
+  command = (
+    "train.pretrain",
+    f"--config={CONFIG}",
+    f"--workdir={tmp_path / 'run'}",
+    f"--config.data.path={digits}",
+    *SHORT,
+    "--config.optimizer.peak_learning_rate=0.01",
+  )
+  result = run(*command)
+  assert_one_line_error(result, "--accept_changes=optimizer.peak_learning_rate")
+  result = run(*command, result.stderr.split()[-1])
+  assert result.returncode == 0, result.stderr
+  assert "resuming after step 2" in result.stdout
+  assert "resumed after step 2 with optimizer.peak_learning_rate=0.01" in result.stdout
+
+
+@pytest.mark.parametrize(
+  "sink", ["/dev/full", pytest.param("a closed pipe", marks=pytest.mark.slow)]
+)
+def test_training_goes_on_without_a_reader(pretrained, digits, tmp_path, sink):
+  shutil.copytree(pretrained[0], tmp_path / "run")
+  shutil.rmtree(tmp_path / "run" / "checkpoints" / "4")
+  if sink == "/dev/full":
+    output = os.open(sink, os.O_WRONLY)
+  else:
+    reader, output = os.pipe()
+    os.close(reader)
+  try:
+    result = run(
+      "train.pretrain",
+      f"--config={CONFIG}",
+      f"--workdir={tmp_path / 'run'}",
+      f"--config.data.path={digits}",
+      *SHORT,
+      stdout=output,
+      stderr=subprocess.PIPE,
+    )
+  finally:
+    os.close(output)
+  assert result.returncode == 0, result.stderr
+  lost = "standard output cannot be written: No space left on device; all files are complete\n"
+  assert result.stderr == (lost if sink == "/dev/full" else "")
+  records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").open()]
+  assert [record["step"] for record in records if record["kind"] == "train"] == [2, 4]
+  assert (tmp_path / "run" / "checkpoints" / "4").is_dir()
+
+
+def test_changes_that_no_run_can_take_are_refused():
+  result = run("train.pretrain", "--config=x", "--workdir=x", "--accept_changes=optimizer.momentum")
+  assert_one_line_error(result, "--accept_changes=optimizer.momentum", "may be changed")
 
 
 def test_pixels_that_are_no_numbers():

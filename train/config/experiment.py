@@ -37,6 +37,8 @@ class Model:
     bottleneck: width of the bottleneck in F+ stage 1. "paper" has 192 channels in one group;
       "released" rounds down to 128 as the released code does. No other variant differs.
     activation: a name from `nfnet.activations.ACTIVATIONS`.
+    numerics: "released" applies the parameters as the code released with paper B does; "timm" as
+      timm's `dm_nfnet_f*` do, which add 1e-5 to the variance of a filter and whose gelu is exact.
     stochastic_depth_rate: drop rate of the last block; the rates of the blocks before it grow
       linearly to it.
     dropout_rate: dropout rate before the classifier; None takes the variant's own rate (paper B,
@@ -51,6 +53,7 @@ class Model:
   variant: str = "F0"
   bottleneck: Literal["paper", "released"] = "paper"
   activation: str = "gelu"
+  numerics: Literal["released", "timm"] = "released"
   stochastic_depth_rate: Annotated[float, FROM_0_BELOW_1] = 0.0
   dropout_rate: Annotated[float, FROM_0_BELOW_1] | None = None
   compute_dtype: Literal["bfloat16", "float32"] = "bfloat16"
@@ -83,8 +86,11 @@ class Data:
     batch_size: number of images per step over all devices.
     evaluation_batch_size: number of images per step of evaluation over all devices.
     train_pixels: side of a training crop.
-    evaluation_pixels: side of an evaluation image, which is cropped from the center after its
-      shorter side was resized to `evaluation_resize_margin` pixels more.
+    evaluation_pixels: side of an evaluation image, which is cropped from the center after it was
+      resized to `evaluation_resize_margin` pixels more.
+    evaluation_resize: "squash" resizes both sides to this size, whatever the picture's shape, as
+      the code released with paper B does; "shorter_side" keeps the picture's proportions, of which
+      the crop then shows less. See `nfnet.images.resizing`.
     evaluation_resize_margin: number of pixels that the resize leaves around the crop (32 in paper
       B).
     crop_area_min: smallest share of the image's area that a random crop takes.
@@ -108,6 +114,7 @@ class Data:
   evaluation_batch_size: Annotated[int, AT_LEAST_1] = 4096
   train_pixels: Annotated[int, AT_LEAST_1] = 224
   evaluation_pixels: Annotated[int, AT_LEAST_1] = 256
+  evaluation_resize: Literal["squash", "shorter_side"] = "shorter_side"
   evaluation_resize_margin: Annotated[int, AT_LEAST_0] = 32
   crop_area_min: Annotated[float, ABOVE_0_UP_TO_1] = 0.08
   crop_aspect_ratio_max: Annotated[float, AT_LEAST_1] = 4 / 3
@@ -382,4 +389,20 @@ CHANGEABLE_ON_RESUME = frozenset(
 What is evaluated (split, pixels) stays fixed because the best checkpoint is chosen by comparing
 evaluations. `train_epochs` and `train_steps` stay fixed because the cosine would jump.
 `initial_weights` is not read on resuming, so a new value would silently have no effect.
+"""
+
+ACCEPTABLE_ON_RESUME = frozenset(
+  {
+    "optimizer.peak_learning_rate",
+    "optimizer.agc_clipping",
+    "faults.loss_max",
+    "faults.skipped_in_a_row_max",
+    "faults.then",
+    "faults.roll_back_steps",
+    "faults.roll_backs_max",
+  }
+)
+"""Fields that a person may change when a run is resumed, by `train.config.accepted_changes`.
+
+They are what one would change in a run that has diverged, and no saved array depends on them.
 """

@@ -17,8 +17,8 @@ def from_json(fields: dict[str, Any]) -> Experiment:
   """Returns the experiment that `to_json` has converted; an absent field takes its default.
 
   Raises:
-    UserError: there is a field that `Experiment` does not have, or one is missing that has no
-      default.
+    UserError: there is a field that `Experiment` does not have, one is missing that has no default,
+      or these are no such fields.
   """
   return _section_from_json(Experiment, fields, prefix="")
 

@@ -46,6 +46,7 @@ def experiment(variant: str = "F0", sharpness: bool = False) -> Experiment:
       evaluation_batch_size=4096,
       train_pixels=size.train_pixels,
       evaluation_pixels=size.test_pixels,
+      evaluation_resize="squash",
       rand_augment_layers=4,
       rand_augment_magnitude=size.randaugment_magnitude,
       workers=16,

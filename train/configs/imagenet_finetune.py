@@ -38,6 +38,7 @@ def experiment(variant: str = "F7+", repetitions: int = 1, group_images: int = 1
       evaluation_batch_size=2048,
       train_pixels=384,
       evaluation_pixels=480,
+      evaluation_resize="squash",
       repetitions=repetitions,
       workers=16,
     ),

@@ -61,6 +61,7 @@ def experiment(variant: str = "F0", epochs: float = 1.0, chips: int = 128) -> Ex
       evaluation_batch_size=4096,
       train_pixels=224,
       evaluation_pixels=256,
+      evaluation_resize="squash",
       workers=16,
     ),
     optimizer=Optimizer(

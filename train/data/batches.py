@@ -14,21 +14,21 @@ A batch is a dict of NumPy arrays:
     position  int64 [batch]           position in the order, counted over all batches
 """
 
-import threading
 import weakref
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
-import grain
 import numpy as np
-from absl import flags
 
 from nfnet.errors import UserError
 from train.config.experiment import Data
+from train.data.batch_workers.batches_ahead import batches_ahead
+from train.data.batch_workers.deaths import WorkerDeaths
+from train.data.batch_workers.pool import WorkerPool
+from train.data.batch_workers.threads import WorkerThreads
 from train.data.dataset import open_decoder
 from train.data.epoch_order import example_order, order_sha256
-from train.data.examples import Decoder, EvaluationExamples, TrainExamples
-from train.data.workers import kill_grain_workers, threads_per_process
+from train.data.examples import Decoder, EvaluationExamples, MakeBatch, TrainExamples
 
 Batch = dict[str, np.ndarray]
 
@@ -36,11 +36,15 @@ Batch = dict[str, np.ndarray]
 BAD_IMAGE_SHARE_MIN_IMAGES = 10_000
 
 _BAD_IMAGES_NAMED = 5
-_SECONDS_TO_CLOSE = 3.0
 
 
 def train_batches(
-  data: Data, seed: int, *, shard_index: int = 0, shard_count: int = 1
+  data: Data,
+  seed: int,
+  *,
+  shard_index: int = 0,
+  shard_count: int = 1,
+  deaths: WorkerDeaths | None = None,
 ) -> "Batches":
   """Returns endless batches of the training split, cropped, flipped and distorted at random.
 
@@ -49,23 +53,31 @@ def train_batches(
     seed: seed of order and augmentation, >= 0.
     shard_index: index of this host's data shard.
     shard_count: number of hosts; each gets `batch_size / shard_count` images of each batch.
+    deaths: is told of worker processes that are killed; None prints a line for each on stderr.
 
   Raises:
     UserError: the data set is missing, damaged, or not the one that `data` describes.
   """
   decoder = open_decoder(data, data.train_split)
-  examples = example_order(len(decoder.reader), seed, data.repetitions).map_with_index(
-    TrainExamples(decoder, data, seed)
-  )
   return Batches(
-    _elastic_iterator(examples, data, data.batch_size, data.train_pixels, shard_index, shard_count),
+    MakeBatch(TrainExamples(decoder, data, seed)),
+    example_order(len(decoder.reader), seed, data.repetitions),
+    None,
     decoder,
-    data.bad_image_share_max,
+    data,
+    _Share(data.batch_size, data.train_pixels, shard_index, shard_count),
     order_sha256(decoder.reader.split, seed),
+    deaths,
   )
 
 
-def evaluation_batches(data: Data, *, shard_index: int = 0, shard_count: int = 1) -> "Batches":
+def evaluation_batches(
+  data: Data,
+  *,
+  shard_index: int = 0,
+  shard_count: int = 1,
+  deaths: WorkerDeaths | None = None,
+) -> "Batches":
   """Returns the batches of the held-out split, once, in order.
 
   Every host gets the same number of batches: the last is padded with black images of weight 0 and
@@ -76,6 +88,7 @@ def evaluation_batches(data: Data, *, shard_index: int = 0, shard_count: int = 1
     shard_index: index of this host's data shard.
     shard_count: number of hosts; each gets `evaluation_batch_size / shard_count` images of each
       batch.
+    deaths: is told of worker processes that are killed; None prints a line for each on stderr.
 
   Raises:
     UserError: the data set is missing, damaged, or not the one that `data` describes.
@@ -83,48 +96,89 @@ def evaluation_batches(data: Data, *, shard_index: int = 0, shard_count: int = 1
   decoder = open_decoder(data, data.evaluation_split)
   batch_size = data.evaluation_batch_size
   batches = -(-len(decoder.reader) // batch_size)
-  examples = grain.MapDataset.range(batches * batch_size).map(EvaluationExamples(decoder, data))
   return Batches(
-    _elastic_iterator(examples, data, batch_size, data.evaluation_pixels, shard_index, shard_count),
+    MakeBatch(EvaluationExamples(decoder, data)),
+    range(batches * batch_size),
+    batches,
     decoder,
-    data.bad_image_share_max,
+    data,
+    _Share(batch_size, data.evaluation_pixels, shard_index, shard_count),
     order_sha256(decoder.reader.split, seed=None),
+    deaths,
   )
+
+
+class _Share(NamedTuple):
+  """What this host gets of each batch.
+
+  Attributes:
+    batch_size: number of images of the global batch.
+    pixels: side of an image.
+    shard_index: index of this host's data shard.
+    shard_count: number of hosts.
+  """
+
+  batch_size: int
+  pixels: int
+  shard_index: int
+  shard_count: int
 
 
 class Batches:
   """An iterator over batches; see `train_batches` and `evaluation_batches`.
 
-  It is also a context manager that ends threads and worker processes.
+  It is also a context manager that ends threads and worker processes. A worker process that is
+  killed is replaced, and the batches stay the same.
   """
 
   def __init__(
     self,
-    elastic_iterator: grain.experimental.ElasticIterator,
+    make_batch: MakeBatch,
+    order: Sequence[int],
+    count: int | None,
     decoder: Decoder,
-    bad_image_share_max: float,
+    data: Data,
+    share: _Share,
     order_sha256: str,
+    deaths: WorkerDeaths | None,
   ):
-    self._open_iterators = [elastic_iterator]
+    if share.batch_size % share.shard_count:
+      raise UserError(
+        f"a batch of {share.batch_size} images cannot be divided among {share.shard_count} hosts"
+      )
+    self._make_batch = make_batch
+    self._order = order
+    self._end = None if count is None else count * share.batch_size
     self._decoder = decoder
-    self._bad_image_share_max = bad_image_share_max
+    self._workers = data.workers
+    self._bad_image_share_max = data.bad_image_share_max
+    self._share = share
     self._order_sha256 = order_sha256
+    self._deaths = deaths or WorkerDeaths(data.workers)
     self._bad_ids: list[int] = []
-    # Destructors of Grain that run while the interpreter shuts down fail with tracebacks;
-    # finalizers run before that.
-    self._close = weakref.finalize(self, _close_and_forget, self._open_iterators)
+    # Position of the next batch to return, and of the next one to ask for.
+    self._next = self._next_to_request = 0
+    # What makes the batches, from the first one on; a list, so that the finalizer sees it change.
+    self._makers: list[WorkerPool | WorkerThreads] = []
+    self._is_closed = False
+    weakref.finalize(self, _close, self._makers)
 
   def __iter__(self) -> "Batches":
     return self
 
   def __next__(self) -> Batch:
-    if not self._open_iterators:
-      raise StopIteration
-    try:
-      batch = next(self._open_iterators[0])
-    except StopIteration:
+    if self._is_closed or self._next == self._end:
       self.close()
-      raise
+      raise StopIteration
+    if not self._makers:
+      self._start()
+    maker, ahead = self._makers[0], self._ahead
+    while self._next_to_request < self._next + ahead * self._share.batch_size:
+      if self._next_to_request == self._end:
+        break
+      self._request(maker)
+    batch = maker.receive()
+    self._next += self._share.batch_size
     self._bad_ids += batch["id"][(batch["weight"] == 0) & (batch["id"] >= 0)].tolist()
     return batch
 
@@ -136,7 +190,7 @@ class Batches:
 
   def get_state(self) -> dict[str, Any]:
     """Returns JSON values from which any number of hosts and workers can continue."""
-    return {**self._open_iterators[0].get_state(), "order_sha256": self._order_sha256}
+    return {"global_next_index": self._next, "order_sha256": self._order_sha256}
 
   def set_state(self, state: Mapping[str, Any]) -> None:
     """Continues after the batch that preceded `get_state`.
@@ -149,11 +203,14 @@ class Batches:
         f"data set {self._decoder.reader.folder} or the seed is not the one that the saved "
         "position belongs to: restore it, or start in a new workdir"
       )
-    self._open_iterators[0].set_state({"global_next_index": state["global_next_index"]})
+    # Batches that were asked for are no longer wanted.
+    _close(self._makers)
+    self._next = self._next_to_request = state["global_next_index"]
 
   def close(self) -> None:
     """Ends threads and worker processes; there are no batches after this."""
-    self._close()
+    self._is_closed = True
+    _close(self._makers)
 
   def check_bad_images(self, bad: int, images: int) -> None:
     """Raises UserError if too many images could not be decoded.
@@ -173,40 +230,21 @@ class Batches:
       f"data.bad_image_share_max={self._bad_image_share_max} allows: {named}"
     )
 
+  def _start(self) -> None:
+    images = self._share.batch_size // self._share.shard_count
+    self._ahead = batches_ahead(self._workers, images * self._share.pixels**2 * 3)
+    if self._workers:
+      self._makers.append(WorkerPool(self._make_batch, self._workers, self._deaths))
+    else:
+      self._makers.append(WorkerThreads(self._make_batch, self._ahead))
 
-def _close_and_forget(iterators: list[grain.experimental.ElasticIterator]) -> None:
-  while iterators:
-    closing = threading.Thread(target=iterators.pop().close, daemon=True)
-    closing.start()
-    closing.join(_SECONDS_TO_CLOSE)
-    if closing.is_alive():
-      # Some read does not return, and Grain would wait for it longer than a preempted machine has.
-      kill_grain_workers()
-      closing.join()
+  def _request(self, maker: WorkerPool | WorkerThreads) -> None:
+    end = self._next_to_request + self._share.batch_size
+    positions = range(self._next_to_request + self._share.shard_index, end, self._share.shard_count)
+    maker.request(np.array(positions), np.array([self._order[position] for position in positions]))
+    self._next_to_request = end
 
 
-def _elastic_iterator(
-  examples: grain.MapDataset,
-  data: Data,
-  batch_size: int,
-  pixels: int,
-  shard_index: int,
-  shard_count: int,
-) -> grain.experimental.ElasticIterator:
-  if batch_size % shard_count:
-    raise UserError(f"a batch of {batch_size} images cannot be divided among {shard_count} hosts")
-  # Grain prefetches whole batches here, so its default of 500 would fill any memory.
-  threads = threads_per_process(data.workers, batch_size // shard_count * pixels**2 * 3)
-  multiprocessing_options = None
-  if data.workers:
-    multiprocessing_options = grain.MultiprocessingOptions(num_workers=data.workers)
-    # Grain reads its own absl flags, which nothing has parsed where absl's `app.run` is not used.
-    if not flags.FLAGS.is_parsed():
-      flags.FLAGS.mark_as_parsed()
-  return grain.experimental.ElasticIterator(
-    examples,
-    batch_size,
-    grain.sharding.ShardOptions(shard_index=shard_index, shard_count=shard_count),
-    read_options=grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads),
-    multiprocessing_options=multiprocessing_options,
-  )
+def _close(makers: list[WorkerPool | WorkerThreads]) -> None:
+  while makers:
+    makers.pop().close()

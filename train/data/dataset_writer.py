@@ -1,37 +1,43 @@
 """Writes a data set: record files in a deterministic order, then the manifest.
 
-Until it is finished, the folder holds `partial/` with what is needed to continue after a kill: the
-plan, the record file being written, and a note for each finished one. The manifest comes last; a
-folder with a manifest is finished.
+Until it is finished, the folder holds `partial/` with what is needed to continue after a kill (see
+`train.data.preparation.progress`). The manifest comes last; a folder with a manifest is finished.
 """
 
 import collections
 import concurrent.futures
 import contextlib
-import dataclasses
 import hashlib
 import json
 import multiprocessing
 import os
 import pathlib
-import shutil
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
+from typing import NamedTuple
 
 import tqdm
 
-from nfnet.errors import UserError
+from nfnet.errors import UserError, escaped
 from nfnet.images.decoding import BadImageError, decode_image
 from train.data import record_files
-from train.data.image_sources import Source, SourceImage
+from train.data.image_sources import Source, SourceImage, UnreadableImageError
 from train.data.manifest import (
-  MANIFEST_NAME,
+  IMAGES_IN_TWO_SPLITS_NAME,
   Manifest,
+  RecordFile,
   Split,
   describe_file,
-  record_file_from_json,
+  load_manifest,
   save_manifest,
+)
+from train.data.preparation import progress
+from train.data.preparation.durable_files import write_durably
+from train.data.preparation.same_pixels import (
+  NO_DIGEST,
+  find_images_in_two_splits,
+  pixel_digest,
 )
 from train.data.workers import exit_with_parent
 
@@ -39,13 +45,17 @@ from train.data.workers import exit_with_parent
 # loses little work.
 RECORD_FILE_BYTES = 256 * 2**20
 
-_PARTIAL = "partial"
-_PLAN = "plan.json"
+# Of each task's images a worker's answer waits in memory, and there are up to 4 tasks a worker.
 _IMAGES_PER_TASK = 16
+_BYTES_PER_TASK = 16 * 2**20
 
 
-@dataclasses.dataclass(frozen=True)
-class _BadImage:
+class _GoodImage(NamedTuple):
+  content: bytes
+  digest: bytes
+
+
+class _BadImage(NamedTuple):
   name: str
   reason: str
 
@@ -88,21 +98,34 @@ def write_dataset(
     "skip_bad_images": skip_bad_images,
     "writer_options": writer_options,
   }
-  with _explained_errors(folder):
-    _claim_folder(folder, plan)
+  with _explained_errors(folder), progress.claim(folder, plan) as claimed:
+    if claimed.is_finished():
+      # The process was killed after it had written the manifest.
+      claimed.remove()
+      return load_manifest(folder)
     splits = {}
     skipped: list[str] = []
+    digests = {}
+    ordered = {split: _shuffled(images, seed) for split, images in source.splits.items()}
     with _ordered_map(workers) as ordered_map:
-      for split, images in source.splits.items():
-        splits[split] = _write_split(
+      for split, images in ordered.items():
+        splits[split], left_out, digests[split] = _write_split(
+          claimed,
           folder,
           file_names[split],
-          _shuffled(images, seed),
+          images,
           tqdm.tqdm(total=len(images), desc=split, unit="image"),
           ordered_map,
           writer_options,
-          skipped if skip_bad_images else None,
+          skip=skip_bad_images,
         )
+        skipped += left_out
+    same = find_images_in_two_splits(
+      {split: [image.name for image in images] for split, images in ordered.items()}, digests
+    )
+    if same:
+      # In a file of its own, because there may be as many pairs as images.
+      write_durably(folder / IMAGES_IN_TWO_SPLITS_NAME, json.dumps(same, indent=0) + "\n")
     manifest = Manifest(
       class_names=source.class_names,
       labels_per_record_max=max(
@@ -110,19 +133,38 @@ def write_dataset(
       ),
       splits=splits,
       skipped_images=tuple(sorted(skipped)),
+      images_in_two_splits=len(same),
     )
-    verify_with_progress(folder, manifest)
+    _verify_written(claimed, folder, manifest)
     save_manifest(folder, manifest)
-    shutil.rmtree(folder / _PARTIAL)
+    claimed.remove()
   return manifest
 
 
 def verify_with_progress(folder: str | os.PathLike[str], manifest: Manifest) -> None:
   """Runs `record_files.verify` with a progress bar; raises UserError at the first difference."""
+  for _ in _verify(folder, manifest):
+    pass
+
+
+def _verify(folder: str | os.PathLike[str], manifest: Manifest) -> Iterator[RecordFile]:
   total_bytes = sum(split.size_bytes for split in manifest.splits.values())
-  with tqdm.tqdm(total=total_bytes, desc="verify", unit="B", unit_scale=True) as progress:
+  with tqdm.tqdm(total=total_bytes, desc="verify", unit="B", unit_scale=True) as progress_bar:
     for record_file in record_files.verify(folder, manifest):
-      progress.update(record_file.size_bytes)
+      progress_bar.update(record_file.size_bytes)
+      yield record_file
+
+
+def _verify_written(claimed: progress.Progress, folder: pathlib.Path, manifest: Manifest) -> None:
+  """Verifies the data set; a record file that is damaged will be written by the same command."""
+  verified = 0
+  try:
+    for _ in _verify(folder, manifest):
+      verified += 1
+  except UserError as error:
+    files = [file.file for split in manifest.splits.values() for file in split.record_files]
+    claimed.discard_note(files[verified])
+    raise UserError(f"{error}; the same command writes this file again") from error
 
 
 def _file_names(split: str, images: Sequence[SourceImage], files: int | None) -> list[str]:
@@ -148,123 +190,113 @@ def _source_sha256(source: Source) -> str:
   return digest.hexdigest()
 
 
-def _claim_folder(folder: pathlib.Path, plan: dict) -> None:
-  folder.mkdir(parents=True, exist_ok=True)
-  found = {entry.name for entry in folder.iterdir()}
-  if MANIFEST_NAME in found:
-    raise UserError(f"{folder} already holds a finished data set: choose another --out")
-  partial = folder / _PARTIAL
-  plan_path = partial / _PLAN
-  ours = {_PARTIAL} if plan_path.exists() else set()
-  if ours and json.loads(plan_path.read_text()) != plan:
-    raise UserError(
-      f"{folder} holds the beginning of a data set of another source or other options: "
-      "delete it or choose another --out"
-    )
-  if ours:
-    ours.update(file for files in plan["shards"].values() for file in files)
-  if foreign := sorted(found - ours):
-    raise UserError(f"{folder} holds other files, such as {foreign[0]}: choose another --out")
-  if not ours:
-    partial.mkdir()
-    unfinished = partial / "plan.tmp"
-    unfinished.write_text(json.dumps(plan))
-    unfinished.replace(plan_path)
-
-
 def _write_split(
+  claimed: progress.Progress,
   folder: pathlib.Path,
   files: Sequence[str],
   images: Sequence[SourceImage],
-  progress: tqdm.tqdm,
+  progress_bar: tqdm.tqdm,
   ordered_map: Callable,
-  writer_options: str,
-  skipped: list[str] | None,
-) -> Split:
-  finished = []
-  next_id = 0
-  with progress:
-    for index, file in enumerate(files):
-      note_path = folder / _PARTIAL / f"{file}.json"
-      start, stop = (len(images) * edge // len(files) for edge in (index, index + 1))
-      if note_path.exists():
-        note = json.loads(note_path.read_text())
-        progress.update(stop - start)
-      else:
-        note = _write_file(
-          folder,
-          file,
-          next_id,
-          ordered_map(images[start:stop]),
-          progress,
-          writer_options,
-          skip=skipped is not None,
-        )
-        unfinished = note_path.with_suffix(".tmp")
-        unfinished.write_text(json.dumps(note))
-        unfinished.replace(note_path)
-      if skipped is not None:
-        skipped += note["skipped"]
-      finished.append(record_file_from_json(note["shard"]))
-      next_id += finished[-1].records
-  if not next_id:
-    raise UserError(f"none of the {len(images)} images of split {progress.desc!r} can be decoded")
-  return Split(records=next_id, record_files=tuple(finished))
-
-
-def _write_file(
-  folder: pathlib.Path,
-  file: str,
-  first_id: int,
-  images: Iterable[tuple[SourceImage, bytes | _BadImage]],
-  progress: tqdm.tqdm,
   writer_options: str,
   *,
   skip: bool,
-) -> dict:
-  unfinished = folder / _PARTIAL / file
+) -> tuple[Split, list[str], bytes]:
+  """Writes those record files of a split that are not finished yet.
+
+  Returns:
+    The split, the names of images that were left out, and the digests of all images.
+  """
+  finished = []
+  skipped: list[str] = []
+  digests = bytearray()
+  with progress_bar:
+    for index, file in enumerate(files):
+      start, stop = (len(images) * edge // len(files) for edge in (index, index + 1))
+      note = claimed.load_note(file, stop - start)
+      if note:
+        progress_bar.update(stop - start)
+      else:
+        note = _write_file(
+          claimed,
+          folder,
+          file,
+          sum(record_file.records for record_file in finished),
+          ordered_map(images[start:stop]),
+          progress_bar,
+          writer_options,
+          skip=skip,
+        )
+        claimed.save_note(note)
+      skipped += note.skipped
+      digests += note.digests
+      finished.append(note.record_file)
+  records = sum(record_file.records for record_file in finished)
+  if not records:
+    raise UserError(
+      f"none of the {len(images)} images of split {progress_bar.desc!r} can be decoded"
+    )
+  return Split(records=records, record_files=tuple(finished)), skipped, bytes(digests)
+
+
+def _write_file(
+  claimed: progress.Progress,
+  folder: pathlib.Path,
+  file: str,
+  first_id: int,
+  images: Iterable[tuple[SourceImage, _GoodImage | _BadImage]],
+  progress_bar: tqdm.tqdm,
+  writer_options: str,
+  *,
+  skip: bool,
+) -> progress.Note:
   skipped = []
+  digests = bytearray()
   written = 0
-  with record_files.open_writer(unfinished, writer_options) as writer:
-    for image, content in images:
-      if isinstance(content, _BadImage):
+  with record_files.open_writer(claimed.unfinished_path(file), writer_options) as writer:
+    for image, read in images:
+      if isinstance(read, _BadImage):
         if not skip:
           raise UserError(
-            f"image {content.name} cannot be decoded ({content.reason}): remove it, or leave out "
-            "all such images with --skip_bad_images"
+            f"image {read.name} {read.reason}: remove it, or leave out all such images "
+            "with --skip_bad_images"
           )
-        skipped.append(content.name)
+        skipped.append(read.name)
+        digests += NO_DIGEST
       else:
-        record = record_files.Record(first_id + written, image.labels, content)
+        record = record_files.Record(first_id + written, image.labels, read.content)
         writer.write(record_files.encode_record(record))
         written += 1
-      progress.update()
-  unfinished.replace(folder / file)
-  finished = describe_file(folder, file, written)
-  return {"shard": dataclasses.asdict(finished), "skipped": skipped}
+        digests += read.digest
+      progress_bar.update()
+  claimed.publish(file)
+  return progress.Note(
+    record_file=describe_file(folder, file, written),
+    skipped=tuple(skipped),
+    digests=bytes(digests),
+  )
 
 
-def _read_checked(images: Sequence[SourceImage]) -> list[bytes | _BadImage]:
-  contents: list[bytes | _BadImage] = []
+def _read_checked(images: Sequence[SourceImage]) -> list[_GoodImage | _BadImage]:
+  read: list[_GoodImage | _BadImage] = []
   for image in images:
+    name = escaped(image.name)
     try:
       content = image.read()
-      decode_image(content)
-      contents.append(content)
+      read.append(_GoodImage(content, pixel_digest(decode_image(content))))
     except BadImageError as error:
-      contents.append(_BadImage(image.name, str(error)))
+      read.append(_BadImage(name, f"cannot be decoded ({error})"))
+    except UnreadableImageError as error:
+      read.append(_BadImage(name, f"cannot be read ({error})"))
     except OSError as error:
-      raise UserError(f"cannot read image {image.name}: {error.strerror or error}") from error
-  return contents
+      raise UserError(f"cannot read image {name}: {error.strerror or error}") from error
+  return read
 
 
 @contextlib.contextmanager
 def _ordered_map(workers: int) -> Iterator[Callable]:
   """Yields a function from images to pairs (image, content) in order, with bounded read-ahead."""
   if not workers:
-    yield lambda images: (
-      (image, content) for image in images for content in _read_checked([image])
-    )
+    yield lambda images: ((image, read) for image in images for read in _read_checked([image]))
     return
   with concurrent.futures.ProcessPoolExecutor(
     workers, multiprocessing.get_context("spawn"), initializer=_initialize_worker
@@ -272,8 +304,7 @@ def _ordered_map(workers: int) -> Iterator[Callable]:
 
     def ordered_map(images: Sequence[SourceImage]) -> Iterator:
       tasks: collections.deque = collections.deque()
-      for start in range(0, len(images), _IMAGES_PER_TASK):
-        chunk = images[start : start + _IMAGES_PER_TASK]
+      for chunk in _tasks(images):
         tasks.append((chunk, executor.submit(_read_checked, chunk)))
         if len(tasks) > 4 * workers:
           yield from _finished(*tasks.popleft())
@@ -285,8 +316,20 @@ def _ordered_map(workers: int) -> Iterator[Callable]:
 
 def _finished(
   images: Sequence[SourceImage], future: concurrent.futures.Future
-) -> Iterator[tuple[SourceImage, bytes | _BadImage]]:
+) -> Iterator[tuple[SourceImage, _GoodImage | _BadImage]]:
   return zip(images, future.result(), strict=True)
+
+
+def _tasks(images: Sequence[SourceImage]) -> Iterator[Sequence[SourceImage]]:
+  """Yields the images in portions that are small in number and in bytes."""
+  start = size_bytes = 0
+  for stop, image in enumerate(images):
+    if stop - start == _IMAGES_PER_TASK or (stop > start and size_bytes > _BYTES_PER_TASK):
+      yield images[start:stop]
+      start, size_bytes = stop, 0
+    size_bytes += image.size_bytes
+  if start < len(images):
+    yield images[start:]
 
 
 def _initialize_worker() -> None:
@@ -301,7 +344,8 @@ def _explained_errors(folder: pathlib.Path) -> Iterator[None]:
     yield
   except OSError as error:
     raise UserError(
-      f"cannot write {folder}: {error.filename or ''} {error.strerror or error}; "
+      f"cannot write {folder}: {error.filename or ''} "
+      f"{error.strerror or error}; "
       "the same command continues where this one stopped"
     ) from error
   except BrokenProcessPool as error:

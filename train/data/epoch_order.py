@@ -6,14 +6,17 @@ many times in a row, and is that many times longer.
 """
 
 import hashlib
+from typing import TYPE_CHECKING
 
-import grain
 import numpy as np
 
 from train.data.manifest import Split
 
+if TYPE_CHECKING:
+  import grain
 
-def example_order(examples: int, seed: int, repetitions: int) -> grain.MapDataset:
+
+def example_order(examples: int, seed: int, repetitions: int) -> "grain.MapDataset":
   """Returns the indices of the records, epoch after epoch, each shuffled differently.
 
   Args:
@@ -21,6 +24,9 @@ def example_order(examples: int, seed: int, repetitions: int) -> grain.MapDatase
     seed: seed of the run, >= 0.
     repetitions: number of times in a row that each index is returned.
   """
+  # Grain imports JAX, which data workers do without: they are told the order.
+  import grain
+
   # Grain shuffles epoch e with seed + e, so with unhashed seeds, epoch e of a run with seed + 1
   # would have the order of epoch e + 1 of this run.
   (shuffle_seed,) = np.random.SeedSequence(seed).generate_state(1)

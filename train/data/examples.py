@@ -5,7 +5,7 @@ dimension. An image that cannot be decoded becomes a black one of weight 0, so t
 examples does not change.
 """
 
-import multiprocessing
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,6 @@ from train.data.epoch_order import epoch_and_repetition
 from train.data.manifest import Manifest
 from train.data.record_files import BadRecordError
 from train.data.record_reader import RecordReader
-from train.data.workers import exit_with_parent
 
 Example = dict[str, Any]
 
@@ -40,13 +39,6 @@ class Decoder:
     self._labels_per_record_max = manifest.labels_per_record_max
     self._decoded: dict[int, tuple[np.ndarray, np.ndarray]] = {}
     self._decoded_bytes = 0
-
-  def __setstate__(self, state: dict[str, Any]) -> None:
-    # Grain has no hook for the start of a worker here, but a worker begins by unpickling this
-    # object.
-    self.__dict__.update(state)
-    if multiprocessing.parent_process() is not None:
-      exit_with_parent()
 
   def load(self, index: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns the image, uint8 [height, width, 3], and the labels, int32 [labels], of a record.
@@ -113,23 +105,62 @@ class TrainExamples:
 
 
 class EvaluationExamples:
-  """Makes an evaluation example from a record's index; indices beyond the last give padding."""
+  """Makes an evaluation example, from the same arguments; indices beyond the last give padding."""
 
   def __init__(self, decoder: Decoder, data: Data):
     self._decoder = decoder
     self._data = data
 
-  def __call__(self, index: int) -> Example:
-    """Returns the example of a record by its index, resized and cropped from the center."""
+  def __call__(self, position: int, index: int) -> Example:
+    """Returns an example that is resized and cropped from the center.
+
+    Args:
+      position: position in the order.
+      index: index of the record in its split.
+    """
     pixels = self._data.evaluation_pixels
     if index >= len(self._decoder.reader):
-      return self._decoder.blank(pixels, -1, position=index)
+      return self._decoder.blank(pixels, -1, position)
     try:
       image, labels = self._decoder.load(index)
     except (BadRecordError, BadImageError):
-      return self._decoder.blank(pixels, index, position=index)
-    image = resize_and_center_crop(image, pixels, self._data.evaluation_resize_margin)
-    return _example(image, labels, 1.0, index, position=index)
+      return self._decoder.blank(pixels, index, position)
+    image = resize_and_center_crop(
+      image, pixels, self._data.evaluation_resize_margin, self._data.evaluation_resize
+    )
+    return _example(image, labels, 1.0, index, position)
+
+
+class MakeBatch:
+  """Makes a batch of examples; data workers get this object and call it."""
+
+  def __init__(self, make_example: Callable[[int, int], Example]):
+    self._make_example = make_example
+
+  def __call__(self, positions: np.ndarray, indices: np.ndarray) -> dict[str, np.ndarray]:
+    """Returns the arrays of `train.data.batches`.
+
+    Args:
+      positions: int64 [batch], positions in the order.
+      indices: int64 [batch], indices of the records there.
+    """
+    examples = [
+      self._make_example(int(position), int(index))
+      for position, index in zip(positions, indices, strict=True)
+    ]
+    return {name: np.stack([example[name] for example in examples]) for name in examples[0]}
+
+
+def _example(
+  image: np.ndarray, labels: np.ndarray, weight: float, index: int, position: int
+) -> Example:
+  return {
+    "image": image,
+    "labels": labels,
+    "weight": np.float32(weight),
+    "id": np.int64(index),
+    "position": np.int64(position),
+  }
 
 
 def _example(

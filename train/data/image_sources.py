@@ -2,13 +2,14 @@
 
 There are three kinds of folders:
 
-- `train/CLASS/**` with `val/CLASS/**`, `validation/CLASS/**` or `test/CLASS/**`, as ImageNet has;
-- `CLASS/**`, a share of which is held out by a hash of each file's name;
+- `train/CLASS/*` with `val/CLASS/*`, `validation/CLASS/*` or `test/CLASS/*`, as ImageNet has;
+- `CLASS/*`, a share of which is held out by a hash of each file's name;
 - the four idx files of MNIST and its relatives, compressed or not.
 """
 
 import collections
 import dataclasses
+import errno
 import gzip
 import hashlib
 import io
@@ -17,49 +18,72 @@ import os
 import pathlib
 import struct
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
 
-from nfnet.errors import UserError
+from nfnet.errors import UserError, escaped
 from nfnet.images.decoding import read_image_file
+from train.data.preparation import class_folders, file_tree
+from train.data.preparation.class_folders import TRAIN, VALIDATION
 
-TRAIN, VALIDATION, TEST = "train", "validation", "test"
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
-
+_CLASSES_SHOWN_MAX = 20
+_SUFFIXES_SHOWN_MAX = 5
 _IDX_UNSIGNED_BYTES = 0x08
 # EMNIST, the largest relative of MNIST, has 547 MB.
 _IDX_BYTES_MAX = 640 * 2**20
 _IDX_SIDE_MAX = 4096
 
 
-@dataclasses.dataclass(frozen=True)
+class UnreadableImageError(Exception):
+  """Reports what is no file that can be read, such as a link that leads nowhere or a FIFO."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class ImageFile:
   """An image in a file, stored unchanged.
 
   Attributes:
     name: path below the source folder, with forward slashes.
     labels: class indices.
-    path: path of the file.
+    root: the source folder.
     size_bytes: length of the file.
     modified_ns: time of its last change in nanoseconds.
+    problem: why it cannot be read; empty for a regular file.
   """
 
   name: str
   labels: tuple[int, ...]
-  path: str
+  root: str
   size_bytes: int
   modified_ns: int
+  problem: str = ""
 
   def fingerprint(self) -> bytes:
     """Returns bytes that differ whenever a different image would be stored."""
-    return os.fsencode(f"{self.name} {self.labels} {self.size_bytes} {self.modified_ns}")
+    facts = f"{self.name} {self.labels} {self.size_bytes} {self.modified_ns}{self.problem}"
+    return os.fsencode(facts)
 
   def read(self) -> bytes:
-    """Returns the file's bytes."""
-    return read_image_file(self.path)
+    """Returns the file's bytes.
+
+    Raises:
+      UnreadableImageError: it is no regular file, or nobody may read it.
+      BadImageError: it is too large.
+      OSError: it cannot be read.
+    """
+    if self.problem:
+      raise UnreadableImageError(self.problem)
+    try:
+      return read_image_file(os.path.join(self.root, self.name))
+    except OSError as error:
+      # Something else may have come in its place since the folder was listed. Other errors are
+      # those of the disk or the network, which may work again when the same command continues.
+      if error.errno in (errno.EINVAL, errno.EISDIR, errno.ENXIO, errno.EACCES, errno.EPERM):
+        raise UnreadableImageError(error.strerror) from error
+      raise
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,41 +132,74 @@ class Source:
   Attributes:
     class_names: names of the classes, by class index.
     splits: images of "train" and "validation", perhaps "test".
-    ignored_suffixes: number of files in class folders that are not images, by suffix.
+    ignored_suffixes: number of files that are not images, by suffix.
+    how: how the source was understood.
+    notes: sentences about what was left out or is missing.
   """
 
   class_names: tuple[str, ...]
   splits: dict[str, tuple[SourceImage, ...]]
   ignored_suffixes: dict[str, int] = dataclasses.field(default_factory=dict)
+  how: str = ""
+  notes: tuple[str, ...] = ()
 
 
 def read_source(
   folder: str | os.PathLike[str],
   evaluation_share: float = 0.1,
   class_names: Sequence[str] = (),
+  *,
+  layout: str = "auto",
+  merge_subfolders: bool = False,
+  excluded: str | os.PathLike[str] | None = None,
 ) -> Source:
-  """Lists the images of a folder.
+  """Lists the images of a folder; only idx files are opened.
 
   Args:
     folder: folder of one of the kinds that the module's documentation lists.
     evaluation_share: share of the images that is held out if the folder has no held-out split.
     class_names: names of the classes of idx files, which contain no names; by default, the labels
       as digits.
+    layout: what the folders in `folder` are, "splits" or "classes"; "auto" finds out.
+    merge_subfolders: whether images in subfolders of a class folder belong to the class.
+    excluded: folder below `folder` that is not read.
 
   Raises:
-    UserError: the folder is of none of these kinds, or a class has no image.
+    UserError: the folder is of none of these kinds or may be of two, or a class has no image.
   """
-  root = pathlib.Path(folder)
-  if not root.is_dir():
+  root = os.fspath(folder)
+  if not os.path.isdir(root):
     raise UserError(f"source folder {root} does not exist")
   if not 0 <= evaluation_share < 1:
     raise UserError(f"evaluation_share is {evaluation_share}; it must be in [0, 1)")
   try:
-    if any(root.glob("train-images?idx3-ubyte*")):
-      return read_idx_source(root, class_names)
-    return _read_class_folders(root, evaluation_share)
+    if any(pathlib.Path(root).glob("train-images?idx3-ubyte*")):
+      return read_idx_source(pathlib.Path(root), class_names)
+    return _read_class_folders(
+      root,
+      evaluation_share,
+      layout,
+      merge_subfolders,
+      None if excluded is None else os.fspath(excluded),
+    )
   except OSError as error:
     raise UserError(f"cannot read {error.filename or root}: {error.strerror or error}") from error
+
+
+def describe_source(source: Source) -> str:
+  """Returns what was understood: classes, splits and their sizes, and what was left out."""
+  lines = [f"{len(source.class_names):,} classes; {source.how}"]
+  counts = {
+    split: collections.Counter(label for image in images for label in image.labels)
+    for split, images in source.splits.items()
+  }
+  lines += (f"  {split}: {len(images):,} images" for split, images in source.splits.items())
+  for label, name in enumerate(source.class_names[:_CLASSES_SHOWN_MAX]):
+    numbers = " + ".join(f"{count[label]:,}" for count in counts.values())
+    lines.append(f"  class {label}, {name}: {numbers} images")
+  if (more := len(source.class_names) - _CLASSES_SHOWN_MAX) > 0:
+    lines.append(f"  and {more:,} more classes")
+  return "\n".join(map(escaped, (*lines, *source.notes)))
 
 
 def read_idx_source(
@@ -171,9 +228,10 @@ def read_idx_source(
       for index, (image, label) in enumerate(zip(images, labels, strict=True))
     )
   names = tuple(class_names) or tuple(str(label) for label in range(label_max + 1))
+  class_folders.check_class_names(names, "--class_names")
   if label_max >= len(names):
     raise UserError(f"{root} has label {label_max}, but class_names has only {len(names)} names")
-  return Source(names, splits)
+  return Source(names, splits, how="idx files: train-* is train, t10k-* is validation")
 
 
 def _read_idx(root: pathlib.Path, pattern: str, dimensions: int) -> np.ndarray:
@@ -213,81 +271,50 @@ def _open_idx(path: pathlib.Path) -> BinaryIO:
   return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
 
 
-def _read_class_folders(root: pathlib.Path, evaluation_share: float) -> Source:
-  split_folders = _split_folders(root)
-  train_folder = split_folders[TRAIN]
-  class_names = tuple(folder.name for folder in _subfolders(train_folder))
-  if not class_names:
-    raise UserError(f"{train_folder} has no class folders: expected {train_folder}/CLASS/IMAGE")
-  splits = {}
-  ignored: collections.Counter[str] = collections.Counter()
-  for split, folder in split_folders.items():
-    images = []
-    for class_folder in _subfolders(folder):
-      if class_folder.name not in class_names:
-        raise UserError(f"class folder {class_folder} has no counterpart in {train_folder}")
-      label = class_names.index(class_folder.name)
-      found = list(_image_files(root, class_folder, label, ignored))
-      if not found:
-        raise UserError(f"class folder {class_folder} has no image ({', '.join(IMAGE_SUFFIXES)})")
-      images += found
-    if not images:
-      raise UserError(f"{folder} has no class folders: expected {folder}/CLASS/IMAGE")
-    splits[split] = tuple(sorted(images, key=lambda image: image.name))
+def _read_class_folders(
+  root: str, evaluation_share: float, layout: str, merge_subfolders: bool, excluded: str | None
+) -> Source:
+  tree = file_tree.read_tree(root, excluded)
+  found = class_folders.read_class_folders(tree.root, root, layout, merge_subfolders)
+  splits: dict[str, tuple[SourceImage, ...]] = {
+    split: tuple(
+      ImageFile(file.name, (label,), root, file.size_bytes, file.modified_ns, file.problem)
+      for file, label in files
+    )
+    for split, files in found.splits.items()
+  }
+  how = found.how
   if len(splits) == 1 and evaluation_share:
     splits = _hold_out(splits[TRAIN], evaluation_share)
-  return Source(class_names, splits, dict(sorted(ignored.items())))
+    how += f"; {evaluation_share:.0%} of the images are held out, by a hash of each file's name"
+  notes = [*found.notes, *_notes_of_tree(tree), *_notes_of_classes(found.class_names, splits)]
+  return Source(found.class_names, splits, tree.ignored_suffixes, how, tuple(notes))
 
 
-def _split_folders(root: pathlib.Path) -> dict[str, pathlib.Path]:
-  if not (root / "train").is_dir():
-    return {TRAIN: root}
-  folders = {TRAIN: root / "train"}
-  held_out = [root / name for name in ("val", "validation") if (root / name).is_dir()]
-  if len(held_out) > 1:
-    raise UserError(f"{root} has both val and validation: remove or rename one of them")
-  test = root / "test"
-  if held_out:
-    folders[VALIDATION] = held_out[0]
-    if test.is_dir():
-      folders[TEST] = test
-  elif test.is_dir():
-    folders[VALIDATION] = test
-  return folders
+def _notes_of_tree(tree: file_tree.Tree) -> Iterator[str]:
+  if tree.left_out:
+    yield (
+      f"left out: {len(tree.left_out):,} hidden or system files and folders: "
+      f"{file_tree.examples(tree.left_out)}"
+    )
+  dangling = [link for folder in tree.root.walk() for link in folder.dangling_links]
+  if dangling:
+    yield f"left out: {len(dangling):,} links that lead nowhere: {file_tree.examples(dangling)}"
+  by_count = sorted(tree.ignored_suffixes.items(), key=lambda pair: -pair[1])
+  for suffix, files in by_count[:_SUFFIXES_SHOWN_MAX]:
+    yield f"ignored: {files:,} files that end in {suffix or 'nothing'}"
+  if rest := sum(files for _, files in by_count[_SUFFIXES_SHOWN_MAX:]):
+    yield f"ignored: {rest:,} files with other endings"
 
 
-def _subfolders(folder: pathlib.Path) -> list[pathlib.Path]:
-  return sorted(
-    entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")
-  )
-
-
-def _image_files(
-  root: pathlib.Path,
-  class_folder: pathlib.Path,
-  label: int,
-  ignored: collections.Counter[str],
-) -> Iterable[ImageFile]:
-  for folder, _, names in os.walk(class_folder, followlinks=True, onerror=_raise):
-    for name in names:
-      path = pathlib.Path(folder, name)
-      if name.startswith("."):
-        continue
-      if path.suffix.lower() not in IMAGE_SUFFIXES:
-        ignored[path.suffix.lower()] += 1
-        continue
-      status = path.stat()
-      yield ImageFile(
-        name=path.relative_to(root).as_posix(),
-        labels=(label,),
-        path=str(path),
-        size_bytes=status.st_size,
-        modified_ns=status.st_mtime_ns,
-      )
-
-
-def _raise(error: OSError) -> None:
-  raise error
+def _notes_of_classes(
+  class_names: Sequence[str], splits: dict[str, tuple[SourceImage, ...]]
+) -> Iterator[str]:
+  for split, images in splits.items():
+    present = {label for image in images for label in image.labels}
+    absent = [name for label, name in enumerate(class_names) if label not in present]
+    if absent:
+      yield f"note: {split} has no image of {len(absent):,} classes: {file_tree.examples(absent)}"
 
 
 def _hold_out(

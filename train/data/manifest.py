@@ -3,6 +3,7 @@
 A data set is a folder:
 
     manifest.json                             classes; records, bytes and SHA-256 of each file
+    images_in_two_splits.json                 pairs of names, if there are any; nothing reads it
     train-00000-of-00002.array_record         records, in an order shuffled once and for all
     train-00001-of-00002.array_record
     validation-00000-of-00001.array_record
@@ -19,9 +20,11 @@ from typing import Any
 
 from nfnet.errors import UserError, quoted
 from nfnet.foreign_files.json_text import check_structure, read_json
+from train.data.preparation.durable_files import write_durably
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
+IMAGES_IN_TWO_SPLITS_NAME = "images_in_two_splits.json"
 _STRUCTURE = {
   "class_names": [str],
   "labels_per_record_max": range(2**16),
@@ -32,6 +35,7 @@ _STRUCTURE = {
     }
   },
   "skipped_images": [str],
+  "images_in_two_splits?": int,
 }
 
 
@@ -79,6 +83,8 @@ class Manifest:
     labels_per_record_max: largest number of labels of a record.
     splits: splits by name, usually "train" and "validation".
     skipped_images: files of the source that could not be decoded and were left out on request.
+    images_in_two_splits: number of pairs of images of two splits that have the same pixels, which
+      are in `IMAGES_IN_TWO_SPLITS_NAME`; None if nobody has compared them.
     format_version: version of the records and of manifest.json.
   """
 
@@ -86,19 +92,14 @@ class Manifest:
   labels_per_record_max: int
   splits: dict[str, Split]
   skipped_images: tuple[str, ...] = ()
+  images_in_two_splits: int | None = None
   format_version: int = FORMAT_VERSION
 
 
 def save_manifest(folder: str | os.PathLike[str], manifest: Manifest) -> None:
   """Writes manifest.json; a reader sees no file or the whole file."""
-  path = pathlib.Path(folder, MANIFEST_NAME)
-  unfinished = path.with_suffix(".tmp")
-  with unfinished.open("w") as file:
-    json.dump(_manifest_to_json(manifest), file, indent=1)
-    file.write("\n")
-    file.flush()
-    os.fsync(file.fileno())
-  unfinished.replace(path)
+  text = json.dumps(_manifest_to_json(manifest), indent=1)
+  write_durably(pathlib.Path(folder, MANIFEST_NAME), f"{text}\n")
 
 
 def load_manifest(folder: str | os.PathLike[str]) -> Manifest:
@@ -189,6 +190,8 @@ def record_file_from_json(fields: dict[str, Any]) -> RecordFile:
 
 def _manifest_to_json(manifest: Manifest) -> dict[str, Any]:
   fields = dataclasses.asdict(manifest)
+  if manifest.images_in_two_splits is None:
+    del fields["images_in_two_splits"]
   for split in fields["splits"].values():
     split["shards"] = split.pop("record_files")
   return fields
@@ -206,4 +209,5 @@ def _manifest_from_json(fields: dict[str, Any]) -> Manifest:
       for name, split in fields["splits"].items()
     },
     skipped_images=tuple(str(name) for name in fields["skipped_images"]),
+    images_in_two_splits=fields.get("images_in_two_splits"),
   )

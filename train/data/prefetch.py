@@ -1,6 +1,6 @@
 """Fetches the next batch while the devices work on the present one.
 
-Grain prefetches decoded batches besides, in `train.data.batches`.
+`train.data.batches` has more batches made in advance besides.
 """
 
 import queue

@@ -14,6 +14,7 @@ import msgpack
 from array_record.python import array_record_module
 
 from nfnet.errors import UserError
+from nfnet.system.open_files import open_files_error
 from train.data.manifest import (
   MANIFEST_NAME,
   Manifest,
@@ -111,15 +112,27 @@ def open_record_file(
   """
   path = pathlib.Path(folder, record_file.file)
   try:
-    reader = array_record_module.ArrayRecordReader(
-      str(path),
-      options=_RANDOM_ACCESS_OPTIONS,
-      file_reader_buffer_size=_RANDOM_ACCESS_BUFFER_BYTES,
-    )
-    records = reader.num_records()
-  # The reader raises RuntimeError, ValueError or IndexError, depending on the damage.
-  except Exception as error:
-    raise UserError(f"record file {path} cannot be read: {error}") from error
+    opened = path.open("rb")
+  except OSError as error:
+    reason = open_files_error() or error.strerror
+    raise UserError(f"record file {path} cannot be opened: {reason}") from error
+  # Kept open meanwhile, since the reader does not say that it has reached the limit of open files:
+  # it finds 0 records.
+  with opened:
+    try:
+      reader = array_record_module.ArrayRecordReader(
+        str(path),
+        options=_RANDOM_ACCESS_OPTIONS,
+        file_reader_buffer_size=_RANDOM_ACCESS_BUFFER_BYTES,
+      )
+      records = reader.num_records()
+    # The reader raises RuntimeError, ValueError or IndexError, depending on the damage.
+    except Exception as error:
+      raise UserError(
+        f"record file {path} cannot be read: {open_files_error() or error}"
+      ) from error
+    if records != record_file.records and (limit := open_files_error()):
+      raise UserError(f"record file {path} cannot be opened: {limit}")
   if records != record_file.records:
     raise UserError(
       f"record file {path} has {records} records where {MANIFEST_NAME} has {record_file.records}"

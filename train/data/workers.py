@@ -1,36 +1,11 @@
-"""The worker processes and threads that read and decode images: how many, and how they end.
+"""Ends worker processes of `multiprocessing` with the process that started them.
 
-`train.prepare_data` starts processes with this module too, so it imports the standard library only.
+`train.prepare_data` starts processes with this module, so it imports the standard library only.
 """
 
 import multiprocessing
 import os
 import threading
-
-_THREADS_MAX = 16
-_PREFETCH_BYTES_MAX = 2 * 2**30
-
-
-def threads_per_process(workers: int, batch_bytes: int) -> int:
-  """Returns the number of threads in each process that makes batches.
-
-  Args:
-    workers: number of worker processes; with 0, the threads run in the training process.
-    batch_bytes: size of one batch of this host; each thread makes one in advance.
-  """
-  threads = 1 if workers else min(os.cpu_count() or 1, _THREADS_MAX)
-  return max(1, min(threads, _PREFETCH_BYTES_MAX // batch_bytes))
-
-
-def kill_grain_workers() -> None:
-  """Kills the worker processes that Grain has started, wherever they are stuck.
-
-  They are recognized by the names that Grain gives them. These are not a public interface (read in
-  grain 0.2.18).
-  """
-  for child in multiprocessing.active_children():
-    if child.name.startswith("grain-"):
-      child.kill()
 
 
 def exit_with_parent() -> None:
@@ -38,8 +13,8 @@ def exit_with_parent() -> None:
 
   A worker that waits for work does not notice that its parent was killed: it holds both ends of
   its queues. The signal that Linux offers for this (PR_SET_PDEATHSIG) already fires when the
-  parent's THREAD that started the worker ends, and the input pipeline starts workers from
-  short-lived threads; the pipe behind `parent_process()` closes only with the process.
+  parent's THREAD that started the worker ends; the pipe behind `parent_process()` closes only with
+  the process.
   """
   threading.Thread(target=_wait_and_exit, name="exit-with-parent", daemon=True).start()
 

@@ -19,6 +19,7 @@ from absl import flags
 from nfnet.command_line import run_main
 from nfnet.errors import UserError
 from nfnet.system.paths import define_path
+from train.config.accepted_changes import define_accept_changes
 from train.config.overrides import parse_arguments
 from train.launch.job import make_job
 from train.launch.jobset import jobset_yaml
@@ -45,6 +46,7 @@ _ZONE = flags.DEFINE_string("zone", None, "Zone, for queued resources and xpk; N
 _PROJECT = flags.DEFINE_string(
   "project", None, "Project, for queued resources and xpk; None is gcloud's."
 )
+_ACCEPT_CHANGES = define_accept_changes()
 
 
 def main(overrides: list[str]) -> None:
@@ -63,6 +65,7 @@ def main(overrides: list[str]) -> None:
     overrides=overrides[1:],
     restarts_max=_RESTARTS_MAX.value,
     spot=_SPOT.value,
+    accepted_changes=_ACCEPT_CHANGES.value,
   )
   where = {"zone": _ZONE.value, "project": _PROJECT.value}
   if _TO.value == "queued_resources":

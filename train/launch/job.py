@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from jax.sharding import AbstractMesh
 
 from nfnet.errors import UserError, escaped, quoted, shortened
+from train.config.accepted_changes import FLAG
 from train.config.experiment import Experiment
 from train.config.files import load_experiment
 from train.launch.slices import Slice, parse_slice
@@ -71,6 +72,7 @@ def make_job(
   overrides: Sequence[str] = (),
   restarts_max: int = 20,
   spot: bool = False,
+  accepted_changes: Sequence[str] = (),
 ) -> Job:
   """Makes a job from the arguments of the command line and checks it.
 
@@ -84,6 +86,7 @@ def make_job(
     overrides: arguments `--config.FIELD=VALUE`.
     restarts_max: see `Job`.
     spot: see `Job`.
+    accepted_changes: fields that may differ from those of the run in `workdir`.
 
   Raises:
     UserError: an argument is missing, does not fit the slice, or names a path that no worker has.
@@ -136,6 +139,7 @@ def make_job(
     command=(
       *("python", "-m", program, f"--config={config}", f"--workdir={workdir}", "--multi_host"),
       f"--compilation_cache={SHARED_FOLDER}/compilation_cache",
+      *([f"--{FLAG}={','.join(accepted_changes)}"] if accepted_changes else []),
       *overrides,
     ),
   )

@@ -21,7 +21,7 @@ if [[ $registry == *.pkg.dev || $registry == *gcr.io ]]; then
   gcloud auth configure-docker --quiet "$registry"
 fi
 
-# --ipc=host: data workers pass batches through /dev/shm, which Docker limits to 64 MiB by default.
+# --ipc=host: libraries share memory through /dev/shm, which Docker limits to 64 MiB by default.
 container=(
   docker run --rm --name="$NAME" --privileged --net=host --ipc=host
   --volume="$SHARED_FOLDER:$SHARED_FOLDER" "$IMAGE" "${COMMAND[@]}"

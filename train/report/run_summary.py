@@ -24,6 +24,8 @@ def summary(records: Sequence[Mapping[str, Any]], further: Mapping[str, str]) ->
       ("median images/s", f"{speeds[len(speeds) // 2]:.0f}"),
       ("mean share of time waiting for data", f"{100 * sum(waits) / len(waits):.1f} %"),
     ]
+    if deaths := train[-1].get("worker_deaths"):
+      rows.append(("data workers killed and replaced", f"{deaths:.0f}"))
   for ema, network in ((False, "parameters"), (True, "moving average")):
     evaluations = [
       record

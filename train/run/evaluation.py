@@ -1,19 +1,26 @@
-"""Evaluates networks on held-out images: during training, and from a checkpoint."""
+"""Evaluates networks on held-out images: while they are trained, and from files."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from absl import logging
 from tqdm import tqdm
 
+from nfnet.errors import UserError
 from nfnet.weights.checkpoint_reader import read_checkpoint
+from nfnet.weights.class_names import match_classes, read_class_names
+from nfnet.weights.load import load_weights
 from train.config.experiment import Data, Experiment
 from train.config.json_conversion import from_json
 from train.config.overrides import override
+from train.data.batch_workers.deaths import WorkerDeaths
 from train.data.batches import evaluation_batches
-from train.data.dataset import evaluation_examples
+from train.data.dataset import class_names, evaluation_examples
+from train.data.prefetch import BatchFetcher
+from train.run.processes import is_first
 from train.step.evaluation_step import make_evaluation_step
 from train.step.model import make_model
 from train.step.scores import Scores, scores
@@ -28,7 +35,10 @@ def evaluate(
   images: Data,
   mesh: jax.sharding.Mesh,
   *,
+  classes: Sequence[int] | None = None,
   is_interrupted: Callable[[], bool] = lambda: False,
+  is_interrupted_alone: Callable[[], bool] = lambda: False,
+  deaths: WorkerDeaths | None = None,
 ) -> Scores | None:
   """Computes a network's scores on the held-out images, with a progress bar on a terminal.
 
@@ -37,7 +47,11 @@ def evaluate(
     parameters: parameters on the devices of `mesh`.
     images: data set, whose held-out split is used.
     mesh: mesh of devices.
+    classes: network's class of each class of the data set; None if they are the same.
     is_interrupted: called after each batch; if it returns true, the evaluation ends.
+    is_interrupted_alone: called again and again while this process waits for a batch, with the same
+      effect.
+    deaths: is told of data workers that are killed; None prints a line for each on stderr.
 
   Returns:
     Scores over the images of weight 1, or None if the evaluation was interrupted.
@@ -50,8 +64,9 @@ def evaluate(
   sums = None
   with (
     evaluation_batches(
-      images, shard_index=jax.process_index(), shard_count=jax.process_count()
+      images, shard_index=jax.process_index(), shard_count=jax.process_count(), deaths=deaths
     ) as batches,
+    BatchFetcher(batches) as fetcher,
     tqdm(
       total=evaluation_examples(images),
       desc="evaluating",
@@ -61,7 +76,16 @@ def evaluate(
       disable=None if jax.process_index() == 0 else True,
     ) as bar,
   ):
-    for batch in batches:
+    while True:
+      try:
+        fetched = fetcher.next(is_interrupted_alone)
+      except StopIteration:
+        break
+      if fetched is None:
+        return None
+      batch = fetched.batch
+      if classes is not None:
+        batch["labels"] = _as_classes(batch["labels"], classes)
       part = evaluation_step(parameters, put_batch(batch, mesh))
       if sums is None:
         sums = part
@@ -75,6 +99,11 @@ def evaluate(
     total = evaluation_examples(images)
     batches.check_bad_images(total - int(sums["examples"]), total)
   return scores(sums)
+
+
+def _as_classes(labels: np.ndarray, classes: Sequence[int]) -> np.ndarray:
+  """Returns the network's classes for a data set's, in which -1 is padding."""
+  return np.where(labels < 0, labels, np.asarray(classes, labels.dtype)[labels])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -97,6 +126,9 @@ def evaluate_checkpoint(
 ) -> tuple[list[Evaluation], tuple[str, ...]]:
   """Evaluates the parameters in a checkpoint and their moving average.
 
+  The classes of the data set are matched with the network's by name. They may be in another order,
+  or only some of the network's.
+
   Args:
     path: a workdir or one checkpoint's folder.
     overrides: `--config.FIELD=VALUE`, applied to the experiment that made the checkpoint.
@@ -104,43 +136,144 @@ def evaluate_checkpoint(
 
   Returns:
     The evaluations, those of the moving average (where one was kept) first, and the names of the
-    classes.
+    network's classes.
 
   Raises:
-    UserError: there is no such checkpoint or data set.
+    UserError: there is no such checkpoint or data set, or the data set has classes that the network
+      does not know.
   """
   parameters, metadata = read_checkpoint(path, prefer_ema=False)
-  experiment = override(from_json(metadata["experiment"]), overrides)
+  trained = from_json(metadata.get("experiment"))
+  experiment = override(trained, overrides)
+  names, classes = _match_classes(path, metadata, trained.data.num_classes, experiment.data)
   networks = {"parameters": parameters}
   if experiment.optimizer.ema_decay is not None:
     networks = {"moving average": read_checkpoint(path, prefer_ema=True)[0], **networks}
-  experiments = [
-    override(experiment, [f"--config.data.evaluation_pixels={side}"])
-    for side in pixels or [experiment.data.evaluation_pixels]
-  ]
+  experiments = _at_resolutions(experiment, pixels)
   evaluations = [
     evaluation
     for name, parameters in networks.items()
-    for evaluation in _evaluate_network(experiments, name, parameters)
+    for evaluation in _evaluate_network(experiments, name, parameters, len(names), classes)
   ]
-  return evaluations, tuple(metadata["class_names"])
+  return evaluations, names
+
+
+def _match_classes(
+  path: str, metadata: Mapping[str, Any], num_classes: int, data: Data
+) -> tuple[tuple[str, ...], tuple[int, ...]]:
+  """Returns the names of a checkpoint's classes, and which of these each class of a data set is.
+
+  Args:
+    path: path of the checkpoint, as the user gave it.
+    metadata: metadata of the checkpoint.
+    num_classes: number of the network's classes.
+    data: data set to evaluate on.
+  """
+  network, data_set = f"checkpoint {path!r}", f"data set {data.path!r}"
+  names, data_names = read_class_names(metadata, num_classes, source=network), class_names(data)
+  if data.num_classes not in (num_classes, len(data_names)):
+    raise UserError(
+      f"data.num_classes={data.num_classes}: {network} has {num_classes} classes and {data_set} "
+      f"{len(data_names)}; leave it out"
+    )
+  if names is None:
+    if len(data_names) != num_classes:
+      raise UserError(
+        f"{network} has {num_classes} classes without names, and {data_set} has {len(data_names)}"
+      )
+    logging.warning("%s does not name its classes; assumed to be those of %s", network, data_set)
+    names = data_names
+  classes = match_classes(names, data_names, network_source=network, data_source=data_set)
+  if classes != tuple(range(num_classes)) and is_first():
+    logging.warning(
+      "%s has %d of the %d classes of %s, in an order of its own: matched by name",
+      data_set,
+      len(data_names),
+      num_classes,
+      network,
+    )
+  return names, classes
+
+
+def evaluate_weights(
+  path: str, experiment: Experiment, *, pixels: Sequence[int] = ()
+) -> tuple[list[Evaluation], tuple[str, ...]]:
+  """Evaluates released weights, or timm's, on a data set.
+
+  The files do not name their classes: class k of the network is taken to be class k of the data
+  set. The released classifiers have ImageNet's classes in the order of their WordNet ids, which is
+  the order of `train.prepare_data` for ImageNet's folders.
+
+  Args:
+    path: a haiku file or a safetensors file in timm's layout.
+    experiment: configuration that names network, numerics, data set and way of resizing.
+    pixels: sides of the images, one evaluation for each; empty takes the experiment's own.
+
+  Returns:
+    The evaluations and the names of the data set's classes.
+
+  Raises:
+    UserError: the file cannot be read or is of another network, or there is no such data set.
+  """
+  weights = load_weights(path, experiment.model.variant, bottleneck=experiment.model.bottleneck)
+  if weights.metadata is not None:
+    raise UserError(f"weights {path!r} are a checkpoint, which knows its experiment: use --workdir")
+  names = class_names(experiment.data)
+  if weights.num_classes != len(names):
+    raise UserError(
+      f"weights {path!r} have {weights.num_classes} classes, data set {experiment.data.path!r} "
+      f"has {len(names)}"
+    )
+  experiments = _at_resolutions(experiment, pixels)
+  classes = range(len(names))
+  return _evaluate_network(
+    experiments, "parameters", weights.parameters, len(names), classes
+  ), names
+
+
+def _at_resolutions(experiment: Experiment, pixels: Sequence[int]) -> list[Experiment]:
+  return [
+    override(experiment, [f"--config.data.evaluation_pixels={side}"])
+    for side in pixels or [experiment.data.evaluation_pixels]
+  ]
 
 
 def _evaluate_network(
-  experiments: Sequence[Experiment], name: str, parameters: Any
+  experiments: Sequence[Experiment],
+  name: str,
+  parameters: Any,
+  num_classes: int,
+  classes: Sequence[int],
 ) -> list[Evaluation]:
-  """Evaluates a network at the resolution of each experiment, in which alone they differ."""
+  """Evaluates a network at the resolution of each experiment, in which alone they differ.
+
+  Args:
+    experiments: experiments that name data set and resolution.
+    name: name of the network.
+    parameters: its parameters on the host.
+    num_classes: number of its classes.
+    classes: its class of each class of the data set.
+  """
   experiment = experiments[0]
   mesh = make_mesh()
   check_batch_size("data.evaluation_batch_size", experiment.data.evaluation_batch_size, mesh)
-  model = make_model(experiment)
+  model = make_model(_with_classes(experiment, num_classes))
   step = jax.jit(make_evaluation_step(model, experiment.loss, mesh))
   on_devices = put_parameters(model, parameters, mesh)
   return [
     Evaluation(
       network=name,
       pixels=experiment.data.evaluation_pixels,
-      scores=evaluate(step, on_devices, experiment.data, mesh),
+      scores=evaluate(
+        step, on_devices, _with_classes(experiment, len(classes)).data, mesh, classes=classes
+      ),
     )
     for experiment in experiments
   ]
+
+
+def _with_classes(experiment: Experiment, num_classes: int) -> Experiment:
+  """Returns an experiment with another number of classes."""
+  return dataclasses.replace(
+    experiment, data=dataclasses.replace(experiment.data, num_classes=num_classes)
+  )

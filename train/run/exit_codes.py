@@ -4,12 +4,18 @@ Every command of this project ends with those of `nfnet.command_line`; the other
 only. `docs/reliability.md` shows them as a table.
 """
 
-from nfnet.command_line import EXIT_INTERRUPTED, EXIT_UNEXPECTED_ERROR, EXIT_USER_ERROR
+from nfnet.command_line import (
+  EXIT_IN_USE,
+  EXIT_INTERRUPTED,
+  EXIT_UNEXPECTED_ERROR,
+  EXIT_USER_ERROR,
+)
 
 __all__ = [
   "EXIT_ABORTED",
   "EXIT_DONE",
   "EXIT_INTERRUPTED",
+  "EXIT_IN_USE",
   "EXIT_KILLED",
   "EXIT_LOST_PROCESS",
   "EXIT_TERMINATED",
@@ -21,9 +27,11 @@ __all__ = [
 
 EXIT_DONE = 0
 EXIT_LOST_PROCESS = 75
-"""Another process is gone or absent: start all of them again (EX_TEMPFAIL of sysexits.h)."""
+"""Another process is gone, silent or absent, or data workers are killed again and again: start all
+of them again (EX_TEMPFAIL of sysexits.h). The same code as `EXIT_IN_USE`, where another process
+still writes into the workdir."""
 EXIT_ABORTED = 134
-"""JAX aborted this process because process 0 has died (128 + SIGABRT)."""
+"""JAX aborted this process because process 0 was killed (128 + SIGABRT)."""
 EXIT_KILLED = 137
 """Killed, perhaps for lack of memory (128 + SIGKILL)."""
 EXIT_TERMINATED = 143

@@ -14,11 +14,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from train.config.accepted_changes import FLAG
 from train.config.experiment import Experiment, Faults
+from train.config.overrides import as_argument
 
 DIVERGED = "diverged"
 """Value of "fault" in the event record that a run writes to metrics.jsonl before it stops because
 losses, gradients or parameters stay bad. Another learning rate may do better."""
+
+_RATE = "optimizer.peak_learning_rate"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,19 +156,29 @@ def is_left_out(step: int, left_out: Collection[tuple[int, int]]) -> bool:
   return any(first <= step <= last for first, last in left_out)
 
 
-def stop_message(reason: str, experiment: Experiment, newest_checkpoint_step: int | None) -> str:
-  """Returns the error message of a run that has diverged.
+def stop_message(
+  reason: str,
+  experiment: Experiment,
+  newest_checkpoint_step: int | None,
+  *,
+  takes_changes: bool,
+) -> str:
+  """Returns the error message of a run that has diverged, with what can be done about it.
 
   Args:
     reason: description of what happened.
     experiment: experiment that was trained.
     newest_checkpoint_step: step of the newest checkpoint, or None.
+    takes_changes: whether the program can resume the run with `--accept_changes`.
   """
-  return (
-    f"{reason}; the newest checkpoint is of step {newest_checkpoint_step}; lower "
-    f"optimizer.peak_learning_rate={experiment.optimizer.peak_learning_rate:g} or "
-    "optimizer.agc_clipping"
-  )
+  rate = experiment.optimizer.peak_learning_rate
+  lower = as_argument(_RATE, f"{rate / 2:g}")
+  if newest_checkpoint_step is None:
+    return f"{reason}, before the first checkpoint; run the same command again with {lower}"
+  advice = f"{reason}; the newest checkpoint is of step {newest_checkpoint_step}; "
+  if takes_changes:
+    return f"{advice}to go on from it, run the same command again with {lower} --{FLAG}={_RATE}"
+  return f"{advice}move the workdir away and start anew with a lower {_RATE} than {rate:g}"
 
 
 def is_finite(tree: Any) -> jax.Array:

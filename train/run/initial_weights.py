@@ -7,6 +7,7 @@ from nfnet.initialization import initial_parameters
 from nfnet.model import CLASSIFIER
 from nfnet.weights.load import load_weights
 from train.config.experiment import Experiment
+from train.config.json_conversion import from_json
 from train.step.model import make_model
 
 
@@ -18,7 +19,7 @@ def with_new_classifier(experiment: Experiment) -> dict[str, Any]:
 
   Raises:
     UserError: `initial_weights` is not set, or the parameters there are of another variant or were
-      trained with another activation.
+      trained with another activation or other numerics.
   """
   if experiment.initial_weights is None:
     raise UserError(
@@ -30,12 +31,14 @@ def with_new_classifier(experiment: Experiment) -> dict[str, Any]:
     experiment.model.variant,
     bottleneck=experiment.model.bottleneck,
   )
-  # Only checkpoints of this project name their activation.
+  # Only checkpoints of this project say with which formulas they were trained.
   if trained.metadata is not None:
-    activation = trained.metadata["experiment"]["model"]["activation"]
-    if activation != experiment.model.activation:
-      raise UserError(
-        f"initial_weights={experiment.initial_weights!r} were trained with "
-        f"--config.model.activation={activation}, not {experiment.model.activation}"
-      )
+    model = from_json(trained.metadata["experiment"]).model
+    for field in ("activation", "numerics"):
+      before, now = getattr(model, field), getattr(experiment.model, field)
+      if before != now:
+        raise UserError(
+          f"initial_weights={experiment.initial_weights!r} were trained with "
+          f"--config.model.{field}={before}, not {now}"
+        )
   return {**trained.parameters, CLASSIFIER: fresh[CLASSIFIER]}

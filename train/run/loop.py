@@ -8,9 +8,11 @@ line.
 
 import contextlib
 import dataclasses
-import pathlib
+import functools
+import queue
+import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, NoReturn
 
 import jax
@@ -22,6 +24,7 @@ from train.config.experiment import Experiment
 from train.config.json_conversion import to_json
 from train.config.validation import validate
 from train.data import dataset
+from train.data.batch_workers.deaths import TooManyDeathsError, WorkerDeaths
 from train.data.batches import Batches, train_batches
 from train.data.prefetch import BatchFetcher
 from train.report.run_plots import write_plots
@@ -29,6 +32,8 @@ from train.report.run_summary import summary
 from train.run import faults, resume
 from train.run.checkpoints.manager import BEST_METRIC, Checkpoints
 from train.run.evaluation import evaluate
+from train.run.exit_codes import EXIT_INTERRUPTED, EXIT_LOST_PROCESS
+from train.run.leases.workdir_lease import lease_on
 from train.run.processes import is_first, same_in_all_processes
 from train.run.records import goodput
 from train.run.records.goodput import Ledger
@@ -71,7 +76,10 @@ class _Run:
     batches: this process's share of the training batches.
     checkpoints: checkpoints in `workdir`.
     ledger: record of where the time goes.
-    termination: listener for SIGTERM, which tells the run to end.
+    termination: listener for SIGTERM and Ctrl-C, which tell the run to end.
+    takes_changes: whether the program can resume the run with `--accept_changes`.
+    deaths: counter of data workers that were killed, for all batches of the run.
+    death_reports: one sentence for each of them that was not yet recorded.
   """
 
   experiment: Experiment
@@ -88,6 +96,9 @@ class _Run:
   checkpoints: Checkpoints
   ledger: Ledger
   termination: Termination
+  takes_changes: bool
+  deaths: WorkerDeaths
+  death_reports: queue.SimpleQueue[str]
 
 
 class _RollBackError(Exception):
@@ -104,6 +115,7 @@ def train(
   *,
   initial: Callable[[], Any] | None = None,
   began_seconds: float | None = None,
+  accepted_changes: Collection[str] | None = None,
 ) -> list[dict[str, Any]]:
   """Trains until the schedule's end, resuming from the newest checkpoint in `workdir`.
 
@@ -117,18 +129,40 @@ def train(
     initial: returns the parameters to start from, as nested dictionaries; None draws them from the
       seed. Not called when the run resumes.
     began_seconds: `time.monotonic()` when start-up began; None is now.
+    accepted_changes: fields of `train.config.experiment.ACCEPTABLE_ON_RESUME` in which the
+      experiment may differ from the one in `workdir`; None accepts none, and says that the program
+      has no flag for it.
 
   Returns:
     The records of metrics.jsonl; an empty list in all processes but the first.
 
   Raises:
+    InUseError: another run is writing into `workdir`.
     UserError: the run cannot start, or has to stop, for a reason that the user can correct.
-    Terminated: after SIGTERM, once a checkpoint is saved.
+    Terminated: after SIGTERM or Ctrl-C, or when data workers are killed again and again, once a
+      checkpoint is saved.
   """
   validate(experiment)
   workdir = local_path("workdir", workdir)
-  with writing_to(workdir):
-    pathlib.Path(workdir).mkdir(parents=True, exist_ok=True)
+  with lease_on(workdir):
+    return _train(
+      experiment,
+      workdir,
+      initial=initial,
+      began_seconds=began_seconds,
+      accepted_changes=accepted_changes,
+    )
+
+
+def _train(
+  experiment: Experiment,
+  workdir: str,
+  *,
+  initial: Callable[[], Any] | None,
+  began_seconds: float | None,
+  accepted_changes: Collection[str] | None,
+) -> list[dict[str, Any]]:
+  """Trains as `train` does, in a workdir that no other run writes into."""
   with contextlib.ExitStack() as opened:
     termination = opened.enter_context(Termination())
     ledger = opened.enter_context(
@@ -148,12 +182,16 @@ def train(
       "class_names": list(dataset.class_names(experiment.data)),
       "num_classes": experiment.data.num_classes,
     }
+    death_reports: queue.SimpleQueue[str] = queue.SimpleQueue()
+    # Only the first process has a record to put them into; the others print them.
+    deaths = WorkerDeaths(experiment.data.workers, death_reports.put if is_first() else None)
     batches = opened.enter_context(
       train_batches(
         experiment.data,
         experiment.seed,
         shard_index=jax.process_index(),
         shard_count=jax.process_count(),
+        deaths=deaths,
       )
     )
     first_data_state = batches.get_state()
@@ -175,20 +213,28 @@ def train(
       checkpoints=checkpoints,
       ledger=ledger,
       termination=termination,
+      takes_changes=accepted_changes is not None,
+      deaths=deaths,
+      death_reports=death_reports,
     )
     left_out: set[tuple[int, int]] = set()
     roll_backs: list[faults.RollBack] = []
     # Each roll-back starts another iteration.
     while True:
-      set_aside: tuple[int, ...] = ()
+      events: list[str] = []
       if checkpoints.latest_step() is None:
         position = resume.start(experiment, model, optimizer, initial, like, mesh, first_data_state)
       else:
-        position, set_aside = resume.resume(checkpoints, experiment, like)
+        position, events = resume.resume(
+          checkpoints,
+          experiment,
+          like,
+          accepted_changes or (),
+          class_names=metadata["class_names"],
+        )
       batches.set_state(position.data_state)
       position.left_out |= left_out
       position.roll_backs = len(roll_backs)
-      events = [f"checkpoint of step {step} was damaged and set aside" for step in set_aside]
       events += [roll_back.describe() for roll_back in roll_backs[-1:]]
       try:
         _train_from(position, run, events)
@@ -216,7 +262,7 @@ def _report_end(experiment: Experiment, workdir: str) -> list[dict[str, Any]]:
   print(summary(records, {"experiment": experiment.name, "workdir": workdir}))
   with _as_warning():
     print(goodput.as_text(goodput.read_goodput(workdir)))
-  with _as_warning():
+  with _as_warning(), writing_to(workdir):
     plots = write_plots(records, workdir, title=experiment.name)
     print(f"plots: {', '.join(str(plot) for plot in plots)}")
   return records
@@ -241,7 +287,7 @@ def _train_from(position: Position, run: _Run, events: Sequence[str]) -> None:
 
   Raises:
     UserError: the run has to stop.
-    Terminated: after SIGTERM.
+    Terminated: after a signal, or when data workers are killed again and again.
     _RollBackError: the run has to go on from an earlier checkpoint.
   """
   experiment, schedule, ledger = run.experiment, run.experiment.schedule, run.ledger
@@ -277,7 +323,7 @@ def _train_from(position: Position, run: _Run, events: Sequence[str]) -> None:
       position.owes_evaluation = True
     is_compiled = position.roll_backs > 0
     if position.owes_evaluation:
-      if _evaluate(position, run, reports) is None:
+      if _evaluate(position, run, tally, reports) is None:
         _terminate(position, run, tally, ids, reports)
       position.owes_evaluation = False
 
@@ -285,7 +331,7 @@ def _train_from(position: Position, run: _Run, events: Sequence[str]) -> None:
       while position.step < run.total_steps:
         started_seconds = time.monotonic()
         with ledger.phase(goodput.DATA_WAIT):
-          fetched = fetcher.next(run.termination.is_due_alone)
+          fetched = _with_data(fetcher.next, position, run, tally, reports)
         tally.waited(time.monotonic() - started_seconds)
         if fetched is None:
           _terminate(position, run, tally, ids, reports)
@@ -303,6 +349,7 @@ def _train_from(position: Position, run: _Run, events: Sequence[str]) -> None:
               position.state, put_batch(fetched.batch, run.mesh)
             )
           is_compiled = True
+          run.termination.begin_steps()
           tally.add(step, metrics)
         ledger.step_done(step)
         _settle(position, run, tally, reports, running_max=STEPS_AHEAD)
@@ -319,7 +366,7 @@ def _train_from(position: Position, run: _Run, events: Sequence[str]) -> None:
         if run.termination.is_due():
           _terminate(position, run, tally, ids, reports)
         if evaluates:
-          results = _evaluate(position, run, reports)
+          results = _evaluate(position, run, tally, reports)
           if results is None:
             _terminate(position, run, tally, ids, reports)
           position.owes_evaluation = False
@@ -329,6 +376,54 @@ def _train_from(position: Position, run: _Run, events: Sequence[str]) -> None:
           tally.restart_clock()
     with ledger.phase(goodput.CHECKPOINT):
       run.checkpoints.wait()
+
+
+def _with_data(
+  use: Callable[[Callable[[], bool]], Any],
+  position: Position,
+  run: _Run,
+  tally: Tally,
+  reports: Reports,
+) -> Any:
+  """Calls a function that waits for data, and deals with data workers that are killed meanwhile.
+
+  Args:
+    use: function of another one, which tells whether the wait is to be broken off. It returns None
+      if it is.
+    position: position of the run.
+    run: everything that stays the same.
+    tally: gets the number of killed workers.
+    reports: gets a record of each.
+
+  Returns:
+    What `use` returns; None if the run is to be terminated.
+
+  Raises:
+    SystemExit: there is no data because workers are killed again and again, and other processes
+      wait for it, so that nothing can be saved.
+  """
+
+  def is_interrupted() -> bool:
+    _note_worker_deaths(position, run, tally, reports)
+    return run.termination.is_due_alone()
+
+  try:
+    return use(is_interrupted)
+  except TooManyDeathsError as error:
+    run.termination.request(EXIT_LOST_PROCESS, str(error))
+    if run.termination.is_due_alone():
+      return None
+    print(f"error: {error}", file=sys.stderr, flush=True)
+    raise SystemExit(EXIT_LOST_PROCESS) from error
+
+
+def _note_worker_deaths(position: Position, run: _Run, tally: Tally, reports: Reports) -> None:
+  """Records and counts data workers that were killed; asks for the end if they are too many."""
+  while not run.death_reports.empty():
+    tally.counts.worker_deaths += 1
+    reports.event(position.step, run.death_reports.get())
+  if run.deaths.are_too_many():
+    run.termination.request(EXIT_LOST_PROCESS, run.deaths.too_many())
 
 
 def _settle(
@@ -363,12 +458,16 @@ def _settle(
 
 def _stop(step: int, reason: str, run: _Run, reports: Reports) -> NoReturn:
   """Records that the run has diverged, and ends it."""
-  message = faults.stop_message(reason, run.experiment, run.checkpoints.latest_step())
+  message = faults.stop_message(
+    reason, run.experiment, run.checkpoints.latest_step(), takes_changes=run.takes_changes
+  )
   reports.fault(step, message, faults.DIVERGED)
   raise UserError(message)
 
 
-def _evaluate(position: Position, run: _Run, reports: Reports) -> dict[str, float] | None:
+def _evaluate(
+  position: Position, run: _Run, tally: Tally, reports: Reports
+) -> dict[str, float] | None:
   """Evaluates the parameters and their moving average, if there is one, and reports the scores.
 
   Returns:
@@ -379,12 +478,21 @@ def _evaluate(position: Position, run: _Run, reports: Reports) -> dict[str, floa
     networks[True] = position.state.ema
   with run.ledger.phase(goodput.EVALUATION):
     for is_ema, parameters in networks.items():
-      scores = evaluate(
+      part = functools.partial(
+        evaluate,
         run.evaluation_step,
         parameters,
         run.experiment.data,
         run.mesh,
         is_interrupted=run.termination.is_due,
+        deaths=run.deaths,
+      )
+      scores = _with_data(
+        lambda is_interrupted, part=part: part(is_interrupted_alone=is_interrupted),
+        position,
+        run,
+        tally,
+        reports,
       )
       if scores is None:
         return None
@@ -422,13 +530,19 @@ def _terminate(
     _save(position, run, ids, reports)
     with run.ledger.phase(goodput.CHECKPOINT):
       run.checkpoints.wait()
-  reports.message(
-    f"terminated after step {position.step}, of which there is a checkpoint; run the same command "
-    "again to resume"
-    if position.step
-    else "terminated before the first step"
+  verb = {EXIT_INTERRUPTED: "interrupted", EXIT_LOST_PROCESS: "stopped"}.get(
+    run.termination.code, "terminated"
   )
-  raise Terminated
+  reports.message(
+    (f"{run.termination.reason}; " if run.termination.reason else "")
+    + (
+      f"{verb} after step {position.step}, of which there is a checkpoint; run the same command "
+      "again to resume"
+      if position.step
+      else f"{verb} before the first step"
+    )
+  )
+  raise Terminated(run.termination.code)
 
 
 def _describe(run: _Run, step: int) -> str:

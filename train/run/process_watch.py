@@ -1,16 +1,19 @@
-"""Ends this process, with one line, when another process of the run has died.
+"""Ends this process, with one line, when another process of the run has died or is silent.
 
 A process that waits in a collective for a dead one would wait forever. So each process regularly
-writes to JAX's key-value store that it is alive, and ends when another one has stopped doing so.
-Complete checkpoints stay. If process 0 dies, which holds the store, JAX aborts the others first
-(`EXIT_ABORTED`, with a message among stack traces).
+writes to JAX's key-value store that it is alive, and ends when another one has stopped doing so, or
+when process 0, which holds the store, does not answer. Complete checkpoints stay. If process 0
+dies, JAX aborts the others first (`EXIT_ABORTED`, with a message among stack traces).
 """
 
 import contextlib
 import os
+import signal
+import socket
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any, NoReturn
 
 import jax
@@ -23,30 +26,37 @@ SIGN_OF_LIFE_SECONDS = 3
 """Seconds between two signs of life of a process."""
 NOTICED_SECONDS_MAX = SILENT_SECONDS_MAX + 2 * SIGN_OF_LIFE_SECONDS
 """Seconds after which the others have certainly noticed that a process has died."""
+JOINED_SECONDS_MAX = 300
+"""Seconds that the processes have to find each other at the start."""
 FINISHED, FAILED = "finished", "failed"
 """Last words of a process, which tell the others why it falls silent."""
 
 _FOLDER = "nfnets_alive/"
+_NO_ANSWERS_MAX = SILENT_SECONDS_MAX // SIGN_OF_LIFE_SECONDS
+# The preface of an HTTP/2 connection and a frame of empty settings, which a server answers.
+_HTTP2_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 
 
 class ProcessWatch:
-  """Runs a thread that says that this process is alive and listens for the others."""
+  """Runs threads that say that this process is alive and listen for the others."""
 
   def __init__(self):
     self._store = _key_value_store()
     self._own = f"{_FOLDER}{jax.process_index()}"
     self._stopped = threading.Event()
+    self._answers = 0
     self._thread = threading.Thread(target=self._run, name="other processes", daemon=True)
     self._thread.start()
+    threading.Thread(target=self._watch_store, name="process 0", daemon=True).start()
 
   def stop(self, last_word: str) -> None:
-    """Ends the thread and tells the others why.
+    """Ends the threads and tells the others why.
 
     Args:
       last_word: `FINISHED` or `FAILED`.
     """
     self._stopped.set()
-    self._thread.join()
+    self._thread.join(NOTICED_SECONDS_MAX)
     with contextlib.suppress(jax.errors.JaxRuntimeError):
       self._store.key_value_set(self._own, last_word, allow_overwrite=True)
 
@@ -62,6 +72,7 @@ class ProcessWatch:
         if not self._stopped.is_set():
           _leave("process 0, which coordinates, does not answer")
         return
+      self._answers += 1
       now_seconds = time.monotonic()
       for name, word in words:
         if heard.get(name, ("", 0.0))[0] != word:
@@ -73,19 +84,100 @@ class ProcessWatch:
         if word != FINISHED and silent_seconds > SILENT_SECONDS_MAX:
           _leave(f"process {index} has been silent for {silent_seconds:.0f} s")
 
+  def _watch_store(self) -> None:
+    """Leaves when the other thread waits for the store, which it does without a limit."""
+    # Counted, not timed: if this process was stopped itself, the other thread has not had the time.
+    answers = silences = 0
+    while not self._stopped.wait(SIGN_OF_LIFE_SECONDS):
+      silences = silences + 1 if self._answers == answers else 0
+      answers = self._answers
+      if silences > _NO_ANSWERS_MAX:
+        _leave(_silence_of_process_0())
+
+
+@contextlib.contextmanager
+def start_up_watch(index: int | None) -> Iterator[None]:
+  """Ends this process, with one line, if the processes do not find each other.
+
+  Until they have, there is no store. JAX would wait for five minutes and then abort, even if
+  process 0 was there and has fallen silent.
+
+  Args:
+    index: index of this process, if it is known; process 0 does not watch itself.
+  """
+  joined = threading.Event()
+  threading.Thread(target=_watch_start_up, args=(index, joined), daemon=True).start()
+  # JAX waits in C, where Python cannot raise KeyboardInterrupt. There is nothing to save.
+  previous = signal.signal(signal.SIGINT, signal.SIG_DFL)
+  try:
+    yield
+  finally:
+    joined.set()
+    signal.signal(signal.SIGINT, previous)
+
+
+def _watch_start_up(index: int | None, joined: threading.Event) -> None:
+  who = "this process" if index is None else f"process {index}"
+  end_seconds = time.monotonic() + JOINED_SECONDS_MAX
+  silences, was_there = 0, False
+  while not joined.wait(SIGN_OF_LIFE_SECONDS):
+    if time.monotonic() > end_seconds:
+      _leave(f"not all processes have appeared within {JOINED_SECONDS_MAX} s", who=who)
+    if index == 0 or (address := _coordinator_address()) is None:
+      continue
+    answer = _greet(address)
+    was_there |= answer is not None
+    # Before it was there for the first time, it is waited for.
+    silences = silences + 1 if was_there and not answer else 0
+    if silences * SIGN_OF_LIFE_SECONDS * 2 > SILENT_SECONDS_MAX and not joined.is_set():
+      _leave(_silence_of_process_0(), who=who)
+
+
+def _greet(address: str) -> bool | None:
+  """Tells whether the server at HOST:PORT answers; None if there is no server.
+
+  The kernel accepts connections for a process that is stopped, so that one has to be used to learn
+  anything.
+  """
+  host, _, port = address.rpartition(":")
+  try:
+    connection = socket.create_connection((host.strip("[]"), int(port)), SIGN_OF_LIFE_SECONDS)
+  except TimeoutError:
+    return False
+  except OSError:
+    return None
+  try:
+    with connection:
+      connection.sendall(_HTTP2_GREETING)
+      return bool(connection.recv(1))
+  except OSError:
+    return False
+
+
+def _silence_of_process_0() -> str:
+  return f"process 0, which coordinates, has been silent for {SILENT_SECONDS_MAX} s"
+
 
 def _key_value_store() -> Any:
   """Returns the client of JAX's key-value store, which has no public name; read in jax 0.10.2."""
   return jax._src.distributed.global_state.client
 
 
-def _leave(reason: str) -> NoReturn:
+def _coordinator_address() -> str | None:
+  """Returns the address of process 0 once JAX knows it; no public name; read in jax 0.10.2."""
+  return jax._src.distributed.global_state.coordinator_address
+
+
+def _leave(reason: str, *, who: str | None = None) -> NoReturn:
   """Ends this process without the exit handlers, which would wait for the others."""
-  sys.stdout.flush()
-  print(
-    f"error: process {jax.process_index()} of {jax.process_count()} has lost another one: "
-    f"{reason}; start all of them again, they resume from the newest checkpoint",
-    file=sys.stderr,
-    flush=True,
-  )
+  who = who or f"process {jax.process_index()} of {jax.process_count()}"
+  with contextlib.suppress(OSError, ValueError):
+    sys.stdout.flush()
+  with contextlib.suppress(OSError, ValueError):
+    print(
+      f"error: {who} has lost another one: {reason}; start all of them again, they resume from the "
+      "newest checkpoint",
+      file=sys.stderr,
+      flush=True,
+    )
   os._exit(EXIT_LOST_PROCESS)

@@ -14,6 +14,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from typing import NoReturn
 
 import jax
 import numpy as np
@@ -26,9 +27,11 @@ from train.run.exit_codes import EXIT_LOST_PROCESS
 from train.run.process_watch import (
   FAILED,
   FINISHED,
+  JOINED_SECONDS_MAX,
   NOTICED_SECONDS_MAX,
   SIGN_OF_LIFE_SECONDS,
   ProcessWatch,
+  start_up_watch,
 )
 from train.run.termination import Terminated
 
@@ -77,17 +80,19 @@ def joined() -> Iterator[None]:
       f"{_PROCESS_COUNT.value} processes, which are counted from 0"
     )
   try:
-    jax.distributed.initialize(
-      *told,
-      heartbeat_timeout_seconds=_JAX_HEARTBEAT_SECONDS,
-      shutdown_timeout_seconds=_JAX_SHUTDOWN_SECONDS,
-    )
+    with start_up_watch(_PROCESS_INDEX.value):
+      jax.distributed.initialize(
+        *told,
+        # The watch ends this process in one line before JAX aborts it.
+        initialization_timeout=2 * JOINED_SECONDS_MAX,
+        heartbeat_timeout_seconds=_JAX_HEARTBEAT_SECONDS,
+        shutdown_timeout_seconds=_JAX_SHUTDOWN_SECONDS,
+      )
   except ValueError as error:
     message = str(error).splitlines()[0]
     raise UserError(f"the processes cannot be joined: {message}") from error
   except RuntimeError as error:
-    # Process 0's address cannot be resolved yet. If it can and nothing answers in 5 minutes, JAX
-    # aborts.
+    # Process 0's address cannot be resolved yet.
     message = str(error).splitlines()[0]
     print(
       f"error: the processes could not be joined: {message}; start all of them again",
@@ -101,6 +106,8 @@ def joined() -> Iterator[None]:
     # All processes end this way, so none has to be told of an error.
     watch.stop(FINISHED)
     raise
+  except SystemExit as error:
+    _leave_at_once(watch, int(error.code or 0))
   except BaseException as error:
     if not isinstance(error, UserError | KeyboardInterrupt):
       # A collective or a save may notice that another process has died before the watch does.
@@ -111,14 +118,18 @@ def joined() -> Iterator[None]:
         flush=True,
       )
       time.sleep(NOTICED_SECONDS_MAX)
-    code = report_error(error)
-    watch.stop(FAILED)
-    if is_first():
-      # The others learn of the error from the store, which process 0 holds.
-      time.sleep(2 * SIGN_OF_LIFE_SECONDS)
-    # At exit, JAX would wait for the others, which leave without notice, and then abort.
-    os._exit(code)
+    _leave_at_once(watch, report_error(error))
   watch.stop(FINISHED)
+
+
+def _leave_at_once(watch: ProcessWatch, code: int) -> NoReturn:
+  """Tells the others of the failure of this process, whose output says why, and ends it."""
+  watch.stop(FAILED)
+  if is_first():
+    # The others learn of the error from the store, which process 0 holds.
+    time.sleep(2 * SIGN_OF_LIFE_SECONDS)
+  # At exit, JAX would wait for the others, which leave without notice, and then abort.
+  os._exit(code)
 
 
 def is_first() -> bool:

@@ -33,7 +33,7 @@ class Reports:
 
   @property
   def has_evaluation(self) -> bool:
-    """Whether the evaluation of the step that the run resumes from is on record."""
+    """Returns whether the evaluation of the step that the run resumes from is on record."""
     return self._is_first and self._metrics.has_evaluation
 
   def close(self) -> None:

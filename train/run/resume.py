@@ -5,15 +5,18 @@ writes one into a checkpoint.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import jax
 
+from nfnet.errors import UserError
 from nfnet.initialization import initial_parameters
 from nfnet.model import NFNet
+from nfnet.weights.checkpoint_reader import short_text
 from train.config.experiment import Experiment
 from train.run.checkpoints.manager import Checkpoints
+from train.run.checkpoints.resumable import changed_fields
 from train.run.tally import Counts
 from train.step.optimizer import Optimizer, SGDAGCState
 from train.step.sharding.parameters import put_parameters
@@ -32,6 +35,8 @@ class Position:
     left_out: first and last step of the batches that are left out after each roll-back.
     owes_evaluation: whether the run was terminated before or during the evaluation of this step.
     roll_backs: number of roll-backs since the program was started; not saved.
+    changes: changes of the experiment that were accepted on resuming: step, field, and its values
+      until then and from then on, under "from" and "to".
   """
 
   state: TrainState
@@ -41,6 +46,7 @@ class Position:
   left_out: set[tuple[int, int]] = dataclasses.field(default_factory=set)
   owes_evaluation: bool = False
   roll_backs: int = 0
+  changes: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
 
 def start(
@@ -73,17 +79,25 @@ def start(
 
 
 def resume(
-  checkpoints: Checkpoints, experiment: Experiment, like: TrainState
-) -> tuple[Position, tuple[int, ...]]:
+  checkpoints: Checkpoints,
+  experiment: Experiment,
+  like: TrainState,
+  accepted_changes: Collection[str] = (),
+  *,
+  class_names: Sequence[str] | None = None,
+) -> tuple[Position, list[str]]:
   """Returns the position of the newest checkpoint that is not damaged.
 
   Args:
     checkpoints: checkpoints of the run; there is at least one.
     experiment: experiment to train, which must be the one trained so far.
     like: abstract state from `train.step.state.abstract_state`.
+    accepted_changes: fields of `ACCEPTABLE_ON_RESUME` in which the experiment may differ.
+    class_names: names of the data set's classes, which must be those of the checkpoint; None
+      accepts any.
 
   Returns:
-    The position, and the steps of damaged newer checkpoints that were set aside.
+    The position, and texts for the record: checkpoints that were set aside, and accepted changes.
 
   Raises:
     UserError: no checkpoint can be restored, or the checkpoints are of another experiment.
@@ -93,16 +107,34 @@ def resume(
     ema=like.ema,
     optimizer=like.optimizer._asdict(),
     experiment=experiment,
+    accepted_changes=accepted_changes,
+    class_names=class_names,
   )
-  position = Position(
-    state=TrainState(restored.parameters, SGDAGCState(**restored.optimizer), restored.ema),
-    step=restored.step,
-    data_state=restored.data_state,
-    counts=Counts(**restored.metadata["counts"]),
-    left_out={tuple(steps) for steps in restored.metadata["left_out"]},
-    owes_evaluation=restored.metadata["owes_evaluation"],
-  )
-  return position, restored.set_aside
+  changes = [
+    {"step": restored.step, "field": field, "from": before, "to": now}
+    for field, (before, now) in changed_fields(restored.metadata, experiment).items()
+  ]
+  texts = [f"checkpoint of step {step} was damaged and set aside" for step in restored.set_aside]
+  texts += [
+    f"resumed after step {restored.step} with {one['field']}={one['to']} instead of {one['from']}"
+    for one in changes
+  ]
+  try:
+    position = Position(
+      state=TrainState(restored.parameters, SGDAGCState(**restored.optimizer), restored.ema),
+      step=restored.step,
+      data_state=dict(restored.data_state),
+      counts=Counts(**restored.metadata["counts"]),
+      left_out={(int(first), int(last)) for first, last in restored.metadata["left_out"]},
+      owes_evaluation=bool(restored.metadata["owes_evaluation"]),
+      changes=[*restored.metadata.get("changes", ()), *changes],
+    )
+  except (KeyError, TypeError, ValueError) as error:
+    raise UserError(
+      f"the checkpoint of step {restored.step} lacks what resuming needs ({short_text(error)}); "
+      "resume with the version that saved it, or move the workdir away to start anew"
+    ) from error
+  return position, texts
 
 
 def save(
@@ -116,7 +148,7 @@ def save(
   Args:
     checkpoints: checkpoints of the run.
     position: position to save.
-    metadata: JSON about the experiment; counts and left-out batches are added.
+    metadata: JSON about the experiment; counts, left-out batches and changes are added.
     metrics: results of the evaluation at this step, if there was one.
   """
   checkpoints.save(
@@ -130,6 +162,7 @@ def save(
       "counts": dataclasses.asdict(position.counts),
       "left_out": sorted(position.left_out),
       "owes_evaluation": position.owes_evaluation,
+      "changes": position.changes,
     },
     metrics=metrics,
   )

@@ -20,11 +20,13 @@ class Counts:
     images: number of images given to all processes.
     bad_images: number of these that could not be decoded and have weight 0.
     skipped_steps: number of steps that changed nothing, see `train.config.experiment.Faults`.
+    worker_deaths: number of data workers of the first process that were killed and replaced.
   """
 
   images: int = 0
   bad_images: int = 0
   skipped_steps: int = 0
+  worker_deaths: int = 0
 
 
 class Tally:
@@ -105,6 +107,7 @@ class Tally:
       "data_wait_share": self._waited_seconds / seconds,
       "bad_images": self.counts.bad_images,
       "skipped_steps": self.counts.skipped_steps,
+      "worker_deaths": self.counts.worker_deaths,
     }
     self._window = []
     self.restart_clock()

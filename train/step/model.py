@@ -20,6 +20,7 @@ def make_model(experiment: Experiment) -> NFNet:
     model.variant,
     experiment.data.num_classes,
     activation=model.activation,
+    numerics=model.numerics,
     stochastic_depth_rate=model.stochastic_depth_rate,
     dropout_rate=model.dropout_rate,
     bottleneck=model.bottleneck,

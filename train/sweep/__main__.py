@@ -22,7 +22,7 @@ from nfnet.command_line import refuse_arguments, run_main
 from nfnet.errors import UserError
 from nfnet.system.paths import define_path
 from train.report.output import print_and_write
-from train.sweep.claim import HEARTBEAT_SECONDS
+from train.run.leases.heartbeat import HEARTBEAT_SECONDS
 from train.sweep.folder import SweepFolder
 from train.sweep.plan import Plan, load_plan
 from train.sweep.results import results, write_results

@@ -1,8 +1,8 @@
 """Claims: a worker takes a trial, shows that it is alive, and gives the trial its next state.
 
 A claim is the rename of the trial's entry to `running/NAME@WORKER`, which is atomic: of two workers
-that claim the same trial, one finds the entry gone. A worker then touches the entry every
-`HEARTBEAT_SECONDS`, so that others know that it is alive (`train.sweep.dead_workers`).
+that claim the same trial, one finds the entry gone. The entry then has the worker's heartbeat
+(`train.run.leases.heartbeat`), so that others know that it is alive (`train.sweep.dead_workers`).
 """
 
 import contextlib
@@ -10,15 +10,12 @@ import json
 import os
 import pathlib
 import socket
-import threading
 import time
 from collections.abc import Mapping
 from typing import Any
 
+from train.run.leases.heartbeat import HEARTBEAT_SECONDS, Heartbeat
 from train.sweep.folder import RUNNING, Entry, SweepFolder
-
-HEARTBEAT_SECONDS = 2.0
-"""Time between two signs of life. NFS clients may see them a minute late."""
 
 
 def claim_trial(
@@ -69,11 +66,7 @@ class Claim:
     self.name = name
     self._folder = folder
     self._path = path
-    self._heartbeat_seconds = heartbeat_seconds
-    self._is_gone = threading.Event()
-    self._stopped = threading.Event()
-    self._last_heartbeat_seconds = time.monotonic()
-    self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+    self._heartbeat = Heartbeat(path, interval_seconds=heartbeat_seconds)
 
   def is_lost(self, silent_seconds_max: float) -> bool:
     """Returns whether another worker has the trial, or may soon have it.
@@ -82,8 +75,7 @@ class Claim:
       silent_seconds_max: time after which others consider a worker dead. The trial counts as lost
         after half of it without a successful sign of life.
     """
-    silent_seconds = time.monotonic() - self._last_heartbeat_seconds
-    return self._is_gone.is_set() or silent_seconds > silent_seconds_max / 2
+    return self._heartbeat.is_gone() or self._heartbeat.silent_seconds() > silent_seconds_max / 2
 
   def read(self) -> dict[str, Any]:
     """Returns the content of the entry; empty if another worker has the trial by now."""
@@ -107,12 +99,11 @@ class Claim:
       os.rename(self._path, self._folder.path / state / self.name)
 
   def __enter__(self) -> "Claim":
-    self._thread.start()
+    self._heartbeat.__enter__()
     return self
 
   def __exit__(self, *unused_exception) -> None:
-    self._stopped.set()
-    self._thread.join()
+    self._heartbeat.__exit__()
 
   def _overwrite(self, text: str) -> None:
     """Replaces the content of the entry if it exists; mode r+ creates none."""
@@ -121,18 +112,6 @@ class Claim:
       file.write(text)
       file.flush()
       os.fsync(file.fileno())
-
-  def _beat(self) -> None:
-    """Touches the entry until the claim ends."""
-    while not self._stopped.wait(self._heartbeat_seconds):
-      try:
-        os.utime(self._path)
-        self._last_heartbeat_seconds = time.monotonic()
-      except FileNotFoundError:
-        self._is_gone.set()
-      except OSError:
-        # The shared folder may answer again later.
-        continue
 
 
 def worker_name() -> str:

@@ -24,9 +24,11 @@ from train.config.files import load_experiment
 from train.config.json_conversion import to_json
 from train.config.overrides import as_argument
 from train.run.initial_weights import with_new_classifier
+from train.run.leases.workdir_lease import lease_on
 from train.run.linear_probe import probe
 from train.run.loop import train
 from train.run.records.metrics import read_metrics
+from train.run.records.workdir import writing_to
 from train.sweep.folder import SweepFolder, write_whole
 from train.sweep.json_files import read_json_object
 from train.sweep.results import (
@@ -38,6 +40,8 @@ from train.sweep.results import (
 )
 
 FINETUNED_FILE = "finetuned.csv"
+FINETUNED_FOLDER = "finetuned"
+"""Folder in the sweep's that has the workdirs of the fine-tunings."""
 FINETUNED_COLUMNS = (
   *COLUMNS,
   "top1_error_percent",
@@ -73,6 +77,7 @@ def finetune_sweep(
     Path of the table.
 
   Raises:
+    InUseError: the same is being done by another process.
     UserError: the sweep has finished no trial, an override sets a field that each trial sets, or a
       run cannot be started.
     Terminated: after SIGTERM.
@@ -86,10 +91,13 @@ def finetune_sweep(
     raise UserError(f"--folder={folder.path} has no trial that is done; run train.sweep first")
   chosen = rows if all_trials else best_results(rows)
   path, table = folder.path / FINETUNED_FILE, []
-  with tqdm(total=len(chosen) * seeds, unit="run", disable=None) as bar:
+  with (
+    lease_on(folder.path / FINETUNED_FOLDER),
+    tqdm(total=len(chosen) * seeds, unit="run", disable=None) as bar,
+  ):
     for row in chosen:
       bar.set_description(row["trial"])
-      place = folder.path / "finetuned" / row["trial"]
+      place = folder.path / FINETUNED_FOLDER / row["trial"]
       experiments = [_experiment(folder, row, config, overrides, seed) for seed in range(seeds)]
       errors_percent = []
       for seed, experiment in enumerate(experiments):
@@ -122,9 +130,11 @@ def _error_percent(experiment: Experiment, workdir: pathlib.Path) -> float:
   """Returns the error of a run's last evaluation, after finishing the run if it is not done yet."""
 
   def run() -> dict[str, float]:
-    workdir.mkdir(parents=True, exist_ok=True)
+    with writing_to(workdir):
+      workdir.mkdir(parents=True, exist_ok=True)
+      log = (workdir / "log.txt").open("a", encoding="utf-8")
     # Its output goes to a log, because a run prints as much as when it is started by hand.
-    with (workdir / "log.txt").open("a", encoding="utf-8") as log, contextlib.redirect_stdout(log):
+    with log, contextlib.redirect_stdout(log):
       train(experiment, str(workdir), initial=lambda: with_new_classifier(experiment))
     last = last_evaluation(read_metrics(workdir))
     if last is None:
@@ -153,7 +163,8 @@ def run_once(
     if before.get("asked") == asked and isinstance(before.get("found"), dict):
       return before["found"]
   found = run()
-  write_whole(path, json.dumps({"asked": asked, "found": found}))
+  with writing_to(path.parent):
+    write_whole(path, json.dumps({"asked": asked, "found": found}))
   return found
 
 

@@ -50,7 +50,8 @@ def read_result(workdir: pathlib.Path, trial: Trial) -> dict[str, Any]:
   last = last_evaluation(read_metrics(workdir))
   if last is None or last["step"] != trial.steps:
     raise UserError(
-      f"{workdir}: no evaluation of the last step, {trial.steps}; run the trial again"
+      f"{workdir}: no evaluation of the last step, {trial.steps}; add --retry_failed to run the "
+      "trial again"
     )
   return {
     "trial": trial.name,

@@ -235,6 +235,8 @@ def _row(folder: SweepFolder, entry: Entry) -> Row:
 def _newest_records(path: pathlib.Path) -> dict[str, dict[str, Any]]:
   """Returns the last record of each kind near the end of a file that may be growing."""
   records = {}
+  if not path.is_file():
+    return records
   try:
     with path.open("rb") as file:
       file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))

@@ -14,7 +14,7 @@ from typing import Any
 
 from nfnet.errors import UserError
 from nfnet.weights.checkpoint_reader import newest_step
-from train.run.exit_codes import EXIT_DONE, FINAL_EXIT_CODES, shell_exit_code
+from train.run.exit_codes import EXIT_DONE, EXIT_IN_USE, FINAL_EXIT_CODES, shell_exit_code
 from train.run.faults import DIVERGED
 from train.run.records.metrics import read_metrics
 from train.sweep.claim import Claim, claim_trial, worker_name
@@ -36,6 +36,7 @@ TRIAL_PROGRAM = (sys.executable, "-m", "train.sweep.trial_process")
 
 _POLL_SECONDS = 0.5
 _IDLE_SECONDS = 2.0
+_IN_USE_SECONDS = 10.0
 _LOG_TAIL_BYTES = 2**20
 _LINE_CHARACTERS_MAX = 1000
 
@@ -196,6 +197,10 @@ class Worker:
           # Another rate may do better, so divergence is a result of the search.
           diverged=has_diverged(self._folder.workdir(trial.name)),
         )
+      elif ended.exit_code == EXIT_IN_USE:
+        # By the training of a worker that was taken for dead, which will end it.
+        self._stop.wait(_IN_USE_SECONDS)
+        claim.move(WAITING, started(starts))
       else:
         claim.move(WAITING, started(starts if self._stop.is_requested() else starts + 1))
 

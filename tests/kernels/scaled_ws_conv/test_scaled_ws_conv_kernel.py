@@ -119,6 +119,7 @@ def with_tiles(forward, backward):
     result, _ = vjp.convolve(
       Passes(Blocks(problem, "forward", forward), Blocks(problem, "backward", backward)),
       activation,
+      "released",
       x.reshape(problem.input_shape),
       weight.reshape(-1, *weight.shape[2:]),
       *parameters,
@@ -217,6 +218,35 @@ def test_the_input_with_the_gradient_of_its_other_uses(dtype):
   expected = exact.in_float64(exactly, operands, cotangents)
   actual = run(kernel, operands, cotangents, static, returns_input=True)
   assert max(exact.relative_errors(actual, expected)) < tolerance(operands, cotangent)
+
+
+@pytest.mark.parametrize(
+  "case",
+  [
+    PLAIN,
+    pytest.param(
+      problem(2, 2, 16, 256, 256, 3, groups=2, dtype="bfloat16"), marks=pytest.mark.slow
+    ),
+    pytest.param(problem(4, 4, 16, 128, 256, pool=True), marks=pytest.mark.slow),
+  ],
+)
+def test_timms_numerics(case):
+  (x, weight, gain, bias), cotangent, static = case
+  # Filters of about the variance that timm adds, so that it counts for half.
+  operands = x, 0.003 * weight, gain, bias
+  theirs = dict(activation=exact.gelu_erf, standardization="timm")
+  expected = exact.in_float64(
+    lambda *operands: exact.convolve(
+      *operands, 0.7, **static, activation=exact.gelu_erf, epsilon=1e-5
+    ),
+    operands,
+    cotangent,
+  )
+  for actual in (
+    run(kernel, operands, (cotangent, None), static, **theirs),
+    run_reference(operands, (cotangent, None), static, **theirs),
+  ):
+    assert max(exact.relative_errors(actual, expected)) < tolerance(operands, cotangent)
 
 
 def test_without_activation():

@@ -153,6 +153,24 @@ def test_values_and_gradients_against_float64(shape, dtype, drops):
   check(operands, keep if drops else None, cotangent)
 
 
+def test_timms_numerics():
+  (x, weight, *others), keep, cotangent = problem(2, 2, 16, 128, 128)
+  # Filters of about the variance that timm adds, so that it counts for half.
+  operands = x, 0.003 * weight, *others
+  expected = exact.in_float64(
+    lambda *operands: exact.conv_se_residual(
+      *operands, SCALE, keep, alpha=0.2, activation=exact.gelu_erf, epsilon=1e-5
+    ),
+    operands,
+    cotangent,
+  )
+  theirs = dict(activation=exact.gelu_erf, alpha=0.2, standardization="timm")
+  for op in (pallas.conv_se_residual, reference.conv_se_residual):
+    actual = run(functools.partial(op, **theirs), operands, keep, cotangent)
+    longest = cotangent[..., 0].size
+    assert max(exact.relative_errors(actual, expected)) < 12 * EPSILON["float32"] * np.sqrt(longest)
+
+
 def tile(images, rows, columns, channels, split="positions"):
   return conv_tile.Tile(
     images=images,
@@ -179,7 +197,8 @@ def with_tiles(forward, backward):
       sums=choose(residual, "backward"),
     )
     x = x.reshape(convolution.input_shape)
-    return end_branch(blocks, activation, alpha, x, weight[0], gain, bias, shortcut, *others)
+    operands = x, weight[0], gain, bias, shortcut, *others
+    return end_branch(blocks, activation, "released", alpha, *operands)
 
   return functools.partial(end_with_tiles, **STATIC)
 

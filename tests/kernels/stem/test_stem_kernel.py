@@ -64,6 +64,20 @@ def test_against_float64(height, width, count, last_channels, dtype):
     assert ours < factor * theirs
 
 
+def test_timms_numerics():
+  """The filters are standardized outside of the kernels, so values tell as much as gradients."""
+  (images, weights, *others), _ = problem(4, 16, 1, (16, 32, 64, 128), "float32")
+  # Filters of about the variance that timm adds, so that it counts for half.
+  operands = images, tuple(0.003 * weight for weight in weights), *others
+  expected = exact.stem_convolutions(*operands, 0.8, activation=exact.gelu_erf, epsilon=1e-5)
+  theirs = dict(activation=exact.gelu_erf, standardization="timm")
+  for op in (pallas.stem_convolutions, reference.stem_convolutions):
+    actual = exact.run_once(functools.partial(op, **theirs), (*operands, SCALE))
+    (error,) = exact.relative_errors([actual], [np.asarray(expected, np.float64)])
+    # Both are computed in float32.
+    assert error < 2 * ROUNDINGS * EPSILON["float32"]
+
+
 def test_images_have_a_gradient_only_where_it_is_asked_for():
   """Training does not need it, and it would take as long as the weights' gradients."""
   operands, _ = problem(8, 16, 1, (16, 32, 64, 128), "float32")
@@ -96,3 +110,9 @@ def test_says_what_it_does_not_cover(height, width, channels, dtype, reason):
   operands, _ = problem(height, width, 1, channels, dtype)
   with pytest.raises(NotImplementedError, match=reason):
     kernel(*operands, SCALE)
+
+
+def test_an_activation_of_all_channels_is_not_covered():
+  operands, _ = problem(8, 16, 1, (16, 32, 64, 128), "float32")
+  with pytest.raises(NotImplementedError, match="not elementwise"):
+    pallas.stem_convolutions(*operands, SCALE, activation=jax.nn.log_softmax)

@@ -37,7 +37,7 @@ def two_scans(width, height):
 BOMBS = {
   "progressive, 202 scans": (flat_jpeg(9459, 9459, apart=50), "in 12 or more scans exceed"),
   "progressive, 10 scans": (
-    with_jpeg_size(jpeg(progressive=True), 9459, 9459) + bytes(10**6),
+    with_jpeg_size(jpeg(progressive=True), 12_000, 12_000) + bytes(10**6),
     "exceed the limit of 1,073,741,824 samples",
   ),
   "a few bytes that claim a JPEG": (

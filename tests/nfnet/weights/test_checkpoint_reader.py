@@ -44,7 +44,7 @@ def workdir(tmp_path):
 def test_reads_params_and_metadata(workdir, path, step, prefer_ema):
   found, metadata = read_checkpoint(str(workdir / path), prefer_ema=prefer_ema)
   expected = params(-step if prefer_ema and step == 9 else step)
-  assert metadata == {"num_classes": 4, "step": step}
+  assert metadata == {"num_classes": 4, "step": step, "run": metadata["run"]}
   assert found.keys() == expected.keys()
   assert found["block"] == {}
   assert type(found["stem"]["w"]) is np.ndarray
@@ -143,14 +143,14 @@ def test_hostile_metadata_are_one_line(workdir, content, message):
 @pytest.mark.parametrize(
   ("experiment", "message"),
   [
-    ({}, "the metadata name no variant"),
+    ({}, "its metadata does not say which network it is"),
     (
       {"model": {"variant": "F0\x1b[31m\n"}},
-      r"unknown variant 'F0\\x1b\[31m\\n'",
+      r"this version knows no variant 'F0\\x1b\[31m\\n'",
     ),
     (
       {"model": {"variant": "F0", "activation": "\x07"}},
-      r"have the activation '\\x07', which there is not",
+      r"this version knows no activation '\\x07'",
     ),
     ({"model": {"variant": "F0"}}, "do not fit F0"),
   ],

@@ -51,6 +51,7 @@ OUTSIDE_THE_STEP = {
   "data.evaluation_split": "another",
   "data.evaluation_batch_size": "80",
   "data.evaluation_pixels": "64",
+  "data.evaluation_resize": "squash",
   "data.evaluation_resize_margin": "8",
   "schedule.log_every_steps": "7",
   "schedule.evaluate_every_steps": "7",

@@ -71,6 +71,14 @@ def test_json_of_wrong_types_is_one_line(change, message):
   assert str(error.value).isprintable()
 
 
+def test_experiments_of_versions_that_could_not_choose_mean_what_these_did():
+  fields = to_json(VALID)
+  del fields["data"]["evaluation_resize"], fields["model"]["numerics"]
+  experiment = from_json(fields)
+  assert experiment.data.evaluation_resize == "shorter_side"
+  assert experiment.model.numerics == "released"
+
+
 def test_json_of_another_version_is_refused_by_name():
   fields = to_json(VALID)
   fields["optimizer"]["lookahead"] = 3

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from nfnet.errors import UserError
+from nfnet.images.resizing import resize_and_center_crop
 from tests.repository import ROOT
 from tests.train.data import image_files
 from train.config.experiment import Data
@@ -240,6 +241,17 @@ def test_without_flips_and_crops_the_images_are_the_stored_ones(tmp_path):
   np.testing.assert_array_equal(evaluated["image"], pixels)
 
 
+@pytest.mark.parametrize("resize", ["squash", "shorter_side"])
+def test_evaluation_images_are_resized_in_the_way_that_is_set(tmp_path, resize):
+  pixels = [image_files.noise(index, 40, 60) for index in range(2)]
+  images = [(image_files.encode(image, "PNG"), (0,)) for image in pixels]
+  image_files.write_records(tmp_path / "data", {"train": images, "validation": images})
+  settings = config(tmp_path / "data", evaluation_batch_size=2, evaluation_resize=resize)
+  (batch,) = evaluation_batches(settings)
+  expected = [resize_and_center_crop(image, 16, 2, resize) for image in pixels]
+  np.testing.assert_array_equal(batch["image"], expected)
+
+
 def test_several_labels_are_filled_up(tmp_path):
   image = image_files.encode(image_files.noise(0), "PNG")
   images = [(image, (0, 2)), (image, (1,))]
@@ -466,3 +478,9 @@ def test_a_program_that_closes_nothing_ends_without_a_complaint(tmp_path, datase
   process = start_program(tmp_path, dataset, seconds=0)
   output, errors = process.communicate(timeout=120)
   assert (output, errors, process.returncode) == ("ready\n", "", 0)
+
+
+def test_batches_that_would_not_fit_into_memory_are_refused(folder):
+  data = Data(path=str(folder), num_classes=3, batch_size=2**20, workers=64, train_pixels=1000)
+  with pytest.raises(UserError, match=r"data\.workers=64: 3 batches of 3.15e\+03 GB .* lower data"):
+    train_batches(data, seed=0)

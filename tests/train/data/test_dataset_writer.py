@@ -1,11 +1,14 @@
+import os
+import resource
+
 import numpy as np
 import pytest
 
 from nfnet.errors import UserError
 from nfnet.images.decoding import decode_image
 from tests.train.data import image_files
-from train.data.dataset_writer import write_dataset
-from train.data.image_sources import read_source
+from train.data.dataset_writer import _tasks, write_dataset
+from train.data.image_sources import ImageFile, read_source
 from train.data.manifest import MANIFEST_NAME, load_manifest
 
 
@@ -89,6 +92,19 @@ def test_records_are_mixed_over_the_files(tmp_path):
   ]
 
 
+def test_more_record_files_than_a_process_may_open(tmp_path):
+  source = image_files.write_class_folders(tmp_path / "source", 20)
+  soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+  # Those of this process that are open already count too.
+  limit = max(map(int, os.listdir("/proc/self/fd"))) + 12
+  resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+  try:
+    manifest = prepare(source, tmp_path / "data", files_per_split=20)
+  finally:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+  assert len(manifest.splits["train"].record_files) == 20
+
+
 def test_a_finished_data_set_is_not_written_over(tmp_path):
   source = image_files.write_class_folders(tmp_path / "source", 5)
   prepare(source, tmp_path / "data")
@@ -156,3 +172,17 @@ def test_unusual_color_spaces_are_images(tmp_path, mode):
   (source / "ant" / "unusual.JPEG").write_bytes(image_files.encode(picture, "JPEG"))
   manifest = prepare(source, tmp_path / "data")
   assert sum(split.records for split in manifest.splits.values()) == 16
+
+
+def test_tasks_of_workers_are_small_in_number_and_in_bytes():
+  def image(size_bytes):
+    return ImageFile("", (0,), "", size_bytes, 0)
+
+  def sizes(*images):
+    return [len(task) for task in _tasks([image(one) for one in images])]
+
+  assert sizes() == []
+  assert sizes(*[1] * 40) == [16, 16, 8]
+  # A camera's files.
+  assert sizes(*[10 * 2**20] * 5) == [2, 2, 1]
+  assert sizes(*[100 * 2**20] * 3, 1, 1) == [1, 1, 1, 2]

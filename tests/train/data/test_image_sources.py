@@ -1,3 +1,7 @@
+import gzip
+import os
+import struct
+
 import numpy as np
 import pytest
 
@@ -51,7 +55,7 @@ def two_held_out_folders(root):
 
 
 def too_few_images_to_hold_out(root):
-  image_files.write_class_folders(root, 1, class_names=("ant",))
+  image_files.write_class_folders(root, 1, class_names=("ant", "bee"))
   return "leaves none for"
 
 
@@ -87,6 +91,47 @@ def more_idx_images_than_labels(root):
   return "12 train images but 11 labels"
 
 
+def idx_that_claims_more_than_memory(root):
+  image_files.write_idx_source(root)
+  header = struct.pack(">BBBBIII", 0, 0, 8, 3, 2**32 - 1, 4096, 4096)
+  (root / "train-images-idx3-ubyte").write_bytes(header + bytes(100))
+  return "train-images-idx3-ubyte has values of shape .*: .* at most 671,088,640 in all"
+
+
+def idx_with_images_without_pixels(root):
+  image_files.write_idx_source(root)
+  image_files.write_idx(root / "train-images-idx3-ubyte", np.zeros((12, 0, 28), np.uint8))
+  return "there must be at least one"
+
+
+def idx_with_long_images(root):
+  image_files.write_idx_source(root)
+  image_files.write_idx(root / "train-images-idx3-ubyte", np.zeros((12, 1, 4097), np.uint8))
+  return "at most 4,096 on the side of an image"
+
+
+def compressed_idx_that_expands_without_end(root):
+  image_files.write_idx_source(root, ".gz")
+  path = root / "train-images-idx3-ubyte.gz"
+  content = gzip.decompress(path.read_bytes())
+  path.write_bytes(gzip.compress(content + bytes(50_000_000), 1))
+  return "train-images-idx3-ubyte.gz has more values"
+
+
+def idx_folder(root):
+  image_files.write_idx_source(root)
+  (root / "train-images-idx3-ubyte").unlink()
+  (root / "train-images-idx3-ubyte").mkdir()
+  return "train-images-idx3-ubyte is not a regular file"
+
+
+def idx_pipe(root):
+  image_files.write_idx_source(root)
+  (root / "train-labels-idx1-ubyte").unlink()
+  os.mkfifo(root / "train-labels-idx1-ubyte")
+  return "train-labels-idx1-ubyte is not a regular file"
+
+
 @pytest.mark.parametrize(
   "write_source",
   [
@@ -102,6 +147,12 @@ def more_idx_images_than_labels(root):
     compressed_idx_cut_short,
     idx_that_is_none,
     more_idx_images_than_labels,
+    idx_that_claims_more_than_memory,
+    idx_with_images_without_pixels,
+    idx_with_long_images,
+    compressed_idx_that_expands_without_end,
+    idx_folder,
+    idx_pipe,
   ],
 )
 def test_sources_that_are_refused(tmp_path, write_source):

@@ -29,10 +29,21 @@ def test_file_that_is_no_manifest(tmp_path, content):
     load_manifest(tmp_path)
 
 
-@pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(Manifest)])
+@pytest.mark.parametrize(
+  "field", [f.name for f in dataclasses.fields(Manifest) if f.name != "images_in_two_splits"]
+)
 def test_manifest_without_a_field(folder, field):
   image_files.edit_manifest(folder, lambda fields: fields.pop(field))
   with pytest.raises(UserError, match=r"manifest\.json"):
+    load_manifest(folder)
+
+
+def test_the_number_of_images_in_two_splits_may_be_unknown(folder):
+  assert load_manifest(folder).images_in_two_splits is None
+  image_files.edit_manifest(folder, lambda fields: fields.update(images_in_two_splits=3))
+  assert load_manifest(folder).images_in_two_splits == 3
+  image_files.edit_manifest(folder, lambda fields: fields.update(images_in_two_splits="3"))
+  with pytest.raises(UserError, match="images_in_two_splits is '3', must be an integer"):
     load_manifest(folder)
 
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from nfnet.errors import UserError
 from tests.train.data import image_files
 from train.data import record_files
-from train.data.manifest import load_manifest
+from train.data.manifest import Manifest, Split, describe_file, load_manifest
 
 
 def verify(folder):
@@ -107,3 +107,15 @@ def test_labels_beyond_the_classes(folder):
   image_files.edit_manifest(folder, lambda fields: fields.update(class_names=["ant", "bee"]))
   with pytest.raises(UserError, match=r"labels \[2\]; there are 2 classes"):
     verify(folder)
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff", b"\x93\0\0\0", b"\x91" * 5000])
+def test_records_that_are_none_in_a_file_that_is_whole(tmp_path, content):
+  """Whoever wrote the file wrote its digest, too."""
+  path = tmp_path / "train.array_record"
+  with record_files.open_writer(path) as writer:
+    writer.write(content)
+  split = Split(records=1, record_files=(describe_file(tmp_path, path.name, 1),))
+  manifest = Manifest(class_names=("a",), labels_per_record_max=1, splits={"train": split})
+  with pytest.raises(UserError, match=r"train\.array_record: record 0 is not"):
+    list(record_files.verify(tmp_path, manifest))

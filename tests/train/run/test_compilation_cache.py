@@ -170,13 +170,13 @@ def test_processes_that_start_together_share_a_folder(digits, tmp_path):
 @pytest.mark.parametrize(
   ("folder", "message"),
   [
-    ("gs://bucket/cache", "is not a folder; mount the bucket and give its path"),
-    (__file__, "cannot be written: File exists; give another folder"),
+    ("gs://bucket/cache", "mount the bucket and give its path"),
+    (__file__, "is a file; give the path of a folder"),
   ],
 )
 def test_a_folder_that_cannot_be_is_one_line(folder, message):
   flags.FLAGS.mark_as_parsed()
-  with flagsaver.flagsaver(compilation_cache=folder), pytest.raises(UserError) as error:
+  with pytest.raises(UserError) as error, flagsaver.as_parsed(compilation_cache=folder):
     use_compilation_cache()
   assert f"--compilation_cache={folder}" in str(error.value)
   assert message in str(error.value)

@@ -4,7 +4,7 @@ import re
 import pytest
 
 from nfnet.command_line import report_error
-from nfnet.errors import UserError
+from nfnet.errors import InUseError, UserError
 from tests.repository import ROOT
 from train.run import exit_codes
 from train.run.termination import Terminated
@@ -24,6 +24,7 @@ def test_codes_of_the_documentation_are_those_of_the_program():
   ("error", "code"),
   [
     (UserError("any"), exit_codes.EXIT_USER_ERROR),
+    (InUseError("any"), exit_codes.EXIT_IN_USE),
     (ValueError("any"), exit_codes.EXIT_UNEXPECTED_ERROR),
     (KeyboardInterrupt(), exit_codes.EXIT_INTERRUPTED),
   ],

@@ -137,9 +137,18 @@ def test_ranges_that_are_left_out_include_both_ends():
 
 def test_the_message_says_what_to_do():
   experiment = Experiment(name="any", optimizer=Optimizer(peak_learning_rate=1.6))
-  assert stop_message("it happened", experiment, 100) == (
-    "it happened; the newest checkpoint is of step 100; lower optimizer.peak_learning_rate=1.6 or "
-    "optimizer.agc_clipping"
+  assert stop_message("it happened", experiment, 100, takes_changes=True) == (
+    "it happened; the newest checkpoint is of step 100; to go on from it, run the same command "
+    "again with --config.optimizer.peak_learning_rate=0.8 "
+    "--accept_changes=optimizer.peak_learning_rate"
+  )
+  assert stop_message("it happened", experiment, 100, takes_changes=False) == (
+    "it happened; the newest checkpoint is of step 100; move the workdir away and start anew with "
+    "a lower optimizer.peak_learning_rate than 1.6"
+  )
+  assert stop_message("it happened", experiment, None, takes_changes=True) == (
+    "it happened, before the first checkpoint; run the same command again with "
+    "--config.optimizer.peak_learning_rate=0.8"
   )
 
 

@@ -5,6 +5,7 @@ What is decided, and why, is tested in test_faults.py.
 
 import dataclasses
 import functools
+import shlex
 
 import jax
 import jax.numpy as jnp
@@ -13,10 +14,12 @@ import pytest
 
 from nfnet.errors import UserError
 from nfnet.initialization import initial_parameters
+from nfnet.weights.checkpoint_reader import read_metadata
 from tests.train.runs import final_sha256
 from tests.train.small_network import TINY
 from train.audit_data import audit
 from train.config.experiment import Data, Experiment, Faults, Model, Optimizer, Schedule
+from train.config.overrides import override
 from train.run import loop
 from train.run.checkpoints.manager import Checkpoints
 from train.run.faults import DIVERGED
@@ -127,6 +130,53 @@ def test_bad_losses_are_skipped_and_bad_gradients_leave_what_skipping_leaves(
   # The second roll-back is one too many.
   with pytest.raises(UserError, match=r"step 7 is not finite, after faults\.roll_backs_max=1 ear"):
     loop.train(with_faults(experiment, roll_backs_max=1), str(tmp_path / "stopped"))
+
+
+def test_the_advice_to_a_run_that_has_diverged_can_be_followed(experiment, fault, tmp_path):
+  fault("loss", {6, 7})
+  strict = with_faults(experiment, skipped_in_a_row_max=2)
+  workdir = str(tmp_path)
+  with pytest.raises(UserError, match="newest checkpoint is of step 4; to go on") as error:
+    loop.train(strict, workdir, accepted_changes=())
+  overrides, accepted = split_arguments(str(error.value).partition("again with ")[2])
+  # The loss is no longer bad at the lower rate.
+  fault("loss", set())
+  lower = override(strict, overrides)
+  assert lower.optimizer.peak_learning_rate == 0.05
+  with pytest.raises(UserError, match=r"rate was 0\.1 and is now 0\.05; resume it with") as error:
+    loop.train(lower, workdir, accepted_changes=())
+  assert split_arguments(str(error.value))[1] == accepted
+  records = loop.train(lower, workdir, accepted_changes=accepted)
+  assert records[-1]["step"] == 10
+  changed = "resumed after step 4 with optimizer.peak_learning_rate=0.05 instead of 0.1"
+  assert (4, changed) in events(records)
+  metadata = read_metadata(tmp_path / "checkpoints" / "10")
+  assert metadata["experiment"]["optimizer"]["peak_learning_rate"] == 0.05
+  assert metadata["changes"] == [
+    {"step": 4, "field": "optimizer.peak_learning_rate", "from": 0.1, "to": 0.05}
+  ]
+  # From now on this is the experiment of the workdir.
+  loop.train(lower, workdir, accepted_changes=())
+  with pytest.raises(UserError, match=r"rate was 0\.05 and is now 0\.1"):
+    loop.train(strict, workdir, accepted_changes=())
+
+
+def test_advice_before_the_first_checkpoint_can_be_followed(experiment, fault, tmp_path):
+  fault("loss", {2})
+  strict = with_faults(experiment, skipped_in_a_row_max=1)
+  with pytest.raises(UserError, match="before the first checkpoint; run the same") as error:
+    loop.train(strict, str(tmp_path))
+  fault("loss", set())
+  overrides, _ = split_arguments(str(error.value).partition("again with ")[2])
+  assert loop.train(override(strict, overrides), str(tmp_path))[-1]["step"] == 10
+
+
+def split_arguments(text):
+  """The fields that the arguments in a message set, and those whose change they accept."""
+  words = shlex.split(text)
+  accepted = [word for word in words if word.startswith("--accept_changes=")]
+  fields = accepted[-1].partition("=")[2].split(",") if accepted else []
+  return [word for word in words if word.startswith("--config.")], fields
 
 
 def test_batches_left_out_after_a_roll_back_stay_so_when_the_run_is_resumed(

@@ -1,5 +1,6 @@
 import dataclasses
 import io
+import itertools
 import pathlib
 import re
 import shutil
@@ -9,18 +10,26 @@ import jax
 import numpy as np
 import pytest
 
-from nfnet.errors import UserError
+from nfnet.errors import InUseError, UserError
 from nfnet.initialization import initial_parameters
 from nfnet.weights.checkpoint_reader import block_keys, checkpoint_folder, read_checkpoint
+from nfnet.weights.haiku import save_haiku
+from nfnet.weights.timm import save_timm
 from tests.repository import ROOT
 from tests.train.conftest import HELD_OUT_DIGITS
+from tests.train.data import image_files
 from tests.train.small_network import SMALL, TINY
 from train.config.experiment import Data, Experiment, Loss, Model, Optimizer, Schedule
 from train.config.files import load_experiment
+from train.data import dataset_writer
+from train.data.batch_workers.deaths import WorkerDeaths
+from train.data.image_sources import TRAIN, VALIDATION, Source
 from train.demo_data import make_digits
-from train.run.evaluation import evaluate_checkpoint
+from train.run.evaluation import evaluate_checkpoint, evaluate_weights
+from train.run.exit_codes import EXIT_LOST_PROCESS
 from train.run.faults import DIVERGED
 from train.run.initial_weights import with_new_classifier
+from train.run.leases.workdir_lease import lease_on
 from train.run.loop import train
 from train.run.records.bookkeeping import DAMAGED_FOLDER
 from train.run.records.metrics import read_metrics
@@ -114,8 +123,9 @@ def test_books_that_are_damaged_keep_no_run_from_its_end(experiment, finished, t
     files = [workdir / "metrics.jsonl", workdir / "goodput.jsonl", *(workdir / "ids").iterdir()]
     for file in [*files, *(workdir / "tensorboard").iterdir()]:
       file.write_bytes(b"\xff\0 nothing of this run\n" * 5)
-    shutil.rmtree(workdir / "plots")
-    (workdir / "plots").write_text("a file in the place of a folder")
+    if part == "unfinished":
+      shutil.rmtree(workdir / "plots")
+      (workdir / "plots").write_text("a file in the place of a folder")
     records = train(experiment, str(workdir))
     evaluations = [(r["step"], r["ema"]) for r in records if r["kind"] == "evaluation"]
     assert evaluations == [(20, False), (20, True)]
@@ -136,6 +146,26 @@ def test_a_run_that_ends_before_its_first_batch_saves_nothing(
   with pytest.raises(Terminated):
     train(experiment, str(tmp_path))
   assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == steps
+
+
+def test_a_run_whose_workers_are_killed_again_and_again_saves_its_step(
+  experiment, finished, tmp_path, monkeypatch, capsys
+):
+  shutil.copytree(finished[0], tmp_path, dirs_exist_ok=True)
+  shutil.rmtree(tmp_path / "checkpoints" / "20")
+  asked = itertools.count()
+  monkeypatch.setattr(WorkerDeaths, "are_too_many", lambda self: next(asked) > 4)
+  with pytest.raises(Terminated) as ended:
+    train(experiment, str(tmp_path))
+  # What supervises the run starts it again.
+  assert ended.value.code == EXIT_LOST_PROCESS
+  newest = max(int(path.name) for path in (tmp_path / "checkpoints").iterdir())
+  assert 10 < newest < 20
+  assert re.search(
+    rf"data workers were killed .*; stopped after step {newest}, of which "
+    "there is a checkpoint; run the same command again to resume",
+    capsys.readouterr().out,
+  )
 
 
 @pytest.mark.slow
@@ -228,6 +258,120 @@ def test_evaluation_of_the_checkpoint_is_that_of_the_run(finished):
   assert evaluations[0].scores.loss != evaluations[1].scores.loss
 
 
+def digits_as(folder, class_names, renamed=lambda name: name):
+  """Writes the held-out digits whose classes have these names, and a few to train on."""
+  source = make_digits.source()
+  old = {index: renamed(name) for index, name in enumerate(source.class_names)}
+
+  def kept(images):
+    return tuple(
+      dataclasses.replace(image, labels=(class_names.index(old[image.labels[0]]),))
+      for image in images
+      if old[image.labels[0]] in class_names
+    )
+
+  splits = {
+    TRAIN: kept(source.splits[TRAIN][:50]),
+    VALIDATION: kept(source.splits[VALIDATION][:HELD_OUT_DIGITS]),
+  }
+  dataset_writer.write_dataset(folder, Source(tuple(class_names), splits))
+  return f"--config.data.path={folder}"
+
+
+def test_classes_in_another_order_are_evaluated_by_their_names(finished, tmp_path, caplog):
+  expected, class_names = evaluate_checkpoint(finished[0])
+  assert not caplog.messages
+  turned = digits_as(tmp_path / "turned", list("5678901234"))
+  evaluations, found_names = evaluate_checkpoint(finished[0], [turned])
+  assert found_names == class_names
+  for one, other in zip(evaluations, expected, strict=True):
+    assert one.scores.scalars() == pytest.approx(other.scores.scalars(), rel=1e-6)
+    np.testing.assert_array_equal(one.scores.class_top1, other.scores.class_top1)
+  assert all("matched by name" in message for message in caplog.messages)
+  assert len(caplog.messages) == 1
+
+  # Some of the classes, in whatever order; the network may still take them for the others.
+  some = digits_as(tmp_path / "some", ["7", "3"])
+  evaluations, found_names = evaluate_checkpoint(finished[0], [some, "--config.data.num_classes=2"])
+  assert found_names == class_names
+  for one, other in zip(evaluations, expected, strict=True):
+    np.testing.assert_array_equal(one.scores.class_top1[[3, 7]], other.scores.class_top1[[3, 7]])
+    assert np.isnan(np.delete(one.scores.class_top1, [3, 7])).all()
+
+
+def test_classes_that_the_network_does_not_know_are_refused(experiment, finished, tmp_path):
+  # As many as the network's.
+  others = digits_as(tmp_path / "others", [f"n{i}" for i in range(10)], lambda name: f"n{name}")
+  message = (
+    r"has 10 of 10 classes that checkpoint .* does not know: 'n0', 'n1', .* lacks 10: '0', '1',"
+  )
+  with pytest.raises(UserError, match=message) as error:
+    evaluate_checkpoint(finished[0], [others])
+  assert "\n" not in str(error.value)
+  with pytest.raises(UserError, match=r"data\.num_classes=7: checkpoint .* has 10 classes"):
+    evaluate_checkpoint(finished[0], ["--config.data.num_classes=7"])
+
+
+def test_a_run_does_not_go_on_with_classes_of_other_names(experiment, finished, tmp_path):
+  digits = pathlib.Path(experiment.data.path)
+  shutil.copytree(digits, tmp_path / "digits")
+  image_files.edit_manifest(tmp_path / "digits", lambda fields: fields["class_names"].reverse())
+  changed = dataclasses.replace(
+    experiment, data=dataclasses.replace(experiment.data, path=str(tmp_path / "digits"))
+  )
+  with pytest.raises(UserError, match="class 0 was '0' and is now '9'"):
+    train(changed, finished[0])
+
+
+def test_a_second_run_in_the_same_workdir_is_refused(experiment, tmp_path):
+  with lease_on(tmp_path), pytest.raises(InUseError, match="in use by process") as error:
+    train(experiment, str(tmp_path))
+  assert "\n" not in str(error.value)
+  assert not list(tmp_path.iterdir())
+
+
+def test_a_workdir_that_is_gone_ends_the_run(experiment, tmp_path):
+  workdir = tmp_path / "run"
+
+  def lose():
+    workdir.rename(tmp_path / "away")
+    return initial_parameters(make_model(experiment), 0)
+
+  with pytest.raises(UserError, match="is gone: it has been renamed or removed") as error:
+    train(experiment, str(workdir), initial=lose)
+  assert "\n" not in str(error.value)
+  assert [path.name for path in tmp_path.iterdir()] == ["away"]
+
+
+def test_released_and_timms_weights_are_evaluated_as_a_configuration_says(
+  experiment, finished, tmp_path
+):
+  trained, _ = read_checkpoint(finished[0], prefer_ema=True)
+  path = str(tmp_path / "weights")
+  save_haiku(path, trained, TINY.name)
+  (evaluation,), class_names = evaluate_weights(path, experiment)
+  assert class_names == tuple(map(str, range(10)))
+  of_average = next(r for r in reversed(finished[1]) if r["kind"] == "evaluation" and r["ema"])
+  assert (evaluation.network, evaluation.pixels) == ("parameters", 16)
+  assert evaluation.scores.loss == pytest.approx(of_average["loss"], rel=1e-6)
+  save_timm(path, trained, TINY.name)
+  timms = dataclasses.replace(
+    experiment, model=dataclasses.replace(experiment.model, numerics="timm")
+  )
+  (other,), _ = evaluate_weights(path, timms)
+  assert other.scores.loss != evaluation.scores.loss
+  assert other.scores.loss == pytest.approx(evaluation.scores.loss, rel=0.05)
+
+
+def test_weights_of_another_kind_are_not_evaluated(experiment, finished, tmp_path):
+  with pytest.raises(UserError, match=r"are a checkpoint, .* use --workdir"):
+    evaluate_weights(finished[0], experiment)
+  model = make_model(dataclasses.replace(experiment, data=Data(num_classes=7)))
+  save_haiku(str(tmp_path / "weights"), initial_parameters(model, 0), TINY.name)
+  with pytest.raises(UserError, match=r"have 7 classes, data set '.*' has 10"):
+    evaluate_weights(str(tmp_path / "weights"), experiment)
+
+
 def test_evaluation_shows_its_progress_on_a_terminal_only(finished, monkeypatch):
   class Stream(io.StringIO):
     def __init__(self, is_terminal):
@@ -253,14 +397,18 @@ def test_fine_tuning_starts_from_all_but_the_classifier(experiment, finished):
   assert not np.array_equal(started["classifier"]["weight"], trained["classifier"]["weight"])
 
 
-def test_fine_tuning_refuses_weights_of_another_activation(experiment, finished):
-  silu = dataclasses.replace(
+@pytest.mark.parametrize(
+  ("field", "trained", "asked"), [("activation", "gelu", "silu"), ("numerics", "released", "timm")]
+)
+def test_fine_tuning_refuses_weights_of_other_formulas(experiment, finished, field, trained, asked):
+  other = dataclasses.replace(
     experiment,
     initial_weights=finished[0],
-    model=dataclasses.replace(experiment.model, activation="silu"),
+    model=dataclasses.replace(experiment.model, **{field: asked}),
   )
-  with pytest.raises(UserError, match=r"trained with --config\.model\.activation=gelu, not silu"):
-    with_new_classifier(silu)
+  message = rf"trained with --config\.model\.{field}={trained}, not {asked}"
+  with pytest.raises(UserError, match=message):
+    with_new_classifier(other)
 
 
 def test_run_that_diverges_stops_and_says_so(experiment, tmp_path):

@@ -1,9 +1,11 @@
 """Real processes on one machine, over loopback."""
 
+import contextlib
 import json
 import os
 import pathlib
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -234,6 +236,71 @@ def test_a_process_that_fails_says_why_and_the_others_which(culprit, error, code
   assert processes[other].returncode == EXIT_LOST_PROCESS
   assert outputs[culprit][-1] == {2: "error: this one", 1: "ValueError: this one"}[code]
   assert f"process {culprit} has failed; its own output says why" in outputs[other][-1]
+
+
+RUN_THAT_WAITS = """
+import jax
+
+from nfnet.command_line import run_main
+from train.run import processes
+
+
+@jax.jit
+def compiles_for_minutes(x):
+  for i in range(2000):
+    x = jax.numpy.sin(x @ x * i)
+  return x
+
+
+def main(arguments):
+  with processes.joined():
+    print("joined", flush=True)
+    compiles_for_minutes(jax.numpy.ones((3, 3))).block_until_ready()
+
+
+run_main(main)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["start-up", "compilation"])
+def test_the_others_end_in_one_line_when_process_0_is_stopped(moment):
+  port = free_port()
+
+  def start_one(index):
+    return subprocess.Popen(
+      [
+        *(sys.executable, "-c", RUN_THAT_WAITS, f"--coordinator=localhost:{port}"),
+        *("--process_count=3", f"--process_index={index}"),
+      ],
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
+      cwd=ROOT,
+      env={**os.environ, "JAX_PLATFORMS": "cpu"},
+    )
+
+  # At the start, they wait for a third one.
+  processes = [start_one(i) for i in range(2 if moment == "start-up" else 3)]
+  if moment == "start-up":
+    while True:
+      with contextlib.suppress(OSError), socket.create_connection(("localhost", port)):
+        break
+      time.sleep(0.1)
+    time.sleep(5)
+  else:
+    for process in processes:
+      assert process.stdout.readline() == "joined\n"
+  processes[0].send_signal(signal.SIGSTOP)
+  started_seconds = time.monotonic()
+  outputs = [process.communicate(timeout=120)[1].splitlines() for process in processes[1:]]
+  assert time.monotonic() - started_seconds < 60
+  processes[0].kill()
+  processes[0].communicate()
+  for process, output in zip(processes[1:], outputs, strict=True):
+    assert process.returncode == EXIT_LOST_PROCESS
+    assert [line for line in output if not line.startswith("[Gloo]")] == [output[-1]]
+    assert "process 0, which coordinates, has been silent for 30 s; start all" in output[-1]
 
 
 @pytest.mark.slow

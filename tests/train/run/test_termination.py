@@ -1,5 +1,6 @@
-"""SIGTERM to real runs: no step is lost, wherever it comes."""
+"""SIGTERM and Ctrl-C to real runs: no step is lost, wherever they come."""
 
+import os
 import pathlib
 import re
 import signal
@@ -8,7 +9,7 @@ import time
 from nfnet.errors import UserError
 from tests.train import runs
 from train.audit_data import audit
-from train.run.exit_codes import EXIT_TERMINATED
+from train.run.exit_codes import EXIT_INTERRUPTED, EXIT_TERMINATED
 from train.run.records.goodput import DATA_WAIT
 from train.run.records.metrics import read_metrics
 
@@ -26,16 +27,28 @@ def records(workdir):
     return []
 
 
-def terminate(process, log):
-  """Returns the step after which the run ended."""
-  process.send_signal(signal.SIGTERM)
+def children(process):
+  files = pathlib.Path(f"/proc/{process.pid}/task").glob("*/children")
+  return [int(pid) for file in files for pid in file.read_text().split()]
+
+
+def terminate(process, log, number=signal.SIGTERM):
+  """Sends a signal to all that the run has started; returns the step after which the run ended."""
+  for pid in children(process):
+    runs.send(pid, number)
+  os.killpg(process.pid, number)
   started_seconds = time.monotonic()
-  assert process.wait(timeout=60) == EXIT_TERMINATED
+  code, verb = {
+    signal.SIGTERM: (EXIT_TERMINATED, "terminated"),
+    signal.SIGINT: (EXIT_INTERRUPTED, "interrupted"),
+  }[number]
+  assert process.wait(timeout=60) == code
   # What Cloud TPU and Kubernetes grant.
   assert time.monotonic() - started_seconds < 30
   lines = pathlib.Path(log).read_text().splitlines()
-  (line,) = (line for line in lines if line.startswith("terminated"))
-  return int(re.match(r"terminated after step (\d+),", line)[1])
+  (line,) = (line for line in lines if line.startswith(verb))
+  assert lines[-1] == line
+  return int(re.match(rf"{verb} after step (\d+),", line)[1])
 
 
 def assert_nothing_is_lost(workdir, step, digits, log, uninterrupted):
@@ -47,7 +60,7 @@ def assert_nothing_is_lost(workdir, step, digits, log, uninterrupted):
   assert (found.starts, found.steps, found.repeated_steps) == (2, runs.STEPS, 0)
   # The same records: an evaluation that was cut short is made up for.
   ours, theirs = (
-    [(r["step"], r["kind"], r.get("ema"), r["loss"]) for r in records(one)]
+    [(r["step"], r["kind"], r.get("ema"), r["loss"]) for r in records(one) if r["kind"] != "event"]
     for one in (workdir, uninterrupted.workdir)
   )
   assert ours == theirs
@@ -55,17 +68,17 @@ def assert_nothing_is_lost(workdir, step, digits, log, uninterrupted):
 
 def test_between_steps(digits, uninterrupted, tmp_path):
   workdir, log = tmp_path / "run", tmp_path / "log"
-  process = runs.start(workdir, digits, log)
+  process = runs.start(workdir, digits, log, session=True)
   # After the first checkpoint.
   wait_for(process, lambda: any(r["step"] >= 5 for r in records(workdir)))
-  step = terminate(process, log)
+  step = terminate(process, log, signal.SIGINT)
   assert step < runs.STEPS
   assert_nothing_is_lost(workdir, step, digits, log, uninterrupted)
 
 
 def test_in_an_evaluation(digits, uninterrupted, tmp_path):
   workdir, log = tmp_path / "run", tmp_path / "log"
-  process = runs.start(workdir, digits, log)
+  process = runs.start(workdir, digits, log, session=True, **{"data.workers": 2})
   # The record of step 6's training is written before its evaluation begins.
   wait_for(process, lambda: any(r["step"] == 6 for r in records(workdir)))
   assert terminate(process, log) == 6
@@ -75,20 +88,20 @@ def test_in_an_evaluation(digits, uninterrupted, tmp_path):
 
 def test_while_it_waits_for_data(digits, uninterrupted, tmp_path):
   workdir, log = tmp_path / "run", tmp_path / "log"
-  process = runs.start(workdir, digits, log, **{"data.workers": 1})
-  wait_for(process, lambda: any(r["step"] >= 5 for r in records(workdir)))
-  # The storage hangs: the processes that read from it stop.
-  children = pathlib.Path(f"/proc/{process.pid}/task").glob("*/children")
-  stopped = [int(pid) for file in children for pid in file.read_text().split()]
-  assert stopped
-  for pid in stopped:
-    runs.send(pid, signal.SIGSTOP)
+  process = runs.start(workdir, digits, log, session=True, **{"data.workers": 1})
+  wait_for(process, lambda: any(r["step"] >= 3 for r in records(workdir)))
+  # The kernel finds no more memory: the worker is replaced, and the same batches come.
+  (worker,) = children(process)
+  runs.send(worker, signal.SIGKILL)
+  wait_for(process, lambda: any(r.get("worker_deaths") == 1 for r in records(workdir)))
+  (event,) = (r["text"] for r in records(workdir) if r["kind"] == "event")
+  assert event.startswith("a data worker was killed (SIGKILL, perhaps because memory ran out)")
+  # The storage hangs: the process that reads from it stops.
+  (stopped,) = children(process)
+  assert stopped != worker
+  runs.send(stopped, signal.SIGSTOP)
   wait_for(process, lambda: runs.last_phases(workdir) == (DATA_WAIT,))
-  try:
-    step = terminate(process, log)
-  finally:
-    # One of them cleans up what the run has shared, once it is over.
-    for pid in stopped:
-      runs.send(pid, signal.SIGCONT)
+  step = terminate(process, log)
   assert step < runs.STEPS
+  assert not pathlib.Path(f"/proc/{stopped}").exists()
   assert_nothing_is_lost(workdir, step, digits, log, uninterrupted)

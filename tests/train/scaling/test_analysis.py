@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import time
 
 import numpy as np
 import pytest
@@ -183,6 +184,58 @@ def test_invalid_values_are_one_line(changes, message):
   with pytest.raises(UserError, match=message) as caught:
     analyze(PAPER_A, resamples=0, seed=0, **changes)
   assert "\n" not in str(caught.value)
+
+
+PAPER_A_LOSSES = read_runs([PAPER_A_NFNETS])
+
+
+def with_losses(losses):
+  """Returns paper A's pre-trained networks with other losses."""
+  runs = zip(PAPER_A_LOSSES.runs, losses, strict=True)
+  return dataclasses.replace(
+    PAPER_A_LOSSES,
+    runs=tuple(dataclasses.replace(run, loss_nats=float(loss)) for run, loss in runs),
+  )
+
+
+@pytest.mark.parametrize("spread", [0.0, 1e-12, 1e-5])
+def test_losses_that_are_all_equal_are_refused(spread):
+  losses = 2.5 * (1 + spread * np.random.default_rng(0).random(len(PAPER_A_LOSSES.runs)))
+  for options in ({}, {"hold_out_epochs": 2}):
+    with pytest.raises(UserError, match=r"runs with a loss all have a loss of 2\.5 nats; a law"):
+      analyze(with_losses(losses), resamples=1000, seed=0, **options)
+
+
+def test_equal_losses_of_the_runs_that_are_fitted_are_refused():
+  losses = [2.5 if run.epochs <= 2 else 2.5 + run.epochs for run in PAPER_A_LOSSES.runs]
+  with pytest.raises(UserError, match=r"at most --hold_out_epochs=2 all have a loss of 2\.5 nats"):
+    analyze(with_losses(losses), resamples=0, seed=0, hold_out_epochs=2)
+
+
+@pytest.mark.parametrize("kind", ["noise", "two values", "one differs", "rising", "huge", "tiny"])
+def test_losses_without_a_law_do_not_take_long(kind):
+  count = len(PAPER_A_LOSSES.runs)
+  number = np.arange(count)
+  losses = {
+    "noise": 2 + 0.1 * np.random.default_rng(0).normal(size=count),
+    "two values": np.where(number % 2, 2.0, 3.0),
+    "one differs": np.where(number == 5, 2.0, 3.0),
+    "rising": np.linspace(1, 3, count),
+    "huge": 1e5 * (1 + 0.1 * np.random.default_rng(0).random(count)),
+    "tiny": 1e-6 * np.geomspace(1, 1e6, count),
+  }[kind]
+  began_seconds = time.process_time()
+  as_text(analyze(with_losses(losses), resamples=20, seed=0))
+  # A thousand resamples take 50 times as long at most, and these include the first fits.
+  assert time.process_time() - began_seconds < 5
+
+
+def test_too_many_runs_are_refused():
+  runs = tuple(
+    dataclasses.replace(PAPER_A_LOSSES.runs[0], name=f"network {number}") for number in range(2_001)
+  )
+  with pytest.raises(UserError, match="2,001 runs with a loss, where 2,000 are the most"):
+    analyze(dataclasses.replace(PAPER_A_LOSSES, runs=runs), resamples=0, seed=0)
 
 
 def test_runs_without_a_loss_are_not_enough():

@@ -2,8 +2,16 @@
 
 import pytest
 
-from nfnet.errors import UserError
-from train.sweep.finetuning import SET_BY_FINETUNING, finetune_sweep, run_once
+from nfnet.errors import InUseError, UserError
+from train.run.leases.workdir_lease import lease_on
+from train.sweep.claim import claim_trial
+from train.sweep.finetuning import (
+  FINETUNED_FOLDER,
+  SET_BY_FINETUNING,
+  finetune_sweep,
+  run_once,
+)
+from train.sweep.folder import DONE
 
 CONFIG = "train/configs/demo_finetune.py"
 
@@ -14,6 +22,16 @@ def finetune(folder, *overrides):
 
 def test_a_sweep_that_has_finished_nothing(folder):
   with pytest.raises(UserError, match=r"no trial that is done; run train\.sweep first"):
+    finetune(folder)
+
+
+def test_a_sweep_that_another_process_fine_tunes(folder, trial):
+  result = {"trial": trial.name, "name": "P0", "epochs": 0.5, "loss_nats": 1.0}
+  claim_trial(folder, folder.entries()[trial.name], "other.7.8").move(DONE, result)
+  with (
+    lease_on(folder.path / FINETUNED_FOLDER),
+    pytest.raises(InUseError, match="in use by process"),
+  ):
     finetune(folder)
 
 

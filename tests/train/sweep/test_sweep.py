@@ -246,8 +246,8 @@ def test_two_workers_run_each_trial_once_and_keep_failures_apart(sweep, rates):
   # Both say what is done and what failed, where and why.
   failure = json.loads((sweep.folder.path / "failed" / bad).read_text())
   assert (failure["exit_code"], failure["diverged"]) == (2, False)
-  assert "run' cannot be written: " in failure["reason"]
-  assert "run' cannot be written: " in pathlib.Path(failure["log"]).read_text()
+  assert "run cannot be written: " in failure["reason"]
+  assert "run cannot be written: " in pathlib.Path(failure["log"]).read_text()
   for worker in (1, 2):
     output = sweep.output(worker).read_text()
     for name in good:

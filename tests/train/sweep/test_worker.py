@@ -14,9 +14,10 @@ from nfnet.errors import UserError
 from tests.repository import ROOT
 from tests.train.sweep import short_training
 from tests.train.sweep.short_training import KILLED, LONG
-from train.run.exit_codes import EXIT_TERMINATED
+from train.run.exit_codes import EXIT_IN_USE, EXIT_TERMINATED
 from train.run.faults import DIVERGED
 from train.run.records.metrics import MetricsWriter
+from train.sweep import worker as worker_module
 from train.sweep.claim import claim_trial
 from train.sweep.folder import DONE, FAILED, RUNNING, WAITING, SweepFolder
 from train.sweep.plan import load_plan
@@ -196,3 +197,25 @@ def test_an_idle_worker_can_be_told_to_end(make):
     thread.join()
   assert not failures
   assert folder.entries()[NAME.format(LONG)].state == RUNNING
+
+
+def test_a_trial_whose_workdir_is_in_use_is_tried_until_it_is_not(make, monkeypatch):
+  """As by the training of a worker that has stood still for a while."""
+  monkeypatch.setattr(worker_module, "_IN_USE_SECONDS", 0.0)
+  name = NAME.format(EXIT_IN_USE)
+
+  def tell():
+    tries = STARTS_MAX + 1
+    log = folder.log(name)
+    wait_for(lambda: log.exists() and log.read_text().count("last words") > tries)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+  with Stop() as stop:
+    folder, worker = make(stop, [EXIT_IN_USE])
+    thread, failures = in_thread(tell)
+    with pytest.raises(SystemExit):
+      worker.work()
+    thread.join()
+  assert not failures
+  entry = folder.entries()[name]
+  assert (entry.state, entry.read()["starts"]) == (WAITING, 0)

@@ -8,7 +8,8 @@ import contextlib
 import math
 import os
 import pathlib
-from collections.abc import Iterator, Mapping
+import uuid
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -20,8 +21,14 @@ from orbax.checkpoint import checkpoint_managers
 from nfnet.block_arrangement import BLOCKS, arrange_blocks
 from nfnet.errors import UserError, short_text
 from nfnet.weights.checkpoint_digests import write_digests
-from nfnet.weights.checkpoint_reader import (
+from nfnet.weights.checkpoint_identity import (
   CHECKPOINTS_FOLDER,
+  RUN_KEY,
+  STEP_KEY,
+  read_run,
+  write_run,
+)
+from nfnet.weights.checkpoint_reader import (
   DATA_ITEM,
   EMA_ITEM,
   EXPERIMENT_ITEM,
@@ -33,9 +40,18 @@ from nfnet.weights.checkpoint_reader import (
 )
 from nfnet.weights.finished_reads import finished_reads
 from train.config.experiment import Experiment
-from train.run.checkpoints.damage import newest_undamaged, set_aside
-from train.run.checkpoints.orbax_quirks import os_error_number, quiet_failures, wait_for_cleanup
-from train.run.checkpoints.resumable import check_resumable
+from train.run.checkpoints.damage import choose, set_aside
+from train.run.checkpoints.orbax_quirks import (
+  Manager,
+  StepFolders,
+  os_error_number,
+  quiet_failures,
+  remove_unfinished_saves,
+  unfinished_save,
+)
+from train.run.checkpoints.resumable import check_class_names, check_resumable
+from train.run.leases.held import check_lease
+from train.run.records.workdir import writing_to
 
 BEST_METRIC = "evaluation_top1"
 """Name of the metric by which the best checkpoint is chosen."""
@@ -50,8 +66,9 @@ class Restored(NamedTuple):
     ema: tree of arrays as given to `restore`, or None.
     optimizer: tree of arrays as given to `restore`.
     data_state: JSON state of the data iterator.
-    metadata: JSON that was saved beside the arrays, with "step" added.
-    set_aside: steps of newer checkpoints that were damaged; only the first process knows them.
+    metadata: JSON that was saved beside the arrays, with "step" and "run" added.
+    set_aside: steps of checkpoints that were damaged or out of place; only the first process knows
+      them.
   """
 
   step: int
@@ -86,8 +103,12 @@ class Checkpoints:
       value = metrics.get(BEST_METRIC, -math.inf)
       return -math.inf if math.isnan(value) else value
 
+    # The run's name; None until a checkpoint has been restored or saved.
+    self._run: str | None = None
     try:
-      self._manager = ocp.CheckpointManager(
+      if jax.process_index() == 0:
+        remove_unfinished_saves(self._folder)
+      self._manager = Manager(
         self._folder,
         item_names=ITEMS,
         options=ocp.CheckpointManagerOptions(
@@ -98,7 +119,7 @@ class Checkpoints:
               checkpoint_managers.BestN(get_metric_fn=quality, n=1),
             ]
           ),
-          cleanup_tmp_directories=True,
+          step_name_format=StepFolders(),
           async_options=ocp.AsyncOptions(post_finalization_callback=self._write_digests),
         ),
       )
@@ -106,7 +127,6 @@ class Checkpoints:
       raise UserError(
         f"workdir {workdir!r} cannot be written: {error.strerror}; give another --workdir"
       ) from error
-    wait_for_cleanup(self._manager)
     self._quiet = contextlib.ExitStack()
     self._quiet.enter_context(quiet_failures())
 
@@ -146,18 +166,21 @@ class Checkpoints:
       ema: tree of arrays, or None.
       optimizer: tree of arrays.
       data_state: JSON state of the data iterator.
-      metadata: JSON about the experiment; "step" is added.
+      metadata: JSON about the experiment; "step" and "run" are added.
       metrics: results of the evaluation at this step, if there was one.
 
     Raises:
       UserError: the disk is full or cannot be written; earlier checkpoints are intact.
       ValueError: there is a checkpoint of this or a later step.
     """
+    # Orbax would create a workdir that is gone.
+    check_lease(self._workdir)
+    identity = {STEP_KEY: step, RUN_KEY: self._name_run()}
     items = {
       PARAMS_ITEM: ocp.args.StandardSave(parameters),
       OPTIMIZER_ITEM: ocp.args.StandardSave(optimizer),
       DATA_ITEM: ocp.args.JsonSave(dict(data_state)),
-      EXPERIMENT_ITEM: ocp.args.JsonSave({**metadata, "step": step}),
+      EXPERIMENT_ITEM: ocp.args.JsonSave({**metadata, **identity}),
     }
     if ema is not None:
       items[EMA_ITEM] = ocp.args.StandardSave(ema)
@@ -178,19 +201,24 @@ class Checkpoints:
     ema: Any | None,
     optimizer: Any,
     experiment: Experiment | None = None,
+    accepted_changes: Collection[str] = (),
+    class_names: Sequence[str] | None = None,
     step: int | None = None,
   ) -> Restored:
     """Restores a checkpoint onto the devices that the given trees name.
 
-    It takes the newest checkpoint whose files agree with their digests, and moves damaged newer
-    ones to `checkpoints_damaged` with a logged warning. They have to move, because Orbax would
-    otherwise skip all saves up to their steps. With several processes, the first one decides.
+    It takes the newest checkpoint that `train.run.checkpoints.damage` finds usable, and moves
+    newer ones to `checkpoints_damaged` with a logged warning. They have to move, because Orbax
+    would otherwise skip all saves up to their steps. With several processes, the first one decides.
 
     Args:
       parameters: tree of jax.ShapeDtypeStruct with sharding.
       ema: tree of jax.ShapeDtypeStruct with sharding, or None to restore no moving average.
       optimizer: tree of jax.ShapeDtypeStruct with sharding.
       experiment: experiment that the checkpoint must belong to; None accepts any.
+      accepted_changes: fields in which the experiment may differ, see `check_resumable`.
+      class_names: names of the data set's classes, which must be those of the checkpoint; None
+        accepts any.
       step: step of the checkpoint to restore; None takes the newest.
 
     Raises:
@@ -202,32 +230,38 @@ class Checkpoints:
         f"workdir {self._workdir!r} holds no checkpoint"
         + ("" if step is None else f" of step {step}")
       )
-    chosen, damages = None, {}
+    chosen, faults = None, {}
     if jax.process_index() == 0:
-      chosen, damages = newest_undamaged(self._folder, steps)
+
+      def accept(metadata: Mapping[str, Any]) -> None:
+        if experiment is not None:
+          check_resumable(metadata, experiment, accepted_changes)
+          check_class_names(metadata, class_names, experiment.data.path)
+
+      chosen, run, faults = choose(self._folder, steps, accept)
       if chosen is not None:
-        set_aside(self._folder, damages)
+        self._run = read_run(self._folder.parent) or run
+        set_aside(self._workdir, self._folder, faults)
     # -1 stands for None, which cannot be broadcast.
     chosen = int(multihost_utils.broadcast_one_to_all(np.int32(-1 if chosen is None else chosen)))
     if chosen < 0:
-      reason = damages.get(steps[-1], "the output of process 0 says why")
+      reason = faults.get(steps[-1], "the output of process 0 says why")
       raise UserError(
         f"checkpoint {self._folder / str(steps[-1])} cannot be restored: {reason}"
-        + (f"; all {len(steps)} checkpoints are damaged" if len(steps) > 1 else "")
-        + "; start in a new --workdir"
+        + (f"; none of its {len(steps)} checkpoints can" if len(steps) > 1 else "")
+        + "; repair it, or move the workdir away to start anew"
       )
     self._manager.reload()
     try:
-      restored = self._restore_step(chosen, parameters, ema, optimizer, experiment)
-    except UserError:
-      raise
+      restored = self._restore_step(chosen, parameters, ema, optimizer)
     # If a tree does not fit, Orbax or TensorStore may raise anything.
     except Exception as error:
       raise UserError(
         f"checkpoint {self._folder / str(chosen)} cannot be restored ({short_text(error)}); "
-        "its files are intact, so it is of another network or version: start in a new --workdir"
+        "its files are intact, so it is of another network or version: "
+        "move the workdir away to start anew"
       ) from error
-    return restored._replace(set_aside=tuple(damages))
+    return restored._replace(set_aside=tuple(faults))
 
   def wait(self) -> None:
     """Blocks until the save under way is on disk.
@@ -256,18 +290,26 @@ class Checkpoints:
   def __exit__(self, *_) -> None:
     self.close()
 
+  def _name_run(self) -> str:
+    """Returns the name of the run, which is drawn with its first checkpoint."""
+    if jax.process_index() == 0:
+      if self._run is None and self.all_steps():
+        self._run = read_run(self._folder.parent)
+      self._run = self._run or uuid.uuid4().hex
+      if read_run(self._folder.parent) != self._run:
+        with writing_to(self._workdir):
+          write_run(self._folder.parent, self._run)
+    # Only the first process writes metadata.
+    return self._run or ""
+
   def _write_digests(self) -> None:
     """Writes the digests; Orbax calls this after writing all files, before it renames them."""
+    check_lease(self._workdir)
     if jax.process_index() == 0:
-      (folder,) = self._folder.glob(f"{self._saving}.*")
-      write_digests(folder)
+      write_digests(unfinished_save(self._folder, self._saving))
 
-  def _restore_step(
-    self, step: int, parameters: Any, ema: Any, optimizer: Any, experiment: Experiment | None
-  ) -> Restored:
+  def _restore_step(self, step: int, parameters: Any, ema: Any, optimizer: Any) -> Restored:
     metadata = read_metadata(self._folder / str(step))
-    if experiment is not None:
-      check_resumable(metadata, experiment)
     trees = {PARAMS_ITEM: parameters, OPTIMIZER_ITEM: optimizer}
     if ema is not None:
       trees[EMA_ITEM] = ema
@@ -298,6 +340,7 @@ class Checkpoints:
     try:
       yield
     except Exception as error:
+      check_lease(self._workdir)
       # Orbax has forgotten the steps that the failed save would have replaced; they are on disk.
       self._manager.reload()
       number = os_error_number(error)

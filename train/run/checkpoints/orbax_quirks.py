@@ -1,22 +1,120 @@
 """Workarounds for behavior of Orbax, as read in orbax-checkpoint 0.12.8."""
 
 import contextlib
+import datetime
+import json
 import logging
 import os
+import pathlib
 import re
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterable, Iterator
+from typing import Any
 
+import jax
 import orbax.checkpoint as ocp
 from absl import logging as absl_logging
+from etils import epath
+from orbax.checkpoint.path import step as step_lib
+
+from nfnet.weights.checkpoint_identity import checkpoint_steps, step_of
+
+_UNFINISHED = ".orbax-checkpoint-tmp"
 
 
-def wait_for_cleanup(manager: ocp.CheckpointManager) -> None:
-  """Blocks until a newly opened manager has removed the remains of interrupted saves.
+class StepFolders(step_lib.NameFormat[step_lib.Metadata]):
+  """Finds the checkpoints that `checkpoint_steps` finds, and no others.
 
-  Orbax waits for this only at the first save. A run that ends before that would print the traceback
-  of a thread that is still at work while the interpreter shuts down. The method called is private.
+  Orbax's own format also takes digits of other scripts, and reads times that may be damaged.
   """
-  manager._maybe_await_cleanup_tmp_directory()
+
+  def __str__(self) -> str:
+    return "StepFolders()"
+
+  def build_name(self, step: int) -> str:
+    """Returns the name of a step's folder."""
+    return str(step)
+
+  def find_all(self, base_path: epath.PathLike) -> Iterator[step_lib.Metadata]:
+    """Yields the steps in a folder, whatever is in their places."""
+    for step in checkpoint_steps(base_path):
+      yield self.find_step(base_path, step)
+
+  def find_step(self, base_path: epath.PathLike, step: int) -> step_lib.Metadata:
+    """Returns a step and its path."""
+    return _Step(step=step, path=epath.Path(base_path) / str(step))
+
+
+class _Step(step_lib.Metadata):
+  """A step whose time, which decides nothing here, is not read."""
+
+  @property
+  def commit_timestamp(self) -> datetime.datetime:
+    """Returns a constant."""
+    return datetime.datetime.fromtimestamp(0, datetime.UTC)
+
+
+class Manager(ocp.CheckpointManager):
+  """Orbax's manager, which opens folders in which a checkpoint is damaged or others left things."""
+
+  def __init__(self, directory: pathlib.Path, **arguments: Any):
+    super().__init__(directory, **arguments)
+    # The attribute is private.
+    self._checkpoint_deleter = _Deleter(directory)
+
+  def metrics(self, step: int) -> dict[str, float]:
+    """Returns the numbers saved with a checkpoint; none if they cannot be read.
+
+    Orbax calls this for every checkpoint when it lists them, and would let errors through.
+    """
+    path = pathlib.Path(self.directory) / str(step) / "metrics" / "metrics"
+    try:
+      # Opening anything but a file, such as a pipe, might wait forever.
+      values = json.loads(path.read_bytes()) if os.path.isfile(path) else {}
+      return {name: float(value) for name, value in values.items()}
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+      return {}
+
+
+class _Deleter:
+  """Deletes checkpoints.
+
+  Orbax's own would delete `24.orbax-checkpoint-tmp-of-somebody` in place of `24`, and a checkpoint
+  that cannot be deleted would make the next save fail.
+  """
+
+  def __init__(self, folder: pathlib.Path):
+    self._folder = folder
+
+  def delete(self, step: int) -> None:
+    """Deletes the checkpoint of a step; the first of several processes does it."""
+    if jax.process_index() == 0:
+      try:
+        shutil.rmtree(self._folder / str(step))
+      except OSError as error:
+        absl_logging.warning("checkpoint of step %d could not be deleted: %s", step, error)
+
+  def delete_steps(self, steps: Iterable[int]) -> None:
+    """Deletes the checkpoints of some steps."""
+    for step in steps:
+      self.delete(step)
+
+  def close(self) -> None:
+    """Finishes; nothing is open."""
+
+
+def unfinished_save(folder: pathlib.Path, step: int) -> pathlib.Path:
+  """Returns the folder that becomes the checkpoint of a step when it is renamed."""
+  return folder / f"{step}{_UNFINISHED}"
+
+
+def remove_unfinished_saves(folder: pathlib.Path) -> None:
+  """Removes what interrupted saves have left in a folder, and nothing with a similar name."""
+  with contextlib.suppress(FileNotFoundError):
+    for name in os.listdir(folder):
+      step, suffix = name.removesuffix(_UNFINISHED), name.endswith(_UNFINISHED)
+      if suffix and step_of(step) is not None and os.path.isdir(folder / name):
+        shutil.rmtree(folder / name)
 
 
 @contextlib.contextmanager

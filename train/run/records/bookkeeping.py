@@ -3,7 +3,7 @@
 Bookkeeping is never state. Nothing that is wrong with such a file, and no full disk, keeps a run
 from resuming or from ending well. What is not a record is set aside in `records_damaged/` of the
 workdir, counted, and reported in one line. What cannot be written is reported once, and written
-later if there is room again.
+later if there is room again. Only a workdir that is not this run's any more ends the run.
 
 Files are named by their workdir and their path inside it.
 """
@@ -19,6 +19,8 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from absl import logging
+
+from train.run.leases.held import check_lease
 
 DAMAGED_FOLDER = "records_damaged"
 """Folder in the workdir into which damaged records are moved."""
@@ -71,10 +73,13 @@ class RecordFile:
 
   def close(self) -> None:
     """Writes what is left and closes the file."""
-    self.flush()
-    if self._file is not None:
-      with _reporting(self._workdir, self._name):
-        self._file.close()
+    try:
+      self.flush()
+    finally:
+      # Every write was reported, and nothing is left to be written.
+      if self._file is not None:
+        with contextlib.suppress(OSError):
+          self._file.close()
 
   def _open(self) -> None:
     if self._file is None:
@@ -163,6 +168,17 @@ def read_lines(path: pathlib.Path, parse: Parse) -> list[Record]:
   if damaged:
     logging.warning("%s: left out what is not a record, %d line(s)", path, damaged)
   return records
+
+
+def read_file(path: pathlib.Path) -> bytes:
+  """Returns the content of a file.
+
+  Raises:
+    OSError: it cannot be read, or is not a file: opening a pipe would wait for the other end.
+  """
+  if not stat.S_ISREG(path.stat().st_mode):
+    raise OSError(errno.EINVAL, "it is not a file")
+  return path.read_bytes()
 
 
 def parse_line(line: bytes | str, parse: Parse) -> Record | None:
@@ -305,8 +321,13 @@ def _damaged_place(workdir: pathlib.Path, name: str) -> pathlib.Path:
 
 @contextlib.contextmanager
 def _reporting(workdir: pathlib.Path, name: str) -> Iterator[None]:
-  """Reports an error of the file system and goes on."""
+  """Reports an error of the file system and goes on.
+
+  Raises:
+    UserError: the workdir is no longer this run's.
+  """
   try:
+    check_lease(workdir)
     yield
   except OSError as error:
     report_unwritable(workdir, name, error)

@@ -52,7 +52,6 @@ class Ledger:
     Args:
       workdir: folder of the run. None writes nothing.
       began_seconds: `time.monotonic()` when start-up began; None is now.
-
     """
     self._lock = threading.Lock()
     self._phases = [START_UP]
@@ -113,9 +112,11 @@ class Ledger:
     """Writes the last line and closes the file."""
     self._closed.set()
     self._thread.join()
-    self.write()
-    if self._file is not None:
-      self._file.close()
+    try:
+      self.write()
+    finally:
+      if self._file is not None:
+        self._file.close()
 
   def __enter__(self) -> "Ledger":
     return self
@@ -138,7 +139,9 @@ class Ledger:
 
   def _write_regularly(self) -> None:
     while not self._closed.wait(_SECONDS_BETWEEN_LINES):
-      self.write()
+      # The main thread's next write will raise the error too.
+      with contextlib.suppress(UserError):
+        self.write()
 
 
 def process_began_seconds() -> float:

@@ -23,6 +23,7 @@ from train.run.records.bookkeeping import (
   RecordFile,
   is_count,
   make_place,
+  read_file,
   report_unwritable,
   set_aside,
   write_whole,
@@ -157,7 +158,7 @@ def read_order(workdir: str) -> dict[str, Any]:
   """
   path = pathlib.Path(workdir) / IDS_FOLDER / ORDER_FILE
   try:
-    order = json.loads(path.read_bytes())
+    order = json.loads(read_file(path))
     if not all(is_count(order[name]) for name in _ORDER) or 0 in (order[one] for one in _COUNTS):
       raise ValueError("it does not hold counts")
   except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
@@ -180,7 +181,7 @@ def read_records(workdir: str) -> tuple[np.ndarray, int]:
   parts, damaged_bytes = [np.zeros(0, RECORD)], 0
   for path in sorted((pathlib.Path(workdir) / IDS_FOLDER).glob("*.bin")):
     try:
-      sound, damaged = _split(path.read_bytes())
+      sound, damaged = _split(read_file(path))
     except OSError as error:
       logging.warning("%s was left out: %s", path, error.strerror)
       damaged_bytes += RECORD.itemsize

@@ -87,7 +87,7 @@ class MetricsWriter:
 
   @property
   def has_evaluation(self) -> bool:
-    """Whether there is a record of the evaluation of the restored step."""
+    """Returns whether there is a record of the evaluation of the restored step."""
     return self._has_evaluation
 
   def write(self, record: Mapping[str, Any]) -> None:
@@ -110,10 +110,12 @@ class MetricsWriter:
 
   def close(self) -> None:
     """Closes both files."""
-    self._file.close()
-    with self._writing_events():
-      if self._events is not None:
-        self._events.close()
+    try:
+      self._file.close()
+    finally:
+      with self._writing_events():
+        if self._events is not None:
+          self._events.close()
 
   def __enter__(self) -> "MetricsWriter":
     return self

@@ -1,10 +1,11 @@
-"""Explains errors of writing to the folder of a run."""
+"""Guards the writing to the folder of a run, and explains its errors."""
 
 import contextlib
 import pathlib
 from collections.abc import Iterator
 
 from nfnet.errors import UserError
+from train.run.leases.held import check_lease
 
 
 @contextlib.contextmanager
@@ -15,9 +16,11 @@ def writing_to(workdir: str | pathlib.Path) -> Iterator[None]:
     workdir: folder of the run, named in the message.
 
   Raises:
-    UserError: the folder cannot be written, or the disk is full.
+    UserError: the folder cannot be written, the disk is full, or the folder is no longer this
+      run's (`train.run.leases.held`).
   """
   try:
+    check_lease(workdir)
     yield
   except OSError as error:
     raise UserError(

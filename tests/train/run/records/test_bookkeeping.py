@@ -7,6 +7,7 @@ import textwrap
 
 import pytest
 
+from nfnet.errors import UserError
 from train.run.records.bookkeeping import DAMAGED_FOLDER
 from train.run.records.goodput import START_UP, STEP, Ledger, as_text, read_goodput
 from train.run.records.id_log import IdLog, read_order, read_records
@@ -92,6 +93,10 @@ def test_what_is_in_the_place_of_a_file_is_moved_aside(tmp_path, make):
   for name in names:
     make(tmp_path / name)
   (tmp_path / "tensorboard").write_text("a file in the place of a folder")
+  for read in (read_metrics, read_goodput, read_order):
+    with pytest.raises(UserError, match="cannot be read"):
+      read(str(tmp_path))
+  assert read_records(str(tmp_path))[1] > 0
   with (
     MetricsWriter(str(tmp_path), restored_step=2) as writer,
     Ledger(str(tmp_path)),

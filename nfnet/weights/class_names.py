@@ -1,0 +1,79 @@
+"""Compares classes by their names, so that a class is never taken for another one of its index."""
+
+from collections.abc import Sequence
+
+from nfnet.errors import UserError
+
+_NAMES_SHOWN = 5
+_NAME_LENGTH_MAX = 40
+
+
+def match_classes(
+  network: Sequence[str], data: Sequence[str], *, network_source: str, data_source: str
+) -> tuple[int, ...]:
+  """Finds the network's class of each class of a data set.
+
+  Args:
+    network: names of the network's classes, by index.
+    data: names of the data set's classes, by index; all or some of the network's, in any order.
+    network_source: description of the network for the error message.
+    data_source: description of the data set for the error message.
+
+  Returns:
+    Index of each of the data set's classes among the network's.
+
+  Raises:
+    UserError: the network does not know some class, or a name belongs to two classes.
+  """
+  if tuple(network) == tuple(data):
+    return tuple(range(len(data)))
+  indices = {name: index for index, name in enumerate(network)}
+  unknown = [name for name in data if name not in indices]
+  if unknown:
+    absent = [name for name in network if name not in set(data)]
+    raise UserError(
+      f"{data_source} has {len(unknown)} of {len(data)} classes that {network_source} does not "
+      f"know: {_shown(unknown)}; of its {len(network)} classes, the data set lacks {len(absent)}: "
+      f"{_shown(absent)}; classes are matched by name, so give a data set with the same names"
+    )
+  for source, names in ((network_source, network), (data_source, data)):
+    if len(set(names)) < len(names):
+      twice = next(name for name in names if names.count(name) > 1)
+      raise UserError(
+        f"{source} has two classes named {_shown([twice])}; classes are matched by name"
+      )
+  return tuple(indices[name] for name in data)
+
+
+def read_class_names(
+  metadata: dict | None, num_classes: int, *, source: str
+) -> tuple[str, ...] | None:
+  """Returns the names of a network's classes, by index.
+
+  Args:
+    metadata: metadata of a checkpoint; None for other files.
+    num_classes: width of the classifier.
+    source: description of the file for the error message.
+
+  Returns:
+    The names; None if the file does not name its classes.
+
+  Raises:
+    UserError: there are not as many names as classes.
+  """
+  names = None if metadata is None else metadata.get("class_names")
+  if names is None:
+    return None
+  if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+    raise UserError(f"{source}: class_names in its metadata are not a list of names")
+  if len(names) != num_classes:
+    raise UserError(
+      f"{source}: its metadata names {len(names)} classes, but its classifier has {num_classes}"
+    )
+  return tuple(names)
+
+
+def _shown(names: Sequence[str]) -> str:
+  """Returns the first few names, safe to print."""
+  shown = [ascii(name)[:_NAME_LENGTH_MAX] for name in names[:_NAMES_SHOWN]]
+  return ", ".join(shown + ["..."] * (len(names) > _NAMES_SHOWN)) or "none"

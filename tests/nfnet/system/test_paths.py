@@ -1,0 +1,154 @@
+import os
+import pathlib
+
+import pytest
+from absl import flags
+
+from nfnet.errors import UserError
+from nfnet.system.paths import check_writable, define_path, local_path
+
+
+@pytest.mark.parametrize(
+  ("path", "expected"),
+  [
+    ("~", "/home/me"),
+    ("~/data", "/home/me/data"),
+    ("~root/data", os.path.expanduser("~root/data")),
+    ("data/~", "data/~"),
+    ("./~/data", "./~/data"),
+    ("run:1/data", "run:1/data"),
+    ("c:/data", "c:/data"),
+    ("a b;c$(d)", "a b;c$(d)"),
+    ("/données", "/données"),
+  ],
+)
+def test_a_home_folder_is_expanded_and_nothing_else(monkeypatch, path, expected):
+  monkeypatch.setenv("HOME", "/home/me")
+  assert local_path("--out", path) == expected
+
+
+@pytest.mark.parametrize(
+  ("path", "reason"),
+  [
+    ("gs://bucket/run", "mount the bucket"),
+    ("s3://bucket/run", "mount the bucket"),
+    ("GS://bucket/run", "mount the bucket"),
+    ("gs:/bucket/run", "mount the bucket"),
+    ("file:///tmp/run", "mount the bucket"),
+    ("hf://models/run", "mount the bucket"),
+    ("https://host/run", "mount the bucket"),
+    ("a+b-c.d2://x", "mount the bucket"),
+    ("~no_such_user/run", "no home folder"),
+    ("", "names no path"),
+    *((f"a{character}b", "control character") for character in "\0\n\r\t\x1b\x7f\x9b"),
+    *((f"a{character}b", "a line end") for character in "\u2028\u2029"),
+    ("a\udcffb", "not UTF-8"),
+  ],
+)
+def test_what_is_no_path_of_this_machine_is_one_line(path, reason):
+  with pytest.raises(UserError, match=reason) as error:
+    local_path("--out", path)
+  assert str(error.value).startswith("--out=")
+  assert str(error.value).isprintable()
+
+
+def test_what_can_be_written_is_left_as_it_was(tmp_path):
+  (tmp_path / "file").write_text("content")
+  for path in ("file", "new", "new/folders/file"):
+    check_writable("--json", str(tmp_path / path), "write file")
+  for path in ("", "new", "new/folders/"):
+    check_writable("--out", f"{tmp_path}/{path}", "write folder")
+  check_writable("--json", "/dev/null", "write file")
+  assert [path.name for path in tmp_path.iterdir()] == ["file"]
+  assert (tmp_path / "file").read_text() == "content"
+
+
+@pytest.mark.parametrize(
+  ("path", "use", "reason"),
+  [
+    ("folder", "write file", "is a folder"),
+    ("new/", "write file", "is a folder"),
+    ("file", "write folder", "is a file"),
+    ("file/new", "write file", "file is not a folder"),
+    ("file/new/new", "write folder", "file is not a folder"),
+    ("loop", "write file", "Too many levels"),
+    ("loop/new", "write folder", "Too many levels"),
+    ("n" * 300, "write file", "File name too long"),
+    ("/proc/new", "write folder", "cannot be written"),
+    ("/proc/new/new", "write file", "cannot be written"),
+    ("/dev/null/new", "write file", "not a folder"),
+  ],
+)
+def test_what_cannot_be_written_is_one_line(tmp_path, path, use, reason):
+  (tmp_path / "folder").mkdir()
+  (tmp_path / "file").touch()
+  (tmp_path / "loop").symlink_to(tmp_path / "loop")
+  with pytest.raises(UserError, match=reason) as error:
+    check_writable("--out", str(tmp_path / path) + ("/" if path.endswith("/") else ""), use)
+  assert str(error.value).startswith("--out=/")
+
+
+def test_a_folder_without_permission(tmp_path, monkeypatch):
+  """Root may write anywhere, so the system's answer is given in its place."""
+
+  def refuse(**unused_options):
+    raise PermissionError(13, "Permission denied")
+
+  monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+  for use in ("write file", "write folder"):
+    with pytest.raises(UserError, match="cannot be written: Permission denied; give another path"):
+      check_writable("--out", str(tmp_path / "new"), use)
+
+
+def test_a_pipe_that_nobody_reads_is_not_waited_for(tmp_path):
+  os.mkfifo(tmp_path / "pipe")
+  check_writable("--json", str(tmp_path / "pipe"), "write file")
+
+
+@pytest.fixture
+def parse():
+  """Returns a function that parses arguments and returns the values of the flags below."""
+  values = flags.FLAGS
+  define_path("test_input", "~/default", "An input.", use="read")
+  define_path("test_inputs", None, "Several inputs.", use="read", multiple=True)
+  define_path("test_file", None, "A file.", use="write file")
+  define_path("test_folder", None, "A folder.", use="write folder")
+  names = ("test_input", "test_inputs", "test_file", "test_folder")
+
+  def parse(*arguments):
+    values(["program", *arguments])
+    return {name: values[name].value for name in names}
+
+  yield parse
+  for name in names:
+    delattr(values, name)
+  values.unparse_flags()
+
+
+def test_flags_are_expanded(parse, monkeypatch, tmp_path):
+  assert parse()["test_input"] == str(pathlib.Path("~/default").expanduser())
+  monkeypatch.setenv("HOME", str(tmp_path))
+  found = parse("--test_input=~/a", "--test_inputs=~/b", "--test_inputs=c", "--test_file=~/d/e")
+  assert found == {
+    "test_input": f"{tmp_path}/a",
+    "test_inputs": [f"{tmp_path}/b", "c"],
+    "test_file": f"{tmp_path}/d/e",
+    "test_folder": None,
+  }
+
+
+@pytest.mark.parametrize(
+  "argument",
+  [
+    "--test_input=gs://bucket/x",
+    "--test_inputs=a\nb",
+    "--test_file=/",
+    "--test_file=s3:/x",
+    "--test_folder=/dev/null",
+    "--test_folder=",
+  ],
+)
+def test_flags_are_refused_before_the_work(parse, argument):
+  with pytest.raises(UserError, match=f"^{argument.partition('=')[0]}=") as error:
+    parse(argument)
+  assert "\n" not in str(error.value)

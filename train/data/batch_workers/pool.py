@@ -1,0 +1,169 @@
+"""Worker processes that make batches; one that is killed is replaced and asked again.
+
+Python's and Grain's pools do not survive the death of a worker, and Grain's (0.2.18) leaves named
+shared memory behind, has locks that a killed worker keeps, and imports the whole program in each
+worker, which any signal can end meanwhile.
+"""
+
+import collections
+import contextlib
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from nfnet.errors import UserError
+from train.data.batch_workers import messages
+from train.data.batch_workers.deaths import WorkerDeaths, describe_end
+from train.data.batch_workers.process import IGNORED_SIGNALS
+
+_PROGRAM = "train.data.batch_workers.process"
+_SECONDS_TO_END = 3
+_ROOT = pathlib.Path(__file__).parents[3]
+
+
+class ClosedError(Exception):
+  """The error of a thread that waits for a batch of workers that another thread has ended."""
+
+
+class WorkerPool:
+  """Worker processes that take turns; may be closed by any thread."""
+
+  def __init__(self, make_batch: Callable[..., Any], count: int, deaths: WorkerDeaths):
+    """Starts the processes.
+
+    Args:
+      make_batch: function that makes a batch; it must pickle.
+      count: number of processes.
+      deaths: is told of each worker that is killed.
+    """
+    self._make_batch = make_batch
+    self._deaths = deaths
+    self._lock = threading.Lock()
+    self._is_closed = False
+    self._workers = [_Worker(make_batch) for _ in range(count)]
+    self._requested = self._received = 0
+
+  def request(self, *arguments: Any) -> None:
+    """Asks the next worker for a batch: `make_batch(*arguments)`."""
+    self._workers[self._requested % len(self._workers)].request(arguments)
+    self._requested += 1
+
+  def receive(self) -> Any:
+    """Waits for the oldest batch that was asked for and returns it.
+
+    Raises:
+      ClosedError: `close` was called.
+      TooManyDeathsError: workers are killed again and again.
+      Exception: what `make_batch` has raised.
+    """
+    turn = self._received % len(self._workers)
+    while (answer := self._workers[turn].receive()) is None:
+      self._replace_dead(turn)
+    self._received += 1
+    if isinstance(answer, messages.Failure):
+      if not isinstance(answer.error, UserError):
+        answer.error.add_note(f"in a data worker:\n{answer.text}")
+      raise answer.error
+    return answer
+
+  def close(self) -> None:
+    """Ends the processes, wherever they are stuck."""
+    with self._lock:
+      self._is_closed = True
+      for worker in self._workers:
+        worker.end()
+
+  def _replace_dead(self, turn: int) -> None:
+    """Starts others in place of the worker whose turn it is and of all that died with it."""
+    with self._lock:
+      if self._is_closed:
+        raise ClosedError
+      for i, worker in enumerate(self._workers):
+        if i != turn and worker.is_running():
+          continue
+        # The socket of a process that is being ended closes a moment before the process is gone.
+        return_code = worker.end(patience_seconds=5)
+        if return_code is None or return_code >= 0:
+          raise RuntimeError(f"a data worker {describe_end(return_code)}; its output says why")
+        self._deaths.add(return_code)
+        self._workers[i] = _Worker(self._make_batch)
+        for arguments in worker.pending:
+          self._workers[i].request(arguments)
+
+
+class _Worker:
+  """One worker process, and what it was asked for.
+
+  Attributes:
+    pending: arguments of the batches that it has not delivered, oldest first.
+  """
+
+  def __init__(self, make_batch: Callable[..., Any]):
+    self.pending: collections.deque[tuple] = collections.deque()
+    self._in_use = threading.Lock()
+    self._connection, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    paths = [str(_ROOT), *(path for path in sys.path if path)]
+    # A new session, so that signals to the process group, as from a terminal, do not reach it.
+    # Those that come by name before it ignores them wait: it inherits this thread's mask.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, IGNORED_SIGNALS)
+    try:
+      with theirs:
+        self._process = subprocess.Popen(
+          [sys.executable, "-m", _PROGRAM, str(theirs.fileno())],
+          pass_fds=[theirs.fileno()],
+          start_new_session=True,
+          stdin=subprocess.DEVNULL,
+          stdout=subprocess.DEVNULL,
+          env={**os.environ, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))},
+        )
+    finally:
+      signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    self._send(make_batch)
+
+  def request(self, arguments: tuple) -> None:
+    """Asks for a batch."""
+    self.pending.append(arguments)
+    self._send(arguments)
+
+  def receive(self) -> Any:
+    """Waits for the oldest batch; None if the process is gone."""
+    try:
+      with self._in_use:
+        answer = messages.receive(self._connection)
+    except (EOFError, ConnectionError):
+      return None
+    self.pending.popleft()
+    return answer
+
+  def is_running(self) -> bool:
+    """Returns whether the process has not ended."""
+    return self._process.poll() is None
+
+  def end(self, *, patience_seconds: float = 0) -> int | None:
+    """Kills the process, unless it ends by itself within some seconds.
+
+    Returns:
+      Its return code; None if it does not end, which happens while the kernel reads for it.
+    """
+    with contextlib.suppress(subprocess.TimeoutExpired):
+      self._process.wait(patience_seconds)
+    self._process.kill()
+    # Wakes the thread that waits in `receive`, if there is one.
+    with contextlib.suppress(OSError):
+      self._connection.shutdown(socket.SHUT_RDWR)
+    with self._in_use:
+      self._connection.close()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+      self._process.wait(_SECONDS_TO_END)
+    return self._process.returncode
+
+  def _send(self, message: Any) -> None:
+    # If the process is gone, `receive` will say so.
+    with contextlib.suppress(ConnectionError):
+      messages.send(self._connection, message)

@@ -1,0 +1,90 @@
+"""Knows the leases that this process writes under, and notices when it has lost one.
+
+`train.run.leases.workdir_lease` takes them. Whatever writes into a workdir calls `check_lease`
+first; `train.run.records.workdir.writing_to` does so. A lease is lost when its file does not hold
+this run's token, because the workdir was renamed, removed, replaced, or given to another process.
+"""
+
+import json
+import os
+import pathlib
+from typing import Any
+
+from nfnet.errors import UserError
+
+LEASE_FILE = "lease.json"
+SIZE_BYTES = 1024
+"""Length to which the file is padded, so that one write replaces all of it."""
+
+_tokens: dict[str, int] = {}
+"""Token of each lease that this process writes under, by the absolute path of its workdir."""
+
+
+def hold(workdir: str | os.PathLike[str], token: int) -> None:
+  """Lets this process write into a workdir under a lease, until `release` is called.
+
+  Args:
+    workdir: folder of the run.
+    token: number in the lease, which all processes of the run know.
+  """
+  _tokens[os.path.abspath(workdir)] = token
+
+
+def release(workdir: str | os.PathLike[str]) -> None:
+  """Ends what `hold` has begun."""
+  _tokens.pop(os.path.abspath(workdir), None)
+
+
+def check_lease(folder: str | os.PathLike[str]) -> None:
+  """Raises an error if this process has lost a lease under which it writes into a folder.
+
+  Args:
+    folder: folder that is about to be written to: a workdir, or any folder in one. Nothing is
+      checked if no lease is held on it.
+
+  Raises:
+    UserError: the workdir was renamed, removed or replaced, or another process has taken it over.
+    OSError: the lease cannot be read.
+  """
+  path = os.path.abspath(folder)
+  for workdir, token in list(_tokens.items()):
+    if path == workdir or path.startswith(os.path.join(workdir, "")):
+      _check(workdir, token)
+
+
+def _check(workdir: str, token: int) -> None:
+  try:
+    with pathlib.Path(workdir, LEASE_FILE).open("rb") as file:
+      holder = read_holder(file.read(SIZE_BYTES))
+  except (FileNotFoundError, NotADirectoryError):
+    holder = {}
+  if holder.get("token") == token:
+    return
+  if "token" in holder:
+    what = f"was taken over by {describe(holder)}, to which this process has looked dead"
+  elif os.path.isdir(workdir):
+    what = f"has been emptied or replaced by another folder ({LEASE_FILE} is not this run's)"
+  else:
+    what = "is gone: it has been renamed or removed"
+  raise UserError(
+    f"workdir {workdir!r} {what}; nothing more is written to it; put it back and run the same "
+    "command again to resume, or give another --workdir"
+  )
+
+
+def read_holder(content: bytes) -> dict[str, Any]:
+  """Returns what a lease's file says about its holder; empty if it makes no sense."""
+  try:
+    holder = json.loads(content)
+  except (ValueError, RecursionError):
+    return {}
+  return holder if isinstance(holder, dict) else {}
+
+
+def describe(holder: dict[str, Any]) -> str:
+  """Returns the words by which an error message names the holder of a lease."""
+  if not holder:
+    return "another process"
+  # Whoever can write into the folder may have written anything.
+  values = (repr(str(holder.get(name))[:100])[1:-1] for name in ("process", "host", "since"))
+  return "process {} on host {} (since {})".format(*values)
