@@ -192,7 +192,7 @@ FUZZ_CHECKPOINT = """
     finally:
       path.write_bytes(whole)
 
-  findings = run_bounded(read, contents)
+  findings = run_bounded(read, contents, inputs_per_process=200)
   print(describe(findings))
   sys.exit(bool(findings))
 """

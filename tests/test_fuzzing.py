@@ -36,6 +36,12 @@ def test_each_kind_is_found_and_the_inputs_after_it_are_run(kind):
   assert [(finding.kind, finding.content) for finding in found] == [(kind, kind.encode())] * 2
 
 
+def test_each_process_reads_as_many_inputs_as_it_should():
+  inputs = [b"fine"] * 5 + [b"error"] + [b"fine"] * 5 + [b"crash", b"error"]
+  found = run_bounded(misbehave, inputs, inputs_per_process=2)
+  assert [finding.kind for finding in found] == ["error", "crash", "error"]
+
+
 def test_what_a_reader_may_do_is_no_finding():
   assert run_bounded(misbehave, [b"fine", b"refused"] * 10) == []
   assert [finding.kind for finding in run_bounded(misbehave, [b"long"])] == ["message"]
