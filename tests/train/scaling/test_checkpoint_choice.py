@@ -4,7 +4,7 @@ import pytest
 
 from nfnet.errors import UserError
 from tests.train.scaling.known_laws import PAPER_A_FINE_TUNED, fine_tuned_runs
-from train.scaling.checkpoint_choice import as_text, choose
+from train.scaling.checkpoint_choice import as_text, choose, draw
 from train.scaling.laws.finetuning_law import fit_finetuning_law
 from train.scaling.run_table import read_runs
 from train.small_study import RUNS
@@ -69,6 +69,22 @@ def test_quantities_that_a_candidate_lacks_are_not_used():
 def test_too_few_networks():
   with pytest.raises(UserError, match="4 fine-tuned runs of 1 networks are too few"):
     choose(fine_tuned_runs(networks=1), ())
+  with pytest.raises(UserError, match="0 fine-tuned runs of 0 networks are too few"):
+    choose((), ())
+
+
+def test_losses_that_are_all_equal_determine_no_law():
+  equal = [dataclasses.replace(run, loss_nats=2.5, parameters=1e6) for run in fine_tuned_runs()]
+  with pytest.raises(UserError, match="16 fine-tuned runs of 4 networks are too few"):
+    choose(equal, ())
+
+
+def test_errors_that_are_all_equal_are_ranked():
+  equal = [dataclasses.replace(run, top1_error_percent=10.0) for run in fine_tuned_runs()]
+  choice = choose(equal, ())
+  assert {round(one.error_percent, 6) for one in choice.ranked} == {10}
+  as_text(choice)
+  draw(choice)
 
 
 def test_text_names_every_candidate():

@@ -161,7 +161,7 @@ def cross_validate(kind: Kind, runs: Sequence[Run]) -> CrossValidation | None:
     name: fit_finetuning_law(kind, [run for run in runs if run.name != name])
     for name in {run.name for run in runs}
   }
-  if None in laws.values():
+  if not laws or None in laws.values():
     return None
   predictions = [laws[run.name].error_percent(run) for run in runs]
   true = np.array([run.top1_error_percent for run in runs])
