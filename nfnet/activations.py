@@ -101,7 +101,7 @@ ACTIVATIONS = tuple(_SCALED_ACTIVATIONS)
 
 
 Numerics = Literal["released", "timm"]
-"""Whose formulas apply the parameters, where the code released with paper B and timm differ."""
+"""The formulas that apply the parameters, where the code released with paper B and timm differ."""
 
 
 def scaled_activation(name: str, numerics: Numerics = "released") -> ScaledActivation:

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 Activation = Callable[[Array], Array]
 
 Standardization = Literal["released", "timm"]
-"""What keeps the scale of a constant filter finite: see `inverse_deviation`."""
+"""The way in which the scale of a constant filter is kept finite: see `inverse_deviation`."""
 
 VARIANCE_FLOOR = 1e-4
 """Lower bound of fan-in * variance in the code released with paper B."""

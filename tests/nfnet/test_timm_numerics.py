@@ -80,5 +80,5 @@ def test_a_file_that_timm_trained_is_classified_with_timms_numerics_on_request(t
   expected = timm_network.logits(to_timm(parameters, variant), images)
   # The published weights of this layout are DeepMind's, and the file does not say which it holds.
   for numerics, is_timms in ((None, False), ("released", False), ("timm", True)):
-    actual = np.asarray(load_classifier(path, numerics=numerics).logits(images))
+    actual = np.asarray(load_classifier(path, variant=variant, numerics=numerics).logits(images))
     assert (relative_error(actual, expected) < TIMM_ERROR_MAX) == is_timms
