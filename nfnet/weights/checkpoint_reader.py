@@ -45,8 +45,7 @@ _METADATA_STRUCTURE = {
   "left_out?": [[int]],
   "owes_evaluation?": bool,
 }
-"""What metadata have to be as far as they are there; the experiment is validated where it is used.
-"""
+"""Gives the types that metadata must have where present; the experiment is validated in use."""
 _ORBAX_METADATA = "_METADATA"
 _COMPRESSION_MAX = 64
 _SMALL_BYTES = 64 * 2**20
