@@ -155,6 +155,8 @@ class Batches:
     self._share = share
     self._order_sha256 = order_sha256
     self._deaths = deaths or WorkerDeaths(data.workers)
+    images = share.batch_size // share.shard_count
+    self._ahead = batches_ahead(data.workers, images * share.pixels**2 * 3)
     self._bad_ids: list[int] = []
     # Position of the next batch to return, and of the next one to ask for.
     self._next = self._next_to_request = 0
@@ -231,8 +233,6 @@ class Batches:
     )
 
   def _start(self) -> None:
-    images = self._share.batch_size // self._share.shard_count
-    self._ahead = batches_ahead(self._workers, images * self._share.pixels**2 * 3)
     if self._workers:
       self._makers.append(WorkerPool(self._make_batch, self._workers, self._deaths))
     else:

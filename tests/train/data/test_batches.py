@@ -482,5 +482,7 @@ def test_a_program_that_closes_nothing_ends_without_a_complaint(tmp_path, datase
 
 def test_batches_that_would_not_fit_into_memory_are_refused(folder):
   data = Data(path=str(folder), num_classes=3, batch_size=2**20, workers=64, train_pixels=1000)
-  with pytest.raises(UserError, match=r"data\.workers=64: 3 batches of 3.15e\+03 GB .* lower data"):
+  with pytest.raises(
+    UserError, match=r"data\.workers=64: 129 batches of 3.15e\+03 GB .* lower data"
+  ):
     train_batches(data, seed=0)
