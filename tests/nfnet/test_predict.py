@@ -204,6 +204,7 @@ def test_names_of_a_file_reach_the_terminal_as_text():
   classifier = Classifier(
     logits=lambda images: images,
     pixels=24,
+    resize="squash",
     resize_margin=0,
     class_names=["cat", "\x1b[31m\n", "\udcff"],
     is_multi_label=False,
@@ -339,7 +340,7 @@ def test_the_command_writes_logits(folder, parameters, tmp_path):
     (["--weights=haiku.npz"], "give either image files or --inputs"),
     (["--weights=haiku.npz", "--inputs=inputs.npy", "a.png"], "give either image files or"),
     (["--weights=w", "--inputs=inputs.npy", "--resize=squash"], "--resize is for image files"),
-    (["--weights=haiku.npz", "--variant=P9", "a.png"], "--variant: variant 'P9'"),
+    (["--weights=haiku.npz", "--variant=P9", "a.png"], "--variant: unknown variant 'P9'"),
     (["--weights=haiku.npz", "--logits_out=no/y.npy", "a.png"], "--logits_out=no/y.npy"),
   ],
 )

@@ -157,7 +157,9 @@ def test_hostile_metadata_are_one_line(workdir, content, message):
 )
 def test_metadata_of_no_network_are_one_line(workdir, experiment, message):
   folder = workdir / "checkpoints/10"
-  replace(folder, "experiment/metadata", json.dumps({"experiment": experiment}).encode())
+  replace(
+    folder, "experiment/metadata", json.dumps({"step": 10, "experiment": experiment}).encode()
+  )
   with pytest.raises(UserError, match=message) as error:
     load_weights(str(workdir))
   assert str(error.value).isprintable()

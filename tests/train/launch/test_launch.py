@@ -114,7 +114,7 @@ def test_slices_that_there_are_not(topology):
     ({"workdir": "gs://bucket/f3"}, "--workdir=gs://bucket/f3: give a folder under /shared"),
     ({"workdir": "/shared/../f3"}, "--workdir=/shared/../f3: give a folder under /shared"),
     ({"overrides": []}, "data.path='': workers do not have it"),
-    ({"overrides": ["--config.data.path=gs://bucket/jft"]}, "workers do not have it"),
+    ({"overrides": ["--config.data.path=gs://bucket/jft"]}, "is not a path of this machine"),
     ({"overrides": ["--config.data.path=/data/jft"]}, "workers do not have it"),
     ({"overrides": [f"--config.data.path={ROOT}/train"]}, "a path of this machine"),
     ({"batch": 4000}, "data.batch_size=4000 does not divide among 64 devices"),
