@@ -68,6 +68,7 @@ def run_bounded(
   *,
   seconds_max: float = SECONDS_MAX,
   memory_bytes_max: int = MEMORY_BYTES_MAX,
+  inputs_per_process: int = 10**6,
 ) -> list[Finding]:
   """Feeds inputs to a reader in a forked process, which is forked again after it has died.
 
@@ -76,6 +77,8 @@ def run_bounded(
     inputs: bytes of the inputs.
     seconds_max: time that the reader may take for one input.
     memory_bytes_max: memory that the reader may add to the process for one input.
+    inputs_per_process: inputs after which the process is forked again, for a reader that leaves
+      threads behind, whose stacks fill the address space.
 
   Returns:
     One finding for each input that broke a rule; each line of a `UserError` has to be printable,
@@ -85,8 +88,9 @@ def run_bounded(
   findings: list[Finding] = []
   start = 0
   while start < len(inputs):
+    part = inputs[: start + inputs_per_process]
     start = _run_until_death(
-      read, inputs, start, findings, seconds_max=seconds_max, memory_bytes_max=memory_bytes_max
+      read, part, start, findings, seconds_max=seconds_max, memory_bytes_max=memory_bytes_max
     )
   return findings
 

@@ -27,6 +27,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
+from nfnet.foreign_files.regular_files import read_regular_file
 from nfnet.images.headers import (
   ENCODED_BYTES_MAX,
   JPEG_START,
@@ -36,7 +37,6 @@ from nfnet.images.headers import (
   jpeg_with_padded_scans,
   read_header,
 )
-from nfnet.regular_files import read_regular_file
 
 _FORMATS = ("JPEG", "PNG", "WEBP")
 _LARGE_BYTES = 64 * 2**20

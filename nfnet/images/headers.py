@@ -25,7 +25,7 @@ ENCODED_BYTES_MAX = 128 * 2**20
 PARTS_MAX = 2**16
 SIDE_MAX = 65_535
 PNG_PIXELS_MAX = 89_478_485
-"""At this number, Pillow starts to warn."""
+"""Pillow starts to warn at this number."""
 WEBP_PIXELS_MAX = 2**25
 SCANNED_SAMPLES_MAX = 2**30
 COEFFICIENT_BYTES_MAX = 512 * 2**20
@@ -64,7 +64,7 @@ class BadImageError(Exception):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Header:
-  """What decoding a file will take.
+  """Tells what decoding a file will take.
 
   Attributes:
     width: width in pixels.

@@ -27,7 +27,7 @@ import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 
 from nfnet.errors import UserError
-from nfnet.regular_files import read_regular_file
+from nfnet.foreign_files.regular_files import read_regular_file
 
 RUNS_MAX = 100_000
 """Most runs of all files together."""

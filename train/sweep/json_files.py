@@ -4,7 +4,7 @@ import json
 import pathlib
 from typing import Any
 
-from nfnet.regular_files import read_regular_file
+from nfnet.foreign_files.regular_files import read_regular_file
 
 _BYTES_MAX = 2**20
 

@@ -25,7 +25,7 @@ from typing import Any
 
 from nfnet import cost
 from nfnet.errors import UserError
-from nfnet.regular_files import read_regular_file
+from nfnet.foreign_files.regular_files import read_regular_file
 from nfnet.variants import get_variant
 from train.config.experiment import Experiment
 from train.config.field_names import field_types

@@ -3,7 +3,7 @@ import os
 
 import pytest
 
-from nfnet.regular_files import read_regular_file
+from nfnet.foreign_files.regular_files import read_regular_file
 
 
 def test_a_file_within_the_bound_is_read_whole(tmp_path):

@@ -1,0 +1,1 @@
+"""Opens and parses files that somebody else may have made."""
