@@ -64,7 +64,7 @@ class BadImageError(Exception):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Header:
-  """States what decoding a file will take.
+  """Tells what decoding a file will take.
 
   Attributes:
     width: width in pixels.
