@@ -9,7 +9,6 @@ Files are named by their workdir and their path inside it.
 """
 
 import contextlib
-import errno
 import json
 import math
 import os
@@ -20,6 +19,7 @@ from typing import Any, NamedTuple
 
 from absl import logging
 
+from nfnet.foreign_files.regular_files import open_regular
 from train.run.leases.held import check_lease
 
 DAMAGED_FOLDER = "records_damaged"
@@ -170,17 +170,6 @@ def read_lines(path: pathlib.Path, parse: Parse) -> list[Record]:
   return records
 
 
-def read_file(path: pathlib.Path) -> bytes:
-  """Returns the content of a file.
-
-  Raises:
-    OSError: it cannot be read, or is not a file: opening a pipe would wait for the other end.
-  """
-  if not stat.S_ISREG(path.stat().st_mode):
-    raise OSError(errno.EINVAL, "it is not a file")
-  return path.read_bytes()
-
-
 def parse_line(line: bytes | str, parse: Parse) -> Record | None:
   """Returns the record in a line of JSON, or None if it holds none."""
   try:
@@ -247,10 +236,7 @@ class _Line(NamedTuple):
 
 def _lines(path: pathlib.Path, parse: Parse) -> Iterator[_Line]:
   """Yields the lines of a file; the beginning of a record that was cut off at the end is not."""
-  # Opening a pipe would wait for the other end.
-  if not stat.S_ISREG(path.stat().st_mode):
-    raise OSError(errno.EINVAL, "it is not a file")
-  with path.open("rb") as file:
+  with open_regular(path) as file:
     is_first = True
     while content := file.readline(_LINE_BYTES_MAX):
       record = parse_line(content, parse) if is_first else None

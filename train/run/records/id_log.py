@@ -18,12 +18,12 @@ import numpy as np
 from absl import logging
 
 from nfnet.errors import UserError
+from nfnet.foreign_files.regular_files import open_regular
 from train.run.records.bookkeeping import (
   DAMAGED_FOLDER,
   RecordFile,
   is_count,
   make_place,
-  read_file,
   report_unwritable,
   set_aside,
   write_whole,
@@ -158,7 +158,7 @@ def read_order(workdir: str) -> dict[str, Any]:
   """
   path = pathlib.Path(workdir) / IDS_FOLDER / ORDER_FILE
   try:
-    order = json.loads(read_file(path))
+    order = json.loads(_read(path))
     if not all(is_count(order[name]) for name in _ORDER) or 0 in (order[one] for one in _COUNTS):
       raise ValueError("it does not hold counts")
   except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
@@ -181,7 +181,7 @@ def read_records(workdir: str) -> tuple[np.ndarray, int]:
   parts, damaged_bytes = [np.zeros(0, RECORD)], 0
   for path in sorted((pathlib.Path(workdir) / IDS_FOLDER).glob("*.bin")):
     try:
-      sound, damaged = _split(read_file(path))
+      sound, damaged = _split(_read(path))
     except OSError as error:
       logging.warning("%s was left out: %s", path, error.strerror)
       damaged_bytes += RECORD.itemsize
@@ -191,6 +191,11 @@ def read_records(workdir: str) -> tuple[np.ndarray, int]:
     damaged_bytes += len(damaged)
     parts.append(sound)
   return np.concatenate(parts), damaged_bytes
+
+
+def _read(path: pathlib.Path) -> bytes:
+  with open_regular(path) as file:
+    return file.read()
 
 
 def _split(content: bytes) -> tuple[np.ndarray, bytes]:
