@@ -145,14 +145,14 @@ def test_hostile_metadata_are_one_line(workdir, content, message):
   [
     ({}, "its metadata does not say which network it is"),
     (
-      {"model": {"variant": "F0\x1b[31m\n"}},
+      {"model": {"variant": "F0\x1b[31m\n", "activation": "gelu"}},
       r"this version knows no variant 'F0\\x1b\[31m\\n'",
     ),
     (
       {"model": {"variant": "F0", "activation": "\x07"}},
       r"this version knows no activation '\\x07'",
     ),
-    ({"model": {"variant": "F0"}}, "do not fit F0"),
+    ({"model": {"variant": "F0", "activation": "gelu"}}, "do not fit F0"),
   ],
 )
 def test_metadata_of_no_network_are_one_line(workdir, experiment, message):
