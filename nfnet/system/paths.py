@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from absl import flags
 
-from nfnet.errors import UserError
+from nfnet.errors import UserError, shortened
 
 # Flags belong to the module that calls `define_path`, not to this one.
 flags.disclaim_key_flags()
@@ -41,16 +41,16 @@ def local_path(label: str, path: str) -> str:
     raise UserError(f"{label}= names no path")
   for category, words in _REFUSED_CATEGORIES.items():
     if any(unicodedata.category(character) == category for character in path):
-      raise UserError(f"{label}={shown(path)} holds {words}; give another name")
+      raise UserError(f"{label}={shortened(path)} holds {words}; give another name")
   if _SCHEME.match(path):
     raise UserError(
-      f"{label}={shown(path)} is not a path of this machine; mount the bucket and give its path"
+      f"{label}={shortened(path)} is not a path of this machine; mount the bucket and give its path"
     )
   expanded = os.path.expanduser(path)
   if expanded.startswith("~"):
     user = path.partition("/")[0]
     raise UserError(
-      f"{label}={shown(path)}: there is no home folder {shown(user)}; give the whole path, "
+      f"{label}={shortened(path)}: there is no home folder {shortened(user)}; give the whole path, "
       f"or ./{user} for a file of that name"
     )
   return expanded
@@ -100,11 +100,6 @@ def make_parents(path: str) -> None:
     OSError: it cannot be created.
   """
   os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-
-
-def shown(path: str) -> str:
-  """Returns a path as messages show it: with whatever a terminal would obey escaped."""
-  return path if path.isprintable() else ascii(path)
 
 
 def define_path(

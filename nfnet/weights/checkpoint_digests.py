@@ -10,6 +10,8 @@ import os
 import pathlib
 from collections.abc import Iterable
 
+from nfnet.errors import shortened
+
 DIGESTS_FILE = "digests.sha256"
 _WITHOUT_DIGEST = (DIGESTS_FILE, "_CHECKPOINT_METADATA", "commit_success.txt")
 """Files without a digest. Orbax writes times into the last two when it commits; nothing reads
@@ -43,7 +45,7 @@ def find_damage(
     return _find_damage(folder, items, needed)
   except OSError as error:
     name = os.path.relpath(error.filename or folder, folder)
-    return f"{_shown(name)} cannot be read: {error.strerror}"
+    return f"{shortened(name)} cannot be read: {error.strerror}"
 
 
 def _find_damage(
@@ -66,11 +68,11 @@ def _find_damage(
       return f"{item} is missing"
   for name in sorted(expected.keys() ^ set(found)):
     if name in expected:
-      return f"{_shown(name)} is missing"
-    return f"{_shown(name)} is not in {DIGESTS_FILE}"
+      return f"{shortened(name)} is missing"
+    return f"{shortened(name)} is not in {DIGESTS_FILE}"
   for name, line in _digest_lines(folder, found).items():
     if line != expected[name]:
-      return f"{_shown(name)} does not have its SHA-256 in {DIGESTS_FILE}"
+      return f"{shortened(name)} does not have its SHA-256 in {DIGESTS_FILE}"
   return None
 
 
@@ -101,8 +103,3 @@ def _digest_lines(folder: pathlib.Path, names: Iterable[str]) -> dict[str, str]:
   # Hashing releases the interpreter's lock.
   with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
     return dict(zip(names, pool.map(line, names), strict=True))
-
-
-def _shown(name: str) -> str:
-  """Returns the name of a file, which anyone may have put there, safe to print."""
-  return name if name.isprintable() and len(name) <= 200 else ascii(name)[:200]

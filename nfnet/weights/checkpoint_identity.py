@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from nfnet.errors import UserError
+from nfnet.errors import UserError, quoted
 
 CHECKPOINTS_FOLDER = "checkpoints"
 RUN_FILE = "run.json"
@@ -62,10 +62,10 @@ def find_mix_up(folder: pathlib.Path, metadata: Mapping[str, Any]) -> str | None
     return None
   step, own_step = step_of(folder.name), metadata.get(STEP_KEY)
   if step is not None and (type(own_step) is not int or own_step != step):
-    return f"by its content it is the checkpoint of step {_short(own_step)}"
+    return f"by its content it is the checkpoint of step {quoted(own_step)}"
   run, own_run = read_run(folder.parent.parent), metadata.get(RUN_KEY)
   if None not in (run, own_run) and run != own_run:
-    return f"it belongs to run {_short(own_run)}, the workdir to run {_short(run)} ({RUN_FILE})"
+    return f"it belongs to run {quoted(own_run)}, the workdir to run {quoted(run)} ({RUN_FILE})"
   return None
 
 
@@ -93,8 +93,3 @@ def write_run(workdir: pathlib.Path, run: str) -> None:
     file.flush()
     os.fsync(file.fileno())
   unfinished.replace(path)
-
-
-def _short(value: Any) -> str:
-  """Returns a value of a foreign file, safe to print."""
-  return ascii(value)[:40]

@@ -2,10 +2,9 @@
 
 from collections.abc import Sequence
 
-from nfnet.errors import UserError
+from nfnet.errors import UserError, quoted
 
 _NAMES_SHOWN = 5
-_NAME_LENGTH_MAX = 40
 
 
 def match_classes(
@@ -75,5 +74,5 @@ def read_class_names(
 
 def _shown(names: Sequence[str]) -> str:
   """Returns the first few names, safe to print."""
-  shown = [ascii(name)[:_NAME_LENGTH_MAX] for name in names[:_NAMES_SHOWN]]
+  shown = [quoted(name) for name in names[:_NAMES_SHOWN]]
   return ", ".join(shown + ["..."] * (len(names) > _NAMES_SHOWN)) or "none"

@@ -1,9 +1,9 @@
 """Reads the JSON files of a sweep, which a full disk, a crash or a person may have damaged."""
 
-import json
 import pathlib
 from typing import Any
 
+from nfnet.foreign_files.json_text import parse_json
 from nfnet.foreign_files.regular_files import read_regular_file
 
 _BYTES_MAX = 2**20
@@ -20,9 +20,8 @@ def read_json_object(path: pathlib.Path) -> dict[str, Any]:
   if not content.strip():
     raise ValueError("is empty")
   try:
-    fields = json.loads(content)
-  # The parser recurses into nested brackets.
-  except (ValueError, RecursionError) as error:
+    fields = parse_json(content)
+  except ValueError as error:
     raise ValueError("is not JSON") from error
   if not isinstance(fields, dict):
     raise ValueError("is not a JSON object")
