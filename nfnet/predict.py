@@ -11,6 +11,7 @@ and class names. For released weights and timm's, images are resized as in the r
 sides to 32 pixels more than the crop. For weights that were trained in timm, add --numerics=timm.
 """
 
+import os
 import sys
 import typing
 
@@ -77,7 +78,8 @@ def _define_flags() -> None:
 def main(argv: list[str]) -> None:
   """Predicts for the images that the command line names."""
   arguments = flags.FLAGS
-  paths = [local_path("image", path) for path in argv[1:]]
+  # A file that is there is read, whatever it is called.
+  paths = [path if os.path.exists(path) else local_path("image", path) for path in argv[1:]]
   if bool(paths) == bool(arguments.inputs):
     raise UserError("give either image files or --inputs=FILE.npy")
   for flag in ("pixels", "resize"):

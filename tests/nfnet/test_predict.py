@@ -341,7 +341,7 @@ def test_the_command_writes_logits(folder, parameters, tmp_path):
     (["--weights=haiku.npz", "--inputs=inputs.npy", "a.png"], "give either image files or"),
     (["--weights=w", "--inputs=inputs.npy", "--resize=squash"], "--resize is for image files"),
     (["--weights=haiku.npz", "--variant=P9", "a.png"], "--variant: unknown variant 'P9'"),
-    (["--weights=haiku.npz", "--logits_out=no/y.npy", "a.png"], "--logits_out=no/y.npy"),
+    (["--weights=haiku.npz", "--logits_out=a.png/y.npy", "a.png"], "--logits_out=a.png/y.npy"),
   ],
 )
 def test_user_errors_are_one_line(folder, arguments, message, monkeypatch):

@@ -73,8 +73,8 @@ def place(workdir, name, run=None):
     ({"step": 20, "run": "b"}, "it belongs to run 'b', the workdir to run 'a' (run.json)"),
     ({"step": 20, "run": 7}, "it belongs to run 7, the workdir to run 'a' (run.json)"),
     (
-      {"step": 20, "run": "\x1b[31m\n" * 9},
-      "it belongs to run '" + (r"\x1b[31m\n" * 4)[:39] + ", the workdir to run 'a' (run.json)",
+      {"step": 20, "run": "\x1b\n" * 99},
+      "it belongs to run '" + r"\x1b\n" * 40 + "'..., the workdir to run 'a' (run.json)",
     ),
   ],
 )
