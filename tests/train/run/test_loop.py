@@ -418,7 +418,7 @@ def test_run_that_diverges_stops_and_says_so(experiment, tmp_path):
     return jax.tree.map(lambda x: np.full_like(x, np.nan), parameters)
 
   message = (
-    r"10 steps in a row were skipped, from step 1 \(loss nan\) to 10 .*peak_learning_rate=0.2"
+    r"10 steps in a row were skipped, from step 1 \(loss nan\) to 10 .*peak_learning_rate=0.1"
   )
   with pytest.raises(UserError, match=message) as error:
     train(experiment, str(tmp_path), initial=exploded)

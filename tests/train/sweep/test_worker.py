@@ -78,6 +78,7 @@ def test_a_run_that_diverged_has_not_failed(make):
   with Stop() as stop:
     folder, worker = make(stop, [2])
     # What `train.run.loop` writes before it stops.
+    folder.workdir(name).mkdir()
     with MetricsWriter(str(folder.workdir(name)), restored_step=None) as metrics:
       metrics.write({"step": 3, "kind": "event", "text": "any", "fault": DIVERGED})
     worker.work()
