@@ -83,6 +83,7 @@ def test_every_program_is_a_command_or_a_worker_of_one():
     "profiling/compile/vision_transformer/worker.py",
     "profiling/measure/input_worker.py",
     "profiling/measure/torch_timm.py",
+    "train/data/batch_workers/process.py",
     "train/sweep/trial_process.py",
   }
 

@@ -11,6 +11,7 @@ import time
 from typing import Any
 
 import jax
+from absl import flags
 
 from nfnet.command_line import run_main
 from nfnet.system.paths import define_path
@@ -22,7 +23,6 @@ from train.run.initial_weights import with_new_classifier
 from train.run.leases.workdir_lease import lease_on
 from train.run.loop import train
 
-_WORKDIR = define_path("workdir", "workdirs/demo", "Folder for all results.", use="write folder")
 _CONFIGS = pathlib.Path(__file__).parent / "configs"
 
 
@@ -75,10 +75,16 @@ def _demo(workdir: pathlib.Path) -> None:
   print(f"took {format_duration(seconds)}; checkpoints, metrics and plots are in {workdir}")
 
 
+def _define_flags() -> None:
+  """Defines the one flag."""
+  define_path("workdir", "workdirs/demo", "Folder for all results.", use="write folder")
+
+
 def main(unused_arguments: list[str]) -> None:
   """Runs the demo in the folder that the flag names."""
-  demo(pathlib.Path(_WORKDIR.value))
+  demo(pathlib.Path(flags.FLAGS.workdir))
 
 
 if __name__ == "__main__":
+  _define_flags()
   run_main(main, prints_result=False)

@@ -70,8 +70,8 @@ def _trained_variant(metadata: dict[str, Any], source: str) -> str:
   """
   try:
     model = metadata["experiment"]["model"]
-    variant, activation = str(model["variant"]), str(model["activation"])
-  except (KeyError, TypeError) as error:
+    variant, activation = str(model["variant"]), str(model.get("activation", "gelu"))
+  except (AttributeError, KeyError, TypeError) as error:
     raise UserError(f"{source}: its metadata does not say which network it is") from error
   try:
     get_variant(variant)

@@ -44,8 +44,9 @@ def test_gelu_has_the_slope_of_its_formula():
   x = jnp.linspace(-6, 6, 121)
   gelu = scaled_activation("gelu")
   expected = jax.vmap(jax.grad(lambda x: 1.7015043497085571 * jax.nn.gelu(x, approximate=True)))(x)
-  # The rounding of 1 + tanh, 2^-24, times x (sqrt(2 / pi) + 0.1 x^2), at most 28, on each side.
-  np.testing.assert_allclose(jax.vmap(jax.grad(gelu))(x), expected, atol=4e-6)
+  # The rounding of 1 + tanh, 2^-24, times x (sqrt(2 / pi) + 0.1 x^2), at most 28, on each side, and
+  # as much again where XLA does not fuse multiplications with additions.
+  np.testing.assert_allclose(jax.vmap(jax.grad(gelu))(x), expected, atol=8e-6)
 
 
 def test_the_same_object_each_time():

@@ -193,8 +193,12 @@ def test_a_dropped_branch_leaves_the_shortcut(parameters, images, keys):
   without_branches = jax.tree_util.tree_map_with_path(
     lambda path, value: value * 0 if path[-1].key == "skip_gain" else value, parameters
   )
-  np.testing.assert_array_equal(
-    function(without_branches, images, keys), function(without_branches, images, None)
+  # They are two programs, whose sums may be rounded otherwise.
+  np.testing.assert_allclose(
+    function(without_branches, images, keys),
+    function(without_branches, images, None),
+    atol=2**-24,
+    rtol=2**-22,
   )
   assert not np.allclose(function(parameters, images, keys), function(parameters, images, None))
 

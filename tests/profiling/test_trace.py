@@ -28,6 +28,7 @@ def test_traces_real_steps(tmp_path):
     f"--config.data.batch_size={IMAGES}",
     # Fewer epochs than a data set of a million images would need for such a warm-up.
     "--config.schedule.train_epochs=0.25",
+    "--config.schedule.train_steps=none",
     "--config.optimizer.warmup_steps=5000",
     "--steps=2",
     f"--folder={tmp_path / 'profile'}",

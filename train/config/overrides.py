@@ -70,10 +70,10 @@ def override(experiment: Experiment, overrides: Iterable[str]) -> Experiment:
   """
   for argument in overrides:
     experiment = _apply(experiment, argument)
-  for field in path_fields():
-    if isinstance(path := field_values(experiment)[field], str) and path:
-      experiment = replace_field(experiment, field, local_path(field, path))
   validate(experiment)
+  for field in path_fields():
+    if path := field_values(experiment)[field]:
+      experiment = replace_field(experiment, field, local_path(field, path))
   return experiment
 
 

@@ -12,6 +12,7 @@ from train.sweep.finetuning import (
   run_once,
 )
 from train.sweep.folder import DONE
+from train.sweep.results import COLUMNS
 
 CONFIG = "train/configs/demo_finetune.py"
 
@@ -26,7 +27,7 @@ def test_a_sweep_that_has_finished_nothing(folder):
 
 
 def test_a_sweep_that_another_process_fine_tunes(folder, trial):
-  result = {"trial": trial.name, "name": "P0", "epochs": 0.5, "loss_nats": 1.0}
+  result = {**dict.fromkeys(COLUMNS, 1.0), "trial": trial.name, "name": trial.variant}
   claim_trial(folder, folder.entries()[trial.name], "other.7.8").move(DONE, result)
   with (
     lease_on(folder.path / FINETUNED_FOLDER),

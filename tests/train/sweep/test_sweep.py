@@ -246,15 +246,15 @@ def test_two_workers_run_each_trial_once_and_keep_failures_apart(sweep, rates):
   # Both say what is done and what failed, where and why.
   failure = json.loads((sweep.folder.path / "failed" / bad).read_text())
   assert (failure["exit_code"], failure["diverged"]) == (2, False)
-  assert "run cannot be written: " in failure["reason"]
-  assert "run cannot be written: " in pathlib.Path(failure["log"]).read_text()
+  assert "run is a file; give the path of a folder" in failure["reason"]
+  assert "run is a file; give the path of a folder" in pathlib.Path(failure["log"]).read_text()
   for worker in (1, 2):
     output = sweep.output(worker).read_text()
     for name in good:
       assert f"{name}: done, held-out loss " in output
     assert f"{len(good)} done" in output
     error = output.splitlines()[-1]
-    assert error.startswith(f"error: 1 of {len(good) + 1} trials failed; {bad}: workdir ")
+    assert error.startswith(f"error: 1 of {len(good) + 1} trials failed; {bad}: --workdir=")
     assert "--retry_failed" in error
   assert_fine_tunes_what_is_done(sweep, list(good))
 

@@ -17,6 +17,7 @@ from tests.train.step.training import (
   with_model,
   with_shards,
 )
+from train.config.json_conversion import to_json
 from train.run.checkpoints.manager import Checkpoints
 from train.step.model import make_model
 from train.step.optimizer import make_optimizer
@@ -156,7 +157,7 @@ def test_a_checkpoint_is_restored_on_another_mesh_to_the_bit(tmp_path):
       ema=saved.ema,
       optimizer=saved.optimizer._asdict(),
       data_state={},
-      metadata={},
+      metadata={"step": 1, "experiment": to_json(experiment)},
     )
     checkpoints.wait()
     for devices, shards in ((8, 8), (1, 1), (4, 2)):
