@@ -48,14 +48,7 @@ def convolve(
   if pool:
     height, width, n, c = x.shape
     x = jnp.mean(x.reshape(height // 2, 2, width // 2, 2, n, c), axis=(1, 3))
-  y = jax.lax.conv_general_dilated(
-    x,
-    scale * standardize(weight, gain, epsilon),
-    (stride, stride),
-    "SAME",
-    dimension_numbers=("HWNC", "HWIO", "HWNC"),
-    feature_group_count=groups,
-  )
+  y = _convolve_plainly(x, scale * standardize(weight, gain, epsilon), stride, groups)
   return y + bias[None, None, None]
 
 
@@ -96,6 +89,25 @@ def conv_se_residual(
   if keep is not None:
     value = value * keep.astype(value.dtype)[:, None]
   return shortcut + alpha * skip_gain * value[None, None] * branch
+
+
+def _convolve_plainly(x, weight, stride, groups):
+  """Adds up a matrix product for each pixel of the filter: XLA's convolution is slow in float64."""
+  kernel_height, kernel_width, inputs, _ = weight.shape
+  (top, bottom), (left, right) = jax.lax.padtype_to_pads(
+    x.shape[:2], weight.shape[:2], (stride, stride), "SAME"
+  )
+  height, width = (-(-side // stride) for side in x.shape[:2])
+  x = jnp.pad(x, ((top, bottom), (left, right), (0, 0), (0, 0)))
+  x = x.reshape(*x.shape[:3], groups, inputs)
+  weight = weight.reshape(*weight.shape[:3], groups, -1)
+  y = 0
+  for i in range(kernel_height):
+    for j in range(kernel_width):
+      rows = slice(i, i + stride * (height - 1) + 1, stride)
+      columns = slice(j, j + stride * (width - 1) + 1, stride)
+      y += jnp.einsum("hwngi,igo->hwngo", x[rows, columns], weight[i, j])
+  return y.reshape(*y.shape[:3], -1)
 
 
 def value_and_gradients(function, arguments, cotangent):
