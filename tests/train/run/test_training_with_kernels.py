@@ -1,5 +1,7 @@
 """Training with the kernels of the ops, as Pallas interprets them, and with their references."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -89,7 +91,11 @@ def losses(implementation):
   return np.array(result)
 
 
-def test_eight_steps_agree(small, lowered_for_a_tpu):
+# Of the interpreted step, only tracing and compiling take long, as long for each block.
+@pytest.mark.parametrize("depth", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_eight_steps_agree(depth, small, lowered_for_a_tpu):
+  depths = (1, depth, 0, 0)
+  variants.VARIANTS[SMALL.name] = dataclasses.replace(SMALL, stage_depths=depths)
   expected = losses("reference")
   assert not kernels.fallback_counts
   actual = losses("pallas")
