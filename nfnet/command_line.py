@@ -4,7 +4,6 @@ No command ends because its output cannot be written (`nfnet.system.standard_str
 """
 
 import importlib.util
-import io
 import os
 import pathlib
 import sys
@@ -14,7 +13,7 @@ from collections.abc import Callable
 from absl import app, flags, logging
 
 from nfnet.errors import InUseError, UserError, escaped
-from nfnet.system.interrupts import raise_keyboard_interrupt
+from nfnet.system.interrupts import EXIT_INTERRUPTED, raise_keyboard_interrupt
 from nfnet.system.standard_streams import StandardStreams, keep_running_without_readers
 
 EXIT_UNEXPECTED_ERROR = 1
@@ -26,8 +25,6 @@ EXIT_USER_ERROR = 2
 EXIT_IN_USE = 75
 """Another process is using what this one needs (`nfnet.errors.InUseError`), so the same command may
 succeed later (EX_TEMPFAIL of sysexits.h)."""
-EXIT_INTERRUPTED = 130
-"""Interrupted at the keyboard (128 + SIGINT, as shells count)."""
 
 # The first pattern is that of TPU v4 and earlier, the second that of v5e and later.
 _TPU_DEVICE_FILES = ("accel[0-9]*", "vfio/[0-9]*")
@@ -126,9 +123,6 @@ def run_main(
 
   streams = keep_running_without_readers(None if prints_result else _READER_SILENT_SECONDS_MAX)
   skip_absent_tpu()
-  # A terminal or file that is not UTF-8 shows what it lacks as escapes, as stderr always does.
-  if isinstance(sys.stdout, io.TextIOWrapper):
-    sys.stdout.reconfigure(errors="backslashreplace")
   raise_keyboard_interrupt()
   # All of absl is inside, because parsing the arguments can raise too.
   try:

@@ -45,7 +45,7 @@ def test_flags_of_free_text_are_no_paths(module):
 
 
 def test_paths_that_are_written_are_tried_before_the_work():
-  """By their names: results, data sets and workdirs."""
+  """Flags of these names hold results, data sets and workdirs."""
   uses = {}
   for top in ("nfnet", "train", "profiling"):
     for path in (ROOT / top).rglob("*.py"):

@@ -221,7 +221,7 @@ MAKE_CHECKPOINT = """
 
 @pytest.mark.slow
 def test_mutations_of_the_files_of_a_checkpoint(tmp_path):
-  """In processes of its own: threads of Orbax and TensorStore do not survive a fork."""
+  """Each reader runs in a process of its own, as threads of Orbax do not survive a fork."""
 
   def run(code, *arguments):
     return subprocess.run(

@@ -1,1 +1,1 @@
-"""Deals with the operating system for commands: with standard streams and with paths."""
+"""Deals with the operating system: standard streams, paths, Ctrl-C and the limit of open files."""

@@ -4,7 +4,8 @@ import os
 import signal
 import sys
 
-_EXIT_INTERRUPTED = 130
+EXIT_INTERRUPTED = 130
+"""Interrupted at the keyboard (128 + SIGINT, as shells count)."""
 
 
 def end_in_one_line_while_importing() -> None:
@@ -27,4 +28,4 @@ def raise_keyboard_interrupt() -> None:
 
 def _end(*unused) -> None:
   os.write(2, b"interrupted\n")
-  os._exit(_EXIT_INTERRUPTED)
+  os._exit(EXIT_INTERRUPTED)

@@ -161,15 +161,3 @@ def _example(
     "id": np.int64(index),
     "position": np.int64(position),
   }
-
-
-def _example(
-  image: np.ndarray, labels: np.ndarray, weight: float, index: int, position: int
-) -> Example:
-  return {
-    "image": image,
-    "labels": labels,
-    "weight": np.float32(weight),
-    "id": np.int64(index),
-    "position": np.int64(position),
-  }

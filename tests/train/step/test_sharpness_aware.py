@@ -75,7 +75,7 @@ def step_by_hand(trained):
 
 
 def test_a_step_is_that_of_the_papers_formula():
-  """With dropout and stochastic depth, which have the same keys before and after the ascent."""
+  """Dropout and stochastic depth have the same keys before and after the ascent."""
   # The schedule's first learning rate would be 0.
   trained = training(sharp(group_images=4), learning_rate=0.1)
   state, (metrics,) = trained.run(1)

@@ -168,12 +168,12 @@ def wait_for(is_true, *processes, seconds=120):
 
 
 def pid_of(worker):
-  """Of a worker's name."""
+  """Returns the process id in a worker's name."""
   return int(worker.split(".")[-2])
 
 
 def steps_of(epochs):
-  """In batches of 16 of 1000 images."""
+  """Returns the number of steps, in batches of 16 of 1000 images."""
   return round(epochs * 1000 / 16)
 
 

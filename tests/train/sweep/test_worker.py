@@ -201,7 +201,7 @@ def test_an_idle_worker_can_be_told_to_end(make):
 
 
 def test_a_trial_whose_workdir_is_in_use_is_tried_until_it_is_not(make, monkeypatch):
-  """As by the training of a worker that has stood still for a while."""
+  """The training of a worker that has stood still for a while may still be using it."""
   monkeypatch.setattr(worker_module, "_IN_USE_SECONDS", 0.0)
   name = NAME.format(EXIT_IN_USE)
 

@@ -278,7 +278,7 @@ def test_a_checkpoint_of_another_experiment_is_set_aside_if_an_older_one_fits(wo
 
 
 def test_the_runs_own_checkpoint_of_another_experiment_is_never_passed_over(workdir):
-  """As when a run has gone on with an accepted change, and is resumed as it was before."""
+  """This happens when a run went on with an accepted change and is resumed as it was before."""
   edit_metadata(
     workdir / "checkpoints/6",
     lambda metadata: metadata.update(experiment=to_json(OTHER_EXPERIMENT)),
