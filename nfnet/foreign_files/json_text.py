@@ -85,14 +85,15 @@ def _difference(value: Any, structure: Any) -> tuple[str, str] | None:
     if not isinstance(value, dict):
       return "", f"is {quoted(value)}, must be an object"
     if str in structure:
-      structure = dict.fromkeys(value, structure[str])
-    for name, field_structure in structure.items():
-      field = name if name in value else name.removesuffix("?")
-      if field in value:
-        if inner := _difference(value[field], field_structure):
-          return f".{shortened(field)}{inner[0]}", inner[1]
-      elif field == name:
-        return "", f"has no field {quoted(field)}"
+      fields = [(field, structure[str]) for field in value]
+    else:
+      fields = [(name.removesuffix("?"), inner) for name, inner in structure.items()]
+      for name in structure:
+        if not name.endswith("?") and name not in value:
+          return "", f"has no field {quoted(name)}"
+    for field, field_structure in fields:
+      if field in value and (inner := _difference(value[field], field_structure)):
+        return f".{shortened(field)}{inner[0]}", inner[1]
     return None
   if structure is int:
     structure = _SIZES

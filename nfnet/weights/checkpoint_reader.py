@@ -18,7 +18,13 @@ from nfnet.block_arrangement import BLOCKS, arrange_blocks
 from nfnet.errors import UserError, short_text
 from nfnet.foreign_files.json_text import read_json
 from nfnet.weights.checkpoint_digests import find_damage
-from nfnet.weights.checkpoint_identity import CHECKPOINTS_FOLDER, checkpoint_steps, find_mix_up
+from nfnet.weights.checkpoint_identity import (
+  CHECKPOINTS_FOLDER,
+  RUN_KEY,
+  STEP_KEY,
+  checkpoint_steps,
+  find_mix_up,
+)
 from nfnet.weights.finished_reads import finished_reads
 
 PARAMS_ITEM = "params"
@@ -30,7 +36,8 @@ ITEMS = (PARAMS_ITEM, EMA_ITEM, OPTIMIZER_ITEM, DATA_ITEM, EXPERIMENT_ITEM)
 
 _PIXELS = range(1, 2**14)
 _METADATA_STRUCTURE = {
-  "step?": int,
+  f"{STEP_KEY}?": int,
+  f"{RUN_KEY}?": str,
   "class_names?": [str],
   "experiment?": {
     "model?": {"variant?": str, "activation?": str, "numerics?": str},
@@ -75,13 +82,13 @@ def read_checkpoint(path: str, *, prefer_ema: bool = True) -> tuple[dict[str, An
   if damage := find_damage(folder, items, needed=items):
     raise UserError(f"checkpoint {folder} cannot be read: {damage}; name another step's folder")
   metadata = read_metadata(folder)
+  if mix_up := find_mix_up(folder, metadata):
+    raise UserError(
+      f"checkpoint {folder} is not what its place says: {mix_up}; "
+      "put it back where it belongs, or name another step's folder"
+    )
   # On damaged files Orbax and TensorStore raise errors of many types.
   try:
-    if mix_up := find_mix_up(folder, metadata):
-      raise UserError(
-        f"checkpoint {folder} is not what its place says: {mix_up}; "
-        "put it back where it belongs, or name another step's folder"
-      )
     with finished_reads():
       parameters = arrange_blocks(read_arrays(folder / item))
   except UserError:

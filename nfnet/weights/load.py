@@ -5,10 +5,11 @@
 
 import dataclasses
 import os
-from typing import Any
+from typing import Any, get_args
 
-from nfnet.activations import ACTIVATIONS
+from nfnet.activations import ACTIVATIONS, Numerics
 from nfnet.errors import UserError, quoted
+from nfnet.images.resizing import EvaluationResize
 from nfnet.system.paths import local_path
 from nfnet.variants import Bottleneck, get_variant
 from nfnet.weights.checkpoint_reader import read_checkpoint
@@ -18,6 +19,13 @@ from nfnet.weights.haiku_pickle import read_haiku
 from nfnet.weights.network_matching import Layout, Weights, flatten, match_network
 from nfnet.weights.safetensors_file import is_safetensors, read_safetensors
 from nfnet.weights.timm import TIMM
+
+_KNOWN_SETTINGS = {
+  ("model", "activation"): tuple(ACTIVATIONS),
+  ("model", "numerics"): get_args(Numerics),
+  ("data", "evaluation_resize"): get_args(EvaluationResize),
+}
+"""Values that a checkpoint's experiment may have in the fields that choose among formulas."""
 
 _CHECKPOINT = Layout(
   label=lambda name: "/".join(name.path),
@@ -69,14 +77,16 @@ def _trained_variant(metadata: dict[str, Any], source: str) -> str:
     UserError: the metadata does not describe a network that this version knows.
   """
   try:
-    model = metadata["experiment"]["model"]
-    variant, activation = str(model["variant"]), str(model.get("activation", "gelu"))
-  except (AttributeError, KeyError, TypeError) as error:
+    experiment = metadata["experiment"]
+    variant = experiment["model"]["variant"]
+  except KeyError as error:
     raise UserError(f"{source}: its metadata does not say which network it is") from error
   try:
     get_variant(variant)
   except ValueError as error:
     raise UserError(f"{source}: this version knows no variant {quoted(variant)}") from error
-  if activation not in ACTIVATIONS:
-    raise UserError(f"{source}: this version knows no activation {quoted(activation)}")
+  for (section, field), known in _KNOWN_SETTINGS.items():
+    value = experiment.get(section, {}).get(field)
+    if value is not None and value not in known:
+      raise UserError(f"{source}: this version knows no {field} {quoted(value)}")
   return variant

@@ -8,7 +8,6 @@ line.
 
 import contextlib
 import dataclasses
-import functools
 import queue
 import sys
 import time
@@ -478,22 +477,19 @@ def _evaluate(
     networks[True] = position.state.ema
   with run.ledger.phase(goodput.EVALUATION):
     for is_ema, parameters in networks.items():
-      part = functools.partial(
-        evaluate,
-        run.evaluation_step,
-        parameters,
-        run.experiment.data,
-        run.mesh,
-        is_interrupted=run.termination.is_due,
-        deaths=run.deaths,
-      )
-      scores = _with_data(
-        lambda is_interrupted, part=part: part(is_interrupted_alone=is_interrupted),
-        position,
-        run,
-        tally,
-        reports,
-      )
+
+      def score(is_interrupted_alone: Callable[[], bool], parameters: Any = parameters):
+        return evaluate(
+          run.evaluation_step,
+          parameters,
+          run.experiment.data,
+          run.mesh,
+          is_interrupted=run.termination.is_due,
+          is_interrupted_alone=is_interrupted_alone,
+          deaths=run.deaths,
+        )
+
+      scores = _with_data(score, position, run, tally, reports)
       if scores is None:
         return None
       reports.evaluation(

@@ -127,6 +127,9 @@ def replace(folder, name, content):
     (b'{"class_names": [["cat"]]}', r"class_names\[0\] is \['cat'\], must be of type str"),
     (b'{"counts": {"images": -1}}', "counts.images is -1, must be an integer"),
     (b'{"left_out": [1]}', r"left_out\[0\] is 1, must be a list"),
+    (b'{"run": 3}', "run is 3, must be of type str"),
+    # A field that is called as the optional ones are marked does not hide the real one.
+    (b'{"experiment?": {}, "experiment": 5}', "experiment is 5, must be an object"),
   ],
 )
 def test_hostile_metadata_are_one_line(workdir, content, message):
@@ -151,6 +154,14 @@ def test_hostile_metadata_are_one_line(workdir, content, message):
     (
       {"model": {"variant": "F0", "activation": "\x07"}},
       r"this version knows no activation '\\x07'",
+    ),
+    (
+      {"model": {"variant": "F0", "numerics": "jax"}},
+      r"this version knows no numerics 'jax'",
+    ),
+    (
+      {"model": {"variant": "F0"}, "data": {"evaluation_resize": "stretch"}},
+      r"this version knows no evaluation_resize 'stretch'",
     ),
     ({"model": {"variant": "F0", "activation": "gelu"}}, "do not fit F0"),
   ],
