@@ -1,1 +1,4 @@
-"""Deals with the operating system: standard streams, paths, Ctrl-C and the limit of open files."""
+"""Deals with the operating system for all packages.
+
+Standard streams, Ctrl-C, paths, files that survive a power failure, and the limit of open files.
+"""

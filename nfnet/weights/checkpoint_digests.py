@@ -11,6 +11,7 @@ import pathlib
 from collections.abc import Iterable
 
 from nfnet.errors import shortened
+from nfnet.system.durable_files import write_synced
 
 DIGESTS_FILE = "digests.sha256"
 _WITHOUT_DIGEST = (DIGESTS_FILE, "_CHECKPOINT_METADATA", "commit_success.txt")
@@ -22,10 +23,7 @@ _THREADS = 8
 def write_digests(folder: pathlib.Path) -> None:
   """Writes the digests of the files of a checkpoint that is about to be committed."""
   lines = _digest_lines(folder, _files(folder))
-  with (folder / DIGESTS_FILE).open("w") as file:
-    file.write("".join(lines.values()))
-    file.flush()
-    os.fsync(file.fileno())
+  write_synced(folder / DIGESTS_FILE, "".join(lines.values()))
 
 
 def find_damage(

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from nfnet.errors import UserError, quoted
+from nfnet.system.durable_files import write_durably
 
 CHECKPOINTS_FOLDER = "checkpoints"
 RUN_FILE = "run.json"
@@ -86,10 +87,4 @@ def read_run(workdir: pathlib.Path) -> str | None:
 
 def write_run(workdir: pathlib.Path, run: str) -> None:
   """Writes `run.json`; a reader sees the previous file or the whole new one."""
-  path = workdir / RUN_FILE
-  unfinished = path.with_suffix(".tmp")
-  with unfinished.open("w") as file:
-    file.write(json.dumps({RUN_KEY: run}) + "\n")
-    file.flush()
-    os.fsync(file.fileno())
-  unfinished.replace(path)
+  write_durably(workdir / RUN_FILE, json.dumps({RUN_KEY: run}) + "\n")

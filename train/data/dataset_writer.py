@@ -21,6 +21,7 @@ import tqdm
 
 from nfnet.errors import UserError, escaped
 from nfnet.images.decoding import BadImageError, decode_image
+from nfnet.system.durable_files import write_durably
 from train.data import record_files
 from train.data.image_sources import Source, SourceImage, UnreadableImageError
 from train.data.manifest import (
@@ -33,7 +34,6 @@ from train.data.manifest import (
   save_manifest,
 )
 from train.data.preparation import progress
-from train.data.preparation.durable_files import write_durably
 from train.data.preparation.same_pixels import (
   NO_DIGEST,
   find_images_in_two_splits,

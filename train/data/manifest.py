@@ -20,7 +20,7 @@ from typing import Any
 
 from nfnet.errors import UserError, quoted
 from nfnet.foreign_files.json_text import check_structure, read_json
-from train.data.preparation.durable_files import write_durably
+from nfnet.system.durable_files import write_durably
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"

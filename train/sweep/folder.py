@@ -33,6 +33,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from nfnet.errors import UserError
+from nfnet.system.durable_files import write_durably, write_synced
 from nfnet.system.paths import local_path
 from train.sweep.json_files import read_json_object
 from train.sweep.trial import Trial, trial_from_json
@@ -106,7 +107,7 @@ class SweepFolder:
       for name in (*STATES, _TRIALS):
         (self.path / name).mkdir(parents=True, exist_ok=True)
       unfinished = _unfinished(plan)
-      _write_durably(unfinished, json.dumps(dict(fixed), indent=1) + "\n")
+      write_synced(unfinished, json.dumps(dict(fixed), indent=1) + "\n")
       # Unlike a rename, a link never replaces a file that another worker was quicker to write.
       with contextlib.suppress(FileExistsError):
         os.link(unfinished, plan)
@@ -193,8 +194,8 @@ class SweepFolder:
     with self.writing():
       unfinished = _unfinished(target)
       unfinished.mkdir()
-      _write_durably(unfinished / _TRIAL_FILE, text)
-      _write_durably(unfinished / _NEW_ENTRY, "{}\n")
+      write_synced(unfinished / _TRIAL_FILE, text)
+      write_synced(unfinished / _NEW_ENTRY, "{}\n")
       try:
         os.rename(unfinished, target)
       except OSError:
@@ -286,7 +287,7 @@ class SweepFolder:
     with contextlib.suppress(OSError):
       write_whole(self.trial_folder(name) / _TRIAL_FILE, text)
       if name not in self.entries():
-        _write_durably(self.trial_folder(name) / _NEW_ENTRY, "{}\n")
+        write_synced(self.trial_folder(name) / _NEW_ENTRY, "{}\n")
         self._release(name)
 
   def _release(self, name: str) -> None:
@@ -297,20 +298,7 @@ class SweepFolder:
 
 def write_whole(path: pathlib.Path, text: str) -> None:
   """Writes a file atomically: readers see either the previous content or all of the new one."""
-  unfinished = _unfinished(path)
-  try:
-    _write_durably(unfinished, text)
-    unfinished.replace(path)
-  finally:
-    unfinished.unlink(missing_ok=True)
-
-
-def _write_durably(path: pathlib.Path, text: str) -> None:
-  """Writes a file that is whole after a power failure if its later rename has survived."""
-  with path.open("w", encoding="utf-8") as file:
-    file.write(text)
-    file.flush()
-    os.fsync(file.fileno())
+  write_durably(path, text, unfinished=_unfinished(path))
 
 
 def _unfinished(path: pathlib.Path) -> pathlib.Path:

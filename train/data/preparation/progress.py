@@ -19,13 +19,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from nfnet.errors import UserError
+from nfnet.system.durable_files import rename_durably, sync, write_durably
 from train.data.manifest import (
   IMAGES_IN_TWO_SPLITS_NAME,
   MANIFEST_NAME,
   RecordFile,
   record_file_from_json,
 )
-from train.data.preparation.durable_files import rename_durably, sync, write_durably
 from train.data.preparation.same_pixels import DIGEST_BYTES
 
 _PARTIAL = "partial"

@@ -203,23 +203,6 @@ def set_aside(workdir: pathlib.Path, name: str, content: bytes) -> None:
     file.write(content)
 
 
-def write_whole(path: pathlib.Path, content: bytes) -> None:
-  """Replaces the content of a file so that it is whole at any time.
-
-  Raises:
-    OSError: it cannot be written; the file is as it was.
-  """
-  unfinished = path.with_suffix(".tmp")
-  try:
-    with unfinished.open("wb") as file:
-      file.write(content)
-      file.flush()
-      os.fsync(file.fileno())
-    unfinished.replace(path)
-  finally:
-    unfinished.unlink(missing_ok=True)
-
-
 class _Line(NamedTuple):
   """A line of a file, or a part of a line that is too long for a record.
 

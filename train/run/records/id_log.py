@@ -19,6 +19,7 @@ from absl import logging
 
 from nfnet.errors import UserError
 from nfnet.foreign_files.regular_files import open_regular
+from nfnet.system.durable_files import write_durably
 from train.run.records.bookkeeping import (
   DAMAGED_FOLDER,
   RecordFile,
@@ -26,7 +27,6 @@ from train.run.records.bookkeeping import (
   make_place,
   report_unwritable,
   set_aside,
-  write_whole,
 )
 
 IDS_FOLDER = "ids"
@@ -240,7 +240,7 @@ def _repair(workdir: pathlib.Path, name: str) -> None:
         "%s: set aside what is not a record, %d byte(s), in %s", path, len(damaged), DAMAGED_FOLDER
       )
     if sound.nbytes != len(content):
-      write_whole(path, sound.tobytes())
+      write_durably(path, sound.tobytes())
   except OSError as error:
     report_unwritable(workdir, name, error)
 
@@ -249,6 +249,6 @@ def _write_order(workdir: pathlib.Path, order: Mapping[str, Any]) -> None:
   name = f"{IDS_FOLDER}/{ORDER_FILE}"
   make_place(workdir, name)
   try:
-    write_whole(workdir / name, json.dumps(dict(order)).encode())
+    write_durably(workdir / name, json.dumps(dict(order)).encode())
   except OSError as error:
     report_unwritable(workdir, name, error)

@@ -8,17 +8,34 @@ import pathlib
 _CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)
 
 
-def write_durably(path: pathlib.Path, text: str) -> None:
+def write_durably(
+  path: pathlib.Path, content: str | bytes, *, unfinished: pathlib.Path | None = None
+) -> None:
   """Writes or replaces a file; a reader sees the whole old or the whole new one.
 
-  On the way, there is a file of the same name that ends in `.tmp`.
+  Args:
+    path: path of the file.
+    content: text, which is written as UTF-8, or bytes.
+    unfinished: path of the file while it is written, in the same folder; None is `path` with the
+      suffix `.tmp`, for files that no two processes write at once.
+
+  Raises:
+    OSError: it cannot be written; the file is as it was.
   """
-  unfinished = path.with_suffix(".tmp")
-  with unfinished.open("w", encoding="utf-8") as file:
-    file.write(text)
+  unfinished = unfinished or path.with_suffix(".tmp")
+  try:
+    write_synced(unfinished, content)
+    rename_durably(unfinished, path)
+  finally:
+    unfinished.unlink(missing_ok=True)
+
+
+def write_synced(path: pathlib.Path, content: str | bytes) -> None:
+  """Writes a file that is whole after a power failure if its name has survived."""
+  with path.open("wb") as file:
+    file.write(content.encode() if isinstance(content, str) else content)
     file.flush()
     os.fsync(file.fileno())
-  rename_durably(unfinished, path)
 
 
 def rename_durably(unfinished: pathlib.Path, path: pathlib.Path) -> None:
