@@ -8,6 +8,7 @@ from nfnet.errors import UserError, quoted, short_text, shortened
 from nfnet.foreign_files.regular_files import read_regular_file
 
 FILE_BYTES_MAX = 16 * 2**20
+OBJECT_BYTES_MAX = 2**20
 """A manifest of 21,841 classes and 8,192 record files has 2 MB. Parsed, JSON takes up to 25 times
 its length."""
 
@@ -50,6 +51,31 @@ def read_json(path: str | os.PathLike[str], structure: Any = Any) -> Any:
   except ValueError as error:
     raise UserError(f"{path} is damaged: {short_text(error)}") from error
   return value
+
+
+def read_json_object(
+  path: str | os.PathLike[str], bytes_max: int = OBJECT_BYTES_MAX
+) -> dict[str, Any]:
+  """Returns the fields of a JSON object in a file.
+
+  Args:
+    path: path of the file.
+    bytes_max: most bytes that the file may have.
+
+  Raises:
+    OSError: the file cannot be read.
+    ValueError: its content is no JSON object; the message says why, without quoting it.
+  """
+  content = read_regular_file(path, bytes_max)
+  if not content.strip():
+    raise ValueError("is empty")
+  try:
+    fields = parse_json(content)
+  except ValueError as error:
+    raise ValueError("is not JSON") from error
+  if not isinstance(fields, dict):
+    raise ValueError("is not a JSON object")
+  return fields
 
 
 def check_structure(value: Any, structure: Any) -> None:

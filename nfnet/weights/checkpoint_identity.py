@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from nfnet.errors import UserError, quoted
+from nfnet.foreign_files.json_text import read_json_object
 from nfnet.system.durable_files import write_durably
 
 CHECKPOINTS_FOLDER = "checkpoints"
@@ -72,16 +73,10 @@ def find_mix_up(folder: pathlib.Path, metadata: Mapping[str, Any]) -> str | None
 
 def read_run(workdir: pathlib.Path) -> str | None:
   """Returns the name of the run that a workdir belongs to; None if `run.json` does not tell."""
-  path = workdir / RUN_FILE
   try:
-    # Opening anything but a file, such as a pipe, might wait forever.
-    if not os.path.isfile(path):
-      return None
-    with path.open("rb") as file:
-      content = json.loads(file.read(_RUN_FILE_BYTES_MAX))
-  except (OSError, ValueError, RecursionError):
+    run = read_json_object(workdir / RUN_FILE, _RUN_FILE_BYTES_MAX).get(RUN_KEY)
+  except (OSError, ValueError):
     return None
-  run = content.get(RUN_KEY) if isinstance(content, dict) else None
   return run if isinstance(run, str) else None
 
 

@@ -73,7 +73,7 @@ def evaluate(
       unit="image",
       leave=False,
       # None shows the bar only on a terminal. With several processes, only the first one shows it.
-      disable=None if jax.process_index() == 0 else True,
+      disable=None if is_first() else True,
     ) as bar,
   ):
     while True:

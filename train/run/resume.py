@@ -10,10 +10,9 @@ from typing import Any
 
 import jax
 
-from nfnet.errors import UserError
+from nfnet.errors import UserError, short_text
 from nfnet.initialization import initial_parameters
 from nfnet.model import NFNet
-from nfnet.weights.checkpoint_reader import short_text
 from train.config.experiment import Experiment
 from train.run.checkpoints.manager import Checkpoints
 from train.run.checkpoints.resumable import changed_fields

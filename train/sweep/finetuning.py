@@ -19,6 +19,7 @@ from typing import Any
 from tqdm import tqdm
 
 from nfnet.errors import UserError
+from nfnet.foreign_files.json_text import read_json_object
 from train.config.experiment import Experiment
 from train.config.files import load_experiment
 from train.config.json_conversion import to_json
@@ -30,7 +31,6 @@ from train.run.loop import train
 from train.run.records.metrics import read_metrics
 from train.run.records.workdir import writing_to
 from train.sweep.folder import SweepFolder, write_whole
-from train.sweep.json_files import read_json_object
 from train.sweep.results import (
   COLUMNS,
   best_results,

@@ -33,9 +33,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from nfnet.errors import UserError
+from nfnet.foreign_files.json_text import read_json_object
 from nfnet.system.durable_files import write_durably, write_synced
 from nfnet.system.paths import local_path
-from train.sweep.json_files import read_json_object
 from train.sweep.trial import Trial, trial_from_json
 
 WAITING, RUNNING, FAILED, DONE = STATES = ("waiting", "running", "failed", "done")

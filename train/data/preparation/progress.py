@@ -19,6 +19,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from nfnet.errors import UserError
+from nfnet.foreign_files.json_text import parse_json
+from nfnet.foreign_files.regular_files import open_regular
 from nfnet.system.durable_files import rename_durably, sync, write_durably
 from train.data.manifest import (
   IMAGES_IN_TWO_SPLITS_NAME,
@@ -213,8 +215,10 @@ def _refuse_foreign(names: Iterable[str], folder: pathlib.Path) -> None:
 def _read_fields(path: pathlib.Path) -> dict[str, Any]:
   """Returns the fields of a JSON file; none if there is no such file or it is damaged."""
   try:
-    fields = json.loads(path.read_text(encoding="utf-8"))
-  except (OSError, ValueError, RecursionError):
+    # Notes name each image that was left out, so they have no size that none exceeds.
+    with open_regular(path) as file:
+      fields = parse_json(file.read())
+  except (OSError, ValueError):
     return {}
   return fields if isinstance(fields, dict) else {}
 

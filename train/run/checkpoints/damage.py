@@ -21,7 +21,6 @@ from nfnet.weights.checkpoint_reader import (
   OPTIMIZER_ITEM,
   PARAMS_ITEM,
   read_metadata,
-  short_text,
 )
 from train.run.records.workdir import writing_to
 
@@ -106,9 +105,8 @@ def _look_at(place: pathlib.Path) -> dict[str, Any]:
     raise _UnusableError(damage)
   try:
     metadata = read_metadata(place)
-  # On foreign files Orbax and the JSON parser raise errors of many types.
-  except Exception as error:
-    raise _UnusableError(f"its metadata cannot be read ({short_text(error)})") from error
+  except UserError as error:
+    raise _UnusableError(str(error)) from error
   if mix_up := find_mix_up(place, metadata):
     raise _MisplacedError(mix_up)
   if "experiment" not in metadata:

@@ -12,10 +12,7 @@ import uuid
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax
-import numpy as np
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
 from nfnet.block_arrangement import BLOCKS, arrange_blocks
@@ -51,6 +48,7 @@ from train.run.checkpoints.orbax_quirks import (
 )
 from train.run.checkpoints.resumable import check_class_names, check_resumable
 from train.run.leases.held import check_lease
+from train.run.processes import is_first, same_in_all_processes
 from train.run.records.workdir import writing_to
 
 BEST_METRIC = "evaluation_top1"
@@ -106,7 +104,7 @@ class Checkpoints:
     # The run's name; None until a checkpoint has been restored or saved.
     self._run: str | None = None
     try:
-      if jax.process_index() == 0:
+      if is_first():
         remove_unfinished_saves(self._folder)
       self._manager = Manager(
         self._folder,
@@ -231,7 +229,7 @@ class Checkpoints:
         + ("" if step is None else f" of step {step}")
       )
     chosen, faults = None, {}
-    if jax.process_index() == 0:
+    if is_first():
 
       def accept(metadata: Mapping[str, Any]) -> None:
         if experiment is not None:
@@ -242,9 +240,9 @@ class Checkpoints:
       if chosen is not None:
         self._run = read_run(self._folder.parent) or run
         set_aside(self._workdir, self._folder, faults)
-    # -1 stands for None, which cannot be broadcast.
-    chosen = int(multihost_utils.broadcast_one_to_all(np.int32(-1 if chosen is None else chosen)))
-    if chosen < 0:
+    # Steps begin with 1.
+    chosen = same_in_all_processes(chosen or 0)
+    if not chosen:
       reason = faults.get(steps[-1], "the output of process 0 says why")
       raise UserError(
         f"checkpoint {self._folder / str(steps[-1])} cannot be restored: {reason}"
@@ -292,7 +290,7 @@ class Checkpoints:
 
   def _name_run(self) -> str:
     """Returns the name of the run, which is drawn with its first checkpoint."""
-    if jax.process_index() == 0:
+    if is_first():
       if self._run is None and self.all_steps():
         self._run = read_run(self._folder.parent)
       self._run = self._run or uuid.uuid4().hex
@@ -305,7 +303,7 @@ class Checkpoints:
   def _write_digests(self) -> None:
     """Writes the digests; Orbax calls this after writing all files, before it renames them."""
     check_lease(self._workdir)
-    if jax.process_index() == 0:
+    if is_first():
       write_digests(unfinished_save(self._folder, self._saving))
 
   def _restore_step(self, step: int, parameters: Any, ema: Any, optimizer: Any) -> Restored:

@@ -2,7 +2,6 @@
 
 import contextlib
 import datetime
-import json
 import logging
 import os
 import pathlib
@@ -11,13 +10,14 @@ import shutil
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-import jax
 import orbax.checkpoint as ocp
 from absl import logging as absl_logging
 from etils import epath
 from orbax.checkpoint.path import step as step_lib
 
+from nfnet.foreign_files.json_text import read_json_object
 from nfnet.weights.checkpoint_identity import checkpoint_steps, step_of
+from train.run.processes import is_first
 
 _UNFINISHED = ".orbax-checkpoint-tmp"
 
@@ -69,10 +69,8 @@ class Manager(ocp.CheckpointManager):
     """
     path = pathlib.Path(self.directory) / str(step) / "metrics" / "metrics"
     try:
-      # Opening anything but a file, such as a pipe, might wait forever.
-      values = json.loads(path.read_bytes()) if os.path.isfile(path) else {}
-      return {name: float(value) for name, value in values.items()}
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+      return {name: float(value) for name, value in read_json_object(path).items()}
+    except (OSError, ValueError, TypeError, OverflowError):
       return {}
 
 
@@ -88,7 +86,7 @@ class _Deleter:
 
   def delete(self, step: int) -> None:
     """Deletes the checkpoint of a step; the first of several processes does it."""
-    if jax.process_index() == 0:
+    if is_first():
       try:
         shutil.rmtree(self._folder / str(step))
       except OSError as error:

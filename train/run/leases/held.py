@@ -5,12 +5,12 @@ first; `train.run.records.workdir.writing_to` does so. A lease is lost when its 
 this run's token, because the workdir was renamed, removed, replaced, or given to another process.
 """
 
-import json
 import os
-import pathlib
 from typing import Any
 
-from nfnet.errors import UserError
+from nfnet.errors import UserError, shortened
+from nfnet.foreign_files.json_text import parse_json
+from nfnet.foreign_files.regular_files import open_regular
 
 LEASE_FILE = "lease.json"
 SIZE_BYTES = 1024
@@ -54,7 +54,7 @@ def check_lease(folder: str | os.PathLike[str]) -> None:
 
 def _check(workdir: str, token: int) -> None:
   try:
-    with pathlib.Path(workdir, LEASE_FILE).open("rb") as file:
+    with open_regular(os.path.join(workdir, LEASE_FILE)) as file:
       holder = read_holder(file.read(SIZE_BYTES))
   except (FileNotFoundError, NotADirectoryError):
     holder = {}
@@ -75,8 +75,8 @@ def _check(workdir: str, token: int) -> None:
 def read_holder(content: bytes) -> dict[str, Any]:
   """Returns what a lease's file says about its holder; empty if it makes no sense."""
   try:
-    holder = json.loads(content)
-  except (ValueError, RecursionError):
+    holder = parse_json(content)
+  except ValueError:
     return {}
   return holder if isinstance(holder, dict) else {}
 
@@ -86,5 +86,5 @@ def describe(holder: dict[str, Any]) -> str:
   if not holder:
     return "another process"
   # Whoever can write into the folder may have written anything.
-  values = (repr(str(holder.get(name))[:100])[1:-1] for name in ("process", "host", "since"))
+  values = (shortened(str(holder.get(name))) for name in ("process", "host", "since"))
   return "process {} on host {} (since {})".format(*values)
