@@ -87,13 +87,19 @@ def check(
     check_activation(activation)
 
 
-@functools.cache
 def check_activation(activation: Activation) -> None:
   """Checks that each intermediate value has the input's shape or is a scalar, and can be computed.
 
   Raises:
     NotImplementedError: the kernels do not cover the activation.
   """
+  if reason := _reason_against(activation):
+    raise NotImplementedError(reason)
+
+
+@functools.cache
+def _reason_against(activation: Activation) -> str | None:
+  """Returns why the kernels do not cover an activation, or None if they do."""
   shape = (SUBLANES, LANES)
 
   def equations(jaxpr):
@@ -105,6 +111,7 @@ def check_activation(activation: Activation) -> None:
   jaxpr = jax.make_jaxpr(activation)(jax.ShapeDtypeStruct(shape, jnp.float32)).jaxpr
   for equation in equations(jaxpr):
     if {variable.aval.shape for variable in equation.outvars} - {shape, ()}:
-      raise NotImplementedError("an activation that is not elementwise")
+      return "an activation that is not elementwise"
     if equation.primitive.name in _PRIMITIVES_NOT_ON_TPU:
-      raise NotImplementedError(f"an activation with {equation.primitive.name}")
+      return f"an activation with {equation.primitive.name}"
+  return None

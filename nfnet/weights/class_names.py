@@ -1,5 +1,6 @@
 """Compares classes by their names, so that a class is never taken for another one of its index."""
 
+import collections
 from collections.abc import Sequence
 
 from nfnet.errors import UserError, quoted
@@ -29,17 +30,18 @@ def match_classes(
   indices = {name: index for index, name in enumerate(network)}
   unknown = [name for name in data if name not in indices]
   if unknown:
-    absent = [name for name in network if name not in set(data)]
+    known = set(data)
+    absent = [name for name in network if name not in known]
     raise UserError(
       f"{data_source} has {len(unknown)} of {len(data)} classes that {network_source} does not "
       f"know: {_shown(unknown)}; of its {len(network)} classes, the data set lacks {len(absent)}: "
       f"{_shown(absent)}; classes are matched by name, so give a data set with the same names"
     )
   for source, names in ((network_source, network), (data_source, data)):
-    if len(set(names)) < len(names):
-      twice = next(name for name in names if names.count(name) > 1)
+    twice = [name for name, count in collections.Counter(names).items() if count > 1]
+    if twice:
       raise UserError(
-        f"{source} has two classes named {_shown([twice])}; classes are matched by name"
+        f"{source} has two classes named {quoted(twice[0])}; classes are matched by name"
       )
   return tuple(indices[name] for name in data)
 

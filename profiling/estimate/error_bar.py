@@ -5,13 +5,10 @@
 
 import dataclasses
 import functools
-import json
 import math
 from collections.abc import Sequence
 
-from profiling.estimate.stored import RESULTS
-
-CALIBRATION = RESULTS / "calibration.json"
+from profiling.estimate.stored import read_stored
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,7 +38,7 @@ def error_bars() -> dict[str, Spread]:
 
   The spread for "v3" comes from step times of paper B, that for "v4" from core-hours of paper A.
   """
-  calibration = json.loads(CALIBRATION.read_text())
+  calibration = read_stored("calibration.json")
   return {name: Spread(**table["spread"]) for name, table in calibration["tables"].items()}
 
 

@@ -12,8 +12,9 @@ from profiling.calibrate import (
 )
 from profiling.compile.request import StepRequest, plain_experiment
 from profiling.estimate import published
-from profiling.estimate.error_bar import CALIBRATION, Spread, error_bar_text, error_bars, spread
+from profiling.estimate.error_bar import Spread, error_bar_text, error_bars, spread
 from profiling.estimate.paper_runs import Estimates
+from profiling.estimate.stored import read_stored
 from tests.profiling.reports import compute_row, report
 
 
@@ -69,7 +70,7 @@ def test_prints_what_it_compares():
 
 
 def test_the_error_bars_are_those_of_the_stored_comparison():
-  calibration = json.loads(CALIBRATION.read_text())
+  calibration = read_stored("calibration.json")
   for name, table in calibration["tables"].items():
     assert len(table["rows"]) == 6
     ratios = [row["published"] / row["estimated"] for row in table["rows"]]

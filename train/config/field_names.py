@@ -18,19 +18,12 @@ def field_types() -> dict[str, Any]:
 
 def field_requirements() -> dict[str, tuple[Requirement, ...]]:
   """Returns what is required of every field's value beyond its type, by dotted name."""
-  return {
-    field: tuple(_extras(typing.get_type_hints(section, include_extras=True)[name], Requirement))
-    for field, section, name in _walk(Experiment, "")
-  }
+  return {field: tuple(_extras(hint, Requirement)) for field, hint in _annotations()}
 
 
 def path_fields() -> list[str]:
   """Returns the dotted names of the fields that hold a path of the local file system."""
-  return [
-    field
-    for field, section, name in _walk(Experiment, "")
-    if any(_extras(typing.get_type_hints(section, include_extras=True)[name], LocalPath))
-  ]
+  return [field for field, hint in _annotations() if any(_extras(hint, LocalPath))]
 
 
 def field_values(experiment: Experiment) -> dict[str, Any]:
@@ -64,6 +57,12 @@ def _walk(section: type, prefix: str) -> Iterable[tuple[str, type, str]]:
       yield from _walk(annotation, f"{prefix}{name}.")
     else:
       yield f"{prefix}{name}", section, name
+
+
+def _annotations() -> Iterable[tuple[str, Any]]:
+  """Yields every field's dotted name and its type annotation with requirements."""
+  for field, section, name in _walk(Experiment, ""):
+    yield field, typing.get_type_hints(section, include_extras=True)[name]
 
 
 def _extras(annotation: Any, kind: type) -> Iterable[Any]:

@@ -71,8 +71,9 @@ def override(experiment: Experiment, overrides: Iterable[str]) -> Experiment:
   for argument in overrides:
     experiment = _apply(experiment, argument)
   validate(experiment)
+  values = field_values(experiment)
   for field in path_fields():
-    if path := field_values(experiment)[field]:
+    if path := values[field]:
       experiment = replace_field(experiment, field, local_path(field, path))
   return experiment
 

@@ -11,6 +11,7 @@ from jax.sharding import AbstractMesh
 from nfnet.errors import UserError, escaped, quoted, shortened
 from train.config.accepted_changes import FLAG
 from train.config.experiment import Experiment
+from train.config.field_names import field_values, path_fields
 from train.config.files import load_experiment
 from train.launch.slices import Slice, parse_slice
 from train.step.sharding.batch import check_batch_size, check_train_batch
@@ -202,10 +203,11 @@ def _check_paths(experiment: Experiment, overrides: Sequence[str]) -> None:
       raise UserError(
         f"{override} is a path of this machine, not of a worker; give one under {SHARED_FOLDER}"
       )
-  paths = {"data.path": experiment.data.path}
-  if experiment.initial_weights is not None:
-    paths["initial_weights"] = experiment.initial_weights
-  for field, path in paths.items():
+  values = field_values(experiment)
+  for field in path_fields():
+    path = values[field]
+    if path is None:
+      continue
     # Files that a configuration finds beside itself are in the image too.
     file = (_REPOSITORY / path).resolve()
     in_image = path and os.path.exists(file) and file.is_relative_to(_REPOSITORY)

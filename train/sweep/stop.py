@@ -1,8 +1,8 @@
 """SIGTERM and Ctrl-C for a worker, which then gives its trial back.
 
 `train.run.termination` does this for a training run. A worker needs its own listener, because it
-must not ask JAX how many processes there are (that would take the devices from the training runs
-that it starts), and because it treats Ctrl-C like SIGTERM.
+must not ask JAX how many processes there are: that would take the devices from the training runs
+that it starts.
 """
 
 import signal

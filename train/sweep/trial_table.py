@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TextIO
 
+from nfnet.errors import escaped
+from nfnet.foreign_files.regular_files import open_regular
 from train.report.table import format_table
 from train.report.units import format_duration
 from train.run.records.metrics import METRICS_FILE, parse_metrics_line
@@ -206,17 +208,17 @@ def _row(folder: SweepFolder, entry: Entry) -> Row:
       held_out_loss=result and result["loss_nats"],
       top1=result and 1 - result["held_out_error_percent"] / 100,
     )
-  state, note, records = entry.state, entry.worker or "", {}
+  state, note, records = entry.state, escaped(entry.worker or ""), {}
   if entry.state == FAILED:
     failure = entry.read()
     state = DIVERGED if failure.get("diverged") else FAILED
-    note = str(failure.get("reason", ""))
+    note = escaped(str(failure.get("reason", "")))
     if len(note) > _REASON_CHARACTERS_MAX:
       note = note[: _REASON_CHARACTERS_MAX - 3] + "..."
   records = _newest_records(folder.workdir(trial.name) / METRICS_FILE)
   training, evaluation = records.get("train", {}), records.get("evaluation", {})
   speed, left_seconds = training.get("images_per_second"), None
-  if speed and "step" in training and entry.state == RUNNING:
+  if speed and entry.state == RUNNING:
     left_seconds = trial.images * (1 - training["step"] / trial.steps) / speed
   return Row(
     name=trial.name,
@@ -235,10 +237,8 @@ def _row(folder: SweepFolder, entry: Entry) -> Row:
 def _newest_records(path: pathlib.Path) -> dict[str, dict[str, Any]]:
   """Returns the last record of each kind near the end of a file that may be growing."""
   records = {}
-  if not path.is_file():
-    return records
   try:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
       file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
       lines = file.read().decode(errors="replace").splitlines()
   except OSError:

@@ -242,7 +242,7 @@ def _rewrite(
   if not path.exists():
     return
   unfinished = path.with_suffix(".tmp")
-  make_place(workdir, unfinished.name)
+  make_place(workdir, str(pathlib.Path(name).with_suffix(".tmp")))
   try:
     with contextlib.ExitStack() as opened:
       file = opened.enter_context(unfinished.open("wb"))
