@@ -37,7 +37,7 @@ test: $(INSTALLED)
 
 test-all: $(INSTALLED)
 	@echo "== All tests"
-	@$(RUN) -m pytest -m "slow or not slow"
+	@$(RUN) -m pytest -m "slow or not slow" -o faulthandler_timeout=7200
 
 lint: $(INSTALLED)
 	@echo "== Formatter and linter"

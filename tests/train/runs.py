@@ -88,6 +88,15 @@ def free_port():
     return some.getsockname()[1]
 
 
+def is_listening(port):
+  """Returns whether a process takes connections on a port of this machine."""
+  try:
+    socket.create_connection(("localhost", port)).close()
+  except OSError:
+    return False
+  return True
+
+
 def send(pid, signal_number):
   """Sends a signal to a process that may be gone."""
   with contextlib.suppress(ProcessLookupError):

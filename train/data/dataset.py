@@ -14,12 +14,12 @@ def class_names(data: Data) -> tuple[str, ...]:
 
 def train_examples(data: Data) -> int:
   """Returns the number of records of the training split, which make one epoch."""
-  return _find_split(data, data.train_split).records
+  return _find_split(data, _load_manifest(data), data.train_split).records
 
 
 def evaluation_examples(data: Data) -> int:
   """Returns the number of records of the held-out split."""
-  return _find_split(data, data.evaluation_split).records
+  return _find_split(data, _load_manifest(data), data.evaluation_split).records
 
 
 def open_decoder(data: Data, split_name: str) -> Decoder:
@@ -34,7 +34,7 @@ def open_decoder(data: Data, split_name: str) -> Decoder:
       f"data.num_classes={data.num_classes}, but data set {data.path} has "
       f"{len(manifest.class_names)} classes"
     )
-  split = _find_split(data, split_name)
+  split = _find_split(data, manifest, split_name)
   check_file_sizes(data.path, split)
   return Decoder(RecordReader(data.path, split), manifest)
 
@@ -45,8 +45,8 @@ def _load_manifest(data: Data) -> Manifest:
   return load_manifest(data.path)
 
 
-def _find_split(data: Data, name: str) -> Split:
-  splits = _load_manifest(data).splits
+def _find_split(data: Data, manifest: Manifest, name: str) -> Split:
+  splits = manifest.splits
   if name not in splits or not splits[name].records:
     raise UserError(
       f"data set {data.path} has no images in split {name!r}; it has {', '.join(splits)}"

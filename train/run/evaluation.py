@@ -62,13 +62,14 @@ def evaluate(
   # Sums are kept on the devices. The host waits for a batch only after it has handed over the next
   # one, so that two batches are on the devices at once, not all.
   sums = None
+  total = evaluation_examples(images)
   with (
     evaluation_batches(
       images, shard_index=jax.process_index(), shard_count=jax.process_count(), deaths=deaths
     ) as batches,
     BatchFetcher(batches) as fetcher,
     tqdm(
-      total=evaluation_examples(images),
+      total=total,
       desc="evaluating",
       unit="image",
       leave=False,
@@ -96,7 +97,6 @@ def evaluate(
       if is_interrupted():
         return None
     sums = jax.device_get(sums)
-    total = evaluation_examples(images)
     batches.check_bad_images(total - int(sums["examples"]), total)
   return scores(sums)
 

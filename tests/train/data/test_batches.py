@@ -2,7 +2,6 @@ import dataclasses
 import itertools
 import json
 import os
-import pathlib
 import signal
 import subprocess
 import sys
@@ -13,6 +12,7 @@ import pytest
 
 from nfnet.errors import UserError
 from nfnet.images.resizing import resize_and_center_crop
+from tests.processes import children, is_running
 from tests.repository import ROOT
 from tests.train.data import image_files
 from train.config.experiment import Data
@@ -445,21 +445,10 @@ def start_program(tmp_path, dataset, seconds):
   )
 
 
-def is_running(pid):
-  try:
-    return "State:\tZ" not in pathlib.Path(f"/proc/{pid}/status").read_text()
-  except OSError:
-    return False
-
-
 def test_workers_end_when_the_training_process_is_killed(tmp_path, dataset):
   process = start_program(tmp_path, dataset, seconds=300)
   assert process.stdout.readline() == "ready\n"
-  workers = [
-    int(path.name)
-    for path in pathlib.Path("/proc").glob("[0-9]*")
-    if is_running(path.name) and f"PPid:\t{process.pid}\n" in (path / "status").read_text()
-  ]
+  workers = children(process.pid)
   assert len(workers) >= 2
   process.send_signal(signal.SIGKILL)
   process.wait()

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from tests.processes import wait_for
 from train.run import process_watch
 from train.run.process_watch import ProcessWatch, _greet, _watch_start_up
 
@@ -118,10 +119,7 @@ def test_a_store_that_does_not_answer_is_not_waited_for(left, monkeypatch):
   time.sleep(0.6)
   assert left == []
   store.answers.clear()
-  deadline_seconds = time.monotonic() + 20
-  while not left:
-    assert time.monotonic() < deadline_seconds
-    time.sleep(0.01)
+  wait_for(lambda: left)
   assert set(left) == {SILENCE}
   store.answers.set()
   watch.stop(process_watch.FINISHED)

@@ -1,11 +1,9 @@
 """Real processes on one machine, over loopback."""
 
-import contextlib
 import json
 import os
 import pathlib
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,10 +16,11 @@ from absl.testing import flagsaver
 
 from nfnet.errors import UserError
 from nfnet.weights.checkpoint_reader import read_checkpoint
+from tests.processes import wait_for
 from tests.quick_compilation import XLA_FLAGS
 from tests.repository import ROOT
 from tests.train.data import image_files
-from tests.train.runs import free_port
+from tests.train.runs import free_port, is_listening
 from tests.train.step.training import norm
 from train.audit_data import audit
 from train.run.exit_codes import EXIT_LOST_PROCESS, EXIT_TERMINATED
@@ -160,9 +159,7 @@ def test_a_process_that_dies_ends_the_others_and_all_resume(
   workdir = tmp_path / "run"
   processes = start(workdir, dataset, 2, **MORE)
   # Orbax renames a folder when it is whole.
-  while not list((workdir / "checkpoints").glob(moment)):
-    assert all(process.poll() is None for process in processes)
-    time.sleep(0.001)
+  wait_for(lambda: list((workdir / "checkpoints").glob(moment)), *processes)
   processes[victim].send_signal(signal.SIGKILL)
   processes[victim].wait()
   survivor = 1 - victim
@@ -283,10 +280,7 @@ def test_the_others_end_in_one_line_when_process_0_is_stopped(moment):
   # At the start, they wait for a third one.
   processes = [start_one(i) for i in range(2 if moment == "start-up" else 3)]
   if moment == "start-up":
-    while True:
-      with contextlib.suppress(OSError), socket.create_connection(("localhost", port)):
-        break
-      time.sleep(0.1)
+    wait_for(lambda: is_listening(port), *processes)
     time.sleep(5)
   else:
     for process in processes:
@@ -310,9 +304,7 @@ def test_all_stop_at_one_step_when_one_of_them_is_terminated(one_process, datase
   long = {"schedule.train_steps": 200, "schedule.log_every_steps": 1}
   processes = start(workdir, dataset, 2, **long)
   metrics = workdir / "metrics.jsonl"
-  while not (metrics.exists() and len(read_metrics(str(workdir))) > 4):
-    assert all(process.poll() is None for process in processes)
-    time.sleep(0.05)
+  wait_for(lambda: metrics.exists() and len(read_metrics(str(workdir))) > 4, *processes)
   processes[1].send_signal(signal.SIGTERM)
   assert [process.wait(timeout=60) for process in processes] == [EXIT_TERMINATED] * 2
   last = audit(str(workdir)).steps

@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from tests.processes import wait_for
 from train.run import termination
 from train.run.exit_codes import EXIT_INTERRUPTED, EXIT_LOST_PROCESS, EXIT_TERMINATED
 from train.run.termination import Terminated, Termination
@@ -19,13 +20,6 @@ def exits(monkeypatch):
   codes = []
   monkeypatch.setattr(os, "_exit", codes.append)
   return codes
-
-
-def wait_until(is_true):
-  deadline_seconds = time.monotonic() + 20
-  while not is_true():
-    assert time.monotonic() < deadline_seconds
-    time.sleep(0.01)
 
 
 def send(number):
@@ -42,7 +36,7 @@ def test_a_run_with_steps_to_save_is_only_told(number, code, exits, monkeypatch)
     listener.begin_steps()
     assert not listener.is_due()
     send(number)
-    wait_until(listener.is_due)
+    wait_for(listener.is_due)
     assert listener.is_due_alone()
     assert listener.code == code
     time.sleep(0.1)
@@ -55,13 +49,13 @@ def test_a_second_ctrl_c_ends_at_once_but_an_echo_of_the_first_does_not(exits, m
   with Termination() as listener:
     listener.begin_steps()
     send(signal.SIGINT)
-    wait_until(listener.is_due)
+    wait_for(listener.is_due)
     send(signal.SIGINT)
     time.sleep(0.1)
     assert exits == []
     monkeypatch.setattr(termination, "_SAME_PRESS_SECONDS", 0)
     send(signal.SIGINT)
-    wait_until(lambda: exits == [EXIT_INTERRUPTED])
+    wait_for(lambda: exits == [EXIT_INTERRUPTED])
 
 
 def test_a_closed_terminal_and_what_comes_after_the_first_signal_change_nothing(exits):
@@ -93,7 +87,7 @@ def test_a_compilation_is_not_waited_for(number, code, verb, exits, monkeypatch,
     threading.Timer(0.1, send, args=(number,)).start()
 
     def watch():
-      wait_until(lambda: exits)
+      wait_for(lambda: exits)
       ended_seconds.append(time.monotonic())
 
     thread = threading.Thread(target=watch)
@@ -112,6 +106,6 @@ def test_an_orderly_end_of_the_start_up_is_left_alone(exits, monkeypatch):
   monkeypatch.setattr(termination, "_START_UP_ENDS_SECONDS", 0.2)
   with Termination() as listener:
     send(signal.SIGTERM)
-    wait_until(listener.is_due)
+    wait_for(listener.is_due)
   time.sleep(0.4)
   assert exits == []

@@ -7,17 +7,12 @@ import signal
 import time
 
 from nfnet.errors import UserError
+from tests.processes import children, is_running, wait_for
 from tests.train import runs
 from train.audit_data import audit
 from train.run.exit_codes import EXIT_INTERRUPTED, EXIT_TERMINATED
 from train.run.records.goodput import DATA_WAIT
 from train.run.records.metrics import read_metrics
-
-
-def wait_for(process, is_true):
-  while not is_true():
-    assert process.poll() is None
-    time.sleep(0.01)
 
 
 def records(workdir):
@@ -27,14 +22,9 @@ def records(workdir):
     return []
 
 
-def children(process):
-  files = pathlib.Path(f"/proc/{process.pid}/task").glob("*/children")
-  return [int(pid) for file in files for pid in file.read_text().split()]
-
-
 def terminate(process, log, number=signal.SIGTERM):
   """Sends a signal to all that the run has started; returns the step after which the run ended."""
-  for pid in children(process):
+  for pid in children(process.pid):
     runs.send(pid, number)
   os.killpg(process.pid, number)
   started_seconds = time.monotonic()
@@ -70,7 +60,7 @@ def test_between_steps(digits, uninterrupted, tmp_path):
   workdir, log = tmp_path / "run", tmp_path / "log"
   process = runs.start(workdir, digits, log, session=True)
   # After the first checkpoint.
-  wait_for(process, lambda: any(r["step"] >= 5 for r in records(workdir)))
+  wait_for(lambda: any(r["step"] >= 5 for r in records(workdir)), process)
   step = terminate(process, log, signal.SIGINT)
   assert step < runs.STEPS
   assert_nothing_is_lost(workdir, step, digits, log, uninterrupted)
@@ -80,7 +70,7 @@ def test_in_an_evaluation(digits, uninterrupted, tmp_path):
   workdir, log = tmp_path / "run", tmp_path / "log"
   process = runs.start(workdir, digits, log, session=True, **{"data.workers": 2})
   # The record of step 6's training is written before its evaluation begins.
-  wait_for(process, lambda: any(r["step"] == 6 for r in records(workdir)))
+  wait_for(lambda: any(r["step"] == 6 for r in records(workdir)), process)
   assert terminate(process, log) == 6
   assert [r["kind"] for r in records(workdir) if r["step"] == 6] == ["train"]
   assert_nothing_is_lost(workdir, 6, digits, log, uninterrupted)
@@ -89,22 +79,21 @@ def test_in_an_evaluation(digits, uninterrupted, tmp_path):
 def test_while_it_waits_for_data(digits, uninterrupted, tmp_path):
   workdir, log = tmp_path / "run", tmp_path / "log"
   process = runs.start(workdir, digits, log, session=True, **{"data.workers": 1})
-  wait_for(process, lambda: any(r["step"] >= 3 for r in records(workdir)))
+  wait_for(lambda: any(r["step"] >= 3 for r in records(workdir)), process)
   # The kernel finds no more memory: the worker is replaced, and the same batches come.
-  (worker,) = children(process)
+  (worker,) = children(process.pid)
   runs.send(worker, signal.SIGKILL)
-  wait_for(process, lambda: any(r.get("worker_deaths") == 1 for r in records(workdir)))
+  wait_for(lambda: any(r.get("worker_deaths") == 1 for r in records(workdir)), process)
   (event,) = (r["text"] for r in records(workdir) if r["kind"] == "event")
   assert event.startswith("a data worker was killed (SIGKILL, perhaps because memory ran out)")
+  # An evaluation has a worker of its own, without which it would not end.
+  wait_for(lambda: len(children(process.pid)) == 1, process)
   # The storage hangs: the process that reads from it stops.
-  # An evaluation may have a worker of its own.
-  stopped = children(process)
-  assert stopped
-  assert worker not in stopped
-  for pid in stopped:
-    runs.send(pid, signal.SIGSTOP)
-  wait_for(process, lambda: runs.last_phases(workdir) == (DATA_WAIT,))
+  (stopped,) = children(process.pid)
+  assert stopped != worker
+  runs.send(stopped, signal.SIGSTOP)
+  wait_for(lambda: runs.last_phases(workdir) == (DATA_WAIT,), process)
   step = terminate(process, log)
   assert step < runs.STEPS
-  assert not any(pathlib.Path(f"/proc/{pid}").exists() for pid in stopped)
+  assert not is_running(stopped)
   assert_nothing_is_lost(workdir, step, digits, log, uninterrupted)

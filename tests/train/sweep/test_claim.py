@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from tests.processes import wait_for
 from tests.repository import ROOT
 from tests.train.sweep.trials import make_trial, together
 from train.sweep.claim import claim_trial, worker_name
@@ -101,10 +102,7 @@ def test_a_worker_that_was_taken_for_dead_changes_nothing(folder, trial):
   with claim_trial(folder, entry, "slow.1.2", heartbeat_seconds=0.05) as slow:
     other = claim_trial(folder, folder.entries()[trial.name], "quick.1.2")
     assert other is not None
-    until_seconds = time.monotonic() + 5
-    while not slow.is_lost(60):
-      assert time.monotonic() < until_seconds
-      time.sleep(0.01)
+    wait_for(lambda: slow.is_lost(60))
     slow.write({"starts": 5})
     slow.move(FAILED, {"reason": "not mine"})
     slow.move(WAITING, {})

@@ -13,6 +13,7 @@ import time
 import pytest
 
 from nfnet.cost import count
+from tests.processes import wait_for
 from tests.quick_compilation import XLA_FLAGS
 from tests.repository import ROOT
 from train.audit_data import audit
@@ -158,15 +159,6 @@ class Sweep:
       return list(csv.DictReader(file))
 
 
-def wait_for(is_true, *processes, seconds=120):
-  until_seconds = time.monotonic() + seconds
-  while not is_true():
-    assert time.monotonic() < until_seconds
-    for process in processes:
-      assert process.poll() is None
-    time.sleep(0.05)
-
-
 def pid_of(worker):
   """Returns the process id in a worker's name."""
   return int(worker.split(".")[-2])
@@ -199,7 +191,7 @@ def test_no_step_is_lost_by_workers_that_are_told_to_end_or_killed(sweep):
   assert 2 <= stopped_after < steps_in_all
   # Others have it at once.
   second = sweep.start()
-  wait_for(lambda: sweep.step(name) > stopped_after, second, seconds=SILENT_SECONDS_MAX + 50)
+  wait_for(lambda: sweep.step(name) > stopped_after, second, seconds_max=SILENT_SECONDS_MAX + 50)
   third = sweep.start()
   second.kill()
   second.wait()

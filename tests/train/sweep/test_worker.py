@@ -6,11 +6,11 @@ import pathlib
 import signal
 import sys
 import threading
-import time
 
 import pytest
 
 from nfnet.errors import UserError
+from tests.processes import wait_for
 from tests.repository import ROOT
 from tests.train.sweep import short_training
 from tests.train.sweep.short_training import KILLED, LONG
@@ -114,13 +114,6 @@ def test_a_worker_whose_trials_all_fail_ends(make):
     with pytest.raises(UserError, match=r"3 trials in a row failed here.*_epochs-2_.*: last words"):
       worker.work()
   assert [entry.state for entry in folder.entries().values()] == [WAITING, *[FAILED] * 3]
-
-
-def wait_for(is_true):
-  until_seconds = time.monotonic() + 60
-  while not is_true():
-    assert time.monotonic() < until_seconds
-    time.sleep(0.02)
 
 
 def in_thread(function):

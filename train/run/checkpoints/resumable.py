@@ -9,7 +9,7 @@ import shlex
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from nfnet.errors import UserError
+from nfnet.errors import UserError, quoted
 from train.config.experiment import ACCEPTABLE_ON_RESUME, CHANGEABLE_ON_RESUME, Experiment
 from train.config.field_names import field_values
 from train.config.json_conversion import from_json
@@ -78,8 +78,6 @@ def check_class_names(
   saved_names = saved_metadata.get("class_names")
   if class_names is None or saved_names is None or saved_names == list(class_names):
     return
-  if not isinstance(saved_names, list):
-    raise UserError("the saved names of the classes are damaged: they are not a list")
   place = next(
     (i for i, (a, b) in enumerate(zip(saved_names, class_names, strict=False)) if a != b),
     min(len(saved_names), len(class_names)),
@@ -87,6 +85,6 @@ def check_class_names(
   was, now = ((*names, "missing")[place] for names in (saved_names, class_names))
   raise UserError(
     f"the classes of data set {path!r} are not those that the workdir's network has learned: class "
-    f"{place} was {ascii(was)[:40]} and is now {ascii(now)[:40]}; "
+    f"{place} was {quoted(was)} and is now {quoted(now)}; "
     "resume it with the same data set, or move the workdir away to start anew"
   )

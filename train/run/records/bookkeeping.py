@@ -45,12 +45,11 @@ class RecordFile:
 
     Args:
       workdir: folder of the run.
-      name: path of the file in the workdir; its folder exists.
+      name: path of the file in the workdir, which `make_place` has prepared.
     """
     self._workdir, self._name = workdir, name
     self._file: Any = None
     self._unwritten = bytearray()
-    make_place(workdir, name)
     with _reporting(workdir, name):
       self._open()
 

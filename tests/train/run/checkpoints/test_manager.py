@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +18,7 @@ import pytest
 
 from nfnet.errors import UserError
 from nfnet.weights.checkpoint_reader import read_checkpoint
+from tests.processes import wait_for
 from train.config.experiment import Experiment, Model, Optimizer, Schedule
 from train.config.field_names import field_values
 from train.config.json_conversion import to_json
@@ -362,9 +362,7 @@ def test_killed_while_saving_leaves_the_one_before(tmp_path, reached):
   """
   folder = tmp_path / "checkpoints"
   with python(code, str(tmp_path)) as process:
-    while not any(folder.glob(reached)):
-      assert process.poll() is None
-      time.sleep(0.001)
+    wait_for(lambda: any(folder.glob(reached)), process)
     process.send_signal(signal.SIGKILL)
   left = sorted(path.name for path in folder.iterdir())
   assert left[0] == "1"
