@@ -81,6 +81,25 @@ def last_phases(workdir):
     return ()
 
 
+def is_saving(workdir):
+  """Returns whether a checkpoint is being written, or was when the run died."""
+  return any("tmp" in path.name for path in workdir.glob("checkpoints/*"))
+
+
+def is_evaluating(workdir):
+  """Returns whether an evaluation is going on.
+
+  It begins after its step's record; the second record, of the average, ends it.
+  """
+  try:
+    last = json.loads((workdir / "metrics.jsonl").read_text().splitlines()[-1])
+  except (OSError, IndexError, ValueError):
+    return False
+  if last["kind"] == "train":
+    return last["step"] % FIELDS["schedule.evaluate_every_steps"] == 0
+  return last["kind"] == "evaluation" and not last["ema"]
+
+
 def free_port():
   """Returns a port on which process 0 of several can listen."""
   with socket.socket() as some:

@@ -8,12 +8,14 @@ import json
 import os
 import pathlib
 from collections.abc import Callable, Mapping
-from typing import Any
-
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING, Any
 
 from nfnet.errors import UserError
 from nfnet.system.paths import make_parents
+
+if TYPE_CHECKING:
+  # Whoever has a figure has imported Matplotlib, which takes a third of a second.
+  from matplotlib.figure import Figure
 
 
 def print_and_write(text: str, *writes: Callable[[], object]) -> None:
@@ -57,7 +59,7 @@ def write_json(flag: str, path: str | None, value: Any) -> None:
     raise UserError(f"--{flag}={path} cannot be written: {error.strerror}") from error
 
 
-def save_figure(flag: str, path: str | None, figure: Figure | None) -> None:
+def save_figure(flag: str, path: str | None, figure: "Figure | None") -> None:
   """Writes a plot to a PNG file, unless there is no path or nothing to show.
 
   Args:
@@ -78,7 +80,7 @@ def save_figure(flag: str, path: str | None, figure: Figure | None) -> None:
 
 
 def save_figures(
-  label: str, folder: str | os.PathLike[str], figures: Mapping[str, Figure | None]
+  label: str, folder: str | os.PathLike[str], figures: "Mapping[str, Figure | None]"
 ) -> list[pathlib.Path]:
   """Writes plots to PNG files in a folder, which is created if necessary.
 

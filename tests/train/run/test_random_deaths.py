@@ -18,7 +18,6 @@ import pytest
 
 from tests.processes import children, is_running
 from tests.train import runs
-from tests.train.run.test_kills import is_evaluating, is_saving
 from train.audit_data import audit
 from train.run.records.goodput import DATA_WAIT
 
@@ -81,9 +80,9 @@ def arrive(phase, process, workdir, log, random):
     wait_until(process, lambda: runs.last_phases(workdir) == (DATA_WAIT,))
     return stopped
   if phase == "save":
-    wait_until(process, lambda: is_saving(workdir))
+    wait_until(process, lambda: runs.is_saving(workdir))
   elif phase == "evaluation":
-    wait_until(process, lambda: is_evaluating(workdir))
+    wait_until(process, lambda: runs.is_evaluating(workdir))
   time.sleep(random.uniform(0, 0.05))
   return []
 

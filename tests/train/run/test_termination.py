@@ -41,45 +41,33 @@ def terminate(process, log, number=signal.SIGTERM):
   return int(re.match(rf"{verb} after step (\d+),", line)[1])
 
 
-def assert_nothing_is_lost(workdir, step, digits, log, uninterrupted):
-  assert (workdir / "checkpoints" / str(step)).is_dir()
-  assert runs.start(workdir, digits, log).wait(timeout=500) == 0
-  assert f"resuming after step {step};" in pathlib.Path(log).read_text()
-  assert runs.final_sha256(workdir) == uninterrupted.final_sha256
-  found = audit(str(workdir))
-  assert (found.starts, found.steps, found.repeated_steps) == (2, runs.STEPS, 0)
-  # The same records: an evaluation that was cut short is made up for.
-  ours, theirs = (
-    [(r["step"], r["kind"], r.get("ema"), r["loss"]) for r in records(one) if r["kind"] != "event"]
-    for one in (workdir, uninterrupted.workdir)
-  )
-  assert ours == theirs
-
-
-def test_between_steps(digits, uninterrupted, tmp_path):
+def test_no_step_is_lost_wherever_a_signal_comes(digits, uninterrupted, tmp_path):
+  """One run is told to end in every phase, and killed; each start does what the one before left."""
   workdir, log = tmp_path / "run", tmp_path / "log"
-  process = runs.start(workdir, digits, log, session=True)
-  # After the first checkpoint.
-  wait_for(lambda: any(r["step"] >= 5 for r in records(workdir)), process)
-  step = terminate(process, log, signal.SIGINT)
-  assert step < runs.STEPS
-  assert_nothing_is_lost(workdir, step, digits, log, uninterrupted)
 
+  def start(workers):
+    log.unlink(missing_ok=True)
+    return runs.start(workdir, digits, log, session=True, **{"data.workers": workers})
 
-def test_in_an_evaluation(digits, uninterrupted, tmp_path):
-  workdir, log = tmp_path / "run", tmp_path / "log"
-  process = runs.start(workdir, digits, log, session=True, **{"data.workers": 2})
-  # The record of step 6's training is written before its evaluation begins.
-  wait_for(lambda: any(r["step"] == 6 for r in records(workdir)), process)
-  assert terminate(process, log) == 6
-  assert [r["kind"] for r in records(workdir) if r["step"] == 6] == ["train"]
-  assert_nothing_is_lost(workdir, 6, digits, log, uninterrupted)
+  def has_trained(step):
+    return any(r["step"] >= step for r in records(workdir))
 
+  # Between steps, after the first checkpoint.
+  process = start(0)
+  wait_for(lambda: has_trained(4), process)
+  first = terminate(process, log, signal.SIGINT)
+  assert first < runs.STEPS
+  assert (workdir / "checkpoints" / str(first)).is_dir()
 
-def test_while_it_waits_for_data(digits, uninterrupted, tmp_path):
-  workdir, log = tmp_path / "run", tmp_path / "log"
-  process = runs.start(workdir, digits, log, session=True, **{"data.workers": 1})
-  wait_for(lambda: any(r["step"] >= 3 for r in records(workdir)), process)
+  # In an evaluation, which follows the record of its step's training.
+  evaluated = 6 * (first // 6 + 1)
+  process = start(2)
+  wait_for(lambda: has_trained(evaluated), process)
+  assert terminate(process, log) == evaluated
+  assert [r["kind"] for r in records(workdir) if r["step"] == evaluated][:1] == ["train"]
+
+  process = start(1)
+  wait_for(lambda: has_trained(evaluated + 1), process)
   # The kernel finds no more memory: the worker is replaced, and the same batches come.
   (worker,) = children(process.pid)
   runs.send(worker, signal.SIGKILL)
@@ -96,4 +84,22 @@ def test_while_it_waits_for_data(digits, uninterrupted, tmp_path):
   step = terminate(process, log)
   assert step < runs.STEPS
   assert not is_running(stopped)
-  assert_nothing_is_lost(workdir, step, digits, log, uninterrupted)
+  assert audit(str(workdir)).repeated_steps == 0
+
+  # While it compiles, and while it saves; only now steps are done again.
+  process = start(0)
+  wait_for(lambda: "compiling" in log.read_text(), process)
+  process.kill()
+  process.wait()
+  assert audit(str(workdir)).steps == step
+  process = start(0)
+  wait_for(lambda: runs.is_saving(workdir), process)
+  process.kill()
+  process.wait()
+
+  assert start(0).wait(timeout=500) == 0
+  assert runs.final_sha256(workdir) == uninterrupted.final_sha256
+  assert not runs.is_saving(workdir)
+  found = audit(str(workdir))
+  # The one that died before its first step does not count.
+  assert (found.starts, found.steps, found.images) == (5, runs.STEPS, runs.STEPS * 16)
