@@ -1,16 +1,14 @@
 import json
-import subprocess
-import sys
 
 import pytest
 
 from nfnet.cost import count
 from nfnet.describe import as_json, as_text
+from tests import commands
 
 
 def run(*arguments):
-  command = [sys.executable, "-m", "nfnet.describe", *arguments]
-  return subprocess.run(command, capture_output=True, text=True, check=False)
+  return commands.run("nfnet.describe", *arguments)
 
 
 def test_the_text_has_the_totals_and_a_row_for_each_part():

@@ -3,8 +3,6 @@
 import functools
 import os
 import shutil
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -20,7 +18,7 @@ from nfnet.predict import read_inputs
 from nfnet.weights.haiku import save_haiku
 from nfnet.weights.load import load_weights
 from nfnet.weights.timm import save_timm
-from tests.repository import ROOT
+from tests import commands
 from tests.train.small_network import TINY
 from train.config.experiment import Data, Experiment, Loss, Model
 from train.config.json_conversion import to_json
@@ -92,9 +90,8 @@ def expected_logits(parameters, images, **arguments):
   return np.asarray(function(parameters, images))
 
 
-def run(*arguments, module="tests.train.small_network"):
-  command = [sys.executable, "-m", module, *map(str, arguments)]
-  return subprocess.run(command, capture_output=True, text=True, check=False)
+def run(*arguments, module="tests.train.small_network", **options):
+  return commands.run(module, *arguments, **options)
 
 
 @pytest.mark.parametrize("weights", ["haiku.npz", "timm.safetensors"])
@@ -344,10 +341,8 @@ def test_the_command_writes_logits(folder, parameters, tmp_path):
     (["--weights=haiku.npz", "--logits_out=a.png/y.npy", "a.png"], "--logits_out=a.png/y.npy"),
   ],
 )
-def test_user_errors_are_one_line(folder, arguments, message, monkeypatch):
-  monkeypatch.setenv("PYTHONPATH", str(ROOT))
-  monkeypatch.chdir(folder)
-  result = run(*arguments, module="nfnet.predict")
+def test_user_errors_are_one_line(folder, arguments, message):
+  result = run(*arguments, module="nfnet.predict", folder=folder)
   assert result.returncode == 2
   (line,) = result.stderr.splitlines()
   assert message in line

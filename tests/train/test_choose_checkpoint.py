@@ -1,25 +1,15 @@
 """The command; `scaling/test_checkpoint_choice.py` tests how it chooses."""
 
 import json
-import os
-import subprocess
-import sys
 
 from PIL import Image
 
-from tests.repository import ROOT
+from tests import commands
 from train.published_runs import PAPER_A_NFNETS
 
 
 def run(*arguments):
-  return subprocess.run(
-    [sys.executable, "-m", "train.choose_checkpoint", *arguments],
-    cwd=ROOT,
-    env=os.environ,
-    capture_output=True,
-    text=True,
-    check=False,
-  )
+  return commands.run("train.choose_checkpoint", *arguments)
 
 
 def test_the_command(tmp_path):

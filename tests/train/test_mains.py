@@ -3,16 +3,14 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 
 import pytest
 
 from nfnet.initialization import initial_parameters
 from nfnet.model import NFNet
 from nfnet.weights.haiku import save_haiku
+from tests import commands
 from tests.quick_compilation import XLA_FLAGS
-from tests.repository import ROOT
 from tests.train.conftest import HELD_OUT_DIGITS
 from tests.train.small_network import SMALL, TINY
 
@@ -29,15 +27,9 @@ SHORT = (
 
 def run(module, *arguments, **streams):
   # One device, as on a laptop.
-  environment = {**os.environ, "XLA_FLAGS": XLA_FLAGS}
-  return subprocess.run(
-    [sys.executable, "-m", "tests.train.small_network", module, *arguments],
-    cwd=ROOT,
-    env=environment,
-    **(streams or {"capture_output": True}),
-    text=True,
-    timeout=300,
-    check=False,
+  one_device = {"XLA_FLAGS": XLA_FLAGS}
+  return commands.run(
+    "tests.train.small_network", module, *arguments, environment=one_device, **streams
   )
 
 
@@ -161,7 +153,6 @@ def test_training_goes_on_without_a_reader(pretrained, digits, tmp_path, sink):
       f"--config.data.path={digits}",
       *SHORT,
       stdout=output,
-      stderr=subprocess.PIPE,
     )
   finally:
     os.close(output)

@@ -1,24 +1,13 @@
 """The command; `scaling/test_analysis.py` tests what it shows and writes."""
 
 import json
-import os
-import subprocess
-import sys
 
-from tests.repository import ROOT
+from tests import commands
 from train.published_runs import PAPER_A_NFNETS
 
 
 def command(*arguments):
-  return subprocess.run(
-    [sys.executable, "-m", "train.scaling_law", *arguments],
-    cwd=ROOT,
-    env={**os.environ, "PYTHONPATH": str(ROOT)},
-    capture_output=True,
-    text=True,
-    timeout=120,
-    check=False,
-  )
+  return commands.run("train.scaling_law", *arguments)
 
 
 def test_command(tmp_path):

@@ -14,6 +14,7 @@ import yaml
 
 from nfnet.errors import UserError
 from profiling.compile.topology import parse_topology
+from tests import commands
 from tests.quick_compilation import XLA_FLAGS
 from tests.repository import ROOT
 from train.launch.job import make_job
@@ -470,9 +471,7 @@ def test_what_xpk_cannot_do_is_one_line(shared, cluster, message):
 
 
 def launch(*arguments):
-  return subprocess.run(
-    [sys.executable, "-m", "train.launch", *arguments], capture_output=True, text=True, check=False
-  )
+  return commands.run("train.launch", *arguments)
 
 
 def arguments_of(to, **changes):

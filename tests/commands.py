@@ -1,0 +1,138 @@
+"""Runs commands of the project as a person does, but without the seconds that imports take.
+
+Each command is a process of its own: a fork of one that has imported what the commands import from
+other packages, and nothing of the project. That process has no threads and has not asked JAX for
+devices, so it may be forked.
+"""
+
+import contextlib
+import functools
+import gc
+import importlib
+import json
+import os
+import runpy
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+
+from tests.repository import ROOT
+
+SECONDS_MAX = 300
+_IMPORTED = (
+  *("absl.app", "absl.logging", "numpy", "tqdm", "jax", "jax.numpy", "jax.experimental.pallas.tpu"),
+  *(
+    "jax.experimental.multihost_utils",
+    "flax.linen",
+    "optax",
+    "orbax.checkpoint",
+    "scipy.optimize",
+  ),
+  *("matplotlib.figure", "matplotlib.ticker", "matplotlib.backends.backend_agg", "tensorboardX"),
+  *("array_record.python.array_record_module", "PIL.Image"),
+)
+
+
+def run(module, *arguments, folder=ROOT, environment=None, stdout=None, stderr=None):
+  """Runs `python -m MODULE ARGUMENTS...`, and waits for its end.
+
+  Args:
+    module: name of the module.
+    *arguments: what follows it on the command line; `str` makes text of them.
+    folder: where the command runs.
+    environment: variables in addition to those of this process, but none that JAX reads when it is
+      imported.
+    stdout: descriptor of a file that takes the output; by default it is returned.
+    stderr: the same for the errors.
+
+  Returns:
+    A `subprocess.CompletedProcess` with text.
+  """
+  environment = {**os.environ, **(environment or {})}
+  arguments = [str(argument) for argument in arguments]
+  request = {"module": module, "arguments": arguments, "environment": environment}
+  request["folder"] = str(folder)
+  with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
+    sinks = [
+      file.fileno() if sink is None else sink for sink, file in ((stdout, output), (stderr, errors))
+    ]
+    return_code = _server().run(request, sinks)
+    texts = [_content(file) for file in (output, errors)]
+  return subprocess.CompletedProcess([module, *arguments], return_code, *texts)
+
+
+class _Server:
+  def __init__(self):
+    self._of_jax = _of_jax(os.environ)
+    # The process ends when our end of the connection is closed.
+    self._connection, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    self._connection.settimeout(SECONDS_MAX)
+    with other:
+      self._process = subprocess.Popen(
+        [sys.executable, "-m", "tests.commands", str(other.fileno())],
+        cwd=ROOT,
+        env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
+        stdin=subprocess.DEVNULL,
+        pass_fds=[other.fileno()],
+        start_new_session=True,
+      )
+
+  def run(self, request, sinks):
+    assert _of_jax(request["environment"]) == self._of_jax, "JAX has been imported already"
+    socket.send_fds(self._connection, [json.dumps(request).encode()], sinks)
+    try:
+      return int(self._connection.recv(100))
+    except TimeoutError:
+      os.killpg(self._process.pid, signal.SIGKILL)
+      _server.cache_clear()
+      raise
+
+
+@functools.cache
+def _server():
+  return _Server()
+
+
+def _of_jax(environment):
+  return {name: value for name, value in environment.items() if name.startswith("JAX_")}
+
+
+def _content(file):
+  file.seek(0)
+  return file.read().decode()
+
+
+def _serve(connection):
+  """Forks for each request; returns, in the fork, what to run, and None at the end."""
+  for name in _IMPORTED:
+    importlib.import_module(name)
+  gc.freeze()
+  while True:
+    message, sinks, _, _ = socket.recv_fds(connection, 2**18, 2)
+    if not message:
+      return None
+    child = os.fork()
+    if not child:
+      for sink, number in zip(sinks, (1, 2), strict=True):
+        os.dup2(sink, number)
+      for sink in sinks:
+        os.close(sink)
+      connection.close()
+      return json.loads(message)
+    for sink in sinks:
+      os.close(sink)
+    _, status = os.waitpid(child, 0)
+    with contextlib.suppress(BrokenPipeError):
+      connection.send(str(os.waitstatus_to_exitcode(status)).encode())
+
+
+if __name__ == "__main__":
+  _request = _serve(socket.socket(fileno=int(sys.argv[1])))
+  if _request is not None:
+    os.chdir(_request["folder"])
+    os.environ.clear()
+    os.environ.update(_request["environment"])
+    sys.argv = ["", *_request["arguments"]]
+    runpy.run_module(_request["module"], run_name="__main__", alter_sys=True)
