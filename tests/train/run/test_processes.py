@@ -43,12 +43,14 @@ ARGUMENTS = {
   "model.stochastic_depth_rate": 0.5,
   "model.dropout_rate": 0.3,
   "parallelism.parameter_shards": 2,
-  # One group on each of the devices, which have other examples with every number of processes.
+  "mixing.mixup_alpha": 0.2,
+  "mixing.cutmix": "true",
+}
+# One group on each of the devices, which have other examples with every number of processes.
+SHARPNESS_AWARE = {
   "sharpness.radius": 0.05,
   "sharpness.group_images": 4,
   "sharpness.ascent_share": 0.5,
-  "mixing.mixup_alpha": 0.2,
-  "mixing.cutmix": "true",
 }
 
 
@@ -132,10 +134,11 @@ def test_two_processes_train_the_same_network(one_process, dataset, tmp_path):
 
 
 @pytest.mark.slow
-def test_four_processes_train_the_same_network(one_process, dataset, tmp_path):
-  workdir = tmp_path / "run"
-  finish(start(workdir, dataset, 4))
-  assert_same(workdir, one_process)
+@pytest.mark.parametrize("arguments", [{}, SHARPNESS_AWARE], ids=["plain", "sharpness-aware"])
+def test_four_processes_train_the_same_network(arguments, dataset, tmp_path):
+  finish(start(tmp_path / "one", dataset, 1, **arguments))
+  finish(start(tmp_path / "four", dataset, 4, **arguments))
+  assert_same(tmp_path / "four", tmp_path / "one")
 
 
 # Long enough that no process can end before another one is killed.
