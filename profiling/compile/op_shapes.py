@@ -6,6 +6,7 @@ only how often a shape occurs.
 
 import collections
 import dataclasses
+import functools
 import math
 from collections.abc import Iterator
 
@@ -272,16 +273,18 @@ def _forward_shapes(variant: str) -> Iterator[OpShape]:
   )
 
 
-def _update_shapes(variant: str, num_classes: int) -> Iterator[UpdateShape]:
+# A network takes a twentieth of a second, and several tables go over all of them.
+@functools.cache
+def _update_shapes(variant: str, num_classes: int) -> tuple[UpdateShape, ...]:
   shapes = parameter_shapes(NFNet(variant, num_classes))
-  small = []
+  large, small = [], []
   for path, leaf in jax.tree.leaves_with_path(shapes):
     if is_small(leaf.shape, stacked=False):
       small.append(leaf.shape)
     else:
       role = parameter_role(parameter_name(path), leaf.shape)
-      yield UpdateShape(shapes=(leaf.shape,), clipped=role.clipped)
-  yield UpdateShape(shapes=tuple(small))
+      large.append(UpdateShape(shapes=(leaf.shape,), clipped=role.clipped))
+  return (*large, UpdateShape(shapes=tuple(small)))
 
 
 def named_shapes() -> dict[OpShape, dict[str, int]]:
