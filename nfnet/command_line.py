@@ -22,9 +22,9 @@ EXIT_LOST_OUTPUT = 1
 """The output of a command could not be written; the reason is printed as one line."""
 EXIT_USER_ERROR = 2
 """An error that the user can correct (`nfnet.errors.UserError`), printed as one line."""
-EXIT_IN_USE = 75
+EXIT_IN_USE = 16
 """Another process is using what this one needs (`nfnet.errors.InUseError`), so the same command may
-succeed later (EX_TEMPFAIL of sysexits.h)."""
+succeed later. The number is that of the error EBUSY; neither shells nor sysexits.h use it."""
 
 # The first pattern is that of TPU v4 and earlier, the second that of v5e and later.
 _TPU_DEVICE_FILES = ("accel[0-9]*", "vfio/[0-9]*")
@@ -82,7 +82,7 @@ def report_error(error: BaseException) -> int:
     error: what `main` raised.
 
   Returns:
-    Exit code: 2 for an error that the user can correct, 75 if another process is in the way, 130
+    Exit code: 2 for an error that the user can correct, 16 if another process is in the way, 130
     for an interrupt, 1 for any other.
   """
   sys.stdout.flush()

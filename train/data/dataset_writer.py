@@ -85,6 +85,7 @@ def write_dataset(
     The manifest of the finished data set.
 
   Raises:
+    InUseError: another process is writing the data set.
     UserError: an image cannot be decoded, or the folder cannot be written to.
   """
   folder = pathlib.Path(out)

@@ -9,15 +9,15 @@ import shlex
 from nfnet.errors import UserError
 from train.launch.job import GRACE_SECONDS, SHARED_FOLDER, Job, check_identifier
 from train.launch.jobset import without_expansion
-from train.run.exit_codes import EXIT_LOST_PROCESS
+from train.run.exit_codes import EXIT_IN_USE, EXIT_LOST_PROCESS
 
 
 def xpk_command(job: Job, *, cluster: str | None, zone: str | None, project: str | None) -> str:
   """Returns the command that creates the workload.
 
-  xpk restarts all pods after exit codes of 127 and more, and after the codes given here. It has
-  bash run the command in a pod, in whose manifest Kubernetes reads $(NAME) as a variable and $$ as
-  one dollar sign.
+  xpk restarts all pods after 42 and exit codes of 127 and more, and after the codes given here. It
+  has bash run the command in a pod, in whose manifest Kubernetes reads $(NAME) as a variable and $$
+  as one dollar sign.
 
   Args:
     job: job to start; its `shared` is the name of a storage that `xpk storage attach` has
@@ -48,7 +48,7 @@ def xpk_command(job: Job, *, cluster: str | None, zone: str | None, project: str
     *(["--spot"] if job.spot else []),
     *(f"--docker-image={job.image}", f"--storage={job.shared}"),
     f"--max-restarts={job.restarts_max}",
-    f"--restart-on-exit-codes={EXIT_LOST_PROCESS}",
+    f"--restart-on-exit-codes={EXIT_IN_USE},{EXIT_LOST_PROCESS}",
     f"--termination-grace-period-seconds={GRACE_SECONDS}",
     f"--command={without_expansion(shlex.join(job.command))}",
   ]

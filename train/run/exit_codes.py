@@ -27,9 +27,9 @@ __all__ = [
 
 EXIT_DONE = 0
 EXIT_LOST_PROCESS = 75
-"""Another process is gone, silent or absent, or data workers are killed again and again: start all
-of them again (EX_TEMPFAIL of sysexits.h). The same code as `EXIT_IN_USE`, where another process
-still writes into the workdir."""
+"""Another process is gone, silent or absent, or data workers are killed again and again, perhaps
+for lack of memory, which a new start may find: start all processes again (EX_TEMPFAIL of
+sysexits.h)."""
 EXIT_ABORTED = 134
 """JAX aborted this process because process 0 was killed (128 + SIGABRT)."""
 EXIT_KILLED = 137
@@ -39,7 +39,9 @@ EXIT_TERMINATED = 143
 
 FINAL_EXIT_CODES = (EXIT_UNEXPECTED_ERROR, EXIT_USER_ERROR)
 """Codes of a program that would fail in the same way again. After any other code but `EXIT_DONE`,
-whatever supervises the run (systemd, Kubernetes, a sweep) starts the same command again."""
+whatever supervises the run (systemd, Kubernetes, a sweep) starts the same command again.
+`EXIT_IN_USE` is not final either: a run whose machine was cut off, or that has been told to end,
+may still be writing when its successor starts."""
 
 
 def shell_exit_code(return_code: int) -> int:

@@ -198,7 +198,7 @@ class Worker:
           diverged=has_diverged(self._folder.workdir(trial.name)),
         )
       elif ended.exit_code == EXIT_IN_USE:
-        # By the training of a worker that was taken for dead, which will end it.
+        # By the training of a worker that was taken for dead, which will end it. Nothing was tried.
         self._stop.wait(_IN_USE_SECONDS)
         claim.move(WAITING, started(starts))
       else:

@@ -23,6 +23,7 @@ from train.launch.mount import parse_mount
 from train.launch.queued_resources import queued_resources_script, startup_script
 from train.launch.slices import parse_slice
 from train.launch.xpk import xpk_command
+from train.run import exit_codes
 
 FOLDER = ROOT / "train" / "launch"
 TEMPLATE = (FOLDER / "jobset.yaml").read_text()
@@ -453,9 +454,17 @@ def test_xpk_gets_the_same_command():
     "docker-image": ARGUMENTS["image"],
     "storage": STORAGE,
     "max-restarts": "7",
-    "restart-on-exit-codes": "75",
+    "restart-on-exit-codes": "16,75",
     "termination-grace-period-seconds": "120",
   }
+
+
+def test_xpk_starts_again_after_every_code_that_is_not_final():
+  words = shlex.split(xpk_command(job(shared=STORAGE), cluster="c", zone=None, project=None))
+  (codes,) = (word.partition("=")[2] for word in words if "restart-on-exit-codes" in word)
+  again = {42, *range(127, 256), *map(int, codes.split(","))}
+  ours = {value for name, value in vars(exit_codes).items() if name.startswith("EXIT_")}
+  assert ours & again == ours - {exit_codes.EXIT_DONE, *exit_codes.FINAL_EXIT_CODES}
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,11 @@ def test_codes_of_the_documentation_are_those_of_the_program():
   assert final == set(exit_codes.FINAL_EXIT_CODES)
 
 
+def test_every_code_means_one_thing():
+  codes = [value for name, value in vars(exit_codes).items() if name.startswith("EXIT_")]
+  assert len(set(codes)) == len(codes)
+
+
 @pytest.mark.parametrize(
   ("error", "code"),
   [

@@ -14,7 +14,7 @@ from tests.processes import wait_for
 from tests.repository import ROOT
 from tests.train.sweep import short_training
 from tests.train.sweep.short_training import KILLED, LONG
-from train.run.exit_codes import EXIT_IN_USE, EXIT_TERMINATED
+from train.run.exit_codes import EXIT_IN_USE, EXIT_LOST_PROCESS, EXIT_TERMINATED
 from train.run.faults import DIVERGED
 from train.run.records.metrics import MetricsWriter
 from train.sweep import worker as worker_module
@@ -71,6 +71,17 @@ def test_exit_codes_decide(make):
   log = pathlib.Path(failure["log"]).read_text()
   assert log.count("python -m train.pretrain") == log.count("last words") == STARTS_MAX
   assert log.count("--compilation_cache=/nowhere") == STARTS_MAX
+
+
+def test_a_trial_whose_data_workers_are_always_killed_is_given_up(make):
+  name = NAME.format(EXIT_LOST_PROCESS)
+  with Stop() as stop:
+    folder, worker = make(stop, [EXIT_LOST_PROCESS])
+    worker.work()
+  entry = folder.entries()[name]
+  assert is_failed(entry)
+  assert entry.read()["reason"].startswith(f"started {STARTS_MAX} times without a further checkpoi")
+  assert folder.log(name).read_text().count("last words") == STARTS_MAX
 
 
 def test_a_run_that_diverged_has_not_failed(make):

@@ -11,8 +11,9 @@ from nfnet.errors import UserError
 
 WINDOW_SECONDS = 600
 DEATHS_MAX = 10
-"""Deaths within `WINDOW_SECONDS` after which something is wrong that restarts do not heal; three
-for each worker, if that is more."""
+"""Deaths within `WINDOW_SECONDS` after which replacing workers one by one does not help; three for
+each worker, if that is more. A training then ends with a code after which it is started again
+(`train.run.exit_codes`): a new start frees all of its memory, and whoever starts it counts."""
 
 
 class TooManyDeathsError(UserError):

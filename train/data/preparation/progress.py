@@ -8,8 +8,6 @@ all of this is removed, the plan last, so what remains at any time tells how to 
 
 import contextlib
 import dataclasses
-import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -18,10 +16,11 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from nfnet.errors import UserError
+from nfnet.errors import InUseError, UserError
 from nfnet.foreign_files.json_text import parse_json
 from nfnet.foreign_files.regular_files import open_regular
 from nfnet.system.durable_files import rename_durably, sync, write_durably
+from nfnet.system.file_locks import is_same_file, try_lock
 from train.data.manifest import (
   IMAGES_IN_TWO_SPLITS_NAME,
   MANIFEST_NAME,
@@ -70,7 +69,8 @@ def claim(folder: pathlib.Path, plan: Mapping[str, Any]) -> Iterator["Progress"]
       files by split.
 
   Raises:
-    UserError: the folder holds something else or a finished data set, or is being written to.
+    InUseError: another process is writing to the folder.
+    UserError: the folder holds something else or a finished data set.
   """
   partial = folder / _PARTIAL
   finished = UserError(f"{folder} already holds a finished data set: choose another --out")
@@ -227,19 +227,12 @@ def _read_fields(path: pathlib.Path) -> dict[str, Any]:
 def _lock(path: pathlib.Path, folder: pathlib.Path) -> Iterator[None]:
   descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
   try:
-    try:
-      fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-      raise UserError(
-        f"another process is writing {folder}: wait for it, or choose another --out"
-      ) from error
-    except OSError as error:
-      # Some shared file systems have no locks.
-      if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.EINVAL, errno.ENOSYS):
-        raise
+    # On a file system without locks, two commands at once are not noticed.
+    if try_lock(descriptor) is False:
+      raise InUseError(f"another process is writing {folder}: wait for it, or choose another --out")
     # The process that had the lock before may have finished, and removed the file with its folder.
-    if not path.exists() or path.stat().st_ino != os.fstat(descriptor).st_ino:
-      raise UserError(f"another process was writing {folder}: give the same command again")
+    if not is_same_file(descriptor, path):
+      raise InUseError(f"another process was writing {folder}: give the same command again")
     yield
   finally:
     os.close(descriptor)

@@ -22,7 +22,7 @@ from nfnet.weights.checkpoint_reader import (
   PARAMS_ITEM,
   read_metadata,
 )
-from train.run.records.workdir import writing_to
+from train.run.records.workdir import move_aside, writing_to
 
 DAMAGED_FOLDER = "checkpoints_damaged"
 """Folder beside the checkpoints into which unusable ones are moved."""
@@ -152,18 +152,9 @@ def set_aside(workdir: str, folder: pathlib.Path, faults: dict[int, str]) -> Non
   Raises:
     UserError: a checkpoint cannot be moved.
   """
-  place = folder.parent / DAMAGED_FOLDER
   for step, fault in faults.items():
     with writing_to(workdir):
-      place.mkdir(exist_ok=True)
-      name, count = str(step), 0
-      while os.path.lexists(place / name):
-        count += 1
-        name = f"{step}.{count}"
-      (folder / str(step)).rename(place / name)
+      place = move_aside(folder / str(step), folder.parent / DAMAGED_FOLDER)
     logging.warning(
-      "checkpoint of step %d is damaged or out of place (%s); moved to %s",
-      step,
-      fault,
-      place / name,
+      "checkpoint of step %d is damaged or out of place (%s); moved to %s", step, fault, place
     )

@@ -201,13 +201,12 @@ class Checkpoints:
     experiment: Experiment | None = None,
     accepted_changes: Collection[str] = (),
     class_names: Sequence[str] | None = None,
-    step: int | None = None,
   ) -> Restored:
-    """Restores a checkpoint onto the devices that the given trees name.
+    """Restores the newest checkpoint that can be used, onto the devices that the trees name.
 
-    It takes the newest checkpoint that `train.run.checkpoints.damage` finds usable, and moves
-    newer ones to `checkpoints_damaged` with a logged warning. They have to move, because Orbax
-    would otherwise skip all saves up to their steps. With several processes, the first one decides.
+    `train.run.checkpoints.damage` says which one that is. Newer ones are moved to
+    `checkpoints_damaged` with a logged warning. They have to move, because Orbax would otherwise
+    skip all saves up to their steps. With several processes, the first one decides.
 
     Args:
       parameters: tree of jax.ShapeDtypeStruct with sharding.
@@ -217,17 +216,13 @@ class Checkpoints:
       accepted_changes: fields in which the experiment may differ, see `check_resumable`.
       class_names: names of the data set's classes, which must be those of the checkpoint; None
         accepts any.
-      step: step of the checkpoint to restore; None takes the newest.
 
     Raises:
-      UserError: there is no such checkpoint, none can be read, or `experiment` does not fit.
+      UserError: there is no checkpoint, none can be read, or `experiment` does not fit.
     """
-    steps = [one for one in self.all_steps() if step in (None, one)]
+    steps = self.all_steps()
     if not steps:
-      raise UserError(
-        f"workdir {self._workdir!r} holds no checkpoint"
-        + ("" if step is None else f" of step {step}")
-      )
+      raise UserError(f"workdir {self._workdir!r} holds no checkpoint")
     chosen, faults = None, {}
     if is_first():
 
@@ -291,10 +286,11 @@ class Checkpoints:
   def _name_run(self) -> str:
     """Returns the name of the run, which is drawn with its first checkpoint."""
     if is_first():
+      named = read_run(self._folder.parent)
       if self._run is None and self.all_steps():
-        self._run = read_run(self._folder.parent)
+        self._run = named
       self._run = self._run or uuid.uuid4().hex
-      if read_run(self._folder.parent) != self._run:
+      if named != self._run:
         with writing_to(self._workdir):
           write_run(self._folder.parent, self._run)
     # Only the first process writes metadata.

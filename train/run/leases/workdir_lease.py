@@ -14,8 +14,6 @@ When several processes train together, the first one holds the lease for all of 
 
 import contextlib
 import datetime
-import errno
-import fcntl
 import json
 import os
 import pathlib
@@ -28,6 +26,7 @@ import time
 from collections.abc import Iterator
 
 from nfnet.errors import InUseError, UserError
+from nfnet.system.file_locks import is_same_file, try_lock
 from train.run.leases import held
 from train.run.leases.heartbeat import HEARTBEAT_SECONDS, Heartbeat
 from train.run.processes import is_first, same_in_all_processes
@@ -39,7 +38,6 @@ SILENT_SECONDS_MAX = 60.0
 _GRACE_SECONDS = 2.0
 """Time for which a holder on this machine may still be about to end."""
 _POLL_SECONDS = 0.1
-_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 @contextlib.contextmanager
@@ -89,7 +87,7 @@ def _taken(workdir: pathlib.Path) -> Iterator[int]:
       yield token
   finally:
     # The workdir may be another one by now.
-    if _is_same_file(descriptor, path):
+    if is_same_file(descriptor, path):
       with contextlib.suppress(OSError):
         path.unlink()
     os.close(descriptor)
@@ -102,12 +100,12 @@ def _take(path: pathlib.Path, workdir: pathlib.Path, token: int) -> int:
   while True:
     descriptor = _open(path)
     try:
-      is_locked, place = _lock(descriptor), _place(descriptor)
+      is_locked, place = try_lock(descriptor), _place(descriptor)
       content = os.pread(descriptor, held.SIZE_BYTES, 0)
       holder = held.read_holder(content)
       # Of such a holder, the lock says whether it is alive.
       is_near = not content or holder.get("place") == place
-      if not _is_same_file(descriptor, path):
+      if not is_same_file(descriptor, path):
         # Its holder has given it back since it was opened.
         pass
       elif (content in (b"", dead) and is_locked is not False) or (is_near and is_locked):
@@ -139,19 +137,6 @@ def _open(path: pathlib.Path) -> int:
   return descriptor
 
 
-def _lock(descriptor: int) -> bool | None:
-  """Locks a file; returns whether that succeeded, or None if its file system knows no locks."""
-  try:
-    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-  except BlockingIOError:
-    return False
-  except OSError as error:
-    if error.errno in _NO_LOCKS:
-      return None
-    raise
-  return True
-
-
 def _place(descriptor: int) -> str:
   """Returns what is equal for processes that share the kernel and its mount of the workdir.
 
@@ -162,13 +147,6 @@ def _place(descriptor: int) -> str:
   except OSError:
     kernel = socket.gethostname()
   return f"{kernel}:{os.fstat(descriptor).st_dev}"
-
-
-def _is_same_file(descriptor: int, path: pathlib.Path) -> bool:
-  try:
-    return os.path.samestat(os.fstat(descriptor), os.stat(path))
-  except OSError:
-    return False
 
 
 def _falls_silent(path: pathlib.Path, workdir: pathlib.Path, holder: dict) -> bool:

@@ -21,6 +21,7 @@ from absl import logging
 
 from nfnet.foreign_files.regular_files import open_regular
 from train.run.leases.held import check_lease
+from train.run.records.workdir import move_aside
 
 DAMAGED_FOLDER = "records_damaged"
 """Folder in the workdir into which damaged records are moved."""
@@ -119,11 +120,7 @@ def make_place(workdir: pathlib.Path, name: str, *, folder: bool = False) -> Non
   path = workdir / name
   with _reporting(workdir, name):
     if not _is_usable(path, folder):
-      place, count = _damaged_place(workdir, name), 0
-      while os.path.lexists(place):
-        count += 1
-        place = place.with_name(f"{path.name}.{count}")
-      path.rename(place)
+      place = move_aside(path, _damaged_place(workdir, name).parent)
       logging.warning("%s cannot be used as it is; moved to %s", path, place)
     if folder:
       path.mkdir(exist_ok=True)

@@ -53,7 +53,10 @@ class Ledger:
       workdir: folder of the run. None writes nothing.
       began_seconds: `time.monotonic()` when start-up began; None is now.
     """
+    # Guards the seconds. The training thread needs it at each change of phase, so nobody who has it
+    # reads or writes a file, which may take long in a shared folder.
     self._lock = threading.Lock()
+    self._file_lock = threading.Lock()
     self._phases = [START_UP]
     self._seconds: dict[str, float] = {}
     self._step = 0
@@ -77,7 +80,7 @@ class Ledger:
     """Records that the run is at this step now, so that all work beyond it is lost."""
     self.write()
     self._step = step
-    with self._lock:
+    with self._file_lock:
       self._line({"goes_on_from_step": step})
 
   def begin_steps(self) -> None:
@@ -103,10 +106,11 @@ class Ledger:
   def write(self) -> None:
     """Writes a line with the seconds so far, so that the next line begins with this step."""
     self._add()
-    with self._lock:
-      if self._seconds:
-        self._line({"step": self._step, "seconds": self._seconds})
-        self._seconds = {}
+    with self._file_lock:
+      with self._lock:
+        step, seconds, self._seconds = self._step, self._seconds, {}
+      if seconds:
+        self._line({"step": step, "seconds": seconds})
 
   def close(self) -> None:
     """Writes the last line and closes the file."""

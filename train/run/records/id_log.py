@@ -18,12 +18,12 @@ import numpy as np
 from absl import logging
 
 from nfnet.errors import UserError
+from nfnet.foreign_files.json_text import read_json
 from nfnet.foreign_files.regular_files import open_regular
 from nfnet.system.durable_files import write_durably
 from train.run.records.bookkeeping import (
   DAMAGED_FOLDER,
   RecordFile,
-  is_count,
   make_place,
   report_unwritable,
   set_aside,
@@ -45,9 +45,8 @@ RECORD = np.dtype(
   ]
 )
 
-
-_COUNTS = ("examples", "batch_size", "repetitions")
-_ORDER = ("seed", *_COUNTS)
+_POSITIVE = range(1, 2**63)
+_ORDER = {"seed": int, "examples": _POSITIVE, "batch_size": _POSITIVE, "repetitions": _POSITIVE}
 # What is searched for the next record behind something that is not one.
 _SEARCHED_BYTES_MAX = 1 << 20
 
@@ -154,19 +153,16 @@ def read_order(workdir: str) -> dict[str, Any]:
     workdir: folder of the run.
 
   Raises:
-    UserError: `ids/order.json` cannot be read.
+    UserError: `ids/order.json` cannot be read or is damaged.
   """
   path = pathlib.Path(workdir) / IDS_FOLDER / ORDER_FILE
   try:
-    order = json.loads(_read(path))
-    if not all(is_count(order[name]) for name in _ORDER) or 0 in (order[one] for one in _COUNTS):
-      raise ValueError("it does not hold counts")
-  except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    return read_json(path, _ORDER)
+  except UserError as error:
     raise UserError(
-      f"{path} cannot be read: {type(error).__name__}: {error}; give the workdir of a run, and "
-      "start the run again if it is one: that writes the file anew, even if the run is finished"
+      f"{error}; give the workdir of a run, and start the run again if it is one: that writes the "
+      "file anew, even if the run is finished"
     ) from error
-  return order
 
 
 def read_records(workdir: str) -> tuple[np.ndarray, int]:

@@ -1,6 +1,7 @@
-"""Guards the writing to the folder of a run, and explains its errors."""
+"""Guards the writing to the folder of a run, explains its errors, and clears what is in the way."""
 
 import contextlib
+import os
 import pathlib
 from collections.abc import Iterator
 
@@ -27,3 +28,24 @@ def writing_to(workdir: str | pathlib.Path) -> Iterator[None]:
       f"workdir {str(workdir)!r} cannot be written: {error.strerror}; "
       "make room and run the same command again to resume, or give another --workdir"
     ) from error
+
+
+def move_aside(path: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
+  """Moves a file or folder of a run into a folder for such, without replacing anything there.
+
+  Args:
+    path: path of the file or folder.
+    folder: folder in the same workdir; created if needed.
+
+  Returns:
+    Its new path: its name in `folder`, or that with the first of `.1`, `.2`, ... that is free.
+
+  Raises:
+    OSError: it cannot be moved.
+  """
+  folder.mkdir(parents=True, exist_ok=True)
+  place, count = folder / path.name, 0
+  while os.path.lexists(place):
+    count += 1
+    place = folder / f"{path.name}.{count}"
+  return path.rename(place)

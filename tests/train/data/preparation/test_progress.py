@@ -8,12 +8,13 @@ import sys
 
 import pytest
 
-from nfnet.errors import UserError
+from nfnet.errors import InUseError, UserError
 from tests.repository import ROOT
 from tests.train.data import image_files
 from train.data import dataset_writer
 from train.data.dataset_writer import write_dataset
 from train.data.image_sources import read_source
+from train.data.preparation import progress
 
 
 def test_the_same_command_continues_after_a_death_before_any_write(tmp_path):
@@ -161,7 +162,22 @@ def test_two_processes_do_not_write_one_data_set(stopped):
   out, prepare, expected = stopped
   with (out / "partial" / "lock").open("w") as file:
     fcntl.flock(file, fcntl.LOCK_EX)
-    with pytest.raises(UserError, match="another process is writing"):
+    with pytest.raises(InUseError, match="another process is writing"):
+      prepare()
+  prepare()
+  assert image_files.file_hashes(out) == expected
+
+
+def test_a_lock_on_a_file_that_is_gone_does_not_count(stopped, monkeypatch):
+  out, prepare, expected = stopped
+
+  def lock_too_late(descriptor):
+    (out / "partial" / "lock").unlink()
+    return True
+
+  with monkeypatch.context() as patch:
+    patch.setattr(progress, "try_lock", lock_too_late)
+    with pytest.raises(InUseError, match=r"was writing .*: give the same command again"):
       prepare()
   prepare()
   assert image_files.file_hashes(out) == expected

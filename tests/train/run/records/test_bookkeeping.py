@@ -8,7 +8,7 @@ import textwrap
 import pytest
 
 from nfnet.errors import UserError
-from train.run.records.bookkeeping import DAMAGED_FOLDER
+from train.run.records.bookkeeping import DAMAGED_FOLDER, make_place
 from train.run.records.goodput import START_UP, STEP, Ledger, as_text, read_goodput
 from train.run.records.id_log import IdLog, read_order, read_records
 from train.run.records.metrics import MetricsWriter, read_metrics
@@ -109,6 +109,15 @@ def test_what_is_in_the_place_of_a_file_is_moved_aside(tmp_path, make):
   assert list((tmp_path / "tensorboard").iterdir())
   for name in (*names, "tensorboard"):
     assert os.path.lexists(tmp_path / DAMAGED_FOLDER / name)
+
+
+def test_what_was_moved_aside_before_stays_there(tmp_path):
+  for number in range(3):
+    make_folder(tmp_path / "ids" / "order.json")
+    (tmp_path / "ids" / "order.json" / "file").write_text(str(number))
+    make_place(tmp_path, "ids/order.json")
+  for number, name in enumerate(("order.json", "order.json.1", "order.json.2")):
+    assert (tmp_path / DAMAGED_FOLDER / "ids" / name / "file").read_text() == str(number)
 
 
 def test_a_file_in_the_place_of_the_folder_of_ids(tmp_path):

@@ -4,12 +4,14 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 
 import pytest
 
 from nfnet.errors import UserError
 from tests.repository import ROOT
+from train.run.records import goodput
 from train.run.records.goodput import (
   CHECKPOINT,
   COMPILE,
@@ -164,3 +166,24 @@ def test_a_line_that_a_kill_cut_is_dropped(tmp_path):
 def test_a_ledger_that_is_not_there_is_named(tmp_path):
   with pytest.raises(UserError, match=r"goodput\.jsonl' cannot be read"):
     read_goodput(str(tmp_path))
+
+
+def test_a_folder_that_does_not_answer_does_not_hold_up_the_training(tmp_path, monkeypatch):
+  monkeypatch.setattr(goodput, "_SECONDS_BETWEEN_LINES", 0.01)
+  is_writing, may_go_on = threading.Event(), threading.Event()
+  with Ledger(str(tmp_path)) as ledger:
+    flush = ledger._file.flush
+
+    def wait_and_flush():
+      is_writing.set()
+      may_go_on.wait(10)
+      flush()
+
+    monkeypatch.setattr(ledger._file, "flush", wait_and_flush)
+    assert is_writing.wait(10)
+    began_seconds = time.monotonic()
+    with ledger.phase(STEP):
+      pass
+    took_seconds = time.monotonic() - began_seconds
+    may_go_on.set()
+  assert took_seconds < 5

@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 
@@ -201,13 +203,25 @@ def test_a_file_without_any_record_is_one_line(tmp_path):
     audit(str(tmp_path))
 
 
-@pytest.mark.parametrize(
-  "content", [b"", b"{", b"[]", b"\xff", b"{}", b"[" * 100_000, b'{"seed": 0, "examples": -8}']
+NOT_ORDERS = (
+  b"",
+  b"{",
+  b"[]",
+  b"\xff",
+  b"{}",
+  b"[" * 100_000,
+  *(
+    json.dumps({**ORDER, **change}).encode()
+    for change in ({"examples": -8}, {"batch_size": 0}, {"repetitions": True}, {"seed": 0.5})
+  ),
 )
+
+
+@pytest.mark.parametrize("content", NOT_ORDERS)
 def test_a_damaged_order_is_written_anew(tmp_path, content):
   write(tmp_path, 1, 4)
   (tmp_path / "ids" / "order.json").write_bytes(content)
-  with pytest.raises(UserError, match=r"order\.json cannot be read: .*start the run again"):
+  with pytest.raises(UserError, match=r"order\.json is damaged: .*start the run again"):
     audit(str(tmp_path))
   write(tmp_path, 5, 4)
   assert audit(str(tmp_path)).steps == 4
