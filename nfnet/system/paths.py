@@ -21,9 +21,14 @@ Use = Literal["read", "write file", "write folder"]
 """The use of a path: a command reads it, writes a file there, or writes files into a folder."""
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
-# Characters that break lines or control a terminal, and bytes of a name that are not UTF-8.
-_REFUSED_CATEGORIES = {"Cc": "a control character", "Zl": "a line end", "Zp": "a line end"}
-_REFUSED_CATEGORIES["Cs"] = "bytes that are not UTF-8"
+REFUSED_CATEGORIES = {
+  "Cc": "a control character",
+  "Zl": "a line end",
+  "Zp": "a line end",
+  "Cs": "bytes that are not UTF-8",
+}
+"""Unicode categories of the characters that no name may have, and what a message calls them: they
+break lines or control a terminal, or are surrogates, which stand for bytes that are not UTF-8."""
 
 
 def local_path(label: str, path: str) -> str:
@@ -39,7 +44,7 @@ def local_path(label: str, path: str) -> str:
   """
   if not path:
     raise UserError(f"{label}= names no path")
-  for category, words in _REFUSED_CATEGORIES.items():
+  for category, words in REFUSED_CATEGORIES.items():
     if any(unicodedata.category(character) == category for character in path):
       raise UserError(f"{label}={shortened(path)} holds {words}; give another name")
   if _SCHEME.match(path):
