@@ -132,14 +132,12 @@ class Source:
   Attributes:
     class_names: names of the classes, by class index.
     splits: images of "train" and "validation", perhaps "test".
-    ignored_suffixes: number of files that are not images, by suffix.
     how: how the source was understood.
     notes: sentences about what was left out or is missing.
   """
 
   class_names: tuple[str, ...]
   splits: dict[str, tuple[SourceImage, ...]]
-  ignored_suffixes: dict[str, int] = dataclasses.field(default_factory=dict)
   how: str = ""
   notes: tuple[str, ...] = ()
 
@@ -288,7 +286,7 @@ def _read_class_folders(
     splits = _hold_out(splits[TRAIN], evaluation_share)
     how += f"; {evaluation_share:.0%} of the images are held out, by a hash of each file's name"
   notes = [*found.notes, *_notes_of_tree(tree), *_notes_of_classes(found.class_names, splits)]
-  return Source(found.class_names, splits, tree.ignored_suffixes, how, tuple(notes))
+  return Source(found.class_names, splits, how, tuple(notes))
 
 
 def _notes_of_tree(tree: file_tree.Tree) -> Iterator[str]:

@@ -178,9 +178,7 @@ def _verify_file(
         raise UserError(
           f"record file {path}: record {position} has id {record.id}, not {first_id + position}"
         )
-      if not 1 <= len(record.labels) <= manifest.labels_per_record_max or not all(
-        0 <= label < len(manifest.class_names) for label in record.labels
-      ):
+      if not manifest.allows(record.labels):
         raise UserError(
           f"record file {path}: record {position} has labels {list(record.labels)}; there are "
           f"{len(manifest.class_names)} classes"

@@ -165,4 +165,6 @@ def test_files_that_are_no_images_are_counted(tmp_path):
   source = image_files.write_class_folders(tmp_path / "source", 5)
   for name in ("a.txt", "b.TXT", "c.bmp", ".hidden"):
     (source / "ant" / name).write_text("")
-  assert read_source(source, 0.3).ignored_suffixes == {".bmp": 1, ".txt": 2}
+  notes = read_source(source, 0.3).notes
+  assert "ignored: 2 files that end in .txt" in notes
+  assert "ignored: 1 files that end in .bmp" in notes
