@@ -24,7 +24,7 @@ from nfnet.command_line import run_main
 from nfnet.errors import UserError, escaped
 from nfnet.images.resizing import EvaluationResize
 from nfnet.inference import load_classifier, predict, read_images, top_classes
-from nfnet.system.paths import define_path, local_path, make_parents
+from nfnet.system.paths import define_path, local_path, open_to_write
 from nfnet.variants import get_variant
 
 
@@ -118,17 +118,9 @@ def main(argv: list[str]) -> None:
     else:
       tqdm.write(f"{escaped(name)}\n{top_classes(classifier, logits)}")
   if arguments.logits_out:
-    _write_logits(arguments.logits_out, np.stack(rows))
-
-
-def _write_logits(path: str, logits: np.ndarray) -> None:
-  try:
-    make_parents(path)
-    # Given a path instead of a file, numpy.save would append an extension.
-    with open(path, "wb") as file:
+    logits = np.stack(rows)
+    with open_to_write("logits_out", arguments.logits_out) as file:
       np.save(file, logits)
-  except OSError as error:
-    raise UserError(f"--logits_out={path} cannot be written: {error.strerror}") from error
 
 
 if __name__ == "__main__":
