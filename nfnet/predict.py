@@ -22,6 +22,7 @@ from tqdm import tqdm
 from nfnet.activations import ACTIVATIONS, Numerics
 from nfnet.command_line import run_main
 from nfnet.errors import UserError, escaped
+from nfnet.foreign_files.regular_files import open_regular
 from nfnet.images.resizing import EvaluationResize
 from nfnet.inference import load_classifier, predict, read_images, top_classes
 from nfnet.system.paths import define_path, local_path, open_to_write
@@ -35,7 +36,9 @@ def read_inputs(path: str) -> np.ndarray:
     UserError: the file is not such an array.
   """
   try:
-    inputs = np.load(path, mmap_mode="r", allow_pickle=False)
+    # NumPy maps files by their paths only, and would wait for the writer of a named pipe.
+    with open_regular(path):
+      inputs = np.load(path, mmap_mode="r", allow_pickle=False)
   # An empty file raises EOFError.
   except (OSError, ValueError, EOFError) as error:
     raise UserError(f"inputs {path!r} cannot be read as a .npy array: {error}") from error

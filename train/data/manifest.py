@@ -21,6 +21,7 @@ from typing import Any
 
 from nfnet.errors import UserError, quoted
 from nfnet.foreign_files.json_text import check_structure, read_json
+from nfnet.foreign_files.regular_files import open_regular
 from nfnet.system.durable_files import write_durably
 
 FORMAT_VERSION = 1
@@ -172,7 +173,7 @@ def describe_file(folder: str | os.PathLike[str], file: str, records: int) -> Re
     records: number of records that were written to it.
   """
   path = pathlib.Path(folder, file)
-  with path.open("rb") as opened:
+  with open_regular(path) as opened:
     sha256 = hashlib.file_digest(opened, "sha256").hexdigest()
   return RecordFile(file=file, records=records, size_bytes=path.stat().st_size, sha256=sha256)
 

@@ -122,14 +122,14 @@ def idx_folder(root):
   image_files.write_idx_source(root)
   (root / "train-images-idx3-ubyte").unlink()
   (root / "train-images-idx3-ubyte").mkdir()
-  return "train-images-idx3-ubyte is not a regular file"
+  return "train-images-idx3-ubyte cannot be read: Is a directory"
 
 
 def idx_pipe(root):
   image_files.write_idx_source(root)
   (root / "train-labels-idx1-ubyte").unlink()
   os.mkfifo(root / "train-labels-idx1-ubyte")
-  return "train-labels-idx1-ubyte is not a regular file"
+  return "train-labels-idx1-ubyte cannot be read: not a regular file"
 
 
 @pytest.mark.parametrize(
