@@ -33,8 +33,8 @@ WEBP_PIXELS_MAX = 2**25
 SCANNED_SAMPLES_MAX = 2**30
 COEFFICIENT_BYTES_MAX = 512 * 2**20
 DECODING_BYTES_MAX = 768 * 2**20
-"""What the limits above add up to for the costliest image, with some room: a measured promise of
-the documentation, no limit of its own."""
+"""The documentation promises this. Nothing is compared with it: the limits above keep every image
+below, and tests measure the costliest ones."""
 
 DECODED_PIXELS_MAX = 2**24
 """Larger images are decoded at 1/2, 1/4 or 1/8 of their sides."""
