@@ -22,9 +22,10 @@ from tqdm import tqdm
 from nfnet.activations import ACTIVATIONS, Numerics
 from nfnet.command_line import run_main
 from nfnet.errors import UserError, escaped
+from nfnet.foreign_files.regular_files import open_regular
 from nfnet.images.resizing import EvaluationResize
 from nfnet.inference import load_classifier, predict, read_images, top_classes
-from nfnet.system.paths import define_path, local_path, make_parents
+from nfnet.system.paths import define_path, local_path, open_to_write
 from nfnet.variants import get_variant
 
 
@@ -35,7 +36,9 @@ def read_inputs(path: str) -> np.ndarray:
     UserError: the file is not such an array.
   """
   try:
-    inputs = np.load(path, mmap_mode="r", allow_pickle=False)
+    # NumPy maps files by their paths only, and would wait for the writer of a named pipe.
+    with open_regular(path):
+      inputs = np.load(path, mmap_mode="r", allow_pickle=False)
   # An empty file raises EOFError.
   except (OSError, ValueError, EOFError) as error:
     raise UserError(f"inputs {path!r} cannot be read as a .npy array: {error}") from error
@@ -118,17 +121,9 @@ def main(argv: list[str]) -> None:
     else:
       tqdm.write(f"{escaped(name)}\n{top_classes(classifier, logits)}")
   if arguments.logits_out:
-    _write_logits(arguments.logits_out, np.stack(rows))
-
-
-def _write_logits(path: str, logits: np.ndarray) -> None:
-  try:
-    make_parents(path)
-    # Given a path instead of a file, numpy.save would append an extension.
-    with open(path, "wb") as file:
+    logits = np.stack(rows)
+    with open_to_write("logits_out", arguments.logits_out) as file:
       np.save(file, logits)
-  except OSError as error:
-    raise UserError(f"--logits_out={path} cannot be written: {error.strerror}") from error
 
 
 if __name__ == "__main__":

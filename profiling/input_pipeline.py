@@ -16,7 +16,6 @@ Without --images, the images are 500 x 375 windows of the two photographs in sci
 """
 
 import functools
-import json
 import os
 import pathlib
 import statistics
@@ -29,6 +28,7 @@ from absl import flags
 
 from nfnet.command_line import refuse_arguments, run_main
 from nfnet.errors import UserError
+from nfnet.foreign_files.json_text import FILE_BYTES_MAX, check_structure, read_json_object
 from nfnet.system.paths import define_path
 from profiling.compile import command_flags
 from profiling.estimate.stored import RESULTS
@@ -57,13 +57,17 @@ def step_speed(path: str) -> float | None:
     UserError: `profiling.step --json` did not write the file.
   """
   try:
-    return json.loads(pathlib.Path(path).read_text())["estimated"]["images_per_second_per_chip"]
-  except OSError:
+    fields = read_json_object(path, FILE_BYTES_MAX)
+    check_structure(fields, {"estimated": {"images_per_second_per_chip": float}})
+  except FileNotFoundError:
     return None
-  except (ValueError, KeyError) as error:
+  except OSError as error:
+    raise UserError(f"--step_json={path} cannot be read: {error.strerror}") from error
+  except ValueError as error:
     raise UserError(
       f"--step_json={path} is not what `python -m profiling.step --json` writes"
     ) from error
+  return fields["estimated"]["images_per_second_per_chip"]
 
 
 def as_text(result: Mapping[str, Any]) -> str:

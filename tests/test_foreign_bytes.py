@@ -6,8 +6,10 @@ runs 10,000 mutations for each reader, the default tests 50. What it finds becom
 reader, beside its other tests.
 """
 
+import contextlib
 import itertools
 import json
+import os
 import pathlib
 import pickle
 import random
@@ -19,16 +21,32 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from nfnet.foreign_files.json_text import read_json
+from nfnet.images.decoding import read_image_file
+from nfnet.predict import read_inputs
 from nfnet.weights.checkpoint_digests import DIGESTS_FILE, find_damage
 from nfnet.weights.checkpoint_reader import EXPERIMENT_ITEM, read_metadata
 from nfnet.weights.haiku_pickle import read_haiku
 from nfnet.weights.safetensors_file import read_safetensors
+from profiling.input_pipeline import step_speed
 from tests.fuzzing import describe, mutations, run_bounded
 from tests.repository import ROOT
 from train.config.files import load_experiment
 from train.config.json_conversion import from_json, to_json
 from train.config.overrides import override
-from train.data.manifest import Manifest, RecordFile, Split, load_manifest, save_manifest
+from train.data import image_sources
+from train.data.manifest import (
+  Manifest,
+  RecordFile,
+  Split,
+  describe_file,
+  load_manifest,
+  save_manifest,
+)
+from train.data.record_files import open_record_file
+from train.run.records import id_log
+from train.scaling.run_table import read_runs
+from train.sweep import worker
 from train.sweep.plan import load_plan
 
 TREE = {
@@ -161,6 +179,40 @@ def test_mutations_of_valid_files(reader, inputs, tmp_path, monkeypatch):
     read(seed)
   contents = itertools.islice(mutations(seeds, random.Random(inputs)), inputs)
   findings = run_bounded(read, contents)
+  assert findings == [], describe(findings)
+
+
+READERS_BY_PATH = {
+  "inputs": lambda path: read_inputs(str(path)),
+  "haiku pickle": lambda path: read_haiku(str(path)),
+  "safetensors file": lambda path: read_safetensors(str(path)),
+  "JSON": read_json,
+  "image": read_image_file,
+  "record file": lambda path: open_record_file(
+    path.parent, RecordFile(file=path.name, records=1, size_bytes=1, sha256="")
+  ),
+  "record file to hash": lambda path: describe_file(path.parent, path.name, 1),
+  "configuration": lambda path: load_experiment(str(path)),
+  "sweep plan": lambda path: load_plan(str(path)),
+  "log of a trial": lambda path: worker._last_line(path, 0),
+  "table of runs": lambda path: read_runs([path]),
+  "speed of a step": lambda path: step_speed(str(path)),
+  "idx file": lambda path: image_sources._read_idx(path.parent, path.name, dimensions=3),
+  "ids of a run": lambda path: id_log._repair(path.parent, path.name),
+  DIGESTS_FILE: lambda path: find_damage(path.parent),
+}
+
+
+@pytest.mark.parametrize("name", READERS_BY_PATH)
+def test_no_reader_waits_for_the_writer_of_a_pipe(name, tmp_path):
+  path = tmp_path / name
+  os.mkfifo(path)
+
+  def read(_):
+    with contextlib.suppress(OSError):
+      READERS_BY_PATH[name](path)
+
+  findings = run_bounded(read, [b""])
   assert findings == [], describe(findings)
 
 

@@ -30,13 +30,12 @@ from PIL import Image
 from nfnet.foreign_files.regular_files import read_regular_file
 from nfnet.images.headers import (
   ENCODED_BYTES_MAX,
-  JPEG_START,
   PNG_PIXELS_MAX,
   BadImageError,
   Header,
-  jpeg_with_padded_scans,
   read_header,
 )
+from nfnet.images.jpeg_segments import JPEG_START, jpeg_with_padded_scans
 from nfnet.images.png_chunks import remove_metadata
 
 _FORMATS = ("JPEG", "PNG", "WEBP")

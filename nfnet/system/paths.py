@@ -1,14 +1,16 @@
-"""The paths that users give: expanded, refused where no file can be, and tried before the work.
+"""The paths that users give: expanded, refused where no file can be, tried early, and opened.
 
 Every flag that holds a path is defined by `define_path`, and every other text that a user gives as
 a path, such as a field of a configuration, passes `local_path`.
 """
 
+import contextlib
 import os
 import re
 import tempfile
 import unicodedata
-from typing import Any, Literal
+from collections.abc import Iterator
+from typing import Any, BinaryIO, Literal
 
 from absl import flags
 
@@ -21,9 +23,14 @@ Use = Literal["read", "write file", "write folder"]
 """The use of a path: a command reads it, writes a file there, or writes files into a folder."""
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
-# Characters that break lines or control a terminal, and bytes of a name that are not UTF-8.
-_REFUSED_CATEGORIES = {"Cc": "a control character", "Zl": "a line end", "Zp": "a line end"}
-_REFUSED_CATEGORIES["Cs"] = "bytes that are not UTF-8"
+REFUSED_CATEGORIES = {
+  "Cc": "a control character",
+  "Zl": "a line end",
+  "Zp": "a line end",
+  "Cs": "bytes that are not UTF-8",
+}
+"""Unicode categories of the characters that no name may have, and what a message calls them: they
+break lines or control a terminal, or are surrogates, which stand for bytes that are not UTF-8."""
 
 
 def local_path(label: str, path: str) -> str:
@@ -39,7 +46,7 @@ def local_path(label: str, path: str) -> str:
   """
   if not path:
     raise UserError(f"{label}= names no path")
-  for category, words in _REFUSED_CATEGORIES.items():
+  for category, words in REFUSED_CATEGORIES.items():
     if any(unicodedata.category(character) == category for character in path):
       raise UserError(f"{label}={shortened(path)} holds {words}; give another name")
   if _SCHEME.match(path):
@@ -93,13 +100,23 @@ def check_writable(label: str, path: str, use: Use) -> None:
     ) from error
 
 
-def make_parents(path: str) -> None:
-  """Creates the folder that a file is going to be in, if it is not there.
+@contextlib.contextmanager
+def open_to_write(flag: str, path: str) -> Iterator[BinaryIO]:
+  """Opens a file for a result, and creates its folder if that is not there.
+
+  Args:
+    flag: name of the flag that the path came from, for the error message.
+    path: path of the file.
 
   Raises:
-    OSError: it cannot be created.
+    UserError: the file cannot be opened, or the block's writes to it fail.
   """
-  os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+  try:
+    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+    with open(path, "wb") as file:
+      yield file
+  except OSError as error:
+    raise UserError(f"--{flag}={path} cannot be written: {error.strerror}") from error
 
 
 def define_path(

@@ -11,12 +11,14 @@ import pathlib
 from collections.abc import Iterable
 
 from nfnet.errors import shortened
+from nfnet.foreign_files.regular_files import open_regular, read_regular_file
 from nfnet.system.durable_files import write_synced
 
 DIGESTS_FILE = "digests.sha256"
 _WITHOUT_DIGEST = (DIGESTS_FILE, "_CHECKPOINT_METADATA", "commit_success.txt")
 """Files without a digest. Orbax writes times into the last two when it commits; nothing reads
 them."""
+_DIGESTS_BYTES_MAX = 16 * 2**20
 _THREADS = 8
 
 
@@ -49,10 +51,10 @@ def find_damage(
 def _find_damage(
   folder: pathlib.Path, items: Iterable[str] | None, needed: Iterable[str]
 ) -> str | None:
-  if not os.path.isfile(folder / DIGESTS_FILE):
-    return f"{DIGESTS_FILE} is missing"
   try:
-    text = (folder / DIGESTS_FILE).read_bytes().decode()
+    text = read_regular_file(folder / DIGESTS_FILE, _DIGESTS_BYTES_MAX).decode()
+  except FileNotFoundError:
+    return f"{DIGESTS_FILE} is missing"
   except UnicodeDecodeError:
     return f"{DIGESTS_FILE} is damaged"
   expected = {line.rstrip("\n").partition("  ")[2]: line for line in text.splitlines(True)}
@@ -92,7 +94,7 @@ def _files(folder: pathlib.Path) -> list[str]:
 def _digest_lines(folder: pathlib.Path, names: Iterable[str]) -> dict[str, str]:
   def line(name: str) -> str:
     try:
-      with (folder / name).open("rb") as file:
+      with open_regular(folder / name) as file:
         return f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {name}\n"
     except OSError as error:
       # A read that fails, unlike one that cannot begin, does not say of which file.

@@ -13,13 +13,14 @@ import ml_dtypes
 import numpy as np
 
 from nfnet.errors import UserError, quoted, short_text
-from nfnet.foreign_files.json_text import parse_json
+from nfnet.foreign_files.json_text import check_structure, parse_json
 from nfnet.foreign_files.regular_files import open_regular
 
 _HEADER_BYTES_MAX = 4 * 2**20
 """The header of an F7+ has 0.2 MB."""
 _DIMENSIONS_MAX = 8
 _LENGTH_BYTES = 8
+_ENTRY = {"dtype": str, "shape": [range(2**48)], "data_offsets": [range(2**48)]}
 _ELEMENT_TYPES = {
   "F64": np.dtype("<f8"),
   "F32": np.dtype("<f4"),
@@ -72,9 +73,9 @@ def _read(file: BinaryIO) -> dict[str, np.ndarray]:
       f"a header of {header_bytes} bytes in a file of {size_bytes}; it may have {_HEADER_BYTES_MAX}"
     )
   header = parse_json(file.read(header_bytes))
-  if not isinstance(header, dict):
-    raise ValueError("the header is not an object")
+  check_structure(header, dict)
   header.pop("__metadata__", None)
+  check_structure(header, {str: _ENTRY})
   entries = {name: _checked(name, entry) for name, entry in header.items()}
   tensors = {}
   place = 0
@@ -96,19 +97,16 @@ def _read(file: BinaryIO) -> dict[str, np.ndarray]:
   return {name: tensors[name] for name in header}
 
 
-def _checked(name: str, entry: Any) -> tuple[np.dtype, tuple[int, ...], int, int]:
+def _checked(name: str, entry: dict[str, Any]) -> tuple[np.dtype, tuple[int, ...], int, int]:
   """Returns element type, shape, and the places at which the elements begin and end."""
-  if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
-    raise ValueError(f"{quoted(name)} does not have dtype, shape and data_offsets")
+  if entry.keys() != _ENTRY.keys():
+    raise ValueError(f"{quoted(name)} has other fields than {', '.join(_ENTRY)}")
   element_type, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-  if not isinstance(element_type, str) or element_type not in _ELEMENT_TYPES:
+  if element_type not in _ELEMENT_TYPES:
     raise UserError(
       f"{quoted(name)} has elements of type {quoted(element_type)}; weights have one of "
       f"{', '.join(_ELEMENT_TYPES)}"
     )
-  for numbers in (shape, offsets):
-    if not isinstance(numbers, list) or not all(type(n) is int and 0 <= n < 2**48 for n in numbers):
-      raise ValueError(f"{quoted(name)} has a shape or offsets that are not sizes")
   if len(shape) > _DIMENSIONS_MAX or len(offsets) != 2:
     raise ValueError(f"{quoted(name)} has {len(shape)} dimensions and {len(offsets)} offsets")
   needed = math.prod(shape) * _ELEMENT_TYPES[element_type].itemsize

@@ -1,7 +1,6 @@
 """Loads an experiment from a configuration file, a Python file with a function `experiment()`."""
 
 import inspect
-import pathlib
 import re
 import traceback
 import types
@@ -9,10 +8,13 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from nfnet.errors import UserError
+from nfnet.foreign_files.regular_files import read_regular_file
 from nfnet.system.paths import local_path
 from train.config.experiment import Experiment
 from train.config.field_names import field_types
 from train.config.overrides import nearest, override, parse_value
+
+_BYTES_MAX = 2**20
 
 
 def load_experiment(path: str, overrides: Iterable[str] = ()) -> Experiment:
@@ -35,7 +37,7 @@ def _run_file(path_and_arguments: str) -> Experiment:
     path += ".py"
   path = local_path("configuration file", path)
   try:
-    source = pathlib.Path(path).read_text(encoding="utf-8")
+    source = read_regular_file(path, _BYTES_MAX).decode()
   # Text that is not UTF-8, or a null character in the path, is a ValueError.
   except (OSError, ValueError) as error:
     reason = error.strerror if isinstance(error, OSError) else error

@@ -27,7 +27,9 @@ _DECODED_BYTES_MAX = 256 * 2**20
 
 
 class Decoder:
-  """Reads and decodes the records of one split; all threads and workers share the same object.
+  """Reads and decodes the records of one split.
+
+  The threads of a process share one decoder; each worker process has a copy.
 
   Attributes:
     reader: source of the records.
@@ -35,8 +37,7 @@ class Decoder:
 
   def __init__(self, reader: RecordReader, manifest: Manifest):
     self.reader = reader
-    self._classes = len(manifest.class_names)
-    self._labels_per_record_max = manifest.labels_per_record_max
+    self._manifest = manifest
     self._decoded: dict[int, tuple[np.ndarray, np.ndarray]] = {}
     self._decoded_bytes = 0
 
@@ -50,13 +51,10 @@ class Decoder:
     if (known := self._decoded.get(index)) is not None:
       return known
     record = self.reader.read(index)
-    count = len(record.labels)
-    if count > self._labels_per_record_max or not all(
-      0 <= label < self._classes for label in record.labels
-    ):
+    if not self._manifest.allows(record.labels):
       raise BadRecordError(f"has labels {list(record.labels)}")
-    labels = np.full(self._labels_per_record_max, -1, np.int32)
-    labels[:count] = record.labels
+    labels = self._no_labels()
+    labels[: len(record.labels)] = record.labels
     image = decode_image(record.image)
     if self.reader.in_memory and self._decoded_bytes + image.nbytes <= _DECODED_BYTES_MAX:
       self._decoded[index] = image, labels
@@ -66,8 +64,7 @@ class Decoder:
   def blank(self, pixels: int, index: int, position: int) -> Example:
     """Returns an example with a black image and without labels, which has weight 0."""
     image = np.zeros((pixels, pixels, 3), np.uint8)
-    labels = np.full(self._labels_per_record_max, -1, np.int32)
-    return _example(image, labels, 0.0, index, position)
+    return _example(image, self._no_labels(), 0.0, index, position)
 
   def describe_bad(self, index: int) -> str:
     """Says where a record is and why it cannot be decoded."""
@@ -77,6 +74,9 @@ class Decoder:
     except (BadRecordError, BadImageError) as error:
       reason = str(error)
     return f"{self.reader.describe(index)} ({reason})"
+
+  def _no_labels(self) -> np.ndarray:
+    return np.full(self._manifest.labels_per_record_max, -1, np.int32)
 
 
 class TrainExamples:

@@ -25,6 +25,7 @@ import numpy as np
 from PIL import Image
 
 from nfnet.errors import UserError, escaped
+from nfnet.foreign_files.regular_files import open_regular
 from nfnet.images.decoding import read_image_file
 from train.data.preparation import class_folders, file_tree
 from train.data.preparation.class_folders import TRAIN, VALIDATION
@@ -132,14 +133,12 @@ class Source:
   Attributes:
     class_names: names of the classes, by class index.
     splits: images of "train" and "validation", perhaps "test".
-    ignored_suffixes: number of files that are not images, by suffix.
     how: how the source was understood.
     notes: sentences about what was left out or is missing.
   """
 
   class_names: tuple[str, ...]
   splits: dict[str, tuple[SourceImage, ...]]
-  ignored_suffixes: dict[str, int] = dataclasses.field(default_factory=dict)
   how: str = ""
   notes: tuple[str, ...] = ()
 
@@ -241,7 +240,7 @@ def _read_idx(root: pathlib.Path, pattern: str, dimensions: int) -> np.ndarray:
   path = paths[0]
   header_bytes = 4 + 4 * dimensions
   try:
-    with _open_idx(path) as file:
+    with open_regular(path) as stored, _decompressed(path, stored) as file:
       header = file.read(header_bytes)
       if header[:4] != bytes((0, 0, _IDX_UNSIGNED_BYTES, dimensions)) or len(header) < header_bytes:
         raise UserError(f"{path} is no idx file of unsigned bytes with {dimensions} dimensions")
@@ -264,11 +263,8 @@ def _read_idx(root: pathlib.Path, pattern: str, dimensions: int) -> np.ndarray:
   return np.frombuffer(content, np.uint8).reshape(shape)
 
 
-def _open_idx(path: pathlib.Path) -> BinaryIO:
-  # Opening a named pipe would wait for a writer.
-  if not path.is_file():
-    raise UserError(f"{path} is not a regular file")
-  return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
+def _decompressed(path: pathlib.Path, stored: BinaryIO) -> BinaryIO:
+  return gzip.open(stored, "rb") if path.suffix == ".gz" else stored
 
 
 def _read_class_folders(
@@ -288,7 +284,7 @@ def _read_class_folders(
     splits = _hold_out(splits[TRAIN], evaluation_share)
     how += f"; {evaluation_share:.0%} of the images are held out, by a hash of each file's name"
   notes = [*found.notes, *_notes_of_tree(tree), *_notes_of_classes(found.class_names, splits)]
-  return Source(found.class_names, splits, tree.ignored_suffixes, how, tuple(notes))
+  return Source(found.class_names, splits, how, tuple(notes))
 
 
 def _notes_of_tree(tree: file_tree.Tree) -> Iterator[str]:

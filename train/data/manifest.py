@@ -16,24 +16,22 @@ import hashlib
 import json
 import os
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 from nfnet.errors import UserError, quoted
 from nfnet.foreign_files.json_text import check_structure, read_json
+from nfnet.foreign_files.regular_files import open_regular
 from nfnet.system.durable_files import write_durably
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 IMAGES_IN_TWO_SPLITS_NAME = "images_in_two_splits.json"
+RECORD_FILE_STRUCTURE = {"file": str, "records": int, "size_bytes": int, "sha256": str}
 _STRUCTURE = {
   "class_names": [str],
   "labels_per_record_max": range(2**16),
-  "splits": {
-    str: {
-      "records": int,
-      "shards": [{"file": str, "records": int, "size_bytes": int, "sha256": str}],
-    }
-  },
+  "splits": {str: {"records": int, "shards": [RECORD_FILE_STRUCTURE]}},
   "skipped_images": [str],
   "images_in_two_splits?": int,
 }
@@ -94,6 +92,12 @@ class Manifest:
   skipped_images: tuple[str, ...] = ()
   images_in_two_splits: int | None = None
   format_version: int = FORMAT_VERSION
+
+  def allows(self, labels: Sequence[int]) -> bool:
+    """Returns whether a record may have these labels: classes that exist, and not too many."""
+    return 1 <= len(labels) <= self.labels_per_record_max and all(
+      0 <= label < len(self.class_names) for label in labels
+    )
 
 
 def save_manifest(folder: str | os.PathLike[str], manifest: Manifest) -> None:
@@ -169,23 +173,14 @@ def describe_file(folder: str | os.PathLike[str], file: str, records: int) -> Re
     records: number of records that were written to it.
   """
   path = pathlib.Path(folder, file)
-  with path.open("rb") as opened:
+  with open_regular(path) as opened:
     sha256 = hashlib.file_digest(opened, "sha256").hexdigest()
   return RecordFile(file=file, records=records, size_bytes=path.stat().st_size, sha256=sha256)
 
 
 def record_file_from_json(fields: dict[str, Any]) -> RecordFile:
-  """Returns the record file from fields that `dataclasses.asdict` has made.
-
-  Raises:
-    KeyError, TypeError or ValueError: the fields are not those of a record file.
-  """
-  return RecordFile(
-    file=str(fields["file"]),
-    records=int(fields["records"]),
-    size_bytes=int(fields["size_bytes"]),
-    sha256=str(fields["sha256"]),
-  )
+  """Returns the record file from fields that have `RECORD_FILE_STRUCTURE`; others are ignored."""
+  return RecordFile(**{name: fields[name] for name in RECORD_FILE_STRUCTURE})
 
 
 def _manifest_to_json(manifest: Manifest) -> dict[str, Any]:
@@ -199,15 +194,15 @@ def _manifest_to_json(manifest: Manifest) -> dict[str, Any]:
 
 def _manifest_from_json(fields: dict[str, Any]) -> Manifest:
   return Manifest(
-    class_names=tuple(str(name) for name in fields["class_names"]),
-    labels_per_record_max=int(fields["labels_per_record_max"]),
+    class_names=tuple(fields["class_names"]),
+    labels_per_record_max=fields["labels_per_record_max"],
     splits={
       name: Split(
-        records=int(split["records"]),
+        records=split["records"],
         record_files=tuple(record_file_from_json(file) for file in split["shards"]),
       )
       for name, split in fields["splits"].items()
     },
-    skipped_images=tuple(str(name) for name in fields["skipped_images"]),
+    skipped_images=tuple(fields["skipped_images"]),
     images_in_two_splits=fields.get("images_in_two_splits"),
   )

@@ -14,6 +14,7 @@ import msgpack
 from array_record.python import array_record_module
 
 from nfnet.errors import UserError
+from nfnet.foreign_files.regular_files import open_regular
 from nfnet.system.open_files import open_files_error
 from train.data.manifest import (
   MANIFEST_NAME,
@@ -112,7 +113,7 @@ def open_record_file(
   """
   path = pathlib.Path(folder, record_file.file)
   try:
-    opened = path.open("rb")
+    opened = open_regular(path)
   except OSError as error:
     reason = open_files_error() or error.strerror
     raise UserError(f"record file {path} cannot be opened: {reason}") from error
@@ -178,9 +179,7 @@ def _verify_file(
         raise UserError(
           f"record file {path}: record {position} has id {record.id}, not {first_id + position}"
         )
-      if not 1 <= len(record.labels) <= manifest.labels_per_record_max or not all(
-        0 <= label < len(manifest.class_names) for label in record.labels
-      ):
+      if not manifest.allows(record.labels):
         raise UserError(
           f"record file {path}: record {position} has labels {list(record.labels)}; there are "
           f"{len(manifest.class_names)} classes"

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from nfnet.errors import UserError
-from nfnet.system.paths import make_parents
+from nfnet.system.paths import open_to_write
 
 if TYPE_CHECKING:
   # Whoever has a figure has imported Matplotlib, which takes a third of a second.
@@ -52,11 +52,9 @@ def write_json(flag: str, path: str | None, value: Any) -> None:
   """
   if not path:
     return
-  try:
-    make_parents(path)
-    pathlib.Path(path).write_text(json.dumps(value, indent=1) + "\n")
-  except OSError as error:
-    raise UserError(f"--{flag}={path} cannot be written: {error.strerror}") from error
+  text = json.dumps(value, indent=1) + "\n"
+  with open_to_write(flag, path) as file:
+    file.write(text.encode())
 
 
 def save_figure(flag: str, path: str | None, figure: "Figure | None") -> None:
@@ -72,11 +70,8 @@ def save_figure(flag: str, path: str | None, figure: "Figure | None") -> None:
   """
   if not path or figure is None:
     return
-  try:
-    make_parents(path)
-    figure.savefig(path, format="png")
-  except OSError as error:
-    raise UserError(f"--{flag}={path} cannot be written: {error.strerror}") from error
+  with open_to_write(flag, path) as file:
+    figure.savefig(file, format="png")
 
 
 def save_figures(

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from nfnet.errors import UserError
+from nfnet.foreign_files.regular_files import open_regular
 from nfnet.weights.checkpoint_reader import newest_step
 from train.run.exit_codes import EXIT_DONE, EXIT_IN_USE, FINAL_EXIT_CODES, shell_exit_code
 from train.run.faults import DIVERGED
@@ -314,7 +315,7 @@ def _number(content: Mapping[str, Any], name: str, default: int) -> int:
 def _last_line(log: pathlib.Path, began: int) -> str:
   """Returns the last line written from a byte offset on, or the last error if there is one."""
   try:
-    with log.open("rb") as file:
+    with open_regular(log) as file:
       file.seek(max(began, file.seek(0, os.SEEK_END) - _LOG_TAIL_BYTES))
       lines = [line.strip() for line in file.read().decode(errors="replace").splitlines()]
   except OSError as error:

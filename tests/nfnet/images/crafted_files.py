@@ -6,10 +6,10 @@ import zlib
 PNG_START = b"\x89PNG\r\n\x1a\n"
 
 
-def chunk(kind, content):
-  """Returns a chunk of a PNG."""
-  checked = kind + content
-  return struct.pack(">I", len(content)) + checked + struct.pack(">I", zlib.crc32(checked))
+def chunk(kind, content, checksum=None):
+  """Returns a chunk of a PNG; with its right checksum unless another is given."""
+  checksum = zlib.crc32(kind + content) if checksum is None else checksum
+  return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum)
 
 
 def png(width, height, bits, color_type, rows, *, is_interlaced=False, before=b"", compressed=None):

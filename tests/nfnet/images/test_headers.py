@@ -1,6 +1,7 @@
 """What would cost too much to decode is refused before anything is allocated."""
 
 import io
+import math
 import struct
 import time
 
@@ -9,7 +10,15 @@ import pytest
 from PIL import Image
 
 from nfnet.images.decoding import decode_image
-from nfnet.images.headers import PARTS_MAX, BadImageError, read_header
+from nfnet.images.headers import (
+  COEFFICIENT_BYTES_MAX,
+  DECODING_BYTES_MAX,
+  PARTS_MAX,
+  PNG_PIXELS_MAX,
+  WEBP_PIXELS_MAX,
+  BadImageError,
+  read_header,
+)
 from tests import fuzzing
 from tests.nfnet.images.crafted_files import (
   chunk,
@@ -18,6 +27,7 @@ from tests.nfnet.images.crafted_files import (
   webp_header,
   with_jpeg_size,
 )
+from tests.repository import ROOT
 
 
 def jpeg(**options):
@@ -94,6 +104,19 @@ def test_photographs_of_the_largest_cameras_are_not_refused(width, height, reduc
   assert header.decoding_bytes <= 3 * 2**24
 
 
+def test_the_limits_add_up_to_less_than_the_memory_that_the_documentation_promises():
+  side = math.isqrt(COEFFICIENT_BYTES_MAX // 2) // 8 * 8
+  largest = {
+    "jpeg": with_jpeg_size(flat_jpeg(8, 8, apart=0), side, side) + bytes(10**6),
+    "png": png(9_459, PNG_PIXELS_MAX // 9_459, 8, 0, bytes(10**6), compressed=bytes(10**6)),
+    "webp": webp_header(2**13, WEBP_PIXELS_MAX // 2**13, b"VP8L"),
+  }
+  for encoded in largest.values():
+    assert DECODING_BYTES_MAX // 2 < read_header(encoded).decoding_bytes <= DECODING_BYTES_MAX
+  promise = f"most {DECODING_BYTES_MAX // 2**20} MiB for one large image"
+  assert promise in (ROOT / "docs/reliability.md").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("marker", [0xC3, 0xC5, 0xC7, 0xCB, 0xCD])
 def test_lossless_and_hierarchical_jpegs_are_refused(marker):
   changed = jpeg().replace(b"\xff\xc0", bytes((0xFF, marker)))
@@ -145,5 +168,9 @@ def test_the_costliest_images_that_are_accepted_stay_within_the_bounds(kind):
     image.save(written, "WEBP", lossless=kind == "lossless webp", quality=20, method=0)
     encoded = written.getvalue()
   shapes = []
-  findings = fuzzing.run_bounded(lambda content: shapes.append(decode_image(content)), [encoded])
+  findings = fuzzing.run_bounded(
+    lambda content: shapes.append(decode_image(content)),
+    [encoded],
+    memory_bytes_max=DECODING_BYTES_MAX,
+  )
   assert not findings, fuzzing.describe(findings)

@@ -1,7 +1,6 @@
 """Metadata of any kind and size leaves sound pixels decodable, and damaged ones damaged."""
 
 import io
-import struct
 import zlib
 
 import numpy as np
@@ -10,6 +9,7 @@ from PIL import Image
 
 from nfnet.images.decoding import BadImageError, decode_image
 from nfnet.images.png_chunks import remove_metadata
+from tests.nfnet.images.crafted_files import chunk
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (20, 24, 3), np.uint8)
 
@@ -18,11 +18,6 @@ def encode(image, **options):
   encoded = io.BytesIO()
   image.save(encoded, "PNG", **options)
   return encoded.getvalue()
-
-
-def chunk(kind, content, checksum=None):
-  checksum = zlib.crc32(kind + content) if checksum is None else checksum
-  return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum)
 
 
 def insert(png, *chunks, before=b"IDAT"):

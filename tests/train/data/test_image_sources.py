@@ -122,14 +122,14 @@ def idx_folder(root):
   image_files.write_idx_source(root)
   (root / "train-images-idx3-ubyte").unlink()
   (root / "train-images-idx3-ubyte").mkdir()
-  return "train-images-idx3-ubyte is not a regular file"
+  return "train-images-idx3-ubyte cannot be read: Is a directory"
 
 
 def idx_pipe(root):
   image_files.write_idx_source(root)
   (root / "train-labels-idx1-ubyte").unlink()
   os.mkfifo(root / "train-labels-idx1-ubyte")
-  return "train-labels-idx1-ubyte is not a regular file"
+  return "train-labels-idx1-ubyte cannot be read: not a regular file"
 
 
 @pytest.mark.parametrize(
@@ -165,4 +165,6 @@ def test_files_that_are_no_images_are_counted(tmp_path):
   source = image_files.write_class_folders(tmp_path / "source", 5)
   for name in ("a.txt", "b.TXT", "c.bmp", ".hidden"):
     (source / "ant" / name).write_text("")
-  assert read_source(source, 0.3).ignored_suffixes == {".bmp": 1, ".txt": 2}
+  notes = read_source(source, 0.3).notes
+  assert "ignored: 2 files that end in .txt" in notes
+  assert "ignored: 1 files that end in .bmp" in notes

@@ -13,6 +13,7 @@ import unicodedata
 from collections.abc import Sequence
 
 from nfnet.errors import UserError
+from nfnet.system.paths import REFUSED_CATEGORIES
 from train.data.preparation.file_tree import IMAGE_SUFFIXES, File, Folder, examples
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
@@ -27,9 +28,7 @@ _SPLIT_NAMES = {
   "test": TEST,
   "testing": TEST,
 }
-# Control characters, surrogates (which stand for bytes of file names that are not UTF-8), and the
-# separators of lines and paragraphs; then the marks that change the direction of what follows.
-_CONTROLS = frozenset(("Cc", "Cs", "Zl", "Zp"))
+# Marks that change the direction of what follows.
 _DIRECTIONS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 _WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")
 _CHOOSE_LAYOUT = (
@@ -218,7 +217,7 @@ def check_class_names(names: Sequence[str], where: str) -> None:
 
 def _is_control(character: str) -> bool:
   # str.isprintable() refuses the joiners and spaces that names in Persian, Hindi or French need.
-  return unicodedata.category(character) in _CONTROLS or character in _DIRECTIONS
+  return unicodedata.category(character) in REFUSED_CATEGORIES or character in _DIRECTIONS
 
 
 def _labeled_files(

@@ -161,11 +161,11 @@ def read_tree(root: str, excluded: str | None = None) -> Tree:
   return tree
 
 
-def examples(names: Sequence[str], separator: str = ", ", at_most: int = _EXAMPLES_MAX) -> str:
+def examples(names: Sequence[str]) -> str:
   """Returns the first few names in a form fit for a message, and how many more there are."""
-  text = separator.join(map(shortened, names[:at_most]))
-  more = len(names) - at_most
-  return f"{text}{separator}and {more:,} more" if more > 0 else text
+  text = ", ".join(map(shortened, names[:_EXAMPLES_MAX]))
+  more = len(names) - _EXAMPLES_MAX
+  return f"{text}, and {more:,} more" if more > 0 else text
 
 
 def _identity(status: os.stat_result) -> tuple[int, int]:

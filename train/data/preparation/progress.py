@@ -17,13 +17,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from nfnet.errors import InUseError, UserError
-from nfnet.foreign_files.json_text import parse_json
+from nfnet.foreign_files.json_text import check_structure, parse_json
 from nfnet.foreign_files.regular_files import open_regular
 from nfnet.system.durable_files import rename_durably, sync, write_durably
 from nfnet.system.file_locks import is_same_file, try_lock
 from train.data.manifest import (
   IMAGES_IN_TWO_SPLITS_NAME,
   MANIFEST_NAME,
+  RECORD_FILE_STRUCTURE,
   RecordFile,
   record_file_from_json,
 )
@@ -32,6 +33,12 @@ from train.data.preparation.same_pixels import DIGEST_BYTES
 _PARTIAL = "partial"
 _PLAN = "plan.json"
 _LOCK = "lock"
+_NOTE_STRUCTURE = {
+  "plan_sha256": str,
+  "shard": RECORD_FILE_STRUCTURE,
+  "skipped": [str],
+  "pixel_digests": str,
+}
 # What may lie beside the record files before the manifest does.
 _UNFINISHED = frozenset(
   (
@@ -147,17 +154,17 @@ class Progress:
     path = self._note_path(file)
     fields = _read_fields(path)
     try:
+      check_structure(fields, _NOTE_STRUCTURE)
       note = Note(
         record_file=record_file_from_json(fields["shard"]),
-        skipped=tuple(map(str, fields["skipped"])),
+        skipped=tuple(fields["skipped"]),
         digests=bytes.fromhex(fields["pixel_digests"]),
       )
       size_bytes = (self._folder / file).stat().st_size
-    except (ArithmeticError, KeyError, TypeError, ValueError, OSError):
+    except (ValueError, OSError):
       note = None
     if (
       note is None
-      or "plan_sha256" not in fields
       or self.is_foreign(fields)
       or note.record_file.file != file
       or note.record_file.size_bytes != size_bytes

@@ -26,6 +26,7 @@ import time
 from collections.abc import Iterator
 
 from nfnet.errors import InUseError, UserError
+from nfnet.foreign_files.regular_files import open_regular
 from nfnet.system.file_locks import is_same_file, try_lock
 from train.run.leases import held
 from train.run.leases.heartbeat import HEARTBEAT_SECONDS, Heartbeat
@@ -172,7 +173,7 @@ def _last_touched_ns(path: pathlib.Path) -> int:
   """Returns when a file was last touched; 0 if it is gone."""
   try:
     # Opening a file makes NFS look at its current attributes.
-    with path.open("rb") as file:
+    with open_regular(path) as file:
       return os.fstat(file.fileno()).st_mtime_ns
   except FileNotFoundError:
     return 0

@@ -228,7 +228,7 @@ def _repair(workdir: pathlib.Path, name: str) -> None:
   """Sets aside what is not a record, and removes a last record that was cut off."""
   path = workdir / name
   try:
-    content = path.read_bytes() if path.exists() else b""
+    content = _read(path) if path.exists() else b""
     sound, damaged = _split(content)
     if damaged:
       set_aside(workdir, name, damaged)

@@ -126,7 +126,7 @@ def test_other_special_files_are_ignored(source):
 
 def test_idx_files_that_are_none_are_not_waited_for(tmp_path):
   os.mkfifo(tmp_path / "train-images-idx3-ubyte")
-  with pytest.raises(UserError, match="is not a regular file"):
+  with pytest.raises(UserError, match="cannot be read: not a regular file"):
     read_source(tmp_path)
 
 
