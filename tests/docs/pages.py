@@ -188,8 +188,8 @@ def check_command(place: str, words: list[str]) -> None:
   if words[1:2] != ["-m"] or len(words) < 3:
     raise DocumentationError(f"{place}: {' '.join(words)}: write python -m MODULE")
   module, arguments = words[2], words[3:]
-  if module.split(".")[0] not in PACKAGES:
-    if module in ("mkdocs", "pytest", "ruff"):
+  if module.split(".")[0] not in (*PACKAGES, "tests"):
+    if module in ("mkdocs", "pytest", "ruff", "..."):
       return
     raise DocumentationError(f"{place}: {module} is not of this project")
   known = flags_of(module)
