@@ -9,7 +9,7 @@ import functools
 import re
 from collections.abc import Iterator
 
-from tests.docs.pages import PACKAGES, DocumentationError, check_command, flags_of
+from tests.docs.pages import PACKAGES, DocumentationError, check_command, flags_of, syntax_tree
 from tests.repository import ROOT
 from train.config.field_names import field_types
 
@@ -112,7 +112,7 @@ def _exists(dotted: str) -> bool:
     if path.is_dir() and not rest:
       return True
     if (file := path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).is_file():
-      return not rest or _defines(ast.parse(file.read_text(encoding="utf-8")), rest)
+      return not rest or _defines(syntax_tree(file), rest)
   return False
 
 
