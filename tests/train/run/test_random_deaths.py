@@ -2,8 +2,8 @@
 
     RANDOM_DEATHS=100 python -m pytest -n0 -s -m slow tests/train/run/test_random_deaths.py
 
-prints what each has cost. No step is lost but by SIGKILL to the process that trains, and nothing is
-left: no process and no temporary file.
+prints what each has cost. Only SIGKILL to the process that trains loses steps, and nothing is left
+behind: no process and no temporary file.
 """
 
 import collections
