@@ -188,8 +188,8 @@ def check_command(place: str, words: list[str]) -> None:
   if words[1:2] != ["-m"] or len(words) < 3:
     raise DocumentationError(f"{place}: {' '.join(words)}: write python -m MODULE")
   module, arguments = words[2], words[3:]
-  if module.split(".")[0] not in PACKAGES:
-    if module in ("mkdocs", "pytest", "ruff"):
+  if module.split(".")[0] not in (*PACKAGES, "tests"):
+    if module in ("mkdocs", "pytest", "ruff", "..."):
       return
     raise DocumentationError(f"{place}: {module} is not of this project")
   known = flags_of(module)
@@ -236,6 +236,12 @@ def _check_make(place: str, words: list[str]) -> None:
 
 
 @functools.cache
+def syntax_tree(file: pathlib.Path) -> ast.Module:
+  """Returns the parsed source of a module."""
+  return ast.parse(file.read_text(encoding="utf-8"))
+
+
+@functools.cache
 def flags_of(module: str) -> dict[str, str] | None:
   """Returns the kinds of the flags that a program takes, by name; None if there is no such program.
 
@@ -246,7 +252,7 @@ def flags_of(module: str) -> dict[str, str] | None:
   file = path / "__main__.py" if path.is_dir() else path.with_suffix(".py")
   if not file.is_file() or "__main__" not in file.read_text():
     return None
-  tree = ast.parse(file.read_text())
+  tree = syntax_tree(file)
   found = dict(_definitions(ast.walk(tree)))
   called = {
     getattr(node.func, "attr", getattr(node.func, "id", None))
@@ -259,7 +265,7 @@ def flags_of(module: str) -> dict[str, str] | None:
     imported = waiting.pop()
     if imported not in seen:
       seen.add(imported)
-      tree = ast.parse(imported.read_text())
+      tree = syntax_tree(imported)
       statements = (node for node in tree.body if isinstance(node, ast.Assign | ast.Expr))
       found.update(_definitions(node.value for node in statements))
       functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
@@ -279,7 +285,9 @@ def _definitions(nodes) -> Iterator[tuple[str, str]]:
         yield node.args[0].value, kind[1].replace("boolean", "bool")
 
 
-def _imported_files(tree: ast.Module) -> Iterator[pathlib.Path]:
+@functools.cache
+def _imported_files(tree: ast.Module) -> list[pathlib.Path]:
+  found = []
   for node in ast.walk(tree):
     names = []
     if isinstance(node, ast.Import):
@@ -289,4 +297,5 @@ def _imported_files(tree: ast.Module) -> Iterator[pathlib.Path]:
     for name in names:
       file = (ROOT / name.replace(".", "/")).with_suffix(".py")
       if name.split(".")[0] in PACKAGES and file.is_file():
-        yield file
+        found.append(file)
+  return found

@@ -316,8 +316,8 @@ class Experiment:
 
   Attributes:
     name: name on plots and in the summary.
-    seed: seed of parameters, data order, augmentation, dropout and stochastic depth. Both
-      jax.random and Grain take 32 bits.
+    seed: seed of parameters, data order, augmentation, MixUp, CutMix, dropout and stochastic depth.
+      jax.random uses 32 bits of it, so larger seeds would not all be different.
     initial_weights: for fine-tuning only: a workdir, a checkpoint in it, a released haiku file or
       timm's safetensors. The classifier is always new.
   """

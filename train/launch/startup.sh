@@ -21,9 +21,8 @@ if [[ $registry == *.pkg.dev || $registry == *gcr.io ]]; then
   gcloud auth configure-docker --quiet "$registry"
 fi
 
-# --ipc=host: libraries share memory through /dev/shm, which Docker limits to 64 MiB by default.
 container=(
-  docker run --rm --name="$NAME" --privileged --net=host --ipc=host
+  docker run --rm --name="$NAME" --privileged --net=host
   --volume="$SHARED_FOLDER:$SHARED_FOLDER" "$IMAGE" "${COMMAND[@]}"
 )
 # systemd expands $ in arguments unless it is doubled.

@@ -1,4 +1,4 @@
-"""Programs whose output nobody reads or that cannot be written go on, and end without a word."""
+"""Programs whose output is not read or cannot be written go on, and end silently."""
 
 import os
 import pty

@@ -217,7 +217,7 @@ def test_the_manifest(topology, shared, spot):
   assert container["args"] == list(ours.command)
   assert "command" not in container
   mounted = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
-  assert mounted == {"shared": "/shared", "shared-memory": "/dev/shm"}
+  assert mounted == {"shared": "/shared"}
   volumes = {volume.pop("name"): volume for volume in pod["volumes"]}
   annotations = spec["template"]["metadata"]["annotations"]
   if shared == NFS:
@@ -249,7 +249,6 @@ def test_the_manifest(topology, shared, spot):
     ("nodeSelector: $node_selector", "nodeSelector: {}", "nodeSelector must have cloud.google"),
     ("google.com/tpu: $chips_per_host", "google.com/tpu: 8", "must have google.com/tpu: 4"),
     ("- name: shared\n", "- name: other\n", "names 'other', which is not a volume"),
-    ("mountPath: /dev/shm", "mountPath: /shm", "nothing is mounted at /dev/shm"),
     ("mountPath: $shared_folder", "mountPath: /mnt", "nothing is mounted at /shared"),
     ("spec:", "spec", "is not a valid template of YAML"),
     ("$hosts", "$workers", "is not a valid template of YAML: 'workers'"),
@@ -353,9 +352,7 @@ def test_a_host_mounts_what_is_shared_and_runs_the_command(host, shared):
   docker = done[-1]
   image = docker.index(ARGUMENTS["image"])
   assert docker[:2] == ["docker", "run"]
-  assert {"--privileged", "--net=host", "--ipc=host", "--volume=/shared:/shared"} <= set(
-    docker[:image]
-  )
+  assert {"--privileged", "--net=host", "--volume=/shared:/shared"} <= set(docker[:image])
   assert docker[image + 1 :] == list(ours.command)
 
 

@@ -2,8 +2,8 @@
 
     RANDOM_DEATHS=100 python -m pytest -n0 -s -m slow tests/train/run/test_random_deaths.py
 
-prints what each has cost. No step is lost but by SIGKILL to the process that trains, and nothing is
-left: no process, no temporary file, no shared memory.
+prints what each has cost. Only SIGKILL to the process that trains loses steps, and nothing is left
+behind: no process and no temporary file.
 """
 
 import collections
@@ -127,7 +127,6 @@ def test_no_step_is_lost_and_nothing_is_left(digits, uninterrupted, tmp_path, mo
     log = tmp_path / f"log {attempt}"
     log.write_text("")
     before = repeated_steps(workdir)
-    shared = set(os.listdir("/dev/shm"))
     process = runs.start(workdir, digits, log, session=True, **FIELDS)
     stopped, is_hit, what = [], False, None
     if attempt < TRIES:
@@ -164,7 +163,6 @@ def test_no_step_is_lost_and_nothing_is_left(digits, uninterrupted, tmp_path, mo
         time.sleep(0.05)
       assert not any(map(is_running, descendants)), what
       assert not list(temporary.iterdir()), (what, list(temporary.iterdir()))
-      assert set(os.listdir("/dev/shm")) <= shared
       if code != 0 and is_hit:
         cause = (what[1], "KILL" if number == signal.SIGKILL else number.name)
     if code == 0:

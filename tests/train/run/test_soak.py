@@ -1,7 +1,4 @@
-"""10,000 steps with saves, evaluations and restarts: nothing grows.
-
-Segments of shared memory are counted on the whole machine: nothing else may use them meanwhile.
-"""
+"""10,000 steps with saves, evaluations and restarts: nothing grows."""
 
 import os
 import pathlib
@@ -17,8 +14,8 @@ from train.run.exit_codes import EXIT_TERMINATED
 from train.run.records.goodput import PHASES, read_goodput
 
 STEPS = 10_000
-# Steps that take longer than their data, so that the batches that wait in shared memory are as many
-# as there is room for: their number says something only then.
+# Steps that take longer than their data, so that as many batches wait in memory as there is room
+# for: their number says something only then.
 FIELDS = {
   "model.variant": "P0",
   "model.block_execution": "scan",
@@ -34,11 +31,12 @@ RESTART_AT_STEPS = (3_000, 6_000)
 
 
 def sample(pid):
-  """Returns resident bytes, open files and shared-memory segments; None if the process is gone."""
+  """Returns resident bytes, open files and batches in memory; None if the process is gone."""
   try:
     status = pathlib.Path(f"/proc/{pid}/status").read_text()
     resident = int(status.split("VmRSS:")[1].split()[0]) * 1024
-    return resident, len(os.listdir(f"/proc/{pid}/fd")), len(os.listdir("/dev/shm"))
+    batches = pathlib.Path(f"/proc/{pid}/maps").read_text().count("/memfd:nfnets-batch")
+    return resident, len(os.listdir(f"/proc/{pid}/fd")), batches
   except (OSError, IndexError):
     return None
 
@@ -51,7 +49,6 @@ def newest_step(workdir):
 @pytest.mark.slow
 def test_10000_steps_need_no_more_at_their_end(digits, tmp_path):
   workdir = tmp_path / "run"
-  shared_before = len(os.listdir("/dev/shm"))
   began_seconds = time.time()
   for stop_at in (*RESTART_AT_STEPS, None):
     process = runs.start(workdir, digits, tmp_path / "log", **FIELDS)
@@ -70,12 +67,11 @@ def test_10000_steps_need_no_more_at_their_end(digits, tmp_path):
     # Between a save or an evaluation and the next, the allocator keeps what it likes.
     assert np.median(late[:, 0]) < 1.05 * np.median(early[:, 0])
     assert np.median(late[:, 1]) <= np.median(early[:, 1]) + 2
-    assert np.median(late[:, 2]) <= np.median(early[:, 2]) + 2
+    assert 0 < np.median(late[:, 2]) <= np.median(early[:, 2]) + 2
     print(
       f"to step {newest_step(workdir)}: {np.median(early, axis=0)} then {np.median(late, axis=0)}"
     )
   wall_seconds = time.time() - began_seconds
-  assert len(os.listdir("/dev/shm")) <= shared_before
   found = audit(str(workdir))
   assert (found.steps, found.starts, found.repeated_steps) == (STEPS, 3, 0)
   assert found.complete_epochs == 16 * STEPS // 1000

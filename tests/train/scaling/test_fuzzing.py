@@ -1,4 +1,4 @@
-"""Mutated tables of runs give laws or one line, soon."""
+"""Mutated tables of runs give laws or an error of one line, and quickly."""
 
 import random
 

@@ -1,4 +1,4 @@
-"""Trials that nobody trains, and calls at the same time."""
+"""Trials that are never trained, and functions that are called at the same time."""
 
 import concurrent.futures
 import threading

@@ -1,8 +1,8 @@
 """Lists the image files below a folder without opening any of them, whatever else lies there.
 
-Links are followed. A folder that can be reached on two ways, as a link to a folder above itself
-makes it, is refused, because its images would be read twice. What the operating system, a file
-manager or a notebook keeps for itself is left out.
+Links are followed. A folder that can be reached by two paths, for example through a link to a
+folder above it, is refused, because its images would be read twice. What the operating system, a
+file manager or a notebook keeps for itself is left out.
 """
 
 import collections

@@ -2,8 +2,8 @@
 
 The folder holds the plan, which says what the data set will be; for each finished record file a
 note; the record file being written; and a lock, so that two commands do not write one data set.
-A note that is damaged, or whose record file is, counts as absent. After the manifest was written,
-all of this is removed, the plan last, so what remains at any time tells how to go on.
+A note that is damaged, or whose record file is, counts as absent. Once the manifest is
+written, all of this is removed, the plan last, so what remains at any time says how to go on.
 """
 
 import contextlib

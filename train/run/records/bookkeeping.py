@@ -3,7 +3,7 @@
 Bookkeeping is never state. Nothing that is wrong with such a file, and no full disk, keeps a run
 from resuming or from ending well. What is not a record is set aside in `records_damaged/` of the
 workdir, counted, and reported in one line. What cannot be written is reported once, and written
-later if there is room again. Only a workdir that is not this run's any more ends the run.
+later if there is room again. Only a workdir that no longer belongs to this run ends the run.
 
 Files are named by their workdir and their path inside it.
 """

@@ -1,4 +1,4 @@
-"""Trees of folders as people have them: what is understood, and what is refused with what to do."""
+"""Folder trees as people have them: what is understood, and what is refused, with advice."""
 
 import os
 import pathlib
