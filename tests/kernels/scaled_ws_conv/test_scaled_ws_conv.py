@@ -159,7 +159,7 @@ def test_standardized_filters_have_mean_0_and_variance_gain_squared_over_fan_in(
 def test_a_constant_filter_is_finite_and_so_is_its_gradient():
   weight, gain = jnp.full((3, 3, 4, 2), 0.5), jnp.ones(2)
   np.testing.assert_allclose(standardize_weight(weight, gain, "released"), 0, atol=1e-5)
-  gradient = jax.grad(lambda w: jnp.sum(jnp.sin(standardize_weight(w, gain))))(weight)
+  gradient = jax.grad(lambda w: jnp.sum(jnp.sin(standardize_weight(w, gain, "released"))))(weight)
   assert np.isfinite(gradient).all()
 
 
