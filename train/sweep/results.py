@@ -23,10 +23,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from nfnet.errors import UserError
+from nfnet.foreign_files.numbers import is_number
 from train.run.records.metrics import read_metrics
 from train.sweep.folder import DONE, FAILED, Entry, SweepFolder, write_whole
 from train.sweep.learning_rate_search import Finished
-from train.sweep.trial import Trial, is_number
+from train.sweep.trial import Trial
 
 RESULTS_FILE = "results.csv"
 COLUMNS = (

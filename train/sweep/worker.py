@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from nfnet.errors import UserError
+from nfnet.foreign_files.numbers import is_count
 from nfnet.weights.checkpoint_reader import newest_step
 from train.run.exit_codes import EXIT_DONE, EXIT_IN_USE, FINAL_EXIT_CODES, shell_exit_code
 from train.run.faults import DIVERGED
@@ -308,7 +309,7 @@ def has_diverged(workdir: pathlib.Path) -> bool:
 def _number(content: Mapping[str, Any], name: str, default: int) -> int:
   """Returns a count in an entry; `default` where it has none or is damaged."""
   value = content.get(name)
-  return value if isinstance(value, int) else default
+  return value if is_count(value) else default
 
 
 def _last_line(log: pathlib.Path, began: int) -> str:

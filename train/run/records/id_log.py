@@ -18,12 +18,12 @@ import numpy as np
 from absl import logging
 
 from nfnet.errors import UserError
+from nfnet.foreign_files.numbers import is_count
 from nfnet.foreign_files.regular_files import open_regular
 from nfnet.system.durable_files import write_durably
 from train.run.records.bookkeeping import (
   DAMAGED_FOLDER,
   RecordFile,
-  is_count,
   make_place,
   report_unwritable,
   set_aside,
