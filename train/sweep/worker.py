@@ -23,7 +23,7 @@ from train.sweep.dead_workers import DeadWorkerWatch
 from train.sweep.folder import DONE, FAILED, RUNNING, WAITING, Entry, SweepFolder
 from train.sweep.learning_rate_search import Cell, proposals
 from train.sweep.plan import Plan, make_trial
-from train.sweep.results import finished_trials, read_result, write_results
+from train.sweep.results import finished_trials, read_result, results, write_results
 from train.sweep.stop import Stop
 from train.sweep.trial import Trial
 from train.sweep.trial_table import LiveTable
@@ -270,7 +270,8 @@ class Worker:
       return
     claim.move(DONE, result)
     self._failures_in_a_row = 0
-    write_results(self._folder)
+    entries = self._folder.entries()
+    write_results(self._folder, entries, results(self._folder, entries))
 
   def _fail(
     self, claim: Claim, reason: str, *, exit_code: int | None = None, diverged: bool = False
