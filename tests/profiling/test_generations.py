@@ -1,7 +1,5 @@
 import json
 import re
-import subprocess
-import sys
 
 import pytest
 
@@ -10,6 +8,7 @@ from profiling.compile.topology import parse_topology
 from profiling.compiler_text.chips import CHIPS
 from profiling.estimate.report import request_as_json
 from profiling.generations import SLICES, as_json, as_text, requests
+from tests.profiling.forked_commands import endings
 from tests.profiling.reports import collective_row, compute_row, report
 
 
@@ -41,16 +40,18 @@ def test_a_row_a_generation():
   assert request_as_json(wanted[0]).items() <= figures["steps"][0].items()
 
 
-@pytest.mark.parametrize(
-  ("argument", "message"),
-  [("--variant=F9", "--variant: "), ("stray", "unexpected argument 'stray'")],
-)
-def test_what_a_user_gets_wrong_is_one_line(argument, message):
-  result = subprocess.run(
-    [sys.executable, "-m", "profiling.generations", argument],
-    capture_output=True,
-    text=True,
-    check=False,
-  )
+WRONG = [("--variant=F9", "--variant: "), ("stray", "unexpected argument 'stray'")]
+
+
+@pytest.fixture(scope="module")
+def ends(tmp_path_factory):
+  cache = tmp_path_factory.mktemp("cache")
+  lines = [(argument,) for argument, _ in WRONG]
+  return endings("profiling.generations", lines, {"XDG_CACHE_HOME": str(cache)})
+
+
+@pytest.mark.parametrize(("argument", "message"), WRONG)
+def test_what_a_user_gets_wrong_is_one_line(ends, argument, message):
+  result = ends[(argument,)]
   assert result.returncode == 2
   assert re.fullmatch(rf"error: .*{re.escape(message)}.*\n", result.stderr), result.stderr

@@ -1,13 +1,11 @@
 import json
-import os
 import re
-import subprocess
-import sys
 
 import pytest
 
 from profiling.compile.op_worker import OpRequest
 from profiling.kernels import as_json, as_text
+from tests.profiling.forked_commands import endings
 from tests.profiling.op_rows import ROWS, row
 
 
@@ -32,21 +30,22 @@ def test_what_does_not_compile_is_in_the_table():
   assert "RESOURCE_EXHAUSTED: vmem" in as_text(rows, request)
 
 
-@pytest.mark.parametrize(
-  ("argument", "message"),
-  [
-    ("--only=no such op", "--only=no such op: no op has this in its label"),
-    ("--topology=v9:2", "topology 'v9:2'"),
-    ("stray", "unexpected argument 'stray'"),
-  ],
-)
-def test_what_a_user_gets_wrong_is_one_line(argument, message, tmp_path):
-  result = subprocess.run(
-    [sys.executable, "-m", "profiling.kernels", argument],
-    env={**os.environ, "XDG_CACHE_HOME": str(tmp_path)},
-    capture_output=True,
-    text=True,
-    check=False,
-  )
+WRONG = [
+  ("--only=no such op", "--only=no such op: no op has this in its label"),
+  ("--topology=v9:2", "topology 'v9:2'"),
+  ("stray", "unexpected argument 'stray'"),
+]
+
+
+@pytest.fixture(scope="module")
+def ends(tmp_path_factory):
+  cache = tmp_path_factory.mktemp("cache")
+  lines = [(argument,) for argument, _ in WRONG]
+  return endings("profiling.kernels", lines, {"XDG_CACHE_HOME": str(cache)})
+
+
+@pytest.mark.parametrize(("argument", "message"), WRONG)
+def test_what_a_user_gets_wrong_is_one_line(ends, argument, message):
+  result = ends[(argument,)]
   assert result.returncode == 2
   assert re.fullmatch(rf"error: .*{re.escape(message)}.*\n", result.stderr), result.stderr

@@ -11,6 +11,7 @@ from nfnet.errors import UserError
 from profiling.compile.request import StepRequest, plain_experiment
 from profiling.compile.topology import parse_topology
 from profiling.memory import Trial, as_json, as_text, fastest, run, trials
+from tests.profiling.forked_commands import endings
 from tests.profiling.reports import compute_row, report
 
 SLICE = parse_topology("v4:4x4x8")
@@ -112,16 +113,23 @@ def test_rematerialization_and_parts_need_less_memory(tmp_path):
   assert halves["hbm_bytes"] < nothing["hbm_bytes"]
 
 
-@pytest.mark.parametrize(
-  ("argument", "message"),
-  [
-    ("--variants=G0", "--variants: unknown variant 'G0'"),
-    ("--variants=", "--variants= names none"),
-    ("--topology=v4:4x4x3", "chips=48: must divide the batch of 4096"),
-    ("stray", "unexpected argument 'stray'"),
-  ],
-)
-def test_what_a_user_gets_wrong_is_one_line(argument, message, tmp_path):
-  result = command(argument, cache=tmp_path)
+WRONG = [
+  ("--variants=G0", "--variants: unknown variant 'G0'"),
+  ("--variants=", "--variants= names none"),
+  ("--topology=v4:4x4x3", "chips=48: must divide the batch of 4096"),
+  ("stray", "unexpected argument 'stray'"),
+]
+
+
+@pytest.fixture(scope="module")
+def ends(tmp_path_factory):
+  cache = tmp_path_factory.mktemp("cache")
+  lines = [(argument,) for argument, _ in WRONG]
+  return endings("profiling.memory", lines, {"XDG_CACHE_HOME": str(cache)})
+
+
+@pytest.mark.parametrize(("argument", "message"), WRONG)
+def test_what_a_user_gets_wrong_is_one_line(ends, argument, message):
+  result = ends[(argument,)]
   assert result.returncode == 2
   assert re.fullmatch(rf"error: .*{re.escape(message)}.*\n", result.stderr), result.stderr

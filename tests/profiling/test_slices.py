@@ -12,6 +12,7 @@ from nfnet.errors import UserError
 from profiling.estimate.report import request_as_json
 from profiling.estimate.step_time import Row
 from profiling.slices import as_json, as_text, draw, efficiencies, efficiency, fastest, requests
+from tests.profiling.forked_commands import endings
 from tests.profiling.reports import collective_row, report
 
 SLICES = ("v4:8x8x16", "v4:2x2x1")
@@ -177,18 +178,25 @@ def test_the_command(tmp_path):
   assert plot.stat().st_size > 10_000
 
 
-@pytest.mark.parametrize(
-  ("argument", "message"),
-  [
-    ("--variants=G0", "--variants: unknown variant 'G0'"),
-    ("--variants=", "--variants= names none"),
-    ("--slices=", "--slices= names none"),
-    ("--slices=v4:2x2x3", "chips=12: must divide the batch of 4096"),
-    ("--kernels=fast", "kernels"),
-    ("stray", "unexpected argument 'stray'"),
-  ],
-)
-def test_what_a_user_gets_wrong_is_one_line(argument, message, tmp_path):
-  result = run(argument, cache=tmp_path)
+WRONG = [
+  ("--variants=G0", "--variants: unknown variant 'G0'"),
+  ("--variants=", "--variants= names none"),
+  ("--slices=", "--slices= names none"),
+  ("--slices=v4:2x2x3", "chips=12: must divide the batch of 4096"),
+  ("--kernels=fast", "kernels"),
+  ("stray", "unexpected argument 'stray'"),
+]
+
+
+@pytest.fixture(scope="module")
+def ends(tmp_path_factory):
+  cache = tmp_path_factory.mktemp("cache")
+  lines = [(argument,) for argument, _ in WRONG]
+  return endings("profiling.slices", lines, {"XDG_CACHE_HOME": str(cache)})
+
+
+@pytest.mark.parametrize(("argument", "message"), WRONG)
+def test_what_a_user_gets_wrong_is_one_line(ends, argument, message):
+  result = ends[(argument,)]
   assert result.returncode == 2
   assert re.fullmatch(rf"error: .*{re.escape(message)}.*\n", result.stderr), result.stderr

@@ -9,6 +9,7 @@ import pytest
 
 from nfnet.cost import count
 from profiling.step import FIELD_OF_FLAG
+from tests.profiling.forked_commands import endings
 from train.config.field_names import field_types
 from train.config.files import load_experiment
 from train.config.json_conversion import from_json
@@ -95,29 +96,34 @@ def test_flags_that_exclude_a_configuration_name_fields_that_there_are():
   assert set(FIELD_OF_FLAG.values()) < set(field_types())
 
 
-@pytest.mark.parametrize(
-  ("arguments", "words"),
-  [
-    (["--variant=G0"], "nearest: P0"),
-    (["--variant=P0", "--topology=v4:2x2"], "has 3 sides"),
-    (["--variant=P0", "--batch_per_chip=0"], "batch_per_chip"),
-    (["--variant=P0", "surplus"], "'surplus'"),
-    (["--variant=P0", "--kernels=fast"], "kernels"),
-    (["--variant=P0", "--gradient_accumulation=0"], "gradient_accumulation"),
-    (["--variant=P0", "--gradient_accumulation=64"], "64 accumulated parts"),
-    (["--variant=P0", "--sharpness_group_images=5"], "sharpness.group_images=5 does not divide"),
-    ([], "neither --config nor --variant is given"),
-    (
-      [f"--config={DEMO}", "--batch_per_chip=8"],
-      f"--batch_per_chip cannot be combined with --config={DEMO}, which sets it; "
-      "write --config.data.batch_size=VALUE",
-    ),
-    ([f"--config={DEMO}", "--config.optimizer.warmup=5"], "nearest: --config.optimizer.warmup_"),
-    (["--variant=P0", "--config.loss.kind=hinge"], "must be one of softmax, sigmoid"),
-  ],
-)
-def test_user_errors_are_one_line(arguments, words, tmp_path):
-  result = run(*arguments, cache=tmp_path)
+WRONG = [
+  (["--variant=G0"], "nearest: P0"),
+  (["--variant=P0", "--topology=v4:2x2"], "has 3 sides"),
+  (["--variant=P0", "--batch_per_chip=0"], "batch_per_chip"),
+  (["--variant=P0", "surplus"], "'surplus'"),
+  (["--variant=P0", "--kernels=fast"], "kernels"),
+  (["--variant=P0", "--gradient_accumulation=0"], "gradient_accumulation"),
+  (["--variant=P0", "--gradient_accumulation=64"], "64 accumulated parts"),
+  (["--variant=P0", "--sharpness_group_images=5"], "sharpness.group_images=5 does not divide"),
+  ([], "neither --config nor --variant is given"),
+  (
+    [f"--config={DEMO}", "--batch_per_chip=8"],
+    f"--batch_per_chip cannot be combined with --config={DEMO}, which sets it; "
+    "write --config.data.batch_size=VALUE",
+  ),
+  ([f"--config={DEMO}", "--config.optimizer.warmup=5"], "nearest: --config.optimizer.warmup_"),
+  (["--variant=P0", "--config.loss.kind=hinge"], "must be one of softmax, sigmoid"),
+]
+
+
+@pytest.fixture(scope="module")
+def ends(cache):
+  return endings("profiling.step", [line for line, _ in WRONG], {"XDG_CACHE_HOME": str(cache)})
+
+
+@pytest.mark.parametrize(("arguments", "words"), WRONG)
+def test_user_errors_are_one_line(ends, arguments, words):
+  result = ends[tuple(arguments)]
   assert result.returncode == 2
   assert len(result.stderr.strip().splitlines()) == 1
   assert words in result.stderr

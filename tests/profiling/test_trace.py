@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from nfnet.cost import count
+from tests.profiling.forked_commands import endings
 from tests.repository import ROOT
 from tests.train.small_network import TINY
 
@@ -58,15 +59,21 @@ def test_traces_real_steps(tmp_path):
   assert 0 < busy_seconds < 4 * figures["traced_step_seconds"]
 
 
-@pytest.mark.parametrize(
-  ("arguments", "message"),
-  [
-    (["--config.model.variant=F9"], "F9"),
-    (["--config.data.batch_size=7", "--config.optimizer.gradient_accumulation=2"], "batch_size=7"),
-    (["stray"], "stray"),
-  ],
-)
-def test_what_cannot_be_measured_is_one_line(arguments, message):
-  result = run(*arguments)
+WRONG = [
+  (["--config.model.variant=F9"], "F9"),
+  (["--config.data.batch_size=7", "--config.optimizer.gradient_accumulation=2"], "batch_size=7"),
+  (["stray"], "stray"),
+]
+
+
+@pytest.fixture(scope="module")
+def ends():
+  lines = [(f"--config={CONFIG}", *arguments) for arguments, _ in WRONG]
+  return endings("profiling.trace", lines, {})
+
+
+@pytest.mark.parametrize(("arguments", "message"), WRONG)
+def test_what_cannot_be_measured_is_one_line(ends, arguments, message):
+  result = ends[f"--config={CONFIG}", *arguments]
   assert result.returncode == 2
   assert re.fullmatch(rf"error: .*{re.escape(message)}.*\n", result.stderr), result.stderr
