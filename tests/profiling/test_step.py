@@ -9,6 +9,7 @@ import pytest
 
 from nfnet.cost import count
 from profiling.step import FIELD_OF_FLAG
+from tests.profiling import shared_step
 from tests.profiling.forked_commands import endings
 from train.config.field_names import field_types
 from train.config.files import load_experiment
@@ -17,10 +18,10 @@ from train.config.json_conversion import from_json
 DEMO = "train/configs/demo_pretrain.py"
 
 
-def run(*arguments, cache):
+def run(*arguments):
   return subprocess.run(
     [sys.executable, "-m", "profiling.step", *arguments],
-    env={**os.environ, "XDG_CACHE_HOME": str(cache)},
+    env={**os.environ, "XDG_CACHE_HOME": str(shared_step.USER_CACHE)},
     capture_output=True,
     text=True,
     check=False,
@@ -33,7 +34,7 @@ from train.config.experiment import Data, Experiment, Model, Optimizer, Schedule
 def experiment(pixels: int = 16) -> Experiment:
   return Experiment(
     name="small",
-    model=Model(variant="P0"),
+    model=Model(variant="P0", kernels="pallas"),
     data=Data(path="no images", num_classes=10, batch_size=32, train_pixels=pixels),
     optimizer=Optimizer(warmup_steps=1, ema_decay=None),
     schedule=Schedule(train_steps=1000),
@@ -49,11 +50,7 @@ def cache(tmp_path_factory):
 @pytest.fixture(scope="module")
 def by_flags(cache):
   """What the command prints and writes about a step that flags describe."""
-  arguments = (
-    "--variant=P0", "--pixels=32", "--batch_per_chip=8", "--num_classes=10",
-    "--gradient_accumulation=2", "--config.loss.label_smoothing=0.1",
-  )  # fmt: skip
-  result = run(*arguments, f"--json={cache / 'flags.json'}", cache=cache)
+  result = run(*shared_step.FLAGS, f"--json={cache / 'flags.json'}")
   assert result.returncode == 0, result.stderr
   return result.stdout, json.loads((cache / "flags.json").read_text())
 
@@ -81,7 +78,7 @@ def test_a_step_by_configuration_is_the_configured_one(by_flags, cache):
     "--config.optimizer.gradient_accumulation=2", "--config.loss.label_smoothing=0.1",
   )  # fmt: skip
   arguments = (f"--config={config}", *overrides, f"--json={cache / 'config.json'}")
-  result = run(*arguments, "--time_limit_seconds=0", cache=cache)
+  result = run(*arguments, "--time_limit_seconds=0")
   assert result.returncode == 0, result.stderr
   text, fields = by_flags
   assert result.stdout == text
@@ -118,7 +115,8 @@ WRONG = [
 
 @pytest.fixture(scope="module")
 def ends(cache):
-  return endings("profiling.step", [line for line, _ in WRONG], {"XDG_CACHE_HOME": str(cache)})
+  environment = {"XDG_CACHE_HOME": str(cache)}
+  return endings("profiling.step", [line for line, _ in WRONG], environment)
 
 
 @pytest.mark.parametrize(("arguments", "words"), WRONG)
