@@ -9,7 +9,7 @@ import pathlib
 from profiling.compile.request import StepRequest, plain_experiment, replace_fields
 
 FLAGS = (
-  *("--variant=P0", "--pixels=32", "--batch_per_chip=8", "--num_classes=10"),
+  *("--variant=P0", "--pixels=16", "--batch_per_chip=8", "--num_classes=10"),
   *("--kernels=pallas", "--block_execution=scan", "--gradient_accumulation=2"),
   "--config.loss.label_smoothing=0.1",
 )
@@ -17,7 +17,7 @@ FLAGS = (
 
 REQUEST = StepRequest(
   experiment=replace_fields(
-    plain_experiment("P0", batch_size=32, pixels=32, num_classes=10),
+    plain_experiment("P0", batch_size=32, pixels=16, num_classes=10),
     model={"kernels": "pallas", "block_execution": "scan"},
     optimizer={"gradient_accumulation": 2},
     loss={"label_smoothing": 0.1},

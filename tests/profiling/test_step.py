@@ -31,7 +31,7 @@ def run(*arguments):
 SMALL = """
 from train.config.experiment import Data, Experiment, Model, Optimizer, Schedule
 
-def experiment(pixels: int = 16) -> Experiment:
+def experiment(pixels: int = 32) -> Experiment:
   return Experiment(
     name="small",
     model=Model(variant="P0", kernels="pallas"),
@@ -57,7 +57,7 @@ def by_flags(cache):
 
 def test_a_step_by_flags(by_flags):
   text, fields = by_flags
-  assert text.startswith("NFNet-P0, 10 classes, 32 px, 8 images a chip in 2 parts on v4:2x2x1")
+  assert text.startswith("NFNet-P0, 10 classes, 16 px, 8 images a chip in 2 parts on v4:2x2x1")
   assert fields["fits"]
   rows = fields["estimated"]["rows"]
   assert {row["part"] for row in rows} == {
@@ -65,7 +65,7 @@ def test_a_step_by_flags(by_flags):
     *("optimizer", "collectives", "other"),
   }
   # Float32 gradients of every parameter, and three sums over examples: once, not once a part.
-  parameters = count("P0", num_classes=10, pixels=32).parameters
+  parameters = count("P0", num_classes=10, pixels=16).parameters
   assert fields["estimated"]["collective_bytes"] == 4 * (parameters + 3)
 
 
@@ -73,7 +73,7 @@ def test_a_step_by_configuration_is_the_configured_one(by_flags, cache):
   """It is the step that the flags describe as well, so that nothing is compiled again."""
   small = cache / "small.py"
   small.write_text(SMALL)
-  config = f"{small}:pixels=32"
+  config = f"{small}:pixels=16"
   overrides = (
     "--config.optimizer.gradient_accumulation=2", "--config.loss.label_smoothing=0.1",
   )  # fmt: skip

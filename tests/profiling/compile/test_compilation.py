@@ -13,7 +13,7 @@ from profiling.compiler_text.hlo_cycles import read_operations
 from profiling.estimate.step_time import estimate
 from tests.profiling import shared_step
 
-PLAIN = plain_experiment("P0", batch_size=32, pixels=32, num_classes=10)
+PLAIN = plain_experiment("P0", batch_size=32, pixels=16, num_classes=10)
 WITH_KERNELS = {"model": {"kernels": "pallas", "block_execution": "unrolled"}}
 
 
