@@ -104,7 +104,7 @@ Numerics = Literal["released", "timm"]
 """The formulas that apply the parameters, where the code released with paper B and timm differ."""
 
 
-def scaled_activation(name: str, numerics: Numerics = "released") -> ScaledActivation:
+def scaled_activation(name: str, numerics: Numerics) -> ScaledActivation:
   """Returns the activation called `name`.
 
   Every call returns the same object, so that JAX's caches see a single function.

@@ -15,6 +15,9 @@ from typing import Any
 
 from nfnet.command_line import refuse_arguments, run_main
 from nfnet.errors import UserError
+from profiling.compiler_text.chips import CHIPS
+from profiling.estimate.core_hours import core_hours as core_hours_of
+from profiling.estimate.published import PRETRAINING_IMAGES_PER_EPOCH
 from profiling.estimate.stored import read_stored
 
 _ROOT = pathlib.Path(__file__).parents[1]
@@ -23,7 +26,6 @@ PAGES = (_ROOT / "README.md", _ROOT / "docs" / "profiling.md", _ROOT / "docs" / 
 """The pages that have such tables."""
 
 _MARKED = re.compile(r"<!-- results: (\w+) -->\n(.*?)<!-- end of results -->\n", re.DOTALL)
-_EPOCH_IMAGES = 4e9
 _PAPER_A_VARIANTS = ("F0", "F1", "F3", "F3+", "F7", "F7+")
 _UNROLLED_STEPS = {"F7": "step_f7_slice.json", "F7+": "step_f7_plus_slice.json"}
 """Steps that `profiling.core_hours` compiles as a loop, because unrolling them takes 22 GB."""
@@ -72,7 +74,7 @@ def core_hours() -> str:
   rows = []
   for variant in _PAPER_A_VARIANTS:
     step = kernels[variant]
-    hours = _core_hours(step["images_per_second_per_chip"])
+    hours = _epoch_core_hours(step["images_per_second_per_chip"])
     rows.append(
       (
         variant,
@@ -100,7 +102,7 @@ def core_hours_range() -> str:
   """Returns a sentence that applies the error bar of TPU v3 to the core-hours of `core_hours`."""
   published = _published_core_hours()
   ratios = [
-    _core_hours(step["images_per_second_per_chip"]) / published[variant]
+    _epoch_core_hours(step["images_per_second_per_chip"]) / published[variant]
     for variant, step in _fastest_with_kernels().items()
     if variant in published
   ]
@@ -341,9 +343,10 @@ def _published_core_hours() -> dict[str, float]:
   }
 
 
-def _core_hours(images_per_second_per_chip: float) -> float:
-  """Returns the core-hours of one epoch; a v4 chip has two cores."""
-  return 2 * _EPOCH_IMAGES / images_per_second_per_chip / 3600
+def _epoch_core_hours(images_per_second_per_chip: float) -> float:
+  """Returns the TPU-v4 core-hours of one epoch."""
+  seconds = PRETRAINING_IMAGES_PER_EPOCH / images_per_second_per_chip
+  return core_hours_of(CHIPS["v4"], 1, seconds)
 
 
 def _step_columns(step: dict[str, Any]) -> tuple[str, ...]:

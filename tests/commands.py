@@ -20,7 +20,7 @@ import tempfile
 
 from tests.repository import ROOT
 
-SECONDS_MAX = 300
+SECONDS_MAX = 600
 _IMPORTED = (
   *("absl.app", "absl.logging", "numpy", "tqdm", "jax", "jax.numpy", "jax.experimental.pallas.tpu"),
   *(

@@ -13,6 +13,8 @@ os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {XLA_FLAGS}
 if "PYTEST_XDIST_WORKER" not in os.environ:
   _compilation_cache = tempfile.TemporaryDirectory(prefix="compilation_cache_")
   os.environ["JAX_COMPILATION_CACHE_DIR"] = _compilation_cache.name
+  _tpu_compilations = tempfile.TemporaryDirectory(prefix="tpu_compilations_")
+  os.environ["TEST_TPU_COMPILATIONS"] = _tpu_compilations.name
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 import jax

@@ -1,5 +1,6 @@
 """Who may import whom: kernels <- nfnet <- train <- profiling, and the rules inside an op."""
 
+import ast
 import pathlib
 import sys
 
@@ -84,6 +85,17 @@ def test_the_files_of_an_op_import_what_their_kind_may(op):
     if path.stem in ("formulas", "reference"):
       tops = {name.split(".")[0] for name in others}
       assert tops <= {"jax", "jaxtyping", "numpy", *sys.stdlib_module_names}, path
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_only_the_public_op_has_defaults(op):
+  """A forgotten argument would otherwise mix formulas, or drop a gradient, and nobody would see."""
+  for path in (ROOT / "kernels" / op).glob("*.py"):
+    if kind(path.stem) in ("formulas", "reference", "_tpu", "vjp", "pallas"):
+      for function in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(function, ast.FunctionDef):
+          defaults = [*function.args.defaults, *filter(None, function.args.kw_defaults)]
+          assert not defaults, f"{path}: {function.name}"
 
 
 @pytest.mark.parametrize("op", OPS)

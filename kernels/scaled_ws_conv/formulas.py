@@ -6,7 +6,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 Activation = Callable[[Array], Array]
 
@@ -43,6 +43,18 @@ def inverse_deviation(
   raise ValueError(f'{standardization=}: must be "released" or "timm"')
 
 
+def inverse_deviation_varies(
+  squared_deviation: Float[Array, "*o"], standardization: Standardization
+) -> Bool[Array, "*o"] | bool:
+  """Returns where `inverse_deviation` varies with the squared deviation: not where it is bounded.
+
+  Args:
+    squared_deviation: fan-in * variance of each filter, float32.
+    standardization: see `inverse_deviation`.
+  """
+  return squared_deviation > VARIANCE_FLOOR if standardization == "released" else True
+
+
 def filter_statistics(
   weight: Float[Array, "*fan_in o"], gain: Float[Array, " o"], standardization: Standardization
 ) -> tuple[Float[Array, " o"], Float[Array, " o"]]:
@@ -70,7 +82,7 @@ def filter_statistics(
 def standardize_weight(
   weight: Float[Array, "kh kw i o"],
   gain: Float[Array, " o"],
-  standardization: Standardization = "released",
+  standardization: Standardization,
 ) -> Float[Array, "kh kw i o"]:
   """Returns filters with mean 0 and variance gain^2 / fan-in over each output channel, in float32.
 

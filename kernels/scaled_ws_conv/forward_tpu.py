@@ -57,7 +57,7 @@ def convolve(
   *,
   blocks: Blocks,
   activation: Activation | None,
-  standardization: Standardization = "released",
+  standardization: Standardization,
 ) -> tuple[Float[Array, "h w q n o"], Float[Array, "8 o"], Float[Array, "n o"] | None]:
   """Returns the result, the weights' statistics, and the mean of each image's results.
 

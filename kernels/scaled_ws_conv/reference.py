@@ -127,7 +127,7 @@ def scaled_ws_convolution(
   pool: bool,
   activation: Activation | None,
   returns_input: bool,
-  standardization: Standardization = "released",
+  standardization: Standardization,
 ) -> tuple[Float[Array, "h2 w2 n o"], Float[Array, "h w n c"] | None]:
   """Computes y = conv(pool(activation(x)), input_scale * standardized weight) + bias.
 

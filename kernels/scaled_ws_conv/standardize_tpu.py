@@ -1,13 +1,12 @@
 """The derivative of scaled weight standardization as a Pallas TPU kernel: one pass over HBM.
 
-With n inputs of a filter, mean m and variance v, r = `formulas.inverse_deviation` (rsqrt(max(n v,
-floor)), or timm's rsqrt(n (v + epsilon))) and a gradient G of the standardized weights
-gain * r * (w - m):
+With n inputs of a filter, mean m, r = `formulas.inverse_deviation` and a gradient G of the
+standardized weights gain * r * (w - m):
 
     gain's gradient = r sum(G (w - m))
     w's gradient = gain r (G - mean(G)) - gain r^3 (w - m) sum(G (w - m))
 
-Under the floor, where r is constant, w's gradient has no second term.
+Where r is constant (`formulas.inverse_deviation_varies`), w's gradient has no second term.
 """
 
 import functools
@@ -20,7 +19,11 @@ from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float
 
 from kernels.call import Operand, Result, call
-from kernels.scaled_ws_conv.formulas import VARIANCE_FLOOR, Standardization, inverse_deviation
+from kernels.scaled_ws_conv.formulas import (
+  Standardization,
+  inverse_deviation,
+  inverse_deviation_varies,
+)
 from kernels.tpu import LANES, SUBLANES, result_like
 
 CHUNK_ROWS_MAX = 64
@@ -118,8 +121,8 @@ def _body(refs: Refs, *, standardization: Standardization):
   # The products so far are with offsets from the origin; this makes the sum one of G (w - m).
   product = product - mean_offset * g
   scale = refs.gain_ref[...] * root * refs.input_scale_ref[0]
-  root_varies = deviation > VARIANCE_FLOOR if standardization == "released" else True
-  along = jnp.where(root_varies, scale * root * root * product, 0.0)
+  varies = inverse_deviation_varies(deviation, standardization)
+  along = jnp.where(varies, scale * root * root * product, 0.0)
   refs.gain_gradient_ref[...] = root * product * refs.input_scale_ref[0]
 
   def write(i, _):

@@ -81,10 +81,10 @@ def backward(
   residuals: tuple[Any, ...],
   cotangent: Float[Array, "h w q n o"],
   *,
-  result_scale: Float[Array, "n o"] | None = None,
-  mean_cotangent: Float[Array, "n o"] | None = None,
-  input_cotangent: Float[Array, "h a w b n c"] | None = None,
-  differentiates_input: bool = True,
+  result_scale: Float[Array, "n o"] | None,
+  mean_cotangent: Float[Array, "n o"] | None,
+  input_cotangent: Float[Array, "h a w b n c"] | None,
+  differentiates_input: bool,
 ) -> tuple[Array | None, Array, Array | None, Array | None]:
   """Returns the gradients of input, weight, gain and, except at the end of a branch, bias.
 
@@ -149,6 +149,8 @@ def _convolve_backward(passes, activation, standardization, residuals, cotangent
     standardization,
     residuals,
     cotangent,
+    result_scale=None,
+    mean_cotangent=None,
     input_cotangent=input_cotangent,
     differentiates_input=static.differentiates_input,
   )

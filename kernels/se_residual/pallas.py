@@ -27,7 +27,7 @@ def conv_se_residual(
   *,
   activation: Activation | None,
   alpha: float,
-  standardization: Standardization = "released",
+  standardization: Standardization,
 ) -> Float[Array, "h w n c"]:
   """Computes what the reference computes, from the same arguments.
 

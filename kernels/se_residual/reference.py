@@ -49,7 +49,7 @@ def conv_se_residual(
   *,
   activation: Activation | None,
   alpha: float,
-  standardization: Standardization = "released",
+  standardization: Standardization,
 ) -> Float[Array, "h w n c"]:
   """Applies a branch's last `scaled_ws_convolution`, then `se_residual`.
 

@@ -106,6 +106,8 @@ def _backward(
     cotangent[:, :, None],
     result_scale=scale,
     mean_cotangent=mean_cotangent,
+    input_cotangent=None,
+    differentiates_input=True,
   )
   bias = jnp.sum(scale * cotangent_sums + mean_cotangent, axis=0)
   return x, weight, gain, bias, cotangent, gate, skip_gain, None, keep

@@ -24,7 +24,7 @@ def sgd_agc_step(
   clipping: Float[Array, ""] | None,
   ema_decay: Float[Array, ""] | None,
   *,
-  stacked: bool = False,
+  stacked: bool,
 ) -> Step:
   """Computes what the reference computes, from the same arguments.
 

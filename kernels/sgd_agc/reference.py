@@ -52,7 +52,7 @@ def sgd_agc_step(
   clipping: Float[Array, ""] | None,
   ema_decay: Float[Array, ""] | None,
   *,
-  stacked: bool = False,
+  stacked: bool,
 ) -> Step:
   """Returns the new parameters, momentum buffers and moving averages.
 

@@ -22,7 +22,7 @@ def stem_convolutions(
   input_scale: Float[Array, ""],
   *,
   activation: Activation,
-  standardization: Standardization = "released",
+  standardization: Standardization,
 ) -> Float[Array, "h2 w2 n o"]:
   """Computes what the reference computes, from the same arguments.
 

@@ -17,7 +17,7 @@ def stem_convolutions(
   input_scale: Float[Array, ""],
   *,
   activation: Activation,
-  standardization: Standardization = "released",
+  standardization: Standardization,
 ) -> Float[Array, "h2 w2 n o"]:
   """Applies one `scaled_ws_convolution` after the other, with the strides of `formulas.STRIDES`.
 

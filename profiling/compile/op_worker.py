@@ -121,7 +121,7 @@ def _described(*shape: int, dtype: str = "float32") -> jax.ShapeDtypeStruct:
 
 
 def _convolution(shape: ConvShape, request: OpRequest) -> Callable[..., kernels.Convolution]:
-  activation = scaled_activation("gelu")
+  activation = scaled_activation("gelu", "released")
 
   def forward(weight, gain, bias, beta, x):
     return kernels.scaled_ws_convolution(
@@ -176,7 +176,7 @@ def _conv_programs(
 
 
 def _stem_programs(shape: StemShape, request: OpRequest) -> list[Program]:
-  activation = scaled_activation("gelu")
+  activation = scaled_activation("gelu", "released")
 
   def forward(weights, gains, biases, images):
     return kernels.stem_convolutions(
@@ -205,7 +205,7 @@ def _stem_programs(shape: StemShape, request: OpRequest) -> list[Program]:
 
 def _squeeze_excite_programs(shape: SqueezeExciteShape, request: OpRequest) -> list[Program]:
   conv = shape.convolution
-  activation = scaled_activation("gelu")
+  activation = scaled_activation("gelu", "released")
 
   def forward(weight, gain, bias, beta, x, shortcut, gate, skip_gain, keep):
     return kernels.conv_se_residual(

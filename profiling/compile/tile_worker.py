@@ -175,7 +175,7 @@ def _operands(kernel: TiledKernel):
 
 
 def _activation(kernel: TiledKernel):
-  return scaled_activation("gelu").function if kernel.activates_input else None
+  return scaled_activation("gelu", "released").function if kernel.activates_input else None
 
 
 def _forward_program(kernel: TiledKernel, blocks: conv_tile.Blocks) -> Program:
@@ -184,7 +184,12 @@ def _forward_program(kernel: TiledKernel, blocks: conv_tile.Blocks) -> Program:
   return Program(
     label=kernel.problem.label,
     direction="forward",
-    function=functools.partial(forward_tpu.convolve, blocks=blocks, activation=_activation(kernel)),
+    function=functools.partial(
+      forward_tpu.convolve,
+      blocks=blocks,
+      activation=_activation(kernel),
+      standardization="released",
+    ),
     arguments=(x, weight, gain, vector, scale),
     facts=_facts(blocks),
   )

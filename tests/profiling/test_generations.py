@@ -1,7 +1,5 @@
 import json
 import re
-import subprocess
-import sys
 
 import pytest
 
@@ -10,6 +8,7 @@ from profiling.compile.topology import parse_topology
 from profiling.compiler_text.chips import CHIPS
 from profiling.estimate.report import request_as_json
 from profiling.generations import SLICES, as_json, as_text, requests
+from tests import commands
 from tests.profiling.reports import collective_row, compute_row, report
 
 
@@ -45,12 +44,9 @@ def test_a_row_a_generation():
   ("argument", "message"),
   [("--variant=F9", "--variant: "), ("stray", "unexpected argument 'stray'")],
 )
-def test_what_a_user_gets_wrong_is_one_line(argument, message):
-  result = subprocess.run(
-    [sys.executable, "-m", "profiling.generations", argument],
-    capture_output=True,
-    text=True,
-    check=False,
+def test_what_a_user_gets_wrong_is_one_line(argument, message, tmp_path):
+  result = commands.run(
+    "profiling.generations", argument, environment={"XDG_CACHE_HOME": str(tmp_path)}
   )
   assert result.returncode == 2
   assert re.fullmatch(rf"error: .*{re.escape(message)}.*\n", result.stderr), result.stderr

@@ -1,13 +1,11 @@
 import json
-import os
 import re
-import subprocess
-import sys
 
 import pytest
 
 from profiling.compile.op_worker import OpRequest
 from profiling.kernels import as_json, as_text
+from tests import commands
 from tests.profiling.op_rows import ROWS, row
 
 
@@ -41,12 +39,8 @@ def test_what_does_not_compile_is_in_the_table():
   ],
 )
 def test_what_a_user_gets_wrong_is_one_line(argument, message, tmp_path):
-  result = subprocess.run(
-    [sys.executable, "-m", "profiling.kernels", argument],
-    env={**os.environ, "XDG_CACHE_HOME": str(tmp_path)},
-    capture_output=True,
-    text=True,
-    check=False,
+  result = commands.run(
+    "profiling.kernels", argument, environment={"XDG_CACHE_HOME": str(tmp_path)}
   )
   assert result.returncode == 2
   assert re.fullmatch(rf"error: .*{re.escape(message)}.*\n", result.stderr), result.stderr

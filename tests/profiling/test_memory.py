@@ -11,6 +11,7 @@ from nfnet.errors import UserError
 from profiling.compile.request import StepRequest, plain_experiment
 from profiling.compile.topology import parse_topology
 from profiling.memory import Trial, as_json, as_text, fastest, run, trials
+from tests import commands
 from tests.profiling.reports import compute_row, report
 
 SLICE = parse_topology("v4:4x4x8")
@@ -122,6 +123,6 @@ def test_rematerialization_and_parts_need_less_memory(tmp_path):
   ],
 )
 def test_what_a_user_gets_wrong_is_one_line(argument, message, tmp_path):
-  result = command(argument, cache=tmp_path)
+  result = commands.run("profiling.memory", argument, environment={"XDG_CACHE_HOME": str(tmp_path)})
   assert result.returncode == 2
   assert re.fullmatch(rf"error: .*{re.escape(message)}.*\n", result.stderr), result.stderr

@@ -12,6 +12,7 @@ from nfnet.errors import UserError
 from profiling.estimate.report import request_as_json
 from profiling.estimate.step_time import Row
 from profiling.slices import as_json, as_text, draw, efficiencies, efficiency, fastest, requests
+from tests import commands
 from tests.profiling.reports import collective_row, report
 
 SLICES = ("v4:8x8x16", "v4:2x2x1")
@@ -189,6 +190,6 @@ def test_the_command(tmp_path):
   ],
 )
 def test_what_a_user_gets_wrong_is_one_line(argument, message, tmp_path):
-  result = run(argument, cache=tmp_path)
+  result = commands.run("profiling.slices", argument, environment={"XDG_CACHE_HOME": str(tmp_path)})
   assert result.returncode == 2
   assert re.fullmatch(rf"error: .*{re.escape(message)}.*\n", result.stderr), result.stderr

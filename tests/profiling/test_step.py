@@ -1,14 +1,13 @@
 """The command: which step its flags ask for, and what it prints."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 
 from nfnet.cost import count
 from profiling.step import FIELD_OF_FLAG
+from tests import commands
+from tests.profiling import shared_step
 from train.config.field_names import field_types
 from train.config.files import load_experiment
 from train.config.json_conversion import from_json
@@ -16,23 +15,18 @@ from train.config.json_conversion import from_json
 DEMO = "train/configs/demo_pretrain.py"
 
 
-def run(*arguments, cache):
-  return subprocess.run(
-    [sys.executable, "-m", "profiling.step", *arguments],
-    env={**os.environ, "XDG_CACHE_HOME": str(cache)},
-    capture_output=True,
-    text=True,
-    check=False,
-  )
+def run(*arguments):
+  shared = {"XDG_CACHE_HOME": str(shared_step.USER_CACHE)}
+  return commands.run("profiling.step", *arguments, environment=shared)
 
 
 SMALL = """
 from train.config.experiment import Data, Experiment, Model, Optimizer, Schedule
 
-def experiment(pixels: int = 16) -> Experiment:
+def experiment(pixels: int = 32) -> Experiment:
   return Experiment(
     name="small",
-    model=Model(variant="P0"),
+    model=Model(variant="P0", kernels="pallas"),
     data=Data(path="no images", num_classes=10, batch_size=32, train_pixels=pixels),
     optimizer=Optimizer(warmup_steps=1, ema_decay=None),
     schedule=Schedule(train_steps=1000),
@@ -48,18 +42,14 @@ def cache(tmp_path_factory):
 @pytest.fixture(scope="module")
 def by_flags(cache):
   """What the command prints and writes about a step that flags describe."""
-  arguments = (
-    "--variant=P0", "--pixels=32", "--batch_per_chip=8", "--num_classes=10",
-    "--gradient_accumulation=2", "--config.loss.label_smoothing=0.1",
-  )  # fmt: skip
-  result = run(*arguments, f"--json={cache / 'flags.json'}", cache=cache)
+  result = run(*shared_step.FLAGS, f"--json={cache / 'flags.json'}")
   assert result.returncode == 0, result.stderr
   return result.stdout, json.loads((cache / "flags.json").read_text())
 
 
 def test_a_step_by_flags(by_flags):
   text, fields = by_flags
-  assert text.startswith("NFNet-P0, 10 classes, 32 px, 8 images a chip in 2 parts on v4:2x2x1")
+  assert text.startswith("NFNet-P0, 10 classes, 16 px, 8 images a chip in 2 parts on v4:2x2x1")
   assert fields["fits"]
   rows = fields["estimated"]["rows"]
   assert {row["part"] for row in rows} == {
@@ -67,7 +57,7 @@ def test_a_step_by_flags(by_flags):
     *("optimizer", "collectives", "other"),
   }
   # Float32 gradients of every parameter, and three sums over examples: once, not once a part.
-  parameters = count("P0", num_classes=10, pixels=32).parameters
+  parameters = count("P0", num_classes=10, pixels=16).parameters
   assert fields["estimated"]["collective_bytes"] == 4 * (parameters + 3)
 
 
@@ -75,12 +65,12 @@ def test_a_step_by_configuration_is_the_configured_one(by_flags, cache):
   """It is the step that the flags describe as well, so that nothing is compiled again."""
   small = cache / "small.py"
   small.write_text(SMALL)
-  config = f"{small}:pixels=32"
+  config = f"{small}:pixels=16"
   overrides = (
     "--config.optimizer.gradient_accumulation=2", "--config.loss.label_smoothing=0.1",
   )  # fmt: skip
   arguments = (f"--config={config}", *overrides, f"--json={cache / 'config.json'}")
-  result = run(*arguments, "--time_limit_seconds=0", cache=cache)
+  result = run(*arguments, "--time_limit_seconds=0")
   assert result.returncode == 0, result.stderr
   text, fields = by_flags
   assert result.stdout == text
@@ -116,8 +106,8 @@ def test_flags_that_exclude_a_configuration_name_fields_that_there_are():
     (["--variant=P0", "--config.loss.kind=hinge"], "must be one of softmax, sigmoid"),
   ],
 )
-def test_user_errors_are_one_line(arguments, words, tmp_path):
-  result = run(*arguments, cache=tmp_path)
+def test_user_errors_are_one_line(arguments, words, cache):
+  result = commands.run("profiling.step", *arguments, environment={"XDG_CACHE_HOME": str(cache)})
   assert result.returncode == 2
   assert len(result.stderr.strip().splitlines()) == 1
   assert words in result.stderr

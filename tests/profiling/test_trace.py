@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from nfnet.cost import count
+from tests import commands
 from tests.repository import ROOT
 from tests.train.small_network import TINY
 
@@ -67,6 +68,6 @@ def test_traces_real_steps(tmp_path):
   ],
 )
 def test_what_cannot_be_measured_is_one_line(arguments, message):
-  result = run(*arguments)
+  result = commands.run("profiling.trace", f"--config={CONFIG}", *arguments)
   assert result.returncode == 2
   assert re.fullmatch(rf"error: .*{re.escape(message)}.*\n", result.stderr), result.stderr

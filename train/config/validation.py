@@ -4,10 +4,10 @@ The requirements and rules themselves are in `train.config.experiment`.
 """
 
 import dataclasses
-import sys
 import typing
 from typing import Any
 
+from nfnet.foreign_files.numbers import is_number
 from train.config.experiment import Experiment
 from train.config.field_names import field_requirements, field_types, field_values, split_optional
 from train.config.requirements import invalid
@@ -41,10 +41,7 @@ def has_type(value: Any, annotation: Any) -> bool:
   if typing.get_origin(base) is typing.Literal:
     return value in typing.get_args(base)
   if base is float:
-    # A number written without a point is a float too; bool is an int to Python, not to a person.
-    # An integer of a saved experiment may be beyond all floats.
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_number and abs(value) <= sys.float_info.max
+    return is_number(value)
   return type(value) is base and (base is not int or abs(value) < 2**63)
 
 

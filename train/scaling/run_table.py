@@ -26,7 +26,7 @@ import math
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 
-from nfnet.errors import UserError
+from nfnet.errors import UserError, quoted
 from nfnet.foreign_files.regular_files import read_regular_file
 
 RUNS_MAX = 100_000
@@ -34,7 +34,6 @@ RUNS_MAX = 100_000
 _BYTES_MAX = 64 * 2**20
 _LINE_CHARACTERS_MAX = 10_000
 _NAME_CHARACTERS_MAX = 200
-_QUOTED_CHARACTERS_MAX = 60
 # Beyond these, powers of the numbers would leave the range of floats. A loss in nats is of the
 # order of 1, and the fits start from there.
 _RANGE = (1e-30, 1e30)
@@ -172,7 +171,7 @@ def _read_file(path: str) -> tuple[str, list[Run]]:
       continue
     if len(fields) != len(header):
       raise UserError(
-        f"{place}: {len(fields)} fields below a header of {len(header)}: {_quoted(line)}"
+        f"{place}: {len(fields)} fields below a header of {len(header)}: {quoted(line)}"
       )
     if len(runs) == RUNS_MAX:
       raise UserError(f"{place}: more than {RUNS_MAX:,} runs; give fewer, or the best trials")
@@ -195,14 +194,8 @@ def _split(line: str, place: str) -> list[str]:
   try:
     (fields,) = csv.reader([line], strict=True, skipinitialspace=True)
   except csv.Error as error:
-    raise UserError(f"{place}: not CSV ({error}): {_quoted(line)}") from error
+    raise UserError(f"{place}: not CSV ({error}): {quoted(line)}") from error
   return [field.strip() for field in fields]
-
-
-def _quoted(text: str) -> str:
-  """Returns the beginning of a text from a file, quoted and without control characters."""
-  dots = "..." if len(text) > _QUOTED_CHARACTERS_MAX else ""
-  return repr(text[:_QUOTED_CHARACTERS_MAX]) + dots
 
 
 def _known() -> str:
@@ -214,7 +207,7 @@ def _check_header(header: Sequence[str], place: str) -> str:
   """Returns the name of the compute column, after checking the header."""
   for column in header:
     if column not in _COLUMNS:
-      raise UserError(f"{place}: unknown column {_quoted(column)}; the columns are {_known()}")
+      raise UserError(f"{place}: unknown column {quoted(column)}; the columns are {_known()}")
     if header.count(column) > 1:
       raise UserError(f"{place}: column {column!r} comes twice; leave one out")
   compute = [column for column in COMPUTE_COLUMNS if column in header]
@@ -233,7 +226,7 @@ def _run(fields: Mapping[str, str], compute_column: str, place: str) -> Run:
     raise UserError(f"{place}: name is empty; name the network")
   if not fields["name"].isprintable() or len(fields["name"]) > _NAME_CHARACTERS_MAX:
     raise UserError(
-      f"{place}: name={_quoted(fields['name'])}: must be at most {_NAME_CHARACTERS_MAX} printable "
+      f"{place}: name={quoted(fields['name'])}: must be at most {_NAME_CHARACTERS_MAX} printable "
       "characters"
     )
   numbers = {column: _number(fields.get(column, ""), column, place) for column in _NUMBERS}
@@ -264,11 +257,11 @@ def _number(text: str, column: str, place: str) -> float | None:
     value = math.nan
   # All quantities are drawn and fitted on logarithmic axes.
   if not (math.isfinite(value) and value > 0):
-    raise UserError(f"{place}: {column}={_quoted(text)}: must be a number above 0")
+    raise UserError(f"{place}: {column}={quoted(text)}: must be a number above 0")
   low, high = _LOSS_RANGE if column == "loss_nats" else _RANGE
   if not low <= value <= high:
     raise UserError(
-      f"{place}: {column}={_quoted(text)}: must be from {low:g} to {high:g}; is its unit right?"
+      f"{place}: {column}={quoted(text)}: must be from {low:g} to {high:g}; is its unit right?"
     )
   return value
 

@@ -15,6 +15,7 @@ configuration and the data at the same paths.
 """
 
 import sys
+from collections.abc import Mapping
 
 from absl import flags
 
@@ -23,7 +24,7 @@ from nfnet.errors import UserError
 from nfnet.system.paths import define_path
 from train.report.output import print_and_write
 from train.run.leases.heartbeat import HEARTBEAT_SECONDS
-from train.sweep.folder import SweepFolder
+from train.sweep.folder import Entry, SweepFolder
 from train.sweep.plan import Plan, load_plan
 from train.sweep.results import results, write_results
 from train.sweep.stop import Stop
@@ -70,7 +71,7 @@ def main(arguments: list[str]) -> None:
   plan = load_plan(_PLAN.value)
   folder.create(plan.fixed)
   folder.entries()
-  _say_ignored(folder)
+  _say_ignored(folder.ignored_text())
   if _RETRY_FAILED.value:
     folder.retry_failed()
   cache = _COMPILATION_CACHE.value
@@ -83,14 +84,13 @@ def main(arguments: list[str]) -> None:
       table=table,
       further_arguments=() if cache is None else (f"--compilation_cache={cache}",),
     ).work()
-  _show(folder)
-  _raise_if_any_failed(folder)
+  entries = _show(folder)
+  _raise_if_any_failed(folder, entries)
   _raise_if_any_ignored(folder, plan)
 
 
-def _raise_if_any_failed(folder: SweepFolder) -> None:
+def _raise_if_any_failed(folder: SweepFolder, entries: Mapping[str, Entry]) -> None:
   """Raises UserError if trials failed for a reason other than their learning rate."""
-  entries = folder.entries()
   failed = [entry for entry in entries.values() if is_failed(entry)]
   if failed:
     first = min(failed, key=lambda entry: folder.trial(entry.name).order)
@@ -110,20 +110,26 @@ def _raise_if_any_ignored(folder: SweepFolder, plan: Plan) -> None:
       )
 
 
-def _say_ignored(folder: SweepFolder) -> None:
-  """Says on stderr what of the folder was left out."""
-  if text := folder.ignored_text():
+def _say_ignored(text: str) -> None:
+  """Says on stderr what of the folder was left out, if anything was."""
+  if text:
     print(text, file=sys.stderr, flush=True)
 
 
-def _show(folder: SweepFolder) -> None:
-  """Prints the tables and writes results.csv."""
+def _show(folder: SweepFolder) -> dict[str, Entry]:
+  """Prints the tables and writes results.csv; returns the entries that the tables show."""
   entries = folder.entries()
-  tables = [table_text(table_rows(folder, entries))]
-  if rows := results(folder, entries):
+  rows = results(folder, entries)
+  tables = [table_text(table_rows(folder, entries, rows))]
+  if rows:
     tables.append(best_rates_text(rows))
-  print_and_write("\n".join(tables), lambda: print(f"results: {write_results(folder)}"))
-  _say_ignored(folder)
+  # Writing lists the folder again.
+  ignored = folder.ignored_text()
+  print_and_write(
+    "\n".join(tables), lambda: print(f"results: {write_results(folder, entries, rows)}")
+  )
+  _say_ignored(ignored)
+  return entries
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from typing import Any
 
 from nfnet import cost
 from nfnet.errors import UserError
+from nfnet.foreign_files.numbers import is_number
 from nfnet.foreign_files.regular_files import read_regular_file
 from nfnet.variants import get_variant
 from train.config.experiment import Experiment
@@ -34,7 +35,7 @@ from train.config.overrides import as_argument, nearest
 from train.data.dataset import train_examples
 from train.step.schedule import learning_rate_schedule, train_steps
 from train.sweep.learning_rate_search import Cell
-from train.sweep.trial import Trial, is_number, number_text, trial_name
+from train.sweep.trial import Trial, number_text, trial_name
 
 SEARCH = "search"
 TRIALS_MAX = 10_000

@@ -23,10 +23,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from nfnet.errors import UserError
+from nfnet.foreign_files.numbers import is_number
 from train.run.records.metrics import read_metrics
 from train.sweep.folder import DONE, FAILED, Entry, SweepFolder, write_whole
 from train.sweep.learning_rate_search import Finished
-from train.sweep.trial import Trial, is_number
+from train.sweep.trial import Trial
 
 RESULTS_FILE = "results.csv"
 COLUMNS = (
@@ -128,8 +129,15 @@ def _is_row(fields: Mapping[str, Any]) -> bool:
   )
 
 
-def write_results(folder: SweepFolder) -> pathlib.Path:
+def write_results(
+  folder: SweepFolder, entries: Mapping[str, Entry], rows: Sequence[Mapping[str, Any]]
+) -> pathlib.Path:
   """Writes results.csv anew; with any number of workers, the last one to write has all rows.
+
+  Args:
+    folder: folder of the sweep.
+    entries: entries of its trials as they were just now.
+    rows: `results` of these.
 
   Returns:
     Path of the file.
@@ -138,13 +146,20 @@ def write_results(folder: SweepFolder) -> pathlib.Path:
     UserError: the file cannot be written.
   """
   path = folder.path / RESULTS_FILE
-  written, rows = None, results(folder, folder.entries())
-  while rows != written:
+  while True:
     with folder.writing():
       write_table(path, COLUMNS, rows)
     # Another worker may have finished a trial meanwhile and written its table before this worker.
-    written, rows = rows, results(folder, folder.entries())
-  return path
+    # What a trial has done is not done again, so only a new one needs to be read.
+    before, entries = _done(entries), folder.entries()
+    if _done(entries) == before:
+      return path
+    rows = results(folder, entries)
+
+
+def _done(entries: Mapping[str, Entry]) -> set[str]:
+  """Returns the names of the trials that are done."""
+  return {name for name, entry in entries.items() if entry.state == DONE}
 
 
 def write_table(

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from nfnet.foreign_files.numbers import is_number
 from train.sweep.learning_rate_search import Cell
 
 
@@ -59,13 +60,6 @@ def trial_from_json(fields: Mapping[str, Any]) -> Trial:
     if not is_valid:
       raise ValueError(f"has a wrong {name}")
   return Trial(**fields)
-
-
-def is_number(value: Any) -> bool:
-  """Returns whether a JSON value is a finite number that a float can hold."""
-  # In Python, bool is a subclass of int, and an int may be too large for a float.
-  is_numeric = isinstance(value, int | float) and not isinstance(value, bool)
-  return is_numeric and abs(value) < 1e300
 
 
 def trial_name(variant: str, epochs: float, learning_rate: float) -> str:

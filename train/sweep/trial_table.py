@@ -17,7 +17,7 @@ from train.report.table import format_table
 from train.report.units import format_duration
 from train.run.records.metrics import METRICS_FILE, parse_metrics_line
 from train.sweep.folder import DONE, FAILED, RUNNING, STATES, WAITING, Entry, SweepFolder
-from train.sweep.results import best_results, result_of
+from train.sweep.results import best_results, results
 from train.sweep.trial import number_text
 
 DIVERGED = "diverged"
@@ -81,10 +81,19 @@ class Row:
     return f"{self.name}: {self.state}{result}{note}"
 
 
-def table_rows(folder: SweepFolder, entries: Mapping[str, Entry]) -> list[Row]:
-  """Returns a row for each trial, small and short trials first."""
+def table_rows(
+  folder: SweepFolder, entries: Mapping[str, Entry], result_rows: Sequence[Mapping[str, Any]]
+) -> list[Row]:
+  """Returns a row for each trial, small and short trials first.
+
+  Args:
+    folder: folder of the sweep.
+    entries: entries of the trials.
+    result_rows: `train.sweep.results.results` of these.
+  """
   ordered = sorted(entries.values(), key=lambda entry: folder.trial(entry.name).order)
-  return [_row(folder, entry) for entry in ordered]
+  result_by_trial = {row["trial"]: row for row in result_rows}
+  return [_row(folder, entry, result_by_trial.get(entry.name)) for entry in ordered]
 
 
 def table_text(rows: Sequence[Row]) -> str:
@@ -145,7 +154,7 @@ class LiveTable:
       self._print_changes(folder, entries)
     elif self._clock() - self._drawn_seconds >= _REDRAW_SECONDS:
       self._drawn_seconds = self._clock()
-      self._draw(table_rows(folder, entries))
+      self._draw(table_rows(folder, entries, results(folder, entries)))
 
   def close(self) -> None:
     """Removes the table from the terminal."""
@@ -166,7 +175,7 @@ class LiveTable:
       for name, entry in entries.items()
       if self._states.get(name) != (entry.state, entry.worker)
     }
-    for row in table_rows(folder, changed):
+    for row in table_rows(folder, changed, results(folder, changed)):
       self._write(row.as_line() + "\n")
     self._states.update({name: (e.state, e.worker) for name, e in changed.items()})
 
@@ -195,11 +204,10 @@ class LiveTable:
     self._stream.flush()
 
 
-def _row(folder: SweepFolder, entry: Entry) -> Row:
+def _row(folder: SweepFolder, entry: Entry, result: Mapping[str, Any] | None) -> Row:
   """Returns the row of one trial."""
   trial = folder.trial(entry.name)
   if entry.state == DONE:
-    result = result_of(folder, entry)
     return Row(
       name=trial.name,
       state=DONE,

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from nfnet.errors import UserError
+from nfnet.foreign_files.numbers import is_count
 from nfnet.foreign_files.regular_files import open_regular
 from nfnet.weights.checkpoint_reader import newest_step
 from train.run.exit_codes import EXIT_DONE, EXIT_IN_USE, FINAL_EXIT_CODES, shell_exit_code
@@ -23,7 +24,7 @@ from train.sweep.dead_workers import DeadWorkerWatch
 from train.sweep.folder import DONE, FAILED, RUNNING, WAITING, Entry, SweepFolder
 from train.sweep.learning_rate_search import Cell, proposals
 from train.sweep.plan import Plan, make_trial
-from train.sweep.results import finished_trials, read_result, write_results
+from train.sweep.results import finished_trials, read_result, results, write_results
 from train.sweep.stop import Stop
 from train.sweep.trial import Trial
 from train.sweep.trial_table import LiveTable
@@ -270,7 +271,8 @@ class Worker:
       return
     claim.move(DONE, result)
     self._failures_in_a_row = 0
-    write_results(self._folder)
+    entries = self._folder.entries()
+    write_results(self._folder, entries, results(self._folder, entries))
 
   def _fail(
     self, claim: Claim, reason: str, *, exit_code: int | None = None, diverged: bool = False
@@ -309,7 +311,7 @@ def has_diverged(workdir: pathlib.Path) -> bool:
 def _number(content: Mapping[str, Any], name: str, default: int) -> int:
   """Returns a count in an entry; `default` where it has none or is damaged."""
   value = content.get(name)
-  return value if isinstance(value, int) else default
+  return value if is_count(value) else default
 
 
 def _last_line(log: pathlib.Path, began: int) -> str:

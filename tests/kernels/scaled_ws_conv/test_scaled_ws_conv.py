@@ -119,7 +119,7 @@ def test_a_mean_far_from_zero_costs_no_precision():
   weight = (1 + 0.01 * rng.standard_normal((3, 3, 16, 8))).astype(np.float32)
   gain = np.ones(8, np.float32)
   expected = standardize_float64(weight, gain)
-  actual = standardize_weight(jnp.asarray(weight), jnp.asarray(gain))
+  actual = standardize_weight(jnp.asarray(weight), jnp.asarray(gain), "released")
   # What is left is 2^-24 of the mean, which is a hundred times as large as the values.
   np.testing.assert_allclose(actual, expected, rtol=0, atol=2e-5 * np.abs(expected).max())
 
@@ -135,9 +135,9 @@ def test_shifting_and_scaling_a_filter_changes_nothing(seed, shift, factor):
   # Variance times fan-in is about 27, far above the floor.
   weight = rng.standard_normal((3, 3, 3, 5)).astype(np.float32)
   gain = rng.standard_normal(5).astype(np.float32)
-  expected = standardize_weight(jnp.asarray(weight), jnp.asarray(gain))
+  expected = standardize_weight(jnp.asarray(weight), jnp.asarray(gain), "released")
   changed = standardize_weight(
-    jnp.asarray(weight * np.float32(factor) + np.float32(shift)), jnp.asarray(gain)
+    jnp.asarray(weight * np.float32(factor) + np.float32(shift)), jnp.asarray(gain), "released"
   )
   # At worst the shift is 24 deviations: 2^-24 * 24 / sqrt(27), and the same again in the mean.
   np.testing.assert_allclose(changed, expected, rtol=0, atol=1e-5)
@@ -148,7 +148,9 @@ def test_standardized_filters_have_mean_0_and_variance_gain_squared_over_fan_in(
   rng = np.random.default_rng(2)
   weight = rng.standard_normal(shape).astype(np.float32) * 3 + 1
   gain = rng.uniform(0.5, 2, 8).astype(np.float32)
-  result = np.asarray(standardize_weight(jnp.asarray(weight), jnp.asarray(gain)), np.float64)
+  result = np.asarray(
+    standardize_weight(jnp.asarray(weight), jnp.asarray(gain), "released"), np.float64
+  )
   fan_in = np.prod(shape[:3])
   np.testing.assert_allclose(result.mean(axis=(0, 1, 2)), 0, atol=1e-6)
   np.testing.assert_allclose(result.var(axis=(0, 1, 2)) * fan_in, gain**2, rtol=1e-5)
@@ -156,8 +158,8 @@ def test_standardized_filters_have_mean_0_and_variance_gain_squared_over_fan_in(
 
 def test_a_constant_filter_is_finite_and_so_is_its_gradient():
   weight, gain = jnp.full((3, 3, 4, 2), 0.5), jnp.ones(2)
-  np.testing.assert_allclose(standardize_weight(weight, gain), 0, atol=1e-5)
-  gradient = jax.grad(lambda w: jnp.sum(jnp.sin(standardize_weight(w, gain))))(weight)
+  np.testing.assert_allclose(standardize_weight(weight, gain, "released"), 0, atol=1e-5)
+  gradient = jax.grad(lambda w: jnp.sum(jnp.sin(standardize_weight(w, gain, "released"))))(weight)
   assert np.isfinite(gradient).all()
 
 
@@ -204,7 +206,7 @@ def test_convolution_gradients_are_those_of_xla(kernel, stride, groups):
   def xla(x, weight):
     y = jax.lax.conv_general_dilated(
       x,
-      standardize_weight(weight, jnp.asarray(gain)),
+      standardize_weight(weight, jnp.asarray(gain), "released"),
       (stride, stride),
       "SAME",
       dimension_numbers=("HWNC", "HWIO", "HWNC"),

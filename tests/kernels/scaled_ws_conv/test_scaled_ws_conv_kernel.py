@@ -68,7 +68,12 @@ def run(function, operands, cotangent, static, compute=exact.compiled_once, **mo
       *operands,
       SCALE,
       **static,
-      **{"activation": exact.gelu, "returns_input": False, **more},
+      **{
+        "activation": exact.gelu,
+        "returns_input": False,
+        "standardization": "released",
+        **more,
+      },
     )
 
   return compute(of_operands, operands, cotangent)
@@ -113,13 +118,13 @@ POOLED = problem(4, 4, 32, 128, 256, pool=True)
 def with_tiles(forward, backward):
   """Returns the op by kernels with these tiles, for whole tiles of images."""
 
-  def convolve(x, weight, *parameters, activation, returns_input, **static):
+  def convolve(x, weight, *parameters, activation, returns_input, standardization, **static):
     assert not returns_input
     problem = problem_of(x.shape, weight.shape, itemsize=x.dtype.itemsize, **static)
     result, _ = vjp.convolve(
       Passes(Blocks(problem, "forward", forward), Blocks(problem, "backward", backward)),
       activation,
-      "released",
+      standardization,
       x.reshape(problem.input_shape),
       weight.reshape(-1, *weight.shape[2:]),
       *parameters,
@@ -260,7 +265,7 @@ def test_without_activation():
 
 def test_a_constant_added_to_a_filter_changes_nothing():
   (x, weight, gain, bias), _, static = PLAIN
-  static = dict(**static, activation=None, returns_input=False)
+  static = dict(**static, activation=None, returns_input=False, standardization="released")
   plain, _ = kernel(x, weight, gain, bias, SCALE, **static)
   shifted, _ = kernel(x, weight + 2.0, gain, bias, SCALE, **static)
   # The sum of 256 weights moves by 512, of which 2^-24 is lost.
@@ -333,7 +338,14 @@ def test_gradients_under_shard_map_are_those_of_one_device():
 def test_says_what_it_does_not_cover(case, activation, reason):
   operands, _, static = case
   with pytest.raises(NotImplementedError, match=reason):
-    kernel(*operands, SCALE, **static, activation=activation, returns_input=False)
+    kernel(
+      *operands,
+      SCALE,
+      **static,
+      activation=activation,
+      returns_input=False,
+      standardization="released",
+    )
 
 
 def test_parameters_of_another_dtype_are_not_covered():
@@ -348,4 +360,5 @@ def test_parameters_of_another_dtype_are_not_covered():
       **static,
       activation=None,
       returns_input=False,
+      standardization="released",
     )

@@ -22,7 +22,7 @@ from kernels.se_residual.vjp import AllBlocks, end_branch
 from tests.kernels import exact
 
 pytestmark = pytest.mark.usefixtures("interpreted")
-STATIC = dict(activation=exact.gelu, alpha=0.2)
+STATIC = dict(activation=exact.gelu, alpha=0.2, standardization="released")
 kernel = functools.partial(pallas.conv_se_residual, **STATIC)
 by_xla = functools.partial(reference.conv_se_residual, **STATIC)
 SCALE = 0.7
@@ -80,7 +80,9 @@ def run_reference(operands, keep, cotangent):
 def check(operands, keep, cotangent, run=run, kernel=kernel):
   dtype = str(cotangent.dtype)
   expected = exact.in_float64(
-    lambda *operands: exact.conv_se_residual(*operands, SCALE, keep, **STATIC),
+    lambda *operands: exact.conv_se_residual(
+      *operands, SCALE, keep, activation=exact.gelu, alpha=0.2
+    ),
     operands,
     cotangent,
   )
@@ -184,7 +186,7 @@ def tile(images, rows, columns, channels, split="positions"):
 def with_tiles(forward, backward):
   """Returns the op by kernels with these tiles of the convolution."""
 
-  def end_with_tiles(x, weight, gain, bias, shortcut, *others, activation, alpha):
+  def end_with_tiles(x, weight, gain, bias, shortcut, *others, activation, alpha, standardization):
     static = dict(stride=1, groups=1, pool=False, ends_branch=True)
     convolution = problem_of(x.shape, weight.shape, itemsize=x.dtype.itemsize, **static)
     residual = residual_problem(shortcut.shape, x.dtype)
@@ -198,7 +200,7 @@ def with_tiles(forward, backward):
     )
     x = x.reshape(convolution.input_shape)
     operands = x, weight[0], gain, bias, shortcut, *others
-    return end_branch(blocks, activation, "released", alpha, *operands)
+    return end_branch(blocks, activation, standardization, alpha, *operands)
 
   return functools.partial(end_with_tiles, **STATIC)
 

@@ -11,8 +11,9 @@ from profiling.compile.request import StepRequest, plain_experiment, replace_fie
 from profiling.compile.topology import parse_topology
 from profiling.compiler_text.hlo_cycles import read_operations
 from profiling.estimate.step_time import estimate
+from tests.profiling import shared_step
 
-PLAIN = plain_experiment("P0", batch_size=32, pixels=32, num_classes=10)
+PLAIN = plain_experiment("P0", batch_size=32, pixels=16, num_classes=10)
 WITH_KERNELS = {"model": {"kernels": "pallas", "block_execution": "unrolled"}}
 
 
@@ -81,7 +82,7 @@ def test_kernels_have_profiles(compiled):
   )
 
 
-def test_kernels_in_loops_are_counted_as_often_as_they_run(compiled, tmp_path):
+def test_kernels_in_loops_are_counted_as_often_as_they_run(compiled):
   """Stage 3 has a loop of two blocks, inside that over the parts; the compiler fuses some."""
 
   def executions(compiled):
@@ -93,8 +94,7 @@ def test_kernels_in_loops_are_counted_as_often_as_they_run(compiled, tmp_path):
     return counts
 
   unrolled = executions(compiled)
-  looping = request(model={"kernels": "pallas"}, optimizer={"gradient_accumulation": 2})
-  loops = executions(compile_step(looping, cache=tmp_path))
+  loops = executions(compile_step(shared_step.REQUEST, cache=shared_step.COMPILATIONS))
   for name in ("scaled_ws_conv", "scaled_ws_conv_gradients", "standardization_gradient"):
     assert loops[name] == 2 * unrolled[name] > 0
 

@@ -42,8 +42,9 @@ def expected(weight, gain, bias, beta, x, shortcut, gate, skip_gain, keep):
     skip_gain,
     beta,
     keep,
-    activation=scaled_activation("gelu").function,
+    activation=scaled_activation("gelu", "released").function,
     alpha=0.2,
+    standardization="released",
   )
 
 

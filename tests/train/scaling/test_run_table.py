@@ -73,7 +73,7 @@ def test_files_are_one_table(tmp_path):
     ([HEADER, "a,1,1,1," + "9" * 200], r"loss_nats='9{60}'\.\.\.: must be a number above 0|from"),
     ([HEADER, "a\0b,1,1,1,2"], r"name='a\\x00b': must be at most 200 printable"),
     ([HEADER, "\x1b[31m,1,1,1,2"], r"name='\\x1b\[31m': must be"),
-    ([HEADER, "a" * 201 + ",1,1,1,2"], r"name='a{60}'\.\.\.: must be at most 200"),
+    ([HEADER, "a" * 201 + ",1,1,1,2"], r"name='a{80}'\.\.\.: must be at most 200"),
     ([HEADER, "a" * 10_001], "line 2: 10,001 characters, where 10,000 are the most"),
     ([HEADER, '"' + "a" * 20_000 + '"'], "20,002 characters, where 10,000 are the most"),
     ([HEADER, "\x1b]0;title\x07,,,,,,"], r"7 fields .*: '\\x1b\]0;title\\x07,,,,,,'"),

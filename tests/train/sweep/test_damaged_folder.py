@@ -70,8 +70,9 @@ def look_at(folder):
   entries = folder.entries()
   stream = io.StringIO()
   LiveTable(stream=stream).update(folder, entries)
-  table = table_text(table_rows(folder, entries))
-  write_results(folder)
+  rows = results(folder, entries)
+  table = table_text(table_rows(folder, entries, rows))
+  write_results(folder, entries, rows)
   results(folder, entries)
   finished_trials(folder, entries.values())
   assert GOOD.name in table

@@ -8,8 +8,9 @@ from nfnet.errors import UserError
 from tests.train.sweep.trials import make_trial
 from train.scaling.run_table import read_runs
 from train.sweep.claim import claim_trial
-from train.sweep.folder import DONE, RUNNING, SweepFolder
-from train.sweep.results import best_results, read_result, write_results
+from train.sweep.folder import DONE, RUNNING, Entry, SweepFolder
+from train.sweep.results import best_results, read_result, results, write_results
+from train.sweep.trial_table import table_rows
 
 
 def row(name, epochs, rate, loss):
@@ -43,7 +44,8 @@ def test_results_are_written_with_what_others_finish_meanwhile(folder):
         finish(folder, late, row("P0", 0.5, 0.8, 1.0))
       return super().writing()
 
-  path = write_results(FolderOfABusyWorker(folder.path))
+  entries = folder.entries()
+  path = write_results(FolderOfABusyWorker(folder.path), entries, results(folder, entries))
   assert not list((folder.path / RUNNING).iterdir())
   assert path.read_text() == (
     "trial,name,parameters,epochs,learning_rate,compute_flops,loss_nats,held_out_error_percent\n"
@@ -52,6 +54,20 @@ def test_results_are_written_with_what_others_finish_meanwhile(folder):
   )
   # The scaling laws read it as it is.
   assert [run.loss_nats for run in read_runs([str(path)]).runs] == [1.0, 1.25]
+
+
+def test_showing_a_sweep_reads_each_result_once(folder, monkeypatch):
+  trials = [make_trial(rate) for rate in (0.1, 0.8)]
+  for trial in trials:
+    folder.add(trial)
+    finish(folder, trial, row("P0", 0.5, trial.learning_rate, 1.25))
+  read, names = Entry.read, []
+  monkeypatch.setattr(Entry, "read", lambda entry: names.append(entry.name) or read(entry))
+  entries = folder.entries()
+  rows = results(folder, entries)
+  assert len(table_rows(folder, entries, rows)) == 2
+  write_results(folder, entries, rows)
+  assert sorted(names) == sorted(trial.name for trial in trials)
 
 
 def test_the_best_of_each_variant_and_budget():

@@ -7,8 +7,15 @@ import pytest
 from tests.train.sweep.trials import make_trial
 from train.sweep.claim import claim_trial
 from train.sweep.folder import DONE, FAILED, SweepFolder
+from train.sweep.results import results
 from train.sweep.trial import trial_name
 from train.sweep.trial_table import LiveTable, best_rates_text, table_rows, table_text
+
+
+def shown_rows(folder):
+  entries = folder.entries()
+  return table_rows(folder, entries, results(folder, entries))
+
 
 RATES = (0.1, 0.2, 0.4, 0.8, 1.6)
 
@@ -82,7 +89,7 @@ def folder(tmp_path):
 
 
 def test_a_table_says_of_each_trial_what_is_known(folder):
-  *lines, counts = table_text(table_rows(folder, folder.entries())).splitlines()
+  *lines, counts = table_text(shown_rows(folder)).splitlines()
   header, *found = (line.split() for line in lines if not line.startswith("---"))
   assert " ".join(header) == "trial state step loss held-out top-1 images/s left worker"
   nothing = ["-"] * 5
@@ -126,11 +133,11 @@ def test_a_terminal_shows_one_table_that_is_taken_away(folder):
   stream, table = live()
   with table:
     table.update(folder, folder.entries())
-    expected = table_text(table_rows(folder, folder.entries())).splitlines()
+    expected = table_text(shown_rows(folder)).splitlines()
     assert stream.shown() == [*expected, ""]
     claim_trial(folder, folder.entries()["F0_epochs-0.5_rate-1.6"], "other.7.8")
     table.update(folder, folder.entries())
-    expected = table_text(table_rows(folder, folder.entries())).splitlines()
+    expected = table_text(shown_rows(folder)).splitlines()
     assert stream.shown() == [*expected, ""]
   assert stream.shown() == [""]
 

@@ -10,7 +10,6 @@ Files are named by their workdir and their path inside it.
 
 import contextlib
 import json
-import math
 import os
 import pathlib
 import stat
@@ -173,20 +172,6 @@ def parse_line(line: bytes | str, parse: Parse) -> Record | None:
   # Text that is not UTF-8 and numbers of thousands of digits are ValueErrors too.
   except (ValueError, RecursionError):
     return None
-
-
-def is_number(value: Any, *, minimum: float | None = None) -> bool:
-  """Returns whether a JSON value is a finite number, of at least `minimum` if that is given."""
-  if type(value) is int:
-    is_usable = abs(value) < 2**63
-  else:
-    is_usable = type(value) is float and math.isfinite(value)
-  return is_usable and (minimum is None or value >= minimum)
-
-
-def is_count(value: Any) -> bool:
-  """Returns whether a JSON value is an integer that may count something."""
-  return type(value) is int and is_number(value, minimum=0)
 
 
 def set_aside(workdir: pathlib.Path, name: str, content: bytes) -> None:

@@ -20,15 +20,10 @@ from typing import Any
 import jax
 
 from nfnet.errors import UserError
+from nfnet.foreign_files.numbers import is_count, is_number
 from train.report.table import format_table
 from train.report.units import format_duration
-from train.run.records.bookkeeping import (
-  Record,
-  is_count,
-  is_number,
-  open_lines,
-  read_lines,
-)
+from train.run.records.bookkeeping import Record, open_lines, read_lines
 
 LEDGER_FILE = "goodput.jsonl"
 START_UP, COMPILE, DATA_WAIT, STEP = "start-up", "compile", "data wait", "step"
@@ -202,16 +197,20 @@ def _as_record(value: Any) -> Record | None:
   """Returns a JSON value if it is one of the three kinds of records, or None."""
   match value:
     case {"started_unix_seconds": seconds, "cores": cores}:
-      is_sound = is_number(seconds, minimum=0) and is_count(cores)
+      is_sound = _is_duration(seconds) and is_count(cores)
     case {"goes_on_from_step": step}:
       is_sound = is_count(step)
     case {"step": step, "seconds": dict(seconds)}:
       is_sound = is_count(step) and all(
-        phase in PHASES and is_number(value, minimum=0) for phase, value in seconds.items()
+        phase in PHASES and _is_duration(value) for phase, value in seconds.items()
       )
     case _:
       is_sound = False
   return value if is_sound else None
+
+
+def _is_duration(value: Any) -> bool:
+  return is_number(value) and value >= 0
 
 
 def _add_up(records: list[Record]) -> Goodput:
@@ -233,10 +232,12 @@ def _add_up(records: list[Record]) -> Goodput:
         for step, n, seconds in done
       ]
     else:
-      done.append((record["step"], cores, record["seconds"]))
+      # As floats: integers of any size would add up beyond them.
+      seconds = {phase: float(value) for phase, value in record["seconds"].items()}
+      done.append((record["step"], cores, seconds))
       # The line of the first start may be damaged.
       if ended_unix_seconds is not None:
-        ended_unix_seconds += sum(record["seconds"].values())
+        ended_unix_seconds += sum(seconds.values())
   totals = dict.fromkeys(PHASES, 0.0)
   for _, _, seconds in done:
     for phase, value in seconds.items():

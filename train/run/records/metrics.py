@@ -26,10 +26,9 @@ from tensorboardX.proto import event_pb2
 from tensorboardX.summary import scalar
 
 from nfnet.errors import UserError
+from nfnet.foreign_files.numbers import is_count, is_number
 from train.run.records.bookkeeping import (
   Record,
-  is_count,
-  is_number,
   make_place,
   open_lines,
   parse_line,
@@ -103,7 +102,7 @@ class MetricsWriter:
     self._file.flush()
     with self._writing_events():
       for name, value in values.items():
-        if name != "step" and isinstance(value, int | float) and not isinstance(value, bool):
+        if name != "step" and is_number(value):
           self._write_event(values["step"], summary=scalar(f"{group}/{name}", value))
       if self._events is not None:
         self._events.flush()
@@ -175,7 +174,10 @@ def _as_record(value: Any) -> Record | None:
   for name, one in value.items():
     if one is None or (isinstance(one, float) and not math.isfinite(one)):
       one = math.nan
-    elif not isinstance(one, str | bool | int | float) or (name in _NUMBERS and not is_number(one)):
+    elif name in _NUMBERS and is_number(one):
+      # Of integers beyond 64 bits, NumPy makes an array of objects.
+      one = float(one)
+    elif name in _NUMBERS or not isinstance(one, str | bool | int | float):
       return None
     record[name] = one
   return record

@@ -133,6 +133,13 @@ def test_numbers_that_are_not_finite_are_nan(tmp_path):
   assert math.isnan(read_metrics(tmp_path)[0]["loss"])
 
 
+def test_an_integer_beyond_64_bits_is_a_float_in_metrics(tmp_path):
+  """NumPy, and with it a plot, would make an array of objects of it."""
+  line = '{"step": 1, "kind": "train", "loss": 1%s}\n' % ("0" * 30)
+  (tmp_path / "metrics.jsonl").write_text(line)
+  assert repr(read_metrics(tmp_path)[0]["loss"]) == "1e+30"
+
+
 def test_a_full_disk_is_reported_once_and_nothing_is_lost_if_there_is_room_again(tmp_path):
   program = """
     import resource, sys

@@ -163,6 +163,15 @@ def test_a_line_that_a_kill_cut_is_dropped(tmp_path):
   assert read_goodput(str(tmp_path)).starts == 2
 
 
+def test_integers_of_any_size_add_up(tmp_path):
+  """JSON does not bound them, and as integers their products are beyond all floats."""
+  steps = [{"step": step, "seconds": {STEP: 10**299}} for step in range(2)]
+  write_ledger(tmp_path, started(0, cores=2**62), *steps)
+  found = read_goodput(str(tmp_path))
+  assert found.wall_seconds == 2e299
+  assert found.total_core_hours == float("inf")
+
+
 def test_a_ledger_that_is_not_there_is_named(tmp_path):
   with pytest.raises(UserError, match=r"goodput\.jsonl' cannot be read"):
     read_goodput(str(tmp_path))
