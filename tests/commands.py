@@ -5,6 +5,7 @@ other packages, and nothing of the project. That process has no threads and has 
 devices, so it may be forked.
 """
 
+import atexit
 import contextlib
 import functools
 import gc
@@ -66,7 +67,6 @@ def run(module, *arguments, folder=ROOT, environment=None, stdout=None, stderr=N
 class _Server:
   def __init__(self):
     self._of_jax = _of_jax(os.environ)
-    # The process ends when our end of the connection is closed.
     self._connection, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     self._connection.settimeout(SECONDS_MAX)
     with other:
@@ -78,6 +78,11 @@ class _Server:
         pass_fds=[other.fileno()],
         start_new_session=True,
       )
+    atexit.register(self._end)
+
+  def _end(self):
+    self._connection.close()
+    self._process.wait()
 
   def run(self, request, sinks):
     assert _of_jax(request["environment"]) == self._of_jax, "JAX has been imported already"
