@@ -55,6 +55,7 @@ def test_what_is_not_known_is_not_estimated():
   assert [step["estimated_core_hours"] is None for step in steps] == [False, True]
 
 
+@pytest.mark.slow
 def test_a_step_compiles_for_a_tpu(tmp_path):
   request = VisionTransformerRequest(
     model="SoViT-400m/14",
