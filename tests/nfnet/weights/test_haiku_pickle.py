@@ -309,6 +309,7 @@ def tree_of(*arrays):
   return b"\x80\x04}" + short_text("m") + b"}(" + b"".join(items) + b"us."
 
 
+ONE_MODULE = {"w": np.zeros(1, np.float32)}
 BOMBS = {
   "memo of 2**30 entries": b"Nr\xff\xff\xff\x3f.",
   "memo of 2**31 entries": b"\x80\x02Nr\xff\xff\xff\x7f.",
@@ -363,9 +364,7 @@ BOMBS = {
   "a name of a megabyte before 100 others": pickle.dumps(
     {"m" * 10**6: dict.fromkeys(map(str, range(100)), np.zeros(1, np.float32))}, 4
   ),
-  "one module under 100 names": pickle.dumps(
-    dict.fromkeys(map(str, range(100)), {"w": np.zeros(1, np.float32)}), 4
-  ),
+  "one module under 100 names": pickle.dumps({str(number): ONE_MODULE for number in range(100)}, 4),
 }
 
 
