@@ -89,6 +89,10 @@ def main(arguments: list[str]) -> None:
     skip_bad_images=_SKIP_BAD_IMAGES.value,
   )
   _print_summary(_OUT.value, manifest)
+  if manifest.skipped_images and (
+    lost := image_sources.describe_classes_left_out(source, manifest.skipped_images)
+  ):
+    print(lost)
 
 
 def _print_summary(folder: str, manifest: Manifest) -> None:

@@ -201,6 +201,22 @@ def describe_source(source: Source) -> str:
   return "\n".join(map(escaped, (*lines, *source.notes)))
 
 
+def describe_classes_left_out(source: Source, skipped_images: Sequence[str]) -> str:
+  """Says which classes of a split have lost all of their images; empty if none has.
+
+  Args:
+    source: the images.
+    skipped_images: names of the images that were left out, as the manifest has them.
+  """
+  skipped = frozenset(skipped_images)
+  left = {
+    split: tuple(image for image in images if escaped(image.name) not in skipped)
+    for split, images in source.splits.items()
+  }
+  notes = _notes_of_classes(source.class_names, left)
+  return "\n".join(escaped(note) for note in notes if note not in source.notes)
+
+
 def read_idx_source(
   root: pathlib.Path, class_names: Sequence[str] = (), compression_level: int = 9
 ) -> Source:
