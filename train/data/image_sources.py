@@ -174,6 +174,11 @@ def read_source(
   try:
     if any(pathlib.Path(root).glob("train-images?idx3-ubyte*")):
       return read_idx_source(pathlib.Path(root), class_names)
+    if class_names:
+      raise UserError(
+        f"class_names are for idx files, and {root} has none: its folders name the classes, which "
+        "are in alphabetical order"
+      )
     return _read_class_folders(
       root,
       evaluation_share,
