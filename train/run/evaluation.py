@@ -181,7 +181,7 @@ def _match_classes(
       raise UserError(
         f"{network} has {num_classes} classes without names, and {data_set} has {len(data_names)}"
       )
-    logging.warning("%s does not name its classes; assumed to be those of %s", network, data_set)
+    _say_that_classes_have_no_names(network, data_set)
     names = data_names
   classes = match_classes(names, data_names, network_source=network, data_source=data_set)
   if classes != tuple(range(num_classes)) and is_first():
@@ -193,6 +193,15 @@ def _match_classes(
       network,
     )
   return names, classes
+
+
+def _say_that_classes_have_no_names(network: str, data_set: str) -> None:
+  if is_first():
+    logging.warning(
+      "the classes of %s have no names: assumed to be those of %s, in the same order",
+      network,
+      data_set,
+    )
 
 
 def evaluate_weights(
@@ -224,6 +233,7 @@ def evaluate_weights(
       f"weights {path!r} have {weights.num_classes} classes, data set {experiment.data.path!r} "
       f"has {len(names)}"
     )
+  _say_that_classes_have_no_names(f"weights {path!r}", f"data set {experiment.data.path!r}")
   experiments = _at_resolutions(experiment, pixels)
   classes = range(len(names))
   return _evaluate_network(

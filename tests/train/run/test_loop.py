@@ -344,12 +344,13 @@ def test_a_workdir_that_is_gone_ends_the_run(experiment, tmp_path):
 
 
 def test_released_and_timms_weights_are_evaluated_as_a_configuration_says(
-  experiment, finished, tmp_path
+  experiment, finished, tmp_path, caplog
 ):
   trained, _ = read_checkpoint(finished[0], prefer_ema=True)
   path = str(tmp_path / "weights")
   save_haiku(path, trained, TINY.name)
   (evaluation,), class_names = evaluate_weights(path, experiment)
+  assert "have no names: assumed to be those of data set" in caplog.text
   assert class_names == tuple(map(str, range(10)))
   of_average = next(r for r in reversed(finished[1]) if r["kind"] == "evaluation" and r["ema"])
   assert (evaluation.network, evaluation.pixels) == ("parameters", 16)
