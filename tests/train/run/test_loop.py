@@ -21,10 +21,12 @@ from tests.train.data import image_files
 from tests.train.small_network import SMALL, TINY
 from train.config.experiment import Data, Experiment, Loss, Model, Optimizer, Schedule
 from train.config.files import load_experiment
+from train.config.json_conversion import to_json
 from train.data import dataset_writer
 from train.data.batch_workers.deaths import WorkerDeaths
 from train.data.image_sources import TRAIN, VALIDATION, Source
 from train.demo_data import make_digits
+from train.run.checkpoints.manager import Checkpoints
 from train.run.evaluation import evaluate_checkpoint, evaluate_weights
 from train.run.exit_codes import EXIT_LOST_PROCESS
 from train.run.faults import DIVERGED
@@ -310,6 +312,22 @@ def test_classes_that_the_network_does_not_know_are_refused(experiment, finished
   assert "\n" not in str(error.value)
   with pytest.raises(UserError, match=r"data\.num_classes=7: checkpoint .* has 10 classes"):
     evaluate_checkpoint(finished[0], ["--config.data.num_classes=7"])
+
+
+def test_a_checkpoint_of_another_network_than_it_says_is_not_evaluated(experiment, tmp_path):
+  parameters = initial_parameters(make_model(experiment), 0)
+  del parameters["stem"]
+  with Checkpoints(str(tmp_path), keep=1) as checkpoints:
+    checkpoints.save(
+      1,
+      parameters=parameters,
+      ema=None,
+      optimizer={"momentum": np.zeros(3, np.float32)},
+      data_state={},
+      metadata={"experiment": to_json(experiment)},
+    )
+  with pytest.raises(UserError, match="stem/conv0/weight is missing; they fit no variant"):
+    evaluate_checkpoint(str(tmp_path))
 
 
 def test_a_run_does_not_go_on_with_classes_of_other_names(experiment, finished, tmp_path):
