@@ -210,14 +210,14 @@ def check_class_names(names: Sequence[str], where: str) -> None:
         f"{where} has a class named '{name}', which is empty, has control characters or "
         "is not UTF-8: rename it"
       )
-    same = by_look.setdefault(look, name)
-    if same is not name:
+    if look in by_look:
       difference = (
         ""
-        if same == name
+        if by_look[look] == name
         else ", which differ only in spaces, unseen characters or how Unicode composes letters"
       )
       raise UserError(f"{where} has two classes named '{name}'{difference}: rename one of them")
+    by_look[look] = name
 
 
 def _look(name: str) -> str:
