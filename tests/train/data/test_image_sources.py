@@ -45,7 +45,7 @@ def class_folder_without_images(root):
 def held_out_class_without_counterpart(root):
   image_files.write_class_folders(root / "train", 2)
   image_files.write_class_folders(root / "val", 2, class_names=("dog",))
-  return "class folder .*val/dog has no counterpart"
+  return "class folder .*val/dog' has no counterpart"
 
 
 def two_held_out_folders(root):
