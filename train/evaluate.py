@@ -19,7 +19,7 @@ from typing import Any
 from absl import flags
 
 from nfnet.command_line import run_main
-from nfnet.errors import UserError, escaped
+from nfnet.errors import UserError
 from nfnet.system.paths import define_path
 from train.config.files import load_experiment
 from train.config.overrides import parse_arguments
@@ -92,7 +92,7 @@ def as_text(
   worst = [i for i in top1.argsort(kind="stable") if not math.isnan(top1[i])][:worst_classes]
   if not worst:
     return text
-  classes = [(escaped(class_names[i]), f"{examples[i]:.0f}", f"{top1[i]:.2%}") for i in worst]
+  classes = [(class_names[i], f"{examples[i]:.0f}", f"{top1[i]:.2%}") for i in worst]
   title = f"recognized worst by the {best.network} at {best.pixels} px"
   return f"{text}\n\n{format_table(classes, (title, 'images', 'top-1'))}"
 

@@ -16,7 +16,7 @@ import os
 from absl import flags
 
 from nfnet.command_line import run_main
-from nfnet.errors import UserError
+from nfnet.errors import UserError, escaped
 from nfnet.system.paths import define_path
 from train.data import dataset_writer, image_sources
 from train.data.manifest import (
@@ -89,13 +89,17 @@ def main(arguments: list[str]) -> None:
     skip_bad_images=_SKIP_BAD_IMAGES.value,
   )
   _print_summary(_OUT.value, manifest)
+  if manifest.skipped_images and (
+    lost := image_sources.describe_classes_left_out(source, manifest.skipped_images)
+  ):
+    print(lost)
 
 
 def _print_summary(folder: str, manifest: Manifest) -> None:
   print(f"{folder}: {len(manifest.class_names)} classes, verified")
   for name, split in manifest.splits.items():
     print(
-      f"  {name}: {split.records:,} images, {format_size(split.size_bytes)}, "
+      f"  {escaped(name)}: {split.records:,} images, {format_size(split.size_bytes)}, "
       f"{len(split.record_files)} files"
     )
   if manifest.skipped_images:

@@ -40,7 +40,7 @@ _METADATA_STRUCTURE = {
   f"{RUN_KEY}?": str,
   "class_names?": [str],
   "experiment?": {
-    "model?": {"variant?": str, "activation?": str, "numerics?": str},
+    "model?": {"variant?": str, "activation?": str, "bottleneck?": str, "numerics?": str},
     "data?": {
       "evaluation_pixels?": _PIXELS,
       "evaluation_resize?": str,

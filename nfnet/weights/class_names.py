@@ -1,11 +1,21 @@
 """Compares classes by their names, so that a class is never taken for another one of its index."""
 
 import collections
+import unicodedata
 from collections.abc import Sequence
 
 from nfnet.errors import UserError, quoted
 
 _NAMES_SHOWN = 5
+
+
+def composed(name: str) -> str:
+  """Returns a name with one character for each letter, by which names are compared.
+
+  macOS may store the letters of a folder's name apart from their accents; copied to another system,
+  the folder keeps a name that looks the same and is not.
+  """
+  return unicodedata.normalize("NFC", name)
 
 
 def match_classes(
@@ -25,7 +35,8 @@ def match_classes(
   Raises:
     UserError: the network does not know some class, or a name belongs to two classes.
   """
-  if tuple(network) == tuple(data):
+  network, data = tuple(map(composed, network)), tuple(map(composed, data))
+  if network == data:
     return tuple(range(len(data)))
   indices = {name: index for index, name in enumerate(network)}
   unknown = [name for name in data if name not in indices]

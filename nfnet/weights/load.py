@@ -1,6 +1,6 @@
 """Loads weights from files: released haiku trees, timm's `dm_nfnet_f*`, this project's checkpoints.
 
-`load_weights` reads all of these.
+`load_weights` reads all of these, `load_checkpoint` checkpoints only.
 """
 
 import dataclasses
@@ -22,10 +22,11 @@ from nfnet.weights.timm import TIMM
 
 _KNOWN_SETTINGS = {
   ("model", "activation"): tuple(ACTIVATIONS),
+  ("model", "bottleneck"): get_args(Bottleneck),
   ("model", "numerics"): get_args(Numerics),
   ("data", "evaluation_resize"): get_args(EvaluationResize),
 }
-"""Values that a checkpoint's experiment may have in the fields that choose among formulas."""
+"""Values that a checkpoint's experiment may have in the fields that choose among networks."""
 
 _CHECKPOINT = Layout(
   label=lambda name: "/".join(name.path),
@@ -54,18 +55,50 @@ def load_weights(
     UserError: the file cannot be read, is refused, or holds another network.
   """
   path = local_path("weights", path)
-  source = f"weights {path!r}"
   if os.path.isdir(path):
-    parameters, metadata = read_checkpoint(path, prefer_ema=prefer_ema)
-    trained_variant = _trained_variant(metadata, source)
-    if variant not in (None, trained_variant):
-      raise UserError(f"{source} were trained as variant {trained_variant}, not {variant}")
-    tensors, layout, variant = dict(flatten(parameters)), _CHECKPOINT, trained_variant
-  elif is_safetensors(path):
-    tensors, layout, metadata = read_safetensors(path), TIMM, None
+    return load_checkpoint(path, variant, bottleneck=bottleneck, prefer_ema=prefer_ema)
+  if is_safetensors(path):
+    tensors, layout = read_safetensors(path), TIMM
   else:
-    tensors, layout, metadata = dict(flatten(read_haiku(path))), HAIKU, None
-  weights = match_network(tensors, layout, variant=variant, bottleneck=bottleneck, source=source)
+    tensors, layout = dict(flatten(read_haiku(path))), HAIKU
+  return match_network(
+    tensors, layout, variant=variant, bottleneck=bottleneck, source=f"weights {path!r}"
+  )
+
+
+def load_checkpoint(
+  path: str,
+  variant: str | None = None,
+  *,
+  bottleneck: Bottleneck | None = None,
+  prefer_ema: bool = True,
+) -> Weights:
+  """Reads the weights of a checkpoint, and checks that they are of the network that it names.
+
+  Args:
+    path: path of a workdir of this project, or of one checkpoint.
+    variant: see `load_weights`.
+    bottleneck: see `load_weights`.
+    prefer_ema: see `load_weights`.
+
+  Returns:
+    The weights; their metadata name a variant and formulas that this version knows.
+
+  Raises:
+    UserError: there is no checkpoint, it cannot be read, or it holds another network.
+  """
+  source = f"weights {path!r}"
+  parameters, metadata = read_checkpoint(path, prefer_ema=prefer_ema)
+  trained_variant = _trained_variant(metadata, source)
+  if variant not in (None, trained_variant):
+    raise UserError(f"{source} were trained as variant {trained_variant}, not {variant}")
+  weights = match_network(
+    dict(flatten(parameters)),
+    _CHECKPOINT,
+    variant=trained_variant,
+    bottleneck=bottleneck or metadata["experiment"]["model"].get("bottleneck"),
+    source=source,
+  )
   class_names = read_class_names(metadata, weights.num_classes, source=source)
   return dataclasses.replace(weights, metadata=metadata, class_names=class_names)
 

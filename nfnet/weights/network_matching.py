@@ -151,7 +151,15 @@ def _arrange(
     folder = parameters
     for key in name.path[:-1]:
       folder = folder.setdefault(key, {})
-    folder[name.path[-1]] = layout.from_file(name.kind, tensor).astype(np.float32, copy=False)
+    # What float64 has beyond float32 becomes infinite, which is refused.
+    with np.errstate(over="ignore"):
+      array = layout.from_file(name.kind, tensor).astype(np.float32, copy=False)
+    if not np.isfinite(array).all():
+      raise UserError(
+        f"{source}: {label} has values that are not finite in float32: the training that made the "
+        "file diverged, or the file is damaged"
+      )
+    folder[name.path[-1]] = array
   return Weights(
     parameters=parameters,
     variant=variant,

@@ -24,6 +24,9 @@ OPCODES_MAX = 200_000
 NESTING_MAX = 16
 _DIMENSIONS_MAX = 8
 _INTEGER_BITS_MAX = 64
+_KEY_CHARACTERS_MAX = 256
+"""A module's name is repeated for each of its leaves, of which a small file may have thousands; the
+longest of an F7+ has 47 characters."""
 _ELEMENT_TYPES = ("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8")
 _BYTE_ORDERS = ("<", ">", "=", "|")
 
@@ -39,11 +42,13 @@ class PickledTuple(tuple):
 
 
 class PickledDict(dict):
-  """A dictionary with text or integers as keys, which holds only dictionaries without further ones.
+  """A dictionary with short keys, which holds only dictionaries without further ones.
+
+  Each of these has one place, so that there are no more leaves than the file has opcodes for.
 
   Attributes:
     holds_dicts: whether a value is a dictionary.
-    is_held: whether this is a value of another dictionary.
+    is_held: whether this is a value of a dictionary.
   """
 
   holds_dicts = False
@@ -53,13 +58,18 @@ class PickledDict(dict):
     """Sets an item.
 
     Raises:
-      ValueError: the key is neither text nor an integer, or dictionaries are nested three deep.
+      ValueError: the key is neither short text nor an integer, or dictionaries are nested three
+        deep, or one of them has two places.
     """
     if not isinstance(key, str | int):
       raise ValueError(f"the key of a dictionary is {quoted(key)}")
+    if isinstance(key, str) and len(key) > _KEY_CHARACTERS_MAX:
+      raise ValueError(f"the key of a dictionary has {len(key)} characters")
     if isinstance(value, PickledDict):
       if value is self or value.holds_dicts or self.is_held:
         raise ValueError("dictionaries are nested more than two deep")
+      if value.is_held:
+        raise ValueError("a dictionary is in two places")
       self.holds_dicts = value.is_held = True
     self[key] = value
 

@@ -92,11 +92,11 @@ def write_dataset(
   file_names = {
     split: _file_names(split, images, files_per_split) for split, images in source.splits.items()
   }
+  # Without skip_bad_images, which whoever meets a bad image may add to go on from there.
   plan = {
     "source_sha256": _source_sha256(source),
     "shards": file_names,
     "seed": seed,
-    "skip_bad_images": skip_bad_images,
     "writer_options": writer_options,
   }
   with _explained_errors(folder), progress.claim(folder, plan) as claimed:
@@ -214,7 +214,7 @@ def _write_split(
     for index, file in enumerate(files):
       start, stop = (len(images) * edge // len(files) for edge in (index, index + 1))
       note = claimed.load_note(file, stop - start)
-      if note:
+      if note and (skip or not note.skipped):
         progress_bar.update(stop - start)
       else:
         note = _write_file(
@@ -258,8 +258,8 @@ def _write_file(
       if isinstance(read, _BadImage):
         if not skip:
           raise UserError(
-            f"image {read.name} {read.reason}: remove it, or leave out all such images "
-            "with --skip_bad_images"
+            f"image {read.name} {read.reason}: add --skip_bad_images to leave out all such images "
+            "and go on from here, or remove it and give the command with a new --out"
           )
         skipped.append(read.name)
         digests += NO_DIGEST

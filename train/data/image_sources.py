@@ -174,6 +174,11 @@ def read_source(
   try:
     if any(pathlib.Path(root).glob("train-images?idx3-ubyte*")):
       return read_idx_source(pathlib.Path(root), class_names)
+    if class_names:
+      raise UserError(
+        f"class_names are for idx files, and {root} has none: its folders name the classes, which "
+        "are in alphabetical order"
+      )
     return _read_class_folders(
       root,
       evaluation_share,
@@ -199,6 +204,22 @@ def describe_source(source: Source) -> str:
   if (more := len(source.class_names) - _CLASSES_SHOWN_MAX) > 0:
     lines.append(f"  and {more:,} more classes")
   return "\n".join(map(escaped, (*lines, *source.notes)))
+
+
+def describe_classes_left_out(source: Source, skipped_images: Sequence[str]) -> str:
+  """Says which classes of a split have lost all of their images; empty if none has.
+
+  Args:
+    source: the images.
+    skipped_images: names of the images that were left out, as the manifest has them.
+  """
+  skipped = frozenset(skipped_images)
+  left = {
+    split: tuple(image for image in images if escaped(image.name) not in skipped)
+    for split, images in source.splits.items()
+  }
+  notes = _notes_of_classes(source.class_names, left)
+  return "\n".join(escaped(note) for note in notes if note not in source.notes)
 
 
 def read_idx_source(

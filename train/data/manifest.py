@@ -113,9 +113,9 @@ def load_manifest(folder: str | os.PathLike[str]) -> Manifest:
     UserError: there is no manifest, or it is damaged or of another version.
   """
   path = pathlib.Path(folder, MANIFEST_NAME)
-  if not path.parent.is_dir():
+  if _is_missing(path.parent):
     raise UserError(f"data folder {path.parent} does not exist; make it with train.prepare_data")
-  if not path.exists():
+  if _is_missing(path):
     raise UserError(
       f"data folder {path.parent} has no {MANIFEST_NAME}: train.prepare_data writes it last, so "
       "either this is no data set or the run that made it did not finish"
@@ -150,11 +150,22 @@ def load_manifest(folder: str | os.PathLike[str]) -> Manifest:
   return manifest
 
 
+def _is_missing(path: pathlib.Path) -> bool:
+  """Returns whether nothing is there; what cannot be looked at is not missing."""
+  try:
+    path.stat()
+  except (FileNotFoundError, NotADirectoryError):
+    return True
+  except OSError:
+    return False
+  return False
+
+
 def check_file_sizes(folder: str | os.PathLike[str], split: Split) -> None:
   """Raises UserError unless each record file of a split is there with its full length."""
   for record_file in split.record_files:
     path = pathlib.Path(folder, record_file.file)
-    if not path.is_file():
+    if not os.path.isfile(path):
       raise UserError(f"record file {path} is in {MANIFEST_NAME} but missing")
     size_bytes = path.stat().st_size
     if size_bytes != record_file.size_bytes:

@@ -1,7 +1,7 @@
 """Evaluates networks on held-out images: while they are trained, and from files."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -10,9 +10,9 @@ from absl import logging
 from tqdm import tqdm
 
 from nfnet.errors import UserError
-from nfnet.weights.checkpoint_reader import read_checkpoint
-from nfnet.weights.class_names import match_classes, read_class_names
-from nfnet.weights.load import load_weights
+from nfnet.weights.class_names import match_classes
+from nfnet.weights.load import load_checkpoint, load_weights
+from nfnet.weights.network_matching import Weights
 from train.config.experiment import Data, Experiment
 from train.config.json_conversion import from_json
 from train.config.overrides import override
@@ -142,13 +142,13 @@ def evaluate_checkpoint(
     UserError: there is no such checkpoint or data set, or the data set has classes that the network
       does not know.
   """
-  parameters, metadata = read_checkpoint(path, prefer_ema=False)
-  trained = from_json(metadata.get("experiment"))
+  weights = load_checkpoint(path, prefer_ema=False)
+  trained = from_json(weights.metadata["experiment"])
   experiment = override(trained, overrides)
-  names, classes = _match_classes(path, metadata, trained.data.num_classes, experiment.data)
-  networks = {"parameters": parameters}
+  names, classes = _match_classes(path, weights, experiment.data)
+  networks = {"parameters": weights.parameters}
   if experiment.optimizer.ema_decay is not None:
-    networks = {"moving average": read_checkpoint(path, prefer_ema=True)[0], **networks}
+    networks = {"moving average": load_checkpoint(path, prefer_ema=True).parameters, **networks}
   experiments = _at_resolutions(experiment, pixels)
   evaluations = [
     evaluation
@@ -159,18 +159,17 @@ def evaluate_checkpoint(
 
 
 def _match_classes(
-  path: str, metadata: Mapping[str, Any], num_classes: int, data: Data
+  path: str, weights: Weights, data: Data
 ) -> tuple[tuple[str, ...], tuple[int, ...]]:
   """Returns the names of a checkpoint's classes, and which of these each class of a data set is.
 
   Args:
     path: path of the checkpoint, as the user gave it.
-    metadata: metadata of the checkpoint.
-    num_classes: number of the network's classes.
+    weights: weights of the checkpoint.
     data: data set to evaluate on.
   """
   network, data_set = f"checkpoint {path!r}", f"data set {data.path!r}"
-  names, data_names = read_class_names(metadata, num_classes, source=network), class_names(data)
+  names, num_classes, data_names = weights.class_names, weights.num_classes, class_names(data)
   if data.num_classes not in (num_classes, len(data_names)):
     raise UserError(
       f"data.num_classes={data.num_classes}: {network} has {num_classes} classes and {data_set} "
@@ -181,7 +180,7 @@ def _match_classes(
       raise UserError(
         f"{network} has {num_classes} classes without names, and {data_set} has {len(data_names)}"
       )
-    logging.warning("%s does not name its classes; assumed to be those of %s", network, data_set)
+    _say_that_classes_have_no_names(network, data_set)
     names = data_names
   classes = match_classes(names, data_names, network_source=network, data_source=data_set)
   if classes != tuple(range(num_classes)) and is_first():
@@ -193,6 +192,15 @@ def _match_classes(
       network,
     )
   return names, classes
+
+
+def _say_that_classes_have_no_names(network: str, data_set: str) -> None:
+  if is_first():
+    logging.warning(
+      "the classes of %s have no names: assumed to be those of %s, in the same order",
+      network,
+      data_set,
+    )
 
 
 def evaluate_weights(
@@ -224,6 +232,7 @@ def evaluate_weights(
       f"weights {path!r} have {weights.num_classes} classes, data set {experiment.data.path!r} "
       f"has {len(names)}"
     )
+  _say_that_classes_have_no_names(f"weights {path!r}", f"data set {experiment.data.path!r}")
   experiments = _at_resolutions(experiment, pixels)
   classes = range(len(names))
   return _evaluate_network(

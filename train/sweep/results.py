@@ -54,16 +54,7 @@ def read_result(workdir: pathlib.Path, trial: Trial) -> dict[str, Any]:
       f"{workdir}: no evaluation of the last step, {trial.steps}; add --retry_failed to run the "
       "trial again"
     )
-  return {
-    "trial": trial.name,
-    "name": trial.variant,
-    "parameters": trial.parameters,
-    "epochs": trial.epochs,
-    "learning_rate": trial.learning_rate,
-    "compute_flops": trial.compute_flops,
-    "loss_nats": last["loss"],
-    "held_out_error_percent": 100 * (1 - last["top1"]),
-  }
+  return _row(trial, last["loss"], 100 * (1 - last["top1"]))
 
 
 def last_evaluation(records: Iterable[Mapping[str, Any]]) -> Mapping[str, Any] | None:
@@ -104,29 +95,40 @@ def results(folder: SweepFolder, entries: Mapping[str, Entry]) -> list[dict[str,
 
 
 def result_of(folder: SweepFolder, entry: Entry) -> dict[str, Any] | None:
-  """Returns the row of a trial that is done, from its run's metrics where its entry is damaged.
+  """Returns the row of a trial that is done.
+
+  It is read from the run's metrics where the entry is damaged, or is the result of another trial.
 
   Returns:
     The row; None if there is none.
   """
-  row = entry.read()
-  if _is_row(row):
-    return {column: row[column] for column in COLUMNS}
+  trial, fields = folder.trial(entry.name), entry.read()
+  row = _row(trial, fields.get("loss_nats"), fields.get("held_out_error_percent"))
+  if _has_numbers(row) and all(fields.get(column) == value for column, value in row.items()):
+    return row
   try:
-    row = read_result(folder.workdir(entry.name), folder.trial(entry.name))
+    row = read_result(folder.workdir(entry.name), trial)
   except UserError:
     return None
-  return row if _is_row(row) else None
+  return row if _has_numbers(row) else None
 
 
-def _is_row(fields: Mapping[str, Any]) -> bool:
-  """Returns whether JSON values have a text or a number in each column."""
-  return all(
-    isinstance(fields.get(column), str)
-    if column in ("trial", "name")
-    else is_number(fields.get(column))
-    for column in COLUMNS
-  )
+def _row(trial: Trial, loss_nats: Any, error_percent: Any) -> dict[str, Any]:
+  return {
+    "trial": trial.name,
+    "name": trial.variant,
+    "parameters": trial.parameters,
+    "epochs": trial.epochs,
+    "learning_rate": trial.learning_rate,
+    "compute_flops": trial.compute_flops,
+    "loss_nats": loss_nats,
+    "held_out_error_percent": error_percent,
+  }
+
+
+def _has_numbers(row: Mapping[str, Any]) -> bool:
+  """Returns whether loss and error, which come from a file, are numbers."""
+  return is_number(row["loss_nats"]) and is_number(row["held_out_error_percent"])
 
 
 def write_results(

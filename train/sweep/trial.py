@@ -7,6 +7,8 @@ from typing import Any
 from nfnet.foreign_files.numbers import is_number
 from train.sweep.learning_rate_search import Cell
 
+_CHARACTERS_MAX = 200
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Trial:
@@ -54,7 +56,10 @@ def trial_from_json(fields: Mapping[str, Any]) -> Trial:
     raise ValueError("does not have the fields of a trial")
   for name, value in fields.items():
     if types[name] is str:
-      is_valid = isinstance(value, str)
+      # These reach terminals and results.csv.
+      is_valid = (
+        isinstance(value, str) and value.isprintable() and 0 < len(value) <= _CHARACTERS_MAX
+      )
     else:
       is_valid = is_number(value) and value > 0 and isinstance(value, types[name] | int)
     if not is_valid:

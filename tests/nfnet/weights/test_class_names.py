@@ -15,6 +15,7 @@ def match(network, data):
     ("abc", "bca", (1, 2, 0)),
     ("abc", "ca", (2, 0)),
     ("abc", "b", (1,)),
+    (["caf\u00e9", "na\u00efve"], ["nai\u0308ve", "cafe\u0301"], (1, 0)),
     # As they were trained, so there is nothing to match.
     ("aab", "aab", (0, 1, 2)),
   ],

@@ -309,6 +309,7 @@ def tree_of(*arrays):
   return b"\x80\x04}" + short_text("m") + b"}(" + b"".join(items) + b"us."
 
 
+ONE_MODULE = {"w": np.zeros(1, np.float32)}
 BOMBS = {
   "memo of 2**30 entries": b"Nr\xff\xff\xff\x3f.",
   "memo of 2**31 entries": b"\x80\x02Nr\xff\xff\xff\x7f.",
@@ -359,6 +360,11 @@ BOMBS = {
     ]
     * 1000
   )[2:],
+  # What follows is small in the file, and gigabytes where each leaf has its whole name.
+  "a name of a megabyte before 100 others": pickle.dumps(
+    {"m" * 10**6: dict.fromkeys(map(str, range(100)), np.zeros(1, np.float32))}, 4
+  ),
+  "one module under 100 names": pickle.dumps({str(number): ONE_MODULE for number in range(100)}, 4),
 }
 
 
@@ -396,8 +402,8 @@ FOREIGN = "\x1b]0;title\x07\x1b[31m\r\n\u202eabc\udc80" + "x" * 10_000
 @pytest.mark.parametrize(
   "content",
   [
-    pickle.dumps({FOREIGN: 1}, 4),
-    pickle.dumps({"m": {FOREIGN: 1}}, 4),
+    pickle.dumps({FOREIGN[:200]: 1}, 4),
+    pickle.dumps({"m": {FOREIGN[:200]: 1}}, 4),
     pickle.dumps({"m": {"w": np.ones(2, np.dtype([(FOREIGN, "f4")]))}}, 2),
     b"\x80\x04X" + struct.pack("<I", 60) + b"\x1b[31m\n" * 10 + short_text("\x1b[2J") + b"\x93.",
     b"c\x1b[31mos\x07\n\x1b]0;title\x07system\n.",

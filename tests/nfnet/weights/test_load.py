@@ -8,7 +8,7 @@ from nfnet.initialization import initial_parameters
 from nfnet.model import NFNet
 from nfnet.weights.haiku import from_haiku, save_haiku, to_haiku
 from nfnet.weights.haiku_pickle import write_haiku
-from nfnet.weights.load import load_weights
+from nfnet.weights.load import load_checkpoint, load_weights
 from nfnet.weights.timm import save_timm
 from tests.nfnet.weights.whole_networks import NUM_CLASSES, assert_bit_equal, without_memory
 from train.config.experiment import Experiment, Model
@@ -97,3 +97,37 @@ def test_checkpoints_of_this_project(workdir, prefer_ema, inner):
 def test_a_checkpoint_of_another_variant_is_an_error(workdir):
   with pytest.raises(UserError, match="were trained as variant P0, not N0"):
     load_weights(str(workdir[0]), "N0")
+
+
+def turned(parameters):
+  return jax.tree.map(lambda array: array.T, parameters)
+
+
+OTHER_NETWORKS = {
+  "an array less": ({}, lambda p: {k: v for k, v in p.items() if k != "stem"}, "is missing"),
+  "an array more": ({}, lambda p: {**p, "more": np.zeros(3)}, "more is not a parameter of it"),
+  "other shapes": ({}, turned, "has shape"),
+  "integers": ({}, lambda p: jax.tree.map(lambda a: a.astype(np.int32), p), "is int32"),
+  "not finite": ({}, lambda p: jax.tree.map(lambda a: a / np.float32(0), p), "are not finite"),
+  "another variant": ({"variant": "P1"}, lambda p: p, "do not fit P1: .*look like P0"),
+  "no bottleneck": ({"bottleneck": "wide"}, lambda p: p, "knows no bottleneck 'wide'"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:(divide|invalid value)")
+@pytest.mark.parametrize("kind", OTHER_NETWORKS)
+def test_a_checkpoint_of_another_network_than_it_says_is_an_error(workdir, kind, tmp_path):
+  changes, change, message = OTHER_NETWORKS[kind]
+  experiment = to_json(Experiment(name="test", model=Model(variant="P0")))
+  experiment["model"].update(changes)
+  with Checkpoints(str(tmp_path), keep=1) as checkpoints:
+    checkpoints.save(
+      1,
+      parameters=change(workdir[1]),
+      ema=None,
+      optimizer={"momentum": np.zeros(3, np.float32)},
+      data_state={},
+      metadata={"experiment": experiment},
+    )
+  with pytest.raises(UserError, match=message):
+    load_checkpoint(str(tmp_path))

@@ -50,3 +50,14 @@ def test_integers_are_an_error(parameters):
   tree = jax.tree.map(lambda array: array.astype(np.int32), to_haiku(parameters, "P0"))
   with pytest.raises(UserError, match="stem_conv0/w is int32, not floating point"):
     from_haiku(tree, "P0")
+
+
+@pytest.mark.parametrize(
+  ("dtype", "value"),
+  [(np.float32, np.nan), (np.float32, -np.inf), (np.float16, np.inf), (np.float64, 1e300)],
+)
+def test_what_is_not_finite_is_an_error_without_a_warning(parameters, dtype, value):
+  tree = jax.tree.map(lambda array: array.astype(dtype), to_haiku(parameters, "P0"))
+  tree["NFNet/~/linear"]["b"][-1] = value
+  with pytest.raises(UserError, match="NFNet/~/linear/b has values that are not finite"):
+    from_haiku(tree, "P0")

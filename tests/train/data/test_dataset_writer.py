@@ -7,8 +7,9 @@ import pytest
 from nfnet.errors import UserError
 from nfnet.images.decoding import decode_image
 from tests.train.data import image_files
+from train.data import dataset_writer
 from train.data.dataset_writer import _tasks, write_dataset
-from train.data.image_sources import ImageFile, read_source
+from train.data.image_sources import ImageFile, describe_classes_left_out, read_source
 from train.data.manifest import MANIFEST_NAME, load_manifest
 
 
@@ -154,6 +155,43 @@ def test_bad_images_are_left_out_on_request_and_listed(tmp_path):
   for split in ("train", "validation"):
     ids = [record.id for record in image_files.read_all(tmp_path / "data", split)]
     assert ids == list(range(len(ids)))
+
+
+def test_bad_images_may_be_left_out_after_one_was_met(tmp_path):
+  source = image_files.write_class_folders(tmp_path / "source", 20)
+  (source / "bee" / "bad.jpg").write_bytes(b"")
+  prepare(source, tmp_path / "whole", files_per_split=3, skip_bad_images=True)
+  out = tmp_path / "data"
+  with pytest.raises(UserError, match=r"add --skip_bad_images to .* go on from here"):
+    prepare(source, out, files_per_split=3)
+  finished = {path: path.stat().st_ino for path in out.glob("*.array_record")}
+  assert finished
+  prepare(source, out, files_per_split=3, skip_bad_images=True)
+  assert image_files.file_hashes(out) == image_files.file_hashes(tmp_path / "whole")
+  assert {path: path.stat().st_ino for path in finished} == finished
+
+
+def test_an_image_that_was_left_out_is_met_again_without_the_request(tmp_path, monkeypatch):
+  source = image_files.write_class_folders(tmp_path / "source", 20)
+  (source / "bee" / "bad.jpg").write_bytes(b"")
+  with monkeypatch.context() as patch:
+    patch.setattr(dataset_writer, "save_manifest", lambda *unused_arguments: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+      prepare(source, tmp_path / "data", skip_bad_images=True)
+  with pytest.raises(UserError, match=r"image bee/bad\.jpg cannot be decoded"):
+    prepare(source, tmp_path / "data")
+
+
+def test_a_class_whose_images_are_all_left_out_is_said(tmp_path):
+  source = image_files.write_class_folders(tmp_path / "source", 20)
+  for path in (source / "bee").iterdir():
+    path.write_bytes(b"")
+  found = read_source(source, 0.3)
+  manifest = prepare(source, tmp_path / "data", skip_bad_images=True)
+  assert describe_classes_left_out(found, manifest.skipped_images) == (
+    "note: train has no image of 1 classes: bee\nnote: validation has no image of 1 classes: bee"
+  )
+  assert describe_classes_left_out(found, manifest.skipped_images[1:]).count("\n") == 0
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -45,7 +45,7 @@ def class_folder_without_images(root):
 def held_out_class_without_counterpart(root):
   image_files.write_class_folders(root / "train", 2)
   image_files.write_class_folders(root / "val", 2, class_names=("dog",))
-  return "class folder .*val/dog has no counterpart"
+  return "class folder .*val/dog' has no counterpart"
 
 
 def two_held_out_folders(root):
@@ -159,6 +159,22 @@ def test_sources_that_are_refused(tmp_path, write_source):
   message = write_source(tmp_path / "source")
   with pytest.raises(UserError, match=message):
     read_source(tmp_path / "source")
+
+
+@pytest.mark.parametrize(
+  ("names", "message"),
+  [
+    # CPython has one object for each text of one character.
+    (["a", "a", *"bcdefghi"], r"--class_names has two classes named 'a': rename"),
+    (["bag", "bag", *"bcdefghi"], r"--class_names has two classes named 'bag': rename"),
+    (["a b", "a  b", *"cdefghij"], r"two classes named 'a  b', which differ only in spaces"),
+    (list("ab"), "class_names has only 2 names"),
+  ],
+)
+def test_names_of_idx_classes_that_are_refused(tmp_path, names, message):
+  image_files.write_idx_source(tmp_path / "source")
+  with pytest.raises(UserError, match=message):
+    read_source(tmp_path / "source", class_names=names)
 
 
 def test_files_that_are_no_images_are_counted(tmp_path):

@@ -4,7 +4,13 @@ import pytest
 
 from nfnet.errors import UserError
 from tests.train.data import image_files
-from train.data.manifest import MANIFEST_NAME, Manifest, load_manifest, save_manifest
+from train.data.manifest import (
+  MANIFEST_NAME,
+  Manifest,
+  check_file_sizes,
+  load_manifest,
+  save_manifest,
+)
 
 
 def test_manifest_comes_back_as_it_was(tmp_path):
@@ -20,6 +26,20 @@ def test_missing_folder(tmp_path):
 def test_empty_folder(tmp_path):
   with pytest.raises(UserError, match="has no manifest"):
     load_manifest(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "link"])
+def test_a_folder_that_cannot_be_looked_at(tmp_path, name):
+  (tmp_path / "link").symlink_to("link")
+  with pytest.raises(UserError, match=r"cannot be read: (File name too long|Too many levels)"):
+    load_manifest(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a\0b", "\udc80", "."])
+def test_record_files_whose_names_no_file_can_have_are_missing(folder, name):
+  image_files.edit_manifest(folder, _set_file(file=name))
+  with pytest.raises(UserError, match=r"is in manifest\.json but missing"):
+    check_file_sizes(folder, load_manifest(folder).splits["train"])
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"format_version": 99}', '"x"'])

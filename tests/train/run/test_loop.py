@@ -21,10 +21,12 @@ from tests.train.data import image_files
 from tests.train.small_network import SMALL, TINY
 from train.config.experiment import Data, Experiment, Loss, Model, Optimizer, Schedule
 from train.config.files import load_experiment
+from train.config.json_conversion import to_json
 from train.data import dataset_writer
 from train.data.batch_workers.deaths import WorkerDeaths
 from train.data.image_sources import TRAIN, VALIDATION, Source
 from train.demo_data import make_digits
+from train.run.checkpoints.manager import Checkpoints
 from train.run.evaluation import evaluate_checkpoint, evaluate_weights
 from train.run.exit_codes import EXIT_LOST_PROCESS
 from train.run.faults import DIVERGED
@@ -312,6 +314,22 @@ def test_classes_that_the_network_does_not_know_are_refused(experiment, finished
     evaluate_checkpoint(finished[0], ["--config.data.num_classes=7"])
 
 
+def test_a_checkpoint_of_another_network_than_it_says_is_not_evaluated(experiment, tmp_path):
+  parameters = initial_parameters(make_model(experiment), 0)
+  del parameters["stem"]
+  with Checkpoints(str(tmp_path), keep=1) as checkpoints:
+    checkpoints.save(
+      1,
+      parameters=parameters,
+      ema=None,
+      optimizer={"momentum": np.zeros(3, np.float32)},
+      data_state={},
+      metadata={"experiment": to_json(experiment)},
+    )
+  with pytest.raises(UserError, match="stem/conv0/weight is missing; they fit no variant"):
+    evaluate_checkpoint(str(tmp_path))
+
+
 def test_a_run_does_not_go_on_with_classes_of_other_names(experiment, finished, tmp_path):
   digits = pathlib.Path(experiment.data.path)
   shutil.copytree(digits, tmp_path / "digits")
@@ -344,12 +362,13 @@ def test_a_workdir_that_is_gone_ends_the_run(experiment, tmp_path):
 
 
 def test_released_and_timms_weights_are_evaluated_as_a_configuration_says(
-  experiment, finished, tmp_path
+  experiment, finished, tmp_path, caplog
 ):
   trained, _ = read_checkpoint(finished[0], prefer_ema=True)
   path = str(tmp_path / "weights")
   save_haiku(path, trained, TINY.name)
   (evaluation,), class_names = evaluate_weights(path, experiment)
+  assert "have no names: assumed to be those of data set" in caplog.text
   assert class_names == tuple(map(str, range(10)))
   of_average = next(r for r in reversed(finished[1]) if r["kind"] == "evaluation" and r["ema"])
   assert (evaluation.network, evaluation.pixels) == ("parameters", 16)

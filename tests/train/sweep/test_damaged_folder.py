@@ -59,6 +59,8 @@ DAMAGES = {
   "NaN": (put_fields(epochs=float("nan")), "has a wrong epochs"),
   "infinite": (put_fields(learning_rate=float("inf")), "has a wrong learning_rate"),
   "negative": (put_fields(compute_flops=-1), "has a wrong compute_flops"),
+  "escape sequence": (put_fields(variant="\x1b[2J"), "has a wrong variant"),
+  "long text": (put_fields(variant="x" * 201), "has a wrong variant"),
   "null": (put_fields(parameters=None), "has a wrong parameters"),
   "true": (put_fields(images=True), "has a wrong images"),
   "another trial's": (put_fields(name="other"), "is of another trial"),
@@ -182,6 +184,8 @@ GARBLED_RESULTS = {
   "text for a number": json.dumps({**RESULT, "held_out_error_percent": "50"}).encode(),
   "NaN": json.dumps({**RESULT, "loss_nats": float("nan")}).encode(),
   "nested": b"[" * 100_000,
+  "another trial's": json.dumps({**RESULT, "trial": GOOD.name, "learning_rate": 0.1}).encode(),
+  "another network's": json.dumps({**RESULT, "name": "\x1b[2J\n"}).encode(),
 }
 
 

@@ -1,5 +1,7 @@
 """What needs no training; `test_sweep.py` fine-tunes what a real sweep has pre-trained."""
 
+import dataclasses
+
 import pytest
 
 from nfnet.errors import InUseError, UserError
@@ -12,7 +14,6 @@ from train.sweep.finetuning import (
   run_once,
 )
 from train.sweep.folder import DONE
-from train.sweep.results import COLUMNS
 
 CONFIG = "train/configs/demo_finetune.py"
 
@@ -27,7 +28,10 @@ def test_a_sweep_that_has_finished_nothing(folder):
 
 
 def test_a_sweep_that_another_process_fine_tunes(folder, trial):
-  result = {**dict.fromkeys(COLUMNS, 1.0), "trial": trial.name, "name": trial.variant}
+  result = {
+    **{"loss_nats": 1.0, "held_out_error_percent": 1.0, **dataclasses.asdict(trial)},
+    **{"trial": trial.name, "name": trial.variant},
+  }
   claim_trial(folder, folder.entries()[trial.name], "other.7.8").move(DONE, result)
   with (
     lease_on(folder.path / FINETUNED_FOLDER),

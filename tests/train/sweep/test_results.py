@@ -10,12 +10,13 @@ from train.scaling.run_table import read_runs
 from train.sweep.claim import claim_trial
 from train.sweep.folder import DONE, RUNNING, Entry, SweepFolder
 from train.sweep.results import best_results, read_result, results, write_results
+from train.sweep.trial import trial_name
 from train.sweep.trial_table import table_rows
 
 
 def row(name, epochs, rate, loss):
   return {
-    "trial": f"{name}-{rate}",
+    "trial": trial_name(name, epochs, rate),
     "name": name,
     "parameters": 1000,
     "epochs": epochs,
@@ -49,8 +50,8 @@ def test_results_are_written_with_what_others_finish_meanwhile(folder):
   assert not list((folder.path / RUNNING).iterdir())
   assert path.read_text() == (
     "trial,name,parameters,epochs,learning_rate,compute_flops,loss_nats,held_out_error_percent\n"
-    "P0-0.8,P0,1000,0.5,0.8,1000000000,1.0,37.5\n"
-    "P0-0.1,P0,1000,0.5,0.1,1000000000,1.25,37.5\n"
+    "P0_epochs-0.5_rate-0.8,P0,1000,0.5,0.8,1000000000,1.0,37.5\n"
+    "P0_epochs-0.5_rate-0.1,P0,1000,0.5,0.1,1000000000,1.25,37.5\n"
   )
   # The scaling laws read it as it is.
   assert [run.loss_nats for run in read_runs([str(path)]).runs] == [1.0, 1.25]

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 from nfnet.errors import UserError
 from nfnet.system.paths import REFUSED_CATEGORIES
+from nfnet.weights.class_names import composed
 from train.data.preparation.file_tree import IMAGE_SUFFIXES, File, Folder, examples
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
@@ -30,6 +31,8 @@ _SPLIT_NAMES = {
 }
 # Marks that change the direction of what follows.
 _DIRECTIONS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+# Joiners, direction marks, byte order marks and so on.
+_UNSEEN_CATEGORY = "Cf"
 _WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")
 _CHOOSE_LAYOUT = (
   "give --layout=classes if these folders are classes, or --layout=splits if they are splits"
@@ -193,26 +196,34 @@ def _class_names(folder: Folder, where: str) -> tuple[str, ...]:
 
 
 def check_class_names(names: Sequence[str], where: str) -> None:
-  """Raises UserError unless any terminal and file can show the names, and they differ visibly.
+  """Raises UserError unless any terminal and file can show the names, and a person can tell them.
 
   Args:
     names: names of classes.
     where: what has them, for the message.
   """
-  composed: dict[str, str] = {}
+  by_look: dict[str, str] = {}
   for name in names:
-    if not name.strip() or any(map(_is_control, name)):
+    look = _look(name)
+    if not look or any(map(_is_control, name)):
       raise UserError(
         f"{where} has a class named '{name}', which is empty, has control characters or "
         "is not UTF-8: rename it"
       )
-    same = composed.setdefault(unicodedata.normalize("NFC", name), name)
-    if same is not name:
-      raise UserError(
-        f"{where} has two classes named '{name}'"
-        + ("" if same == name else ", which differ only in how Unicode composes their letters")
-        + ": rename one of them"
+    if look in by_look:
+      difference = (
+        ""
+        if by_look[look] == name
+        else ", which differ only in spaces, unseen characters or how Unicode composes letters"
       )
+      raise UserError(f"{where} has two classes named '{name}'{difference}: rename one of them")
+    by_look[look] = name
+
+
+def _look(name: str) -> str:
+  """Returns what can be seen of a name."""
+  seen = "".join(one for one in name if unicodedata.category(one) != _UNSEEN_CATEGORY)
+  return composed(" ".join(seen.split()))
 
 
 def _is_control(character: str) -> bool:
@@ -223,7 +234,7 @@ def _is_control(character: str) -> bool:
 def _labeled_files(
   folder: Folder, class_names: Sequence[str], where: str, train: str, merge_subfolders: bool
 ) -> list[tuple[File, int]]:
-  labels = {name: label for label, name in enumerate(class_names)}
+  labels = {composed(name): label for label, name in enumerate(class_names)}
   files = []
   for class_folder in folder.folders:
     name = f"{where}/{class_folder.own_name}"
@@ -231,14 +242,14 @@ def _labeled_files(
       raise UserError(
         f"class folder {name} has no image ({', '.join(IMAGE_SUFFIXES)}): remove it or move it away"
       )
-    if class_folder.own_name not in labels:
+    label = labels.get(composed(class_folder.own_name))
+    if label is None:
       raise UserError(
-        f"class folder {name} has no counterpart in {train}: rename it or move it away"
+        f"class folder '{name}' has no counterpart in {train}: rename it or move it away"
       )
     inner = [inner for inner in class_folder.folders if inner.has_images()]
     if inner and not merge_subfolders:
       raise _nested(class_folder, inner, name, where)
-    label = labels[class_folder.own_name]
     for each in class_folder.walk() if merge_subfolders else (class_folder,):
       files += ((file, label) for file in each.images)
   return sorted(files, key=lambda pair: pair[0].name)

@@ -126,7 +126,7 @@ def read_tree(root: str, excluded: str | None = None) -> Tree:
       sorted_entries = sorted(entries, key=lambda entry: os.fsencode(entry.name))
     for entry in sorted_entries:
       name = f"{folder.name}/{entry.name}" if folder.name else entry.name
-      if entry.name.startswith(".") or entry.name.lower() in _SYSTEM_NAMES:
+      if is_of_the_system(entry.name):
         tree.left_out.append(name)
         continue
       suffix = os.path.splitext(entry.name)[1].lower()
@@ -159,6 +159,11 @@ def read_tree(root: str, excluded: str | None = None) -> Tree:
     waiting += reversed(folder.folders)
   tree.ignored_suffixes = dict(sorted(ignored.items()))
   return tree
+
+
+def is_of_the_system(name: str) -> bool:
+  """Returns whether a file or folder of this name is hidden, or a system keeps it for itself."""
+  return name.startswith(".") or name.lower() in _SYSTEM_NAMES
 
 
 def examples(names: Sequence[str]) -> str:

@@ -28,6 +28,7 @@ from train.data.manifest import (
   RecordFile,
   record_file_from_json,
 )
+from train.data.preparation.file_tree import is_of_the_system
 from train.data.preparation.same_pixels import DIGEST_BYTES
 
 _PARTIAL = "partial"
@@ -215,7 +216,7 @@ class Progress:
 
 
 def _refuse_foreign(names: Iterable[str], folder: pathlib.Path) -> None:
-  if names := sorted(names):
+  if names := sorted(name for name in names if not is_of_the_system(name)):
     raise UserError(f"{folder} holds other files, such as {names[0]}: choose another --out")
 
 

@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from nfnet.errors import UserError, quoted
+from nfnet.weights.class_names import composed
 from train.config.experiment import ACCEPTABLE_ON_RESUME, CHANGEABLE_ON_RESUME, Experiment
 from train.config.field_names import field_values
 from train.config.json_conversion import from_json
@@ -76,7 +77,10 @@ def check_class_names(
     path: path of the data set, for the message.
   """
   saved_names = saved_metadata.get("class_names")
-  if class_names is None or saved_names is None or saved_names == list(class_names):
+  if class_names is None or saved_names is None:
+    return
+  saved_names, class_names = list(map(composed, saved_names)), list(map(composed, class_names))
+  if saved_names == class_names:
     return
   place = next(
     (i for i, (a, b) in enumerate(zip(saved_names, class_names, strict=False)) if a != b),

@@ -52,9 +52,18 @@ AMBIGUOUS = {
   "ILSVRC": (images("Data/CLS-LOC/train/ant", "Data/CLS-LOC/val/ant"), "Data has subfolders"),
   "a class of the held-out split alone": (
     images("train/ant", "train/bee", "test/unknown"),
-    "test/unknown has no counterpart in train",
+    "test/unknown' has no counterpart in train",
   ),
-  "one name in two compositions": (images("caf\u00e9", "cafe\u0301"), "composes their letters"),
+  "one name in two compositions": (images("caf\u00e9", "cafe\u0301"), "composes letters"),
+  "a space at the end": (images("ant", "ant "), "only in spaces, unseen characters"),
+  "a space that does not break": (images("new york", "new\u00a0york"), "differ only in spaces"),
+  "a space of no width": (images("ant", "ant\u200b"), "differ only in spaces"),
+  "a byte order mark": (images("\ufeffant", "ant"), "differ only in spaces"),
+  "nothing that can be seen": (images("\u200b", "ant"), "which is empty"),
+  "a space at the end in one split": (
+    images("train/ant", "train/bee", "val/ant "),
+    "val/ant ' has no counterpart",
+  ),
   "an escape sequence": (images("ant\x1b[2J", "bee"), r"named 'ant\\x1b\[2J'"),
   "a line end": (images("ant\nbee", "bee"), r"named 'ant\\nbee'"),
   "Latin-1": (images(os.fsdecode(b"caf\xe9"), "bee"), r"named 'caf\\udce9', .* not UTF-8: rename"),
@@ -106,6 +115,19 @@ def test_names_in_any_script_are_classes(tmp_path):
   names = ("Stra\u00dfe", "\u732b", "\u06a9\u062a\u0627\u0628\u200c\u0647\u0627", "new\u00a0york")
   source = read_source(write_tree(tmp_path, *images(*names, count=20)), 0.3)
   assert source.class_names == tuple(sorted(names))
+
+
+def test_a_name_may_be_composed_in_another_way_in_each_split(tmp_path):
+  write_tree(tmp_path, *images("train/caf\u00e9", "train/bee", "val/cafe\u0301", "val/bee"))
+  source = read_source(tmp_path)
+  assert source.class_names == ("bee", "caf\u00e9")
+  labels = {image.name.split("/")[1]: image.labels[0] for image in source.splits["validation"]}
+  assert labels == {"bee": 0, "cafe\u0301": 1}
+
+
+def test_names_for_idx_files_are_refused_for_folders(tmp_path):
+  with pytest.raises(UserError, match="class_names are for idx files"):
+    read_source(write_tree(tmp_path, *images("ant", "bee", count=20)), 0.3, ["bee", "ant"])
 
 
 def test_subfolders_are_merged_on_request(tmp_path):

@@ -148,6 +148,20 @@ def test_foreign_files_are_left_alone(stopped):
   assert image_files.file_hashes(out) == expected
 
 
+def test_what_a_system_keeps_in_the_folder_is_no_foreign_file(stopped, tmp_path):
+  out, prepare, expected = stopped
+  (tmp_path / "disk" / "lost+found").mkdir(parents=True)
+  (tmp_path / "disk" / ".DS_Store").touch()
+  prepare(tmp_path / "disk")
+  for name in (".DS_Store", ".nfs0001", "partial/.DS_Store"):
+    (out / name).touch()
+  prepare()
+  assert (out / ".DS_Store").exists()
+  for name in (".DS_Store", ".nfs0001", "partial/.DS_Store"):
+    (out / name).unlink()
+  assert image_files.file_hashes(out) == expected
+
+
 def test_a_folder_that_is_only_named_partial_is_foreign(stopped, tmp_path):
   _, prepare, _ = stopped
   mine = tmp_path / "other" / "partial" / "mine.txt"

@@ -13,7 +13,7 @@ from train.config.experiment import (
 )
 from train.config.field_names import field_values
 from train.config.json_conversion import to_json
-from train.run.checkpoints.resumable import check_resumable
+from train.run.checkpoints.resumable import check_class_names, check_resumable
 
 EXPERIMENT = Experiment(
   name="saved", optimizer=Optimizer(warmup_steps=1), schedule=Schedule(train_steps=9)
@@ -55,3 +55,9 @@ def test_what_can_be_copied_is_quoted_for_the_shell():
   saved = {"experiment": {**to_json(EXPERIMENT), "initial_weights": "/data/my weights"}}
   with pytest.raises(UserError, match=r"with '--config\.initial_weights=/data/my weights', or"):
     check_resumable(saved, EXPERIMENT)
+
+
+def test_names_of_classes_may_be_composed_in_another_way():
+  check_class_names({"class_names": ["caf\u00e9"]}, ["cafe\u0301"], "D")
+  with pytest.raises(UserError, match="class 0 was"):
+    check_class_names({"class_names": ["caf\u00e9"]}, ["cafe"], "D")
