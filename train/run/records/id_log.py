@@ -9,6 +9,7 @@ proves that each epoch used each image once.
 """
 
 import json
+import os
 import pathlib
 import time
 import zlib
@@ -188,9 +189,10 @@ def read_records(workdir: str) -> tuple[np.ndarray, int]:
     workdir: folder of the run.
 
   Returns:
-    The records, [records] of `RECORD`, and the number of bytes that are not records.
+    The records, [records] of `RECORD`, and the number of bytes that are not records, with those
+    that a later start has set aside.
   """
-  parts, damaged_bytes = [np.zeros(0, RECORD)], 0
+  parts, damaged_bytes = [np.zeros(0, RECORD)], _set_aside_bytes(pathlib.Path(workdir))
   for path in sorted((pathlib.Path(workdir) / IDS_FOLDER).glob("*.bin")):
     try:
       sound, damaged = _split(_read(path))
@@ -203,6 +205,12 @@ def read_records(workdir: str) -> tuple[np.ndarray, int]:
     damaged_bytes += len(damaged)
     parts.append(sound)
   return np.concatenate(parts), damaged_bytes
+
+
+def _set_aside_bytes(workdir: pathlib.Path) -> int:
+  place = workdir / DAMAGED_FOLDER / IDS_FOLDER
+  paths = [*place.glob("*.bin*")] if place.is_dir() else [place]
+  return sum(path.lstat().st_size or 1 for path in paths if os.path.lexists(path))
 
 
 def _path(workdir: str, process: int) -> pathlib.Path:
