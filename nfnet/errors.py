@@ -5,6 +5,8 @@ exception. `UserError` itself keeps such text from reaching the terminal as anyt
 `quoted`, `shortened` and `short_text` keep it short.
 """
 
+import unicodedata
+
 MESSAGE_CHARACTERS_MAX = 2000
 QUOTED_CHARACTERS_MAX = 80
 _INTEGER_BITS_MAX = 128
@@ -44,11 +46,13 @@ def escaped(text: str) -> str:
 def quoted(value: object) -> str:
   """Returns a value from a file as an error message shows it: quoted, escaped and cut.
 
-  Of a value that is neither text, a number, nor a list of these, only the type is shown: its text
-  could be of any length.
+  Text that is not composed as Unicode recommends (NFC) may look like other text, so all of its
+  characters beyond ASCII are escaped. Of a value that is neither text, a number, nor a list of
+  these, only the type is shown: its text could be of any length.
   """
   if isinstance(value, str):
-    return repr(value[:QUOTED_CHARACTERS_MAX]) + _dots(value)
+    shown = value[:QUOTED_CHARACTERS_MAX]
+    return (repr if unicodedata.is_normalized("NFC", shown) else ascii)(shown) + _dots(value)
   if isinstance(value, list) and not any(isinstance(one, list) for one in value[:3]):
     return f"[{', '.join(map(quoted, value[:3]))}{', ...' if len(value) > 3 else ''}]"
   if isinstance(value, int) and value.bit_length() > _INTEGER_BITS_MAX:

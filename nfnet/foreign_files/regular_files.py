@@ -1,9 +1,9 @@
-"""Opens and reads files of foreign content: never a pipe or a device, and never without a bound."""
+"""Opens files in whose place anything may be: never a pipe or a device, never read unbounded."""
 
 import errno
 import os
 import stat
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 
 def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
@@ -13,15 +13,31 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
     OSError: the file cannot be opened, or is no regular file (EISDIR, EINVAL): reading a pipe or a
       device might never end.
   """
-  # Without O_NONBLOCK, opening a named pipe would wait for a writer.
-  descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+  return open(_open(path, os.O_RDONLY), "rb")
+
+
+def open_regular_to_write(
+  path: str | os.PathLike[str], mode: Literal["ab", "wb"], *, buffering: int = -1
+) -> BinaryIO:
+  """Opens or creates a file as `open` does in the modes "ab" and "wb".
+
+  Raises:
+    OSError: the file cannot be opened, or is no regular file: a pipe might have no reader.
+  """
+  flags = os.O_WRONLY | os.O_CREAT | (os.O_APPEND if mode == "ab" else os.O_TRUNC)
+  return open(_open(path, flags), mode, buffering=buffering)
+
+
+def _open(path: str | os.PathLike[str], flags: int) -> int:
+  # Without O_NONBLOCK, opening a named pipe would wait for whoever opens its other end.
+  descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
   mode = os.fstat(descriptor).st_mode
   if not stat.S_ISREG(mode):
     os.close(descriptor)
     if stat.S_ISDIR(mode):
       raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
     raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
-  return open(descriptor, "rb")
+  return descriptor
 
 
 def read_regular_file(path: str | os.PathLike[str], bytes_max: int) -> bytes:

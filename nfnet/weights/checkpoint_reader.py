@@ -25,7 +25,7 @@ from nfnet.weights.checkpoint_identity import (
   checkpoint_steps,
   find_mix_up,
 )
-from nfnet.weights.finished_reads import finished_reads
+from nfnet.weights.finished_transfers import finished_transfers
 
 PARAMS_ITEM = "params"
 EMA_ITEM = "ema"
@@ -89,7 +89,7 @@ def read_checkpoint(path: str, *, prefer_ema: bool = True) -> tuple[dict[str, An
     )
   # On damaged files Orbax and TensorStore raise errors of many types.
   try:
-    with finished_reads():
+    with finished_transfers():
       parameters = arrange_blocks(read_arrays(folder / item))
   except UserError:
     raise

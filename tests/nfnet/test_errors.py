@@ -39,6 +39,12 @@ def test_values_of_any_type_and_size_are_shown_shortly(value, shown):
   assert quoted(value) == shown
 
 
+def test_texts_that_look_alike_are_told_apart():
+  composed, decomposed = "Caf\u00e9", "Cafe\u0301"
+  assert quoted(composed) == f"'{composed}'"
+  assert quoted(decomposed) == r"'Cafe\u0301'"
+
+
 def test_an_integer_that_python_would_not_print_is_shown_shortly():
   assert quoted(10**5000) == "an integer of 16610 bits"
 

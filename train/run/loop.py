@@ -35,7 +35,7 @@ from train.run.leases.workdir_lease import lease_on
 from train.run.processes import is_first, same_in_all_processes
 from train.run.records import goodput
 from train.run.records.goodput import Ledger
-from train.run.records.id_log import IdLog
+from train.run.records.id_log import IdLog, next_start
 from train.run.records.metrics import read_metrics
 from train.run.records.workdir import writing_to
 from train.run.reports import Reports
@@ -296,7 +296,7 @@ def _train_from(position: Position, run: _Run, events: Sequence[str]) -> None:
   with (
     IdLog(
       run.workdir,
-      start=same_in_all_processes(time.time_ns()),
+      start=same_in_all_processes(next_start(run.workdir) if is_first() else 0),
       process=jax.process_index(),
       processes=jax.process_count(),
       order={

@@ -35,12 +35,13 @@ from nfnet.weights.checkpoint_reader import (
   block_keys,
   read_metadata,
 )
-from nfnet.weights.finished_reads import finished_reads
+from nfnet.weights.finished_transfers import finished_transfers
 from train.config.experiment import Experiment
 from train.run.checkpoints.damage import choose, set_aside
 from train.run.checkpoints.orbax_quirks import (
   Manager,
   StepFolders,
+  finish_threads,
   os_error_number,
   quiet_failures,
   remove_unfinished_saves,
@@ -127,6 +128,7 @@ class Checkpoints:
       ) from error
     self._quiet = contextlib.ExitStack()
     self._quiet.enter_context(quiet_failures())
+    self._quiet.enter_context(finished_transfers())
 
   def latest_step(self) -> int | None:
     """Returns the step of the newest checkpoint, or None if there is no checkpoint."""
@@ -275,6 +277,7 @@ class Checkpoints:
       with self._explained_failures():
         self._manager.close()
     finally:
+      finish_threads()
       self._quiet.close()
 
   def __enter__(self) -> "Checkpoints":
@@ -307,17 +310,16 @@ class Checkpoints:
     trees = {PARAMS_ITEM: parameters, OPTIMIZER_ITEM: optimizer}
     if ema is not None:
       trees[EMA_ITEM] = ema
-    with finished_reads():
-      # A run that resumes with another `model.block_execution` finds its blocks arranged
-      # differently.
-      saved_keys = block_keys(self._folder / str(step))
-      arguments = {
-        item: ocp.args.StandardRestore(arrange_blocks(tree, saved_keys))
-        for item, tree in trees.items()
-      }
-      restored = self._manager.restore(
-        step, args=ocp.args.Composite(**arguments, **{DATA_ITEM: ocp.args.JsonRestore()})
-      )
+    # A run that resumes with another `model.block_execution` finds its blocks arranged
+    # differently.
+    saved_keys = block_keys(self._folder / str(step))
+    arguments = {
+      item: ocp.args.StandardRestore(arrange_blocks(tree, saved_keys))
+      for item, tree in trees.items()
+    }
+    restored = self._manager.restore(
+      step, args=ocp.args.Composite(**arguments, **{DATA_ITEM: ocp.args.JsonRestore()})
+    )
     arranged = {item: arrange_blocks(restored[item], parameters.get(BLOCKS)) for item in trees}
     return Restored(
       step=step,

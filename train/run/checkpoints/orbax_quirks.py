@@ -7,6 +7,8 @@ import os
 import pathlib
 import re
 import shutil
+import threading
+import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -20,6 +22,7 @@ from nfnet.weights.checkpoint_identity import checkpoint_steps, step_of
 from train.run.processes import is_first
 
 _UNFINISHED = ".orbax-checkpoint-tmp"
+_SECONDS_TO_FINISH = 30
 
 
 class StepFolders(step_lib.NameFormat[step_lib.Metadata]):
@@ -113,6 +116,18 @@ def remove_unfinished_saves(folder: pathlib.Path) -> None:
       step, suffix = name.removesuffix(_UNFINISHED), name.endswith(_UNFINISHED)
       if suffix and step_of(step) is not None and os.path.isdir(folder / name):
         shutil.rmtree(folder / name)
+
+
+def finish_threads() -> None:
+  """Waits for the threads of a failed save, which Orbax leaves running once one has failed.
+
+  They would log their own failures when nobody keeps them quiet any more.
+  """
+  deadline_seconds = time.monotonic() + _SECONDS_TO_FINISH
+  for thread in threading.enumerate():
+    if type(thread).__module__.partition(".")[0] == "orbax":
+      # Their own `join` raises what the thread has raised.
+      threading.Thread.join(thread, max(0, deadline_seconds - time.monotonic()))
 
 
 @contextlib.contextmanager

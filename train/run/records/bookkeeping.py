@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from absl import logging
 
-from nfnet.foreign_files.regular_files import open_regular
+from nfnet.foreign_files.regular_files import open_regular, open_regular_to_write
 from train.run.leases.held import check_lease
 from train.run.records.workdir import move_aside
 
@@ -82,7 +82,7 @@ class RecordFile:
 
   def _open(self) -> None:
     if self._file is None:
-      self._file = (self._workdir / self._name).open("ab", buffering=0)
+      self._file = open_regular_to_write(self._workdir / self._name, "ab", buffering=0)
 
   def _write(self) -> None:
     self._open()
@@ -180,7 +180,7 @@ def set_aside(workdir: pathlib.Path, name: str, content: bytes) -> None:
   Raises:
     OSError: it cannot be written.
   """
-  with _damaged_place(workdir, name).open("ab") as file:
+  with open_regular_to_write(_damaged_place(workdir, name), "ab") as file:
     file.write(content)
 
 
@@ -226,13 +226,14 @@ def _rewrite(
   make_place(workdir, str(pathlib.Path(name).with_suffix(".tmp")))
   try:
     with contextlib.ExitStack() as opened:
-      file = opened.enter_context(unfinished.open("wb"))
+      file = opened.enter_context(open_regular_to_write(unfinished, "wb"))
       damaged, aside = 0, None
       for line in _lines(path, parse):
         if line.record is None:
           damaged += line.is_first
           if aside is None:
-            aside = opened.enter_context(_damaged_place(workdir, name).open("ab"))
+            place = _damaged_place(workdir, name)
+            aside = opened.enter_context(open_regular_to_write(place, "ab"))
           aside.write(line.content)
         elif keep is None or keep(line.record):
           # All that a record at the end may lack is its line end.

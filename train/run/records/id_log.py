@@ -9,7 +9,9 @@ proves that each epoch used each image once.
 """
 
 import json
+import os
 import pathlib
+import time
 import zlib
 from collections.abc import Mapping
 from typing import Any
@@ -33,7 +35,7 @@ IDS_FOLDER = "ids"
 ORDER_FILE = "order.json"
 RECORD = np.dtype(
   [
-    ("start", "<u8"),  # Nanoseconds since 1970 at which the run was started or rolled back.
+    ("start", "<u8"),  # Nanoseconds since 1970 when the run was started or rolled back; grows.
     ("step", "<u8"),  # Number of the step that used the batch, counted from 1.
     ("id_sum", "<u8"),  # Sum of `hash_ids`, modulo 2^64.
     ("epoch", "<u4"),
@@ -47,6 +49,7 @@ RECORD = np.dtype(
 
 _POSITIVE = range(1, 2**63)
 _ORDER = {"seed": int, "examples": _POSITIVE, "batch_size": _POSITIVE, "repetitions": _POSITIVE}
+_START_MAX = 2**64 - 1
 # What is searched for the next record behind something that is not one.
 _SEARCHED_BYTES_MAX = 1 << 20
 
@@ -71,6 +74,20 @@ def id_sum(ids: np.ndarray) -> int:
   return int(np.sum(hash_ids(ids), dtype=np.uint64))
 
 
+def next_start(workdir: str) -> int:
+  """Returns the number of a start that begins now: the time, if the clock was not set back.
+
+  Args:
+    workdir: folder of the run. The file of its first process, which took part in every start, says
+      what the number has to exceed.
+  """
+  try:
+    sound, _ = _split(_read(_path(workdir, process=0)))
+  except OSError:
+    sound = np.zeros(0, RECORD)
+  return max(time.time_ns(), min(int(sound["start"].max(initial=0)) + 1, _START_MAX))
+
+
 class IdLog:
   """Writes the records of one process. Use as a context manager."""
 
@@ -81,7 +98,7 @@ class IdLog:
 
     Args:
       workdir: folder of the run.
-      start: number of this start, the same in all processes, greater than those of earlier starts.
+      start: number of this start, the same in all processes; the first has it from `next_start`.
       process: index of this process.
       processes: number of processes.
       order: content of `order.json`, which the first process writes.
@@ -93,7 +110,7 @@ class IdLog:
     make_place(folder, IDS_FOLDER, folder=True)
     if process == 0:
       _write_order(folder, order)
-    name = f"{IDS_FOLDER}/{process:05}.bin"
+    name = str(_path("", process))
     make_place(folder, name)
     _repair(folder, name)
     self._file = RecordFile(folder, name)
@@ -172,9 +189,10 @@ def read_records(workdir: str) -> tuple[np.ndarray, int]:
     workdir: folder of the run.
 
   Returns:
-    The records, [records] of `RECORD`, and the number of bytes that are not records.
+    The records, [records] of `RECORD`, and the number of bytes that are not records, with those
+    that a later start has set aside.
   """
-  parts, damaged_bytes = [np.zeros(0, RECORD)], 0
+  parts, damaged_bytes = [np.zeros(0, RECORD)], _set_aside_bytes(pathlib.Path(workdir))
   for path in sorted((pathlib.Path(workdir) / IDS_FOLDER).glob("*.bin")):
     try:
       sound, damaged = _split(_read(path))
@@ -187,6 +205,16 @@ def read_records(workdir: str) -> tuple[np.ndarray, int]:
     damaged_bytes += len(damaged)
     parts.append(sound)
   return np.concatenate(parts), damaged_bytes
+
+
+def _set_aside_bytes(workdir: pathlib.Path) -> int:
+  place = workdir / DAMAGED_FOLDER / IDS_FOLDER
+  paths = [*place.glob("*.bin*")] if place.is_dir() else [place]
+  return sum(path.lstat().st_size or 1 for path in paths if os.path.lexists(path))
+
+
+def _path(workdir: str, process: int) -> pathlib.Path:
+  return pathlib.Path(workdir) / IDS_FOLDER / f"{process:05}.bin"
 
 
 def _read(path: pathlib.Path) -> bytes:

@@ -1,6 +1,7 @@
 """Guards the writing to the folder of a run, explains its errors, and clears what is in the way."""
 
 import contextlib
+import errno
 import os
 import pathlib
 from collections.abc import Iterator
@@ -38,14 +39,27 @@ def move_aside(path: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
     folder: folder in the same workdir; created if needed.
 
   Returns:
-    Its new path: its name in `folder`, or that with the first of `.1`, `.2`, ... that is free.
+    Its new path: its name in `folder`, or that with the first of `.1`, `.2`, ... that is free. If
+    it lies on another file system than the workdir, because a folder of the run is a link, it stays
+    in that folder under its name with `.damaged`: what is damaged might not be readable to be
+    copied, and other names are left alone.
 
   Raises:
     OSError: it cannot be moved.
   """
   folder.mkdir(parents=True, exist_ok=True)
-  place, count = folder / path.name, 0
+  try:
+    return path.rename(_free(folder / path.name))
+  except OSError as error:
+    if error.errno != errno.EXDEV:
+      raise
+  return path.rename(_free(path.with_name(f"{path.name}.damaged")))
+
+
+def _free(path: pathlib.Path) -> pathlib.Path:
+  """Returns a path at which nothing is: the given one, or that with the first free number."""
+  place, count = path, 0
   while os.path.lexists(place):
     count += 1
-    place = folder / f"{path.name}.{count}"
-  return path.rename(place)
+    place = path.with_name(f"{path.name}.{count}")
+  return place

@@ -1,8 +1,10 @@
 """Real checkpoints that were damaged, renamed, swapped or copied in from elsewhere."""
 
+import errno
 import functools
 import json
 import os
+import pathlib
 import shutil
 
 import jax
@@ -334,6 +336,23 @@ def test_a_place_for_damaged_ones_that_is_taken(workdir):
     (workdir / "checkpoints_damaged" / name).symlink_to("nowhere")
   assert restore(workdir) == (5, {6})
   assert (workdir / "checkpoints_damaged/6.2/params").is_dir()
+
+
+def test_damaged_ones_behind_a_link_to_another_file_system_stay_beside_the_others(
+  workdir, monkeypatch
+):
+  rename = pathlib.Path.rename
+
+  def rename_in_folder(path, target):
+    if path.parent != target.parent:
+      raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+    return rename(path, target)
+
+  monkeypatch.setattr(pathlib.Path, "rename", rename_in_folder)
+  (workdir / "checkpoints/6/digests.sha256").unlink()
+  (workdir / "checkpoints/6.damaged").mkdir()
+  assert restore(workdir) == (5, {6})
+  assert (workdir / "checkpoints/6.damaged.1/params").is_dir()
 
 
 def test_a_file_where_damaged_ones_are_moved_is_named(workdir):

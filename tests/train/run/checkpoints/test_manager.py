@@ -332,8 +332,9 @@ SAVE_MUCH = """\
 
   workdir = sys.argv[1]
 
-  def save(checkpoints, step, size):
-    arrays = {"w": np.random.default_rng(step).standard_normal(size, np.float32)}
+  def save(checkpoints, step, size, count=1):
+    generator = np.random.default_rng(step)
+    arrays = {"w" * i: generator.standard_normal(size, np.float32) for i in range(1, count + 1)}
     checkpoints.save(
       step, parameters=arrays, ema=None, optimizer=arrays, data_state={},
       metadata={"experiment": {}},
@@ -383,7 +384,8 @@ FULL_DISK = """
   checkpoints.wait()
   if "limit" in sys.argv:
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-  save(checkpoints, 2, 1_000_000)
+  # Writes of many arrays are under way when the first one fails.
+  save(checkpoints, 2, 50_000, count=20)
   try:
     checkpoints.wait() if "wait" in sys.argv else save(checkpoints, 3, 10)
   except UserError as error:

@@ -111,6 +111,21 @@ def test_what_is_in_the_place_of_a_file_is_moved_aside(tmp_path, make):
     assert os.path.lexists(tmp_path / DAMAGED_FOLDER / name)
 
 
+def test_pipes_that_cannot_be_moved_aside_are_not_waited_for(tmp_path, caplog):
+  os.mkfifo(tmp_path / "metrics.jsonl")
+  (tmp_path / DAMAGED_FOLDER).write_text("a file in the place of the folder")
+  with MetricsWriter(str(tmp_path), restored_step=2) as writer:
+    writer.write(METRICS[0])
+  assert "metrics.jsonl cannot be written" in caplog.text
+  (tmp_path / DAMAGED_FOLDER).unlink()
+  (tmp_path / DAMAGED_FOLDER).mkdir()
+  os.mkfifo(tmp_path / DAMAGED_FOLDER / "goodput.jsonl")
+  (tmp_path / "goodput.jsonl").write_bytes(b"garbage\n" + lines(LEDGER)[0])
+  with Ledger(str(tmp_path)):
+    pass
+  assert read_goodput(str(tmp_path)).starts == 2
+
+
 def test_what_was_moved_aside_before_stays_there(tmp_path):
   for number in range(3):
     make_folder(tmp_path / "ids" / "order.json")

@@ -1,4 +1,5 @@
 import json
+import time
 
 import numpy as np
 import pytest
@@ -7,7 +8,7 @@ from nfnet.errors import UserError
 from train.audit_data import as_text, audit
 from train.data.epoch_order import example_order
 from train.run.records.bookkeeping import DAMAGED_FOLDER
-from train.run.records.id_log import RECORD, IdLog, hash_ids, id_sum, read_records
+from train.run.records.id_log import RECORD, IdLog, hash_ids, id_sum, next_start, read_records
 
 EXAMPLES, BATCH_SIZE, SEED = 40, 16, 3
 ORDER = {"seed": SEED, "examples": EXAMPLES, "batch_size": BATCH_SIZE, "repetitions": 1}
@@ -96,6 +97,17 @@ def test_bad_and_left_out_images_are_counted(tmp_path):
   write(tmp_path, 1, 5, change=change, left_out=(4, 5))
   found = audit(str(tmp_path))
   assert (found.blank, found.left_out) == (3, 32)
+
+
+def test_the_last_start_counts_though_the_clock_was_set_back(tmp_path, monkeypatch):
+  now_ns = next_start(str(tmp_path))
+  assert now_ns <= time.time_ns()
+  write(tmp_path, 1, 5, start=now_ns)
+  monkeypatch.setattr(time, "time_ns", lambda: now_ns - 10**15)
+  # It has rolled back.
+  write(tmp_path, 4, 6, start=next_start(str(tmp_path)), left_out=(4, 5))
+  found = audit(str(tmp_path))
+  assert (found.left_out, found.starts, found.repeated_steps) == (32, 2, 2)
 
 
 def lose_one(process, step, batch):
@@ -192,8 +204,9 @@ def test_damage_hides_no_more_than_the_records_it_is_in(tmp_path, damage, lost_s
   write(tmp_path, 8, 9, start=2)
   assert (tmp_path / DAMAGED_FOLDER / "ids" / "00000.bin").exists()
   records, damaged_bytes = read_records(str(tmp_path))
-  assert damaged_bytes == 0
+  assert damaged_bytes > 0
   assert sorted(set(range(1, 10)) - set(records["step"].tolist())) == lost_steps
+  assert audit(str(tmp_path)).unproven_steps == len(lost_steps)
 
 
 def test_a_file_without_any_record_is_one_line(tmp_path):

@@ -1,4 +1,4 @@
-"""Keeps a failed read of a checkpoint from printing tracebacks of the reads beside it.
+"""Keeps a failed read or write of a checkpoint from printing tracebacks of those beside it.
 
 This is the one place that replaces an attribute of another library (`asyncio.new_event_loop`); it
 was written for Orbax 0.12.8.
@@ -19,12 +19,13 @@ class _FinishingEventLoop(asyncio.SelectorEventLoop):
 
 
 @contextlib.contextmanager
-def finished_reads() -> Iterator[None]:
-  """Makes Orbax finish all running reads before it raises the error of the first that failed.
+def finished_transfers() -> Iterator[None]:
+  """Makes Orbax finish all running reads and writes before it raises the error of the first.
 
-  Orbax 0.12.8 closes its event loop at the first error. Every TensorStore read that ends later then
-  prints a traceback, and every abandoned coroutine prints another when it is collected (up to 40
-  for one deleted file of a checkpoint with 20 arrays). Orbax has no parameter for the loop.
+  Orbax 0.12.8 closes its event loop at the first error. Every TensorStore read or write that ends
+  later then prints a traceback, and every abandoned coroutine prints another when it is collected
+  (up to 40 for one deleted file of a checkpoint with 20 arrays, and hundreds for a full disk).
+  Orbax has no parameter for the loop. Saves make theirs in threads, as late as the last one.
   """
   original = asyncio.new_event_loop
   asyncio.new_event_loop = _FinishingEventLoop
