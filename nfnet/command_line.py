@@ -90,7 +90,9 @@ def report_error(error: BaseException) -> int:
     print("interrupted", file=sys.stderr, flush=True)
     return EXIT_INTERRUPTED
   if isinstance(error, UserError | flags.Error):
-    print(f"error: {escaped(str(error))}", file=sys.stderr, flush=True)
+    # absl lists several wrong flags on a line each.
+    reasons = "; ".join(str(error).splitlines())
+    print(f"error: {escaped(reasons)}", file=sys.stderr, flush=True)
     return EXIT_IN_USE if isinstance(error, InUseError) else EXIT_USER_ERROR
   traceback.print_exception(error)
   return EXIT_UNEXPECTED_ERROR

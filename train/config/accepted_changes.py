@@ -14,7 +14,6 @@ from absl import flags
 
 from nfnet.errors import UserError
 from train.config.experiment import ACCEPTABLE_ON_RESUME
-from train.config.overrides import nearest
 
 FLAG = "accept_changes"
 
@@ -37,7 +36,7 @@ def _are_acceptable(fields: Sequence[str]) -> bool:
   for field in fields:
     if field not in ACCEPTABLE_ON_RESUME:
       raise UserError(
-        f"--{FLAG}={field}: a run cannot go on with another value of this field; the nearest that "
-        f"may be changed is {nearest(field, sorted(ACCEPTABLE_ON_RESUME))}"
+        f"--{FLAG}={field}: a run cannot go on with another value of this field; the fields that "
+        f"may be changed are {', '.join(sorted(ACCEPTABLE_ON_RESUME))}"
       )
   return True

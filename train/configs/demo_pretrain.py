@@ -45,6 +45,6 @@ def experiment() -> Experiment:
     ),
     loss=Loss(label_smoothing=0.1),
     schedule=Schedule(
-      train_steps=3000, log_every_steps=100, evaluate_every_steps=1000, checkpoint_every_steps=1000
+      train_steps=3000, log_every_steps=100, evaluate_every_steps=1000, checkpoint_every_steps=100
     ),
   )

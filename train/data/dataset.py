@@ -32,7 +32,8 @@ def open_decoder(data: Data, split_name: str) -> Decoder:
   if data.num_classes != len(manifest.class_names):
     raise UserError(
       f"data.num_classes={data.num_classes}, but data set {data.path} has "
-      f"{len(manifest.class_names)} classes"
+      f"{len(manifest.class_names)} classes; set --config.data.num_classes="
+      f"{len(manifest.class_names)}"
     )
   split = _find_split(data, manifest, split_name)
   check_file_sizes(data.path, split)

@@ -36,7 +36,7 @@ from train.run.processes import is_first, same_in_all_processes
 from train.run.records import goodput
 from train.run.records.goodput import Ledger
 from train.run.records.id_log import IdLog, next_start
-from train.run.records.metrics import read_metrics
+from train.run.records.metrics import is_evaluated, read_metrics
 from train.run.records.workdir import writing_to
 from train.run.reports import Reports
 from train.run.resume import Position
@@ -293,6 +293,12 @@ def _train_from(position: Position, run: _Run, events: Sequence[str]) -> None:
   """
   experiment, schedule, ledger = run.experiment, run.experiment.schedule, run.ledger
   ledger.goes_on_from(position.step)
+  if position.owes_evaluation:
+    # The checkpoint does not know what an earlier start from it has done.
+    has_average = position.state.ema is not None
+    position.owes_evaluation = not same_in_all_processes(
+      is_first() and is_evaluated(run.workdir, position.step, ema=has_average)
+    )
   with (
     IdLog(
       run.workdir,
@@ -547,6 +553,8 @@ def _describe(run: _Run, step: int) -> str:
   """Returns one line for the person who started the run."""
   experiment = run.experiment
   start = f"resuming after step {step}" if step else "starting"
+  if experiment.initial_weights and not step:
+    start += f" from {experiment.initial_weights}"
   return (
     f"{experiment.name}: NFNet-{experiment.model.variant}, {run.train_examples} images, "
     f"{run.total_steps} steps of {experiment.data.batch_size} on {run.mesh.size} "

@@ -157,6 +157,23 @@ def read_metrics(path: str | os.PathLike) -> list[Record]:
     raise UserError(f"metrics file {str(path)!r} cannot be read: {error.strerror}") from error
 
 
+def is_evaluated(workdir: str, step: int, *, ema: bool) -> bool:
+  """Returns whether the evaluation of a step is on record to its end.
+
+  Args:
+    workdir: folder of the run.
+    step: number of the step.
+    ema: whether the run has a moving average, whose evaluation is the last.
+  """
+  try:
+    records = read_metrics(workdir)
+  except UserError:
+    return False
+  return any(
+    (r["step"], r["kind"], bool(r.get("ema"))) == (step, "evaluation", ema) for r in records
+  )
+
+
 def parse_metrics_line(line: str) -> Record | None:
   """Returns the record in a line of metrics.jsonl, or None if it holds none."""
   return parse_line(line, _as_record)

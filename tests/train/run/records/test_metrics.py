@@ -9,7 +9,7 @@ from tensorboardX.crc32c import crc32c
 from tensorboardX.proto import event_pb2
 
 from nfnet.errors import UserError
-from train.run.records.metrics import MetricsWriter, read_metrics
+from train.run.records.metrics import MetricsWriter, is_evaluated, read_metrics
 
 
 def train_record(step):
@@ -102,6 +102,16 @@ def test_an_evaluation_that_was_cut_short_is_recorded_once(tmp_path):
     (8, "train", 1.0),
     (8, "evaluation", 2.0),
   ]
+
+
+def test_an_evaluation_is_on_record_once_its_last_network_is(tmp_path):
+  assert not is_evaluated(str(tmp_path), 8, ema=True)
+  with MetricsWriter(str(tmp_path), restored_step=None) as writer:
+    writer.write({"step": 4, "kind": "evaluation", "ema": True, "loss": 1.0})
+    writer.write({"step": 8, "kind": "evaluation", "ema": False, "loss": 1.0})
+  assert is_evaluated(str(tmp_path), 8, ema=False)
+  assert is_evaluated(str(tmp_path), 4, ema=True)
+  assert not is_evaluated(str(tmp_path), 8, ema=True)
 
 
 def test_tensorboard_gets_the_numbers_and_forgets_on_resume(tmp_path):
