@@ -9,12 +9,14 @@ import re
 import shutil
 import threading
 import time
+import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import orbax.checkpoint as ocp
 from absl import logging as absl_logging
 from etils import epath
+from orbax.checkpoint._src.futures import future
 from orbax.checkpoint.path import step as step_lib
 
 from nfnet.foreign_files.json_text import read_json_object
@@ -119,15 +121,26 @@ def remove_unfinished_saves(folder: pathlib.Path) -> None:
 
 
 def finish_threads() -> None:
-  """Waits for the threads of a failed save, which Orbax leaves running once one has failed.
+  """Ends the threads of a failed save, which Orbax leaves running.
 
-  They would log their own failures when nobody keeps them quiet any more.
+  Those that wait for what the failed one should have done, such as a folder that could not be
+  created, would keep the process from ending for five minutes or more, and the others would log
+  their own failures when nobody keeps them quiet any more.
   """
   deadline_seconds = time.monotonic() + _SECONDS_TO_FINISH
-  for thread in threading.enumerate():
-    if type(thread).__module__.partition(".")[0] == "orbax":
-      # Their own `join` raises what the thread has raised.
-      threading.Thread.join(thread, max(0, deadline_seconds - time.monotonic()))
+  threads = [one for one in threading.enumerate() if isinstance(one, future._SignalingThread)]
+  if threads:
+    # What they would have run is abandoned, which Python would say of each.
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+  for thread in threads:
+    # Its loop may have been closed in this moment.
+    with contextlib.suppress(RuntimeError):
+      thread.cancel()
+    # A thread that waits looks only then whether it was canceled.
+    future.set_signals(thread._receive_signals, operation_id=thread._operation_id)
+  for thread in threads:
+    # Their own `join` raises what the thread has raised.
+    threading.Thread.join(thread, max(0, deadline_seconds - time.monotonic()))
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 import contextlib
 import dataclasses
+import gc
 import itertools
 import os
 import pathlib
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -323,6 +325,23 @@ def test_workdir_that_cannot_be_written_is_named(tmp_path):
   workdir = str(tmp_path / "file" / "run")
   with pytest.raises(UserError, match=re.escape(f"workdir {workdir!r} cannot be written")):
     Checkpoints(workdir, keep=1)
+
+
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")
+def test_no_thread_outlives_a_save_whose_folder_cannot_be_created(tmp_path):
+  before = set(threading.enumerate())
+  checkpoints = Checkpoints(str(tmp_path), keep=1)
+  (tmp_path / "checkpoints").rmdir()
+  (tmp_path / "checkpoints").write_text("a file in the place of the folder")
+  save(checkpoints, 1)
+  with pytest.raises(UserError, match="could not be saved"):
+    checkpoints.wait()
+  with contextlib.suppress(UserError):
+    checkpoints.close()
+  assert not [one for one in set(threading.enumerate()) - before if not one.daemon]
+  del checkpoints
+  # While the warnings of this test are ignored.
+  gc.collect()
 
 
 SAVE_MUCH = """\
