@@ -5,7 +5,8 @@ r"""Estimates how ways of saving memory change a chip's memory and the step time
 
 Compiles the step of `train/configs/jft_pretrain.py` (32 images a chip on the 128 chips of v4:4x4x8)
 in each of these ways (extra `tpu`; half an hour on two cores, instant the second time).
-Memory is what the compiler states; step times are estimated from its schedule, not measured.
+Memory is what the compiler states (`Compilation` in `profiling.compile.compilation`); step times
+are estimated from its schedule, not measured.
 """
 
 import dataclasses

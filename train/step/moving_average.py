@@ -1,8 +1,9 @@
 """The exponential moving average (EMA) of the parameters, which evaluation prefers.
 
 After each step, `ema = ema + (1 - decay) * (parameters - ema)`. The optimizer's kernels compute
-this in the same pass over memory as the new parameters (`kernels.sgd_agc`); this module has the
-decay of a step and the initial average. The source is paper B, appendix A.
+this in the same pass over memory as the new parameters (`updated_ema` in
+`kernels.sgd_agc.formulas`); this module has the decay of a step and the initial average. The source
+is paper B, appendix A.
 """
 
 from typing import Any

@@ -42,7 +42,7 @@ def check_resumable(
     f"{field} was {saved!r} and is now {asked!r}" for field, (saved, asked) in changed.items()
   )
   back = shlex.join(as_argument(field, saved) for field, (saved, _) in changed.items())
-  ways = [f"resume it with {back}", "move the workdir away to start anew"]
+  ways = [f"resume it with {back}", "give another --workdir to start anew"]
   if changed.keys() <= ACCEPTABLE_ON_RESUME:
     ways.append(f"change it for the rest of the run with --accept_changes={','.join(changed)}")
   raise UserError(f"the workdir holds another experiment: {differences}; {', or '.join(ways)}")
