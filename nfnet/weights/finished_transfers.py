@@ -10,12 +10,19 @@ from collections.abc import Iterator
 
 
 class _FinishingEventLoop(asyncio.SelectorEventLoop):
-  """Waits for its running tasks before it closes."""
+  """Waits for its running tasks before it closes, and lets those that wait for them notice."""
 
   def close(self) -> None:
-    if not self.is_closed() and (tasks := asyncio.all_tasks(self)):
-      self.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+    if not self.is_closed() and not self.is_running():
+      self.run_until_complete(_finish())
     super().close()
+
+
+async def _finish() -> None:
+  # Even if no task is left, this begins after the callbacks of those that have just failed, without
+  # which their errors would count as never retrieved.
+  others = asyncio.all_tasks() - {asyncio.current_task()}
+  await asyncio.gather(*others, return_exceptions=True)
 
 
 @contextlib.contextmanager
