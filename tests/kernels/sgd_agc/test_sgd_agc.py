@@ -36,22 +36,26 @@ def draw(shape, seed, scale=1.0):
 @pytest.mark.parametrize("weight_decay", [0.0, 2e-5])
 def test_two_steps_against_float64(shape, clipping, gradient_scale, weight_decay):
   axes = SHAPES[shape]
-  learning_rate, momentum = 0.1, 0.9
-  parameter = draw(shape, 0)
+  learning_rate, momentum, ema_decay = 0.1, 0.9, 0.75
+  parameter, ema = draw(shape, 0), draw(shape, 5)
   buffer = np.zeros(shape, np.float32)
   expected_parameter, expected_buffer = parameter.astype(np.float64), buffer.astype(np.float64)
+  expected_ema = ema.astype(np.float64)
   for step in range(2):
     gradient = draw(shape, 1 + step, gradient_scale)
     step = sgd_agc_step(
       {"x": jnp.asarray(parameter)},
       {"x": jnp.asarray(gradient)},
       {"x": jnp.asarray(buffer)},
+      {"x": jnp.asarray(ema)},
+      ema_decay=jnp.float32(ema_decay),
       learning_rate=jnp.float32(learning_rate),
       momentum=jnp.float32(momentum),
       weight_decay=jnp.float32(weight_decay),
       clipping=None if clipping is None else jnp.asarray(clipping),
     )
     parameter, buffer = step.parameters["x"], step.momentum_buffers["x"]
+    ema = step.emas["x"]
     square_sum = step.gradient_square_sum
     g = gradient.astype(np.float64)
     np.testing.assert_allclose(square_sum, np.sum(np.square(g)), rtol=1e-6)
@@ -65,6 +69,8 @@ def test_two_steps_against_float64(shape, clipping, gradient_scale, weight_decay
       buffer, expected_buffer, rtol=2e-6, atol=3e-7 * np.abs(expected_buffer).max()
     )
     np.testing.assert_allclose(parameter, expected_parameter, rtol=1e-6, atol=1e-7)
+    expected_ema = ema_decay * expected_ema + (1 - ema_decay) * expected_parameter
+    np.testing.assert_allclose(ema, expected_ema, rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
