@@ -36,7 +36,7 @@ _IMPORTED = (
 )
 
 
-def run(module, *arguments, folder=ROOT, environment=None, stdout=None, stderr=None):
+def run(module, *arguments, folder=ROOT, environment=None, stdout=None):
   """Runs `python -m MODULE ARGUMENTS...`, and waits for its end.
 
   Args:
@@ -46,19 +46,20 @@ def run(module, *arguments, folder=ROOT, environment=None, stdout=None, stderr=N
     environment: variables in addition to those of this process, but none that JAX reads when it is
       imported.
     stdout: descriptor of a file that takes the output; by default it is returned.
-    stderr: the same for the errors.
 
   Returns:
     A `subprocess.CompletedProcess` with text.
   """
   environment = {**os.environ, **(environment or {})}
   arguments = [str(argument) for argument in arguments]
-  request = {"module": module, "arguments": arguments, "environment": environment}
-  request["folder"] = str(folder)
+  request = {
+    "module": module,
+    "arguments": arguments,
+    "folder": str(folder),
+    "environment": environment,
+  }
   with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
-    sinks = [
-      file.fileno() if sink is None else sink for sink, file in ((stdout, output), (stderr, errors))
-    ]
+    sinks = [output.fileno() if stdout is None else stdout, errors.fileno()]
     return_code = _server().run(request, sinks)
     texts = [_content(file) for file in (output, errors)]
   return subprocess.CompletedProcess([module, *arguments], return_code, *texts)

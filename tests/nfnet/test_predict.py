@@ -19,10 +19,10 @@ from nfnet.weights.haiku import save_haiku
 from nfnet.weights.load import load_weights
 from nfnet.weights.timm import save_timm
 from tests import commands
+from tests.train.saved_checkpoint import save_checkpoint
 from tests.train.small_network import TINY
 from train.config.experiment import Data, Experiment, Loss, Model
 from train.config.json_conversion import to_json
-from train.run.checkpoints.manager import Checkpoints
 
 NAME = TINY.name
 NUM_CLASSES = 7
@@ -39,19 +39,6 @@ def parameters(small_networks):
     lambda shape: np.asarray(0.5 * rng.standard_normal(shape.shape), np.float32),
     parameter_shapes(NFNet(NAME, NUM_CLASSES)),
   )
-
-
-def save_checkpoint(workdir, parameters, experiment):
-  """Saves a checkpoint of `experiment`, given as JSON."""
-  with Checkpoints(str(workdir), keep=1) as checkpoints:
-    checkpoints.save(
-      1,
-      parameters=parameters,
-      ema=None,
-      optimizer={"momentum": np.zeros(3, np.float32)},
-      data_state={},
-      metadata={"experiment": experiment, "class_names": CLASS_NAMES},
-    )
 
 
 def without(experiment, *fields):
@@ -76,7 +63,9 @@ def folder(tmp_path_factory, parameters):
       data=Data(evaluation_pixels=24, evaluation_resize_margin=0),
       loss=Loss(kind=kind),
     )
-    save_checkpoint(folder / name, parameters, to_json(experiment))
+    save_checkpoint(
+      folder / name, parameters, experiment=to_json(experiment), class_names=CLASS_NAMES
+    )
   rng = np.random.default_rng(1)
   for name, size in (("a.png", (40, 50)), ("b.jpg", (64, 64)), ("c.webp", (30, 90))):
     Image.fromarray(rng.integers(0, 256, (*size, 3), np.uint8)).save(folder / name)
@@ -146,7 +135,9 @@ def test_images_are_resized_as_the_weights_were_evaluated(
   if weights in ("squashed", "old"):
     path = tmp_path / weights
     unknown = ["data.evaluation_resize", "model.numerics"] if weights == "old" else []
-    save_checkpoint(path, parameters, without(experiment, *unknown))
+    save_checkpoint(
+      path, parameters, experiment=without(experiment, *unknown), class_names=CLASS_NAMES
+    )
   classifier = load_classifier(str(path), variant=NAME, resize=asked)
   assert classifier.resize == used
   (image,) = read_images([str(folder / "c.webp")], classifier)
@@ -159,7 +150,9 @@ def test_images_are_resized_as_the_weights_were_evaluated(
 
 def test_a_checkpoint_knows_its_numerics(folder, parameters, tmp_path):
   experiment = Experiment(name="x", model=Model(variant=NAME, numerics="timm"))
-  save_checkpoint(tmp_path / "timm", parameters, to_json(experiment))
+  save_checkpoint(
+    tmp_path / "timm", parameters, experiment=to_json(experiment), class_names=CLASS_NAMES
+  )
   inputs = np.array(read_inputs(str(folder / "inputs.npy"))[:2])
   logits = load_classifier(str(tmp_path / "timm")).logits(inputs)
   expected = expected_logits(parameters, inputs, numerics="timm")
@@ -266,16 +259,9 @@ def test_weights_know_the_names_of_their_classes(folder):
 
 
 def test_names_for_another_number_of_classes_are_refused(folder, parameters):
-  metadata = {"experiment": to_json(Experiment(name="x", model=Model(variant=NAME)))}
-  with Checkpoints(str(folder / "few names"), keep=1) as checkpoints:
-    checkpoints.save(
-      1,
-      parameters=parameters,
-      ema=None,
-      optimizer={"momentum": np.zeros(3, np.float32)},
-      data_state={},
-      metadata={**metadata, "class_names": CLASS_NAMES[:3]},
-    )
+  experiment = to_json(Experiment(name="x", model=Model(variant=NAME)))
+  names = CLASS_NAMES[:3]
+  save_checkpoint(folder / "few names", parameters, experiment=experiment, class_names=names)
   with pytest.raises(UserError, match="names 3 classes, but its classifier has 7"):
     load_classifier(str(folder / "few names"))
 

@@ -11,9 +11,9 @@ from nfnet.weights.haiku_pickle import write_haiku
 from nfnet.weights.load import load_checkpoint, load_weights
 from nfnet.weights.timm import save_timm
 from tests.nfnet.weights.whole_networks import NUM_CLASSES, assert_bit_equal, without_memory
+from tests.train.saved_checkpoint import save_checkpoint
 from train.config.experiment import Experiment, Model
 from train.config.json_conversion import to_json
-from train.run.checkpoints.manager import Checkpoints
 
 SAVERS = {"haiku": save_haiku, "timm": save_timm}
 
@@ -72,15 +72,8 @@ def workdir(tmp_path_factory):
   experiment = Experiment(name="test", model=Model(variant="P0"))
   trained = initial_parameters(NFNet("P0", NUM_CLASSES), seed=0)
   averaged = initial_parameters(NFNet("P0", NUM_CLASSES), seed=1)
-  with Checkpoints(str(folder), keep=1) as checkpoints:
-    checkpoints.save(
-      1,
-      parameters=trained,
-      ema=averaged,
-      optimizer={"momentum": np.zeros(3, np.float32)},
-      data_state={},
-      metadata={"experiment": to_json(experiment), "class_names": ["a"] * NUM_CLASSES},
-    )
+  names = ["a"] * NUM_CLASSES
+  save_checkpoint(folder, trained, ema=averaged, experiment=to_json(experiment), class_names=names)
   return folder, trained, averaged
 
 
@@ -120,14 +113,6 @@ def test_a_checkpoint_of_another_network_than_it_says_is_an_error(workdir, kind,
   changes, change, message = OTHER_NETWORKS[kind]
   experiment = to_json(Experiment(name="test", model=Model(variant="P0")))
   experiment["model"].update(changes)
-  with Checkpoints(str(tmp_path), keep=1) as checkpoints:
-    checkpoints.save(
-      1,
-      parameters=change(workdir[1]),
-      ema=None,
-      optimizer={"momentum": np.zeros(3, np.float32)},
-      data_state={},
-      metadata={"experiment": experiment},
-    )
+  save_checkpoint(tmp_path, change(workdir[1]), experiment=experiment)
   with pytest.raises(UserError, match=message):
     load_checkpoint(str(tmp_path))

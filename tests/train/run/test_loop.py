@@ -18,6 +18,7 @@ from nfnet.weights.timm import save_timm
 from tests.repository import ROOT
 from tests.train.conftest import HELD_OUT_DIGITS
 from tests.train.data import image_files
+from tests.train.saved_checkpoint import save_checkpoint
 from tests.train.small_network import SMALL, TINY
 from train.config.experiment import Data, Experiment, Loss, Model, Optimizer, Schedule
 from train.config.files import load_experiment
@@ -26,7 +27,6 @@ from train.data import dataset_writer
 from train.data.batch_workers.deaths import WorkerDeaths
 from train.data.image_sources import TRAIN, VALIDATION, Source
 from train.demo_data import make_digits
-from train.run.checkpoints.manager import Checkpoints
 from train.run.evaluation import evaluate_checkpoint, evaluate_weights
 from train.run.exit_codes import EXIT_LOST_PROCESS
 from train.run.faults import DIVERGED
@@ -317,15 +317,7 @@ def test_classes_that_the_network_does_not_know_are_refused(experiment, finished
 def test_a_checkpoint_of_another_network_than_it_says_is_not_evaluated(experiment, tmp_path):
   parameters = initial_parameters(make_model(experiment), 0)
   del parameters["stem"]
-  with Checkpoints(str(tmp_path), keep=1) as checkpoints:
-    checkpoints.save(
-      1,
-      parameters=parameters,
-      ema=None,
-      optimizer={"momentum": np.zeros(3, np.float32)},
-      data_state={},
-      metadata={"experiment": to_json(experiment)},
-    )
+  save_checkpoint(tmp_path, parameters, experiment=to_json(experiment))
   with pytest.raises(UserError, match="stem/conv0/weight is missing; they fit no variant"):
     evaluate_checkpoint(str(tmp_path))
 
