@@ -266,6 +266,22 @@ def generations() -> str:
   return _markdown(("TPU", "step", "images/s/chip", "MFU"), rows)
 
 
+def gpu() -> str:
+  """Returns training on a GPU beside timm."""
+  rows = [
+    (
+      row["variant"],
+      f"{row['this_project']['images_per_second']:,.0f}",
+      f"{row['timm']['images_per_second']:,.0f}",
+      f"{row['this_project']['images_per_second'] / row['timm']['images_per_second']:.2f}",
+      row["timm"]["device_kind"],
+    )
+    for row in read_stored("gpu.json")["rows"]
+  ]
+  header = ("network", "this project, images/s", "timm, images/s", "ratio", "card")
+  return _markdown(header, rows)
+
+
 def error_bar() -> str:
   """Returns a sentence that says how far published step times are from their estimates."""
   spread = _spread_v3()
@@ -304,6 +320,7 @@ RESULT_TEXTS: dict[str, Callable[[], str]] = {
     input_pipeline,
     released_code,
     generations,
+    gpu,
     calibration,
   )
 }
