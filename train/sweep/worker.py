@@ -21,7 +21,7 @@ from train.run.faults import DIVERGED
 from train.run.records.metrics import read_metrics
 from train.sweep.claim import Claim, claim_trial, worker_name
 from train.sweep.dead_workers import DeadWorkerWatch
-from train.sweep.folder import DONE, FAILED, RUNNING, WAITING, Entry, SweepFolder
+from train.sweep.folder import DONE, FAILED, RUNNING, WAITING, Entry, SweepFolder, open_log
 from train.sweep.learning_rate_search import Cell, proposals
 from train.sweep.plan import Plan, make_trial
 from train.sweep.results import finished_trials, read_result, results, write_results
@@ -168,7 +168,12 @@ class Worker:
     """Runs a claimed trial until it has another state."""
     trial = self._folder.trial(claim.name)
     before = claim.read()
-    checkpoint_step = newest_step(self._folder.workdir(trial.name)) or 0
+    try:
+      checkpoint_step = newest_step(self._folder.workdir(trial.name)) or 0
+    except UserError as error:
+      # The other trials can be run nevertheless.
+      self._fail(claim, str(error))
+      return
     has_advanced = checkpoint_step > _number(before, "checkpoint_step", -1)
     starts = 0 if has_advanced else _number(before, "starts", 0)
 
@@ -216,10 +221,11 @@ class Worker:
     ]
     with contextlib.ExitStack() as opened:
       with self._folder.writing():
-        file = opened.enter_context(log.open("a", encoding="utf-8"))
+        file = opened.enter_context(open_log(log))
         began = file.tell()
         when = time.strftime("%Y-%m-%d %H:%M:%S")
-        file.write(f"{when}  {self._name}: python -m train.pretrain {shlex.join(arguments)}\n")
+        line = f"{when}  {self._name}: python -m train.pretrain {shlex.join(arguments)}\n"
+        file.write(line.encode())
         file.flush()
       process = subprocess.Popen(
         [

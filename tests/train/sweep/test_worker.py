@@ -110,6 +110,23 @@ def test_starts_are_counted_from_the_last_progress(make):
   assert folder.log(name).read_text().count("last words") == STARTS_MAX
 
 
+def test_what_is_wrong_with_one_trial_does_not_keep_the_others_from_being_run(make):
+  def spoil(name, place):
+    path = folder.trial_folder(name) / place
+    path.parent.mkdir(exist_ok=True)
+    path.symlink_to(path)
+
+  with Stop() as stop:
+    folder, worker = make(stop, [1, 1.5])
+    spoil(NAME.format(1), "run/checkpoints")
+    spoil(NAME.format(1.5), "log.txt")
+    worker.work()
+  entries = folder.entries()
+  assert {entry.state for entry in entries.values()} == {FAILED}
+  assert "checkpoints' cannot be listed: Too many" in entries[NAME.format(1)].read()["reason"]
+  assert entries[NAME.format(1.5)].read()["exit_code"] == 1
+
+
 def test_a_dead_workers_trial_is_taken_over(make):
   with Stop() as stop:
     folder, worker = make(stop, [1], silent_seconds_max=0.5)
