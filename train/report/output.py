@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from nfnet.errors import UserError
+from nfnet.foreign_files.regular_files import open_regular_to_write
 from nfnet.system.paths import open_to_write
 
 if TYPE_CHECKING:
@@ -96,7 +97,9 @@ def save_figures(
     for name, figure in figures.items():
       if figure is not None:
         written.append(pathlib.Path(folder) / f"{name}.png")
-        figure.savefig(written[-1])
+        # A pipe in its place might have no reader.
+        with open_regular_to_write(written[-1], "wb") as file:
+          figure.savefig(file, format="png")
   except OSError as error:
     raise UserError(f"{label} cannot be written: {error.strerror}") from error
   return written

@@ -12,7 +12,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from nfnet.errors import UserError
-from train.report.figure import COLORS, new_plot, plain_log_axis
+from train.report.figure import COLORS, new_plot, plain_log_axis, plain_text
 from train.report.table import format_table
 from train.scaling.laws.finetuning_law import (
   CONFIDENCE,
@@ -26,6 +26,9 @@ from train.scaling.laws.finetuning_law import (
   validate_loss_order,
 )
 from train.scaling.run_table import Run
+
+FINETUNED_MAX = 2_000
+"""Most runs to learn from; the time grows with their square, as each network is left out once."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,8 +74,13 @@ def choose(finetuned: Sequence[Run], candidates: Sequence[Run]) -> Choice:
       law of the other networks.
 
   Raises:
-    UserError: there are too few runs, or runs of fewer than three networks.
+    UserError: there are too few runs or too many, or runs of fewer than three networks.
   """
+  if len(finetuned) > FINETUNED_MAX:
+    raise UserError(
+      f"{len(finetuned):,} fine-tuned runs, where {FINETUNED_MAX:,} are the most; give fewer, such "
+      "as the best of each network"
+    )
   kinds = [kind for kind in KINDS if all(is_known(kind, run) for run in (*finetuned, *candidates))]
   validations = [found for kind in kinds if (found := cross_validate(kind, finetuned))]
   if not validations:
@@ -217,7 +225,7 @@ def draw(choice: Choice) -> Figure | None:
       "o",
       markersize=5,
       color=COLORS[index % len(COLORS)],
-      label=name,
+      label=plain_text(name),
     )
   # Logarithmic, as the laws are, so that equal factors are equal distances.
   axes.set(xscale="log", yscale="log")
