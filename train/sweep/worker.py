@@ -98,7 +98,7 @@ class Worker:
     """Runs trials until all are done or have failed, by this worker or by others.
 
     Raises:
-      UserError: the folder cannot be written, or too many trials failed in a row.
+      UserError: the folder cannot be written or is gone, or too many trials failed in a row.
       Terminated: after SIGTERM, when the trial has been given back.
       KeyboardInterrupt: after Ctrl-C, when the trial has been given back.
     """
@@ -106,6 +106,8 @@ class Worker:
       self._folder.add(trial)
     while True:
       self._stop.raise_if_requested()
+      # A folder that was renamed, removed or emptied looks like a sweep that is done.
+      self._folder.check()
       entries, abandoned = self._look()
       if self._add_searched(entries):
         entries, abandoned = self._look()
