@@ -97,7 +97,7 @@ def test_path_without_checkpoint_is_named(workdir, path, message):
 def test_a_lost_moving_average_is_not_replaced_by_the_parameters(workdir):
   folder = workdir / "checkpoints/9"
   shutil.rmtree(folder / "ema")
-  with pytest.raises(UserError, match="checkpoints/9 cannot be read: ema/.* is missing"):
+  with pytest.raises(UserError, match="cannot be read: ema/"):
     read_checkpoint(str(folder))
   found, _ = read_checkpoint(str(folder), prefer_ema=False)
   assert found["stem"]["w"].tobytes() == np.asarray(params(9)["stem"]["w"]).tobytes()
