@@ -4,10 +4,11 @@ Whether a file can be written is checked before the work, by the flags that name
 (`nfnet.system.paths.define_path`). Should writing fail nevertheless, the text has been printed.
 """
 
+import contextlib
 import json
 import os
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from nfnet.errors import UserError
@@ -56,6 +57,19 @@ def write_json(flag: str, path: str | None, value: Any) -> None:
   text = json.dumps(value, indent=1) + "\n"
   with open_to_write(flag, path) as file:
     file.write(text.encode())
+
+
+@contextlib.contextmanager
+def importing_matplotlib() -> Iterator[None]:
+  """Explains why Matplotlib cannot be imported, around the import of a module that draws.
+
+  Raises:
+    UserError: there is no folder that can be written for its cache, as on a read-only system.
+  """
+  try:
+    yield
+  except OSError as error:
+    raise UserError(f"plots cannot be drawn: {error}") from error
 
 
 def save_figure(flag: str, path: str | None, figure: "Figure | None") -> None:

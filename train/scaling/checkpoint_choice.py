@@ -7,12 +7,10 @@ order of the pre-training loss for comparison.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
-
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING, Any
 
 from nfnet.errors import UserError
-from train.report.figure import COLORS, new_plot, plain_log_axis, plain_text
+from train.report.output import importing_matplotlib
 from train.report.table import format_table
 from train.scaling.laws.finetuning_law import (
   CONFIDENCE,
@@ -26,6 +24,9 @@ from train.scaling.laws.finetuning_law import (
   validate_loss_order,
 )
 from train.scaling.run_table import Run
+
+if TYPE_CHECKING:
+  from matplotlib.figure import Figure
 
 FINETUNED_MAX = 2_000
 """Most runs to learn from; the time grows with their square, as each network is left out once."""
@@ -203,11 +204,14 @@ def as_json(choice: Choice) -> dict[str, Any]:
   }
 
 
-def draw(choice: Choice) -> Figure | None:
+def draw(choice: Choice) -> "Figure | None":
   """Draws true against predicted error, a color for each network; None if no error is known."""
   known = [one for one in choice.ranked if one.run.top1_error_percent is not None]
   if not known:
     return None
+  with importing_matplotlib():
+    from train.report.figure import COLORS, new_plot, plain_log_axis, plain_text
+
   figure, axes = new_plot(
     f"Error after fine-tuning, predicted by {label(choice.law.kind)}",
     "predicted top-1 error (%)",
