@@ -317,12 +317,13 @@ def open_log(path: pathlib.Path) -> BinaryIO:
   Raises:
     OSError: a file cannot be created or written there.
   """
-  # Anything but a file that is missing: a folder, a pipe, a link to itself.
+  # Without a buffer: what could not be written would be tried again, and raise, when it is closed.
   if os.path.isfile(path) or not os.path.lexists(path):
     with contextlib.suppress(PermissionError):
-      return open_regular_to_write(path, "ab")
+      return open_regular_to_write(path, "ab", buffering=0)
+  # A folder, a pipe, a link to itself.
   logging.warning("log %s cannot be written; its output is lost", path)
-  return open(os.devnull, "ab")
+  return open(os.devnull, "ab", buffering=0)
 
 
 def write_whole(path: pathlib.Path, text: str) -> None:

@@ -228,7 +228,6 @@ class Worker:
         when = time.strftime("%Y-%m-%d %H:%M:%S")
         line = f"{when}  {self._name}: python -m train.pretrain {shlex.join(arguments)}\n"
         file.write(line.encode())
-        file.flush()
       process = subprocess.Popen(
         [
           *self._program,

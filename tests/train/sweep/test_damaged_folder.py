@@ -5,6 +5,7 @@ import io
 import json
 import os
 import random
+import resource
 
 import pytest
 
@@ -178,6 +179,18 @@ def test_a_folder_in_the_place_of_the_results_is_named(folder):
   with pytest.raises(UserError, match=r"/results\.csv' is in the way \(Is a directory\)"):
     write_results(folder, {}, [])
   assert not list(folder.path.rglob(".*"))
+
+
+def test_a_log_that_could_not_be_written_is_closed_without_an_error(tmp_path):
+  with open_log(tmp_path / "log.txt") as log:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))
+    try:
+      assert log.write(b"as on a full disk") == 10
+      with pytest.raises(OSError, match="too large"):
+        log.write(b"as on a full disk")
+    finally:
+      resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 STRAYS = (
