@@ -16,6 +16,7 @@ from absl import flags
 from nfnet.command_line import run_main
 from nfnet.system.paths import define_path
 from train.config.files import load_experiment
+from train.data.manifest import MANIFEST_NAME
 from train.demo_data import make_digits
 from train.report.table import format_table
 from train.report.units import format_duration
@@ -54,7 +55,8 @@ def _demo(workdir: pathlib.Path) -> None:
   pretraining_records = train(pretraining, str(pretrained))
 
   digits = workdir / "digits"
-  if not digits.exists():
+  # A demo that was killed may have left a part of them.
+  if not (digits / MANIFEST_NAME).exists():
     make_digits.make(digits)
   on_digits = [f"--config.data.path={digits}"]
   config = str(_CONFIGS / "demo_finetune.py")

@@ -24,10 +24,9 @@ from absl import flags
 
 from nfnet.command_line import refuse_arguments, run_main
 from nfnet.system.paths import define_path
-from train.report.output import print_and_write, write_json
+from train.report.output import importing_matplotlib, print_and_write, write_json
 from train.scaling.analysis import analyze
 from train.scaling.analysis_json import as_json
-from train.scaling.analysis_plots import write_plots
 from train.scaling.analysis_text import as_text
 from train.scaling.run_table import read_runs
 
@@ -51,6 +50,9 @@ def main(arguments: list[str]) -> None:
 
   def draw_plots() -> None:
     if values.plots:
+      with importing_matplotlib():
+        from train.scaling.analysis_plots import write_plots
+
       print()
       for path in write_plots(values.plots, analysis):
         print(f"plot: {path}")

@@ -31,8 +31,16 @@ def write_durably(
 
 
 def write_synced(path: pathlib.Path, content: str | bytes) -> None:
-  """Writes a file that is whole after a power failure if its name has survived."""
-  with path.open("wb") as file:
+  """Writes a new file that is whole after a power failure if its name has survived.
+
+  Whatever else has the name is removed and never written to: opening a pipe might wait forever, and
+  a link may lead to somebody else's file.
+
+  Raises:
+    OSError: it cannot be written, or a folder is in its place.
+  """
+  path.unlink(missing_ok=True)
+  with path.open("xb") as file:
     file.write(content.encode() if isinstance(content, str) else content)
     file.flush()
     os.fsync(file.fileno())

@@ -100,6 +100,21 @@ def check_writable(label: str, path: str, use: Use) -> None:
     ) from error
 
 
+def obstacle(error: OSError) -> str | None:
+  """Returns the path of what kept a file or folder from being written, if something did.
+
+  Args:
+    error: error of the system.
+
+  Returns:
+    Path of a folder in the place of a file, or of a file in the place of a folder; None if the
+    error has another reason.
+  """
+  if isinstance(error, IsADirectoryError | NotADirectoryError | FileExistsError):
+    return error.filename2 or error.filename
+  return None
+
+
 @contextlib.contextmanager
 def open_to_write(flag: str, path: str) -> Iterator[BinaryIO]:
   """Opens a file for a result, and creates its folder if that is not there.

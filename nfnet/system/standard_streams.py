@@ -17,14 +17,14 @@ from typing import Any
 _DESCRIPTORS = {"stdin": 0, "stdout": 1, "stderr": 2}
 
 
-class _LenientFile(io.FileIO):
+class LenientFile(io.FileIO):
   """A file whose `write` drops what cannot be written and keeps the first error.
 
   Attributes:
     error: the first error, or None.
   """
 
-  def __init__(self, descriptor: int, patience_seconds: float | None):
+  def __init__(self, descriptor: int, patience_seconds: float | None = None):
     """Opens a descriptor, which stays open when this object is closed.
 
     Args:
@@ -65,7 +65,7 @@ class _LenientFile(io.FileIO):
 class StandardStreams:
   """The streams that `keep_running_without_readers` has changed, by name ("stdout", "stderr")."""
 
-  files: dict[str, _LenientFile]
+  files: dict[str, LenientFile]
 
   def flush(self) -> None:
     """Writes what is still in memory."""
@@ -101,7 +101,7 @@ def keep_running_without_readers(patience_seconds: float | None = None) -> Stand
     # Something else may have taken the place of the stream, such as a test's capture.
     if not isinstance(stream, io.TextIOWrapper) or stream.fileno() != _DESCRIPTORS[name]:
       continue
-    file = _LenientFile(_DESCRIPTORS[name], patience_seconds)
+    file = LenientFile(_DESCRIPTORS[name], patience_seconds)
     try:
       stream.flush()
     except OSError as error:

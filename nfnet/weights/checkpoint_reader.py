@@ -79,7 +79,9 @@ def read_checkpoint(path: str, *, prefer_ema: bool = True) -> tuple[dict[str, An
   folder = checkpoint_folder(path)
   item = EMA_ITEM if prefer_ema and os.path.isdir(folder / EMA_ITEM) else PARAMS_ITEM
   items = (item, EXPERIMENT_ITEM)
-  if damage := find_damage(folder, items, needed=items):
+  # A moving average that a copy has lost must not be replaced by the parameters.
+  verified = {*items, EMA_ITEM} if prefer_ema else items
+  if damage := find_damage(folder, verified, needed=items):
     raise UserError(f"checkpoint {folder} cannot be read: {damage}; name another step's folder")
   metadata = read_metadata(folder)
   if mix_up := find_mix_up(folder, metadata):

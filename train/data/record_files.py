@@ -148,7 +148,7 @@ def verify(folder: str | os.PathLike[str], manifest: Manifest) -> Iterator[Recor
   Images are not decoded.
 
   Raises:
-    UserError: at the first difference.
+    UserError: at the first difference, or at the first file that cannot be read.
   """
   for split in manifest.splits.values():
     check_file_sizes(folder, split)
@@ -163,7 +163,10 @@ def _verify_file(
   folder: str | os.PathLike[str], record_file: RecordFile, first_id: int, manifest: Manifest
 ) -> None:
   path = pathlib.Path(folder, record_file.file)
-  found = describe_file(folder, record_file.file, record_file.records)
+  try:
+    found = describe_file(folder, record_file.file, record_file.records)
+  except OSError as error:
+    raise UserError(f"record file {path} cannot be read: {error.strerror}") from error
   if found.sha256 != record_file.sha256:
     raise UserError(
       f"record file {path} has SHA-256 {found.sha256} where {MANIFEST_NAME} has "

@@ -29,13 +29,22 @@ def new_plot(
   figure = Figure(figsize=inches, dpi=150, layout="constrained")
   FigureCanvasAgg(figure)
   axes = figure.add_subplot()
-  axes.set_title(title, loc="left", fontweight="bold")
+  axes.set_title(plain_text(title), loc="left", fontweight="bold")
   axes.set_xlabel(x_label)
   axes.set_ylabel(y_label)
   axes.grid(color="#DDDDDD", linewidth=0.6)
   axes.set_axisbelow(True)
   axes.spines[["top", "right"]].set_visible(False)
   return figure, axes
+
+
+def plain_text(name: str) -> str:
+  """Returns what Matplotlib shows as a name, whatever characters that has.
+
+  It would read what is between two dollar signs as a formula, and fail if it is none, and it leaves
+  names out of legends that begin with an underscore.
+  """
+  return (" " if name.startswith("_") else "") + name.replace("$", r"\$")
 
 
 def plain_log_axis(axis: Axis) -> None:

@@ -4,13 +4,15 @@ Whether a file can be written is checked before the work, by the flags that name
 (`nfnet.system.paths.define_path`). Should writing fail nevertheless, the text has been printed.
 """
 
+import contextlib
 import json
 import os
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from nfnet.errors import UserError
+from nfnet.foreign_files.regular_files import open_regular_to_write
 from nfnet.system.paths import open_to_write
 
 if TYPE_CHECKING:
@@ -57,6 +59,19 @@ def write_json(flag: str, path: str | None, value: Any) -> None:
     file.write(text.encode())
 
 
+@contextlib.contextmanager
+def importing_matplotlib() -> Iterator[None]:
+  """Explains why Matplotlib cannot be imported, around the import of a module that draws.
+
+  Raises:
+    UserError: there is no folder that can be written for its cache, as on a read-only system.
+  """
+  try:
+    yield
+  except OSError as error:
+    raise UserError(f"plots cannot be drawn: {error}") from error
+
+
 def save_figure(flag: str, path: str | None, figure: "Figure | None") -> None:
   """Writes a plot to a PNG file, unless there is no path or nothing to show.
 
@@ -96,7 +111,9 @@ def save_figures(
     for name, figure in figures.items():
       if figure is not None:
         written.append(pathlib.Path(folder) / f"{name}.png")
-        figure.savefig(written[-1])
+        # A pipe in its place might have no reader.
+        with open_regular_to_write(written[-1], "wb") as file:
+          figure.savefig(file, format="png")
   except OSError as error:
     raise UserError(f"{label} cannot be written: {error.strerror}") from error
   return written

@@ -147,7 +147,7 @@ def evaluate_checkpoint(
   experiment = override(trained, overrides)
   names, classes = _match_classes(path, weights, experiment.data)
   networks = {"parameters": weights.parameters}
-  if experiment.optimizer.ema_decay is not None:
+  if trained.optimizer.ema_decay is not None:
     networks = {"moving average": load_checkpoint(path, prefer_ema=True).parameters, **networks}
   experiments = _at_resolutions(experiment, pixels)
   evaluations = [

@@ -26,6 +26,7 @@ from train.data import dataset
 from train.data.batch_workers.deaths import TooManyDeathsError, WorkerDeaths
 from train.data.batches import Batches, train_batches
 from train.data.prefetch import BatchFetcher
+from train.report.output import importing_matplotlib
 from train.report.run_summary import summary
 from train.run import faults, resume
 from train.run.checkpoints.manager import BEST_METRIC, Checkpoints
@@ -260,10 +261,11 @@ def _report_end(experiment: Experiment, workdir: str) -> list[dict[str, Any]]:
   print(summary(records, {"experiment": experiment.name, "workdir": workdir}))
   with _as_warning():
     print(goodput.as_text(goodput.read_goodput(workdir)))
-  # Starts are quicker without a third of a second for Matplotlib.
-  from train.report.run_plots import write_plots
-
   with _as_warning(), writing_to(workdir):
+    # Starts are quicker without a third of a second for Matplotlib.
+    with importing_matplotlib():
+      from train.report.run_plots import write_plots
+
     plots = write_plots(records, workdir, title=experiment.name)
     print(f"plots: {', '.join(str(plot) for plot in plots)}")
   return records

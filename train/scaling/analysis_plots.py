@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogFormatterSciNotation
 
-from train.report.figure import COLORS, GRAY, PINK, new_plot, plain_log_axis
+from train.report.figure import COLORS, GRAY, PINK, new_plot, plain_log_axis, plain_text
 from train.report.output import save_figures
 from train.scaling.analysis import Analysis
 from train.scaling.analysis_text import OPTIMUM_LABELS
@@ -187,7 +187,7 @@ def _draw_networks(
       "linewidth": 1.2,
     }
     if own:
-      axes.plot([x(run) for run in own], [y(run) for run in own], label=name, **style)
+      axes.plot([x(run) for run in own], [y(run) for run in own], label=plain_text(name), **style)
 
 
 def _equal_decades(one: Axes, other: Axes) -> None:

@@ -7,12 +7,10 @@ order of the pre-training loss for comparison.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
-
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING, Any
 
 from nfnet.errors import UserError
-from train.report.figure import COLORS, new_plot, plain_log_axis
+from train.report.output import importing_matplotlib
 from train.report.table import format_table
 from train.scaling.laws.finetuning_law import (
   CONFIDENCE,
@@ -26,6 +24,12 @@ from train.scaling.laws.finetuning_law import (
   validate_loss_order,
 )
 from train.scaling.run_table import Run
+
+if TYPE_CHECKING:
+  from matplotlib.figure import Figure
+
+FINETUNED_MAX = 2_000
+"""Most runs to learn from; the time grows with their square, as each network is left out once."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,8 +75,13 @@ def choose(finetuned: Sequence[Run], candidates: Sequence[Run]) -> Choice:
       law of the other networks.
 
   Raises:
-    UserError: there are too few runs, or runs of fewer than three networks.
+    UserError: there are too few runs or too many, or runs of fewer than three networks.
   """
+  if len(finetuned) > FINETUNED_MAX:
+    raise UserError(
+      f"{len(finetuned):,} fine-tuned runs, where {FINETUNED_MAX:,} are the most; give fewer, such "
+      "as the best of each network"
+    )
   kinds = [kind for kind in KINDS if all(is_known(kind, run) for run in (*finetuned, *candidates))]
   validations = [found for kind in kinds if (found := cross_validate(kind, finetuned))]
   if not validations:
@@ -195,11 +204,14 @@ def as_json(choice: Choice) -> dict[str, Any]:
   }
 
 
-def draw(choice: Choice) -> Figure | None:
+def draw(choice: Choice) -> "Figure | None":
   """Draws true against predicted error, a color for each network; None if no error is known."""
   known = [one for one in choice.ranked if one.run.top1_error_percent is not None]
   if not known:
     return None
+  with importing_matplotlib():
+    from train.report.figure import COLORS, new_plot, plain_log_axis, plain_text
+
   figure, axes = new_plot(
     f"Error after fine-tuning, predicted by {label(choice.law.kind)}",
     "predicted top-1 error (%)",
@@ -217,7 +229,7 @@ def draw(choice: Choice) -> Figure | None:
       "o",
       markersize=5,
       color=COLORS[index % len(COLORS)],
-      label=name,
+      label=plain_text(name),
     )
   # Logarithmic, as the laws are, so that equal factors are equal distances.
   axes.set(xscale="log", yscale="log")

@@ -24,7 +24,7 @@ from nfnet.errors import UserError
 from nfnet.system.paths import define_path
 from train.report.output import print_and_write
 from train.run.leases.heartbeat import HEARTBEAT_SECONDS
-from train.sweep.folder import Entry, SweepFolder
+from train.sweep.folder import FAILED, WAITING, Entry, SweepFolder
 from train.sweep.plan import Plan, load_plan
 from train.sweep.results import results, write_results
 from train.sweep.stop import Stop
@@ -103,11 +103,13 @@ def _raise_if_any_failed(folder: SweepFolder, entries: Mapping[str, Entry]) -> N
 def _raise_if_any_ignored(folder: SweepFolder, plan: Plan) -> None:
   """Raises UserError if something else has the place of a trial of the plan."""
   for trial in plan.trials():
-    if f"trials/{trial.name}" in folder.ignored:
-      raise UserError(
-        f"trial {trial.name} was not run, because {str(folder.trial_folder(trial.name))!r} is in "
-        "its place: move that away and run the same command again"
-      )
+    places = (folder.path / state / trial.name for state in (WAITING, FAILED))
+    for place in (folder.trial_folder(trial.name), *places):
+      if str(place.relative_to(folder.path)) in folder.ignored:
+        raise UserError(
+          f"trial {trial.name} was not run, because {str(place)!r} is in its place: "
+          "move that away and run the same command again"
+        )
 
 
 def _say_ignored(text: str) -> None:

@@ -43,6 +43,8 @@ def claim_trial(
       # If an NFS server's answer is lost, the client repeats the rename, which then fails although
       # it was done. No other worker creates a file of this name, so its existence tells.
       if not target.exists():
+        if not target.parent.is_dir():
+          raise
         return None
   return Claim(folder, entry.name, target, heartbeat_seconds)
 
@@ -95,8 +97,14 @@ class Claim:
       content: content that the entry then has.
     """
     self.write(content)
-    with self._folder.writing(), contextlib.suppress(FileNotFoundError):
-      os.rename(self._path, self._folder.path / state / self.name)
+    target = self._folder.path / state / self.name
+    with self._folder.writing():
+      try:
+        os.rename(self._path, target)
+      except FileNotFoundError:
+        # The trial would be run again and again if it could never leave its state.
+        if not target.parent.is_dir():
+          raise
 
   def __enter__(self) -> "Claim":
     self._heartbeat.__enter__()

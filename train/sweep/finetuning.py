@@ -10,16 +10,19 @@ The columns of finetuned.csv are those of the sweep's results.csv and
 """
 
 import contextlib
+import io
 import json
 import pathlib
 import statistics
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any, BinaryIO
 
 from tqdm import tqdm
 
 from nfnet.errors import UserError
 from nfnet.foreign_files.json_text import read_json_object
+from nfnet.foreign_files.numbers import is_number
+from nfnet.system.standard_streams import LenientFile
 from train.config.experiment import Experiment
 from train.config.files import load_experiment
 from train.config.json_conversion import to_json
@@ -30,7 +33,7 @@ from train.run.linear_probe import probe
 from train.run.loop import train
 from train.run.records.metrics import read_metrics
 from train.run.records.workdir import writing_to
-from train.sweep.folder import SweepFolder, write_whole
+from train.sweep.folder import SweepFolder, open_log, write_whole
 from train.sweep.results import (
   COLUMNS,
   best_results,
@@ -132,9 +135,9 @@ def _error_percent(experiment: Experiment, workdir: pathlib.Path) -> float:
   def run() -> dict[str, float]:
     with writing_to(workdir):
       workdir.mkdir(parents=True, exist_ok=True)
-      log = (workdir / "log.txt").open("a", encoding="utf-8")
+      log = open_log(workdir / "log.txt")
     # Its output goes to a log, because a run prints as much as when it is started by hand.
-    with log, contextlib.redirect_stdout(log):
+    with log, _printing_to(log):
       train(experiment, str(workdir), initial=lambda: with_new_classifier(experiment))
     last = last_evaluation(read_metrics(workdir))
     if last is None:
@@ -143,25 +146,42 @@ def _error_percent(experiment: Experiment, workdir: pathlib.Path) -> float:
       )
     return {"top1_error_percent": 100 * (1 - last["top1"])}
 
-  found = run_once(workdir / "result.json", {"experiment": to_json(experiment)}, run)
+  asked = {"experiment": to_json(experiment)}
+  found = run_once(workdir / "result.json", asked, ("top1_error_percent",), run)
   return found["top1_error_percent"]
 
 
+@contextlib.contextmanager
+def _printing_to(log: BinaryIO) -> Iterator[None]:
+  """Sends what is printed to a log; what cannot be written there is lost and ends nothing."""
+  with (
+    io.TextIOWrapper(io.BufferedWriter(LenientFile(log.fileno())), encoding="utf-8") as stream,
+    contextlib.redirect_stdout(stream),
+  ):
+    yield
+
+
 def run_once(
-  path: pathlib.Path, asked: Mapping[str, Any], run: Callable[[], dict[str, float]]
+  path: pathlib.Path,
+  asked: Mapping[str, Any],
+  columns: Collection[str],
+  run: Callable[[], dict[str, float]],
 ) -> dict[str, float]:
   """Returns the result of `run`, from a file if the same request was made before.
 
   Args:
     path: JSON file that keeps the result together with the request.
     asked: JSON values that determine the result.
+    columns: names of the numbers in the result.
     run: function that computes the result.
   """
   # A damaged file is as good as none: the result is computed again.
   with contextlib.suppress(OSError, ValueError):
     before = read_json_object(path)
-    if before.get("asked") == asked and isinstance(before.get("found"), dict):
-      return before["found"]
+    found = before.get("found")
+    is_result = isinstance(found, dict) and found.keys() == set(columns)
+    if before.get("asked") == asked and is_result and all(map(is_number, found.values())):
+      return found
   found = run()
   with writing_to(path.parent):
     write_whole(path, json.dumps({"asked": asked, "found": found}))
@@ -188,7 +208,8 @@ def _probed(experiment: Experiment, path: pathlib.Path, images_max: int) -> dict
       "probe_squared_error": found.squared_error,
     }
 
-  return run_once(path, {"experiment": to_json(experiment), "images_max": images_max}, run)
+  asked = {"experiment": to_json(experiment), "images_max": images_max}
+  return run_once(path, asked, ("probe_error_percent", "probe_squared_error"), run)
 
 
 def _line(row: Mapping[str, Any]) -> str:

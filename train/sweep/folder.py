@@ -30,12 +30,15 @@ import pathlib
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, BinaryIO
+
+from absl import logging
 
 from nfnet.errors import UserError
 from nfnet.foreign_files.json_text import read_json_object
+from nfnet.foreign_files.regular_files import open_regular_to_write
 from nfnet.system.durable_files import write_durably, write_synced
-from nfnet.system.paths import local_path
+from nfnet.system.paths import local_path, obstacle
 from train.sweep.trial import Trial, trial_from_json
 
 WAITING, RUNNING, FAILED, DONE = STATES = ("waiting", "running", "failed", "done")
@@ -158,7 +161,7 @@ class SweepFolder:
   def names(self) -> set[str]:
     """Returns the names of all trials that were ever added and have a definition."""
     names = set()
-    for name in _list(self.path / _TRIALS):
+    for name in (entry.name for entry in _list(self.path / _TRIALS)):
       if problem := self._definition_problem(name):
         self.ignored[f"{_TRIALS}/{name}"] = f"{_TRIAL_FILE} {problem}"
       else:
@@ -187,7 +190,8 @@ class SweepFolder:
     """
     target = self.trial_folder(trial.name)
     text = json.dumps(dataclasses.asdict(trial), indent=1) + "\n"
-    if target.exists():
+    # A link that leads nowhere has the place of the trial too.
+    if os.path.lexists(target):
       if self._definition_problem(trial.name):
         self._define_again(trial.name, text)
       return False
@@ -200,7 +204,7 @@ class SweepFolder:
         os.rename(unfinished, target)
       except OSError:
         shutil.rmtree(unfinished, ignore_errors=True)
-        if target.exists():
+        if os.path.lexists(target):
           return False
         raise
     self._release(trial.name)
@@ -210,6 +214,9 @@ class SweepFolder:
     """Returns the entry of each trial, by name.
 
     A trial whose worker died while adding it gets its entry here.
+
+    Raises:
+      UserError: the folder cannot be listed.
     """
     entries: dict[str, Entry] = {}
     for _ in range(_LISTINGS_MAX):
@@ -262,6 +269,11 @@ class SweepFolder:
     try:
       yield
     except OSError as error:
+      if path := obstacle(error):
+        raise UserError(
+          f"sweep folder {str(self.path)!r} cannot be written: {str(path)!r} is in the way "
+          f"({error.strerror}); move that away and run the same command again"
+        ) from error
       raise UserError(
         f"sweep folder {str(self.path)!r} cannot be written: {error.strerror}; "
         "make it writable and run the same command again"
@@ -292,8 +304,26 @@ class SweepFolder:
 
   def _release(self, name: str) -> None:
     """Creates the entry of a trial that was added, unless it has one."""
-    with self.writing(), contextlib.suppress(FileNotFoundError):
+    # A folder in the place of the entry is ignored, and with it the trial.
+    with self.writing(), contextlib.suppress(FileNotFoundError, IsADirectoryError):
       os.rename(self.trial_folder(name) / _NEW_ENTRY, self.path / WAITING / name)
+
+
+def open_log(path: pathlib.Path) -> BinaryIO:
+  """Opens a log to append to it; the null device if something in its place cannot be a log.
+
+  Output is never state, so what is in the way of one log does not keep its trial from being run.
+
+  Raises:
+    OSError: a file cannot be created or written there.
+  """
+  # Without a buffer: what could not be written would be tried again, and raise, when it is closed.
+  if os.path.isfile(path) or not os.path.lexists(path):
+    with contextlib.suppress(PermissionError):
+      return open_regular_to_write(path, "ab", buffering=0)
+  # A folder, a pipe, a link to itself.
+  logging.warning("log %s cannot be written; its output is lost", path)
+  return open(os.devnull, "ab", buffering=0)
 
 
 def write_whole(path: pathlib.Path, text: str) -> None:
@@ -306,22 +336,29 @@ def _unfinished(path: pathlib.Path) -> pathlib.Path:
   return path.with_name(f".{path.name}.{uuid.uuid4().hex}")
 
 
-def _list(folder: pathlib.Path) -> list[str]:
-  """Returns the names of the finished files and folders in a folder; empty if it does not exist."""
+def _list(folder: pathlib.Path) -> list[os.DirEntry[str]]:
+  """Returns the finished files and folders in a folder; none if it does not exist.
+
+  Raises:
+    UserError: the folder cannot be listed.
+  """
   try:
-    return [name for name in os.listdir(folder) if not name.startswith(".")]
+    with os.scandir(folder) as found:
+      return [entry for entry in found if not entry.name.startswith(".")]
   except FileNotFoundError:
     return []
+  except OSError as error:
+    raise UserError(f"sweep folder {str(folder)!r} cannot be listed: {error.strerror}") from error
 
 
 def _files(folder: pathlib.Path, ignored: dict[str, str]) -> Iterator[os.DirEntry[str]]:
   """Yields the finished files in a folder; notes what else is in it."""
-  try:
-    found = [entry for entry in os.scandir(folder) if not entry.name.startswith(".")]
-  except FileNotFoundError:
-    return
-  for entry in found:
-    if entry.is_file():
+  for entry in _list(folder):
+    try:
+      is_file, reason = entry.is_file(), "not a file"
+    except OSError as error:
+      is_file, reason = False, f"cannot be looked at: {error.strerror}"
+    if is_file:
       yield entry
     elif os.path.lexists(entry.path):
-      ignored[f"{folder.name}/{entry.name}"] = "not a file"
+      ignored[f"{folder.name}/{entry.name}"] = reason

@@ -21,7 +21,7 @@ from train.run.faults import DIVERGED
 from train.run.records.metrics import read_metrics
 from train.sweep.claim import Claim, claim_trial, worker_name
 from train.sweep.dead_workers import DeadWorkerWatch
-from train.sweep.folder import DONE, FAILED, RUNNING, WAITING, Entry, SweepFolder
+from train.sweep.folder import DONE, FAILED, RUNNING, WAITING, Entry, SweepFolder, open_log
 from train.sweep.learning_rate_search import Cell, proposals
 from train.sweep.plan import Plan, make_trial
 from train.sweep.results import finished_trials, read_result, results, write_results
@@ -98,7 +98,7 @@ class Worker:
     """Runs trials until all are done or have failed, by this worker or by others.
 
     Raises:
-      UserError: the folder cannot be written, or too many trials failed in a row.
+      UserError: the folder cannot be written or is gone, or too many trials failed in a row.
       Terminated: after SIGTERM, when the trial has been given back.
       KeyboardInterrupt: after Ctrl-C, when the trial has been given back.
     """
@@ -106,6 +106,8 @@ class Worker:
       self._folder.add(trial)
     while True:
       self._stop.raise_if_requested()
+      # A folder that was renamed, removed or emptied looks like a sweep that is done.
+      self._folder.check()
       entries, abandoned = self._look()
       if self._add_searched(entries):
         entries, abandoned = self._look()
@@ -168,7 +170,12 @@ class Worker:
     """Runs a claimed trial until it has another state."""
     trial = self._folder.trial(claim.name)
     before = claim.read()
-    checkpoint_step = newest_step(self._folder.workdir(trial.name)) or 0
+    try:
+      checkpoint_step = newest_step(self._folder.workdir(trial.name)) or 0
+    except UserError as error:
+      # The other trials can be run nevertheless.
+      self._fail(claim, str(error))
+      return
     has_advanced = checkpoint_step > _number(before, "checkpoint_step", -1)
     starts = 0 if has_advanced else _number(before, "starts", 0)
 
@@ -216,11 +223,11 @@ class Worker:
     ]
     with contextlib.ExitStack() as opened:
       with self._folder.writing():
-        file = opened.enter_context(log.open("a", encoding="utf-8"))
+        file = opened.enter_context(open_log(log))
         began = file.tell()
         when = time.strftime("%Y-%m-%d %H:%M:%S")
-        file.write(f"{when}  {self._name}: python -m train.pretrain {shlex.join(arguments)}\n")
-        file.flush()
+        line = f"{when}  {self._name}: python -m train.pretrain {shlex.join(arguments)}\n"
+        file.write(line.encode())
       process = subprocess.Popen(
         [
           *self._program,

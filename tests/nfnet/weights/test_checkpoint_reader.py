@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -91,6 +92,15 @@ def test_path_without_checkpoint_is_named(workdir, path, message):
   path = str(workdir / path)
   with pytest.raises(UserError, match=f"{re.escape(path)}.*{message}"):
     read_checkpoint(path)
+
+
+def test_a_lost_moving_average_is_not_replaced_by_the_parameters(workdir):
+  folder = workdir / "checkpoints/9"
+  shutil.rmtree(folder / "ema")
+  with pytest.raises(UserError, match="cannot be read: ema/"):
+    read_checkpoint(str(folder))
+  found, _ = read_checkpoint(str(folder), prefer_ema=False)
+  assert found["stem"]["w"].tobytes() == np.asarray(params(9)["stem"]["w"]).tobytes()
 
 
 @pytest.mark.parametrize("pattern", ["params/d/*", "params/_METADATA", "experiment/metadata"])

@@ -1,3 +1,7 @@
+import errno
+import hashlib
+import os
+
 import msgpack
 import pytest
 from hypothesis import given
@@ -67,6 +71,15 @@ def test_file_cut_short(folder):
   path = folder / "train.array_record"
   path.write_bytes(path.read_bytes()[:-1])
   with pytest.raises(UserError, match=r"train\.array_record has 131071 bytes where .* 131072"):
+    verify(folder)
+
+
+def test_file_that_cannot_be_read_to_its_end(folder, monkeypatch):
+  def fail(*unused):
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+  monkeypatch.setattr(hashlib, "file_digest", fail)
+  with pytest.raises(UserError, match=r"train\.array_record cannot be read: Input/output error"):
     verify(folder)
 
 

@@ -1,4 +1,5 @@
 import math
+import os
 
 import matplotlib.colors
 import numpy as np
@@ -95,3 +96,16 @@ def test_plots_that_cannot_be_written_are_named(tmp_path):
   (tmp_path / "plots").write_text("")
   with pytest.raises(UserError, match="plots"):
     write_plots(read_metrics(str(tmp_path)), str(tmp_path), title="x")
+
+
+def test_a_name_is_no_formula(tmp_path):
+  write_run(tmp_path)
+  assert len(write_plots(read_metrics(tmp_path), tmp_path, title="$\\nothing$")) == 3
+
+
+def test_a_pipe_in_the_place_of_a_plot_does_not_hold_up_a_run(tmp_path):
+  write_run(tmp_path)
+  (tmp_path / "plots").mkdir()
+  os.mkfifo(tmp_path / "plots" / "loss.png")
+  with pytest.raises(UserError, match="cannot be written"):
+    write_plots(read_metrics(tmp_path), tmp_path, title="some")

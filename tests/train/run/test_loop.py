@@ -27,6 +27,7 @@ from train.data import dataset_writer
 from train.data.batch_workers.deaths import WorkerDeaths
 from train.data.image_sources import TRAIN, VALIDATION, Source
 from train.demo_data import make_digits
+from train.run import evaluation as evaluation_module
 from train.run.evaluation import evaluate_checkpoint, evaluate_weights
 from train.run.exit_codes import EXIT_LOST_PROCESS
 from train.run.faults import DIVERGED
@@ -242,6 +243,19 @@ def test_changed_images_are_not_resumed(experiment, finished, tmp_path):
   )
   with pytest.raises(UserError, match="not the one that the saved"):
     train(changed, finished[0])
+
+
+def test_a_run_without_a_moving_average_is_not_evaluated_as_if_it_had_one(
+  experiment, tmp_path, monkeypatch
+):
+  without = dataclasses.replace(
+    experiment, optimizer=dataclasses.replace(experiment.optimizer, ema_decay=None)
+  )
+  parameters = initial_parameters(make_model(without), seed=0)
+  save_checkpoint(tmp_path, parameters, experiment=to_json(without))
+  monkeypatch.setattr(evaluation_module, "_evaluate_network", lambda *arguments: [arguments[1]])
+  found, _ = evaluate_checkpoint(str(tmp_path), ["--config.optimizer.ema_decay=0.9"])
+  assert found == ["parameters"]
 
 
 def test_evaluation_of_the_checkpoint_is_that_of_the_run(finished):

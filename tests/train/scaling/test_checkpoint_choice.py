@@ -92,3 +92,19 @@ def test_text_names_every_candidate():
   for run in PAPER_A_FINE_TUNED:
     assert f"{run.top1_error_percent:.2f} %" in text
   assert "order of pre-training loss" in text
+
+
+def test_names_are_no_formulas_in_the_plot():
+  names = ("$\\nothing$", "_hidden", "$", "a_b$c")
+  runs = [
+    dataclasses.replace(run, name=name) for name in names for run in fine_tuned_runs(noise=0.01)[:2]
+  ]
+  figure = draw(choose(runs, ()))
+  figure.canvas.draw()
+  assert len(figure.axes[0].get_legend().get_texts()) == len(names)
+
+
+def test_more_runs_than_can_be_compared_are_refused():
+  runs = fine_tuned_runs() * (2_001 // len(fine_tuned_runs()) + 1)
+  with pytest.raises(UserError, match=r"fine-tuned runs, where 2,000 are the most; give fewer"):
+    choose(runs, ())

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import random
+import resource
 
 import pytest
 
@@ -13,7 +14,7 @@ from tests import fuzzing
 from tests.train.sweep.trials import FIXED, make_trial, state
 from train.sweep.claim import claim_trial
 from train.sweep.finetuning import run_once
-from train.sweep.folder import DONE, FAILED, WAITING, SweepFolder
+from train.sweep.folder import DONE, FAILED, STATES, WAITING, SweepFolder, open_log
 from train.sweep.plan import load_plan
 from train.sweep.results import finished_trials, results, write_results
 from train.sweep.trial_table import LiveTable, table_rows, table_text
@@ -130,13 +131,85 @@ def test_a_file_in_the_place_of_a_trial_leaves_it_out(folder):
   )
 
 
+@pytest.mark.parametrize("target", ["nowhere", BAD.name])
+def test_a_link_to_nothing_in_the_place_of_a_trial_leaves_it_out(folder, target):
+  folder.trial_folder(BAD.name).symlink_to(target)
+  assert not folder.add(BAD)
+  folder.add(GOOD)
+  assert set(look_at(folder)) == {GOOD.name}
+  assert list(folder.ignored) == [f"trials/{BAD.name}"]
+  assert not list(folder.path.rglob(".*"))
+
+
+def test_a_folder_in_the_place_of_an_entry_leaves_its_trial_out(folder):
+  place = folder.path / WAITING / BAD.name
+  place.mkdir()
+  folder.add(BAD)
+  folder.add(GOOD)
+  assert set(look_at(folder)) == {GOOD.name}
+  assert folder.ignored == {f"waiting/{BAD.name}": "not a file"}
+  place.rmdir()
+  assert state(folder, BAD) == WAITING
+
+
+@pytest.mark.parametrize("name", [*STATES, "trials"])
+@pytest.mark.parametrize("put", [lambda p: p.write_text(""), lambda p: p.symlink_to(p)])
+def test_a_folder_that_cannot_be_listed_is_one_line(folder, name, put):
+  place = folder.path / name
+  place.rmdir()
+  put(place)
+  with pytest.raises(UserError, match=f"/{name}' cannot be listed: "):
+    folder.entries()
+
+
+@pytest.mark.parametrize(
+  "put", [lambda p: p.mkdir(), os.mkfifo, lambda p: p.symlink_to(p), lambda p: p.symlink_to("/")]
+)
+def test_what_has_the_place_of_a_log_stays_there(tmp_path, put):
+  path = tmp_path / "log.txt"
+  put(path)
+  before = path.lstat()
+  with open_log(path) as log:
+    log.write(b"lost")
+  assert path.lstat() == before
+
+
+def test_a_folder_in_the_place_of_the_results_is_named(folder):
+  (folder.path / "results.csv").mkdir()
+  with pytest.raises(UserError, match=r"/results\.csv' is in the way \(Is a directory\)"):
+    write_results(folder, {}, [])
+  assert not list(folder.path.rglob(".*"))
+
+
+def test_a_log_that_could_not_be_written_is_closed_without_an_error(tmp_path):
+  with open_log(tmp_path / "log.txt") as log:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))
+    try:
+      assert log.write(b"as on a full disk") == 10
+      with pytest.raises(OSError, match="too large"):
+        log.write(b"as on a full disk")
+    finally:
+      resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
 STRAYS = (
   *("trials/notes.txt", "waiting/readme", "running/notes", "done/a@b", "failed/x\x1b[31m"),
   *("waiting/F0~", "done/P0_epochs-0.5_rate-0.1.bak", "running/P0_epochs-0.5_rate-0.1"),
 )
 
 
-@pytest.mark.parametrize("make", [lambda p: p.write_bytes(b"\xff"), lambda p: p.mkdir(), os.mkfifo])
+@pytest.mark.parametrize(
+  "make",
+  [
+    lambda p: p.write_bytes(b"\xff"),
+    lambda p: p.mkdir(),
+    os.mkfifo,
+    lambda p: p.symlink_to(p),
+    lambda p: p.symlink_to("../plan.json/inside a file"),
+    lambda p: p.symlink_to("x" * 300),
+  ],
+)
 def test_strays_are_ignored_and_counted(folder, make):
   folder.add(GOOD)
   for stray in STRAYS:
@@ -242,12 +315,23 @@ def test_a_garbled_plan_file_is_one_line(tmp_path, content, message):
   assert "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b"\xff", b'{"asked": 1}', b'{"asked": {"a": 1}}'])
+@pytest.mark.parametrize(
+  "content",
+  [
+    *(b"", b"[]", b"\xff", b'{"asked": 1}', b'{"asked": {"a": 1}}'),
+    b'{"asked": {"a": 1}, "found": {}}',
+    b'{"asked": {"a": 1}, "found": {"other": 1.0}}',
+    b'{"asked": {"a": 1}, "found": {"found": "1.0"}}',
+    b'{"asked": {"a": 1}, "found": {"found": NaN}}',
+    b'{"asked": {"a": 1}, "found": {"found": 1.0, "other": 1.0}}',
+  ],
+)
 def test_a_garbled_note_of_a_finetuning_is_as_good_as_none(tmp_path, content):
   path = tmp_path / "result.json"
   path.write_bytes(content)
-  assert run_once(path, {"a": 1}, lambda: {"found": 2.0}) == {"found": 2.0}
-  assert run_once(path, {"a": 1}, lambda: {"found": 3.0}) == {"found": 2.0}
+  for value in (2.0, 3.0):
+    found = run_once(path, {"a": 1}, ("found",), lambda value=value: {"found": value})
+    assert found == {"found": 2.0}
 
 
 def _fuzz(tmp_path, count):

@@ -54,7 +54,7 @@ def test_only_what_was_asked_for_before_is_not_done_again(tmp_path):
       runs.append(images_max)
       return {"found": 2.0 * images_max}
 
-    return run_once(tmp_path / "probe.json", {"images_max": images_max}, run)
+    return run_once(tmp_path / "probe.json", {"images_max": images_max}, ("found",), run)
 
   assert ask(10) == ask(10) == {"found": 20.0}
   assert ask(20) == {"found": 40.0}

@@ -92,7 +92,7 @@ def test_what_cannot_be_a_folder_is_one_line(tmp_path, folder):
     SweepFolder(tmp_path).check()
   file = tmp_path / "file"
   file.write_text("")
-  with pytest.raises(UserError, match="file/sweep' cannot be written: Not a directory"):
+  with pytest.raises(UserError, match=r"' is in the way \(Not a directory\); move"):
     SweepFolder(file / "sweep").create(FIXED)
   (folder.path / "plan.json").write_text("{")
   with pytest.raises(UserError, match=r"plan\.json' is damaged"):

@@ -110,6 +110,54 @@ def test_starts_are_counted_from_the_last_progress(make):
   assert folder.log(name).read_text().count("last words") == STARTS_MAX
 
 
+def test_what_is_wrong_with_one_trial_does_not_keep_the_others_from_being_run(make):
+  def spoil(name, place):
+    path = folder.trial_folder(name) / place
+    path.parent.mkdir(exist_ok=True)
+    path.symlink_to(path)
+
+  with Stop() as stop:
+    folder, worker = make(stop, [1, 1.5])
+    spoil(NAME.format(1), "run/checkpoints")
+    spoil(NAME.format(1.5), "log.txt")
+    worker.work()
+  entries = folder.entries()
+  assert {entry.state for entry in entries.values()} == {FAILED}
+  assert "checkpoints' cannot be listed: Too many" in entries[NAME.format(1)].read()["reason"]
+  assert entries[NAME.format(1.5)].read()["exit_code"] == 1
+
+
+@pytest.mark.parametrize("state", [FAILED, RUNNING])
+def test_a_folder_of_entries_that_is_gone_ends_the_worker(make, state):
+  """It would run the trial again and again, or wait forever for whoever has it."""
+  with Stop() as stop:
+    folder, worker = make(stop, [1], silent_seconds_max=0.5)
+    (folder.path / state).rmdir()
+    with pytest.raises(UserError, match="cannot be written: No such file or directory"):
+      worker.work()
+  assert folder.log(NAME.format(1)).exists() == (state == FAILED)
+  folder.create(worker._plan.fixed)
+  with Stop() as stop:
+    worker.work()
+  assert [entry.state for entry in folder.entries().values()] == [FAILED]
+
+
+def test_a_sweep_folder_that_was_replaced_is_not_a_sweep_that_is_done(make, tmp_path):
+  with Stop() as stop:
+    folder, worker = make(stop, [1, 1.5])
+    run = worker._run
+
+    def replace_folder(claim):
+      run(claim)
+      folder.path.rename(tmp_path / "renamed")
+      folder.path.mkdir()
+
+    worker._run = replace_folder
+    with pytest.raises(UserError, match="sweep': there is no sweep"):
+      worker.work()
+  assert not list(folder.path.iterdir())
+
+
 def test_a_dead_workers_trial_is_taken_over(make):
   with Stop() as stop:
     folder, worker = make(stop, [1], silent_seconds_max=0.5)

@@ -8,6 +8,7 @@ import contextlib
 import math
 import os
 import pathlib
+import tempfile
 import uuid
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -122,6 +123,10 @@ class Checkpoints:
           async_options=ocp.AsyncOptions(post_finalization_callback=self._write_digests),
         ),
       )
+      # It may be on another file system than the workdir, or somebody else's; the first save would
+      # tell only after hours.
+      with tempfile.TemporaryFile(dir=self._folder):
+        pass
     except OSError as error:
       raise UserError(
         f"workdir {workdir!r} cannot be written: {error.strerror}; give another --workdir"

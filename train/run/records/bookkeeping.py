@@ -224,6 +224,8 @@ def _rewrite(
     return
   unfinished = path.with_suffix(".tmp")
   make_place(workdir, str(pathlib.Path(name).with_suffix(".tmp")))
+  # A link in its place would be followed to somebody else's file.
+  unfinished.unlink(missing_ok=True)
   try:
     with contextlib.ExitStack() as opened:
       file = opened.enter_context(open_regular_to_write(unfinished, "wb"))

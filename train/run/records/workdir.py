@@ -7,6 +7,7 @@ import pathlib
 from collections.abc import Iterator
 
 from nfnet.errors import UserError
+from nfnet.system.paths import obstacle
 from train.run.leases.held import check_lease
 
 
@@ -25,6 +26,12 @@ def writing_to(workdir: str | pathlib.Path) -> Iterator[None]:
     check_lease(workdir)
     yield
   except OSError as error:
+    if path := obstacle(error):
+      raise UserError(
+        f"workdir {str(workdir)!r} cannot be written: {str(path)!r} is in the way "
+        f"({error.strerror}); move that away and run the same command again to resume, or give "
+        "another --workdir"
+      ) from error
     raise UserError(
       f"workdir {str(workdir)!r} cannot be written: {error.strerror}; "
       "make room and run the same command again to resume, or give another --workdir"

@@ -358,7 +358,7 @@ def test_damaged_ones_behind_a_link_to_another_file_system_stay_beside_the_other
 def test_a_file_where_damaged_ones_are_moved_is_named(workdir):
   (workdir / "checkpoints/6/digests.sha256").unlink()
   (workdir / "checkpoints_damaged").write_text("")
-  with pytest.raises(UserError, match="cannot be written: File exists") as error:
+  with pytest.raises(UserError, match="checkpoints_damaged' is in the way") as error:
     restore(workdir)
   assert "\n" not in str(error.value)
 

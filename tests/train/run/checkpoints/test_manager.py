@@ -1,5 +1,6 @@
 import contextlib
 import dataclasses
+import errno
 import gc
 import itertools
 import os
@@ -9,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import threading
 
@@ -393,6 +395,15 @@ def test_killed_while_saving_leaves_the_one_before(tmp_path, reached):
     assert np.asarray(restored.parameters["w"]).tobytes() == expected.tobytes()
     save(checkpoints, 3)
   assert [path.name for path in folder.iterdir()] == ["3"]
+
+
+def test_a_folder_that_cannot_be_written_is_noticed_before_the_first_save(tmp_path, monkeypatch):
+  def refuse(*unused, dir, **options):
+    raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(dir))
+
+  monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+  with pytest.raises(UserError, match="cannot be written: Read-only file system; give another"):
+    Checkpoints(str(tmp_path), keep=1)
 
 
 FULL_DISK = """

@@ -155,6 +155,17 @@ def test_an_integer_beyond_64_bits_is_a_float_in_metrics(tmp_path):
   assert repr(read_metrics(tmp_path)[0]["loss"]) == "1e+30"
 
 
+def test_a_link_in_the_place_of_an_unfinished_file_is_not_followed(tmp_path):
+  other = tmp_path / "another"
+  other.write_text("somebody else's")
+  for name, records in (("metrics", METRICS), ("goodput", LEDGER)):
+    (tmp_path / f"{name}.jsonl").write_bytes(b"".join(lines(records)))
+    (tmp_path / f"{name}.tmp").symlink_to(other)
+  with MetricsWriter(str(tmp_path), restored_step=1), Ledger(str(tmp_path)):
+    pass
+  assert other.read_text() == "somebody else's"
+
+
 def test_a_full_disk_is_reported_once_and_nothing_is_lost_if_there_is_room_again(tmp_path):
   program = """
     import resource, sys
