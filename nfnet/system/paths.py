@@ -16,9 +16,6 @@ from absl import flags
 
 from nfnet.errors import UserError, shortened
 
-# Flags belong to the module that calls `define_path`, not to this one.
-flags.disclaim_key_flags()
-
 Use = Literal["read", "write file", "write folder"]
 """The use of a path: a command reads it, writes a file there, or writes files into a folder."""
 
