@@ -355,7 +355,10 @@ def _train_from(position: Position, run: _Run, events: Sequence[str]) -> None:
             position.state, metrics = run.train_step(
               position.state, put_batch(fetched.batch, run.mesh)
             )
-          is_compiled = True
+          if not is_compiled:
+            # The first record's speed is that of the steps, without the compilation.
+            tally.restart_clock()
+            is_compiled = True
           run.termination.begin_steps()
           tally.add(step, metrics)
         ledger.step_done(step)

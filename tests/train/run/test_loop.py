@@ -34,7 +34,7 @@ from train.run.initial_weights import with_new_classifier
 from train.run.leases.workdir_lease import lease_on
 from train.run.loop import train
 from train.run.records.bookkeeping import DAMAGED_FOLDER
-from train.run.records.goodput import read_goodput
+from train.run.records.goodput import COMPILE, read_goodput
 from train.run.records.metrics import read_metrics
 from train.run.termination import Terminated, Termination
 from train.step.model import make_model
@@ -90,6 +90,13 @@ def test_records_every_part_of_the_run(finished):
   # Ten classes: chance is 10 %.
   assert evaluations[-1]["top1"] > 0.3
   assert 0 <= steps[-1]["data_wait_share"] <= 1
+
+
+def test_the_speed_of_the_first_steps_is_without_their_compilation(finished):
+  workdir, records = finished
+  first = next(record for record in records if record["kind"] == "train")
+  seconds = 5 * 64 / first["images_per_second"]
+  assert seconds < read_goodput(workdir).seconds[COMPILE]
 
 
 def test_leaves_checkpoints_and_plots(finished):
