@@ -3,9 +3,9 @@
 `goodput.jsonl` in the workdir has a line for each start of the run, a line for each step that it
 continued from and, about once a second, a line with the seconds that each phase has taken since the
 previous line. So a killed run loses at most about a second of the ledger; one that ends before it
-knows the step that it continues from is no start, and its time counts for the restart. The phases split the time
-of the first process; time that it waits within a step is computation on the devices. Lines that are
-not records are left out (`train.run.records.bookkeeping`).
+knows the step that it continues from is no start, and its time counts for the restart. The phases
+split the time of the first process; time that it waits within a step is computation on the devices.
+Lines that are not records are left out (`train.run.records.bookkeeping`).
 """
 
 import contextlib
