@@ -27,6 +27,7 @@ from train.data.batch_workers.deaths import TooManyDeathsError, WorkerDeaths
 from train.data.batches import Batches, train_batches
 from train.data.prefetch import BatchFetcher
 from train.report.run_summary import summary
+from train.report.units import format_count
 from train.run import faults, resume
 from train.run.checkpoints.manager import BEST_METRIC, Checkpoints
 from train.run.evaluation import evaluate
@@ -559,9 +560,10 @@ def _describe(run: _Run, step: int) -> str:
   if experiment.initial_weights and not step:
     start += f" from {experiment.initial_weights}"
   return (
-    f"{experiment.name}: NFNet-{experiment.model.variant}, {run.train_examples} images, "
-    f"{run.total_steps} steps of {experiment.data.batch_size} on {run.mesh.size} "
-    f"{jax.devices()[0].device_kind} device(s); {start}; compiling"
+    f"{experiment.name}: NFNet-{experiment.model.variant}, "
+    f"{format_count(run.train_examples, 'image')}, {format_count(run.total_steps, 'step')} of "
+    f"{experiment.data.batch_size} on "
+    f"{format_count(run.mesh.size, f'{jax.devices()[0].device_kind} device')}; {start}; compiling"
   )
 
 

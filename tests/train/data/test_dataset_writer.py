@@ -189,7 +189,7 @@ def test_a_class_whose_images_are_all_left_out_is_said(tmp_path):
   found = read_source(source, 0.3)
   manifest = prepare(source, tmp_path / "data", skip_bad_images=True)
   assert describe_classes_left_out(found, manifest.skipped_images) == (
-    "note: train has no image of 1 classes: bee\nnote: validation has no image of 1 classes: bee"
+    "note: train has no image of 1 class: bee\nnote: validation has no image of 1 class: bee"
   )
   assert describe_classes_left_out(found, manifest.skipped_images[1:]).count("\n") == 0
 

@@ -56,7 +56,7 @@ def test_what_is_not_a_record_is_left_out_and_set_aside(tmp_path, garbage, caplo
   assert read_metrics(tmp_path) == METRICS
   assert read_goodput(str(tmp_path)).seconds[STEP] == 2.0
   assert [record.getMessage().partition(": ")[2] for record in caplog.records] == [
-    "left out what is not a record, 1 line(s)"
+    "left out what is not a record, 1 line"
   ] * 2
   with MetricsWriter(str(tmp_path), restored_step=2) as writer, Ledger(str(tmp_path)) as ledger:
     ledger.goes_on_from(2)
@@ -65,7 +65,7 @@ def test_what_is_not_a_record_is_left_out_and_set_aside(tmp_path, garbage, caplo
   assert read_goodput(str(tmp_path)).starts == 2
   for name in ("metrics.jsonl", "goodput.jsonl"):
     assert (tmp_path / DAMAGED_FOLDER / name).read_bytes() == garbage + b"\n"
-    assert f"{name}: set aside what is not a record, 1 line(s)" in caplog.text
+    assert f"{name}: set aside what is not a record, 1 line" in caplog.text
 
 
 def test_a_ledger_without_its_first_lines_adds_up(tmp_path):
