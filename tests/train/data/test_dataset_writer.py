@@ -1,5 +1,6 @@
 import os
 import resource
+import signal
 
 import numpy as np
 import pytest
@@ -224,3 +225,14 @@ def test_tasks_of_workers_are_small_in_number_and_in_bytes():
   # A camera's files.
   assert sizes(*[10 * 2**20] * 5) == [2, 2, 1]
   assert sizes(*[100 * 2**20] * 3, 1, 1) == [1, 1, 1, 2]
+
+
+def test_sigterm_ends_the_workers_in_order():
+  """Python would complain of semaphores that a process killed by it had left behind."""
+  previous = signal.signal(signal.SIGTERM, lambda *unused: None)
+  try:
+    with pytest.raises(SystemExit) as ended, dataset_writer._ordered_map(1):
+      signal.raise_signal(signal.SIGTERM)
+  finally:
+    signal.signal(signal.SIGTERM, previous)
+  assert ended.value.code == 143
