@@ -26,6 +26,9 @@ EXIT_IN_USE = 16
 """Another process is using what this one needs (`nfnet.errors.InUseError`), so the same command may
 succeed later. The number is that of the error EBUSY; neither shells nor sysexits.h use it."""
 
+_PACKAGES = ("nfnet", "train", "profiling")
+"""Packages whose modules define flags. What absl and others define is left to --helpfull."""
+
 # The first pattern is that of TPU v4 and earlier, the second that of v5e and later.
 _TPU_DEVICE_FILES = ("accel[0-9]*", "vfio/[0-9]*")
 _GPU_PLUGINS = ("jax_cuda12_plugin", "jax_cuda13_plugin", "jax_rocm7_plugin")
@@ -123,6 +126,7 @@ def run_main(
       flags.FLAGS.verbosity = logging.WARNING
     return rest
 
+  _show_all_flags()
   streams = keep_running_without_readers(None if prints_result else _READER_SILENT_SECONDS_MAX)
   skip_absent_tpu()
   raise_keyboard_interrupt()
@@ -141,6 +145,15 @@ def run_main(
       sys.exit(EXIT_LOST_OUTPUT)
     print(f"{reason}; all files are complete", file=sys.stderr, flush=True)
     raise
+
+
+def _show_all_flags() -> None:
+  """Makes --help show the flags that other modules define for a command, as well as its own."""
+  for module, defined in flags.FLAGS.flags_by_module_dict().items():
+    if module.partition(".")[0] in _PACKAGES:
+      for flag in defined:
+        # This is the name under which absl looks for the flags of the program.
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
 
 
 def _lost_output(streams: StandardStreams) -> OSError | None:

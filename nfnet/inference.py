@@ -154,7 +154,12 @@ def predict(
 
 
 def top_classes(classifier: Classifier, logits: np.ndarray) -> str:
-  """Formats the most probable classes, one per line, with their probabilities."""
+  """Formats the most probable classes, one per line, with their probabilities.
+
+  If the logits are not finite, a line says so instead.
+  """
+  if not np.isfinite(logits).all():
+    return "  no class: the logits are not finite; the weights or the input are not sound"
   function = jax.nn.sigmoid if classifier.is_multi_label else jax.nn.softmax
   probabilities = np.asarray(function(jnp.asarray(logits)))
   names = classifier.class_names

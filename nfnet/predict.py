@@ -28,6 +28,9 @@ from nfnet.inference import load_classifier, predict, read_images, top_classes
 from nfnet.system.paths import define_path, local_path, open_to_write
 from nfnet.variants import get_variant
 
+_PIXELS_MAX = 4096
+"""Several times the side of any published image; a batch of such images has 3 GB."""
+
 
 def read_inputs(path: str) -> np.ndarray:
   """Maps a float32 [n, height, width, 3] array in a .npy file into memory.
@@ -59,7 +62,9 @@ def _define_flags() -> None:
     "inputs", None, "Normalized images in a .npy file, instead of image files.", use="read"
   )
   define_path("logits_out", None, "Write the logits to this .npy file.", use="write file")
-  flags.DEFINE_integer("pixels", None, "Side that image files are resized to.", lower_bound=1)
+  flags.DEFINE_integer(
+    "pixels", None, "Side that image files are resized to.", lower_bound=1, upper_bound=_PIXELS_MAX
+  )
   flags.DEFINE_enum(
     "resize",
     None,

@@ -28,9 +28,9 @@ from absl import flags
 from nfnet.command_line import refuse_arguments, run_main
 from nfnet.errors import UserError
 from profiling.compile import command_flags, tile_sweep
-from profiling.compile.op_shapes import SUMMARIZED_VARIANTS
-from profiling.compile.op_worker import OpRequest
-from profiling.compile.tile_worker import OPS
+from profiling.compile.op_shapes import SUMMARIZED_VARIANTS, named_shapes
+from profiling.compile.op_worker import YARDSTICK, OpRequest
+from profiling.compile.tile_worker import OPS, sweeps
 from profiling.compile.topology import parse_topology
 from profiling.compiler_text.chips import Chip
 from profiling.estimate.error_bar import error_bar_text, error_bars_json
@@ -145,12 +145,29 @@ def _define_flags() -> None:
   flags.DEFINE_boolean("write_tiles", False, "Use the best tiles from now on.")
 
 
+def _check_only(only: str, labels: Sequence[str]) -> None:
+  """Checks that --only selects something.
+
+  Raises:
+    UserError: it does not; all labels have been printed.
+  """
+  if not any(only in label for label in labels):
+    print("\n".join(dict.fromkeys(labels)))
+    raise UserError(f"--only={only}: none of the labels has this in it; all of them are printed")
+
+
 def main(arguments: list[str]) -> None:
   """Compiles, compares and prints."""
   refuse_arguments(arguments)
   values = flags.FLAGS
   chip = parse_topology(values.topology).chip
   images = values.images * chip.cores_per_device // chip.cores
+  _check_only(
+    values.only,
+    [problem.label for problem, _ in sweeps(values.sweep, images)]
+    if values.sweep
+    else [YARDSTICK, *(shape.label for shape in named_shapes())],
+  )
   if values.sweep:
     found = tile_sweep.sweep(
       values.sweep, values.topology, images, values.only, **command_flags.limits()
@@ -163,8 +180,6 @@ def main(arguments: list[str]) -> None:
     topology=values.topology, images=images, kernels="reference", only=values.only
   )
   reference, versions = compile_ops(request, **command_flags.limits())
-  if not reference:
-    raise UserError(f"--only={values.only}: no op has this in its label")
   pallas = None
   if values.kernels == "pallas":
     request = dataclasses.replace(request, kernels="pallas")

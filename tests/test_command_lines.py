@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from tests import commands
 from tests.docs.pages import flags_of
 from tests.repository import ROOT
 from train.config.experiment import Experiment
@@ -42,6 +43,16 @@ def test_flags_of_free_text_are_no_paths(module):
   assert texts <= NOT_PATHS
   for name in ("workdir", "out", "json", "plot", "plots", "config", "weights", "folder"):
     assert found.get(name, "path") in ("path", "bool") or module == "train.launch"
+
+
+@pytest.mark.parametrize("module", COMMANDS)
+def test_help_shows_the_flags_of_other_modules(module):
+  """absl by itself shows only those that are defined in the main module."""
+  result = commands.run(module, "--help")
+  shown = re.findall(r"^  --(?:\[no\])?(\w+):", result.stdout, re.MULTILINE)
+  assert flags_of(module).keys() <= set(shown)
+  # Those of absl are for --helpfull.
+  assert "verbosity" not in shown
 
 
 def test_paths_that_are_written_are_tried_before_the_work():

@@ -26,7 +26,7 @@ from train.data.manifest import (
   load_manifest,
 )
 from train.data.preparation import class_folders
-from train.report.units import format_size
+from train.report.units import format_count, format_size
 
 _SOURCE = define_path("source", None, "Folder with the images.", use="read")
 _OUT = define_path("out", None, "Folder to write the data set to.", use="write folder")
@@ -96,22 +96,22 @@ def main(arguments: list[str]) -> None:
 
 
 def _print_summary(folder: str, manifest: Manifest) -> None:
-  print(f"{folder}: {len(manifest.class_names)} classes, verified")
+  print(f"{folder}: {format_count(len(manifest.class_names), 'class')}, verified")
   for name, split in manifest.splits.items():
     print(
-      f"  {escaped(name)}: {split.records:,} images, {format_size(split.size_bytes)}, "
-      f"{len(split.record_files)} files"
+      f"  {escaped(name)}: {format_count(split.records, 'image')}, "
+      f"{format_size(split.size_bytes)}, {format_count(len(split.record_files), 'file')}"
     )
   if manifest.skipped_images:
     print(
-      f"  {len(manifest.skipped_images)} images left out because they cannot be read or decoded; "
-      f"{MANIFEST_NAME} lists them"
+      f"  left out because they cannot be read or decoded: "
+      f"{format_count(len(manifest.skipped_images), 'image')}; see {MANIFEST_NAME}"
     )
   if manifest.images_in_two_splits:
     print(
-      f"  {manifest.images_in_two_splits:,} images have the same pixels as an image of another "
-      f"split; {IMAGES_IN_TWO_SPLITS_NAME} lists them; unless scores may count images that were "
-      "trained on, remove them from the source"
+      f"  {format_count(manifest.images_in_two_splits, 'image')} with the same pixels as an image "
+      f"of another split; see {IMAGES_IN_TWO_SPLITS_NAME}; unless scores may count images that "
+      "were trained on, remove what is listed there from the source"
     )
 
 

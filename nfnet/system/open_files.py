@@ -30,8 +30,9 @@ def open_files_error() -> str | None:
     os.close(os.open(os.devnull, os.O_RDONLY))
   except OSError as error:
     if error.errno == errno.EMFILE:
-      limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-      return f"this process has reached its limit of {limit} open files; raise it (ulimit -n)"
+      soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+      how = "ulimit -n" if soft != hard else "as root: ulimit -Hn, or LimitNOFILE of systemd"
+      return f"this process has reached its limit of {soft} open files; raise it ({how})"
     if error.errno == errno.ENFILE:
       return "this machine has reached its limit of open files; raise it (sysctl fs.file-max)"
   return None

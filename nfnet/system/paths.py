@@ -16,9 +16,6 @@ from absl import flags
 
 from nfnet.errors import UserError, shortened
 
-# Flags belong to the module that calls `define_path`, not to this one.
-flags.disclaim_key_flags()
-
 Use = Literal["read", "write file", "write folder"]
 """The use of a path: a command reads it, writes a file there, or writes files into a folder."""
 
@@ -90,8 +87,14 @@ def check_writable(label: str, path: str, use: Use) -> None:
       with open(path, "ab"):
         pass
     elif not _exists(path):
-      ancestor = os.path.dirname(os.path.abspath(path))
+      ancestor = os.path.abspath(path)
+      # A file is created where a link leads, but a folder is not.
       while not _exists(ancestor):
+        if os.path.islink(ancestor) and (is_folder or ancestor != os.path.abspath(path)):
+          raise UserError(
+            f"{label}={path}: {ancestor} is a link to {os.readlink(ancestor)}, which is not there; "
+            "create that folder, or remove the link"
+          )
         ancestor = os.path.dirname(ancestor)
       _try_folder(ancestor)
   except OSError as error:

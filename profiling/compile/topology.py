@@ -11,6 +11,8 @@ from typing import Any
 from nfnet.errors import UserError
 from profiling.compiler_text.chips import CHIPS, Chip
 
+_CHIPS_MAX = 9216
+"""Chips of the largest pod of any generation, which is that of tpu7x."""
 _ONE_WAY = ("all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 
 
@@ -88,7 +90,14 @@ def parse_topology(name: str) -> Topology:
       f"topology {name!r}: a TPU {chip.name} slice has {axes} sides of at least one chip, for "
       f"example {chip.name}:{'x'.join('221'[:axes])}"
     )
-  return Topology(chip, sides)
+  topology = Topology(chip, sides)
+  # Otherwise the compiler refuses the slice in words of its own, or does not come back.
+  if sides[0] % 2 or sides[1] % 2 or topology.chips > _CHIPS_MAX:
+    raise UserError(
+      f"topology {name!r}: the first two sides must be even, because a host has 2 x 2 chips, and a "
+      f"slice has at most {_CHIPS_MAX} chips"
+    )
+  return topology
 
 
 def describe_devices(topology: Topology) -> list[Any]:

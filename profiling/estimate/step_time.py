@@ -22,8 +22,9 @@ RULES = (
 )
 """States which operations take time and what overlaps; `estimate` applies these rules."""
 
-# Scopes that `nfnet.model` and `train.step.train_step` put around their parts.
-_PARTS = ("stem", "stage_1", "stage_2", "stage_3", "stage_4", "head", "optimizer")
+# Scopes that `nfnet.model` and `train.step.train_step` put around their parts, "stage_1" for
+# "stage 1".
+_PARTS = ("stem", "stage 1", "stage 2", "stage 3", "stage 4", "head", "optimizer")
 COLLECTIVES = "collectives"
 OTHER = "other"
 
@@ -33,7 +34,7 @@ class Row:
   """The time that operations of one part, direction and kind take in a step.
 
   Attributes:
-    part: "stem", "stage_1" to "stage_4", "head", "optimizer", "collectives" or "other".
+    part: "stem", "stage 1" to "stage 4", "head", "optimizer", "collectives" or "other".
     direction: direction of the pass for parts of the network; "" for the rest.
     kind: kind of the operations.
     seconds: time in one step.
@@ -156,7 +157,8 @@ def estimate(
 
 def attribute(source: str) -> tuple[str, Direction]:
   """Returns the part and direction to which a path of JAX names belongs (`Operation.source`)."""
-  part = next((name for name in _PARTS if re.search(rf"\b{name}\b", source)), OTHER)
+  scopes = {name: name.replace(" ", "_") for name in _PARTS}
+  part = next((name for name in _PARTS if re.search(rf"\b{scopes[name]}\b", source)), OTHER)
   if part in ("optimizer", OTHER):
     return part, ""
   return part, "backward" if "transpose(" in source else "forward"

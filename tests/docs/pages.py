@@ -131,10 +131,9 @@ def inline_commands(name: str, text: str) -> Iterator[tuple[str, list[str]]]:
 
 
 def shell_commands(text: str) -> Iterator[list[str]]:
-  """Yields the words of each command, without pipes, redirections and variables before it.
+  """Yields the words of each command, without pipes, redirections, and variables or exec before it.
 
-  A variable that is set to a command counts as a command. A command that has `||` behind it, since
-  it fails on purpose, is left out.
+  A command that has `||` behind it, since it fails on purpose, is left out.
   """
   for line in text.replace("\\\n", " ").splitlines():
     lexer = shlex.shlex(line, posix=True, punctuation_chars="|&;<>")
@@ -150,10 +149,8 @@ def shell_commands(text: str) -> Iterator[list[str]]:
         words = []
       elif set(word) <= set("<>"):
         skips = True
-      elif words or not re.match(r"\w+=", word):
+      elif words or not re.match(r"\w+=|exec$", word):
         words.append(word)
-      elif word.partition("=")[2].startswith("python "):
-        yield shlex.split(word.partition("=")[2])
     yield words
 
 

@@ -197,7 +197,7 @@ def test_there_is_something_to_run():
   assert names.issuperset(SET_UP_SLOW)
   assert len(names) > 8
   for path in (ROOT / "docs").glob("*.md"):
-    if path.name not in ("index.md", "results.md", "hyper_parameters.md"):
+    if path.name not in ("index.md", "commands.md", "results.md", "hyper_parameters.md"):
       assert any(block.kind.startswith("bash") for block in read_page(path)), path
 
 
@@ -257,7 +257,7 @@ def block_of(text, kind="bash tpu"):
     ("python -m train.pretrain --config=FILE --config.data.paths=DATA", "no field --config.data.p"),
     ("python -m train.evaluate --workdir=RUN --config.seed=one", "seed='one'"),
     ("docker ps | python -m train.pretrain --work=RUN", "no flag --work"),
-    ('train="python -m train.pretrain --work=RUN"', "no flag --work"),
+    ("exec python -m train.pretrain --work=RUN", "no flag --work"),
     ("python -m profiling.step --variant=F0 --pixels=large", "--pixels=large: not a number"),
     ("python train/pretrain.py", "write python -m"),
     ("terraform apply", "unknown program terraform"),

@@ -5,6 +5,7 @@ import pytest
 from tests.docs.names import check_name, names
 from tests.docs.pages import PAGES, DocumentationError, check_command, inline_commands, page_name
 from tests.repository import ROOT
+from tests.test_command_lines import COMMANDS
 
 BUILD_NOTES = ROOT / "BUILD_NOTES.md"
 
@@ -31,6 +32,12 @@ def test_the_changelog_names_modules_by_their_names_of_now():
   assert now != lines
   for place, name in names("CHANGELOG.md", "\n".join(now)):
     check_name(place, name)
+
+
+def test_the_page_of_commands_lists_all_of_them():
+  text = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
+  listed = [words[2] for _, words in inline_commands("commands.md", text)]
+  assert sorted(listed) == COMMANDS
 
 
 def test_names_and_their_lines():

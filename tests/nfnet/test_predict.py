@@ -203,6 +203,12 @@ def test_names_of_a_file_reach_the_terminal_as_text():
   assert [line.split("  ")[-1] for line in lines] == [r"\udcff", r"\x1b[31m\n", "cat"]
 
 
+def test_logits_that_are_not_finite_are_no_probabilities(folder):
+  classifier = load_classifier(str(folder / "softmax"))
+  text = top_classes(classifier, np.full(NUM_CLASSES, np.nan, np.float32))
+  assert text == "  no class: the logits are not finite; the weights or the input are not sound"
+
+
 def test_sigmoid_probabilities_are_independent(folder):
   logits = np.zeros(NUM_CLASSES, np.float32)
   text = top_classes(load_classifier(str(folder / "sigmoid")), logits)
@@ -323,6 +329,7 @@ def test_the_command_writes_logits(folder, parameters, tmp_path):
     (["--weights=haiku.npz"], "give either image files or --inputs"),
     (["--weights=haiku.npz", "--inputs=inputs.npy", "a.png"], "give either image files or"),
     (["--weights=w", "--inputs=inputs.npy", "--resize=squash"], "--resize is for image files"),
+    (["--weights=haiku.npz", "--pixels=99999999", "a.png"], "--pixels=99999999"),
     (["--weights=haiku.npz", "--variant=P9", "a.png"], "--variant: unknown variant 'P9'"),
     (["--weights=haiku.npz", "--logits_out=a.png/y.npy", "a.png"], "--logits_out=a.png/y.npy"),
   ],

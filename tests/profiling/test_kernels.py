@@ -31,16 +31,18 @@ def test_what_does_not_compile_is_in_the_table():
 
 
 @pytest.mark.parametrize(
-  ("argument", "message"),
+  ("arguments", "message", "printed"),
   [
-    ("--only=no such op", "--only=no such op: no op has this in its label"),
-    ("--topology=v9:2", "topology 'v9:2'"),
-    ("stray", "unexpected argument 'stray'"),
+    (["--only=no such op"], "--only=no such op: none of the labels", "conv 1x1 7px 1536->3072"),
+    (["--only=9x9", "--sweep=stem"], "--only=9x9: none of the labels", "stem 3->16 of"),
+    (["--topology=v9:2"], "topology 'v9:2'", ""),
+    (["stray"], "unexpected argument 'stray'", ""),
   ],
 )
-def test_what_a_user_gets_wrong_is_one_line(argument, message, tmp_path):
+def test_what_a_user_gets_wrong_is_one_line(arguments, message, printed, tmp_path):
   result = commands.run(
-    "profiling.kernels", argument, environment={"XDG_CACHE_HOME": str(tmp_path)}
+    "profiling.kernels", *arguments, environment={"XDG_CACHE_HOME": str(tmp_path)}
   )
   assert result.returncode == 2
+  assert printed in result.stdout
   assert re.fullmatch(rf"error: .*{re.escape(message)}.*\n", result.stderr), result.stderr

@@ -53,7 +53,7 @@ def test_a_step_by_flags(by_flags):
   assert fields["fits"]
   rows = fields["estimated"]["rows"]
   assert {row["part"] for row in rows} == {
-    *("stem", "stage_1", "stage_2", "stage_3", "stage_4", "head"),
+    *("stem", "stage 1", "stage 2", "stage 3", "stage 4", "head"),
     *("optimizer", "collectives", "other"),
   }
   # Float32 gradients of every parameter, and three sums over examples: once, not once a part.

@@ -50,7 +50,7 @@ def test_traces_real_steps(tmp_path):
   assert 0 < figures["busy_share"] <= 1
   rows = figures["rows"]
   parts = {(row["part"], row["direction"]) for row in rows}
-  for part in ("stem", "stage_1", "stage_2", "head"):
+  for part in ("stem", "stage 1", "stage 2", "head"):
     assert {(part, "forward"), (part, "backward")} <= parts
   assert ("optimizer", "") in parts
   assert {"convolution", "elementwise or reduction", "collective"} <= {row["kind"] for row in rows}

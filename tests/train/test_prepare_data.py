@@ -80,7 +80,7 @@ def test_the_program_from_folder_to_verified_data_set(tmp_path):
   assert lines[0].startswith(f"{source}: 3 classes; classes are the folders in {source}; 10% of")
   assert any(line.startswith("  class 0, ant: ") for line in lines)
   assert lines.index(f"{out}: 3 classes, verified") > 5
-  assert "images have the same pixels as an image of another split" in lines[-1]
+  assert "images with the same pixels as an image of another split" in lines[-1]
   again = run_main(f"--source={source}", f"--out={out}", "--workers=0")
   assert "already holds a finished data set" in again.stderr
   assert {path.suffix for path in out.iterdir()} == {".json", ".array_record"}

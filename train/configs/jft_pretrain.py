@@ -48,7 +48,7 @@ def experiment(variant: str = "F0", epochs: float = 1.0, chips: int = 128) -> Ex
   # If the paper has not tried this budget, the rate of the nearest one is used.
   rate = rates[min(rates, key=lambda tried: abs(tried - epochs))]
   return Experiment(
-    name=f"JFT-style pre-training, NFNet-{variant}, {epochs:g} epochs",
+    name=f"JFT-style pre-training, NFNet-{variant}, {epochs:g} epoch{'' if epochs == 1 else 's'}",
     model=Model(
       variant=variant,
       dropout_rate=0.0,

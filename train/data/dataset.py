@@ -5,6 +5,7 @@ from train.config.experiment import Data
 from train.data.examples import Decoder
 from train.data.manifest import Manifest, Split, check_file_sizes, load_manifest
 from train.data.record_reader import RecordReader
+from train.report.units import format_count
 
 
 def class_names(data: Data) -> tuple[str, ...]:
@@ -32,7 +33,7 @@ def open_decoder(data: Data, split_name: str) -> Decoder:
   if data.num_classes != len(manifest.class_names):
     raise UserError(
       f"data.num_classes={data.num_classes}, but data set {data.path} has "
-      f"{len(manifest.class_names)} classes; set --config.data.num_classes="
+      f"{format_count(len(manifest.class_names), 'class')}; set --config.data.num_classes="
       f"{len(manifest.class_names)}"
     )
   split = _find_split(data, manifest, split_name)

@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import pathlib
 import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from typing import NamedTuple
@@ -299,9 +300,12 @@ def _ordered_map(workers: int) -> Iterator[Callable]:
   if not workers:
     yield lambda images: ((image, read) for image in images for read in _read_checked([image]))
     return
-  with concurrent.futures.ProcessPoolExecutor(
-    workers, multiprocessing.get_context("spawn"), initializer=_initialize_worker
-  ) as executor:
+  with (
+    _leaving_on_sigterm(),
+    concurrent.futures.ProcessPoolExecutor(
+      workers, multiprocessing.get_context("spawn"), initializer=_initialize_worker
+    ) as executor,
+  ):
 
     def ordered_map(images: Sequence[SourceImage]) -> Iterator:
       tasks: collections.deque = collections.deque()
@@ -312,7 +316,32 @@ def _ordered_map(workers: int) -> Iterator[Callable]:
       while tasks:
         yield from _finished(*tasks.popleft())
 
-    yield ordered_map
+    try:
+      yield ordered_map
+    except BaseException:
+      # Otherwise the workers would first read all that they have been asked for.
+      executor.shutdown(cancel_futures=True)
+      raise
+
+
+@contextlib.contextmanager
+def _leaving_on_sigterm() -> Iterator[None]:
+  """Makes SIGTERM raise SystemExit: a process that it ends leaves the pool's semaphores behind.
+
+  Python would remove them and print a warning.
+  """
+
+  def leave(*unused) -> None:
+    raise SystemExit(128 + signal.SIGTERM)
+
+  if threading.current_thread() is not threading.main_thread():
+    yield
+    return
+  previous = signal.signal(signal.SIGTERM, leave)
+  try:
+    yield
+  finally:
+    signal.signal(signal.SIGTERM, previous)
 
 
 def _finished(

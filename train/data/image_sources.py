@@ -29,6 +29,7 @@ from nfnet.foreign_files.regular_files import open_regular
 from nfnet.images.decoding import read_image_file
 from train.data.preparation import class_folders, file_tree
 from train.data.preparation.class_folders import TRAIN, VALIDATION
+from train.report.units import format_count
 
 _CLASSES_SHOWN_MAX = 20
 _SUFFIXES_SHOWN_MAX = 5
@@ -192,17 +193,19 @@ def read_source(
 
 def describe_source(source: Source) -> str:
   """Returns what was understood: classes, splits and their sizes, and what was left out."""
-  lines = [f"{len(source.class_names):,} classes; {source.how}"]
+  lines = [f"{format_count(len(source.class_names), 'class')}; {source.how}"]
   counts = {
     split: collections.Counter(label for image in images for label in image.labels)
     for split, images in source.splits.items()
   }
-  lines += (f"  {split}: {len(images):,} images" for split, images in source.splits.items())
+  lines += (
+    f"  {split}: {format_count(len(images), 'image')}" for split, images in source.splits.items()
+  )
   for label, name in enumerate(source.class_names[:_CLASSES_SHOWN_MAX]):
     numbers = " + ".join(f"{count[label]:,}" for count in counts.values())
     lines.append(f"  class {label}, {name}: {numbers} images")
   if (more := len(source.class_names) - _CLASSES_SHOWN_MAX) > 0:
-    lines.append(f"  and {more:,} more classes")
+    lines.append(f"  and {format_count(more, 'more class')}")
   return "\n".join(map(escaped, (*lines, *source.notes)))
 
 
@@ -311,17 +314,18 @@ def _read_class_folders(
 def _notes_of_tree(tree: file_tree.Tree) -> Iterator[str]:
   if tree.left_out:
     yield (
-      f"left out: {len(tree.left_out):,} hidden or system files and folders: "
+      f"left out: {format_count(len(tree.left_out), 'hidden or system item')}: "
       f"{file_tree.examples(tree.left_out)}"
     )
   dangling = [link for folder in tree.root.walk() for link in folder.dangling_links]
   if dangling:
-    yield f"left out: {len(dangling):,} links that lead nowhere: {file_tree.examples(dangling)}"
+    count = format_count(len(dangling), "dangling link")
+    yield f"left out: {count}: {file_tree.examples(dangling)}"
   by_count = sorted(tree.ignored_suffixes.items(), key=lambda pair: -pair[1])
   for suffix, files in by_count[:_SUFFIXES_SHOWN_MAX]:
-    yield f"ignored: {files:,} files that end in {suffix or 'nothing'}"
+    yield f"ignored: {format_count(files, 'file')} ending in {suffix or 'nothing'}"
   if rest := sum(files for _, files in by_count[_SUFFIXES_SHOWN_MAX:]):
-    yield f"ignored: {rest:,} files with other endings"
+    yield f"ignored: {format_count(rest, 'file')} with other endings"
 
 
 def _notes_of_classes(
@@ -331,7 +335,10 @@ def _notes_of_classes(
     present = {label for image in images for label in image.labels}
     absent = [name for label, name in enumerate(class_names) if label not in present]
     if absent:
-      yield f"note: {split} has no image of {len(absent):,} classes: {file_tree.examples(absent)}"
+      yield (
+        f"note: {split} has no image of {format_count(len(absent), 'class')}: "
+        f"{file_tree.examples(absent)}"
+      )
 
 
 def _hold_out(
@@ -345,6 +352,7 @@ def _hold_out(
   for split, chosen in splits.items():
     if not chosen:
       raise UserError(
-        f"evaluation_share={evaluation_share} of {len(images)} images leaves none for {split!r}"
+        f"evaluation_share={evaluation_share} of {format_count(len(images), 'image')} leaves none "
+        f"for {split!r}"
       )
   return {split: tuple(chosen) for split, chosen in splits.items()}

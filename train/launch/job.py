@@ -14,6 +14,7 @@ from train.config.experiment import Experiment
 from train.config.field_names import field_values, path_fields
 from train.config.files import load_experiment
 from train.launch.slices import Slice, parse_slice
+from train.report.units import format_count
 from train.step.sharding.batch import check_batch_size, check_train_batch
 from train.step.sharding.mesh import DATA_AXES, mesh_shape
 
@@ -57,8 +58,9 @@ class Job:
     data = self.experiment.data
     return (
       f"{escaped(self.experiment.name)}: {self.slice.topology} = {self.slice.chips} chips "
-      f"({self.slice.accelerator_type}) = {self.slice.hosts} worker(s); {data.batch_size} images "
-      f"per step = {data.batch_size // self.slice.chips} per chip"
+      f"({self.slice.accelerator_type}) = {format_count(self.slice.hosts, 'worker')}; "
+      f"{format_count(data.batch_size, 'image')} per step = "
+      f"{data.batch_size // self.slice.chips} per chip"
     )
 
 

@@ -28,6 +28,7 @@ from train.data.batches import Batches, train_batches
 from train.data.prefetch import BatchFetcher
 from train.report.output import importing_matplotlib
 from train.report.run_summary import summary
+from train.report.units import format_count
 from train.run import faults, resume
 from train.run.checkpoints.manager import BEST_METRIC, Checkpoints
 from train.run.evaluation import evaluate
@@ -357,7 +358,10 @@ def _train_from(position: Position, run: _Run, events: Sequence[str]) -> None:
             position.state, metrics = run.train_step(
               position.state, put_batch(fetched.batch, run.mesh)
             )
-          is_compiled = True
+          if not is_compiled:
+            # The first record's speed is that of the steps, without the compilation.
+            tally.restart_clock()
+            is_compiled = True
           run.termination.begin_steps()
           tally.add(step, metrics)
         ledger.step_done(step)
@@ -558,9 +562,10 @@ def _describe(run: _Run, step: int) -> str:
   if experiment.initial_weights and not step:
     start += f" from {experiment.initial_weights}"
   return (
-    f"{experiment.name}: NFNet-{experiment.model.variant}, {run.train_examples} images, "
-    f"{run.total_steps} steps of {experiment.data.batch_size} on {run.mesh.size} "
-    f"{jax.devices()[0].device_kind} device(s); {start}; compiling"
+    f"{experiment.name}: NFNet-{experiment.model.variant}, "
+    f"{format_count(run.train_examples, 'image')}, {format_count(run.total_steps, 'step')} of "
+    f"{experiment.data.batch_size} on "
+    f"{format_count(run.mesh.size, f'{jax.devices()[0].device_kind} device')}; {start}; compiling"
   )
 
 

@@ -7,7 +7,6 @@ dies, JAX aborts the others first (`EXIT_ABORTED`, with a message among stack tr
 """
 
 import contextlib
-import os
 import signal
 import socket
 import sys
@@ -19,6 +18,7 @@ from typing import Any, NoReturn
 import jax
 
 from train.run.exit_codes import EXIT_LOST_PROCESS
+from train.run.leases.held import end_process
 
 SILENT_SECONDS_MAX = 30
 """Seconds of silence after which a process counts as dead."""
@@ -180,4 +180,4 @@ def _leave(reason: str, *, who: str | None = None) -> NoReturn:
       file=sys.stderr,
       flush=True,
     )
-  os._exit(EXIT_LOST_PROCESS)
+  end_process(EXIT_LOST_PROCESS)

@@ -16,6 +16,7 @@ import jax
 from jax.experimental import multihost_utils
 
 from train.run.exit_codes import EXIT_INTERRUPTED, EXIT_TERMINATED
+from train.run.leases.held import end_process
 
 _SAME_PRESS_SECONDS = 0.5
 """Programs that start others, such as make and srun, pass on a Ctrl-C that has reached them too."""
@@ -131,7 +132,7 @@ class Termination:
       self._end_soon(EXIT_INTERRUPTED)
     elif now_seconds > self._interrupted_seconds + _SAME_PRESS_SECONDS:
       # The data workers leave when this process does.
-      os._exit(EXIT_INTERRUPTED)
+      end_process(EXIT_INTERRUPTED)
 
   def _end_soon(self, code: int) -> None:
     self.request(code)
@@ -144,7 +145,7 @@ class Termination:
       return
     verb = "interrupted" if code == EXIT_INTERRUPTED else "terminated"
     print(f"{verb} before the first step since the start", file=sys.stderr, flush=True)
-    os._exit(code)
+    end_process(code)
 
 
 def _do_nothing(*unused) -> None:

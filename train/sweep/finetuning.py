@@ -27,6 +27,7 @@ from train.config.experiment import Experiment
 from train.config.files import load_experiment
 from train.config.json_conversion import to_json
 from train.config.overrides import as_argument
+from train.report.units import format_count
 from train.run.initial_weights import with_new_classifier
 from train.run.leases.workdir_lease import lease_on
 from train.run.linear_probe import probe
@@ -104,6 +105,8 @@ def finetune_sweep(
       experiments = [_experiment(folder, row, config, overrides, seed) for seed in range(seeds)]
       errors_percent = []
       for seed, experiment in enumerate(experiments):
+        # Elsewhere than on a terminal there is no bar, and a run takes minutes.
+        tqdm.write(f"{row['trial']}: seed {seed}, {place}/seed-{seed}/log.txt")
         errors_percent.append(_error_percent(experiment, place / f"seed-{seed}"))
         bar.update()
       # One seed is enough, because the features do not depend on it.
@@ -216,6 +219,6 @@ def _line(row: Mapping[str, Any]) -> str:
   """Returns a row of the table for people."""
   return (
     f"{row['trial']}: pre-training loss {row['loss_nats']:.4f}, fine-tuned error "
-    f"{row['top1_error_percent']:.2f} % ({row['seeds']} seeds), probe "
+    f"{row['top1_error_percent']:.2f} % ({format_count(row['seeds'], 'seed')}), probe "
     f"{row['probe_error_percent']:.2f} %"
   )

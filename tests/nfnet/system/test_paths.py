@@ -88,6 +88,19 @@ def test_what_cannot_be_written_is_one_line(tmp_path, path, use, reason):
   assert str(error.value).startswith("--out=/")
 
 
+def test_a_link_that_leads_nowhere_is_named_with_the_cure(tmp_path):
+  (tmp_path / "link").symlink_to("away")
+  for path, use in (
+    ("link", "write folder"),
+    ("link/new", "write folder"),
+    ("link/x", "write file"),
+  ):
+    with pytest.raises(UserError, match="link is a link to away, which is not there; create"):
+      check_writable("--out", str(tmp_path / path), use)
+  # The file is created where the link leads.
+  check_writable("--json", str(tmp_path / "link"), "write file")
+
+
 def test_a_folder_without_permission(tmp_path, monkeypatch):
   """Root may write anywhere, so the system's answer is given in its place."""
 

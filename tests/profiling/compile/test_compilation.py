@@ -99,20 +99,9 @@ def test_kernels_in_loops_are_counted_as_often_as_they_run(compiled):
     assert loops[name] == 2 * unrolled[name] > 0
 
 
-@pytest.mark.parametrize(
-  ("refused", "message"),
-  [
-    (
-      request("v4:2x3x1", data={"batch_size": 48}),
-      r"compiling P0 for v4:2x3x1: topology 'v4:2x3x1'",
-    ),
-    (request(data={"num_classes": 0}), r"data\.num_classes=0: must be at least 1"),
-  ],
-  ids=["topology", "field"],
-)
-def test_what_goes_wrong_is_one_line_and_leaves_nothing(refused, message, tmp_path):
-  with pytest.raises(UserError, match=message) as error:
-    compile_step(refused, cache=tmp_path)
+def test_what_goes_wrong_is_one_line_and_leaves_nothing(tmp_path):
+  with pytest.raises(UserError, match=r"data\.num_classes=0: must be at least 1") as error:
+    compile_step(request(data={"num_classes": 0}), cache=tmp_path)
   assert "\n" not in str(error.value)
   assert not list(tmp_path.iterdir())
 

@@ -110,8 +110,8 @@ def test_kernels_get_unrolled_blocks_as_far_as_the_compiler_manages(variant, ker
 
 
 def test_a_batch_that_does_not_divide_among_the_chips_is_an_error():
-  with pytest.raises(UserError, match=r"'v4:3x3x1': a batch of 32 .* 9 chips"):
-    StepRequest(experiment=PLAIN, topology="v4:3x3x1")
+  with pytest.raises(UserError, match=r"'v4:2x2x3': a batch of 32 .* 12 chips"):
+    StepRequest(experiment=PLAIN, topology="v4:2x2x3")
 
 
 def test_a_batch_is_divided_among_chips_and_not_devices():

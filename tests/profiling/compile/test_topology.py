@@ -19,6 +19,12 @@ def test_what_is_no_slice_is_an_error_that_names_it(name):
     parse_topology(name)
 
 
+@pytest.mark.parametrize("name", ["v4:3x3x3", "v4:2x3x1", "v5e:1x1", "v4:100x100x100"])
+def test_what_the_compiler_has_no_hosts_for_is_refused_with_what_is_valid(name):
+  with pytest.raises(UserError, match=f"topology '{name}': .* even, .* at most 9216 chips"):
+    parse_topology(name)
+
+
 @pytest.mark.parametrize(
   ("name", "seconds"),
   [

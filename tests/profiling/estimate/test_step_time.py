@@ -24,8 +24,8 @@ def operation(kind="convolution", cycles=0, executions=1, source="", result_byte
 @pytest.mark.parametrize(
   ("source", "expected"),
   [
-    ("jit(step)/shard_map/jvp(stage_3)/while/body/dot_general", ("stage_3", "forward")),
-    ("jit(step)/shard_map/transpose(jvp(stage_3))/while/body/mul", ("stage_3", "backward")),
+    ("jit(step)/shard_map/jvp(stage_3)/while/body/dot_general", ("stage 3", "forward")),
+    ("jit(step)/shard_map/transpose(jvp(stage_3))/while/body/mul", ("stage 3", "backward")),
     ("transpose(jvp(stem))/reduce_sum", ("stem", "backward")),
     ("jit(step)/shard_map/optimizer/vmap()/mul", ("optimizer", "")),
     ("jit(step)/shard_map/jvp(head)/transpose(x)/dot_general", ("head", "backward")),
@@ -49,7 +49,7 @@ def test_time_is_cycles_times_executions_over_the_clock():
     V4,
   )
   assert time.by("part", "direction") == pytest.approx(
-    {("stage_1", "forward"): 1e-3, ("stage_1", "backward"): 1e-3, ("optimizer", ""): 5e-4}
+    {("stage 1", "forward"): 1e-3, ("stage 1", "backward"): 1e-3, ("optimizer", ""): 5e-4}
   )
   assert time.by("kind") == pytest.approx({("convolution",): 2e-3, ("copy or layout",): 5e-4})
   assert time.seconds == pytest.approx(2.5e-3)
@@ -99,7 +99,7 @@ def test_a_kernel_takes_the_longer_of_issuing_and_copying(profile, seconds):
   kernel = operation("kernel", executions=3, source="transpose(jvp(stage_2))/pallas_call")
   time = estimate([kernel], V4, {"x": profile})
   assert time.by("part", "direction", "kind") == pytest.approx(
-    {("stage_2", "backward", "kernel"): 3 * seconds}
+    {("stage 2", "backward", "kernel"): 3 * seconds}
   )
 
 

@@ -106,7 +106,7 @@ def test_rows_are_for_one_run_and_leave_out_what_runs_others():
   )
   rows = rows_of(events, HLO, runs=2)
   assert [(row.part, row.direction, row.kind, round(row.seconds * 1e6)) for row in rows] == [
-    ("stage_3", "forward", "elementwise or reduction", 300),
+    ("stage 3", "forward", "elementwise or reduction", 300),
     ("stem", "forward", "convolution", 100),
     # It has no name of its own and belongs to the instruction that uses it.
     ("stem", "backward", "convolution", 50),

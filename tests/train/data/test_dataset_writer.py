@@ -1,5 +1,6 @@
 import os
 import resource
+import signal
 
 import numpy as np
 import pytest
@@ -189,7 +190,7 @@ def test_a_class_whose_images_are_all_left_out_is_said(tmp_path):
   found = read_source(source, 0.3)
   manifest = prepare(source, tmp_path / "data", skip_bad_images=True)
   assert describe_classes_left_out(found, manifest.skipped_images) == (
-    "note: train has no image of 1 classes: bee\nnote: validation has no image of 1 classes: bee"
+    "note: train has no image of 1 class: bee\nnote: validation has no image of 1 class: bee"
   )
   assert describe_classes_left_out(found, manifest.skipped_images[1:]).count("\n") == 0
 
@@ -224,3 +225,14 @@ def test_tasks_of_workers_are_small_in_number_and_in_bytes():
   # A camera's files.
   assert sizes(*[10 * 2**20] * 5) == [2, 2, 1]
   assert sizes(*[100 * 2**20] * 3, 1, 1) == [1, 1, 1, 2]
+
+
+def test_sigterm_ends_the_workers_in_order():
+  """Python would complain of semaphores that a process killed by it had left behind."""
+  previous = signal.signal(signal.SIGTERM, lambda *unused: None)
+  try:
+    with pytest.raises(SystemExit) as ended, dataset_writer._ordered_map(1):
+      signal.raise_signal(signal.SIGTERM)
+  finally:
+    signal.signal(signal.SIGTERM, previous)
+  assert ended.value.code == 143

@@ -182,5 +182,5 @@ def test_files_that_are_no_images_are_counted(tmp_path):
   for name in ("a.txt", "b.TXT", "c.bmp", ".hidden"):
     (source / "ant" / name).write_text("")
   notes = read_source(source, 0.3).notes
-  assert "ignored: 2 files that end in .txt" in notes
-  assert "ignored: 1 files that end in .bmp" in notes
+  assert "ignored: 2 files ending in .txt" in notes
+  assert "ignored: 1 file ending in .bmp" in notes

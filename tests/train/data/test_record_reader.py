@@ -107,5 +107,5 @@ def test_limits_of_open_files_are_raised_and_named(soft, hard, tmp_path):
   for line in lines[2:]:
     assert line.endswith(
       "train-00000-of-00060.array_record cannot be opened: this process has reached its limit of "
-      f"{hard} open files; raise it (ulimit -n)"
+      f"{hard} open files; raise it (as root: ulimit -Hn, or LimitNOFILE of systemd)"
     )

@@ -505,7 +505,7 @@ def test_the_command_writes_what_would_run_and_says_what_it_is():
     assert result.stdout == expected
     (line,) = result.stderr.splitlines()
     assert line.endswith(
-      "4x4x4 = 64 chips (v4-128) = 16 worker(s); 4096 images per step = 64 per chip"
+      "4x4x4 = 64 chips (v4-128) = 16 workers; 4,096 images per step = 64 per chip"
     )
 
 

@@ -35,6 +35,7 @@ from train.run.initial_weights import with_new_classifier
 from train.run.leases.workdir_lease import lease_on
 from train.run.loop import train
 from train.run.records.bookkeeping import DAMAGED_FOLDER
+from train.run.records.goodput import COMPILE, read_goodput
 from train.run.records.metrics import read_metrics
 from train.run.termination import Terminated, Termination
 from train.step.model import make_model
@@ -90,6 +91,13 @@ def test_records_every_part_of_the_run(finished):
   # Ten classes: chance is 10 %.
   assert evaluations[-1]["top1"] > 0.3
   assert 0 <= steps[-1]["data_wait_share"] <= 1
+
+
+def test_the_speed_of_the_first_steps_is_without_their_compilation(finished):
+  workdir, records = finished
+  first = next(record for record in records if record["kind"] == "train")
+  seconds = 5 * 64 / first["images_per_second"]
+  assert seconds < read_goodput(workdir).seconds[COMPILE]
 
 
 def test_leaves_checkpoints_and_plots(finished):
@@ -148,7 +156,7 @@ def test_a_run_that_ends_before_its_first_batch_saves_nothing(
   monkeypatch.setattr(Termination, "is_due_alone", lambda self: True)
   with pytest.raises(Terminated):
     train(experiment, str(tmp_path))
-  assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == steps
+  assert [path.name for path in tmp_path.glob("checkpoints/*")] == steps
 
 
 def test_a_run_whose_workers_are_killed_again_and_again_saves_its_step(
@@ -223,12 +231,23 @@ def test_a_run_that_cannot_start_says_so_in_one_line(experiment, tmp_path):
     assert "\n" not in str(error.value)
 
 
+def test_a_run_that_is_refused_leaves_nothing_behind(experiment, tmp_path):
+  def refuse():
+    raise UserError("no weights")
+
+  with pytest.raises(UserError, match="no weights"):
+    train(experiment, str(tmp_path), initial=refuse)
+  assert not list(tmp_path.iterdir())
+
+
 def test_changed_experiment_is_not_resumed(experiment, finished):
   changed = dataclasses.replace(
     experiment, optimizer=dataclasses.replace(experiment.optimizer, peak_learning_rate=0.3)
   )
+  starts = read_goodput(finished[0]).starts
   with pytest.raises(UserError, match=r"optimizer\.peak_learning_rate was 0\.2 and is now 0\.3"):
     train(changed, finished[0])
+  assert read_goodput(finished[0]).starts == starts
 
 
 def test_changed_images_are_not_resumed(experiment, finished, tmp_path):
@@ -447,7 +466,7 @@ def test_run_that_diverges_stops_and_says_so(experiment, tmp_path):
   )
   with pytest.raises(UserError, match=message) as error:
     train(experiment, str(tmp_path), initial=exploded)
-  assert not list((tmp_path / "checkpoints").iterdir())
+  assert not (tmp_path / "checkpoints").exists()
   last = read_metrics(tmp_path)[-1]
   assert last == {"step": 10, "kind": "event", "text": str(error.value), "fault": DIVERGED}
 

@@ -11,6 +11,7 @@ import pytest
 from tests.processes import wait_for
 from train.run import termination
 from train.run.exit_codes import EXIT_INTERRUPTED, EXIT_LOST_PROCESS, EXIT_TERMINATED
+from train.run.leases.workdir_lease import lease_on
 from train.run.termination import Terminated, Termination
 
 
@@ -100,6 +101,15 @@ def test_a_compilation_is_not_waited_for(number, code, verb, exits, monkeypatch,
   assert exits == [code]
   assert ended_seconds[0] < left_seconds
   assert capfd.readouterr().err == f"{verb} before the first step since the start\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_start_up_that_is_ended_gives_the_lease_back(number, exits, monkeypatch, tmp_path):
+  monkeypatch.setattr(termination, "_START_UP_ENDS_SECONDS", 0)
+  with lease_on(tmp_path), Termination():
+    send(number)
+    wait_for(lambda: exits)
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_orderly_end_of_the_start_up_is_left_alone(exits, monkeypatch):

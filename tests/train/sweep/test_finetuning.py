@@ -6,6 +6,7 @@ import pytest
 
 from nfnet.errors import InUseError, UserError
 from train.run.leases.workdir_lease import lease_on
+from train.sweep import finetuning
 from train.sweep.claim import claim_trial
 from train.sweep.finetuning import (
   FINETUNED_FOLDER,
@@ -27,12 +28,27 @@ def test_a_sweep_that_has_finished_nothing(folder):
     finetune(folder)
 
 
-def test_a_sweep_that_another_process_fine_tunes(folder, trial):
+def finish(folder, trial):
   result = {
     **{"loss_nats": 1.0, "held_out_error_percent": 1.0, **dataclasses.asdict(trial)},
     **{"trial": trial.name, "name": trial.variant},
   }
   claim_trial(folder, folder.entries()[trial.name], "other.7.8").move(DONE, result)
+
+
+def test_each_run_is_announced_when_it_begins(folder, trial, monkeypatch, capsys):
+  def begin(_, workdir):
+    assert capsys.readouterr().out == f"{trial.name}: seed 0, {workdir}/log.txt\n"
+    raise UserError("begun")
+
+  monkeypatch.setattr(finetuning, "_error_percent", begin)
+  finish(folder, trial)
+  with pytest.raises(UserError, match="begun"):
+    finetune(folder)
+
+
+def test_a_sweep_that_another_process_fine_tunes(folder, trial):
+  finish(folder, trial)
   with (
     lease_on(folder.path / FINETUNED_FOLDER),
     pytest.raises(InUseError, match="in use by process"),

@@ -16,6 +16,7 @@ from nfnet.errors import UserError
 from nfnet.system.paths import REFUSED_CATEGORIES
 from nfnet.weights.class_names import composed
 from train.data.preparation.file_tree import IMAGE_SUFFIXES, File, Folder, examples
+from train.report.units import format_count
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 LAYOUTS = ("auto", "splits", "classes")
@@ -120,7 +121,8 @@ def _find_layout(root: Folder, source: str) -> str:
       if roles[folder.name] == TRAIN and not any(inner.has_images() for inner in folder.folders):
         name = folder.name
         raise UserError(
-          f"{source}/{name} has no class folders for its {len(folder.images):,} images: expected "
+          f"{source}/{name} has no class folders for its "
+          f"{format_count(len(folder.images), 'image')}: expected "
           f"{source}/{name}/CLASS/IMAGE, or --layout=classes if {examples(known)} are classes"
         )
     return "splits"
@@ -156,7 +158,9 @@ def _find_splits(root: Folder, source: str, notes: list[str]) -> dict[str, Folde
   found = {role: folders[0] for role, folders in by_role.items()}
   if TEST in found and not any(folder.has_images() for folder in found[TEST].folders):
     test = found.pop(TEST)
-    notes.append(f"left out: {test.name}: its {len(test.images):,} images are in no class folders")
+    notes.append(
+      f"left out: {test.name}: {format_count(len(test.images), 'image')} in no class folder"
+    )
   if VALIDATION not in found and TEST in found:
     found[VALIDATION] = found.pop(TEST)
   return {split: found[split] for split in (TRAIN, VALIDATION, TEST) if split in found}
@@ -175,7 +179,7 @@ def _check_level_of_classes(folder: Folder, where: str, notes: list[str]) -> Non
   """Refuses a folder of class folders that has none, or a link that may have been one."""
   _refuse_dangling_links(folder, where)
   if not folder.folders:
-    images = f" for its {len(folder.images):,} images" if folder.images else ""
+    images = f" for its {format_count(len(folder.images), 'image')}" if folder.images else ""
     raise UserError(
       f"{where} has no class folders{images}: expected {where}/CLASS/IMAGE; nothing else tells the "
       "classes"
@@ -186,7 +190,8 @@ def _check_level_of_classes(folder: Folder, where: str, notes: list[str]) -> Non
 
 def _note_loose_images(folder: Folder, where: str, notes: list[str]) -> None:
   names = [image.name for image in folder.images]
-  notes.append(f"left out: {len(names):,} images of {where} in no class folder: {examples(names)}")
+  count = format_count(len(names), "image")
+  notes.append(f"left out: {count} of {where} in no class folder: {examples(names)}")
 
 
 def _class_names(folder: Folder, where: str) -> tuple[str, ...]:

@@ -284,6 +284,11 @@ class Checkpoints:
     finally:
       finish_threads()
       self._quiet.close()
+      # A run that is refused at its start leaves nothing behind.
+      with contextlib.suppress(OSError, UserError):
+        check_lease(self._workdir)
+        if is_first():
+          self._folder.rmdir()
 
   def __enter__(self) -> "Checkpoints":
     return self

@@ -5,34 +5,72 @@ first; `train.run.records.workdir.writing_to` does so. A lease is lost when its 
 this run's token, because the workdir was renamed, removed, replaced, or given to another process.
 """
 
+import contextlib
 import os
-from typing import Any
+import threading
+from typing import Any, NamedTuple, NoReturn
 
 from nfnet.errors import UserError, shortened
 from nfnet.foreign_files.json_text import parse_json
 from nfnet.foreign_files.regular_files import open_regular
+from nfnet.system.file_locks import is_same_file
 
 LEASE_FILE = "lease.json"
 SIZE_BYTES = 1024
 """Length to which the file is padded, so that one write replaces all of it."""
 
-_tokens: dict[str, int] = {}
-"""Token of each lease that this process writes under, by the absolute path of its workdir."""
+# A shared folder that does not answer must not keep a process from ending.
+_GIVE_BACK_SECONDS_MAX = 1.0
 
 
-def hold(workdir: str | os.PathLike[str], token: int) -> None:
+class _Lease(NamedTuple):
+  """A lease under which this process writes.
+
+  Attributes:
+    token: number in its file.
+    descriptor: descriptor of its file if this process has taken it, or None.
+  """
+
+  token: int
+  descriptor: int | None
+
+
+_leases: dict[str, _Lease] = {}
+"""Leases that this process writes under, by the absolute paths of their workdirs."""
+
+
+def hold(workdir: str | os.PathLike[str], token: int, descriptor: int | None = None) -> None:
   """Lets this process write into a workdir under a lease, until `release` is called.
 
   Args:
     workdir: folder of the run.
     token: number in the lease, which all processes of the run know.
+    descriptor: descriptor of the lease's file if this process has taken it, or None.
   """
-  _tokens[os.path.abspath(workdir)] = token
+  _leases[os.path.abspath(workdir)] = _Lease(token, descriptor)
 
 
 def release(workdir: str | os.PathLike[str]) -> None:
-  """Ends what `hold` has begun."""
-  _tokens.pop(os.path.abspath(workdir), None)
+  """Ends what `hold` has begun, and gives the lease back if this process has taken it."""
+  path = os.path.abspath(workdir)
+  lease = _leases.pop(path, None)
+  if lease is None or lease.descriptor is None:
+    return
+  file = os.path.join(path, LEASE_FILE)
+  # The workdir may be another one by now.
+  if is_same_file(lease.descriptor, file):
+    with contextlib.suppress(OSError):
+      os.unlink(file)
+  os.close(lease.descriptor)
+
+
+def end_process(code: int) -> NoReturn:
+  """Gives the leases back and ends this process at once, without its exit handlers."""
+  thread = threading.Thread(target=lambda: [release(workdir) for workdir in list(_leases)])
+  thread.daemon = True
+  thread.start()
+  thread.join(_GIVE_BACK_SECONDS_MAX)
+  os._exit(code)
 
 
 def check_lease(folder: str | os.PathLike[str]) -> None:
@@ -47,9 +85,9 @@ def check_lease(folder: str | os.PathLike[str]) -> None:
     OSError: the lease cannot be read.
   """
   path = os.path.abspath(folder)
-  for workdir, token in list(_tokens.items()):
+  for workdir, lease in list(_leases.items()):
     if path == workdir or path.startswith(os.path.join(workdir, "")):
-      _check(workdir, token)
+      _check(workdir, lease.token)
 
 
 def _check(workdir: str, token: int) -> None:

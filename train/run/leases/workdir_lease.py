@@ -56,9 +56,10 @@ def lease_on(workdir: str | os.PathLike[str]) -> Iterator[None]:
   """
   with contextlib.ExitStack() as opened:
     token = opened.enter_context(_taken(pathlib.Path(workdir))) if is_first() else 0
-    held.hold(workdir, same_in_all_processes(token))
-    opened.callback(held.release, workdir)
+    token = same_in_all_processes(token)
     if not is_first():
+      held.hold(workdir, token)
+      opened.callback(held.release, workdir)
       _check_is_shared(workdir)
     yield
 
@@ -83,15 +84,12 @@ def _taken(workdir: pathlib.Path) -> Iterator[int]:
   with writing_to(workdir):
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = _take(path, workdir, token)
+  held.hold(workdir, token, descriptor)
   try:
     with Heartbeat(path):
       yield token
   finally:
-    # The workdir may be another one by now.
-    if is_same_file(descriptor, path):
-      with contextlib.suppress(OSError):
-        path.unlink()
-    os.close(descriptor)
+    held.release(workdir)
 
 
 def _take(path: pathlib.Path, workdir: pathlib.Path, token: int) -> int:

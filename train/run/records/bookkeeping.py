@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from absl import logging
 
 from nfnet.foreign_files.regular_files import open_regular, open_regular_to_write
+from train.report.units import format_count
 from train.run.leases.held import check_lease
 from train.run.records.workdir import move_aside
 
@@ -161,7 +162,7 @@ def read_lines(path: pathlib.Path, parse: Parse) -> list[Record]:
     else:
       damaged += line.is_first
   if damaged:
-    logging.warning("%s: left out what is not a record, %d line(s)", path, damaged)
+    logging.warning("%s: left out what is not a record, %s", path, format_count(damaged, "line"))
   return records
 
 
@@ -249,7 +250,10 @@ def _rewrite(
     unfinished.unlink(missing_ok=True)
   if damaged:
     logging.warning(
-      "%s: set aside what is not a record, %d line(s), in %s", path, damaged, DAMAGED_FOLDER
+      "%s: set aside what is not a record, %s, in %s",
+      path,
+      format_count(damaged, "line"),
+      DAMAGED_FOLDER,
     )
 
 

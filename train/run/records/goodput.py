@@ -2,9 +2,10 @@
 
 `goodput.jsonl` in the workdir has a line for each start of the run, a line for each step that it
 continued from and, about once a second, a line with the seconds that each phase has taken since the
-previous line. So a killed run loses at most about a second of the ledger. The phases split the time
-of the first process; time that it waits within a step is computation on the devices. Lines that are
-not records are left out (`train.run.records.bookkeeping`).
+previous line. So a killed run loses at most about a second of the ledger; one that ends before it
+knows the step that it continues from is no start, and its time counts for the restart. The phases
+split the time of the first process; time that it waits within a step is computation on the devices.
+Lines that are not records are left out (`train.run.records.bookkeeping`).
 """
 
 import contextlib
@@ -23,7 +24,7 @@ from nfnet.errors import UserError
 from nfnet.foreign_files.numbers import is_count, is_number
 from train.report.table import format_table
 from train.report.units import format_duration
-from train.run.records.bookkeeping import Record, open_lines, read_lines
+from train.run.records.bookkeeping import Record, RecordFile, open_lines, read_lines
 
 LEDGER_FILE = "goodput.jsonl"
 START_UP, COMPILE, DATA_WAIT, STEP = "start-up", "compile", "data wait", "step"
@@ -38,11 +39,12 @@ class Ledger:
   """Writes the ledger of one start of the run. Use as a context manager, or call `close`.
 
   Phases nest: the time of an inner phase does not count for the outer one. Time outside all phases
-  counts as start-up until the first step begins, and as steps from then on.
+  counts as start-up until the first step begins, and as steps from then on. Nothing is written
+  before the run knows the step that it goes on from: a start that is refused does not count.
   """
 
   def __init__(self, workdir: str | None, *, began_seconds: float | None = None):
-    """Opens the ledger and begins with the start-up phase.
+    """Begins with the start-up phase.
 
     Args:
       workdir: folder of the run. None writes nothing.
@@ -55,24 +57,17 @@ class Ledger:
     self._phases = [START_UP]
     self._seconds: dict[str, float] = {}
     self._step = 0
-    now_seconds = time.monotonic()
-    self._last_seconds = now_seconds if began_seconds is None else began_seconds
-    self._file = (
-      None if workdir is None else open_lines(pathlib.Path(workdir), LEDGER_FILE, _as_record)
-    )
-    self._line(
-      {
-        "started_unix_seconds": time.time() - (now_seconds - self._last_seconds),
-        "cores": sum(_cores(device) for device in jax.devices()),
-        "device_kind": jax.devices()[0].device_kind,
-      }
-    )
+    self._began_seconds = time.monotonic() if began_seconds is None else began_seconds
+    self._last_seconds = self._began_seconds
+    self._workdir = workdir
+    self._file: RecordFile | None = None
     self._closed = threading.Event()
     self._thread = threading.Thread(target=self._write_regularly, name="ledger", daemon=True)
-    self._thread.start()
 
   def goes_on_from(self, step: int) -> None:
     """Records that the run is at this step now, so that all work beyond it is lost."""
+    if self._workdir is not None and self._file is None:
+      self._begin(self._workdir)
     self.write()
     self._step = step
     with self._file_lock:
@@ -109,19 +104,33 @@ class Ledger:
 
   def close(self) -> None:
     """Writes the last line and closes the file."""
+    if self._file is None:
+      return
     self._closed.set()
     self._thread.join()
     try:
       self.write()
     finally:
-      if self._file is not None:
-        self._file.close()
+      self._file.close()
 
   def __enter__(self) -> "Ledger":
     return self
 
   def __exit__(self, *unused_exception) -> None:
     self.close()
+
+  def _begin(self, workdir: str) -> None:
+    """Opens the file, writes the line of this start, and begins to write regularly."""
+    self._file = open_lines(pathlib.Path(workdir), LEDGER_FILE, _as_record)
+    with self._file_lock:
+      self._thread.start()
+      self._line(
+        {
+          "started_unix_seconds": time.time() - (time.monotonic() - self._began_seconds),
+          "cores": sum(_cores(device) for device in jax.devices()),
+          "device_kind": jax.devices()[0].device_kind,
+        }
+      )
 
   def _add(self) -> None:
     """Adds the time since the last call to the current phase."""

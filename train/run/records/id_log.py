@@ -23,6 +23,7 @@ from nfnet.errors import UserError
 from nfnet.foreign_files.json_text import read_json
 from nfnet.foreign_files.regular_files import open_regular
 from nfnet.system.durable_files import write_durably
+from train.report.units import format_count
 from train.run.records.bookkeeping import (
   DAMAGED_FOLDER,
   RecordFile,
@@ -173,6 +174,8 @@ def read_order(workdir: str) -> dict[str, Any]:
     UserError: `ids/order.json` cannot be read or is damaged.
   """
   path = pathlib.Path(workdir) / IDS_FOLDER / ORDER_FILE
+  if not os.path.isdir(workdir):
+    raise UserError(f"workdir {workdir!r} is no folder; give the workdir of a run")
   try:
     return read_json(path, _ORDER)
   except UserError as error:
@@ -201,7 +204,9 @@ def read_records(workdir: str) -> tuple[np.ndarray, int]:
       damaged_bytes += RECORD.itemsize
       continue
     if damaged:
-      logging.warning("%s: left out what is not a record, %d byte(s)", path, len(damaged))
+      logging.warning(
+        "%s: left out what is not a record, %s", path, format_count(len(damaged), "byte")
+      )
     damaged_bytes += len(damaged)
     parts.append(sound)
   return np.concatenate(parts), damaged_bytes
@@ -261,7 +266,10 @@ def _repair(workdir: pathlib.Path, name: str) -> None:
     if damaged:
       set_aside(workdir, name, damaged)
       logging.warning(
-        "%s: set aside what is not a record, %d byte(s), in %s", path, len(damaged), DAMAGED_FOLDER
+        "%s: set aside what is not a record, %s, in %s",
+        path,
+        format_count(len(damaged), "byte"),
+        DAMAGED_FOLDER,
       )
     if sound.nbytes != len(content):
       write_durably(path, sound.tobytes())

@@ -103,7 +103,7 @@ def test_what_the_folders_are_can_be_said(tmp_path):
   text = describe_source(source)
   assert "20 images of" in text
   assert "left out: folders that are no splits: car" in text
-  assert "validation has no image of 1 classes: bee" in text
+  assert "validation has no image of 1 class: bee" in text
 
 
 def test_classes_may_have_names_of_splits_where_classes_are_expected(tmp_path):
@@ -142,7 +142,7 @@ def test_test_images_without_labels_are_left_out(tmp_path):
   write_tree(tmp_path, *images("train/ant", "train/bee", "val/ant", "val/bee", "test"))
   source = read_source(tmp_path)
   assert counts(source) == {"train": 8, "validation": 8}
-  assert "left out: test: its 4 images are in no class folders" in describe_source(source)
+  assert "left out: test: 4 images in no class folder" in describe_source(source)
 
 
 def test_the_description_has_a_bounded_length(tmp_path):

@@ -36,7 +36,7 @@ def test_what_systems_keep_for_themselves_is_left_out_and_said(source):
   found = read_source(source, 0.3)
   assert names(found) == expected
   assert found.class_names == image_files.CLASS_NAMES
-  assert f"left out: {len(LEFT_OUT)} hidden or system files" in describe_source(found)
+  assert f"left out: {len(LEFT_OUT)} hidden or system items" in describe_source(found)
 
 
 LINKS = {
@@ -121,7 +121,7 @@ def test_other_special_files_are_ignored(source):
   (source / "ant" / "readme").symlink_to("nothing")
   found = read_source(source, 0.3)
   assert names(found) == expected
-  assert "left out: 1 links that lead nowhere: ant/readme" in describe_source(found)
+  assert "left out: 1 dangling link: ant/readme" in describe_source(found)
 
 
 def test_idx_files_that_are_none_are_not_waited_for(tmp_path):

@@ -238,6 +238,7 @@ def test_a_workdir_that_is_lost_is_noticed_at_the_next_write(how, tmp_path):
   everything = {"parameters": arrays, "ema": None, "optimizer": arrays, "data_state": {}}
   with lease_on(workdir), Checkpoints(str(workdir), keep=1) as checkpoints:
     ledger = Ledger(str(workdir))
+    ledger.goes_on_from(0)
     metrics = MetricsWriter(str(workdir), restored_step=None)
     ids = IdLog(str(workdir), start=0, process=0, processes=1, order=order)
     message = lose(workdir, how)

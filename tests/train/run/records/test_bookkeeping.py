@@ -56,15 +56,16 @@ def test_what_is_not_a_record_is_left_out_and_set_aside(tmp_path, garbage, caplo
   assert read_metrics(tmp_path) == METRICS
   assert read_goodput(str(tmp_path)).seconds[STEP] == 2.0
   assert [record.getMessage().partition(": ")[2] for record in caplog.records] == [
-    "left out what is not a record, 1 line(s)"
+    "left out what is not a record, 1 line"
   ] * 2
-  with MetricsWriter(str(tmp_path), restored_step=2) as writer, Ledger(str(tmp_path)):
+  with MetricsWriter(str(tmp_path), restored_step=2) as writer, Ledger(str(tmp_path)) as ledger:
+    ledger.goes_on_from(2)
     writer.write({"step": 3, "kind": "train", "loss": 1.0})
   assert [record["step"] for record in read_metrics(tmp_path)] == [1, 2, 3]
   assert read_goodput(str(tmp_path)).starts == 2
   for name in ("metrics.jsonl", "goodput.jsonl"):
     assert (tmp_path / DAMAGED_FOLDER / name).read_bytes() == garbage + b"\n"
-    assert f"{name}: set aside what is not a record, 1 line(s)" in caplog.text
+    assert f"{name}: set aside what is not a record, 1 line" in caplog.text
 
 
 def test_a_ledger_without_its_first_lines_adds_up(tmp_path):
@@ -99,9 +100,10 @@ def test_what_is_in_the_place_of_a_file_is_moved_aside(tmp_path, make):
   assert read_records(str(tmp_path))[1] > 0
   with (
     MetricsWriter(str(tmp_path), restored_step=2) as writer,
-    Ledger(str(tmp_path)),
+    Ledger(str(tmp_path)) as ledger,
     IdLog(str(tmp_path), start=1, process=0, processes=1, order=ORDER),
   ):
+    ledger.goes_on_from(2)
     writer.write(METRICS[0])
   assert read_metrics(tmp_path) == METRICS[:1]
   assert read_goodput(str(tmp_path)).seconds[START_UP] > 0
@@ -121,8 +123,8 @@ def test_pipes_that_cannot_be_moved_aside_are_not_waited_for(tmp_path, caplog):
   (tmp_path / DAMAGED_FOLDER).mkdir()
   os.mkfifo(tmp_path / DAMAGED_FOLDER / "goodput.jsonl")
   (tmp_path / "goodput.jsonl").write_bytes(b"garbage\n" + lines(LEDGER)[0])
-  with Ledger(str(tmp_path)):
-    pass
+  with Ledger(str(tmp_path)) as ledger:
+    ledger.goes_on_from(2)
   assert read_goodput(str(tmp_path)).starts == 2
 
 

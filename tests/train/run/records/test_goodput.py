@@ -91,6 +91,7 @@ def test_what_is_lost_twice_is_lost_once(tmp_path):
 def test_going_back_is_to_the_step_before(tmp_path):
   """What comes between it and the next step is lost with that one, not with the one left."""
   with Ledger(str(tmp_path)) as ledger:
+    ledger.goes_on_from(0)
     ledger.begin_steps()
     ledger.step_done(8)
     ledger.goes_on_from(4)
@@ -102,6 +103,7 @@ def test_going_back_is_to_the_step_before(tmp_path):
 
 def test_phases_nest(tmp_path):
   with Ledger(str(tmp_path), began_seconds=time.monotonic() - 5) as ledger:
+    ledger.goes_on_from(0)
     ledger.begin_steps()
     with ledger.phase(CHECKPOINT):
       time.sleep(0.05)
@@ -120,6 +122,7 @@ def test_the_sum_is_the_time_that_a_clock_shows_though_the_process_is_killed(tmp
     from train.run.records.goodput import EVALUATION, Ledger, process_began_seconds
 
     with Ledger(sys.argv[1], began_seconds=process_began_seconds()) as ledger:
+      ledger.goes_on_from(0)
       ledger.begin_steps()
       with ledger.phase(EVALUATION):
         time.sleep(1)
@@ -158,8 +161,8 @@ def test_a_line_that_a_kill_cut_is_dropped(tmp_path):
   with (tmp_path / "goodput.jsonl").open("a") as file:
     file.write('{"step": 2, "seco')
   assert read_goodput(str(tmp_path)).seconds[STEP] == 2.0
-  with Ledger(str(tmp_path)):
-    pass
+  with Ledger(str(tmp_path)) as ledger:
+    ledger.goes_on_from(1)
   assert read_goodput(str(tmp_path)).starts == 2
 
 
@@ -172,6 +175,14 @@ def test_integers_of_any_size_add_up(tmp_path):
   assert found.total_core_hours == float("inf")
 
 
+def test_a_start_that_is_refused_does_not_count(tmp_path):
+  write_ledger(tmp_path, started(0.0), {"step": 1, "seconds": {STEP: 2.0}})
+  before = (tmp_path / "goodput.jsonl").read_bytes()
+  with Ledger(str(tmp_path)) as ledger:
+    ledger.write()
+  assert (tmp_path / "goodput.jsonl").read_bytes() == before
+
+
 def test_a_ledger_that_is_not_there_is_named(tmp_path):
   with pytest.raises(UserError, match=r"goodput\.jsonl' cannot be read"):
     read_goodput(str(tmp_path))
@@ -181,6 +192,7 @@ def test_a_folder_that_does_not_answer_does_not_hold_up_the_training(tmp_path, m
   monkeypatch.setattr(goodput, "_SECONDS_BETWEEN_LINES", 0.01)
   is_writing, may_go_on = threading.Event(), threading.Event()
   with Ledger(str(tmp_path)) as ledger:
+    ledger.goes_on_from(0)
     flush = ledger._file.flush
 
     def wait_and_flush():
