@@ -26,7 +26,6 @@ from jax.sharding import PartitionSpec as P
 
 from profiling.compile.topology import describe_devices, parse_topology
 
-
 RING = [(device, (device + 1) % 4) for device in range(4)]
 
 
