@@ -56,7 +56,5 @@ def report(request, *rows, collective_seconds=None, collective_bytes=0, **compil
   return StepReport(
     request=request,
     compilation=compilation(**compiled),
-    time=step_time(
-      *rows, collective_seconds=collective_seconds, collective_bytes=collective_bytes
-    ),
+    time=step_time(*rows, collective_seconds=collective_seconds, collective_bytes=collective_bytes),
   )

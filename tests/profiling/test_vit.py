@@ -75,9 +75,7 @@ def test_a_step_compiles_for_a_tpu(tmp_path):
   )
   topology = parse_topology(request.topology)
   compiled = read_compilation(folder, versions, topology.chip)
-  time = estimate(
-    read_operations(compiled.hlo_text), read_schedule(compiled.hlo_text), topology
-  )
+  time = estimate(read_operations(compiled.hlo_text), read_schedule(compiled.hlo_text), topology)
   # Four tokens an image: parameters, momentum and gradients are what is moved, 428 million of them.
   assert compiled.hbm_bytes > 6 * 420e6
   assert time.collective_bytes > 4 * 420e6

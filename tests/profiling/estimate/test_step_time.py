@@ -3,10 +3,12 @@ import dataclasses
 import pytest
 
 from profiling.compile.topology import parse_topology
-from profiling.compiler_text.hlo_cycles import Operation
+from profiling.compiler_text.hlo_cycles import Operation, read_operations
 from profiling.compiler_text.kernel_profiles import KernelProfile
-from profiling.compiler_text.schedule import Event, Loop
+from profiling.compiler_text.schedule import Event, Loop, read_schedule
 from profiling.estimate.step_time import attribute, estimate
+from profiling.estimate.transfers import device_coordinates
+from tests.repository import ROOT
 
 V4 = parse_topology("v4:2x2x1")
 
@@ -118,3 +120,106 @@ def test_a_kernel_takes_the_longer_of_issuing_and_copying(profile, seconds):
 def test_a_kernel_without_a_profile_is_an_error_and_not_free():
   with pytest.raises(KeyError):
     estimated([operation("kernel")])
+
+
+def one_transfer(kernel_profile_, seconds):
+  """Returns the time of a step with a kernel between the start and the done of a gather."""
+  operations = [
+    operation("kernel", source="jvp(stage_1)/pallas_call", name="kernel"),
+    operation(
+      "collective", result_bytes=round(seconds * 1e11 / 0.75), name="gather", opcode="all-gather"
+    ),
+  ]
+  schedule = (Event("start", "gather"), Event("run", "kernel"), Event("done", "gather"))
+  return estimate(operations, schedule, V4, {"kernel": kernel_profile_})
+
+
+def test_a_collective_beside_a_kernel_counts_with_what_is_left_of_it():
+  time = one_transfer(kernel_profile(1_050_000, 0), seconds=3e-3)
+  assert time.by("part", "kind") == pytest.approx(
+    {("stage_1", "kernel"): 1e-3, ("collectives", "collective"): 2e-3}
+  )
+  assert time.seconds == pytest.approx(3e-3)
+  assert time.compute_seconds == pytest.approx(1e-3)
+  assert time.collective_seconds == pytest.approx(3e-3)
+  assert time.exposed_collective_seconds == pytest.approx(2e-3)
+  assert time.seconds_without_overlap == pytest.approx(4e-3)
+
+
+@pytest.mark.parametrize(
+  "profile",
+  [
+    # It copies all the time, or its copies are not known, or they come before it computes.
+    kernel_profile(1_050, 12 * 10**9),
+    kernel_profile(10_500_000, None),
+    dataclasses.replace(kernel_profile(5_250_000, 6 * 10**9), copies_overlap=False),
+  ],
+)
+def test_a_kernel_that_may_need_hbm_is_slowed(profile):
+  time = one_transfer(profile, seconds=3e-3)
+  # The gather reads and writes 400 MB.
+  assert time.by("kind") == pytest.approx(
+    {("kernel",): 1e-2, ("collective",): 0, ("slowed by collectives",): 8e8 / 1.2e12}
+  )
+  assert time.exposed_collective_seconds == pytest.approx(8e8 / 1.2e12)
+
+
+def test_an_operation_with_cycles_only_is_slowed():
+  operations = [
+    operation(cycles=10_500_000, name="product"),
+    operation("collective", result_bytes=4 * 10**8, name="gather", opcode="all-gather"),
+  ]
+  schedule = (Event("start", "gather"), Event("run", "product"), Event("done", "gather"))
+  time = estimate(operations, schedule, V4)
+  assert time.seconds == pytest.approx(1e-2 + 8e8 / 1.2e12)
+
+
+def test_without_asynchronous_collectives_nothing_overlaps():
+  psum = operation("collective", executions=2, result_bytes=10**8, name="sum", opcode="all-reduce")
+  time = estimated([operation(cycles=1_050_000, name="product"), psum])
+  assert time.seconds == time.seconds_without_overlap
+  assert time.exposed_collective_seconds == time.collective_seconds == 2 * 1.5e-3
+  assert {row.kind for row in time.rows} == {"convolution", "collective"}
+
+
+def test_rings_along_different_axes_run_at_once_where_places_are_known():
+  slice_ = parse_topology("v4:4x4x4")
+  places = device_coordinates(slice_)
+  numbers = {place: number for number, place in enumerate(places)}
+  rings = [
+    operation(
+      "collective",
+      result_bytes=50 * 10**6,
+      name=f"ring_{axis}",
+      opcode="collective-permute",
+      groups=tuple(
+        (
+          number,
+          numbers[tuple((side + (i == axis)) % 4 for i, side in enumerate(place))],
+        )
+        for place, number in numbers.items()
+      ),
+    )
+    for axis in range(3)
+  ]
+  schedule = tuple(Event(action, ring.name) for action in ("start", "done") for ring in rings)
+  assert estimate(rings, schedule, slice_, coordinates=places).seconds == pytest.approx(1e-3)
+  assert estimate(rings, schedule, slice_).seconds == pytest.approx(3e-3)
+
+
+def test_a_compiled_schedule():
+  """Of a program that compile_programs.py compiled; its collectives overlap with products."""
+  text = (ROOT / "tests" / "profiling" / "excerpts" / "transfers.hlo").read_text()
+  time = estimate(
+    read_operations(text), read_schedule(text), V4, coordinates=device_coordinates(V4)
+  )
+  array_bytes = 512 * 512 * 2
+  gather, ring = 0.75 * array_bytes / 100e9, array_bytes / 50e9
+  assert time.collective_seconds == pytest.approx(gather + 3 * ring)
+  compute = (3224 + 1255 + 4814 + 3806 + 3 * (4814 + 3912)) / 1.05e9
+  assert time.compute_seconds == pytest.approx(compute)
+  # Whatever shares the links, they send all of it, and only three products and one more are beside.
+  assert gather + 3 * ring < time.seconds < compute + gather + 3 * ring
+  # The products of the loop take 4.6 microseconds each, which the permutations beside them save.
+  saved = time.seconds_without_overlap - time.seconds
+  assert 3 * 4814 / 1.05e9 * 0.8 < saved < (4 * 4814 + 3 * 3912) / 1.05e9
