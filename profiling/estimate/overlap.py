@@ -2,8 +2,8 @@
 
 The schedule is followed event by event. A transfer is in flight from its start until it has sent
 everything. Transfers in flight share each channel equally, and each is as slow as its busiest
-channel makes it. They take HBM bandwidth from the operation that runs meanwhile. What is left of a
-transfer at its done is waited for.
+channel makes it. They take HBM bandwidth from the operation that runs meanwhile, evenly over all
+of it. What is left of a transfer at its done is waited for.
 """
 
 import collections
@@ -96,18 +96,17 @@ class _Flights:
 
   def run_beside(self, work: Work) -> float:
     """Returns the time that an operation takes beside the transfers, and lets it pass."""
-    issuing, memory = work.issuing_seconds, work.memory_seconds
-    took = 0.0
-    while self._left and (issuing > 0 or memory > 0):
-      taken = sum(speed * self._transfers[name].hbm_share for name, speed in self._speeds().items())
-      for_memory = max(0.0, 1 - taken)
-      memory_time = 0.0 if memory <= 0 else memory / for_memory if for_memory else math.inf
-      passed = self._advance(max(issuing, memory_time))
+    left, took = 1.0, 0.0
+    while self._left and left > 0:
+      free = 1 - sum(
+        speed * self._transfers[name].hbm_share for name, speed in self._speeds().items()
+      )
+      slowed = Work(work.issuing_seconds, work.memory_seconds / free if free > 0 else math.inf)
+      limit = left * slowed.seconds
+      passed = self._advance(limit)
       took += passed
-      issuing -= passed
-      # What is left of an operation that has ended would be rounding.
-      memory = 0.0 if passed == memory_time else memory - passed * for_memory
-    return took + max(issuing, memory, 0.0)
+      left = 0.0 if passed == limit else left - passed / slowed.seconds
+    return took + left * work.seconds
 
   def _speeds(self) -> dict[str, float]:
     """Returns the share of its full speed that each transfer has."""

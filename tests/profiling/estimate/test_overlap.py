@@ -100,10 +100,10 @@ def test_a_synchronous_collective_shares_links_with_a_transfer_in_flight(channel
   [
     # The transfer takes a quarter of HBM for two seconds: half a second of it.
     (Work(0, 4), 0.5, 0),
-    # The same kernel issues for so long that its copies may take longer.
-    (Work(4, 2), 0, 0),
-    # It has 0.2 seconds to spare for the half second.
-    (Work(4, 3.75), 0.25, 0),
+    # A kernel that issues for longer than it copies has HBM to spare: here enough,
+    (Work(4, 3), 0, 0),
+    # here not: at three quarters, copying all would take 5 seconds, so 2 of them do 2/5 of it.
+    (Work(4, 3.75), 2 + 3 / 5 * 4 - 4, 0),
     # The operation ends first: 1.5 seconds of HBM take 2 at three quarters.
     (Work(0, 1.5), 0.5, 0),
     (Work(0, 0.75), 0.25, 1),
