@@ -16,11 +16,11 @@ such figure:
 import dataclasses
 from collections.abc import Iterator
 
-from profiling.compiler_text.async_pairs import find_dones
 from profiling.compiler_text.control_flow import (
   background_computation,
   count_executions,
   estimated_cycles,
+  find_dones,
 )
 from profiling.compiler_text.device_groups import Groups, device_groups
 from profiling.compiler_text.hlo_text import Computations, Kind, kind_of, parse, source_of

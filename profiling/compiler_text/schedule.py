@@ -4,14 +4,17 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Literal
 
-from profiling.compiler_text.async_pairs import find_dones, started_collectives
-from profiling.compiler_text.control_flow import called_computation
+from profiling.compiler_text.control_flow import (
+  called_computation,
+  find_dones,
+  started_collectives,
+)
 from profiling.compiler_text.hlo_text import Computations, parse
 
 
 @dataclasses.dataclass(frozen=True)
 class Event:
-  """What happens to one operation at one place of the schedule.
+  """Something that happens to one operation at one place of the schedule.
 
   Attributes:
     action: "run" the operation and wait for its end, or, for an asynchronous collective, "start" it

@@ -28,7 +28,7 @@ _HBM_PASSES_OF_MOVING = 2
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Transfer:
-  """What one run of a collective needs.
+  """The time, links and memory bandwidth that one run of a collective needs.
 
   Attributes:
     seconds: time that it takes if it has its links to itself.
