@@ -21,10 +21,11 @@ RULES = (
   "the compiler's cycles of each operation x its executions / clock, one after the other; a Pallas "
   "kernel takes the longer of its bundles / clock and its copies / HBM bandwidth, the sum where it "
   "has no grid; asynchronous copies and scalar arithmetic free; collectives take their bytes over "
-  "the slice's links while nothing else runs, except that those with a start and a done in the "
-  "schedule run beside what is between the two; transfers in flight together share links (all "
-  "links, where the places of the devices are not known) and leave the rest of HBM bandwidth to "
-  "operations, which are taken to need HBM all the time, unless they are kernels with known copies"
+  "the slice's links while nothing else runs; only those with a start and a done in the schedule "
+  "run beside what is between the two, and what is left of them is waited for; transfers in flight "
+  "together share links (all links, where the places of the devices are not known) and leave the "
+  "rest of HBM bandwidth to operations, which are taken to need HBM all the time, unless they are "
+  "kernels with known copies"
 )
 """States which operations take time and what overlaps; `estimate` applies these rules."""
 
