@@ -54,7 +54,7 @@ def as_json(estimates: Estimates) -> dict[str, Any]:
     "steps": {
       name: {
         **request_as_json(step.request),
-        "step_seconds": step.time.seconds,
+        **step.time.as_json(),
         "images_per_second_per_chip": step.images_per_second_per_chip,
         "mfu": step.mfu,
         "hbm_bytes": step.compilation.hbm_bytes,
@@ -79,7 +79,7 @@ def as_text(estimates: Estimates) -> str:
       variant,
       f"{step.request.batch_per_chip}"
       + (" remat" if step.request.experiment.model.rematerialize else ""),
-      f"{step.time.seconds * 1e3:.1f}",
+      step.time.milliseconds,
       f"{step.images_per_second_per_chip:.0f}",
       f"{step.mfu:.1%}",
       format_gib(step.compilation.hbm_bytes) + ("" if step.fits else " DOES NOT FIT"),
@@ -115,7 +115,8 @@ def as_text(estimates: Estimates) -> str:
       f"batch {pretraining.data.batch_size}, {pretraining.data.train_pixels} px, "
       f"{pretraining.data.num_classes:,} classes. Estimated, not measured:",
       format_table(
-        speed, ("variant", "images a chip", "step ms", "images/s/chip", "MFU", "HBM GiB")
+        speed,
+        ("variant", "images a chip", "step ms, without overlap", "images/s/chip", "MFU", "HBM GiB"),
       ),
       "",
       "Core-hours of pre-training by epochs of 4e9 images: estimated / published = ratio",

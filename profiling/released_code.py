@@ -49,8 +49,7 @@ def request_for(released: published.ReleasedStep) -> StepRequest:
 
 def speed_without_collectives(step: StepReport) -> float:
   """Returns the estimated images per second and chip without the collectives' time."""
-  seconds = step.time.seconds - step.time.collective_seconds
-  return step.request.batch_per_chip / seconds
+  return step.request.batch_per_chip / step.time.compute_seconds
 
 
 def as_json(reports: list[StepReport]) -> dict[str, Any]:

@@ -36,17 +36,21 @@ class KernelProfile:
   hbm_bytes: int | None
   copies_overlap: bool = True
 
+  def issuing_seconds(self, chip: Chip) -> float:
+    """Returns the time for issuing all bundles."""
+    return self.bundles / chip.clock_hz
+
+  def copying_seconds(self, chip: Chip) -> float:
+    """Returns the time for all copies at the device's share of HBM bandwidth; 0 if not known."""
+    return (self.hbm_bytes or 0) / (chip.hbm_bytes_per_second * chip.cores_per_device / chip.cores)
+
   def seconds(self, chip: Chip) -> float:
     """Returns the longer of the times for issuing bundles and for copying.
 
     The two overlap but for the first and last blocks. Without a grid it is the sum of both.
     """
-    copying_seconds = (self.hbm_bytes or 0) / (
-      chip.hbm_bytes_per_second * chip.cores_per_device / chip.cores
-    )
-    issuing_seconds = self.bundles / chip.clock_hz
     combine = max if self.copies_overlap else sum
-    return combine((issuing_seconds, copying_seconds))
+    return combine((self.issuing_seconds(chip), self.copying_seconds(chip)))
 
 
 def read_profiles(folder: pathlib.Path, chip: Chip) -> dict[str, KernelProfile]:

@@ -8,9 +8,11 @@ from profiling.compile.compilation import Compilation, compile_step
 from profiling.compile.request import StepRequest
 from profiling.compile.topology import Topology, parse_topology
 from profiling.compiler_text.hlo_cycles import read_operations
+from profiling.compiler_text.schedule import read_schedule
 from profiling.estimate.core_hours import core_hours
 from profiling.estimate.error_bar import error_bar_text, error_bars_json
 from profiling.estimate.step_time import RULES, StepTime, estimate, format_rows
+from profiling.estimate.transfers import device_coordinates
 from train.config.json_conversion import to_json
 
 MFU_DEFINITION = "6 x multiply-adds of a forward pass x images/s / peak bfloat16 FLOP/s of the chip"
@@ -84,11 +86,17 @@ def report(request: StepRequest, **options: Any) -> StepReport:
     UserError: the request cannot be met or the compiler refuses.
   """
   compilation = compile_step(request, **options)
-  operations = read_operations(compilation.hlo_text)
+  topology = parse_topology(request.topology)
   return StepReport(
     request=request,
     compilation=compilation,
-    time=estimate(operations, parse_topology(request.topology), compilation.kernels),
+    time=estimate(
+      read_operations(compilation.hlo_text),
+      read_schedule(compilation.hlo_text),
+      topology,
+      compilation.kernels,
+      device_coordinates(topology, request.experiment.parallelism.parameter_shards),
+    ),
   )
 
 
@@ -126,7 +134,7 @@ def as_json(result: StepReport) -> dict[str, Any]:
     "estimated": {
       "rules": RULES,
       "error_bars": error_bars_json(),
-      "step_seconds": result.time.seconds,
+      **result.time.as_json(),
       "images_per_second_per_chip": result.images_per_second_per_chip,
       "mfu": result.mfu,
       "mfu_definition": MFU_DEFINITION,
@@ -148,7 +156,8 @@ def as_text(result: StepReport) -> str:
   head = [
     _title(result),
     "Estimated from the compiler's schedule, not measured:",
-    f"  step              {time.seconds * 1e3:9.2f} ms",
+    f"  step              {time.seconds * 1e3:9.2f} ms  "
+    f"({time.seconds_without_overlap * 1e3:.2f} if nothing overlapped with collectives)",
     f"  images/s/chip     {result.images_per_second_per_chip:9.1f}",
     f"  MFU               {result.mfu:9.1%}  ({MFU_DEFINITION})",
     f"  core-hours        {result.core_hours_per_million_images:9.3f}  for a million images",

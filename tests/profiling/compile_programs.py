@@ -26,6 +26,8 @@ from jax.sharding import PartitionSpec as P
 
 from profiling.compile.topology import describe_devices, parse_topology
 
+RING = [(device, (device + 1) % 4) for device in range(4)]
+
 
 def loops(x, w):
   """Computes a product, a loop of three steps with an inner loop of four, and a sum."""
@@ -47,6 +49,22 @@ def branches(x, w):
   )
 
 
+def transfers(x, w):
+  """Gathers weights and passes the input around a ring while it multiplies, also in a loop."""
+
+  def step(passed, weight):
+    product = jnp.tanh(jnp.dot(passed, weight))
+    moved = jax.lax.ppermute(passed, "data", RING)
+    # Without this, the compiler ends the transfer before the product.
+    moved, product = jax.lax.optimization_barrier((moved, product))
+    return moved + product, None
+
+  x, _ = jax.lax.scan(step, x, w)
+  gathered = jax.lax.all_gather(w[0, :128], "data", axis=0, tiled=True)
+  x, gathered = jax.lax.optimization_barrier((jnp.dot(x, w[1]), gathered))
+  return jnp.dot(x, gathered)
+
+
 def main(folder):
   mesh = jax.make_mesh(
     (4,),
@@ -56,11 +74,15 @@ def main(folder):
   )
   x = jax.ShapeDtypeStruct((2048, 512), jnp.bfloat16, sharding=NamedSharding(mesh, P("data")))
   w = jax.ShapeDtypeStruct((3, 512, 512), jnp.bfloat16, sharding=NamedSharding(mesh, P()))
-  for name, function, out in (("loops", loops, P()), ("branches", branches, P("data"))):
+  for name, function, out, options in (
+    ("loops", loops, P(), {}),
+    ("branches", branches, P("data"), {}),
+    ("transfers", transfers, P("data"), {"xla_enable_async_all_gather": "true"}),
+  ):
     sharded = jax.shard_map(
       function, mesh=mesh, in_specs=(P("data"), P()), out_specs=out, check_vma=False
     )
-    text = jax.jit(sharded).lower(x, w).compile().as_text()
+    text = jax.jit(sharded).lower(x, w).compile(compiler_options=options).as_text()
     text = re.sub(r'"debug":"[^"]*"', '"debug":""', text)
     (pathlib.Path(folder) / f"{name}.hlo").write_text(text)
 

@@ -2,7 +2,7 @@
 
 from profiling.compile.compilation import Compilation
 from profiling.estimate.report import StepReport
-from profiling.estimate.step_time import Row, StepTime
+from profiling.estimate.step_time import COLLECTIVES, Row, StepTime
 
 
 def compilation(*, hbm_bytes=2**30, **fields) -> Compilation:
@@ -28,17 +28,33 @@ def collective_row(seconds) -> Row:
   return Row(part="collectives", direction="", kind="collective", seconds=seconds)
 
 
-def report(request, *rows, collective_bytes=0, **compiled) -> StepReport:
+def step_time(*rows, collective_seconds=None, collective_bytes=0) -> StepTime:
+  """Returns the time of a step.
+
+  Args:
+    *rows: where its time goes.
+    collective_seconds: time in collectives; None if nothing overlaps with them.
+    collective_bytes: size of what travels between the chips.
+  """
+  if collective_seconds is None:
+    collective_seconds = sum(row.seconds for row in rows if row.part == COLLECTIVES)
+  return StepTime(
+    rows=rows, collective_seconds=collective_seconds, collective_bytes=collective_bytes
+  )
+
+
+def report(request, *rows, collective_seconds=None, collective_bytes=0, **compiled) -> StepReport:
   """Returns a report of a step.
 
   Args:
     request: which step.
     *rows: where its time goes.
+    collective_seconds: time in collectives; None if nothing overlaps with them.
     collective_bytes: size of what travels between the chips.
     **compiled: fields of the compilation.
   """
   return StepReport(
     request=request,
     compilation=compilation(**compiled),
-    time=StepTime(rows=rows, collective_bytes=collective_bytes),
+    time=step_time(*rows, collective_seconds=collective_seconds, collective_bytes=collective_bytes),
   )

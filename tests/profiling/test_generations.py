@@ -21,7 +21,13 @@ def test_there_is_one_slice_of_four_chips_of_each_generation():
 def test_a_row_a_generation():
   wanted = requests("F3", batch_per_chip=32)
   reports = [
-    report(request, compute_row(0.06), collective_row(0.02), hbm_bytes=20 * 2**30)
+    report(
+      request,
+      compute_row(0.06),
+      collective_row(0.02),
+      collective_seconds=0.03,
+      hbm_bytes=20 * 2**30,
+    )
     for request in wanted
   ]
   text = as_text(reports)
@@ -30,8 +36,8 @@ def test_a_row_a_generation():
   for chip in CHIPS.values():
     (line,) = [line for line in text.splitlines() if line.startswith(f"{chip.name} ")]
     fields = line.split()
-    assert fields[2:5] == ["80.0", "20.0", "400"]
-    assert fields[5] == f"{flops / chip.peak_flops:.1%}"
+    assert fields[2:6] == ["80.0,", "90.0", "20.0", "400"]
+    assert fields[6] == f"{flops / chip.peak_flops:.1%}"
     # 20 GiB a device: a v3 device is one core of two and a v5e chip has 16.
     assert ("DOES NOT FIT" in line) == (chip.name in ("v3", "v5e"))
   figures = json.loads(json.dumps(as_json(reports)))

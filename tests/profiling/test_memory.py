@@ -76,8 +76,8 @@ def test_a_row_a_way(results):
   lines = [" ".join(line.split()) for line in text.splitlines() if line.startswith("F7+ ")]
   assert lines == [
     "F7+ nothing refused",
-    "F7+ blocks rematerialized 17.0 15.0 360.0 * yes",
-    "F7+ 2 parts 33.0 -1.0 300.0",
+    "F7+ blocks rematerialized 17.0 15.0 360.0, 360.0 * yes",
+    "F7+ 2 parts 33.0 -1.0 300.0, 300.0",
   ]
 
 

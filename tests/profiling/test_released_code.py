@@ -11,7 +11,11 @@ from tests.profiling.reports import collective_row, compute_row, report
 
 def released_report(released, compute_seconds, collective_seconds):
   return report(
-    request_for(released), compute_row(compute_seconds), collective_row(collective_seconds)
+    request_for(released),
+    compute_row(compute_seconds),
+    collective_row(collective_seconds),
+    # Some of it overlaps with the rest.
+    collective_seconds=3 * collective_seconds,
   )
 
 

@@ -13,7 +13,7 @@ from profiling.estimate.report import request_as_json
 from profiling.estimate.step_time import Row
 from profiling.slices import as_json, as_text, draw, efficiencies, efficiency, fastest, requests
 from tests import commands
-from tests.profiling.reports import collective_row, report
+from tests.profiling.reports import collective_row, compute_row, report
 
 SLICES = ("v4:8x8x16", "v4:2x2x1")
 
@@ -91,6 +91,14 @@ def test_efficiency_by_hand(steps):
   assert slow.collectives_beside == pytest.approx(4 / 0.02 / 512)
 
 
+def test_efficiency_is_between_no_overlap_and_all_of_it(steps):
+  """What overlaps in the compiled schedule is in neither bound."""
+  request = steps[2].request
+  rows = [compute_row(0.012), collective_row(0.001)]
+  overlapping = report(request, *rows, collective_seconds=0.004)
+  assert efficiency(overlapping, steps[1]) == efficiency(steps[2], steps[1])
+
+
 def test_the_base_is_the_fastest_on_the_smallest_slice(steps):
   assert fastest(steps) == {("F3", "v4:2x2x1"): steps[1], ("F3", "v4:8x8x16"): steps[2]}
   found = [one.collectives_after for one in efficiencies(steps)]
@@ -115,8 +123,8 @@ def test_a_row_a_step(steps):
   lines = [" ".join(line.split()) for line in text.splitlines() if line.startswith("F3 ")]
   mfu = 6 * count("F3", num_classes=30_000, pixels=224).macs * 250 / 275e12
   assert lines[2] == (
-    "F3 1024 reference * scan 4 / 1 1 1.0, 31.0 110 s, 9.0 GB 12.0 3.0 4.00 GB, 4.0 33.3% 16.0 "
-    f"250.0 {mfu:.1%} 50.0% (65.1%)"
+    "F3 1024 reference * scan 4 / 1 1 1.0, 31.0 110 s, 9.0 GB 12.0 3.0 4.00 GB, 4.0 33.3% "
+    f"16.0, 16.0 250.0 {mfu:.1%} 50.0% (65.1%)"
   )
   assert [" * " in line for line in lines] == [False, True, True, False]
 
@@ -132,6 +140,8 @@ def test_the_json_has_the_same_figures_in_base_units(steps):
   assert one["compute_seconds"] == pytest.approx(0.012)
   assert one["optimizer_seconds"] == pytest.approx(0.003)
   assert one["collective_seconds"] == pytest.approx(0.004)
+  assert one["exposed_collective_seconds"] == pytest.approx(0.004)
+  assert one["step_seconds_without_overlap"] == pytest.approx(0.016)
   assert one["efficiency"] == dataclasses.asdict(efficiency(steps[2], steps[1]))
 
 

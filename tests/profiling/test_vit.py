@@ -11,10 +11,11 @@ from profiling.compile.topology import parse_topology
 from profiling.compile.vision_transformer.model import VISION_TRANSFORMERS
 from profiling.compile.vision_transformer.worker import VisionTransformerRequest
 from profiling.compiler_text.hlo_cycles import read_operations
+from profiling.compiler_text.schedule import read_schedule
 from profiling.estimate import published
-from profiling.estimate.step_time import StepTime, estimate
+from profiling.estimate.step_time import estimate
 from profiling.vit import Report, as_json, as_text
-from tests.profiling.reports import compilation, compute_row
+from tests.profiling.reports import compilation, compute_row, step_time
 
 
 def report_of(run, seconds, hbm_gibibytes=20):
@@ -29,7 +30,7 @@ def report_of(run, seconds, hbm_gibibytes=20):
       rematerialize=False,
     ),
     compilation=compilation(hbm_bytes=hbm_gibibytes * 2**30),
-    time=StepTime(rows=(compute_row(seconds),), collective_bytes=0),
+    time=step_time(compute_row(seconds)),
   )
 
 
@@ -74,7 +75,7 @@ def test_a_step_compiles_for_a_tpu(tmp_path):
   )
   topology = parse_topology(request.topology)
   compiled = read_compilation(folder, versions, topology.chip)
-  time = estimate(read_operations(compiled.hlo_text), topology)
+  time = estimate(read_operations(compiled.hlo_text), read_schedule(compiled.hlo_text), topology)
   # Four tokens an image: parameters, momentum and gradients are what is moved, 428 million of them.
   assert compiled.hbm_bytes > 6 * 420e6
   assert time.collective_bytes > 4 * 420e6

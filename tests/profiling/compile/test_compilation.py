@@ -10,6 +10,7 @@ from profiling.compile.compilation import compile_step
 from profiling.compile.request import StepRequest, plain_experiment, replace_fields
 from profiling.compile.topology import parse_topology
 from profiling.compiler_text.hlo_cycles import read_operations
+from profiling.compiler_text.schedule import read_schedule
 from profiling.estimate.step_time import estimate
 from tests.profiling import shared_step
 
@@ -74,7 +75,8 @@ def test_kernels_have_profiles(compiled):
     "standardization_gradient",
   }
   topology = parse_topology("v4:2x2x1")
-  time = estimate(read_operations(compiled.hlo_text), topology, compiled.kernels)
+  text = compiled.hlo_text
+  time = estimate(read_operations(text), read_schedule(text), topology, compiled.kernels)
   seconds = {part: s for (part, kind), s in time.by("part", "kind").items() if kind == "kernel"}
   assert seconds["optimizer"] > 0
   assert sum(seconds.values()) == pytest.approx(

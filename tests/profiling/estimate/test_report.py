@@ -7,7 +7,7 @@ from nfnet.cost import count
 from profiling.compile.request import StepRequest, plain_experiment, replace_fields
 from profiling.estimate.report import as_json, as_text
 from profiling.estimate.step_time import Row
-from tests.profiling.reports import report
+from tests.profiling.reports import collective_row, report
 from train.config.json_conversion import from_json
 
 REQUEST = StepRequest(
@@ -64,6 +64,22 @@ def test_the_text_says_what_is_estimated_and_what_measured(result):
   assert "stem forward 20.00 25.0%" in words
   assert "convolution 50.00 62.5%" in words
   assert "Rules: " in text
+  assert "step 80.00 ms (80.00 if nothing overlapped with collectives)" in words
+
+
+def test_the_time_without_overlap_is_beside_the_time(result):
+  overlapping = report(REQUEST, *ROWS, collective_row(0.01), collective_seconds=0.03)
+  words = " ".join(as_text(overlapping).split())
+  assert "step 90.00 ms (110.00 if nothing overlapped with collectives)" in words
+  estimated = json.loads(json.dumps(as_json(overlapping)))["estimated"]
+  expected = {
+    "step_seconds": 0.09,
+    "step_seconds_without_overlap": 0.11,
+    "collective_seconds": 0.03,
+    "exposed_collective_seconds": 0.01,
+  }
+  assert {name: estimated[name] for name in expected} == pytest.approx(expected)
+  assert overlapping.images_per_second_per_chip == pytest.approx(32 / 0.09)
 
 
 def test_the_first_line_has_what_is_not_plain():
