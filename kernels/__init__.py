@@ -5,10 +5,16 @@ always the package.
 """
 
 from kernels.dispatch import Implementation, fallback_counts
+from kernels.scaled_ws_conv.filters import StandardizedFilters
 from kernels.scaled_ws_conv.formulas import Standardization
-from kernels.scaled_ws_conv.op import Convolution, scaled_ws_convolution
+from kernels.scaled_ws_conv.op import (
+  Convolution,
+  scaled_ws_convolution,
+  standardize_filters,
+  standardized_convolution,
+)
 from kernels.se_residual.formulas import Gate
-from kernels.se_residual.op import conv_se_residual
+from kernels.se_residual.op import conv_se_residual, standardized_conv_se_residual
 from kernels.sgd_agc.formulas import Step
 from kernels.sgd_agc.op import sgd_agc_step
 from kernels.stem.op import stem_convolutions
@@ -20,10 +26,14 @@ __all__ = [
   "Gate",
   "Implementation",
   "Standardization",
+  "StandardizedFilters",
   "Step",
   "conv_se_residual",
   "fallback_counts",
   "scaled_ws_convolution",
   "sgd_agc_step",
+  "standardize_filters",
+  "standardized_conv_se_residual",
+  "standardized_convolution",
   "stem_convolutions",
 ]

@@ -16,16 +16,18 @@ BUILT_ON = {"se_residual": "scaled_ws_conv", "stem": "scaled_ws_conv"}
 """Ops with another inside. Squeeze-excite and its convolution each need what the other computes,
 forward and backward; the stem is four convolutions."""
 OP_FILES = {"__init__", "formulas", "op", "pallas", "problem", "reference", "tile"}
-"""Files that every op has; it may have `vjp` and files whose names end in `_tpu` besides."""
+"""Files that every op has; it may have `filters`, `vjp` and files whose names end in `_tpu`
+besides."""
 MAY_IMPORT = {
   "formulas": {"formulas"},
-  "reference": {"formulas", "reference"},
+  "filters": {"formulas"},
+  "reference": {"formulas", "filters", "reference"},
   "problem": {"formulas", "problem"},
   "tile": {"problem", "tile"},
-  "_tpu": {"formulas", "problem", "tile", "_tpu"},
-  "vjp": {"formulas", "problem", "tile", "vjp", "_tpu"},
-  "pallas": {"formulas", "problem", "tile", "vjp", "pallas", "_tpu"},
-  "op": {"formulas", "reference", "pallas"},
+  "_tpu": {"formulas", "filters", "problem", "tile", "_tpu"},
+  "vjp": {"formulas", "filters", "problem", "tile", "vjp", "_tpu"},
+  "pallas": {"formulas", "filters", "problem", "tile", "vjp", "pallas", "_tpu"},
+  "op": {"formulas", "filters", "reference", "pallas"},
   "__init__": set(),
 }
 """By kind of an op's file: the kinds of files, of the op and of what it is built on, that it may
@@ -71,7 +73,7 @@ def imports_of_op(path):
 def test_every_op_has_the_same_files(op):
   stems = {path.stem for path in (ROOT / "kernels" / op).glob("*.py")}
   kinds = {kind(stem) for stem in stems}
-  assert kinds - {"vjp", "_tpu"} == OP_FILES
+  assert kinds - {"filters", "vjp", "_tpu"} == OP_FILES
   assert (ROOT / "kernels" / op / "tiles.json").exists()
 
 
@@ -82,7 +84,7 @@ def test_the_files_of_an_op_import_what_their_kind_may(op):
     assert {other for other, _ in of_op} <= {op, BUILT_ON.get(op)}, path
     kinds = {imported for _, imported in of_op}
     assert kinds <= MAY_IMPORT[kind(path.stem)], path
-    if path.stem in ("formulas", "reference"):
+    if path.stem in ("filters", "formulas", "reference"):
       tops = {name.split(".")[0] for name in others}
       assert tops <= {"jax", "jaxtyping", "numpy", *sys.stdlib_module_names}, path
 

@@ -17,8 +17,10 @@ from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float
 
 from kernels.call import Operand, Result, call
+from kernels.scaled_ws_conv.filters import RawFilters, StandardizedFilters
 from kernels.scaled_ws_conv.formulas import Activation
 from kernels.scaled_ws_conv.problem import lane_tiles
+from kernels.scaled_ws_conv.standardize_tpu import write_standardized
 from kernels.scaled_ws_conv.tile import Blocks
 from kernels.tpu import LANES, SUBLANES, result_like
 
@@ -31,22 +33,23 @@ class Refs(NamedTuple):
   these, t the filter's taps.
   """
 
-  input_scale_ref: Any  # [1], in SMEM
+  input_scale_ref: Any  # [1], in SMEM, of raw filters
   x_ref: Any  # [h, a, w, b, n, i]
   cotangent_ref: Any  # [h, w, q, n, o]
   row_above_ref: Any  # [1, w, q, n, o]
   row_below_ref: Any  # [1, w, q, n, o]
-  weight_ref: Any  # [t, i, o]
-  statistics_ref: Any  # [8, o]: mean and scale of each filter in the first two rows
+  weight_ref: Any  # [t, i, o], of raw filters
+  statistics_ref: Any  # [8, o], of raw filters: mean and scale of each in the first two rows
   result_scale_ref: Any  # [n, o], at the end of a branch
   mean_cotangent_ref: Any  # [n, o], at the end of a branch
   input_cotangent_ref: Any  # [h, a, w, b, n, i], if the input is returned
   x_gradient_ref: Any  # [h, a, w, b, n, i], if the input is differentiated
-  weight_gradient_ref: Any  # [t, i, o], of the standardized weights
+  weight_gradient_ref: Any  # of the standardized weights, [t, i, o] or as their squares
   bias_sums_ref: Any  # [8, o], not at the end of a branch
+  sums_ref: Any  # scratch like the weights' gradient in float32, if that is rounded
   activated_ref: Any  # scratch [k, h, a, w, b, n, 128]
   cotangents_ref: Any  # scratch [j, h + border, w + border, q, n, 128]
-  standardized_ref: Any  # scratch [t, j, k, 128, 128], transposed
+  standardized_ref: Any  # [t, k, j, 128, 128]; scratch for raw filters
 
 
 # Under jit, equal calls are traced only once: the body is long.
@@ -57,16 +60,15 @@ def gradients(
   result_scale: Float[Array, "n o"] | None,
   mean_cotangent: Float[Array, "n o"] | None,
   input_cotangent: Float[Array, "h a w b n i"] | None,
-  weight: Float[Array, "taps i_of_group o"],
-  statistics: Float[Array, "8 o"],
-  input_scale: Float[Array, "1"],
+  filters: RawFilters | StandardizedFilters,
+  statistics: Float[Array, "8 o"] | None,
   *,
   blocks: Blocks,
   activation: Activation | None,
   differentiates_input: bool,
 ) -> tuple[
   Float[Array, "h a w b n i"] | None,
-  Float[Array, "parts taps i_of_group o"],
+  Float[Array, "parts taps ..."],
   Float[Array, " o"] | None,
 ]:
   """Returns the gradients of the input, of `input_scale` * standardized weight, and of the bias.
@@ -79,16 +81,16 @@ def gradients(
     mean_cotangent: cotangent of the mean over each image's results, float32; None except at the end
       of a branch.
     input_cotangent: cotangent of the returned input; None if the problem returns none.
-    weight: filters, float32.
-    statistics: statistics of the weights from the forward pass.
-    input_scale: factor of the activated input, float32.
+    filters: filters of the kind that the problem names.
+    statistics: statistics of raw filters from the forward pass, otherwise None.
     blocks: blocks of the backward pass.
     activation: activation of the input, or None.
     differentiates_input: whether the input's gradient is computed.
 
   Returns:
-    The three gradients. That of the weights, float32, is the sum of the parts that are returned:
-    one for each core, or a single one if the cores split the channels. The bias's gradient is None
+    The three gradients. That of the weights has the form of raw weights or of the squares, and is
+    the sum of the parts that are returned: one for each core, in float32, or a single one if the
+    cores split the channels, in the dtype of the squares' sink. The bias's gradient is None
     at the end of a branch, where the caller gets the cotangent's sums along with the scale's
     gradient.
   """
@@ -108,7 +110,8 @@ def gradients(
 
   def weight_at(*place):
     channel = blocks.at(*place)[0]
-    return (0, 0, channel) if grouped else (0, channel, 0)
+    at = (0, 0, channel) if grouped else (0, channel, 0)
+    return (*at, 0, 0) if problem.standardized else at
 
   def part_at(core, channel, position):
     part = 0 if tile.split_channels else core
@@ -129,19 +132,27 @@ def gradients(
   image_block = pl.BlockSpec(blocks.image_shape, image_at)
   parts = 1 if tile.split_channels else tile.cores
   bias_sums_shape = SUBLANES, blocks.block_outputs
+  raw = None if problem.standardized else filters
+  if raw:
+    weight, weight_block = raw.weight, blocks.filter_shape
+  else:
+    weight, weight_block = filters.squares, blocks.squares_shape
+  gradient_dtype = jnp.dtype(jnp.float32)
+  if not raw and parts == 1:
+    gradient_dtype = filters.gradient_sink.dtype
 
   written = call(
     functools.partial(_body, blocks=blocks, activation=activation),
     Refs(
-      input_scale_ref=Operand(input_scale, pl.BlockSpec(memory_space=pltpu.SMEM)),
+      input_scale_ref=raw
+      and Operand(jnp.asarray(raw.input_scale)[None], pl.BlockSpec(memory_space=pltpu.SMEM)),
       x_ref=Operand(x, input_block),
       cotangent_ref=cotangent_block(blocks.result_shape),
       row_above_ref=above if has_neighbors and problem.after else None,
       row_below_ref=below if has_neighbors and problem.before else None,
-      weight_ref=Operand(weight, pl.BlockSpec(blocks.filter_shape, weight_at)),
-      statistics_ref=Operand(
-        statistics, pl.BlockSpec((SUBLANES, blocks.block_outputs), statistics_at)
-      ),
+      weight_ref=raw and Operand(weight, pl.BlockSpec(weight_block, weight_at)),
+      statistics_ref=raw
+      and Operand(statistics, pl.BlockSpec((SUBLANES, blocks.block_outputs), statistics_at)),
       result_scale_ref=Operand(result_scale, image_block) if problem.ends_branch else None,
       mean_cotangent_ref=Operand(mean_cotangent, image_block) if problem.ends_branch else None,
       input_cotangent_ref=Operand(input_cotangent, input_block) if problem.returns_input else None,
@@ -149,8 +160,8 @@ def gradients(
       if differentiates_input
       else None,
       weight_gradient_ref=Result(
-        result_like(x, (parts, *weight.shape), jnp.float32),
-        pl.BlockSpec((None, *blocks.filter_shape), part_at),
+        result_like(x, (parts, *weight.shape), gradient_dtype),
+        pl.BlockSpec((None, *weight_block), part_at),
       ),
       bias_sums_ref=None
       if problem.ends_branch
@@ -160,9 +171,12 @@ def gradients(
           (None, None, *bias_sums_shape), lambda core, channel, _: (core, channel, 0, 0)
         ),
       ),
+      sums_ref=None if gradient_dtype == jnp.float32 else pltpu.VMEM(weight_block, jnp.float32),
       activated_ref=pltpu.VMEM(blocks.activated_shape, x.dtype),
       cotangents_ref=pltpu.VMEM(blocks.cotangent_shape, x.dtype),
-      standardized_ref=pltpu.VMEM(blocks.standardized_shape, x.dtype),
+      standardized_ref=pltpu.VMEM(blocks.squares_shape, x.dtype)
+      if raw
+      else Operand(weight, pl.BlockSpec(weight_block, weight_at)),
     ),
     name="scaled_ws_conv_gradients",
     grid=blocks.grid,
@@ -189,11 +203,14 @@ def _body(refs: Refs, *, blocks: Blocks, activation: Activation | None):
   problem, tile = blocks.problem, blocks.tile
   place = [pl.program_id(axis) for axis in range(3)]
   row_block = blocks.at(*place)[2]
+  sums_ref = refs.weight_gradient_ref if refs.sums_ref is None else refs.sums_ref
 
   @pl.when(place[2] == 0)
   def _():
+    sums_ref[...] = jnp.zeros_like(sums_ref)
     _clear(refs, blocks)
-    _standardize_transposed(refs)
+    if not problem.standardized:
+      _standardize(refs)
 
   _load_cotangents(refs, blocks, row_block)
 
@@ -209,17 +226,26 @@ def _body(refs: Refs, *, blocks: Blocks, activation: Activation | None):
   rows, columns = slice(0, tile.rows), slice(0, problem.width)
   for t, tap in enumerate(problem.taps):
     a, b = tap.phase
-    for k, inputs in enumerate(lane_tiles(refs.weight_ref.shape[1])):
+    for k, inputs in enumerate(lane_tiles(blocks.block_inputs)):
       pixels = refs.activated_ref[k, :, a, :, b].reshape(-1, LANES)
-      for j, outputs in enumerate(lane_tiles(refs.weight_ref.shape[2])):
+      for j, outputs in enumerate(lane_tiles(blocks.block_outputs)):
         product = jax.lax.dot_general(
           pixels,
           _reached(refs, blocks, tap, j, rows, columns),
           (((0,), (0,)), ((), ())),
           preferred_element_type=jnp.float32,
         )
-        height, width = inputs.stop - inputs.start, outputs.stop - outputs.start
-        refs.weight_gradient_ref[t, inputs, outputs] += product[:height, :width]
+        if problem.standardized:
+          sums_ref[t, k, j] += product
+        else:
+          height, width = inputs.stop - inputs.start, outputs.stop - outputs.start
+          sums_ref[t, inputs, outputs] += product[:height, :width]
+
+  if refs.sums_ref is not None:
+
+    @pl.when(place[2] == blocks.grid[2] - 1)
+    def _():
+      refs.weight_gradient_ref[...] = sums_ref[...].astype(refs.weight_gradient_ref.dtype)
 
 
 def _differentiate_input(refs: Refs, blocks: Blocks, activation, row, columns, k, lanes) -> None:
@@ -236,14 +262,16 @@ def _differentiate_input(refs: Refs, blocks: Blocks, activation, row, columns, k
       # All phases of a pooled input share the gradient of their mean.
       if not problem.pool or (a, b) == phases[0]:
         gradient = sum(
-          jnp.dot(
+          jax.lax.dot_general(
             _reached(refs, blocks, tap, j, slice(row, row + 1), columns),
-            refs.standardized_ref[t, j, k],
+            refs.standardized_ref[t, k, j],
+            # The matrix unit transposes its weights while it loads them.
+            (((1,), (1,)), ((), ())),
             preferred_element_type=jnp.float32,
           )
           for t, tap in enumerate(problem.taps)
           if tap.phase == (a, b)
-          for j in range(refs.standardized_ref.shape[1])
+          for j in range(refs.standardized_ref.shape[2])
         )
         gradient = gradient.reshape(tile.columns, tile.images, LANES)[..., :width]
       through_activation = gradient * slope
@@ -288,7 +316,7 @@ def _load_cotangents(refs: Refs, blocks: Blocks, row_block) -> None:
     refs.cotangents_ref[j, row, columns, :, :, :width] = values.astype(refs.cotangents_ref.dtype)
 
   # The outer loop runs over lanes, so that what all pixels share stays in registers.
-  for j, lanes in enumerate(lane_tiles(refs.weight_ref.shape[2])):
+  for j, lanes in enumerate(lane_tiles(blocks.block_outputs)):
     if refs.row_above_ref is not None:
       is_padding = row_block == 0
       write(0, j, lanes, jnp.where(is_padding, 0, refs.row_above_ref[0, ..., lanes]))
@@ -315,9 +343,8 @@ def _load_cotangents(refs: Refs, blocks: Blocks, row_block) -> None:
 
 
 def _clear(refs: Refs, blocks: Blocks) -> None:
-  """Zeroes the sums, and those scratch buffers that are never written completely."""
+  """Zeroes the bias's sums, and those scratch buffers that are never written completely."""
   problem = blocks.problem
-  refs.weight_gradient_ref[...] = jnp.zeros_like(refs.weight_gradient_ref)
   if refs.bias_sums_ref is not None:
     refs.bias_sums_ref[...] = jnp.zeros_like(refs.bias_sums_ref)
   # No pixel is ever written to the unused lanes or to the border of the cotangents.
@@ -327,16 +354,11 @@ def _clear(refs: Refs, blocks: Blocks) -> None:
     refs.cotangents_ref[...] = jnp.zeros_like(refs.cotangents_ref)
 
 
-def _standardize_transposed(refs: Refs) -> None:
-  """Writes the transposed input_scale * scale * (weight - mean)."""
-  taps, inputs, outputs = refs.weight_ref.shape
-  mean = refs.statistics_ref[0:1]
-  scale = refs.statistics_ref[1:2] * refs.input_scale_ref[0]
-  for t, (j, lanes), (k, rows) in itertools.product(
-    range(taps), enumerate(lane_tiles(outputs)), enumerate(lane_tiles(inputs))
-  ):
-    values = jnp.transpose((refs.weight_ref[t, rows, lanes] - mean[:, lanes]) * scale[:, lanes])
-    height, width = values.shape
-    if (height, width) != (LANES, LANES):
-      refs.standardized_ref[t, j, k] = jnp.zeros_like(refs.standardized_ref[t, j, k])
-    refs.standardized_ref[t, j, k, :height, :width] = values.astype(refs.standardized_ref.dtype)
+def _standardize(refs: Refs) -> None:
+  """Writes input_scale * scale * (weight - mean)."""
+  write_standardized(
+    refs.standardized_ref,
+    refs.weight_ref,
+    mean=refs.statistics_ref[0:1],
+    scale=refs.statistics_ref[1:2] * refs.input_scale_ref[0],
+  )

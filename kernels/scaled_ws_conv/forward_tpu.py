@@ -1,6 +1,6 @@
 """The convolution's forward pass as a Pallas TPU kernel.
 
-Each step of the grid standardizes its weights in VMEM if they differ from those of the previous
+Each step of the grid standardizes raw weights in VMEM if they differ from those of the previous
 step, writes the activated input into a scratch buffer with a border of zeros, and adds up one
 matrix product for each tap of the filter. All loops are unrolled, so that the compiler can fill
 gaps in the matrix units' schedule with the activation's arithmetic.
@@ -18,8 +18,10 @@ from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float
 
 from kernels.call import Operand, Result, call
+from kernels.scaled_ws_conv.filters import RawFilters, StandardizedFilters
 from kernels.scaled_ws_conv.formulas import Activation, Standardization, filter_statistics
 from kernels.scaled_ws_conv.problem import lane_tiles
+from kernels.scaled_ws_conv.standardize_tpu import write_standardized
 from kernels.scaled_ws_conv.tile import Blocks
 from kernels.tpu import LANES, SUBLANES, result_like
 
@@ -32,48 +34,44 @@ class Refs(NamedTuple):
   these, t the filter's taps. The blocks with the rows above and below have size 1 along h and a.
   """
 
-  input_scale_ref: Any  # [1], in SMEM
+  input_scale_ref: Any  # [1], in SMEM, of raw filters
   x_ref: Any  # [h, a, w, b, n, i]
   row_above_ref: Any  # [1, 1, w, b, n, i]
   row_below_ref: Any  # [1, 1, w, b, n, i]
-  weight_ref: Any  # [t, i, o]
+  weight_ref: Any  # [t, i, o], of raw filters
   bias_ref: Any  # [1, o]
-  gain_ref: Any  # [1, o]; None if the weights are used as they are
+  gain_ref: Any  # [1, o], of raw filters
   result_ref: Any  # [h, w, q, n, o]
-  statistics_ref: Any  # [8, o]: mean and scale of each filter in the first two rows
+  statistics_ref: Any  # [8, o], of raw filters: mean and scale of each in the first two rows
   mean_ref: Any  # [n, o], at the end of a branch
   activated_ref: Any  # scratch [k, h + border, a, w + border, b, n, 128]
-  standardized_ref: Any  # scratch [t, k, j, 128, 128]
+  standardized_ref: Any  # [t, k, j, 128, 128]; scratch for raw filters
 
 
 # Under jit, equal calls are traced only once: the body is long.
 @functools.partial(jax.jit, static_argnames=("blocks", "activation", "standardization"))
 def convolve(
   x: Float[Array, "h a w b n i"],
-  weight: Float[Array, "taps i_of_group o"],
-  gain: Float[Array, "1 o"] | None,
+  filters: RawFilters | StandardizedFilters,
   bias: Float[Array, "1 o"],
-  input_scale: Float[Array, "1"],
   *,
   blocks: Blocks,
   activation: Activation | None,
   standardization: Standardization,
-) -> tuple[Float[Array, "h w q n o"], Float[Array, "8 o"], Float[Array, "n o"] | None]:
-  """Returns the result, the weights' statistics, and the mean of each image's results.
+) -> tuple[Float[Array, "h w q n o"], Float[Array, "8 o"] | None, Float[Array, "n o"] | None]:
+  """Returns the result, statistics of raw filters, and the mean of each image's results.
 
   Args:
     x: input, of shape `Problem.input_shape`.
-    weight: filters, float32.
-    gain: scale of each filter, float32; None uses the weights as they are (mean 0 and scale 1).
+    filters: filters of the kind that the problem names.
     bias: offset of each output channel, float32.
-    input_scale: factor of the activated input, float32.
     blocks: blocks of the forward pass.
     activation: activation of the input, or None.
-    standardization: see `formulas.inverse_deviation`.
+    standardization: see `formulas.inverse_deviation`; used for raw filters only.
 
   Returns:
-    The result, the statistics and the mean. The statistics hold each filter's mean and scale in the
-    first two rows; the mean of the results is None unless the problem ends a branch.
+    The result, the statistics and the mean. The statistics hold each raw filter's mean and scale in
+    the first two rows; the mean of the results is None unless the problem ends a branch.
   """
   problem, tile = blocks.problem, blocks.tile
 
@@ -111,22 +109,25 @@ def convolve(
   has_neighbors = blocks.row_blocks > 1
   result_shape = problem.height, problem.width, problem.outputs, problem.images
   copies = 1 if tile.split_channels else tile.cores
+  raw = None if problem.standardized else filters
+  squares = pl.BlockSpec(blocks.squares_shape, lambda *place: (0, 0, blocks.at(*place)[0], 0, 0))
 
   written = call(
     functools.partial(_body, blocks=blocks, activation=activation, standardization=standardization),
     Refs(
-      input_scale_ref=Operand(input_scale, pl.BlockSpec(memory_space=pltpu.SMEM)),
+      input_scale_ref=raw and Operand(raw.input_scale[None], pl.BlockSpec(memory_space=pltpu.SMEM)),
       x_ref=input_block(blocks.input_shape),
       row_above_ref=above if has_neighbors and problem.before else None,
       row_below_ref=below if has_neighbors and problem.after else None,
-      weight_ref=parameter(weight),
+      weight_ref=raw and parameter(raw.weight),
       bias_ref=parameter(bias),
-      gain_ref=None if gain is None else parameter(gain),
+      gain_ref=raw and parameter(raw.gain[None]),
       result_ref=Result(
         result_like(x, (*result_shape, problem.out_channels), x.dtype),
         pl.BlockSpec(blocks.result_shape, result_at),
       ),
-      statistics_ref=Result(
+      statistics_ref=raw
+      and Result(
         result_like(x, (copies, SUBLANES, problem.out_channels), jnp.float32),
         pl.BlockSpec((None, SUBLANES, tile.channels), statistics_at),
       ),
@@ -137,7 +138,9 @@ def convolve(
       if problem.ends_branch
       else None,
       activated_ref=pltpu.VMEM(blocks.activated_shape, x.dtype),
-      standardized_ref=pltpu.VMEM(blocks.standardized_shape, x.dtype),
+      standardized_ref=pltpu.VMEM(blocks.squares_shape, x.dtype)
+      if raw
+      else Operand(filters.squares, squares),
     ),
     name="scaled_ws_conv",
     grid=blocks.grid,
@@ -145,7 +148,7 @@ def convolve(
     macs=problem.macs,
     transcendentals=x.size if activation else 0,
   )
-  return written.result_ref, written.statistics_ref[0], written.mean_ref
+  return written.result_ref, raw and written.statistics_ref[0], written.mean_ref
 
 
 def _body(
@@ -161,7 +164,8 @@ def _body(
 
   @pl.when(place[2] == 0)
   def _():
-    _standardize(refs, standardization)
+    if not problem.standardized:
+      _standardize(refs, standardization)
     for border in _borders(blocks):
       refs.activated_ref[border] = jnp.zeros_like(refs.activated_ref[border])
 
@@ -264,21 +268,12 @@ def _standardize(refs: Refs, standardization: Standardization) -> None:
 
   Folding the input's scale into that of the weights costs nothing.
   """
-  mean, scale = 0.0, 1.0
-  if refs.gain_ref is not None:
-    statistics = filter_statistics(refs.weight_ref[...], refs.gain_ref[0], standardization)
-    mean, scale = (one[None] for one in statistics)
-  refs.statistics_ref[0:1] = jnp.broadcast_to(mean, refs.bias_ref.shape)
-  refs.statistics_ref[1:2] = jnp.broadcast_to(scale, refs.bias_ref.shape)
+  statistics = filter_statistics(refs.weight_ref[...], refs.gain_ref[0], standardization)
+  refs.statistics_ref[0:1], refs.statistics_ref[1:2] = (one[None] for one in statistics)
 
-  taps, inputs, outputs = refs.weight_ref.shape
-  mean = refs.statistics_ref[0:1]
-  scale = refs.statistics_ref[1:2] * refs.input_scale_ref[0]
-  for t, (k, rows), (j, lanes) in itertools.product(
-    range(taps), enumerate(lane_tiles(inputs)), enumerate(lane_tiles(outputs))
-  ):
-    values = (refs.weight_ref[t, rows, lanes] - mean[:, lanes]) * scale[:, lanes]
-    height, width = values.shape
-    if (height, width) != (LANES, LANES):
-      refs.standardized_ref[t, k, j] = jnp.zeros_like(refs.standardized_ref[t, k, j])
-    refs.standardized_ref[t, k, j, :height, :width] = values.astype(refs.standardized_ref.dtype)
+  write_standardized(
+    refs.standardized_ref,
+    refs.weight_ref,
+    mean=refs.statistics_ref[0:1],
+    scale=refs.statistics_ref[1:2] * refs.input_scale_ref[0],
+  )

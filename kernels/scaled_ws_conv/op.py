@@ -1,13 +1,15 @@
-"""The public op: convolution with scaled weight standardization."""
+"""The public ops: convolution with scaled weight standardization, at once or in two steps."""
 
 import functools
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from kernels.dispatch import Implementation, dispatch
 from kernels.scaled_ws_conv import pallas, reference
+from kernels.scaled_ws_conv.filters import StandardizedFilters, filter_shape
 from kernels.scaled_ws_conv.formulas import Activation, Standardization
 
 
@@ -87,5 +89,96 @@ def scaled_ws_convolution(
       reference=functools.partial(reference.scaled_ws_convolution, **static),
       kernel=functools.partial(pallas.scaled_ws_convolution, **static),
       arguments=(x, weight, gain, bias, input_scale),
+    )
+  )
+
+
+def standardize_filters(
+  weight: Float[Array, "kh kw i o"],
+  gain: Float[Array, " o"],
+  input_scale: Float[Array, ""] | None = None,
+  *,
+  dtype: jnp.dtype = jnp.bfloat16,
+  gradient_dtype: jnp.dtype = jnp.float32,
+  standardization: Standardization = "released",
+  implementation: Implementation = "reference",
+) -> StandardizedFilters:
+  """Returns `input_scale` * standardized filters, which `standardized_convolution` takes.
+
+  The two together compute what `scaled_ws_convolution` computes. Standardizing is the first step of
+  its own where filters are used more than once, or travel between devices.
+
+  Args:
+    weight: filters, [kernel height, kernel width, channels / groups, output channels], float32.
+    gain: scale of each filter, [output channels], float32.
+    input_scale: factor of the activated input, a float32 scalar without a derivative; None is 1.
+    dtype: compute dtype of the convolution.
+    gradient_dtype: dtype in which the convolution returns the gradient of its filters, float32 or
+      bfloat16. The gradients of weight and gain are float32.
+    standardization: formula of weight standardization (`scaled_ws_conv.formulas.Standardization`).
+    implementation: "reference" or "pallas".
+
+  Returns:
+    The filters in squares of 128 x 128 for the matrix unit.
+  """
+  if input_scale is not None:
+    input_scale = jax.lax.stop_gradient(input_scale)
+  static = dict(
+    dtype=jnp.dtype(dtype),
+    gradient_dtype=jnp.dtype(gradient_dtype),
+    standardization=standardization,
+  )
+  return dispatch(
+    "standardize_filters",
+    implementation,
+    reference=functools.partial(reference.standardize_filters, **static),
+    kernel=functools.partial(pallas.standardize_filters, **static),
+    arguments=(weight, gain, input_scale),
+  )
+
+
+def standardized_convolution(
+  x: Float[Array, "h w n c"],
+  filters: StandardizedFilters,
+  bias: Float[Array, " o"],
+  *,
+  stride: int = 1,
+  groups: int = 1,
+  pool: bool = False,
+  activation: Activation | None = None,
+  returns_input: bool = False,
+  implementation: Implementation = "reference",
+) -> Convolution:
+  """Computes y = conv(pool(activation(x)), filters) + bias.
+
+  Args:
+    x: activations, [height, width, images, channels], in the compute dtype.
+    filters: filters from `standardize_filters`, in the compute dtype.
+    bias: offset of each output channel, [output channels], float32.
+    stride: stride of the convolution, in pixels; its padding is "SAME" in XLA's sense.
+    groups: number of groups of channels that are convolved separately.
+    pool: whether 2x2 average pooling precedes the convolution.
+    activation: activation of the input, or None.
+    returns_input: whether the input is returned too.
+    implementation: "reference" or "pallas".
+
+  Returns:
+    What `scaled_ws_convolution` returns. The gradient of the filters is that of their
+    `gradient_sink`.
+
+  Raises:
+    ValueError: filters, input, bias and groups do not fit together.
+  """
+  filter_shape(filters, x, bias, groups=groups)
+  static = dict(
+    stride=stride, groups=groups, pool=pool, activation=activation, returns_input=returns_input
+  )
+  return Convolution(
+    *dispatch(
+      "standardized_convolution",
+      implementation,
+      reference=functools.partial(reference.standardized_convolution, **static),
+      kernel=functools.partial(pallas.standardized_convolution, **static),
+      arguments=(x, filters, bias),
     )
   )

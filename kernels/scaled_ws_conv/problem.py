@@ -56,6 +56,8 @@ class Problem:
     returns_input: whether the input is returned, so that the gradient of its other uses is added
       in the backward kernel.
     itemsize: bytes per activation.
+    standardized: whether the filters arrive standardized, as `filters.StandardizedFilters`; if not,
+      the kernels standardize them in VMEM.
   """
 
   height: int
@@ -70,6 +72,7 @@ class Problem:
   ends_branch: bool = False
   returns_input: bool = False
   itemsize: int = 2
+  standardized: bool = False
 
   @property
   def label(self) -> str:
@@ -78,7 +81,8 @@ class Problem:
     return (
       f"{side}x{side} {self.in_channels}->{self.out_channels} groups {self.groups}"
       f" stride {self.stride}{' pooled' * self.pool} to {to}{' ending a branch' * self.ends_branch}"
-      f"{' with input' * self.returns_input}, {self.itemsize} bytes"
+      f"{' with input' * self.returns_input}{' standardized' * self.standardized},"
+      f" {self.itemsize} bytes"
     )
 
   @property
@@ -165,6 +169,7 @@ def problem_of(
   itemsize: int,
   ends_branch: bool = False,
   returns_input: bool = False,
+  standardized: bool = False,
 ) -> Problem:
   """Returns the problem that the kernels solve for arguments of these shapes.
 
@@ -177,6 +182,7 @@ def problem_of(
     itemsize: bytes per activation.
     ends_branch: see `Problem`.
     returns_input: see `Problem`.
+    standardized: see `Problem`.
 
   Raises:
     NotImplementedError: the kernels do not cover the problem.
@@ -209,4 +215,5 @@ def problem_of(
     ends_branch=ends_branch,
     returns_input=returns_input,
     itemsize=itemsize,
+    standardized=standardized,
   )

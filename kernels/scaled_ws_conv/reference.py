@@ -12,6 +12,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from kernels.scaled_ws_conv.filters import (
+  StandardizedFilters,
+  filter_shape,
+  from_squares,
+  rounded,
+  to_squares,
+)
 from kernels.scaled_ws_conv.formulas import Activation, Standardization, standardize_weight
 
 
@@ -150,15 +157,94 @@ def scaled_ws_convolution(
   Returns:
     The result, and `x` if `returns_input`, otherwise None.
   """
-  dtype, given = x.dtype, x
+  weight = standardize_weight(weight, gain, standardization)
+  if input_scale is not None:
+    weight = weight * input_scale
+  y = _activate_pool_convolve(x, weight, bias, stride, groups, pool, activation)
+  return y, x if returns_input else None
+
+
+def standardize_filters(
+  weight: Float[Array, "kh kw i o"],
+  gain: Float[Array, " o"],
+  input_scale: Float[Array, ""] | None,
+  *,
+  dtype: jnp.dtype,
+  gradient_dtype: jnp.dtype,
+  standardization: Standardization,
+) -> StandardizedFilters:
+  """Returns `input_scale` * standardized weight in squares of a dtype.
+
+  Args:
+    weight: filters.
+    gain: scale of each output channel's filter.
+    input_scale: factor of the activated input; None is 1.
+    dtype: compute dtype, in which the convolution multiplies.
+    gradient_dtype: dtype in which the convolution returns the gradient of the filters.
+    standardization: see `formulas.inverse_deviation`.
+  """
+  weight = standardize_weight(weight, gain, standardization)
+  if input_scale is not None:
+    weight = weight * input_scale
+  return rounded(to_squares(weight.reshape(-1, *weight.shape[2:])), dtype, gradient_dtype)
+
+
+def standardized_convolution(
+  x: Float[Array, "h w n c"],
+  filters: StandardizedFilters,
+  bias: Float[Array, " o"],
+  *,
+  stride: int,
+  groups: int,
+  pool: bool,
+  activation: Activation | None,
+  returns_input: bool,
+) -> tuple[Float[Array, "h2 w2 n o"], Float[Array, "h w n c"] | None]:
+  """Computes y = conv(pool(activation(x)), filters) + bias for standardized filters.
+
+  The arguments are those of `scaled_ws_convolution`. The gradient of the filters goes to their
+  sink.
+  """
+  side, _, inputs, outputs = filter_shape(filters, x, bias, groups=groups)
+  weight = from_squares(_differentiable_squares(filters), inputs, outputs)
+  weight = weight.reshape(side, side, inputs, outputs)
+  y = _activate_pool_convolve(x, weight, bias, stride, groups, pool, activation)
+  return y, x if returns_input else None
+
+
+@jax.custom_vjp
+def _differentiable_squares(
+  filters: StandardizedFilters,
+) -> Float[Array, "taps k j 128 128"]:
+  """Returns the squares, with the gradient going to the sink."""
+  return filters.squares
+
+
+def _squares_forward(filters):
+  return filters.squares, filters.gradient_sink
+
+
+def _squares_backward(gradient_sink, cotangent):
+  return (StandardizedFilters(None, cotangent.astype(gradient_sink.dtype)),)
+
+
+_differentiable_squares.defvjp(_squares_forward, _squares_backward)
+
+
+def _activate_pool_convolve(
+  x: Float[Array, "h w n c"],
+  weight: Float[Array, "kh kw i o"],
+  bias: Float[Array, " o"],
+  stride: int,
+  groups: int,
+  pool: bool,
+  activation: Activation | None,
+) -> Float[Array, "h2 w2 n o"]:
+  dtype = x.dtype
   if activation is not None:
     x = activate(activation, x)
   if pool:
     x = average_pool(x)
-  weight = standardize_weight(weight, gain, standardization)
-  if input_scale is not None:
-    weight = weight * input_scale
   y = convolve(x, weight.astype(dtype), stride, groups)
   # The sum is in float32 so that the bias's gradient is summed in float32.
-  y = (y.astype(jnp.float32) + bias.astype(jnp.float32)[None, None, None, :]).astype(dtype)
-  return y, given if returns_input else None
+  return (y.astype(jnp.float32) + bias.astype(jnp.float32)[None, None, None, :]).astype(dtype)

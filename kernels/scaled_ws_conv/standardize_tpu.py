@@ -1,4 +1,4 @@
-"""The derivative of scaled weight standardization as a Pallas TPU kernel: one pass over HBM.
+"""Scaled weight standardization and its derivative as Pallas TPU kernels: one pass over HBM each.
 
 With n inputs of a filter, mean m, r = `formulas.inverse_deviation` and a gradient G of the
 standardized weights gain * r * (w - m):
@@ -10,6 +10,7 @@ Where r is constant (`formulas.inverse_deviation_varies`), w's gradient has no s
 """
 
 import functools
+import itertools
 from typing import Any, NamedTuple
 
 import jax
@@ -21,32 +22,109 @@ from jaxtyping import Array, Float
 from kernels.call import Operand, Result, call
 from kernels.scaled_ws_conv.formulas import (
   Standardization,
+  filter_statistics,
   inverse_deviation,
   inverse_deviation_varies,
 )
+from kernels.scaled_ws_conv.problem import lane_tiles
 from kernels.tpu import LANES, SUBLANES, result_like
 
 CHUNK_ROWS_MAX = 64
 """Largest number of rows that are computed at a time."""
 
 
-class Refs(NamedTuple):
-  """The kernel's refs.
+class StandardizeRefs(NamedTuple):
+  """The refs of the kernel that standardizes.
 
-  Axes: n inputs of a filter (all taps), o output channels, parts of the gradient to be added up.
+  Axes: n inputs of a filter (all taps), m tiles of 128 of these, o output channels.
   """
 
   input_scale_ref: Any  # [1], in SMEM
   weight_ref: Any  # [n, o]
-  standardized_gradient_ref: Any  # [parts, n, o]
+  gain_ref: Any  # [1, o]
+  squares_ref: Any  # [m, 128, o]
+
+
+class Refs(NamedTuple):
+  """The refs of the derivative's kernel.
+
+  Axes: n inputs of a filter (all taps), o output channels, parts of the gradient to be added up, m
+  tiles of 128 inputs.
+  """
+
+  input_scale_ref: Any  # [1], in SMEM
+  weight_ref: Any  # [n, o]
+  standardized_gradient_ref: Any  # [parts, n, o], or of squares [m, 128, o]
   gain_ref: Any  # [1, o]
   weight_gradient_ref: Any  # [n, o]
   gain_gradient_ref: Any  # [1, o]
 
 
+def can_standardize(weight_shape: tuple[int, ...]) -> bool:
+  """Returns whether `standardize` covers filters of a shape [taps, i, o]."""
+  return not any(size % LANES for size in weight_shape[1:])
+
+
+def standardize(
+  weight: Float[Array, "taps i o"],
+  gain: Float[Array, "1 o"],
+  input_scale: Float[Array, "1"],
+  *,
+  dtype: jnp.dtype,
+  standardization: Standardization,
+) -> Float[Array, "taps k j 128 128"]:
+  """Returns `input_scale` times the standardized weights in squares.
+
+  Args:
+    weight: filters, float32; see `can_standardize`.
+    gain: scale of each filter, float32.
+    input_scale: factor of the activated input, float32.
+    dtype: dtype of the squares.
+    standardization: see `formulas.inverse_deviation`.
+  """
+  taps, inputs, outputs = weight.shape
+  rows = taps * inputs
+  vector = pl.BlockSpec((1, LANES), lambda column: (0, column))
+  written = call(
+    functools.partial(_standardize_body, standardization=standardization),
+    StandardizeRefs(
+      input_scale_ref=Operand(input_scale, pl.BlockSpec(memory_space=pltpu.SMEM)),
+      weight_ref=Operand(
+        weight.reshape(rows, outputs), pl.BlockSpec((rows, LANES), lambda column: (0, column))
+      ),
+      gain_ref=Operand(gain, vector),
+      squares_ref=Result(
+        result_like(weight, (rows // LANES, outputs // LANES, LANES, LANES), dtype),
+        _squares_block(rows),
+      ),
+    ),
+    name="standardization",
+    grid=(outputs // LANES,),
+    dimension_semantics=("parallel",),
+  )
+  return written.squares_ref.reshape(taps, -1, outputs // LANES, LANES, LANES)
+
+
+def _squares_block(rows: int) -> pl.BlockSpec:
+  return pl.BlockSpec((rows // LANES, None, LANES, LANES), lambda column: (0, column, 0, 0))
+
+
+def _standardize_body(refs: StandardizeRefs, *, standardization: Standardization):
+  mean, scale = filter_statistics(refs.weight_ref[...], refs.gain_ref[0], standardization)
+  mean, scale = mean[None], (scale * refs.input_scale_ref[0])[None]
+
+  def write(tile, _):
+    at = pl.ds(pl.multiple_of(tile * LANES, LANES), LANES), slice(None)
+    values = (refs.weight_ref[at] - mean) * scale
+    refs.squares_ref[tile] = values.astype(refs.squares_ref.dtype)
+    return 0
+
+  jax.lax.fori_loop(0, refs.squares_ref.shape[0], write, 0)
+
+
 def gradient(
   weight: Float[Array, "taps i o"],
-  standardized_gradient: Float[Array, "parts taps i o"],
+  standardized_gradient: Float[Array, "parts taps i o"] | Float[Array, "taps k j 128 128"],
   gain: Float[Array, "1 o"],
   input_scale: Float[Array, "1"],
   *,
@@ -56,8 +134,8 @@ def gradient(
 
   Args:
     weight: filters, float32; the number of inputs is a multiple of 8.
-    standardized_gradient: float32; the sum over parts is the gradient of `input_scale` times the
-      standardized weights.
+    standardized_gradient: gradient of `input_scale` times the standardized weights, float32: parts
+      to be added up, or the gradient of their squares, also in bfloat16.
     gain: scale of each filter, float32.
     input_scale: factor of the activated input, float32.
     standardization: see `formulas.inverse_deviation`.
@@ -65,23 +143,31 @@ def gradient(
   outputs = weight.shape[-1]
   rows = weight.size // outputs
   columns = LANES if outputs % LANES == 0 else outputs
-  parts = standardized_gradient.shape[0]
 
   vector = pl.BlockSpec((1, columns), lambda column: (0, column))
   matrix = pl.BlockSpec((rows, columns), lambda column: (0, column))
-  matrices = pl.BlockSpec((parts, rows, columns), lambda column: (0, 0, column))
+  are_squares = standardized_gradient.ndim == 5
+  if are_squares:
+    gradients = Operand(
+      standardized_gradient.reshape(rows // LANES, outputs // LANES, LANES, LANES),
+      _squares_block(rows),
+    )
+  else:
+    parts = standardized_gradient.shape[0]
+    gradients = Operand(
+      standardized_gradient.reshape(parts, rows, outputs),
+      pl.BlockSpec((parts, rows, columns), lambda column: (0, 0, column)),
+    )
 
   def result(shape, spec):
     return Result(result_like(standardized_gradient, shape, jnp.float32), spec)
 
   written = call(
-    functools.partial(_body, standardization=standardization),
+    functools.partial(_body, standardization=standardization, are_squares=are_squares),
     Refs(
       input_scale_ref=Operand(input_scale, pl.BlockSpec(memory_space=pltpu.SMEM)),
       weight_ref=Operand(weight.reshape(rows, outputs), matrix),
-      standardized_gradient_ref=Operand(
-        standardized_gradient.reshape(parts, rows, outputs), matrices
-      ),
+      standardized_gradient_ref=gradients,
       gain_ref=Operand(gain, vector),
       weight_gradient_ref=result((rows, outputs), matrix),
       gain_gradient_ref=result((1, outputs), vector),
@@ -93,7 +179,7 @@ def gradient(
   return written.weight_gradient_ref.reshape(weight.shape), written.gain_gradient_ref[0]
 
 
-def _body(refs: Refs, *, standardization: Standardization):
+def _body(refs: Refs, *, standardization: Standardization, are_squares: bool):
   rows, columns = refs.weight_ref.shape
   chunk_rows = max(i for i in range(SUBLANES, CHUNK_ROWS_MAX + 1, SUBLANES) if rows % i == 0)
   # Sums are relative to a value of each filter, as in `formulas.filter_statistics`.
@@ -102,7 +188,12 @@ def _body(refs: Refs, *, standardization: Standardization):
   def chunk(i):
     at = pl.ds(pl.multiple_of(i * chunk_rows, SUBLANES), chunk_rows), slice(None)
     offset = refs.weight_ref[at] - origin
-    return at, offset, jnp.sum(refs.standardized_gradient_ref[:, *at], axis=0)
+    if not are_squares:
+      return at, offset, jnp.sum(refs.standardized_gradient_ref[:, *at], axis=0)
+    per_square = LANES // chunk_rows
+    within = pl.ds(pl.multiple_of(i % per_square * chunk_rows, SUBLANES), chunk_rows)
+    square = refs.standardized_gradient_ref[i // per_square, within]
+    return at, offset, square.astype(jnp.float32)
 
   def add(i, sums):
     _, offset, g = chunk(i)
@@ -131,3 +222,25 @@ def _body(refs: Refs, *, standardization: Standardization):
     return 0
 
   jax.lax.fori_loop(0, rows // chunk_rows, write, 0)
+
+
+def write_standardized(
+  standardized_ref, weight_ref, *, mean: Float[Array, "1 o"], scale: Float[Array, "1 o"]
+) -> None:
+  """Writes scale * (weight - mean), with zeros beyond the last channel.
+
+  Args:
+    standardized_ref: [taps, tiles of i, tiles of o, 128, 128] in the compute dtype.
+    weight_ref: [taps, i, o], float32.
+    mean: mean of each filter.
+    scale: scale of each filter. Folding the input's scale into it costs nothing.
+  """
+  taps, inputs, outputs = weight_ref.shape
+  for t, (k, rows), (j, lanes) in itertools.product(
+    range(taps), enumerate(lane_tiles(inputs)), enumerate(lane_tiles(outputs))
+  ):
+    values = (weight_ref[t, rows, lanes] - mean[:, lanes]) * scale[:, lanes]
+    height, width = values.shape
+    if (height, width) != (LANES, LANES):
+      standardized_ref[t, k, j] = jnp.zeros_like(standardized_ref[t, k, j])
+    standardized_ref[t, k, j, :height, :width] = values.astype(standardized_ref.dtype)

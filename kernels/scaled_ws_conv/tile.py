@@ -190,6 +190,12 @@ class Blocks:
     return len(self.problem.taps), self.block_inputs, self.block_outputs
 
   @property
+  def squares_shape(self) -> tuple[int, ...]:
+    """Shape of the standardized weights' block, in squares for the matrix unit."""
+    sides = (math.ceil(self.block_inputs / LANES), math.ceil(self.block_outputs / LANES))
+    return len(self.problem.taps), *sides, LANES, LANES
+
+  @property
   def activated_shape(self) -> tuple[int, ...]:
     """Shape of the scratch for the activated input, by lane tiles; with a border if forward."""
     problem, tile = self.problem, self.tile
@@ -206,28 +212,27 @@ class Blocks:
     return outputs, tile.rows + border, problem.width + border, problem.outputs, tile.images, LANES
 
   @property
-  def standardized_shape(self) -> tuple[int, ...]:
-    """Shape of the scratch for the standardized weights, in squares for the matrix unit."""
-    sides = (math.ceil(self.block_inputs / LANES), math.ceil(self.block_outputs / LANES))
-    if self.direction == "backward":
-      sides = sides[::-1]
-    return len(self.problem.taps), *sides, LANES, LANES
-
-  @property
   def vmem_bytes(self) -> int:
     """VMEM needed per core: scratch, and two of each block, so that copies overlap with work."""
     itemsize, outputs = self.problem.itemsize, self.block_outputs
-    activations, parameters = [self.input_shape, self.result_shape], [self.filter_shape]
+    standardized = self.problem.standardized
+    activations, parameters = [self.input_shape, self.result_shape], []
+    scratch = [self.squares_shape]
+    if not standardized:
+      parameters.append(self.filter_shape)
+    elif self.grid[1] > 1:
+      # A block that changes needs two buffers, so that the next one is fetched during the work.
+      scratch.append(self.squares_shape)
     vectors = [(SUBLANES, outputs)] * 3
     if self.direction == "forward":
-      scratch = [self.activated_shape, self.standardized_shape]
+      scratch += [self.activated_shape]
       halo = self.input_halo_shape
       vectors += [self.image_shape] * self.problem.ends_branch
     else:
       inputs = 1 + self.problem.returns_input
       activations += [self.input_shape] * inputs
-      parameters += [self.filter_shape]
-      scratch = [self.activated_shape, self.cotangent_shape, self.standardized_shape]
+      parameters += [self.squares_shape if standardized else self.filter_shape]
+      scratch += [self.activated_shape, self.cotangent_shape]
       halo = self.result_halo_shape
       vectors += [self.image_shape] * 2 * self.problem.ends_branch
     if self.row_blocks > 1:
@@ -239,11 +244,23 @@ class Blocks:
     )
 
   @property
+  def part_bytes(self) -> int:
+    """HBM bytes that it takes to add up the parts of the weights' gradient after the kernel.
+
+    The kernel that differentiates the standardization of raw filters adds them up while reading.
+    """
+    parts = 1 if self.tile.split_channels else self.tile.cores
+    if self.direction == "forward" or parts == 1 or not self.problem.standardized:
+      return 0
+    weights = len(self.problem.taps) * self.problem.group_inputs * self.problem.out_channels
+    return (parts + 1) * 4 * weights
+
+  @property
   def products(self) -> int:
     """Number of matrix products of 16 pixels that are unrolled in the kernel."""
     problem, tile = self.problem, self.tile
     pixels = tile.rows * problem.width * tile.images // 16
-    squares = math.prod(self.standardized_shape[:3])
+    squares = math.prod(self.squares_shape[:3])
     return pixels * squares * (1 if self.direction == "forward" else 2)
 
 
@@ -318,8 +335,12 @@ def choose(problem: Problem, direction: Direction, path: pathlib.Path = CHOSEN) 
   Raises:
     NotImplementedError: no tile fits.
   """
-  if tile := read_tiles(path, type(problem), Tile).get((problem, direction)):
-    return Blocks(problem, direction, tile)
+  tiles = read_tiles(path, type(problem), Tile)
+  # What is good for raw filters fits standardized ones, which take less memory, if no sweep has
+  # found better.
+  for known in (problem, dataclasses.replace(problem, standardized=False)):
+    if tile := tiles.get((known, direction)):
+      return Blocks(problem, direction, tile)
   for vmem_bytes in (VMEM_BYTES_PREFERRED, VMEM_BYTES):
     for blocks in candidates(problem, direction, vmem_bytes):
       return blocks

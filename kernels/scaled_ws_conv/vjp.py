@@ -14,6 +14,7 @@ from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float
 
 from kernels.scaled_ws_conv import backward_tpu, forward_tpu, standardize_tpu
+from kernels.scaled_ws_conv.filters import RawFilters, StandardizedFilters, zeros_like
 from kernels.scaled_ws_conv.formulas import Activation, Standardization
 from kernels.scaled_ws_conv.tile import Passes
 
@@ -24,27 +25,69 @@ def convolve(
   activation: Activation | None,
   standardization: Standardization,
   x: Float[Array, "h a w b n c"],
-  weight: Float[Array, "taps i o"],
-  gain: Float[Array, " o"] | None,
+  filters: RawFilters | StandardizedFilters,
   bias: Float[Array, " o"],
-  scale: Float[Array, ""],
 ) -> tuple[Float[Array, "h w q n o"], Float[Array, "h a w b n c"] | None]:
   """Returns the result, and the input if the problem returns it.
 
-  There is no derivative with respect to the scale.
+  There is no derivative with respect to the input's scale, nor to squares: see
+  `StandardizedFilters.gradient_sink`.
 
   Args:
     passes: blocks of both passes.
     activation: activation of the input, or None.
-    standardization: see `formulas.inverse_deviation`.
+    standardization: see `formulas.inverse_deviation`; used for raw filters only.
     x: input, of shape `Problem.input_shape`.
-    weight: filters, float32.
-    gain: scale of each filter, float32; None uses the weights as they are.
+    filters: filters of the kind that the problem names.
     bias: offset of each output channel, float32.
-    scale: factor of the activated input, float32.
   """
-  result, _, _ = forward(passes, activation, standardization, x, weight, gain, bias, scale)
+  result, _, _ = forward(passes, activation, standardization, x, filters, bias)
   return result, x if passes.forward.problem.returns_input else None
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def standardize(
+  dtype: jnp.dtype,
+  gradient_dtype: jnp.dtype,
+  standardization: Standardization,
+  filters: RawFilters,
+) -> StandardizedFilters:
+  """Returns standardized filters, whose gradient comes from their sink.
+
+  Args:
+    dtype: dtype of the squares.
+    gradient_dtype: dtype of the gradient that the convolution returns.
+    standardization: see `formulas.inverse_deviation`.
+    filters: filters that `standardize_tpu.can_standardize`.
+  """
+  squares = standardize_tpu.standardize(
+    filters.weight,
+    filters.gain[None],
+    filters.input_scale[None],
+    dtype=dtype,
+    standardization=standardization,
+  )
+  return StandardizedFilters(squares, zeros_like(squares, gradient_dtype))
+
+
+def _standardize_forward(dtype, gradient_dtype, standardization, filters):
+  return standardize(dtype, gradient_dtype, standardization, filters), filters
+
+
+def _standardize_backward(dtype, gradient_dtype, standardization, filters, cotangent):
+  del dtype, gradient_dtype
+  weight, gain = standardize_tpu.gradient(
+    filters.weight,
+    cotangent.gradient_sink,
+    filters.gain[None],
+    # A constant arrives as a NumPy array.
+    jnp.asarray(filters.input_scale)[None],
+    standardization=standardization,
+  )
+  return (RawFilters(weight, gain, None),)
+
+
+standardize.defvjp(_standardize_forward, _standardize_backward)
 
 
 def forward(
@@ -52,10 +95,8 @@ def forward(
   activation: Activation | None,
   standardization: Standardization,
   x: Float[Array, "h a w b n c"],
-  weight: Float[Array, "taps i o"],
-  gain: Float[Array, " o"] | None,
+  filters: RawFilters | StandardizedFilters,
   bias: Float[Array, " o"],
-  scale: Float[Array, ""],
 ) -> tuple[Float[Array, "h w q n o"], Float[Array, "n o"] | None, tuple[Any, ...]]:
   """Returns the result, its mean over pixels at the end of a branch, and residuals for `backward`.
 
@@ -63,15 +104,13 @@ def forward(
   """
   result, statistics, mean = forward_tpu.convolve(
     x,
-    weight,
-    None if gain is None else gain[None],
+    filters,
     bias[None],
-    scale[None],
     blocks=passes.forward,
     activation=activation,
     standardization=standardization,
   )
-  return result, mean, (x, weight, gain, scale, statistics)
+  return result, mean, (x, filters, statistics)
 
 
 def backward(
@@ -85,8 +124,10 @@ def backward(
   mean_cotangent: Float[Array, "n o"] | None,
   input_cotangent: Float[Array, "h a w b n c"] | None,
   differentiates_input: bool,
-) -> tuple[Array | None, Array, Array | None, Array | None]:
-  """Returns the gradients of input, weight, gain and, except at the end of a branch, bias.
+) -> tuple[Array | None, RawFilters | StandardizedFilters, Array | None]:
+  """Returns the gradients of input, filters and, except at the end of a branch, bias.
+
+  In the gradient of the filters, None stands for what has no derivative.
 
   Args:
     passes: blocks of both passes.
@@ -100,29 +141,33 @@ def backward(
     input_cotangent: cotangent of the returned input.
     differentiates_input: whether the input's gradient is computed.
   """
-  x, weight, gain, scale, statistics = residuals
-  # A constant arrives as a NumPy array.
-  scale = jnp.asarray(scale)
+  x, filters, statistics = residuals
   x_gradient, standardized_gradient, bias_gradient = backward_tpu.gradients(
     x,
     cotangent,
     result_scale,
     mean_cotangent,
     input_cotangent,
-    weight,
+    filters,
     statistics,
-    scale[None],
     blocks=passes.backward,
     activation=activation,
     differentiates_input=differentiates_input,
   )
-  if gain is None:
-    weight_gradient, gain_gradient = jnp.sum(standardized_gradient, axis=0) * scale, None
-  else:
-    weight_gradient, gain_gradient = standardize_tpu.gradient(
-      weight, standardized_gradient, gain[None], scale[None], standardization=standardization
-    )
-  return x_gradient, weight_gradient, gain_gradient, bias_gradient
+  if isinstance(filters, StandardizedFilters):
+    parts = len(standardized_gradient)
+    total = standardized_gradient[0] if parts == 1 else jnp.sum(standardized_gradient, axis=0)
+    total = total.astype(filters.gradient_sink.dtype)
+    return x_gradient, StandardizedFilters(None, total), bias_gradient
+  weight_gradient, gain_gradient = standardize_tpu.gradient(
+    filters.weight,
+    standardized_gradient,
+    filters.gain[None],
+    # A constant arrives as a NumPy array.
+    jnp.asarray(filters.input_scale)[None],
+    standardization=standardization,
+  )
+  return x_gradient, RawFilters(weight_gradient, gain_gradient, None), bias_gradient
 
 
 @jax.tree_util.register_static
@@ -131,19 +176,19 @@ class _Static:
   differentiates_input: bool
 
 
-def _convolve_forward(passes, activation, standardization, *operands):
-  values = [None if operand is None else operand.value for operand in operands]
-  result, _, residuals = forward(passes, activation, standardization, *values)
+def _convolve_forward(passes, activation, standardization, x, filters, bias):
+  filters = type(filters)(*(array.value for array in filters))
+  result, _, residuals = forward(passes, activation, standardization, x.value, filters, bias.value)
   # Nothing uses the gradient of the images, so it is not computed; `perturbed` is False for them.
-  static = _Static(operands[0].perturbed)
-  returned = values[0] if passes.forward.problem.returns_input else None
+  static = _Static(x.perturbed)
+  returned = x.value if passes.forward.problem.returns_input else None
   return (result, returned), (residuals, static)
 
 
 def _convolve_backward(passes, activation, standardization, residuals, cotangents):
   residuals, static = residuals
   cotangent, input_cotangent = map(_materialized, cotangents)
-  gradients = backward(
+  return backward(
     passes,
     activation,
     standardization,
@@ -154,7 +199,6 @@ def _convolve_backward(passes, activation, standardization, residuals, cotangent
     input_cotangent=input_cotangent,
     differentiates_input=static.differentiates_input,
   )
-  return *gradients, None
 
 
 def _materialized(cotangent):

@@ -3,8 +3,9 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from kernels.scaled_ws_conv.filters import RawFilters, StandardizedFilters, filter_shape
 from kernels.scaled_ws_conv.formulas import Activation, Standardization
-from kernels.scaled_ws_conv.pallas import check
+from kernels.scaled_ws_conv.pallas import check, raw_filters
 from kernels.scaled_ws_conv.problem import problem_of
 from kernels.scaled_ws_conv.tile import choose_both
 from kernels.se_residual.formulas import Gate
@@ -35,21 +36,88 @@ def conv_se_residual(
     NotImplementedError: for filters other than 1x1, output channels that do not fill the lanes, a
       shortcut of another dtype, and what `scaled_ws_convolution` does not cover.
   """
-  check(x, weight, gain, bias, activation)
-  if weight.shape[:2] != (1, 1):
+  check(x, (weight, gain, bias), activation)
+  return _conv_se_residual(
+    x,
+    weight.shape,
+    raw_filters(weight, gain, input_scale),
+    bias,
+    shortcut,
+    gate,
+    skip_gain,
+    keep,
+    activation=activation,
+    alpha=alpha,
+    standardization=standardization,
+  )
+
+
+def standardized_conv_se_residual(
+  x: Float[Array, "h w n i"],
+  filters: StandardizedFilters,
+  bias: Float[Array, " c"],
+  shortcut: Float[Array, "h w n c"],
+  gate: Gate,
+  skip_gain: Float[Array, ""],
+  keep: Float[Array, " n"] | None,
+  *,
+  activation: Activation | None,
+  alpha: float,
+) -> Float[Array, "h w n c"]:
+  """Computes what the reference computes, from the same arguments.
+
+  Raises:
+    NotImplementedError: for what `conv_se_residual` does not cover, and squares in another dtype
+      than the activations.
+  """
+  check(x, (bias,), activation)
+  if filters.squares.dtype != x.dtype:
+    raise NotImplementedError("squares in another dtype than the activations")
+  return _conv_se_residual(
+    x,
+    filter_shape(filters, x, bias, groups=1),
+    filters,
+    bias,
+    shortcut,
+    gate,
+    skip_gain,
+    keep,
+    activation=activation,
+    alpha=alpha,
+    standardization="released",
+  )
+
+
+def _conv_se_residual(
+  x: Float[Array, "h w n i"],
+  weight_shape: tuple[int, ...],
+  filters: RawFilters | StandardizedFilters,
+  bias: Float[Array, " c"],
+  shortcut: Float[Array, "h w n c"],
+  gate: Gate,
+  skip_gain: Float[Array, ""],
+  keep: Float[Array, " n"] | None,
+  *,
+  activation: Activation | None,
+  alpha: float,
+  standardization: Standardization,
+) -> Float[Array, "h w n c"]:
+  """Pads the batch and calls the kernels."""
+  if weight_shape[:2] != (1, 1):
     raise NotImplementedError("filters other than 1x1")
-  if weight.shape[-1] % LANES:
+  if weight_shape[-1] % LANES:
     raise NotImplementedError("output channels that do not fill the lanes")
   if shortcut.dtype != x.dtype:
     raise NotImplementedError("a shortcut of another dtype")
   convolution = problem_of(
     x.shape,
-    weight.shape,
+    weight_shape,
     stride=1,
     groups=1,
     pool=False,
     ends_branch=True,
     itemsize=x.dtype.itemsize,
+    standardized=isinstance(filters, StandardizedFilters),
   )
   residual = Problem(
     height=convolution.height,
@@ -72,13 +140,11 @@ def conv_se_residual(
     standardization,
     alpha,
     x.reshape(convolution.input_shape),
-    weight[0],
-    gain,
+    filters,
     bias,
     shortcut,
     gate,
     skip_gain,
-    jnp.ones((), jnp.float32) if input_scale is None else input_scale.astype(jnp.float32),
     None if keep is None else jnp.pad(keep, (0, padding)),
   )
   return result[:, :, :images]

@@ -6,8 +6,9 @@ Paper B: https://arxiv.org/abs/2102.06171, section 2 and appendix C.
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from kernels.scaled_ws_conv.filters import StandardizedFilters
 from kernels.scaled_ws_conv.formulas import Activation, Standardization
-from kernels.scaled_ws_conv.reference import scaled_ws_convolution
+from kernels.scaled_ws_conv.reference import scaled_ws_convolution, standardized_convolution
 from kernels.se_residual.formulas import Gate, branch_scale
 
 
@@ -83,5 +84,34 @@ def conv_se_residual(
     activation=activation,
     returns_input=False,
     standardization=standardization,
+  )
+  return se_residual(branch, shortcut, gate, skip_gain, keep, alpha=alpha)
+
+
+def standardized_conv_se_residual(
+  x: Float[Array, "h w n i"],
+  filters: StandardizedFilters,
+  bias: Float[Array, " c"],
+  shortcut: Float[Array, "h w n c"],
+  gate: Gate,
+  skip_gain: Float[Array, ""],
+  keep: Float[Array, " n"] | None,
+  *,
+  activation: Activation | None,
+  alpha: float,
+) -> Float[Array, "h w n c"]:
+  """Applies a branch's last `standardized_convolution`, then `se_residual`.
+
+  The arguments are those of `conv_se_residual`.
+  """
+  branch, _ = standardized_convolution(
+    x,
+    filters,
+    bias,
+    stride=1,
+    groups=1,
+    pool=False,
+    activation=activation,
+    returns_input=False,
   )
   return se_residual(branch, shortcut, gate, skip_gain, keep, alpha=alpha)

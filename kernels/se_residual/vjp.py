@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from kernels.scaled_ws_conv import vjp as convolution
+from kernels.scaled_ws_conv.filters import RawFilters, StandardizedFilters
 from kernels.scaled_ws_conv.formulas import Activation, Standardization
 from kernels.scaled_ws_conv.tile import Passes
 from kernels.se_residual.formulas import Gate, branch_scale
@@ -44,20 +45,18 @@ def end_branch(
   standardization: Standardization,
   alpha: float,
   x: Float[Array, "h 1 w 1 n i"],
-  weight: Float[Array, "1 i c"],
-  gain: Float[Array, " c"],
+  filters: RawFilters | StandardizedFilters,
   bias: Float[Array, " c"],
   shortcut: Float[Array, "h w n c"],
   gate: Gate,
   skip_gain: Float[Array, ""],
-  input_scale: Float[Array, ""],
   keep: Float[Array, " n"] | None,
 ) -> Float[Array, "h w n c"]:
   """Computes `reference.conv_se_residual` for whole tiles of images.
 
-  There is no derivative with respect to the input's scale.
+  Filters are differentiated as in `scaled_ws_conv.vjp.convolve`.
   """
-  operands = x, weight, gain, bias, shortcut, gate, skip_gain, input_scale, keep
+  operands = x, filters, bias, shortcut, gate, skip_gain, keep
   return _forward(blocks, activation, standardization, alpha, *operands)[0]
 
 
@@ -67,17 +66,15 @@ def _forward(
   standardization: Standardization,
   alpha: float,
   x,
-  weight,
-  gain,
+  filters,
   bias,
   shortcut,
   gate,
   skip_gain,
-  input_scale,
   keep,
 ):
   branch, mean, residuals = convolution.forward(
-    blocks.convolution, activation, standardization, x, weight, gain, bias, input_scale
+    blocks.convolution, activation, standardization, x, filters, bias
   )
   branch = branch[:, :, 0]
   scale_of = functools.partial(branch_scale, alpha=alpha, dtype=x.dtype)
@@ -98,7 +95,7 @@ def _backward(
   residuals, branch, scale, pull_back = residuals
   scale_gradient, cotangent_sums = sums_over_space(cotangent, branch, blocks=blocks.sums)
   mean_cotangent, gate, skip_gain, keep = pull_back(scale_gradient)
-  x, weight, gain, _ = convolution.backward(
+  x, filters, _ = convolution.backward(
     blocks.convolution,
     activation,
     standardization,
@@ -110,7 +107,7 @@ def _backward(
     differentiates_input=True,
   )
   bias = jnp.sum(scale * cotangent_sums + mean_cotangent, axis=0)
-  return x, weight, gain, bias, cotangent, gate, skip_gain, None, keep
+  return x, filters, bias, cotangent, gate, skip_gain, keep
 
 
 end_branch.defvjp(_forward, _backward)

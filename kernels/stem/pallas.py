@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from kernels.scaled_ws_conv.filters import rounded, to_squares
 from kernels.scaled_ws_conv.formulas import Activation, Standardization, standardize_weight
 from kernels.scaled_ws_conv.pallas import check_activation
 from kernels.scaled_ws_conv.vjp import convolve
@@ -42,15 +43,15 @@ def stem_convolutions(
   for i, (problem, passes, weight, gain, bias) in enumerate(
     zip(problems, all_passes, weights, gains, biases, strict=True)
   ):
+    standardized = standardize_weight(weight, gain, standardization) * (input_scale if i else 1)
+    squares = to_squares(_packed_filters(standardized, problem))
     x, _ = convolve(
       passes,
       activation if i else None,
       standardization,
       x.reshape(problem.input_shape),
-      _packed_filters(standardize_weight(weight, gain, standardization), problem),
-      None,
+      rounded(squares, x.dtype, jnp.dtype(jnp.float32)),
       jnp.tile(bias, problem.out_pack),
-      input_scale if i else jnp.ones_like(input_scale),
     )
   return x[:, :, 0, :count]
 

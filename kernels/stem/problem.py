@@ -138,6 +138,7 @@ def problems_of(
         filter_pixels=FILTER_PIXELS,
         stride=stride,
         itemsize=itemsize,
+        standardized=True,
         pack=pack,
         out_pack=out_pack,
         packed_rows=packed_rows,

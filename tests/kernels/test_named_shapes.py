@@ -50,7 +50,7 @@ def jitted(function, operands, cotangent):
 
 def ran_with_chosen_tiles(shape):
   """Checks that the tiles were those that a sweep has found, not the likely best ones."""
-  (problem,) = shape.problems(IMAGES)
+  problem, *_ = shape.problems(IMAGES)
   assert problem.images == IMAGES
   chosen = read_tiles(CHOSEN, Problem, Tile)
   for direction in ("forward", "backward"):

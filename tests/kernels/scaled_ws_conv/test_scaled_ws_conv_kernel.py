@@ -15,7 +15,7 @@ import pytest
 from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import PartitionSpec as P
 
-from kernels.scaled_ws_conv import reference, vjp
+from kernels.scaled_ws_conv import pallas, reference, vjp
 from kernels.scaled_ws_conv.pallas import scaled_ws_convolution as kernel
 from kernels.scaled_ws_conv.problem import problem_of
 from kernels.scaled_ws_conv.tile import Blocks, Passes, Tile
@@ -118,7 +118,9 @@ POOLED = problem(4, 4, 32, 128, 256, pool=True)
 def with_tiles(forward, backward):
   """Returns the op by kernels with these tiles, for whole tiles of images."""
 
-  def convolve(x, weight, *parameters, activation, returns_input, standardization, **static):
+  def convolve(
+    x, weight, gain, bias, scale, *, activation, returns_input, standardization, **static
+  ):
     assert not returns_input
     problem = problem_of(x.shape, weight.shape, itemsize=x.dtype.itemsize, **static)
     result, _ = vjp.convolve(
@@ -126,10 +128,27 @@ def with_tiles(forward, backward):
       activation,
       standardization,
       x.reshape(problem.input_shape),
-      weight.reshape(-1, *weight.shape[2:]),
-      *parameters,
+      pallas.raw_filters(weight, gain, scale),
+      bias,
     )
     return result[:, :, 0], None
+
+  return convolve
+
+
+def in_two_steps(package, gradient_dtype="float32"):
+  """Returns the op as one step that standardizes the filters and one that convolves."""
+
+  def convolve(x, weight, gain, bias, scale, *, standardization, **static):
+    filters = package.standardize_filters(
+      weight,
+      gain,
+      scale,
+      dtype=x.dtype,
+      gradient_dtype=jnp.dtype(gradient_dtype),
+      standardization=standardization,
+    )
+    return package.standardized_convolution(x, filters, bias, **static)
 
   return convolve
 
@@ -210,6 +229,38 @@ def test_bfloat16(case):
 )
 def test_irregular_shapes(case):
   check(*case)
+
+
+@pytest.mark.parametrize("package", [pallas, reference], ids=["kernels", "reference"])
+@pytest.mark.parametrize(
+  "case",
+  [
+    PLAIN,
+    problem(2, 2, 16, 256, 256, 3, groups=2, dtype="bfloat16"),
+    problem(4, 4, 16, 128, 256, pool=True, dtype="bfloat16"),
+    problem(2, 1, 3, 384, 192, dtype="bfloat16"),
+    problem(2, 1, 2, 192, 192, 3),
+    problem(1, 3, 17, 64, 72),
+  ],
+  ids=["1x1", "3x3", "pooled", "384 to 192", "3x3 192", "64 to 72"],
+)
+def test_two_steps_give_the_same_as_one(case, package):
+  check(*case, kernel=in_two_steps(package))
+
+
+def test_the_gradient_of_the_filters_has_the_dtype_of_the_sink():
+  operands, cotangent, static = problem(2, 2, 16, 128, 256, dtype="bfloat16")
+  in_float32, in_bfloat16 = (
+    run(in_two_steps(pallas, dtype), operands, (cotangent, None), static)
+    for dtype in ("float32", "bfloat16")
+  )
+  x, weight, gain = in_float32[1:4]
+  np.testing.assert_array_equal(in_bfloat16[1], x)
+  for exactly, rounded in ((weight, in_bfloat16[2]), (gain, in_bfloat16[3])):
+    assert rounded.dtype == jnp.float32
+    difference = jnp.linalg.norm(rounded - exactly) / jnp.linalg.norm(exactly)
+    # Rounding each product changes it by up to 2^-9 of itself.
+    assert 2.0**-12 < difference < 2.0**-9
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

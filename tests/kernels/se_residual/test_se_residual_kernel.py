@@ -12,7 +12,10 @@ import pytest
 from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import PartitionSpec as P
 
+from kernels.scaled_ws_conv import pallas as conv_pallas
+from kernels.scaled_ws_conv import reference as conv_reference
 from kernels.scaled_ws_conv import tile as conv_tile
+from kernels.scaled_ws_conv.pallas import raw_filters
 from kernels.scaled_ws_conv.problem import problem_of
 from kernels.se_residual import pallas, reference, residual_tpu
 from kernels.se_residual.formulas import Gate
@@ -186,7 +189,21 @@ def tile(images, rows, columns, channels, split="positions"):
 def with_tiles(forward, backward):
   """Returns the op by kernels with these tiles of the convolution."""
 
-  def end_with_tiles(x, weight, gain, bias, shortcut, *others, activation, alpha, standardization):
+  def end_with_tiles(
+    x,
+    weight,
+    gain,
+    bias,
+    shortcut,
+    gate,
+    skip_gain,
+    scale,
+    keep,
+    *,
+    activation,
+    alpha,
+    standardization,
+  ):
     static = dict(stride=1, groups=1, pool=False, ends_branch=True)
     convolution = problem_of(x.shape, weight.shape, itemsize=x.dtype.itemsize, **static)
     residual = residual_problem(shortcut.shape, x.dtype)
@@ -199,7 +216,8 @@ def with_tiles(forward, backward):
       sums=choose(residual, "backward"),
     )
     x = x.reshape(convolution.input_shape)
-    operands = x, weight[0], gain, bias, shortcut, *others
+    filters = raw_filters(weight, gain, scale)
+    operands = x, filters, bias, shortcut, gate, skip_gain, keep
     return end_branch(blocks, activation, standardization, alpha, *operands)
 
   return functools.partial(end_with_tiles, **STATIC)
@@ -217,6 +235,31 @@ def with_tiles(forward, backward):
 )
 def test_any_tile_gives_the_same(forward, backward):
   check(*problem(2, 2, 32, 256, 256), kernel=with_tiles(forward, backward))
+
+
+@pytest.mark.parametrize(
+  ("package", "of_convolution"),
+  [(pallas, conv_pallas), (reference, conv_reference)],
+  ids=["kernels", "reference"],
+)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_standardized_filters_give_the_same(package, of_convolution, dtype):
+  def in_two_steps(
+    x, weight, gain, bias, shortcut, gate, skip_gain, scale, keep, *, standardization, **static
+  ):
+    filters = of_convolution.standardize_filters(
+      weight,
+      gain,
+      scale,
+      dtype=x.dtype,
+      gradient_dtype=jnp.dtype("float32"),
+      standardization=standardization,
+    )
+    return package.standardized_conv_se_residual(
+      x, filters, bias, shortcut, gate, skip_gain, keep, **static
+    )
+
+  check(*problem(2, 2, 16, 128, 256, dtype), kernel=functools.partial(in_two_steps, **STATIC))
 
 
 @pytest.mark.usefixtures("on_two_cores")
