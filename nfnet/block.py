@@ -14,6 +14,9 @@ new block is its shortcut. keep is 0 for the examples whose branch stochastic de
 1.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
@@ -102,24 +105,65 @@ class Block(nnx.Module):
       shortcut = self.conv_shortcut(shortcut, **entry).result
     for conv in (self.conv1, self.conv1b):
       branch = conv(branch, activation=activation).result
-    gate = self.squeeze_excite
-    return kernels.conv_se_residual(
-      branch,
-      self.conv2.weight[...],
-      self.conv2.gain[...],
+    squeeze, excite = self.squeeze_excite.squeeze, self.squeeze_excite.excite
+    gate = kernels.Gate(
+      squeeze_weight=squeeze.weight[...],
+      squeeze_bias=squeeze.bias[...],
+      excite_weight=excite.weight[...],
+      excite_bias=excite.bias[...],
+    )
+    weight, bias, skip_gain = (
+      self.conv2.weight.get_value(),
       self.conv2.bias[...],
-      shortcut,
-      kernels.Gate(
-        squeeze_weight=gate.squeeze.weight[...],
-        squeeze_bias=gate.squeeze.bias[...],
-        excite_weight=gate.excite.weight[...],
-        excite_bias=gate.excite.bias[...],
-      ),
       self.skip_gain[...],
-      activation=activation.function,
-      input_scale=jnp.float32(activation.gain),
+    )
+    common = dict(
       keep=keep,
+      activation=activation.function,
       alpha=self.alpha,
-      standardization=self.standardization,
       implementation=self.implementation,
     )
+    if isinstance(weight, kernels.StandardizedFilters):
+      return kernels.standardized_conv_se_residual(
+        branch, weight, bias, shortcut, gate, skip_gain, **common
+      )
+    return kernels.conv_se_residual(
+      branch,
+      weight,
+      self.conv2.gain[...],
+      bias,
+      shortcut,
+      gate,
+      skip_gain,
+      input_scale=jnp.float32(activation.gain),
+      standardization=self.standardization,
+      **common,
+    )
+
+  def standardized(
+    self,
+    parameters: Mapping[str, Any],
+    *,
+    beta: Float[Array, ""],
+    dtype: jnp.dtype,
+    gradient_dtype: jnp.dtype,
+  ) -> dict[str, Any]:
+    """Returns the block's parameters with standardized filters in all of its convolutions.
+
+    Args:
+      parameters: parameters of the block.
+      beta: 1 / the expected standard deviation of the block's input.
+      dtype: compute dtype.
+      gradient_dtype: dtype of the filters' gradient; see `kernels.standardize_filters`.
+    """
+    common = dict(activation=self.activation, dtype=dtype, gradient_dtype=gradient_dtype)
+    betas = dict(conv0=beta, conv1=1.0, conv1b=1.0, conv2=1.0)
+    if self.has_projection:
+      betas["conv_shortcut"] = beta
+    return {
+      **parameters,
+      **{
+        name: getattr(self, name).standardized(parameters[name], beta=beta, **common)
+        for name, beta in betas.items()
+      },
+    }

@@ -6,6 +6,9 @@ a program is traced. Building a network of any size therefore takes no time, and
 drawn on the wrong device.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -63,21 +66,65 @@ class ScaledWSConv(nnx.Module):
     beta: Float[Array, ""] | float = 1.0,
     returns_input: bool = False,
   ) -> kernels.Convolution:
-    """Returns conv(pool(beta * activation(x))) + bias; without an activation, beta must be 1."""
-    return kernels.scaled_ws_convolution(
-      x,
-      self.weight[...],
-      self.gain[...],
-      self.bias[...],
+    """Returns conv(pool(beta * activation(x))) + bias; without an activation, beta must be 1.
+
+    Filters that `standardized` has made contain beta and the activation's gain already.
+    """
+    weight = self.weight.get_value()
+    common = dict(
       stride=self.stride,
       groups=self.groups,
       pool=self.pool,
       activation=activation and activation.function,
-      input_scale=activation and jnp.float32(beta * activation.gain),
       returns_input=returns_input,
+      implementation=self.implementation,
+    )
+    if isinstance(weight, kernels.StandardizedFilters):
+      return kernels.standardized_convolution(x, weight, self.bias[...], **common)
+    return kernels.scaled_ws_convolution(
+      x,
+      weight,
+      self.gain[...],
+      self.bias[...],
+      input_scale=_input_scale(activation, beta),
+      standardization=self.standardization,
+      **common,
+    )
+
+  def standardized(
+    self,
+    parameters: Mapping[str, Array],
+    *,
+    activation: ScaledActivation | None = None,
+    beta: Float[Array, ""] | float = 1.0,
+    dtype: jnp.dtype,
+    gradient_dtype: jnp.dtype,
+  ) -> dict[str, Any]:
+    """Returns the layer's parameters with standardized filters in place of the weight.
+
+    Args:
+      parameters: weight, gain and bias.
+      activation: activation of the layer's input, or None.
+      beta: factor of the activated input.
+      dtype: compute dtype.
+      gradient_dtype: dtype of the filters' gradient; see `kernels.standardize_filters`.
+    """
+    filters = kernels.standardize_filters(
+      parameters["weight"],
+      parameters["gain"],
+      _input_scale(activation, beta),
+      dtype=dtype,
+      gradient_dtype=gradient_dtype,
       standardization=self.standardization,
       implementation=self.implementation,
     )
+    return {**parameters, "weight": filters}
+
+
+def _input_scale(
+  activation: ScaledActivation | None, beta: Float[Array, ""] | float
+) -> Float[Array, ""] | None:
+  return activation and jnp.float32(beta * activation.gain)
 
 
 class Linear(nnx.Module):

@@ -124,6 +124,7 @@ class NFNet(nnx.Module):
     shape = get_variant(variant)
     common = dict(standardization=numerics, implementation=implementation)
     self.activation = scaled_activation(activation, numerics)
+    self.implementation = implementation
     self.compute_dtype = jnp.dtype(compute_dtype)
     self.images_multiple = kernels.IMAGES_MULTIPLE if implementation == "pallas" else 1
     self.rematerialize = rematerialize
@@ -315,6 +316,36 @@ def apply_features(
   return _with_parameters(model, parameters).features(images)
 
 
+def standardized(model: NFNet, parameters: Parameters, *, gradient_dtype: jnp.dtype) -> Parameters:
+  """Returns parameters whose filters are standardized, except the stem's, for `apply`.
+
+  `apply` gives the same logits with them. A training step takes this way: filters are standardized
+  once for both passes, travel between devices in the compute dtype, and their gradients are summed
+  over devices before they go through the derivative of the standardization, which is linear.
+
+  Args:
+    model: structure of the network.
+    parameters: arrays like `parameter_shapes(model)`, arranged with `model.block_keys`. Filters may
+      have some of their output channels only.
+    gradient_dtype: dtype of the filters' gradients; see `kernels.standardize_filters`.
+  """
+  common = dict(dtype=model.compute_dtype, gradient_dtype=gradient_dtype)
+  blocks = dict(parameters[BLOCKS])
+  for run, block in zip(model.runs, model.blocks, strict=True):
+    key, betas = block_key(run), jnp.asarray(model.betas[run.start : run.stop], jnp.float32)
+
+    def standardize(parameters, beta, block=block):
+      return block.standardized(parameters, beta=beta, **common)
+
+    blocks[key] = (
+      standardize(blocks[key], betas[0])
+      if len(run) == 1
+      else jax.vmap(standardize)(blocks[key], betas)
+    )
+  final_conv = model.final_conv.standardized(parameters["final_conv"], **common)
+  return {**parameters, BLOCKS: blocks, "final_conv": final_conv}
+
+
 def _with_parameters(model: NFNet, parameters: Parameters) -> NFNet:
   needed = parameter_shapes(model)
   if any(map(is_stacked, parameters.get(BLOCKS, ()))):
@@ -329,7 +360,10 @@ def _with_parameters(model: NFNet, parameters: Parameters) -> NFNet:
 
 def _check_names(parameters: Parameters, needed: Parameters) -> None:
   def names(tree):
-    return {parameter_name(path) for path, _ in jax.tree.leaves_with_path(tree)}
+    leaves = jax.tree.leaves_with_path(
+      tree, is_leaf=lambda leaf: isinstance(leaf, kernels.StandardizedFilters)
+    )
+    return {parameter_name(path) for path, _ in leaves}
 
   # NNX would leave a missing parameter without a value, which fails later, inside an op.
   if missing := sorted(names(needed) - names(parameters)):

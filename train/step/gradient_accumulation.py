@@ -12,9 +12,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from train.step.sharding.mesh import DATA_AXES
+from train.step.sharding.standardized_filters import differentiated
 
 GradientFunction = Callable[[Any, Any, Any, Float[Array, ""]], Any]
-"""(parameters, batch, keys, share) -> ((loss, hits), gradients): sums over the given examples.
+"""(parameters, batch, keys, share) -> ((loss, hits), gradients): sums over the given examples. The
+gradients are those of `train.step.sharding.standardized_filters.differentiated(parameters)`.
 
 share is 1 / the number of examples in the global batch, by which each example's loss is multiplied;
 all results differ between devices."""
@@ -50,7 +52,7 @@ def accumulate(
     # Starts from zeros: running the first part outside the loop would compile it a second time.
     zeros = jax.tree.map(
       lambda x: jax.lax.pcast(jnp.zeros(x.shape, x.dtype), DATA_AXES, to="varying"),
-      ((share, share), parameters),
+      ((share, share), differentiated(parameters)),
     )
     sums, _ = jax.lax.scan(add_part, zeros, split((batch, keys), parts))
     return sums

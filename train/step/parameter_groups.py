@@ -15,7 +15,8 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from nfnet.block_arrangement import is_stacked
+from kernels.scaled_ws_conv.filters import SIDE
+from nfnet.block_arrangement import BLOCKS, is_stacked
 from nfnet.model import CLASSIFIER_WEIGHT, NFNet, parameter_name
 from train.step.model import arranged_parameter_shapes
 from train.step.sharding.mesh import SHARD_AXIS
@@ -31,12 +32,15 @@ class ParameterGroup:
     decayed: whether L2 weight decay is added to the gradient.
     sharded_axis: axis that is divided among the parameter shards, counted from the last one (-1);
       None keeps the parameter whole on every device.
+    travels_in_squares: whether kernels get the parameter as `kernels.StandardizedFilters`, of which
+      a shard must have whole squares.
   """
 
   pattern: str
   clipped: bool
   decayed: bool
   sharded_axis: int | None
+  travels_in_squares: bool = False
 
 
 PARAMETER_GROUPS = (
@@ -48,6 +52,13 @@ PARAMETER_GROUPS = (
     pattern=r".*/(gain|bias|skip_gain)", clipped=True, decayed=False, sharded_axis=None
   ),
   # Divided along their outputs, so that the norm of every unit is computed on one device.
+  ParameterGroup(
+    pattern=rf"({BLOCKS}/[^/]+/conv[^/]*|final_conv)/weight",
+    clipped=True,
+    decayed=True,
+    sharded_axis=-1,
+    travels_in_squares=True,
+  ),
   ParameterGroup(pattern=r".*/weight", clipped=True, decayed=True, sharded_axis=-1),
 )
 """Groups in order of precedence: the first one whose pattern matches a name applies."""
@@ -85,13 +96,18 @@ def parameter_roles(model: NFNet, mesh: Mesh | None = None) -> Any:
     ValueError: a parameter is in no group.
   """
   parameter_shards = 1 if mesh is None else mesh.shape[SHARD_AXIS]
+  has_kernels = model.implementation == "pallas"
   return jax.tree_util.tree_map_with_path(
-    lambda path, x: parameter_role(parameter_name(path), x.shape, parameter_shards),
+    lambda path, x: parameter_role(
+      parameter_name(path), x.shape, parameter_shards, has_kernels=has_kernels
+    ),
     arranged_parameter_shapes(model),
   )
 
 
-def parameter_role(name: str, shape: tuple[int, ...], parameter_shards: int = 1) -> ParameterRole:
+def parameter_role(
+  name: str, shape: tuple[int, ...], parameter_shards: int = 1, *, has_kernels: bool = False
+) -> ParameterRole:
   """Returns the role of one parameter; an axis that the shards cannot divide evenly stays whole.
 
   Args:
@@ -99,13 +115,15 @@ def parameter_role(name: str, shape: tuple[int, ...], parameter_shards: int = 1)
       for two stacked blocks.
     shape: shape of the parameter, including the axis of a stack.
     parameter_shards: number of devices that hold one copy of the parameters together.
+    has_kernels: whether kernels run the network.
 
   Raises:
     ValueError: the parameter is in no group.
   """
   group = _group_of(name)
   axis = None if group.sharded_axis is None else len(shape) + group.sharded_axis
-  is_divided = axis is not None and parameter_shards > 1 and shape[axis] % parameter_shards == 0
+  parts = parameter_shards * (SIDE if has_kernels and group.travels_in_squares else 1)
+  is_divided = axis is not None and parameter_shards > 1 and shape[axis] % parts == 0
   return ParameterRole(
     clipped=group.clipped,
     decayed=group.decayed,

@@ -1,10 +1,12 @@
 """One step of training as a pure function over a mesh of devices.
 
     batch       mixed by MixUp and CutMix                  mixing
-    parameters  gathered from the parameter shards         sharding.parameters
+    parameters  filters standardized, if kernels run       sharding.standardized_filters
+                gathered from the parameter shards         sharding.parameters
     loss        mean over the global batch                 losses
     gradients   of this device, in parts or groups         gradient_accumulation, sharpness_aware
                 summed over devices                        sharding.parameters
+                through the standardization's derivative   sharding.standardized_filters
     state       the next parameters, momentum and average  optimizer
 
 All arithmetic of a device is inside `shard_map`, where Pallas kernels see their local shard. This
@@ -35,10 +37,19 @@ from train.step.scores import hits_in_top
 from train.step.sharding.batch import Batch
 from train.step.sharding.mesh import DATA_AXES
 from train.step.sharding.parameters import gather, parameter_specs, sum_gradients
+from train.step.sharding.standardized_filters import (
+  differentiated,
+  specs_of_filters,
+  standardize,
+  with_differentiated,
+)
 from train.step.sharpness_aware import sharpness_aware
 from train.step.state import TrainState, skip_step, state_specs
 
 Metrics = dict[str, Float[Array, ""]]
+
+COMPILER_OPTIONS = {"tpu": {"xla_enable_async_all_gather": True}}
+"""Options of XLA by platform. On a TPU, filters are gathered while earlier kernels run."""
 
 
 def make_train_step(
@@ -75,6 +86,8 @@ def make_train_step(
   specs = parameter_specs(model, mesh)
   local_gradients = _make_local_gradients(experiment, model)
   gradient_dtype = jnp.dtype(experiment.parallelism.gradient_dtype)
+  # Sharpness-aware minimization takes its ascent step in the weights themselves.
+  standardizes = experiment.model.kernels == "pallas" and experiment.sharpness.radius is None
 
   def step_on_device(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
     step = state.optimizer.step
@@ -82,15 +95,22 @@ def make_train_step(
     if experiment.mixing.is_on:
       with jax.named_scope("mixing"):
         batch = mix(batch, keys, experiment.mixing)
+    prepared, pull_back = state.parameters, lambda gradients: gradients
+    if standardizes:
+      with jax.named_scope("standardization"):
+        prepared, pull_back = standardize(model, state.parameters, specs, gradient_dtype)
+    prepared_specs = specs_of_filters(prepared, specs)
     with jax.named_scope("parameter_gather"):
-      parameters = gather(state.parameters, specs, model.compute_dtype)
+      parameters = gather(prepared, prepared_specs, model.compute_dtype)
     examples = jax.lax.psum(jnp.sum(batch["weight"]), DATA_AXES)
     # The loss is divided by the number of examples, so that no gradient has to be.
     share = jax.lax.pcast(1 / jnp.maximum(examples, 1), DATA_AXES, to="varying")
     sums, gradients = local_gradients(parameters, batch, keys, share)
     with jax.named_scope("gradient_sum"):
       loss, hits = jax.lax.psum(sums, DATA_AXES)
-      gradients = sum_gradients(gradients, specs, gradient_dtype)
+      gradients = sum_gradients(gradients, prepared_specs, gradient_dtype)
+    with jax.named_scope("standardization"):
+      gradients = pull_back(gradients)
     with jax.named_scope("optimizer"):
       is_good = jnp.isfinite(loss)
       if experiment.faults.loss_max is not None:
@@ -125,11 +145,28 @@ def make_train_step(
   )
 
 
+def jit_train_step(
+  experiment: Experiment,
+  model: NFNet,
+  optimizer: Optimizer,
+  learning_rate: optax.Schedule,
+  mesh: Mesh,
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+  """Returns `make_train_step`'s function, jitted as training, profiling and tests run it.
+
+  It overwrites the state that it is given.
+  """
+  step = make_train_step(experiment, model, optimizer, learning_rate, mesh)
+  options = COMPILER_OPTIONS.get(mesh.devices.flat[0].platform)
+  return jax.jit(step, donate_argnums=0, compiler_options=options)
+
+
 def _make_local_gradients(experiment: Experiment, model: NFNet) -> GradientFunction:
   """Returns the gradient function of a device's examples that the experiment describes."""
 
-  def loss_and_hits(parameters, batch, keys, share):
+  def loss_and_hits(arrays, parameters, batch, keys, share):
     """Returns this device's contribution to the mean loss and to the share of hits."""
+    parameters = with_differentiated(parameters, arrays)
     logits = apply(model, parameters, normalize(batch["image"]), keys=keys)
     targets = mixed_targets(batch, logits.shape[-1])
     weight = batch["weight"]
@@ -137,7 +174,10 @@ def _make_local_gradients(experiment: Experiment, model: NFNet) -> GradientFunct
     hits = hits_in_top(1, logits, targets)
     return share * jnp.sum(losses * weight), share * jnp.sum(hits * weight)
 
-  gradients = jax.value_and_grad(loss_and_hits, has_aux=True)
+  def gradients(parameters, batch, keys, share):
+    of_arrays = jax.value_and_grad(loss_and_hits, has_aux=True)
+    return of_arrays(differentiated(parameters), parameters, batch, keys, share)
+
   parts = experiment.optimizer.gradient_accumulation
   if experiment.sharpness.radius is None:
     return accumulate(gradients, parts)

@@ -11,11 +11,18 @@ from jax.experimental.pallas import tpu as pltpu
 import kernels
 from nfnet import variants
 from nfnet.initialization import initial_parameters
-from nfnet.model import NFNet, apply
+from nfnet.model import NFNet, apply, standardized
 from nfnet.variants import Variant
 from train.step.model import arranged_parameter_shapes
 from train.step.optimizer import sgd_agc
 from train.step.parameter_groups import parameter_roles
+from train.step.sharding.mesh import make_mesh
+from train.step.sharding.parameters import parameter_specs
+from train.step.sharding.standardized_filters import (
+  differentiated,
+  standardize,
+  with_differentiated,
+)
 
 STEPS = 8
 BATCH = 8
@@ -78,8 +85,19 @@ def losses(implementation):
 
   @jax.jit
   def step(parameters, state):
-    value, gradients = jax.value_and_grad(loss)(parameters)
-    parameters, state, _, _ = optimizer.step(gradients, state, parameters, None)
+    # As `train.step.train_step` does it with kernels.
+    prepared, pull_back = parameters, lambda gradients: gradients
+    if implementation == "pallas":
+      prepared, pull_back = standardize(
+        model,
+        parameters,
+        parameter_specs(model, make_mesh(jax.devices()[:1])),
+        jnp.dtype("float32"),
+      )
+    value, gradients = jax.value_and_grad(
+      lambda arrays: loss(with_differentiated(prepared, arrays))
+    )(differentiated(prepared))
+    parameters, state, _, _ = optimizer.step(pull_back(gradients), state, parameters, None)
     return parameters, state, value
 
   parameters = initial_parameters(model, 0)
@@ -115,7 +133,8 @@ UNROLLED = pytest.param("unrolled", marks=pytest.mark.slow)
 
 @pytest.mark.parametrize("variant", ["F7", "F7+"])
 @pytest.mark.parametrize("block_execution", ["scan", UNROLLED])
-def test_no_op_of_a_published_network_falls_back(variant, block_execution, small):
+@pytest.mark.parametrize("in_a_step", [True, False])
+def test_no_op_of_a_published_network_falls_back(variant, block_execution, in_a_step, small):
   """F7 and F7+ have the shapes of all the others: see test_op_shapes.py."""
   model = NFNet(
     variant,
@@ -127,12 +146,16 @@ def test_no_op_of_a_published_network_falls_back(variant, block_execution, small
   )
   images = jax.ShapeDtypeStruct((32, 224, 224, 3), jnp.float32)
   keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 32))
-  jax.eval_shape(
-    lambda parameters, images, keys: apply(model, parameters, images, keys=keys),
-    arranged_parameter_shapes(model),
-    images,
-    keys,
-  )
+
+  def logits(parameters, images, keys):
+    return apply(model, prepare(parameters), images, keys=keys)
+
+  def prepare(parameters):
+    if not in_a_step:
+      return parameters
+    return standardized(model, parameters, gradient_dtype=jnp.dtype("bfloat16"))
+
+  jax.eval_shape(logits, arranged_parameter_shapes(model), images, keys)
   assert not kernels.fallback_counts
 
 

@@ -58,8 +58,8 @@ def test_pallas_without_a_kernel_falls_back_and_is_counted():
   state, _ = run(dataclasses.replace(PALLAS, name="counted"))
   assert_close(state.parameters, run(EXPERIMENT)[0].parameters, relative=0)
   assert {op for op, _ in kernels.fallback_counts} == {
-    "conv_se_residual",
-    "scaled_ws_conv",
+    "standardized_conv_se_residual",
+    "standardized_convolution",
     "stem",
   }
 

@@ -20,6 +20,8 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array
 
+from kernels import StandardizedFilters
+from kernels.scaled_ws_conv.filters import zeros_like
 from nfnet.block_arrangement import arrange_blocks
 from nfnet.model import NFNet
 from train.step.parameter_groups import ParameterRole, parameter_roles
@@ -64,37 +66,45 @@ def shardings(specs: Any, mesh: Mesh) -> Any:
 
 
 def gather(parameters: Any, specs: Any, dtype: jnp.dtype) -> Any:
-  """Returns whole float32 parameters on each device; to be called inside of `shard_map`.
+  """Returns whole parameters on each device, in float32; to be called inside of `shard_map`.
 
   The results are marked as different on each device ("varying"). Differentiating with respect to
   them therefore gives each device's own gradients, which `sum_gradients` adds up in one visible
   place; with replicated parameters, the derivative of every operation would hide a sum.
 
   Args:
-    parameters: the device's parts, float32.
-    specs: partition specs from `parameter_specs`.
+    parameters: the device's parts: float32, or standardized filters, which keep their dtype.
+    specs: partition specs of `train.step.sharding.standardized_filters.differentiated(parameters)`.
     dtype: dtype that parts are rounded to before they travel, since the network multiplies in it
       anyway. A parameter that is whole already is not rounded.
   """
 
-  def whole(leaf: Array, spec: P) -> Array:
+  def whole(leaf: Array | StandardizedFilters, spec: P) -> Array | StandardizedFilters:
+    if isinstance(leaf, StandardizedFilters):
+      squares = varying(leaf.squares, spec)
+      return StandardizedFilters(squares, zeros_like(squares, leaf.gradient_sink.dtype))
+    return varying(leaf if SHARD_AXIS not in spec else leaf.astype(dtype), spec).astype(jnp.float32)
+
+  def varying(leaf: Array, spec: P) -> Array:
     varying_over = DATA_AXES
     if SHARD_AXIS in spec:
       axis = spec.index(SHARD_AXIS)
-      leaf = jax.lax.all_gather(leaf.astype(dtype), SHARD_AXIS, axis=axis, tiled=True)
+      leaf = jax.lax.all_gather(leaf, SHARD_AXIS, axis=axis, tiled=True)
       # The type of the gathered array varies over the shards already.
       varying_over = (REPLICA_AXIS,)
-    return jax.lax.pcast(leaf, varying_over, to="varying").astype(jnp.float32)
+    return jax.lax.pcast(leaf, varying_over, to="varying")
 
-  return jax.tree.map(whole, parameters, specs)
+  return jax.tree.map(
+    whole, parameters, specs, is_leaf=lambda leaf: isinstance(leaf, StandardizedFilters)
+  )
 
 
 def sum_gradients(gradients: Any, specs: Any, dtype: jnp.dtype) -> Any:
   """Returns sums over all devices, divided as the parameters are; for use inside of `shard_map`.
 
   Args:
-    gradients: gradients of this device's examples, float32.
-    specs: partition specs from `parameter_specs`.
+    gradients: gradients of this device's examples.
+    specs: partition specs of the gradients.
     dtype: dtype in which gradients travel and are returned; each sum of two is rounded to it.
   """
 
