@@ -60,7 +60,7 @@ class ConvShape:
     return self.pixels // (2 if self.pool else self.stride)
 
   def problems(self, images: int) -> list[Problem]:
-    """Returns what the kernels compute for `images`, in bfloat16."""
+    """Returns what the kernels compute for `images`, in bfloat16: with raw filters and without."""
     size = self.filter_pixels
     return [
       problem_of(
@@ -71,7 +71,9 @@ class ConvShape:
         pool=self.pool,
         returns_input=self.returns_input,
         itemsize=2,
+        standardized=standardized,
       )
+      for standardized in (False, True)
     ]
 
   @property
@@ -163,7 +165,7 @@ class SqueezeExciteShape:
   squeeze_channels: int
 
   def problems(self, images: int) -> list[Problem]:
-    """Returns what the kernels compute for the convolution at the end of a branch."""
+    """Returns what the kernels compute for the convolution: with raw filters and without."""
     conv = self.convolution
     return [
       problem_of(
@@ -174,7 +176,9 @@ class SqueezeExciteShape:
         pool=False,
         ends_branch=True,
         itemsize=2,
+        standardized=standardized,
       )
+      for standardized in (False, True)
     ]
 
   @property

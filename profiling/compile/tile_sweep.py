@@ -28,7 +28,8 @@ class Candidate:
     tile: fields of the op's `Tile`.
     vmem_bytes: VMEM of its blocks, by the op's `Blocks.vmem_bytes`.
     profile: profile of the kernel; None if the compiler refused the tile.
-    cycles: cycles per core; infinite if the compiler refused the tile.
+    cycles: cycles per core, with those of adding up the parts of a result afterwards; infinite if
+      the compiler refused the tile.
   """
 
   tile: dict[str, Any]
@@ -89,7 +90,12 @@ def sweep(
           tile=entry["tile"],
           vmem_bytes=entry["vmem_bytes"],
           profile=profile,
-          cycles=profile.seconds(chip) * chip.clock_hz if profile else float("inf"),
+          cycles=(
+            profile.seconds(chip) + entry.get("added_hbm_bytes", 0) / chip.hbm_bytes_per_second
+          )
+          * chip.clock_hz
+          if profile
+          else float("inf"),
         )
       )
     found[problem, direction] = sorted(candidates, key=lambda candidate: candidate.cycles)
@@ -134,7 +140,12 @@ def write_tiles(found: dict[Key, list[Candidate]], path: pathlib.Path) -> None:
     for (problem, direction), candidates in found.items()
     if candidates and candidates[0].profile
   ]
-  entries = {_sort_key(entry): entry for entry in [*json.loads(path.read_text()), *best]}
+  (problem_class,) = {type(problem) for problem, _ in found}
+  known = json.loads(path.read_text())
+  for entry in known:
+    # Fields that were added after a sweep have their default.
+    entry["problem"] = dataclasses.asdict(problem_class(**entry["problem"]))
+  entries = {_sort_key(entry): entry for entry in [*known, *best]}
   lines = (json.dumps(entries[key]) for key in sorted(entries))
   path.write_text("[\n" + ",\n".join(lines) + "\n]\n")
 

@@ -8,6 +8,7 @@ Writes what `profiling.compile.op_worker` writes; each entry also has the candid
 import dataclasses
 import functools
 import itertools
+import math
 import pathlib
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -18,6 +19,7 @@ import jax.numpy as jnp
 
 from kernels.scaled_ws_conv import backward_tpu, forward_tpu
 from kernels.scaled_ws_conv import tile as conv_tile
+from kernels.scaled_ws_conv.filters import SIDE, RawFilters, StandardizedFilters
 from kernels.scaled_ws_conv.problem import Problem as ConvolutionProblem
 from kernels.se_residual import residual_tpu
 from kernels.se_residual import tile as residual_tile
@@ -115,13 +117,11 @@ class TiledKernel:
   Attributes:
     problem: problem that the kernels solve.
     activates_input: whether the input goes through a gelu.
-    standardizes: whether the kernels standardize the weights; the stem's come standardized.
     differentiates_input: whether the input's gradient is computed; not for the first convolution.
   """
 
   problem: ConvolutionProblem
   activates_input: bool
-  standardizes: bool
   differentiates_input: bool = True
 
 
@@ -138,7 +138,6 @@ def tiled_kernels(op: Literal["scaled_ws_conv", "stem"], images: int) -> list[Ti
       kernels[problem] = TiledKernel(
         problem=problem,
         activates_input=shape.activates_input if isinstance(shape, ConvShape) else not is_first,
-        standardizes=not is_stem,
         differentiates_input=not is_first,
       )
   return list(kernels.values())
@@ -162,15 +161,21 @@ def _convolution_sweeps(op: Literal["scaled_ws_conv", "stem"], images: int) -> d
 
 
 def _operands(kernel: TiledKernel):
-  """Returns input, result, weight, a vector of the output channels and the input's scale."""
+  """Returns input, result and filters."""
   problem = kernel.problem
   pixels = problem.height, problem.width, problem.outputs
+  taps, inputs, outputs = len(problem.taps), problem.group_inputs, problem.out_channels
+  if problem.standardized:
+    squares = taps, math.ceil(inputs / SIDE), math.ceil(outputs / SIDE), SIDE, SIDE
+    filters = StandardizedFilters(_described(squares, "bfloat16"), _described(squares))
+  else:
+    filters = RawFilters(
+      _described((taps, inputs, outputs)), _described((outputs,)), _described(())
+    )
   return (
     _described(problem.input_shape, "bfloat16"),
-    _described((*pixels, problem.images, problem.out_channels), "bfloat16"),
-    _described((len(problem.taps), problem.group_inputs, problem.out_channels)),
-    _described((1, problem.out_channels)),
-    _described((1,)),
+    _described((*pixels, problem.images, outputs), "bfloat16"),
+    filters,
   )
 
 
@@ -179,8 +184,7 @@ def _activation(kernel: TiledKernel):
 
 
 def _forward_program(kernel: TiledKernel, blocks: conv_tile.Blocks) -> Program:
-  x, _, weight, vector, scale = _operands(kernel)
-  gain = vector if kernel.standardizes else None
+  x, _, filters = _operands(kernel)
   return Program(
     label=kernel.problem.label,
     direction="forward",
@@ -190,14 +194,14 @@ def _forward_program(kernel: TiledKernel, blocks: conv_tile.Blocks) -> Program:
       activation=_activation(kernel),
       standardization="released",
     ),
-    arguments=(x, weight, gain, vector, scale),
+    arguments=(x, filters, _described((1, kernel.problem.out_channels))),
     facts=_facts(blocks),
   )
 
 
 def _backward_program(kernel: TiledKernel, blocks: conv_tile.Blocks) -> Program:
   problem = kernel.problem
-  x, result, weight, _, scale = _operands(kernel)
+  x, result, filters = _operands(kernel)
   image = _described((problem.images, problem.out_channels)) if problem.ends_branch else None
   return Program(
     label=problem.label,
@@ -214,11 +218,10 @@ def _backward_program(kernel: TiledKernel, blocks: conv_tile.Blocks) -> Program:
       image,
       image,
       x if problem.returns_input else None,
-      weight,
-      _described((SUBLANES, problem.out_channels)),
-      scale,
+      filters,
+      None if problem.standardized else _described((SUBLANES, problem.out_channels)),
     ),
-    facts=_facts(blocks),
+    facts=_facts(blocks) | {"added_hbm_bytes": blocks.part_bytes},
   )
 
 
@@ -229,7 +232,7 @@ def _residual_sweeps(images: int) -> dict[Key, Sweep]:
   found = {}
   for shape in named_shapes():
     if isinstance(shape, SqueezeExciteShape):
-      (convolution,) = shape.problems(images)
+      convolution, *_ = shape.problems(images)
       problem = ResidualProblem(
         height=convolution.height,
         width=convolution.width,

@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 
 from nfnet.cost import count
@@ -100,14 +102,15 @@ def test_squeeze_excite_is_at_the_end_of_every_block(variant):
 def test_the_problems_have_the_arithmetic_of_their_shapes():
   for shape in named_shapes():
     if isinstance(shape, ConvShape | SqueezeExciteShape):
-      (problem,) = shape.problems(images=20)
-      assert problem.ends_branch == isinstance(shape, SqueezeExciteShape)
-      macs = (shape.convolution if problem.ends_branch else shape).macs
+      raw, standardized = shape.problems(images=20)
+      assert dataclasses.replace(standardized, standardized=False) == raw != standardized
+      assert raw.ends_branch == isinstance(shape, SqueezeExciteShape)
+      macs = (shape.convolution if raw.ends_branch else shape).macs
       # A batch is filled up to tiles.
-      assert problem.images == 32
-      pixels = problem.height * problem.width
-      outputs = problem.group_inputs * problem.out_channels
-      assert pixels * len(problem.taps) * outputs == macs
+      assert raw.images == 32
+      pixels = raw.height * raw.width
+      outputs = raw.group_inputs * raw.out_channels
+      assert pixels * len(raw.taps) * outputs == macs
     elif isinstance(shape, StemShape):
       problems = shape.problems(images=16)
       last = problems[-1]
