@@ -85,7 +85,7 @@ def test_measures_all_parts_with_interpreted_kernels(tmp_path):
   ("arguments", "message"),
   [
     (["--variant=F9"], "F9"),
-    (["--parts=kernels,steps"], "no part 'steps'"),
+    (["--parts=collectives,steps"], "no part 'steps'"),
     (["--parts="], "--parts= names none"),
     (["--pixels=100"], "--pixels=100: not a multiple of 32"),
     (["--json=pyproject.toml/report.json"], "--json=pyproject.toml/report.json"),
