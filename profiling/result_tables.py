@@ -15,14 +15,26 @@ from typing import Any
 
 from nfnet.command_line import refuse_arguments, run_main
 from nfnet.errors import UserError
+from profiling.compile.op_shapes import op_shapes
 from profiling.compiler_text.chips import CHIPS
 from profiling.estimate.core_hours import core_hours as core_hours_of
+from profiling.estimate.expected import (
+  COLLECTIVE_MEBIBYTES,
+  OPCODES,
+  expected_collective_seconds,
+  expected_ops,
+  expected_step,
+)
 from profiling.estimate.published import PRETRAINING_IMAGES_PER_EPOCH
+from profiling.estimate.step_time import sum_by
 from profiling.estimate.stored import read_stored
 
 _ROOT = pathlib.Path(__file__).parents[1]
 
-PAGES = (_ROOT / "README.md", _ROOT / "docs" / "profiling.md", _ROOT / "docs" / "results.md")
+PAGES = (
+  _ROOT / "README.md",
+  *(_ROOT / "docs" / f"{name}.md" for name in ("first_hour", "profiling", "results")),
+)
 """The pages that have such tables."""
 
 _MARKED = re.compile(r"<!-- results: (\w+) -->\n(.*?)<!-- end of results -->\n", re.DOTALL)
@@ -305,6 +317,50 @@ def calibration() -> str:
   return _markdown(("TPU v3, 32 images a core", "estimated", "published", "ratio"), rows)
 
 
+def first_hour_kernels() -> str:
+  """Returns what `profiling.first_hour` should measure of each op of F0."""
+  expected = expected_ops()
+  variant = expected_step().request["variant"]
+  rows = []
+  for shape, calls in op_shapes(variant).items():
+    cells = [
+      f"{expected.seconds[shape.label, direction] * 1e6:.1f}"
+      if (shape.label, direction) in expected.seconds
+      else ""
+      for direction in ("forward", "backward", "update")
+    ]
+    rows.append((shape.label, f"{calls}", *cells))
+  return _markdown(("op, microseconds a call", "calls", "forward", "backward", "update"), rows)
+
+
+def first_hour_step() -> str:
+  """Returns what `profiling.first_hour` should measure of a step of F0, whole and by part."""
+  expected = expected_step()
+  by_part = sum_by(expected.rows, "part", "direction")
+  rows = [("whole step", "", f"{expected.seconds * 1e3:.2f}")]
+  rows += [
+    (part, direction, f"{seconds * 1e3:.2f}") for (part, direction), seconds in by_part.items()
+  ]
+  return _markdown(("part, milliseconds a step", "direction", "estimated"), rows)
+
+
+def first_hour_collectives() -> str:
+  """Returns what `profiling.first_hour` should measure of collectives on four chips."""
+  topology = expected_step().topology
+  rows = [
+    (
+      name,
+      *(
+        f"{expected_collective_seconds(name, size * 2**20, topology) * 1e6:,.1f}"
+        for size in COLLECTIVE_MEBIBYTES
+      ),
+    )
+    for name in OPCODES
+  ]
+  sizes = [f"{size} MiB" for size in COLLECTIVE_MEBIBYTES]
+  return _markdown((f"{topology.name}, microseconds a call", *sizes), rows)
+
+
 RESULT_TEXTS: dict[str, Callable[[], str]] = {
   make.__name__: make
   for make in (
@@ -322,6 +378,9 @@ RESULT_TEXTS: dict[str, Callable[[], str]] = {
     generations,
     gpu,
     calibration,
+    first_hour_kernels,
+    first_hour_step,
+    first_hour_collectives,
   )
 }
 """The function that returns each text, by the text's name in the pages."""

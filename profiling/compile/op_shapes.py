@@ -1,7 +1,7 @@
 """Lists every call of an op in the published networks, by shape.
 
-Images have 224 px, from which the sides of the activations follow. The depth of a network changes
-only how often a shape occurs.
+Images have 224 px unless a caller says otherwise; the sides of the activations follow from that.
+The depth of a network changes only how often a shape occurs.
 """
 
 import collections
@@ -231,19 +231,28 @@ class UpdateShape:
 OpShape = ConvShape | StemShape | SqueezeExciteShape | UpdateShape
 
 
-def op_shapes(variant: str, num_classes: int = 1000) -> collections.Counter[OpShape]:
+def op_shapes(
+  variant: str, num_classes: int = 1000, pixels: int = PIXELS
+) -> collections.Counter[OpShape]:
   """Counts the calls in one training step of a network.
 
   A branch's last convolution, which is one call with squeeze-excite, is counted on its own.
+
+  Args:
+    variant: name of the network.
+    num_classes: width of the classifier.
+    pixels: side of the images, a multiple of 32.
   """
-  return collections.Counter([*_forward_shapes(variant), *_update_shapes(variant, num_classes)])
+  return collections.Counter(
+    [*_forward_shapes(variant, pixels), *_update_shapes(variant, num_classes)]
+  )
 
 
-def _forward_shapes(variant: str) -> Iterator[OpShape]:
+def _forward_shapes(variant: str, pixels: int) -> Iterator[OpShape]:
   size = get_variant(variant)
   channels = size.stage_channels[0] // 2
-  yield StemShape(pixels=PIXELS, channels=(*size.stem_channels, channels))
-  pixels = PIXELS // 4
+  yield StemShape(pixels=pixels, channels=(*size.stem_channels, channels))
+  pixels //= 4
   for block in size.blocks():
     width, outputs = block.bottleneck_channels, block.out_channels
     entry = dict(pixels=pixels, in_channels=channels, filter_pixels=1, activates_input=True)

@@ -91,3 +91,19 @@ def test_ops_are_means_over_f0_and_f7_plus():
   assert len(stems) == 2
   assert float(rows["stem"][2]) == pytest.approx((stems[0] * stems[1]) ** 0.5, abs=0.005)
   assert len(rows) == 4
+
+
+def test_the_first_hour_expects_what_is_stored():
+  kernels = {row[0]: row for row in cells(result_tables.first_hour_kernels())}
+  stored = {(row["label"], row["direction"]): row for row in read_stored("ops.json")["rows"]}
+  label = next(label for label in kernels if label.startswith("stem"))
+  assert kernels[label][1:] == [
+    "1",
+    *(f"{stored[label, way]['kernel_cycles'] / 1050:.1f}" for way in ("forward", "backward")),
+    "",
+  ]
+  whole, *parts = cells(result_tables.first_hour_step())
+  assert whole[2] == f"{read_stored('step_f0.json')['estimated']['step_seconds'] * 1e3:.2f}"
+  assert sum(float(row[2]) for row in parts) == pytest.approx(float(whole[2]), abs=0.1)
+  # 3/4 of 256 MiB over two links of 50 GB/s, twice.
+  assert cells(result_tables.first_hour_collectives())[0] == ["psum", "15.7", "251.7", "4,026.5"]
