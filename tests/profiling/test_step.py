@@ -1,16 +1,22 @@
 """The command: which step its flags ask for, and what it prints."""
 
 import json
+import re
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from nfnet.cost import count
+from nfnet.model import parameter_name, standardized
 from profiling.step import FIELD_OF_FLAG
 from tests import commands
 from tests.profiling import shared_step
 from train.config.field_names import field_types
 from train.config.files import load_experiment
 from train.config.json_conversion import from_json
+from train.step.model import arranged_parameter_shapes, make_model
+from train.step.sharding.standardized_filters import differentiated
 
 DEMO = "train/configs/demo_pretrain.py"
 
@@ -56,9 +62,23 @@ def test_a_step_by_flags(by_flags):
     *("stem", "stage 1", "stage 2", "stage 3", "stage 4", "head"),
     *("optimizer", "collectives", "other"),
   }
-  # Float32 gradients of every parameter, and three sums over examples: once, not once a part.
-  parameters = count("P0", num_classes=10, pixels=16).parameters
-  assert fields["estimated"]["collective_bytes"] == 4 * (parameters + 3)
+  # Float32 gradients of every parameter, of filters in whole squares, and three sums over examples:
+  # once, not once a part. The gains of such filters are differentiated after the sum.
+  model = make_model(shared_step.REQUEST.experiment)
+  summed = jax.eval_shape(
+    lambda parameters: differentiated(
+      standardized(model, parameters, gradient_dtype=jnp.dtype(jnp.float32))
+    ),
+    arranged_parameter_shapes(model),
+  )
+  elements = sum(
+    leaf.size
+    for path, leaf in jax.tree.leaves_with_path(summed)
+    if not re.fullmatch("(blocks|final_conv)/.*gain", parameter_name(path))
+    or parameter_name(path).endswith("skip_gain")
+  )
+  assert elements > count("P0", num_classes=10, pixels=16).parameters
+  assert fields["estimated"]["collective_bytes"] == 4 * (elements + 3)
 
 
 def test_a_step_by_configuration_is_the_configured_one(by_flags, cache):

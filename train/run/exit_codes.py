@@ -14,6 +14,7 @@ from nfnet.command_line import (
 __all__ = [
   "EXIT_ABORTED",
   "EXIT_DONE",
+  "EXIT_HUNG_UP",
   "EXIT_INTERRUPTED",
   "EXIT_IN_USE",
   "EXIT_KILLED",
@@ -30,6 +31,8 @@ EXIT_LOST_PROCESS = 75
 """Another process is gone, silent or absent, or data workers are killed again and again, perhaps
 for lack of memory, which a new start may find: start all processes again (EX_TEMPFAIL of
 sysexits.h)."""
+EXIT_HUNG_UP = 129
+"""The terminal was closed before a training run ignored it (128 + SIGHUP)."""
 EXIT_ABORTED = 134
 """JAX aborted this process because process 0 was killed (128 + SIGABRT)."""
 EXIT_KILLED = 137

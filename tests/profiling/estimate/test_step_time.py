@@ -137,7 +137,7 @@ def one_transfer(kernel_profile_, seconds):
 def test_a_collective_beside_a_kernel_counts_with_what_is_left_of_it():
   time = one_transfer(kernel_profile(1_050_000, 0), seconds=3e-3)
   assert time.by("part", "kind") == pytest.approx(
-    {("stage_1", "kernel"): 1e-3, ("collectives", "collective"): 2e-3}
+    {("stage 1", "kernel"): 1e-3, ("collectives", "collective"): 2e-3}
   )
   assert time.seconds == pytest.approx(3e-3)
   assert time.compute_seconds == pytest.approx(1e-3)
