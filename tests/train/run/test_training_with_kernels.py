@@ -131,9 +131,8 @@ def test_eight_steps_agree(depth, small, lowered_for_a_tpu):
 UNROLLED = pytest.param("unrolled", marks=pytest.mark.slow)
 
 
-@pytest.mark.parametrize("variant", ["F7", "F7+"])
+@pytest.mark.parametrize(("variant", "in_a_step"), [("F7", True), ("F7+", True), ("F7+", False)])
 @pytest.mark.parametrize("block_execution", ["scan", UNROLLED])
-@pytest.mark.parametrize("in_a_step", [True, False])
 def test_no_op_of_a_published_network_falls_back(variant, block_execution, in_a_step, small):
   """F7 and F7+ have the shapes of all the others: see test_op_shapes.py."""
   model = NFNet(

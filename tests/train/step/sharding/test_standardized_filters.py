@@ -46,7 +46,5 @@ def test_a_shard_has_whole_squares():
 
 
 def test_filters_that_are_standardized_before_they_travel_train_as_well():
-  """On one device, on replicas, and on shards; up to the order of float32 sums."""
-  expected = run(PLAIN)
-  for shards, devices in ((1, 1), (2, 4)):
-    assert_same_training(run(with_shards(STANDARDIZED, shards), devices=devices), expected)
+  """On two replicas of two shards; up to the order of float32 sums."""
+  assert_same_training(run(with_shards(STANDARDIZED, 2), devices=4), run(PLAIN))
