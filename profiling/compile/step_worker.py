@@ -26,7 +26,7 @@ from train.step.schedule import learning_rate_schedule
 from train.step.sharding.batch import batch_sharding, check_train_batch
 from train.step.sharding.mesh import make_mesh
 from train.step.state import abstract_state
-from train.step.train_step import jit_train_step
+from train.step.train_step import make_train_step
 
 _ASSUMED_STEPS = 10**6
 
@@ -72,7 +72,7 @@ def step_and_operands(experiment: Experiment, mesh: Mesh) -> tuple[Any, Any, Any
   model = make_model(experiment)
   rate = learning_rate_schedule(experiment, assumed_train_examples(experiment))
   optimizer = make_optimizer(experiment, rate, parameter_roles(model, mesh))
-  step = jit_train_step(experiment, model, optimizer, rate, mesh)
+  step = make_train_step(experiment, model, optimizer, rate, mesh)
   state = abstract_state(experiment, model, optimizer, mesh)
   return step, state, describe_batch(experiment, mesh)
 

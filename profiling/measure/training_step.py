@@ -25,7 +25,7 @@ from train.step.sharding.batch import check_train_batch, put_batch
 from train.step.sharding.mesh import make_mesh
 from train.step.sharding.parameters import put_parameters
 from train.step.state import initial_state
-from train.step.train_step import jit_train_step
+from train.step.train_step import make_train_step
 
 _WARMUP_STEPS = 3
 
@@ -122,7 +122,7 @@ def measure(experiment: Experiment, steps: int, folder: pathlib.Path) -> Measure
     },
     mesh,
   )
-  step = jit_train_step(experiment, model, optimizer, rate, mesh)
+  step = make_train_step(experiment, model, optimizer, rate, mesh)
   compiled = step.lower(state, batch).compile()
 
   def run(state: Any, count: int) -> tuple[Any, float]:

@@ -52,7 +52,7 @@ from train.step.schedule import learning_rate_schedule, train_steps
 from train.step.sharding.batch import check_batch_size, check_train_batch, put_batch
 from train.step.sharding.mesh import make_mesh
 from train.step.state import abstract_state, skip_step
-from train.step.train_step import jit_train_step
+from train.step.train_step import make_train_step
 
 STEPS_AHEAD = 2
 """Number of steps that may run before the host waits for one to end, so that devices never idle."""
@@ -69,7 +69,7 @@ class _Run:
     train_examples: number of images of the training split.
     total_steps: number of steps of the whole run.
     metadata: JSON about the experiment that goes into each checkpoint.
-    train_step: `train.step.train_step.jit_train_step`; donates the state.
+    train_step: what `train.step.train_step.make_train_step` returns.
     skip_step: jitted `train.step.state.skip_step`; donates the state.
     evaluation_step: jitted `train.step.evaluation_step.make_evaluation_step`.
     is_finite: jitted `train.run.faults.is_finite`.
@@ -175,7 +175,7 @@ def _train(
     model = make_model(experiment)
     learning_rate = learning_rate_schedule(experiment, train_examples)
     optimizer = make_optimizer(experiment, learning_rate, parameter_roles(model, mesh))
-    train_step = jit_train_step(experiment, model, optimizer, learning_rate, mesh)
+    train_step = make_train_step(experiment, model, optimizer, learning_rate, mesh)
     like = abstract_state(experiment, model, optimizer, mesh)
     metadata = {
       "experiment": to_json(experiment),

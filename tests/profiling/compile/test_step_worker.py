@@ -23,7 +23,7 @@ from train.step.sharding.batch import put_batch
 from train.step.sharding.mesh import make_mesh
 from train.step.sharding.parameters import put_parameters
 from train.step.state import abstract_state, initial_state
-from train.step.train_step import jit_train_step
+from train.step.train_step import make_train_step
 
 pytestmark = pytest.mark.usefixtures("small_networks")
 
@@ -95,7 +95,7 @@ def trained_text(experiment, batch):
   parameters = put_parameters(model, initial_parameters(model, experiment.seed), mesh)
   state = initial_state(experiment, optimizer, parameters)
   shardings = jax.tree.map(lambda x: x.sharding, abstract_state(experiment, model, optimizer, mesh))
-  step = jit_train_step(experiment, model, optimizer, rate, mesh)
+  step = make_train_step(experiment, model, optimizer, rate, mesh)
   return step.lower(jax.device_put(state, shardings), batch).as_text()
 
 

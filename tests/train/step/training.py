@@ -29,7 +29,7 @@ from train.step.sharding.batch import put_batch
 from train.step.sharding.mesh import make_mesh
 from train.step.sharding.parameters import put_parameters
 from train.step.state import TrainState, initial_state
-from train.step.train_step import jit_train_step
+from train.step.train_step import make_train_step
 
 BATCH = 16
 EXPERIMENT = Experiment(
@@ -118,7 +118,7 @@ def training(experiment, *, devices=1, learning_rate=None) -> Training:
   if learning_rate is not None:
     rate = lambda step: learning_rate  # noqa: E731
   optimizer = make_optimizer(experiment, rate, parameter_roles(model, mesh))
-  step = jit_train_step(experiment, model, optimizer, rate, mesh)
+  step = make_train_step(experiment, model, optimizer, rate, mesh)
   return Training(experiment, model, mesh, step, optimizer)
 
 
