@@ -2,17 +2,16 @@
 
 import dataclasses
 import functools
-import statistics
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 from tqdm import tqdm
 
+from profiling.measure.call_times import seconds_per_call
+
 _AXIS = "device"
-_ROUNDS = 3
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,19 +62,6 @@ def time_collectives(mebibytes: Sequence[int], calls: int) -> list[CollectiveTim
         jax.shard_map(function, mesh=mesh, in_specs=before, out_specs=after, check_vma=False)
       )
       array = jax.device_put(jnp.ones(elements, jnp.float32), NamedSharding(mesh, before))
-      seconds = _seconds_per_call(run, array, calls)
+      seconds = seconds_per_call(run, (array,), calls)
       rows.append(CollectiveTime(name=name, whole_bytes=4 * elements, seconds=seconds))
   return rows
-
-
-def _seconds_per_call(run: Callable[[jax.Array], jax.Array], array: jax.Array, calls: int) -> float:
-  """Returns the median over some rounds of the mean time of calls without a wait in between."""
-  jax.block_until_ready(run(array))
-  seconds = []
-  for _ in range(_ROUNDS):
-    started = time.perf_counter()
-    for _ in range(calls):
-      result = run(array)
-    jax.block_until_ready(result)
-    seconds.append((time.perf_counter() - started) / calls)
-  return statistics.median(seconds)

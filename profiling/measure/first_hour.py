@@ -32,6 +32,7 @@ from profiling.measure.op_agreement import compare_ops
 from profiling.measure.op_times import one_line, time_ops
 from profiling.measure.training_step import measure
 from train.config.experiment import Experiment
+from train.step.sharding.mesh import cores_of
 
 PARTS = ("numerics", "kernels", "step", "collectives")
 """The parts, in the order in which they run."""
@@ -112,7 +113,7 @@ def present_devices() -> Devices:
     platform=found[0].platform,
     device_kind=found[0].device_kind,
     devices=len(found),
-    cores_per_device=getattr(found[0], "num_cores", 1) or 1,
+    cores_per_device=cores_of(found[0]),
     sides=sides_of(coordinates) if found[0].platform == "tpu" else (),
     versions={name: importlib.metadata.version(name) for name in names},
   )

@@ -4,9 +4,7 @@ The programs are those that `profiling.kernels` compiles, so that times can stan
 """
 
 import dataclasses
-import statistics
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -17,8 +15,8 @@ from tqdm import tqdm
 import kernels
 from profiling.compile.op_shapes import ConvShape, OpShape, SqueezeExciteShape, StemShape
 from profiling.compile.op_worker import OpRequest, Program, programs_of
+from profiling.measure.call_times import seconds_per_call
 
-_ROUNDS = 3
 _LAUNCHES_MIN = 2
 
 
@@ -128,26 +126,10 @@ def _time_program(program: Program, calls: int) -> _ProgramTime:
   arguments = draw(program.arguments, seed=0)
   launch = jax.jit(lambda *_: jnp.float32(0), keep_unused=True)
   # The first is timed before its arguments are given away.
-  launch_seconds = _seconds_per_call(launch, arguments, calls)
+  launch_seconds = seconds_per_call(launch, arguments, calls)
   run = jax.jit(program.function, donate_argnums=program.donated)
-  return _ProgramTime(
-    seconds=_seconds_per_call(run, arguments, calls), launch_seconds=launch_seconds
-  )
-
-
-def _seconds_per_call(run: Callable[..., Any], arguments: tuple[Any, ...], calls: int) -> float:
-  """Returns the median over some rounds of the mean time of calls without a wait in between."""
-  # Compiles.
-  result = jax.block_until_ready(run(*arguments))
-  seconds = []
-  for _ in range(_ROUNDS):
-    started = time.perf_counter()
-    for _ in range(calls):
-      arguments = _next_arguments(arguments, result)
-      result = run(*arguments)
-    jax.block_until_ready(result)
-    seconds.append((time.perf_counter() - started) / calls)
-  return statistics.median(seconds)
+  seconds = seconds_per_call(run, arguments, calls, next_arguments=_next_arguments)
+  return _ProgramTime(seconds=seconds, launch_seconds=launch_seconds)
 
 
 def _next_arguments(arguments: tuple[Any, ...], result: Any) -> tuple[Any, ...]:

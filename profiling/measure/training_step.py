@@ -22,7 +22,7 @@ from train.step.optimizer import make_optimizer
 from train.step.parameter_groups import parameter_roles
 from train.step.schedule import learning_rate_schedule
 from train.step.sharding.batch import check_train_batch, put_batch
-from train.step.sharding.mesh import make_mesh
+from train.step.sharding.mesh import cores_of, make_mesh
 from train.step.sharding.parameters import put_parameters
 from train.step.state import initial_state
 from train.step.train_step import make_train_step
@@ -152,7 +152,7 @@ def measure(experiment: Experiment, steps: int, folder: pathlib.Path) -> Measure
     platform=device.platform,
     device_kind=device.device_kind,
     devices=jax.device_count(),
-    cores_per_device=getattr(device, "num_cores", 1) or 1,
+    cores_per_device=cores_of(device),
     images_per_step=data.batch_size,
     training_flops_per_image=count(
       experiment.model.variant,

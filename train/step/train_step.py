@@ -63,8 +63,8 @@ def make_train_step(
 
   It overwrites the state that it is given. The loss is the mean over the examples of the global
   batch that have weight 1. With `mixing`, images are mixed before anything else is done with them,
-  and top1 is the share of the predicted class in an image. With `sharpness`, each group's loss, top1
-  and gradient are computed at the parameters after the group's own ascent step.
+  and top1 is the share of the predicted class in an image. With `sharpness`, each group's loss,
+  top1 and gradient are computed at the parameters after the group's own ascent step.
 
   A step whose loss is not finite, or larger than `faults.loss_max`, is skipped: it leaves
   parameters, momentum and moving average as they are, to the bit, and counts as a step. After a

@@ -25,6 +25,7 @@ from nfnet.foreign_files.numbers import is_count, is_number
 from train.report.table import format_table
 from train.report.units import format_duration
 from train.run.records.bookkeeping import Record, RecordFile, open_lines, read_lines
+from train.step.sharding.mesh import cores_of
 
 LEDGER_FILE = "goodput.jsonl"
 START_UP, COMPILE, DATA_WAIT, STEP = "start-up", "compile", "data wait", "step"
@@ -127,7 +128,7 @@ class Ledger:
       self._line(
         {
           "started_unix_seconds": time.time() - (time.monotonic() - self._began_seconds),
-          "cores": sum(_cores(device) for device in jax.devices()),
+          "cores": sum(cores_of(device) for device in jax.devices()),
           "device_kind": jax.devices()[0].device_kind,
         }
       )
@@ -287,8 +288,3 @@ def as_text(goodput: Goodput) -> str:
       f"{goodput.total_core_hours:.4g} ({share:.1%})",
     ]
   )
-
-
-def _cores(device: jax.Device) -> int:
-  """Returns the number of cores of a device: a TPU v4 chip is one device with two cores."""
-  return getattr(device, "num_cores", None) or 1

@@ -37,3 +37,8 @@ def mesh_shape(devices: int, parameter_shards: int) -> tuple[int, int]:
       "take a divisor"
     )
   return devices // parameter_shards, parameter_shards
+
+
+def cores_of(device: jax.Device) -> int:
+  """Returns the number of cores of a device: a TPU v4 chip is one device with two cores."""
+  return getattr(device, "num_cores", None) or 1
