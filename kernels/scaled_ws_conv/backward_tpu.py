@@ -130,16 +130,16 @@ def gradients(
   has_neighbors = blocks.row_blocks > 1
   input_block = pl.BlockSpec(blocks.input_shape, input_at)
   image_block = pl.BlockSpec(blocks.image_shape, image_at)
-  parts = 1 if tile.split_channels else tile.cores
   bias_sums_shape = SUBLANES, blocks.block_outputs
   raw = None if problem.standardized else filters
-  if raw:
-    weight, weight_block = raw.weight, blocks.filter_shape
-  else:
-    weight, weight_block = filters.squares, blocks.squares_shape
   gradient_dtype = jnp.dtype(jnp.float32)
-  if not raw and parts == 1:
-    gradient_dtype = filters.gradient_sink.dtype
+  if raw:
+    weight = Operand(raw.weight, pl.BlockSpec(blocks.filter_shape, weight_at))
+  else:
+    weight = Operand(filters.squares, pl.BlockSpec(blocks.squares_shape, weight_at))
+    if blocks.parts == 1:
+      gradient_dtype = filters.gradient_sink.dtype
+  weight_block = weight.spec.block_shape
 
   written = call(
     functools.partial(_body, blocks=blocks, activation=activation),
@@ -150,7 +150,7 @@ def gradients(
       cotangent_ref=cotangent_block(blocks.result_shape),
       row_above_ref=above if has_neighbors and problem.after else None,
       row_below_ref=below if has_neighbors and problem.before else None,
-      weight_ref=raw and Operand(weight, pl.BlockSpec(weight_block, weight_at)),
+      weight_ref=raw and weight,
       statistics_ref=raw
       and Operand(statistics, pl.BlockSpec((SUBLANES, blocks.block_outputs), statistics_at)),
       result_scale_ref=Operand(result_scale, image_block) if problem.ends_branch else None,
@@ -160,7 +160,7 @@ def gradients(
       if differentiates_input
       else None,
       weight_gradient_ref=Result(
-        result_like(x, (parts, *weight.shape), gradient_dtype),
+        result_like(x, (blocks.parts, *weight.array.shape), gradient_dtype),
         pl.BlockSpec((None, *weight_block), part_at),
       ),
       bias_sums_ref=None
@@ -174,9 +174,7 @@ def gradients(
       sums_ref=None if gradient_dtype == jnp.float32 else pltpu.VMEM(weight_block, jnp.float32),
       activated_ref=pltpu.VMEM(blocks.activated_shape, x.dtype),
       cotangents_ref=pltpu.VMEM(blocks.cotangent_shape, x.dtype),
-      standardized_ref=pltpu.VMEM(blocks.squares_shape, x.dtype)
-      if raw
-      else Operand(weight, pl.BlockSpec(weight_block, weight_at)),
+      standardized_ref=pltpu.VMEM(blocks.squares_shape, x.dtype) if raw else weight,
     ),
     name="scaled_ws_conv_gradients",
     grid=blocks.grid,
@@ -210,7 +208,7 @@ def _body(refs: Refs, *, blocks: Blocks, activation: Activation | None):
     sums_ref[...] = jnp.zeros_like(sums_ref)
     _clear(refs, blocks)
     if not problem.standardized:
-      _standardize(refs)
+      write_standardized(refs)
 
   _load_cotangents(refs, blocks, row_block)
 
@@ -352,13 +350,3 @@ def _clear(refs: Refs, blocks: Blocks) -> None:
     refs.activated_ref[...] = jnp.zeros_like(refs.activated_ref)
   if problem.group_outputs % LANES or problem.before + problem.after:
     refs.cotangents_ref[...] = jnp.zeros_like(refs.cotangents_ref)
-
-
-def _standardize(refs: Refs) -> None:
-  """Writes input_scale * scale * (weight - mean)."""
-  write_standardized(
-    refs.standardized_ref,
-    refs.weight_ref,
-    mean=refs.statistics_ref[0:1],
-    scale=refs.statistics_ref[1:2] * refs.input_scale_ref[0],
-  )

@@ -108,7 +108,6 @@ def convolve(
   below = input_block(halo, lambda row: jnp.minimum((row + 1) * tile.rows, problem.height - 1))
   has_neighbors = blocks.row_blocks > 1
   result_shape = problem.height, problem.width, problem.outputs, problem.images
-  copies = 1 if tile.split_channels else tile.cores
   raw = None if problem.standardized else filters
   squares = pl.BlockSpec(blocks.squares_shape, lambda *place: (0, 0, blocks.at(*place)[0], 0, 0))
 
@@ -128,7 +127,7 @@ def convolve(
       ),
       statistics_ref=raw
       and Result(
-        result_like(x, (copies, SUBLANES, problem.out_channels), jnp.float32),
+        result_like(x, (blocks.parts, SUBLANES, problem.out_channels), jnp.float32),
         pl.BlockSpec((None, SUBLANES, tile.channels), statistics_at),
       ),
       mean_ref=Result(
@@ -264,16 +263,7 @@ def _borders(blocks: Blocks) -> Iterator[tuple]:
 
 
 def _standardize(refs: Refs, standardization: Standardization) -> None:
-  """Writes the statistics and input_scale * scale * (weight - mean).
-
-  Folding the input's scale into that of the weights costs nothing.
-  """
+  """Writes the statistics, and the weights that are standardized with them."""
   statistics = filter_statistics(refs.weight_ref[...], refs.gain_ref[0], standardization)
   refs.statistics_ref[0:1], refs.statistics_ref[1:2] = (one[None] for one in statistics)
-
-  write_standardized(
-    refs.standardized_ref,
-    refs.weight_ref,
-    mean=refs.statistics_ref[0:1],
-    scale=refs.statistics_ref[1:2] * refs.input_scale_ref[0],
-  )
+  write_standardized(refs)

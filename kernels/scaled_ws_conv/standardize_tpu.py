@@ -224,23 +224,22 @@ def _body(refs: Refs, *, standardization: Standardization, are_squares: bool):
   jax.lax.fori_loop(0, rows // chunk_rows, write, 0)
 
 
-def write_standardized(
-  standardized_ref, weight_ref, *, mean: Float[Array, "1 o"], scale: Float[Array, "1 o"]
-) -> None:
-  """Writes scale * (weight - mean), with zeros beyond the last channel.
+def write_standardized(refs: Any) -> None:
+  """Writes input_scale * scale * (weight - mean) in squares, with zeros beyond the last channel.
+
+  Folding the input's scale into that of the weights costs nothing.
 
   Args:
-    standardized_ref: [taps, tiles of i, tiles of o, 128, 128] in the compute dtype.
-    weight_ref: [taps, i, o], float32.
-    mean: mean of each filter.
-    scale: scale of each filter. Folding the input's scale into it costs nothing.
+    refs: the refs of a pass over raw filters; `standardized_ref` is written.
   """
-  taps, inputs, outputs = weight_ref.shape
+  mean = refs.statistics_ref[0:1]
+  scale = refs.statistics_ref[1:2] * refs.input_scale_ref[0]
+  taps, inputs, outputs = refs.weight_ref.shape
   for t, (k, rows), (j, lanes) in itertools.product(
     range(taps), enumerate(lane_tiles(inputs)), enumerate(lane_tiles(outputs))
   ):
-    values = (weight_ref[t, rows, lanes] - mean[:, lanes]) * scale[:, lanes]
+    values = (refs.weight_ref[t, rows, lanes] - mean[:, lanes]) * scale[:, lanes]
     height, width = values.shape
     if (height, width) != (LANES, LANES):
-      standardized_ref[t, k, j] = jnp.zeros_like(standardized_ref[t, k, j])
-    standardized_ref[t, k, j, :height, :width] = values.astype(standardized_ref.dtype)
+      refs.standardized_ref[t, k, j] = jnp.zeros_like(refs.standardized_ref[t, k, j])
+    refs.standardized_ref[t, k, j, :height, :width] = values.astype(refs.standardized_ref.dtype)

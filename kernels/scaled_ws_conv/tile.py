@@ -244,16 +244,20 @@ class Blocks:
     )
 
   @property
+  def parts(self) -> int:
+    """Number of equal arrays in which the cores write what they do not share."""
+    return 1 if self.tile.split_channels else self.tile.cores
+
+  @property
   def part_bytes(self) -> int:
     """HBM bytes that it takes to add up the parts of the weights' gradient after the kernel.
 
     The kernel that differentiates the standardization of raw filters adds them up while reading.
     """
-    parts = 1 if self.tile.split_channels else self.tile.cores
-    if self.direction == "forward" or parts == 1 or not self.problem.standardized:
+    if self.direction == "forward" or self.parts == 1 or not self.problem.standardized:
       return 0
     weights = len(self.problem.taps) * self.problem.group_inputs * self.problem.out_channels
-    return (parts + 1) * 4 * weights
+    return (self.parts + 1) * 4 * weights
 
   @property
   def products(self) -> int:

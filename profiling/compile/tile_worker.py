@@ -8,7 +8,6 @@ Writes what `profiling.compile.op_worker` writes; each entry also has the candid
 import dataclasses
 import functools
 import itertools
-import math
 import pathlib
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -19,7 +18,7 @@ import jax.numpy as jnp
 
 from kernels.scaled_ws_conv import backward_tpu, forward_tpu
 from kernels.scaled_ws_conv import tile as conv_tile
-from kernels.scaled_ws_conv.filters import SIDE, RawFilters, StandardizedFilters
+from kernels.scaled_ws_conv.filters import RawFilters, StandardizedFilters, to_squares
 from kernels.scaled_ws_conv.problem import Problem as ConvolutionProblem
 from kernels.se_residual import residual_tpu
 from kernels.se_residual import tile as residual_tile
@@ -164,14 +163,13 @@ def _operands(kernel: TiledKernel):
   """Returns input, result and filters."""
   problem = kernel.problem
   pixels = problem.height, problem.width, problem.outputs
-  taps, inputs, outputs = len(problem.taps), problem.group_inputs, problem.out_channels
+  outputs = problem.out_channels
+  weight = _described((len(problem.taps), problem.group_inputs, outputs))
   if problem.standardized:
-    squares = taps, math.ceil(inputs / SIDE), math.ceil(outputs / SIDE), SIDE, SIDE
-    filters = StandardizedFilters(_described(squares, "bfloat16"), _described(squares))
+    squares = jax.eval_shape(to_squares, weight)
+    filters = StandardizedFilters(_described(squares.shape, "bfloat16"), squares)
   else:
-    filters = RawFilters(
-      _described((taps, inputs, outputs)), _described((outputs,)), _described(())
-    )
+    filters = RawFilters(weight, _described((outputs,)), _described(()))
   return (
     _described(problem.input_shape, "bfloat16"),
     _described((*pixels, problem.images, outputs), "bfloat16"),

@@ -26,6 +26,7 @@ from nfnet.block_arrangement import arrange_blocks
 from nfnet.model import NFNet
 from train.step.parameter_groups import ParameterRole, parameter_roles
 from train.step.sharding.mesh import DATA_AXES, REPLICA_AXIS, SHARD_AXIS
+from train.step.sharding.standardized_filters import is_filters
 
 
 def put_parameters(model: NFNet, parameters: Any, mesh: Mesh) -> Any:
@@ -80,7 +81,7 @@ def gather(parameters: Any, specs: Any, dtype: jnp.dtype) -> Any:
   """
 
   def whole(leaf: Array | StandardizedFilters, spec: P) -> Array | StandardizedFilters:
-    if isinstance(leaf, StandardizedFilters):
+    if is_filters(leaf):
       squares = varying(leaf.squares, spec)
       return StandardizedFilters(squares, zeros_like(squares, leaf.gradient_sink.dtype))
     return varying(leaf if SHARD_AXIS not in spec else leaf.astype(dtype), spec).astype(jnp.float32)
@@ -94,9 +95,7 @@ def gather(parameters: Any, specs: Any, dtype: jnp.dtype) -> Any:
       varying_over = (REPLICA_AXIS,)
     return jax.lax.pcast(leaf, varying_over, to="varying")
 
-  return jax.tree.map(
-    whole, parameters, specs, is_leaf=lambda leaf: isinstance(leaf, StandardizedFilters)
-  )
+  return jax.tree.map(whole, parameters, specs, is_leaf=is_filters)
 
 
 def sum_gradients(gradients: Any, specs: Any, dtype: jnp.dtype) -> Any:

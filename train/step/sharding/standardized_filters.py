@@ -47,24 +47,16 @@ def standardize(
       parameters,
       is_leaf=is_filters,
     )
-    return [
-      leaf for leaf in jax.tree.leaves(prepared, is_leaf=is_filters) if is_filters(leaf)
-    ], prepared
+    return list(filter(is_filters, jax.tree.leaves(prepared, is_leaf=is_filters))), prepared
 
-  filters, pull_back, prepared = jax.vjp(filters_and_all, parameters, has_aux=True)
+  _, pull_back, prepared = jax.vjp(filters_and_all, parameters, has_aux=True)
 
   def gradients_of_parameters(gradients: Any) -> Any:
-    sinks = jax.tree.leaves(
-      jax.tree.map(
-        lambda leaf, gradient: [gradient] if is_filters(leaf) else [],
-        prepared,
-        gradients,
-        is_leaf=is_filters,
-      )
-    )
+    leaves = jax.tree.leaves(prepared, is_leaf=is_filters)
     cotangents = [
-      StandardizedFilters(jnp.zeros_like(one.squares), sink)
-      for one, sink in zip(filters, sinks, strict=True)
+      StandardizedFilters(jnp.zeros_like(leaf.squares), gradient)
+      for leaf, gradient in zip(leaves, jax.tree.leaves(gradients), strict=True)
+      if is_filters(leaf)
     ]
     (of_filters,) = pull_back(cotangents)
     return _with_filters(prepared, gradients, of_filters)
