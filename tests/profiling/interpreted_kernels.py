@@ -12,6 +12,7 @@ from jax.experimental.pallas import tpu as pltpu
 
 from nfnet import variants
 from nfnet.variants import Variant
+from tests.lowering import as_on_a_tpu
 
 # One block, whose channels fill the lanes.
 WIDE = Variant(
@@ -25,13 +26,9 @@ WIDE = Variant(
 )
 
 
-def _as_on_a_tpu(*arguments, tpu=None, default=None, cpu=None):
-  return (tpu or cpu or default)(*arguments)
-
-
 if __name__ == "__main__":
   variants.VARIANTS[WIDE.name] = WIDE
-  jax.lax.platform_dependent = _as_on_a_tpu
+  jax.lax.platform_dependent = as_on_a_tpu
   # Interpreted, a kernel has no types that say over which devices its values vary.
   jax.shard_map = functools.partial(jax.shard_map, check_vma=False)
   del sys.argv[0]

@@ -19,6 +19,7 @@ from tests.kernels.sgd_agc.steps import (
   by_reference,
   draw,
 )
+from tests.lowering import as_on_a_tpu
 
 pytestmark = pytest.mark.usefixtures("interpreted")
 # Of the networks: vectors that fill tiles of 1024 and not, a skip gain, the stem's filters, and
@@ -107,10 +108,7 @@ def test_inside_shard_map():
 
 
 def test_the_op_gives_each_parameter_to_one_of_the_kernels(monkeypatch):
-  def platform_dependent(*arguments, tpu, default):
-    return tpu(*arguments)
-
-  monkeypatch.setattr(jax.lax, "platform_dependent", platform_dependent)
+  monkeypatch.setattr(jax.lax, "platform_dependent", as_on_a_tpu)
   kernels.fallback_counts.clear()
   shapes = {"gain": (256,), "large": (512, 128), "bias": (256,), "filter": (3, 3, 64, 128)}
   assert [is_small(shape, False) for shape in shapes.values()] == [1, 0, 1, 0]

@@ -208,7 +208,7 @@ def test_rings_along_different_axes_run_at_once_where_places_are_known():
 
 
 def test_a_compiled_schedule():
-  """Of a program that compile_programs.py compiled; its collectives overlap with products."""
+  """The excerpt is of a program of compile_programs.py, whose collectives overlap with products."""
   text = (ROOT / "tests" / "profiling" / "excerpts" / "transfers.hlo").read_text()
   time = estimate(
     read_operations(text), read_schedule(text), V4, coordinates=device_coordinates(V4)

@@ -6,6 +6,7 @@ from jax.experimental.pallas import tpu as pltpu
 from kernels.scaled_ws_conv import pallas
 from profiling.compile.op_shapes import ConvShape, UpdateShape
 from profiling.measure.op_agreement import SHAPES, compare_ops
+from tests.lowering import as_on_a_tpu
 
 SMALL = ConvShape(pixels=2, in_channels=128, out_channels=128, filter_pixels=1)
 UPDATE = UpdateShape(shapes=((256, 512),))
@@ -14,11 +15,7 @@ UPDATE = UpdateShape(shapes=((256, 512),))
 @pytest.fixture(autouse=True)
 def interpreted(monkeypatch):
   """Kernels run, interpreted, wherever they would run on a TPU."""
-
-  def platform_dependent(*arguments, tpu=None, default=None, cpu=None):
-    return (tpu or cpu or default)(*arguments)
-
-  monkeypatch.setattr(jax.lax, "platform_dependent", platform_dependent)
+  monkeypatch.setattr(jax.lax, "platform_dependent", as_on_a_tpu)
   with pltpu.force_tpu_interpret_mode(True):
     yield
 

@@ -13,6 +13,7 @@ from nfnet import variants
 from nfnet.initialization import initial_parameters
 from nfnet.model import NFNet, apply, standardized
 from nfnet.variants import Variant
+from tests.lowering import as_on_a_tpu
 from train.step.model import arranged_parameter_shapes
 from train.step.optimizer import sgd_agc
 from train.step.parameter_groups import parameter_roles
@@ -49,11 +50,7 @@ def small(monkeypatch):
 @pytest.fixture
 def lowered_for_a_tpu(monkeypatch):
   """Kernels run, interpreted, wherever they would run on a TPU."""
-
-  def platform_dependent(*arguments, tpu=None, default=None, cpu=None):
-    return (tpu or cpu or default)(*arguments)
-
-  monkeypatch.setattr(jax.lax, "platform_dependent", platform_dependent)
+  monkeypatch.setattr(jax.lax, "platform_dependent", as_on_a_tpu)
   with pltpu.force_tpu_interpret_mode(True):
     yield
 
