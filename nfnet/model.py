@@ -10,8 +10,8 @@ it or, on request, of timm. There are a few deliberate differences from that cod
 """
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -167,51 +167,37 @@ class NFNet(nnx.Module):
       keys: one key for each example, which turns dropout and stochastic depth on for training;
         None for inference.
     """
-    features = self.features(images, keys=keys)
-    with jax.named_scope("head"):
-      if keys is not None and self.dropout_rate > 0:
-        features = dropout(features, keys, self.dropout_rate)
-      classifier = self.classifier
-      logits = jnp.dot(
-        features.astype(self.compute_dtype),
-        classifier.weight[...].astype(self.compute_dtype),
-        preferred_element_type=jnp.float32,
-      )
-      return logits + classifier.bias[...][None, :]
+    x = images
+    for segment in segments(self, images.shape[0], keys=keys):
+      x = segment.run(self, x)
+    return x
 
-  def features(
-    self,
-    images: Float[Array, "n height width 3"],
-    *,
-    keys: Key[Array, " n"] | None = None,
-  ) -> Float[Array, "n c"]:
+  def features(self, images: Float[Array, "n height width 3"]) -> Float[Array, "n c"]:
     """Returns the classifier's input in float32: the last activations, averaged over space.
 
     Args:
       images: normalized images (`nfnet.images.normalization`).
-      keys: one key for each example, which turns stochastic depth on; None for inference.
     """
-    count = images.shape[0]
+    x = images
+    *before_head, _ = segments(self, images.shape[0], keys=None)
+    for segment in before_head:
+      x = segment.run(self, x)
+    with jax.named_scope("head"):
+      return self._pooled(x, images.shape[0])
+
+  def _run_stem(self, images: Float[Array, "n height width 3"]) -> Float[Array, "h w padded_n c"]:
     # Padding once here saves every kernel from padding its operands and slicing its results.
-    padding = -count % self.images_multiple
+    padding = -images.shape[0] % self.images_multiple
     x = jnp.transpose(images, (1, 2, 0, 3)).astype(self.compute_dtype)
     x = jnp.pad(x, ((0, 0), (0, 0), (0, padding), (0, 0)))
-    keep = None
-    if keys is not None and any(self.drop_rates):
-      keep = draw_kept_branches(keys, self.drop_rates)
-      keep = jnp.pad(keep, ((0, 0), (0, padding)))
     # Compiled programs and traces show the names of these scopes.
     with jax.named_scope("stem"):
-      x = self.stem(x)
-    x = self._run_blocks(x, keep)
-    with jax.named_scope("head"):
-      x = activate(self.activation, self.final_conv(x).result)
-      return jnp.mean(x, axis=(0, 1), dtype=jnp.float32)[:count]
+      return self.stem(x)
 
   def _run_blocks(
-    self, x: Float[Array, "h w n c"], keep: Float[Array, "blocks n"] | None
+    self, position: int, x: Float[Array, "h w n c"], keep: Float[Array, "blocks n"] | None
   ) -> Float[Array, "h2 w2 n o"]:
-    betas = jnp.asarray(self.betas, jnp.float32)
+    """Runs the blocks of one of `self.runs`, with the masks of all blocks."""
 
     def run_block(block, x, beta, keep):
       return block(x, beta=beta, keep=keep)
@@ -230,13 +216,32 @@ class NFNet(nnx.Module):
 
       return jax.lax.scan(body, x, (stacked, beta, keep))[0]
 
-    for run, stage, block in zip(self.runs, self.stages, self.blocks, strict=True):
-      at, execute = (
-        (run.start, run_block) if len(run) == 1 else (slice(run.start, run.stop), scan_blocks)
+    run = self.runs[position]
+    at, execute = (
+      (run.start, run_block) if len(run) == 1 else (slice(run.start, run.stop), scan_blocks)
+    )
+    betas = jnp.asarray(self.betas, jnp.float32)
+    with jax.named_scope(f"stage_{self.stages[position] + 1}"):
+      return execute(self.blocks[position], x, betas[at], None if keep is None else keep[at])
+
+  def _run_head(
+    self, x: Float[Array, "h w padded_n c"], count: int, keys: Key[Array, " n"] | None
+  ) -> Float[Array, "n classes"]:
+    with jax.named_scope("head"):
+      features = self._pooled(x, count)
+      if keys is not None and self.dropout_rate > 0:
+        features = dropout(features, keys, self.dropout_rate)
+      classifier = self.classifier
+      logits = jnp.dot(
+        features.astype(self.compute_dtype),
+        classifier.weight[...].astype(self.compute_dtype),
+        preferred_element_type=jnp.float32,
       )
-      with jax.named_scope(f"stage_{stage + 1}"):
-        x = execute(block, x, betas[at], None if keep is None else keep[at])
-    return x
+      return logits + classifier.bias[...][None, :]
+
+  def _pooled(self, x: Float[Array, "h w padded_n c"], count: int) -> Float[Array, "n o"]:
+    x = activate(self.activation, self.final_conv(x).result)
+    return jnp.mean(x, axis=(0, 1), dtype=jnp.float32)[:count]
 
   @property
   def block_keys(self) -> tuple[str, ...]:
@@ -262,6 +267,45 @@ def _rematerialized(run):
     return inner(parameters, x, beta, keep)
 
   return wrapped
+
+
+class Segment(NamedTuple):
+  """A consecutive part of the network: the stem, blocks that run as one program, or the head.
+
+  Attributes:
+    paths: where its parameters are in the nested dictionaries, arranged by `model.block_keys`.
+    run: function (network with values for at least these parameters, input) -> output.
+  """
+
+  paths: tuple[tuple[str, ...], ...]
+  run: Callable[[NFNet, Array], Array]
+
+
+def segments(model: NFNet, count: int, *, keys: Key[Array, " n"] | None) -> tuple[Segment, ...]:
+  """Returns the segments of a network in order, each of which takes the output of the one before.
+
+  The first one takes normalized images, [n, height, width, 3], and the last one returns logits.
+
+  Args:
+    model: the network.
+    count: number of images.
+    keys: one key for each example in training; None for inference.
+  """
+  keep = None
+  if keys is not None and any(model.drop_rates):
+    keep = draw_kept_branches(keys, model.drop_rates)
+    keep = jnp.pad(keep, ((0, 0), (0, -count % model.images_multiple)))
+  return (
+    Segment((("stem",),), lambda network, images: network._run_stem(images)),
+    *(
+      Segment(
+        ((BLOCKS, key),),
+        lambda network, x, position=position: network._run_blocks(position, x, keep),
+      )
+      for position, key in enumerate(model.block_keys)
+    ),
+    Segment((("final_conv",), (CLASSIFIER,)), lambda network, x: network._run_head(x, count, keys)),
+  )
 
 
 def parameter_shapes(model: NFNet) -> dict[str, Any]:
@@ -298,6 +342,19 @@ def apply(
     ValueError: a parameter is missing or superfluous.
   """
   return _with_parameters(model, parameters)(images, keys=keys)
+
+
+def apply_segment(model: NFNet, segment: Segment, parameters: Parameters, x: Array) -> Array:
+  """Returns the output of one of `segments(model, ...)`.
+
+  Args:
+    model: structure of the network.
+    segment: the segment.
+    parameters: nested dictionaries with the values at `segment.paths`, arranged with
+      `model.block_keys`.
+    x: output of the segment before, or normalized images for the first one.
+  """
+  return segment.run(_bound(model, parameters), x)
 
 
 def apply_features(
@@ -351,8 +408,13 @@ def _with_parameters(model: NFNet, parameters: Parameters) -> NFNet:
   if any(map(is_stacked, parameters.get(BLOCKS, ()))):
     needed = arrange_blocks(needed, model.block_keys)
   _check_names(parameters, needed)
-  arranged = arrange_blocks(parameters, model.block_keys)
-  blocks = {i: arranged[BLOCKS][key] for i, key in enumerate(model.block_keys)}
+  return _bound(model, arrange_blocks(parameters, model.block_keys))
+
+
+def _bound(model: NFNet, arranged: Parameters) -> NFNet:
+  """Returns the network with values for those of its parameters that are given."""
+  positions = {key: position for position, key in enumerate(model.block_keys)}
+  blocks = {positions[key]: values for key, values in arranged.get(BLOCKS, {}).items()}
   graph, state = nnx.split(model)
   nnx.replace_by_pure_dict(state, {**arranged, BLOCKS: blocks})
   return nnx.merge(graph, state)

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 from kernels.call import Operand, Result, call
 from kernels.scaled_ws_conv.filters import RawFilters, StandardizedFilters
 from kernels.scaled_ws_conv.formulas import Activation
-from kernels.scaled_ws_conv.problem import lane_tiles
+from kernels.scaled_ws_conv.problem import Problem, lane_tiles
 from kernels.scaled_ws_conv.standardize_tpu import write_standardized
 from kernels.scaled_ws_conv.tile import Blocks
 from kernels.tpu import LANES, SUBLANES, result_like
@@ -44,12 +44,12 @@ class Refs(NamedTuple):
   mean_cotangent_ref: Any  # [n, o], at the end of a branch
   input_cotangent_ref: Any  # [h, a, w, b, n, i], if the input is returned
   x_gradient_ref: Any  # [h, a, w, b, n, i], if the input is differentiated
-  weight_gradient_ref: Any  # of the standardized weights, [t, i, o] or as their squares
+  weight_gradient_ref: Any  # of the standardized weights, [t, i, o], or [t, k, o, 128] in rows
   bias_sums_ref: Any  # [8, o], not at the end of a branch
-  sums_ref: Any  # scratch like the weights' gradient in float32, if that is rounded
+  sums_ref: Any  # scratch [t, k, j, 128, 128] of the gradient, if that is in rows
   activated_ref: Any  # scratch [k, h, a, w, b, n, 128]
   cotangents_ref: Any  # scratch [j, h + border, w + border, q, n, 128]
-  standardized_ref: Any  # [t, k, j, 128, 128]; scratch for raw filters
+  standardized_ref: Any  # [t, k, o, 128]; scratch [t, k, j, 128, 128] for raw filters
 
 
 # Under jit, equal calls are traced only once: the body is long.
@@ -88,9 +88,9 @@ def gradients(
     differentiates_input: whether the input's gradient is computed.
 
   Returns:
-    The three gradients. That of the weights has the form of raw weights or of the squares, and is
-    the sum of the parts that are returned: one for each core, in float32, or a single one if the
-    cores split the channels, in the dtype of the squares' sink. The bias's gradient is None
+    The three gradients. That of the weights has the form of raw weights or of the rows, and is the
+    sum of the parts that are returned: one for each core, in float32, or a single one if the cores
+    split the channels, in the dtype of the rows' sink. The bias's gradient is None
     at the end of a branch, where the caller gets the cotangent's sums along with the scale's
     gradient.
   """
@@ -111,7 +111,7 @@ def gradients(
   def weight_at(*place):
     channel = blocks.at(*place)[0]
     at = (0, 0, channel) if grouped else (0, channel, 0)
-    return (*at, 0, 0) if problem.standardized else at
+    return (*at, 0) if problem.standardized else at
 
   def part_at(core, channel, position):
     part = 0 if tile.split_channels else core
@@ -136,7 +136,7 @@ def gradients(
   if raw:
     weight = Operand(raw.weight, pl.BlockSpec(blocks.filter_shape, weight_at))
   else:
-    weight = Operand(filters.squares, pl.BlockSpec(blocks.squares_shape, weight_at))
+    weight = Operand(filters.rows, pl.BlockSpec(blocks.rows_shape, weight_at))
     if blocks.parts == 1:
       gradient_dtype = filters.gradient_sink.dtype
   weight_block = weight.spec.block_shape
@@ -171,7 +171,7 @@ def gradients(
           (None, None, *bias_sums_shape), lambda core, channel, _: (core, channel, 0, 0)
         ),
       ),
-      sums_ref=None if gradient_dtype == jnp.float32 else pltpu.VMEM(weight_block, jnp.float32),
+      sums_ref=None if raw else pltpu.VMEM(blocks.squares_shape, jnp.float32),
       activated_ref=pltpu.VMEM(blocks.activated_shape, x.dtype),
       cotangents_ref=pltpu.VMEM(blocks.cotangent_shape, x.dtype),
       standardized_ref=pltpu.VMEM(blocks.squares_shape, x.dtype) if raw else weight,
@@ -221,7 +221,29 @@ def _body(refs: Refs, *, blocks: Blocks, activation: Activation | None):
       refs, blocks, activation, row, slice(column, column + tile.columns), k, lanes
     )
 
-  rows, columns = slice(0, tile.rows), slice(0, problem.width)
+  _add_weight_gradient(refs, blocks, sums_ref)
+
+  if refs.sums_ref is not None:
+
+    @pl.when(place[2] == blocks.grid[2] - 1)
+    def _():
+      _write_rows(refs.sums_ref, refs.weight_gradient_ref)
+
+
+def _write_rows(sums_ref, weight_gradient_ref) -> None:
+  """Writes squares as rows: transposing once is cheaper than making the products in rows."""
+  taps, inputs, outputs, _ = weight_gradient_ref.shape
+  for t, k, (j, rows) in itertools.product(
+    range(taps), range(inputs), enumerate(lane_tiles(outputs))
+  ):
+    values = sums_ref[t, k, j].T[: rows.stop - rows.start]
+    weight_gradient_ref[t, k, rows] = values.astype(weight_gradient_ref.dtype)
+
+
+def _add_weight_gradient(refs: Refs, blocks: Blocks, sums_ref) -> None:
+  """Adds the products of activated inputs and cotangents, summed over pixels."""
+  problem = blocks.problem
+  rows, columns = slice(0, blocks.tile.rows), slice(0, problem.width)
   for t, tap in enumerate(problem.taps):
     a, b = tap.phase
     for k, inputs in enumerate(lane_tiles(blocks.block_inputs)):
@@ -239,12 +261,6 @@ def _body(refs: Refs, *, blocks: Blocks, activation: Activation | None):
           height, width = inputs.stop - inputs.start, outputs.stop - outputs.start
           sums_ref[t, inputs, outputs] += product[:height, :width]
 
-  if refs.sums_ref is not None:
-
-    @pl.when(place[2] == blocks.grid[2] - 1)
-    def _():
-      refs.weight_gradient_ref[...] = sums_ref[...].astype(refs.weight_gradient_ref.dtype)
-
 
 def _differentiate_input(refs: Refs, blocks: Blocks, activation, row, columns, k, lanes) -> None:
   """Writes the gradient of some pixels, and activates them for the weights' gradient."""
@@ -260,16 +276,15 @@ def _differentiate_input(refs: Refs, blocks: Blocks, activation, row, columns, k
       # All phases of a pooled input share the gradient of their mean.
       if not problem.pool or (a, b) == phases[0]:
         gradient = sum(
-          jax.lax.dot_general(
+          _through_filters(
+            refs,
+            problem,
             _reached(refs, blocks, tap, j, slice(row, row + 1), columns),
-            refs.standardized_ref[t, k, j],
-            # The matrix unit transposes its weights while it loads them.
-            (((1,), (1,)), ((), ())),
-            preferred_element_type=jnp.float32,
+            (t, k, j, outputs),
           )
           for t, tap in enumerate(problem.taps)
           if tap.phase == (a, b)
-          for j in range(refs.standardized_ref.shape[2])
+          for j, outputs in enumerate(lane_tiles(blocks.block_outputs))
         )
         gradient = gradient.reshape(tile.columns, tile.images, LANES)[..., :width]
       through_activation = gradient * slope
@@ -282,6 +297,23 @@ def _differentiate_input(refs: Refs, blocks: Blocks, activation, row, columns, k
       pooled = pooled + value
   if problem.pool:
     refs.activated_ref[k, row, 0, columns, 0, :, :width] = pooled.astype(refs.x_ref.dtype)
+
+
+def _through_filters(refs: Refs, problem: Problem, cotangents, at):
+  """Returns cotangents times the transposed filters of a tap and tiles of channels."""
+  t, k, j, outputs = at
+  if problem.standardized:
+    filters = refs.standardized_ref[t, k, outputs]
+    cotangents, contracted = cotangents[:, : filters.shape[0]], 0
+  else:
+    # The matrix unit transposes its weights while it loads them.
+    filters, contracted = refs.standardized_ref[t, k, j], 1
+  return jax.lax.dot_general(
+    cotangents,
+    filters,
+    (((1,), (contracted,)), ((), ())),
+    preferred_element_type=jnp.float32,
+  )
 
 
 def _reached(refs: Refs, blocks: Blocks, tap, j, rows, columns):

@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-SIDE = 128
-"""Rows and columns of the matrix unit, and of a square."""
+LANES = 128
+"""Channels in a tile: columns of the matrix unit."""
 
 
 class RawFilters(NamedTuple):
@@ -32,28 +32,31 @@ class RawFilters(NamedTuple):
 
 
 class StandardizedFilters(NamedTuple):
-  """Standardized filters, times the input's scale, cut into squares for the matrix unit.
+  """Standardized filters, times the input's scale, with a row for each output channel.
+
+  Rows can be divided among devices in any multiple of the few that fill a tile, and become whole
+  again without being moved.
 
   Attributes:
-    squares: [taps, tiles of input channels, tiles of output channels, 128, 128] in the compute
-      dtype, with zeros beyond the last channel.
-    gradient_sink: zeros like `squares`, in the dtype in which the gradient is wanted. Nothing reads
-      them. The derivative with respect to this field is the gradient of the squares, which a
-      derivative with respect to the squares would round to their own dtype.
+    rows: [taps, tiles of input channels, output channels, 128] in the compute dtype, with zeros
+      beyond the last input channel.
+    gradient_sink: zeros like `rows`, in the dtype in which the gradient is wanted. Nothing reads
+      them. The derivative with respect to this field is the gradient of the rows, which a
+      derivative with respect to the rows would round to their own dtype.
   """
 
-  squares: Float[Array, "taps k j 128 128"]
-  gradient_sink: Float[Array, "taps k j 128 128"]
+  rows: Float[Array, "taps k o 128"]
+  gradient_sink: Float[Array, "taps k o 128"]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def rounded(
-  exact: Float[Array, "taps k j 128 128"], dtype: jnp.dtype, gradient_dtype: jnp.dtype
+  exact: Float[Array, "taps k o 128"], dtype: jnp.dtype, gradient_dtype: jnp.dtype
 ) -> StandardizedFilters:
-  """Returns squares as filters of a dtype, whose gradient comes from the sink.
+  """Returns rows as filters of a dtype, whose gradient comes from the sink.
 
   Args:
-    exact: standardized filters in squares, float32.
+    exact: rows of standardized filters, float32.
     dtype: compute dtype.
     gradient_dtype: dtype of the gradient that the convolution returns.
   """
@@ -86,43 +89,37 @@ def filter_shape(
   *,
   groups: int,
 ) -> tuple[int, int, int, int]:
-  """Returns the shape [kh, kw, i, o] of the filters that the squares were made of.
+  """Returns the shape [kh, kw, i, o] of the filters that the rows were made of.
 
   Args:
-    filters: square filters.
+    filters: filters of a square side.
     x: input of the convolution.
     bias: bias of the convolution.
     groups: number of groups of the convolution.
 
   Raises:
-    ValueError: squares, input, bias and groups do not fit together.
+    ValueError: rows, input, bias and groups do not fit together.
   """
-  taps, k, j, *_ = filters.squares.shape
+  taps, k, o, _ = filters.rows.shape
   side, inputs, outputs = math.isqrt(taps), x.shape[-1] // groups, bias.shape[0]
-  if (side**2, k, j) != (taps, math.ceil(inputs / SIDE), math.ceil(outputs / SIDE)):
-    raise ValueError(
-      f"{filters.squares.shape=}: do not fit {x.shape=}, {groups=} and {bias.shape=}"
-    )
+  if (side**2, k, o) != (taps, math.ceil(inputs / LANES), outputs):
+    raise ValueError(f"{filters.rows.shape=}: do not fit {x.shape=}, {groups=} and {bias.shape=}")
   return side, side, inputs, outputs
 
 
-def to_squares(weight: Float[Array, "taps i o"]) -> Float[Array, "taps k j 128 128"]:
-  """Returns filters in squares, in the same dtype."""
+def to_rows(weight: Float[Array, "taps i o"]) -> Float[Array, "taps k o 128"]:
+  """Returns filters in rows, in the same dtype."""
   taps, inputs, outputs = weight.shape
-  weight = jnp.pad(weight, ((0, 0), (0, -inputs % SIDE), (0, -outputs % SIDE)))
-  weight = weight.reshape(taps, math.ceil(inputs / SIDE), SIDE, math.ceil(outputs / SIDE), SIDE)
-  return jnp.swapaxes(weight, 2, 3)
+  weight = jnp.pad(weight, ((0, 0), (0, -inputs % LANES), (0, 0)))
+  return jnp.swapaxes(weight.reshape(taps, -1, LANES, outputs), 2, 3)
 
 
-def from_squares(
-  squares: Float[Array, "taps k j 128 128"], inputs: int, outputs: int
-) -> Float[Array, "taps i o"]:
-  """Returns the filters that `to_squares` has cut into squares.
+def from_rows(rows: Float[Array, "taps k o 128"], inputs: int) -> Float[Array, "taps i o"]:
+  """Returns the filters that `to_rows` has put into rows.
 
   Args:
-    squares: filters in squares.
+    rows: filters in rows.
     inputs: number of input channels of a group.
-    outputs: number of output channels.
   """
-  taps, k, j, *_ = squares.shape
-  return jnp.swapaxes(squares, 2, 3).reshape(taps, k * SIDE, j * SIDE)[:, :inputs, :outputs]
+  taps, _, outputs, _ = rows.shape
+  return jnp.swapaxes(rows, 2, 3).reshape(taps, -1, outputs)[:, :inputs]

@@ -45,7 +45,7 @@ class Refs(NamedTuple):
   statistics_ref: Any  # [8, o], of raw filters: mean and scale of each in the first two rows
   mean_ref: Any  # [n, o], at the end of a branch
   activated_ref: Any  # scratch [k, h + border, a, w + border, b, n, 128]
-  standardized_ref: Any  # [t, k, j, 128, 128]; scratch for raw filters
+  standardized_ref: Any  # [t, k, o, 128]; scratch [t, k, j, 128, 128] for raw filters
 
 
 # Under jit, equal calls are traced only once: the body is long.
@@ -109,7 +109,7 @@ def convolve(
   has_neighbors = blocks.row_blocks > 1
   result_shape = problem.height, problem.width, problem.outputs, problem.images
   raw = None if problem.standardized else filters
-  squares = pl.BlockSpec(blocks.squares_shape, lambda *place: (0, 0, blocks.at(*place)[0], 0, 0))
+  rows = pl.BlockSpec(blocks.rows_shape, lambda *place: (0, 0, blocks.at(*place)[0], 0))
 
   written = call(
     functools.partial(_body, blocks=blocks, activation=activation, standardization=standardization),
@@ -139,7 +139,7 @@ def convolve(
       activated_ref=pltpu.VMEM(blocks.activated_shape, x.dtype),
       standardized_ref=pltpu.VMEM(blocks.squares_shape, x.dtype)
       if raw
-      else Operand(filters.squares, squares),
+      else Operand(filters.rows, rows),
     ),
     name="scaled_ws_conv",
     grid=blocks.grid,
@@ -184,8 +184,8 @@ def _body(
       values = []
       for j, lanes in pair:
         total = refs.bias_ref[:, lanes]
-        for pixels, filters in _factors(refs, blocks, row, columns, output, j, lanes):
-          total += jnp.dot(pixels, filters, preferred_element_type=jnp.float32)
+        for product in _products(refs, blocks, row, columns, output, j, lanes):
+          total += product
         total = total.reshape(tile.columns, tile.images, -1)
         if problem.ends_branch:
           pixels = problem.height * problem.width
@@ -200,8 +200,8 @@ def _pairs(tiles: list) -> list[list]:
   return [tiles[i : i + 2] for i in range(0, len(tiles), 2)]
 
 
-def _factors(refs: Refs, blocks: Blocks, row, columns, output, j, lanes) -> Iterator[tuple]:
-  """Yields pixels and the filters to multiply them by, for each tap and tile of input channels."""
+def _products(refs: Refs, blocks: Blocks, row, columns, output, j, lanes) -> Iterator[Array]:
+  """Yields pixels times filters, for each tap and tile of input channels."""
   problem = blocks.problem
   before = problem.before
   for t, tap in enumerate(problem.taps):
@@ -211,9 +211,15 @@ def _factors(refs: Refs, blocks: Blocks, row, columns, output, j, lanes) -> Iter
     moved_columns = slice(before + right + columns.start, before + right + columns.stop)
     for k in range(refs.activated_ref.shape[0]):
       pixels = refs.activated_ref[k, before + row + down, a, moved_columns, b]
-      yield (
+      if problem.standardized:
+        filters, contracted = refs.standardized_ref[t, k, lanes], 1
+      else:
+        filters, contracted = refs.standardized_ref[t, k, j, :, : lanes.stop - lanes.start], 0
+      yield jax.lax.dot_general(
         pixels.reshape(-1, LANES),
-        refs.standardized_ref[t, k, j, :, : lanes.stop - lanes.start],
+        filters,
+        (((1,), (contracted,)), ((), ())),
+        preferred_element_type=jnp.float32,
       )
 
 

@@ -119,7 +119,7 @@ def standardize_filters(
     implementation: "reference" or "pallas".
 
   Returns:
-    The filters in squares of 128 x 128 for the matrix unit.
+    The filters in rows.
   """
   if input_scale is not None:
     input_scale = jax.lax.stop_gradient(input_scale)

@@ -8,18 +8,17 @@ import jax.extend
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from kernels.scaled_ws_conv import standardize_tpu
 from kernels.scaled_ws_conv.filters import (
   RawFilters,
   StandardizedFilters,
   filter_shape,
   rounded,
-  to_squares,
+  to_rows,
 )
 from kernels.scaled_ws_conv.formulas import Activation, Standardization, standardize_weight
 from kernels.scaled_ws_conv.problem import Problem, problem_of
 from kernels.scaled_ws_conv.tile import choose_both
-from kernels.scaled_ws_conv.vjp import convolve, standardize
+from kernels.scaled_ws_conv.vjp import can_standardize, convolve, standardize
 from kernels.tpu import LANES, SUBLANES
 
 _PRIMITIVES_NOT_ON_TPU = frozenset({"erfc", "expm1"})
@@ -73,12 +72,12 @@ def standardize_filters(
 ) -> StandardizedFilters:
   """Computes what the reference computes, from the same arguments.
 
-  Filters whose channels do not fill squares are left to XLA; only small ones do not.
+  Filters whose channels do not fill tiles are left to XLA; only small ones do not.
   """
   raw = raw_filters(weight, gain, input_scale)
-  if not standardize_tpu.can_standardize(raw.weight.shape):
+  if not can_standardize(raw.weight.shape):
     exact = standardize_weight(weight, gain, standardization) * raw.input_scale
-    return rounded(to_squares(exact.reshape(raw.weight.shape)), dtype, gradient_dtype)
+    return rounded(to_rows(exact.reshape(raw.weight.shape)), dtype, gradient_dtype)
   return standardize(dtype, gradient_dtype, standardization, raw)
 
 
@@ -96,12 +95,12 @@ def standardized_convolution(
   """Computes what the reference computes, from the same arguments.
 
   Raises:
-    NotImplementedError: for what `scaled_ws_convolution` does not cover, and squares in another
+    NotImplementedError: for what `scaled_ws_convolution` does not cover, and filters in another
       dtype than the activations.
   """
   check(x, (bias,), activation)
-  if filters.squares.dtype != x.dtype:
-    raise NotImplementedError("squares in another dtype than the activations")
+  if filters.rows.dtype != x.dtype:
+    raise NotImplementedError("filters in another dtype than the activations")
   problem = problem_of(
     x.shape,
     filter_shape(filters, x, bias, groups=groups),

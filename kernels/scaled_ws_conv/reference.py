@@ -15,9 +15,9 @@ from jaxtyping import Array, Float
 from kernels.scaled_ws_conv.filters import (
   StandardizedFilters,
   filter_shape,
-  from_squares,
+  from_rows,
   rounded,
-  to_squares,
+  to_rows,
 )
 from kernels.scaled_ws_conv.formulas import Activation, Standardization, standardize_weight
 
@@ -173,7 +173,7 @@ def standardize_filters(
   gradient_dtype: jnp.dtype,
   standardization: Standardization,
 ) -> StandardizedFilters:
-  """Returns `input_scale` * standardized weight in squares of a dtype.
+  """Returns `input_scale` * standardized weight in rows of a dtype.
 
   Args:
     weight: filters.
@@ -186,7 +186,7 @@ def standardize_filters(
   weight = standardize_weight(weight, gain, standardization)
   if input_scale is not None:
     weight = weight * input_scale
-  return rounded(to_squares(weight.reshape(-1, *weight.shape[2:])), dtype, gradient_dtype)
+  return rounded(to_rows(weight.reshape(-1, *weight.shape[2:])), dtype, gradient_dtype)
 
 
 def standardized_convolution(
@@ -206,29 +206,27 @@ def standardized_convolution(
   sink.
   """
   side, _, inputs, outputs = filter_shape(filters, x, bias, groups=groups)
-  weight = from_squares(_differentiable_squares(filters), inputs, outputs)
+  weight = from_rows(_differentiable_rows(filters), inputs)
   weight = weight.reshape(side, side, inputs, outputs)
   y = _activate_pool_convolve(x, weight, bias, stride, groups, pool, activation)
   return y, x if returns_input else None
 
 
 @jax.custom_vjp
-def _differentiable_squares(
-  filters: StandardizedFilters,
-) -> Float[Array, "taps k j 128 128"]:
-  """Returns the squares, with the gradient going to the sink."""
-  return filters.squares
+def _differentiable_rows(filters: StandardizedFilters) -> Float[Array, "taps k o 128"]:
+  """Returns the rows, with the gradient going to the sink."""
+  return filters.rows
 
 
-def _squares_forward(filters):
-  return filters.squares, filters.gradient_sink
+def _rows_forward(filters):
+  return filters.rows, filters.gradient_sink
 
 
-def _squares_backward(gradient_sink, cotangent):
+def _rows_backward(gradient_sink, cotangent):
   return (StandardizedFilters(None, cotangent.astype(gradient_sink.dtype)),)
 
 
-_differentiable_squares.defvjp(_squares_forward, _squares_backward)
+_differentiable_rows.defvjp(_rows_forward, _rows_backward)
 
 
 def _activate_pool_convolve(

@@ -42,7 +42,7 @@ class StandardizeRefs(NamedTuple):
   input_scale_ref: Any  # [1], in SMEM
   weight_ref: Any  # [n, o]
   gain_ref: Any  # [1, o]
-  squares_ref: Any  # [m, 128, o]
+  rows_ref: Any  # [m, o, 128]
 
 
 class Refs(NamedTuple):
@@ -54,10 +54,11 @@ class Refs(NamedTuple):
 
   input_scale_ref: Any  # [1], in SMEM
   weight_ref: Any  # [n, o]
-  standardized_gradient_ref: Any  # [parts, n, o], or of squares [m, 128, o]
+  standardized_gradient_ref: Any  # [parts, n, o], or in rows [m, o, 128]
   gain_ref: Any  # [1, o]
   weight_gradient_ref: Any  # [n, o]
   gain_gradient_ref: Any  # [1, o]
+  columns_ref: Any  # scratch [m, 128, o], for a gradient in rows
 
 
 def can_standardize(weight_shape: tuple[int, ...]) -> bool:
@@ -72,14 +73,14 @@ def standardize(
   *,
   dtype: jnp.dtype,
   standardization: Standardization,
-) -> Float[Array, "taps k j 128 128"]:
-  """Returns `input_scale` times the standardized weights in squares.
+) -> Float[Array, "taps k o 128"]:
+  """Returns `input_scale` times the standardized weights in rows.
 
   Args:
     weight: filters, float32; see `can_standardize`.
     gain: scale of each filter, float32.
     input_scale: factor of the activated input, float32.
-    dtype: dtype of the squares.
+    dtype: dtype of the rows.
     standardization: see `formulas.inverse_deviation`.
   """
   taps, inputs, outputs = weight.shape
@@ -93,20 +94,19 @@ def standardize(
         weight.reshape(rows, outputs), pl.BlockSpec((rows, LANES), lambda column: (0, column))
       ),
       gain_ref=Operand(gain, vector),
-      squares_ref=Result(
-        result_like(weight, (rows // LANES, outputs // LANES, LANES, LANES), dtype),
-        _squares_block(rows),
+      rows_ref=Result(
+        result_like(weight, (rows // LANES, outputs, LANES), dtype), _rows_block(rows)
       ),
     ),
     name="standardization",
     grid=(outputs // LANES,),
     dimension_semantics=("parallel",),
   )
-  return written.squares_ref.reshape(taps, -1, outputs // LANES, LANES, LANES)
+  return written.rows_ref.reshape(taps, -1, outputs, LANES)
 
 
-def _squares_block(rows: int) -> pl.BlockSpec:
-  return pl.BlockSpec((rows // LANES, None, LANES, LANES), lambda column: (0, column, 0, 0))
+def _rows_block(rows: int) -> pl.BlockSpec:
+  return pl.BlockSpec((rows // LANES, LANES, LANES), lambda column: (0, column, 0))
 
 
 def _standardize_body(refs: StandardizeRefs, *, standardization: Standardization):
@@ -116,18 +116,19 @@ def _standardize_body(refs: StandardizeRefs, *, standardization: Standardization
   def write(tile, _):
     at = pl.ds(pl.multiple_of(tile * LANES, LANES), LANES), slice(None)
     values = (refs.weight_ref[at] - mean) * scale
-    refs.squares_ref[tile] = values.astype(refs.squares_ref.dtype)
+    refs.rows_ref[tile] = values.T.astype(refs.rows_ref.dtype)
     return 0
 
-  jax.lax.fori_loop(0, refs.squares_ref.shape[0], write, 0)
+  jax.lax.fori_loop(0, refs.rows_ref.shape[0], write, 0)
 
 
 def gradient(
   weight: Float[Array, "taps i o"],
-  standardized_gradient: Float[Array, "parts taps i o"] | Float[Array, "taps k j 128 128"],
+  standardized_gradient: Float[Array, "parts taps i o"] | Float[Array, "taps k o 128"],
   gain: Float[Array, "1 o"],
   input_scale: Float[Array, "1"],
   *,
+  in_rows: bool,
   standardization: Standardization,
 ) -> tuple[Float[Array, "taps i o"], Float[Array, " o"]]:
   """Returns the gradients of weight and gain.
@@ -135,9 +136,10 @@ def gradient(
   Args:
     weight: filters, float32; the number of inputs is a multiple of 8.
     standardized_gradient: gradient of `input_scale` times the standardized weights, float32: parts
-      to be added up, or the gradient of their squares, also in bfloat16.
+      to be added up, or the gradient of their rows, also in bfloat16.
     gain: scale of each filter, float32.
     input_scale: factor of the activated input, float32.
+    in_rows: whether `standardized_gradient` is in rows.
     standardization: see `formulas.inverse_deviation`.
   """
   outputs = weight.shape[-1]
@@ -146,11 +148,9 @@ def gradient(
 
   vector = pl.BlockSpec((1, columns), lambda column: (0, column))
   matrix = pl.BlockSpec((rows, columns), lambda column: (0, column))
-  are_squares = standardized_gradient.ndim == 5
-  if are_squares:
+  if in_rows:
     gradients = Operand(
-      standardized_gradient.reshape(rows // LANES, outputs // LANES, LANES, LANES),
-      _squares_block(rows),
+      standardized_gradient.reshape(rows // LANES, outputs, LANES), _rows_block(rows)
     )
   else:
     parts = standardized_gradient.shape[0]
@@ -163,7 +163,7 @@ def gradient(
     return Result(result_like(standardized_gradient, shape, jnp.float32), spec)
 
   written = call(
-    functools.partial(_body, standardization=standardization, are_squares=are_squares),
+    functools.partial(_body, standardization=standardization),
     Refs(
       input_scale_ref=Operand(input_scale, pl.BlockSpec(memory_space=pltpu.SMEM)),
       weight_ref=Operand(weight.reshape(rows, outputs), matrix),
@@ -171,6 +171,7 @@ def gradient(
       gain_ref=Operand(gain, vector),
       weight_gradient_ref=result((rows, outputs), matrix),
       gain_gradient_ref=result((1, outputs), vector),
+      columns_ref=pltpu.VMEM((rows // LANES, LANES, columns), jnp.float32) if in_rows else None,
     ),
     name="standardization_gradient",
     grid=(outputs // columns,),
@@ -179,21 +180,28 @@ def gradient(
   return written.weight_gradient_ref.reshape(weight.shape), written.gain_gradient_ref[0]
 
 
-def _body(refs: Refs, *, standardization: Standardization, are_squares: bool):
+def _body(refs: Refs, *, standardization: Standardization):
   rows, columns = refs.weight_ref.shape
   chunk_rows = max(i for i in range(SUBLANES, CHUNK_ROWS_MAX + 1, SUBLANES) if rows % i == 0)
   # Sums are relative to a value of each filter, as in `formulas.filter_statistics`.
   origin = refs.weight_ref[0:1]
 
+  if refs.columns_ref is not None:
+
+    def transpose(tile, _):
+      refs.columns_ref[tile] = refs.standardized_gradient_ref[tile].astype(jnp.float32).T
+      return 0
+
+    jax.lax.fori_loop(0, rows // LANES, transpose, 0)
+
   def chunk(i):
     at = pl.ds(pl.multiple_of(i * chunk_rows, SUBLANES), chunk_rows), slice(None)
     offset = refs.weight_ref[at] - origin
-    if not are_squares:
+    if refs.columns_ref is None:
       return at, offset, jnp.sum(refs.standardized_gradient_ref[:, *at], axis=0)
-    per_square = LANES // chunk_rows
-    within = pl.ds(pl.multiple_of(i % per_square * chunk_rows, SUBLANES), chunk_rows)
-    square = refs.standardized_gradient_ref[i // per_square, within]
-    return at, offset, square.astype(jnp.float32)
+    per_tile = LANES // chunk_rows
+    within = pl.ds(pl.multiple_of(i % per_tile * chunk_rows, SUBLANES), chunk_rows)
+    return at, offset, refs.columns_ref[i // per_tile, within]
 
   def add(i, sums):
     _, offset, g = chunk(i)

@@ -190,8 +190,14 @@ class Blocks:
     return len(self.problem.taps), self.block_inputs, self.block_outputs
 
   @property
+  def rows_shape(self) -> tuple[int, ...]:
+    """Shape of the block of filters that arrive standardized, in rows."""
+    inputs = math.ceil(self.block_inputs / LANES)
+    return len(self.problem.taps), inputs, self.block_outputs, LANES
+
+  @property
   def squares_shape(self) -> tuple[int, ...]:
-    """Shape of the standardized weights' block, in squares for the matrix unit."""
+    """Shape of the filters that the kernel standardizes, in squares for the matrix unit."""
     sides = (math.ceil(self.block_inputs / LANES), math.ceil(self.block_outputs / LANES))
     return len(self.problem.taps), *sides, LANES, LANES
 
@@ -217,12 +223,13 @@ class Blocks:
     itemsize, outputs = self.problem.itemsize, self.block_outputs
     standardized = self.problem.standardized
     activations, parameters = [self.input_shape, self.result_shape], []
-    scratch = [self.squares_shape]
     if not standardized:
+      scratch = [self.squares_shape]
       parameters.append(self.filter_shape)
-    elif self.grid[1] > 1:
+    else:
       # A block that changes needs two buffers, so that the next one is fetched during the work.
-      scratch.append(self.squares_shape)
+      scratch = [self.rows_shape] * min(2, self.grid[1])
+    sums: list[tuple[int, ...]] = []
     vectors = [(SUBLANES, outputs)] * 3
     if self.direction == "forward":
       scratch += [self.activated_shape]
@@ -231,7 +238,8 @@ class Blocks:
     else:
       inputs = 1 + self.problem.returns_input
       activations += [self.input_shape] * inputs
-      parameters += [self.squares_shape if standardized else self.filter_shape]
+      parameters += [self.rows_shape if standardized else self.filter_shape]
+      sums = [self.squares_shape] if standardized else []
       scratch += [self.activated_shape, self.cotangent_shape]
       halo = self.result_halo_shape
       vectors += [self.image_shape] * 2 * self.problem.ends_branch
@@ -241,6 +249,7 @@ class Blocks:
       2 * sum(_tiled_bytes(shape, itemsize) for shape in activations)
       + 2 * sum(_tiled_bytes(shape, 4) for shape in [*parameters, *vectors])
       + sum(_tiled_bytes(shape, itemsize) for shape in scratch)
+      + sum(_tiled_bytes(shape, 4) for shape in sums)
     )
 
   @property

@@ -13,7 +13,12 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float
 
-from kernels.scaled_ws_conv import backward_tpu, forward_tpu, standardize_tpu
+from kernels.scaled_ws_conv import (
+  backward_tpu,
+  forward_tpu,
+  standardize_rows_tpu,
+  standardize_tpu,
+)
 from kernels.scaled_ws_conv.filters import RawFilters, StandardizedFilters, zeros_like
 from kernels.scaled_ws_conv.formulas import Activation, Standardization
 from kernels.scaled_ws_conv.tile import Passes
@@ -30,7 +35,7 @@ def convolve(
 ) -> tuple[Float[Array, "h w q n o"], Float[Array, "h a w b n c"] | None]:
   """Returns the result, and the input if the problem returns it.
 
-  There is no derivative with respect to the input's scale, nor to squares: see
+  There is no derivative with respect to the input's scale, nor to rows: see
   `StandardizedFilters.gradient_sink`.
 
   Args:
@@ -45,6 +50,11 @@ def convolve(
   return result, x if passes.forward.problem.returns_input else None
 
 
+def can_standardize(weight_shape: tuple[int, ...]) -> bool:
+  """Returns whether `standardize` covers filters of a shape [taps, i, o]."""
+  return any(one.can_standardize(weight_shape) for one in (standardize_tpu, standardize_rows_tpu))
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def standardize(
   dtype: jnp.dtype,
@@ -55,19 +65,20 @@ def standardize(
   """Returns standardized filters, whose gradient comes from their sink.
 
   Args:
-    dtype: dtype of the squares.
+    dtype: dtype of the rows.
     gradient_dtype: dtype of the gradient that the convolution returns.
     standardization: see `formulas.inverse_deviation`.
-    filters: filters that `standardize_tpu.can_standardize`.
+    filters: filters that `can_standardize`.
   """
-  squares = standardize_tpu.standardize(
+  are_rows = standardize_rows_tpu.can_standardize(filters.weight.shape)
+  rows = (standardize_rows_tpu if are_rows else standardize_tpu).standardize(
     filters.weight,
     filters.gain[None],
     filters.input_scale[None],
     dtype=dtype,
     standardization=standardization,
   )
-  return StandardizedFilters(squares, zeros_like(squares, gradient_dtype))
+  return StandardizedFilters(rows, zeros_like(rows, gradient_dtype))
 
 
 def _standardize_forward(dtype, gradient_dtype, standardization, filters):
@@ -76,7 +87,12 @@ def _standardize_forward(dtype, gradient_dtype, standardization, filters):
 
 def _standardize_backward(dtype, gradient_dtype, standardization, filters, cotangent):
   del dtype, gradient_dtype
-  weight, gain = standardize_tpu.gradient(
+  gradient = (
+    standardize_rows_tpu.gradient
+    if standardize_rows_tpu.can_standardize(filters.weight.shape)
+    else functools.partial(standardize_tpu.gradient, in_rows=True)
+  )
+  weight, gain = gradient(
     filters.weight,
     cotangent.gradient_sink,
     filters.gain[None],
@@ -165,6 +181,7 @@ def backward(
     filters.gain[None],
     # A constant arrives as a NumPy array.
     jnp.asarray(filters.input_scale)[None],
+    in_rows=False,
     standardization=standardization,
   )
   return x_gradient, RawFilters(weight_gradient, gain_gradient, None), bias_gradient

@@ -67,12 +67,12 @@ def standardized_conv_se_residual(
   """Computes what the reference computes, from the same arguments.
 
   Raises:
-    NotImplementedError: for what `conv_se_residual` does not cover, and squares in another dtype
+    NotImplementedError: for what `conv_se_residual` does not cover, and filters in another dtype
       than the activations.
   """
   check(x, (bias,), activation)
-  if filters.squares.dtype != x.dtype:
-    raise NotImplementedError("squares in another dtype than the activations")
+  if filters.rows.dtype != x.dtype:
+    raise NotImplementedError("filters in another dtype than the activations")
   return _conv_se_residual(
     x,
     filter_shape(filters, x, bias, groups=1),

@@ -1,11 +1,13 @@
 """SGD with AGC with implementation="pallas": what kernels cover, and how they are called."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from kernels.sgd_agc import update_rows_tpu
 from kernels.sgd_agc.formulas import Arrays, HyperParameters, Step, step_of_each
 from kernels.sgd_agc.problem import is_small, is_small_transposed, is_transposed, problem_of
 from kernels.sgd_agc.small_tpu import Whole, update_small
@@ -85,6 +87,8 @@ def _update_one(
 ) -> tuple[Float[Array, "*p"], Float[Array, "*p"], Float[Array, "*p"] | None, Float[Array, ""]]:
   """Calls the kernel of one large parameter on matrices whose columns are units."""
   shape = parameter.shape
+  if clips and len(shape) in (2, 4) and update_rows_tpu.covers(shape, gradient.dtype.itemsize):
+    return _update_rows(hyper_parameters, parameter, gradient, momentum_buffer, ema)
   problem = problem_of(
     shape,
     clips=clips,
@@ -117,6 +121,26 @@ def _update_one(
     None if ema is None else as_parameter(new_ema),
     jnp.sum(squares),
   )
+
+
+def _update_rows(
+  hyper_parameters: Float[Array, "5"],
+  parameter: Float[Array, "*p"],
+  gradient: Float[Array, "*p"],
+  momentum_buffer: Float[Array, "*p"],
+  ema: Float[Array, "*p"] | None,
+) -> tuple[Float[Array, "*p"], Float[Array, "*p"], Float[Array, "*p"] | None, Float[Array, ""]]:
+  """Calls the kernel of one large parameter on the arrays as XLA stores them, units in rows."""
+  *taps, inputs, units = shape = parameter.shape
+
+  def in_rows(x):
+    return None if x is None else jnp.swapaxes(x.reshape(math.prod(taps), inputs, units), 1, 2)
+
+  *new, squares = update_rows_tpu.update_rows(
+    hyper_parameters, *map(in_rows, (parameter, gradient, momentum_buffer, ema))
+  )
+  new = (None if x is None else jnp.swapaxes(x, 1, 2).reshape(shape) for x in new)
+  return *new, jnp.sum(squares)
 
 
 def _small_step(

@@ -26,7 +26,10 @@ from kernels.tpu import LANES, SUBLANES, result_like
 
 
 class Refs(NamedTuple):
-  """The refs of the kernel, with axes [rows, units]; the moving average's may be None."""
+  """The refs of the kernel, with axes [rows, units]; the moving average's may be None.
+
+  In update_rows_tpu.py, the axes are [taps, units, inputs], and [units, 128] of the square sums.
+  """
 
   hyper_parameters_ref: Any  # [5], as `HyperParameters`, in SMEM
   parameter_ref: Any  # [r, u]

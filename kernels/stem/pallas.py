@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from kernels.scaled_ws_conv.filters import rounded, to_squares
+from kernels.scaled_ws_conv.filters import rounded, to_rows
 from kernels.scaled_ws_conv.formulas import Activation, Standardization, standardize_weight
 from kernels.scaled_ws_conv.pallas import check_activation
 from kernels.scaled_ws_conv.vjp import convolve
@@ -44,13 +44,13 @@ def stem_convolutions(
     zip(problems, all_passes, weights, gains, biases, strict=True)
   ):
     standardized = standardize_weight(weight, gain, standardization) * (input_scale if i else 1)
-    squares = to_squares(_packed_filters(standardized, problem))
+    rows = to_rows(_packed_filters(standardized, problem))
     x, _ = convolve(
       passes,
       activation if i else None,
       standardization,
       x.reshape(problem.input_shape),
-      rounded(squares, x.dtype, jnp.dtype(jnp.float32)),
+      rounded(rows, x.dtype, jnp.dtype(jnp.float32)),
       jnp.tile(bias, problem.out_pack),
     )
   return x[:, :, 0, :count]

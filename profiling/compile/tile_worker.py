@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from kernels.scaled_ws_conv import backward_tpu, forward_tpu
 from kernels.scaled_ws_conv import tile as conv_tile
-from kernels.scaled_ws_conv.filters import RawFilters, StandardizedFilters, to_squares
+from kernels.scaled_ws_conv.filters import RawFilters, StandardizedFilters, to_rows
 from kernels.scaled_ws_conv.problem import Problem as ConvolutionProblem
 from kernels.se_residual import residual_tpu
 from kernels.se_residual import tile as residual_tile
@@ -166,8 +166,8 @@ def _operands(kernel: TiledKernel):
   outputs = problem.out_channels
   weight = _described((len(problem.taps), problem.group_inputs, outputs))
   if problem.standardized:
-    squares = jax.eval_shape(to_squares, weight)
-    filters = StandardizedFilters(_described(squares.shape, "bfloat16"), squares)
+    rows = jax.eval_shape(to_rows, weight)
+    filters = StandardizedFilters(_described(rows.shape, "bfloat16"), rows)
   else:
     filters = RawFilters(weight, _described((outputs,)), _described(()))
   return (

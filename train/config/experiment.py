@@ -270,7 +270,8 @@ class Parallelism:
   Attributes:
     parameter_shards: number of devices that hold one copy of parameters, momentum and moving
       average together. Each of them gathers the whole parameters for a step, in the compute dtype,
-      and keeps the gradients of its part. 1 keeps everything on every device.
+      and gets the sums of its part of the gradients while earlier layers compute theirs. 1 keeps
+      everything on every device. More devices hold further copies.
     gradient_dtype: dtype in which gradients travel between devices and are summed; the optimizer
       works in float32. bfloat16 halves the number of bytes that travel.
   """

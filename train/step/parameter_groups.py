@@ -15,7 +15,6 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from kernels.scaled_ws_conv.filters import SIDE
 from nfnet.block_arrangement import BLOCKS, is_stacked
 from nfnet.model import CLASSIFIER_WEIGHT, NFNet, parameter_name
 from train.step.model import arranged_parameter_shapes
@@ -32,16 +31,19 @@ class ParameterGroup:
     decayed: whether L2 weight decay is added to the gradient.
     sharded_axis: axis that is divided among the parameter shards, counted from the last one (-1);
       None keeps the parameter whole on every device.
-    travels_in_squares: whether kernels get the parameter as `kernels.StandardizedFilters`, of which
-      a shard must have whole squares.
+    travels_in_rows: whether kernels get the parameter as `kernels.StandardizedFilters`, of which a
+      shard must have rows that fill tiles.
   """
 
   pattern: str
   clipped: bool
   decayed: bool
   sharded_axis: int | None
-  travels_in_squares: bool = False
+  travels_in_rows: bool = False
 
+
+_TILE_ROWS = 16
+"""Rows of bfloat16 that fill a tile of a TPU's memory."""
 
 PARAMETER_GROUPS = (
   # Divided along its inputs: none of its units is clipped, so none has to stay on one device, and
@@ -57,7 +59,7 @@ PARAMETER_GROUPS = (
     clipped=True,
     decayed=True,
     sharded_axis=-1,
-    travels_in_squares=True,
+    travels_in_rows=True,
   ),
   ParameterGroup(pattern=r".*/weight", clipped=True, decayed=True, sharded_axis=-1),
 )
@@ -122,7 +124,7 @@ def parameter_role(
   """
   group = _group_of(name)
   axis = None if group.sharded_axis is None else len(shape) + group.sharded_axis
-  parts = parameter_shards * (SIDE if has_kernels and group.travels_in_squares else 1)
+  parts = parameter_shards * (_TILE_ROWS if has_kernels and group.travels_in_rows else 1)
   is_divided = axis is not None and parameter_shards > 1 and shape[axis] % parts == 0
   return ParameterRole(
     clipped=group.clipped,

@@ -4,8 +4,9 @@
     parameters  filters standardized, if kernels run       sharding.standardized_filters
                 gathered from the parameter shards         sharding.parameters
     loss        mean over the global batch                 losses
-    gradients   of this device, in parts or groups         gradient_accumulation, sharpness_aware
-                summed over devices                        sharding.parameters
+    gradients   of this device, segment by segment,        gradients.backpropagation
+                in parts or in groups of its examples      gradients.accumulation, .sharpness_aware
+                summed over devices                        sharding.rings, sharding.parameters
                 through the standardization's derivative   sharding.standardized_filters
     state       the next parameters, momentum and average  optimizer
 
@@ -26,24 +27,24 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
 from nfnet.images.normalization import normalize
-from nfnet.model import NFNet, apply
+from nfnet.model import NFNet
 from train.config.experiment import Experiment
 from train.step.example_keys import example_keys
-from train.step.gradient_accumulation import GradientFunction, accumulate
+from train.step.gradients.accumulation import accumulate
+from train.step.gradients.backpropagation import backpropagate
+from train.step.gradients.sharpness_aware import sharpness_aware
 from train.step.losses import example_losses
 from train.step.mixing import mix, mixed_targets
 from train.step.optimizer import Optimizer
 from train.step.scores import hits_in_top
 from train.step.sharding.batch import Batch
 from train.step.sharding.mesh import DATA_AXES
-from train.step.sharding.parameters import gather, parameter_specs, sum_gradients
+from train.step.sharding.parameters import gather, parameter_specs, start_sums, sum_gradients
+from train.step.sharding.rings import Ring
 from train.step.sharding.standardized_filters import (
-  differentiated,
   specs_of_filters,
   standardize,
-  with_differentiated,
 )
-from train.step.sharpness_aware import sharpness_aware
 from train.step.state import TrainState, skip_step, state_specs
 
 Metrics = dict[str, Float[Array, ""]]
@@ -84,7 +85,7 @@ def make_train_step(
     or 0).
   """
   specs = parameter_specs(model, mesh)
-  local_gradients = _make_local_gradients(experiment, model)
+  gradients_and_rings = _make_gradients(experiment, model)
   gradient_dtype = jnp.dtype(experiment.parallelism.gradient_dtype)
   # Sharpness-aware minimization takes its ascent step in the weights themselves.
   standardizes = experiment.model.kernels == "pallas" and experiment.sharpness.radius is None
@@ -105,10 +106,14 @@ def make_train_step(
     examples = jax.lax.psum(jnp.sum(batch["weight"]), DATA_AXES)
     # The loss is divided by the number of examples, so that no gradient has to be.
     share = jax.lax.pcast(1 / jnp.maximum(examples, 1), DATA_AXES, to="varying")
-    sums, gradients = local_gradients(parameters, batch, keys, share)
+
+    def start(gradients: Any) -> dict[str, Ring]:
+      return start_sums(gradients, prepared_specs, gradient_dtype)
+
+    sums, gradients, rings = gradients_and_rings(parameters, batch, keys, share, start)
     with jax.named_scope("gradient_sum"):
       loss, hits = jax.lax.psum(sums, DATA_AXES)
-      gradients = sum_gradients(gradients, prepared_specs, gradient_dtype)
+      gradients = sum_gradients(gradients, rings, gradient_dtype)
     with jax.named_scope("standardization"):
       gradients = pull_back(gradients)
     with jax.named_scope("optimizer"):
@@ -147,27 +152,41 @@ def make_train_step(
   return jax.jit(step, donate_argnums=0, compiler_options=options)
 
 
-def _make_local_gradients(experiment: Experiment, model: NFNet) -> GradientFunction:
-  """Returns the gradient function of a device's examples that the experiment describes."""
+def _make_gradients(experiment: Experiment, model: NFNet) -> Callable[..., Any]:
+  """Returns the function that computes the gradients of a device's examples.
 
-  def loss_and_hits(arrays, parameters, batch, keys, share):
-    """Returns this device's contribution to the mean loss and to the share of hits."""
-    parameters = with_differentiated(parameters, arrays)
-    logits = apply(model, parameters, normalize(batch["image"]), keys=keys)
-    targets = mixed_targets(batch, logits.shape[-1])
-    weight = batch["weight"]
-    losses = example_losses(experiment.loss, logits, targets)
-    hits = hits_in_top(1, logits, targets)
-    return share * jnp.sum(losses * weight), share * jnp.sum(hits * weight)
+  Its arguments are those of a `GradientFunction` and a function from gradients to the `Ring`s that
+  sum them. Its results are the loss and the share of hits, the gradients, and these rings.
+  """
 
-  def gradients(parameters, batch, keys, share):
-    of_arrays = jax.value_and_grad(loss_and_hits, has_aux=True)
-    return of_arrays(differentiated(parameters), parameters, batch, keys, share)
+  def of_examples(parameters, batch, keys, share, start_sums):
+
+    def losses(logits):
+      """Returns this device's contribution to the mean loss and to the share of hits."""
+      targets, weight = mixed_targets(batch, logits.shape[-1]), batch["weight"]
+      loss = share * jnp.sum(example_losses(experiment.loss, logits, targets) * weight)
+      return loss, share * jnp.sum(hits_in_top(1, logits, targets) * weight)
+
+    images = normalize(batch["image"])
+    return backpropagate(model, parameters, images, keys, losses, start_sums)
+
+  def of_part(parameters, batch, keys, share):
+    values, gradients, _ = of_examples(parameters, batch, keys, share, lambda gradients: {})
+    return values, gradients
 
   parts = experiment.optimizer.gradient_accumulation
-  if experiment.sharpness.radius is None:
-    return accumulate(gradients, parts)
-  return sharpness_aware(gradients, experiment.sharpness, accumulated_parts=parts)
+  if experiment.sharpness.radius is not None:
+    of_parts = sharpness_aware(of_part, experiment.sharpness, accumulated_parts=parts)
+  elif parts > 1:
+    of_parts = accumulate(of_part, parts)
+  else:
+    return of_examples
+
+  def summed_at_the_end(parameters, batch, keys, share, start_sums):
+    values, gradients = of_parts(parameters, batch, keys, share)
+    return values, gradients, start_sums(gradients)
+
+  return summed_at_the_end
 
 
 def _choose_values(

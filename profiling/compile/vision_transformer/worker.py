@@ -88,7 +88,7 @@ def make_step(
     loss, gradients = jax.value_and_grad(local_loss)(
       gather(parameters, specs, jnp.dtype("float32"))
     )
-    gradients = sum_gradients(gradients, specs, jnp.dtype("float32"))
+    gradients = sum_gradients(gradients, {}, jnp.dtype("float32"))
     with jax.named_scope("optimizer"):
       updates, optimizer_state = optimizer.update(gradients, optimizer_state, parameters)
       parameters = optax.apply_updates(parameters, updates)
@@ -99,7 +99,7 @@ def make_step(
   )
 
 
-def compile_request(fields: dict[str, Any], folder: pathlib.Path) -> dict[str, float]:
+def compile_request(fields: dict[str, Any], folder: pathlib.Path) -> dict[str, Any]:
   """Compiles the step of a request for its slice.
 
   Args:

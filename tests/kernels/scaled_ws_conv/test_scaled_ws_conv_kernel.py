@@ -16,7 +16,7 @@ from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import PartitionSpec as P
 
 from kernels.scaled_ws_conv import pallas, reference, vjp
-from kernels.scaled_ws_conv.filters import StandardizedFilters, to_squares
+from kernels.scaled_ws_conv.filters import StandardizedFilters, to_rows
 from kernels.scaled_ws_conv.pallas import scaled_ws_convolution as kernel
 from kernels.scaled_ws_conv.problem import problem_of
 from kernels.scaled_ws_conv.tile import Blocks, Passes, Tile
@@ -263,8 +263,8 @@ def test_the_gradient_of_the_filters_has_the_dtype_of_the_sink(split):
   )
 
   def gradient(dtype):
-    sink = jnp.zeros((1, 2, 1, 128, 128), dtype)
-    filters = StandardizedFilters(to_squares(weight[0]).astype(x.dtype), sink)
+    sink = jnp.zeros((1, 2, 128, 128), dtype)
+    filters = StandardizedFilters(to_rows(weight[0]).astype(x.dtype), sink)
 
     def result(filters):
       return vjp.convolve(

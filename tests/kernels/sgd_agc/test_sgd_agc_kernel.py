@@ -27,6 +27,9 @@ CLIPPED = [
   # Three blocks on two cores.
   (192, 384),
   (1, 1, 384, 128),
+  # Units in rows: outputs do not fill the lanes, and inputs do.
+  (3, 3, 128, 96),
+  (768, 192),
 ]
 UNCLIPPED = [
   # XLA stores these transposed: 1000 and 30,000 classes do not fill the lanes.
@@ -65,7 +68,12 @@ def test_a_parameter_that_is_not_clipped(shape):
 
 @pytest.mark.parametrize(
   ("shape", "clipping"),
-  [((3, 3, 32, 256), CLIPPING), ((1, 1, 272, 128), CLIPPING), ((256, 1000), None)],
+  [
+    ((3, 3, 32, 256), CLIPPING),
+    ((1, 1, 272, 128), CLIPPING),
+    ((3, 3, 128, 32), CLIPPING),
+    ((256, 1000), None),
+  ],
 )
 def test_gradients_that_have_traveled_in_bfloat16(shape, clipping):
   parameters, gradients, *others = draw({"x": shape})
@@ -74,9 +82,12 @@ def test_gradients_that_have_traveled_in_bfloat16(shape, clipping):
   assert_close(by_kernel(arrays, clipping=clipping), expected, arrays)
 
 
-@pytest.mark.parametrize("clipping", [CLIPPING, None])
-def test_the_average_is_kept_in_the_same_pass(clipping):
-  arrays = draw({"x": (3, 3, 32, 128)}, has_ema=True)
+@pytest.mark.parametrize(
+  ("shape", "clipping"),
+  [((3, 3, 32, 128), CLIPPING), ((3, 3, 32, 128), None), ((3, 3, 128, 48), CLIPPING)],
+)
+def test_the_average_is_kept_in_the_same_pass(shape, clipping):
+  arrays = draw({"x": shape}, has_ema=True)
   changes = dict(clipping=clipping, ema_decay=jnp.float32(0.75))
   expected = by_reference(arrays, **changes)
   assert_close(by_kernel(arrays, **changes), expected, arrays)

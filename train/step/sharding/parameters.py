@@ -12,6 +12,7 @@ Paper A, section 2, does not describe its layout. This one is known as sharded d
 on slices of any size.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -23,9 +24,10 @@ from jaxtyping import Array
 from kernels import StandardizedFilters
 from kernels.scaled_ws_conv.filters import zeros_like
 from nfnet.block_arrangement import arrange_blocks
-from nfnet.model import NFNet
+from nfnet.model import NFNet, parameter_name
 from train.step.parameter_groups import ParameterRole, parameter_roles
 from train.step.sharding.mesh import DATA_AXES, REPLICA_AXIS, SHARD_AXIS
+from train.step.sharding.rings import Ring, finish, start_rings
 from train.step.sharding.standardized_filters import is_filters
 
 
@@ -82,8 +84,8 @@ def gather(parameters: Any, specs: Any, dtype: jnp.dtype) -> Any:
 
   def whole(leaf: Array | StandardizedFilters, spec: P) -> Array | StandardizedFilters:
     if is_filters(leaf):
-      squares = varying(leaf.squares, spec)
-      return StandardizedFilters(squares, zeros_like(squares, leaf.gradient_sink.dtype))
+      rows = varying(leaf.rows, spec)
+      return StandardizedFilters(rows, zeros_like(rows, leaf.gradient_sink.dtype))
     return varying(leaf if SHARD_AXIS not in spec else leaf.astype(dtype), spec).astype(jnp.float32)
 
   def varying(leaf: Array, spec: P) -> Array:
@@ -98,21 +100,41 @@ def gather(parameters: Any, specs: Any, dtype: jnp.dtype) -> Any:
   return jax.tree.map(whole, parameters, specs, is_leaf=is_filters)
 
 
-def sum_gradients(gradients: Any, specs: Any, dtype: jnp.dtype) -> Any:
+def start_sums(gradients: Any, specs: Any, dtype: jnp.dtype) -> dict[str, Ring]:
+  """Returns sums over the shards that are about to start, by names of the parameters.
+
+  Args:
+    gradients: gradients of this device's examples, for all parameters or some.
+    specs: partition specs of the gradients of all parameters. Those that are not divided are left
+      out.
+    dtype: dtype in which gradients travel; each sum of two is rounded to it.
+  """
+  axes = {
+    parameter_name(path): spec.index(SHARD_AXIS)
+    for path, spec in jax.tree.leaves_with_path(specs, is_leaf=lambda x: isinstance(x, P))
+    if SHARD_AXIS in spec
+  }
+  divided = {
+    name: gradient.astype(dtype)
+    for path, gradient in jax.tree.leaves_with_path(gradients)
+    if (name := parameter_name(path)) in axes
+  }
+  return start_rings(divided, axes)
+
+
+def sum_gradients(gradients: Any, rings: Mapping[str, Ring], dtype: jnp.dtype) -> Any:
   """Returns sums over all devices, divided as the parameters are; for use inside of `shard_map`.
 
   Args:
     gradients: gradients of this device's examples.
-    specs: partition specs of the gradients.
+    rings: those sums over the shards that have been started, by names of the parameters.
     dtype: dtype in which gradients travel and are returned; each sum of two is rounded to it.
   """
 
-  def total(gradient: Array, spec: P) -> Array:
-    gradient = gradient.astype(dtype)
-    if SHARD_AXIS not in spec:
-      return jax.lax.psum(gradient, DATA_AXES)
-    axis = spec.index(SHARD_AXIS)
-    part = jax.lax.psum_scatter(gradient, SHARD_AXIS, scatter_dimension=axis, tiled=True)
-    return jax.lax.psum(part, REPLICA_AXIS)
+  def total(path: Any, gradient: Array) -> Array:
+    ring = rings.get(parameter_name(path))
+    if ring is None:
+      return jax.lax.psum(gradient.astype(dtype), DATA_AXES)
+    return jax.lax.psum(finish(ring), REPLICA_AXIS)
 
-  return jax.tree.map(total, gradients, specs)
+  return jax.tree.map_with_path(total, gradients)

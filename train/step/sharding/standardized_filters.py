@@ -54,7 +54,7 @@ def standardize(
   def gradients_of_parameters(gradients: Any) -> Any:
     leaves = jax.tree.leaves(prepared, is_leaf=is_filters)
     cotangents = [
-      StandardizedFilters(jnp.zeros_like(leaf.squares), gradient)
+      StandardizedFilters(jnp.zeros_like(leaf.rows), gradient)
       for leaf, gradient in zip(leaves, jax.tree.leaves(gradients), strict=True)
       if is_filters(leaf)
     ]
@@ -116,7 +116,7 @@ def specs_of_filters(prepared: Any, specs: Any) -> Any:
   def spec_of(leaf, spec: P) -> P:
     if not is_filters(leaf) or SHARD_AXIS not in spec:
       return spec
-    # [kh, kw, i, o] has become [taps, tiles of i, tiles of o, 128, 128].
+    # [kh, kw, i, o] has become [taps, tiles of i, o, 128].
     return P(*[None] * (spec.index(SHARD_AXIS) - 1), SHARD_AXIS)
 
   return jax.tree.map(spec_of, prepared, specs, is_leaf=is_filters)

@@ -1,6 +1,6 @@
 import dataclasses
+import functools
 
-import jax
 import pytest
 
 from nfnet import variants
@@ -9,14 +9,12 @@ from tests.train.step.training import (
   EXPERIMENT,
   assert_same_training,
   run,
-  training,
   with_model,
   with_shards,
 )
-from train.step.parameter_groups import parameter_roles
-from train.step.sharding.mesh import make_mesh
+from train.step.parameter_groups import parameter_role
 
-# Two shards have whole squares of some filters and not of others.
+# The filters' channels fill tiles.
 WIDE = dataclasses.replace(TINY, name="wide", stage_channels=(256, 512, 512, 512))
 PLAIN = with_model(EXPERIMENT, variant=WIDE.name)
 STANDARDIZED = with_model(PLAIN, kernels="pallas")
@@ -29,20 +27,19 @@ def wide():
   del variants.VARIANTS[WIDE.name]
 
 
-def weights(model, mesh):
-  roles = parameter_roles(model, mesh)["blocks"]["1"]
-  return {
-    name: role["weight"].sharded_axis for name, role in roles.items() if name.startswith("conv")
-  }
-
-
-def test_a_shard_has_whole_squares():
-  mesh = make_mesh(jax.devices()[:4], parameter_shards=4)
-  model = training(with_shards(STANDARDIZED, 2), devices=2).model
-  # 512 outputs are 4 squares wide, 256 are 2.
-  assert weights(model, mesh) == dict(conv0=None, conv1=None, conv1b=None, conv2=3, conv_shortcut=3)
-  plain = training(with_shards(PLAIN, 2), devices=2).model
-  assert set(weights(plain, mesh).values()) == {3}
+@pytest.mark.parametrize(
+  ("shape", "shards", "is_divided"),
+  [
+    ((1, 1, 1536, 768), 8, True),  # 96 rows each
+    ((3, 3, 192, 192), 4, True),  # 48
+    ((3, 3, 192, 192), 8, False),  # 24
+    ((1, 1, 256, 128), 16, False),  # 8
+  ],
+)
+def test_the_rows_of_a_shard_fill_tiles(shape, shards, is_divided):
+  role = functools.partial(parameter_role, "blocks/1/conv0/weight", shape, shards)
+  assert role(has_kernels=True).sharded_axis == (3 if is_divided else None)
+  assert role(has_kernels=False).sharded_axis == 3
 
 
 def test_filters_that_are_standardized_before_they_travel_train_as_well():

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from train.config.experiment import Sharpness
-from train.step.gradient_accumulation import GradientFunction, accumulate
+from train.step.gradients.accumulation import GradientFunction, accumulate
 
 _NORM_MIN = 1e-30
 """Smallest norm divided by: a group whose ascent examples all have weight 0 has zero gradients."""

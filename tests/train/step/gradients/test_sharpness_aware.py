@@ -21,10 +21,10 @@ from tests.train.step.training import (
   with_shards,
 )
 from train.config.experiment import Sharpness
+from train.step.gradients.sharpness_aware import ascend, ascent_image_count, split_in_groups
 from train.step.losses import example_losses, targets_from_labels
 from train.step.sharding.batch import check_train_batch
 from train.step.sharding.mesh import make_mesh
-from train.step.sharpness_aware import ascend, ascent_image_count, split_in_groups
 
 STEPS = 20
 SHARPNESS = Sharpness(radius=0.05, group_images=2, ascent_share=0.5)

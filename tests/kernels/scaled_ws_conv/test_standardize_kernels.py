@@ -1,0 +1,64 @@
+"""The kernels that standardize filters before a convolution, in the TPU interpreter."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kernels.scaled_ws_conv import pallas, reference, standardize_rows_tpu, standardize_tpu
+from kernels.scaled_ws_conv.filters import StandardizedFilters
+
+pytestmark = pytest.mark.usefixtures("interpreted")
+IN_ROWS = [(3, 3, 128, 48), (1, 1, 384, 32), (1, 1, 128, 192)]
+IN_COLUMNS = [(3, 3, 128, 128), (1, 1, 384, 256)]
+SCALE = jnp.float32(0.7)
+
+
+@pytest.mark.parametrize("shape", [*IN_ROWS, *IN_COLUMNS])
+def test_one_kernel_covers_a_shape(shape):
+  raw = (shape[0] * shape[1], *shape[2:])
+  assert standardize_rows_tpu.can_standardize(raw) == (shape in IN_ROWS)
+  assert standardize_tpu.can_standardize(raw) == (shape in IN_COLUMNS)
+
+
+# Outputs or inputs that do not fill tiles.
+@pytest.mark.parametrize("shape", [(1, 128, 24), (1, 96, 32), (9, 96, 128)])
+def test_no_kernel_covers_a_shape(shape):
+  assert not standardize_rows_tpu.can_standardize(shape)
+  assert not standardize_tpu.can_standardize(shape)
+
+
+@pytest.mark.parametrize("standardization", ["released", "timm"])
+@pytest.mark.parametrize("shape", [*IN_ROWS, IN_COLUMNS[1]])
+def test_values_and_derivatives(shape, standardization):
+  generator = np.random.default_rng(0)
+  # The mean is far from 0, and one filter is constant.
+  weight = generator.standard_normal(shape) * 0.05 + 0.3
+  weight[..., 5] = 0.25
+  gain = generator.standard_normal(shape[-1])
+  operands = jnp.asarray(weight, jnp.float32), jnp.asarray(gain, jnp.float32)
+
+  def of(package):
+    def standardized(weight, gain):
+      return package.standardize_filters(
+        weight,
+        gain,
+        SCALE,
+        dtype=jnp.dtype("bfloat16"),
+        gradient_dtype=jnp.dtype("float32"),
+        standardization=standardization,
+      )
+
+    filters, pull_back = jax.vjp(standardized, *operands)
+    cotangent = jnp.asarray(
+      np.random.default_rng(1).standard_normal(filters.rows.shape), jnp.float32
+    )
+    return filters.rows, *pull_back(StandardizedFilters(jnp.zeros_like(filters.rows), cotangent))
+
+  for ours, expected, tolerance in zip(of(pallas), of(reference), (2**-8, 1e-5, 1e-5), strict=True):
+    assert ours.dtype == expected.dtype
+    expected = np.asarray(expected, np.float64)
+    # The gradients of the constant filter are larger than others by orders of magnitude.
+    largest = np.abs(expected).max(tuple(range(expected.ndim - 1)), keepdims=expected.ndim > 1)
+    error = np.abs(np.asarray(ours, np.float64) - expected)
+    assert (error <= tolerance * np.maximum(largest, 1)).all()

@@ -1,0 +1,85 @@
+"""Sums that travel around the parameter shards."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from train.step.sharding.mesh import DATA_AXES, SHARD_AXIS, make_mesh
+from train.step.sharding.rings import finish, moving, receive, send, start_rings, tied
+
+AXES = {"first": 0, "last": 1, "middle": 1}
+SHAPES = {"first": (16, 3), "last": (3, 8), "middle": (2, 8, 3)}
+
+
+def gradients():
+  generator = np.random.default_rng(0)
+  # Small integers, whose sums are exact in any order.
+  return {
+    name: generator.integers(-9, 9, (8, *shape)).astype(np.float32)
+    for name, shape in SHAPES.items()
+  }
+
+
+def on_shards(shards, function):
+  """Returns the result of a function of each device's gradients, on replicas of shards."""
+  specs = {name: P(*[None] * axis, SHARD_AXIS) for name, axis in AXES.items()}
+
+  def of_device(gradients):
+    parts = function({name: gradient[0] for name, gradient in gradients.items()})
+    return {name: jax.lax.psum(part, "replica") for name, part in parts.items()}
+
+  mesh = make_mesh(parameter_shards=shards)
+  run = jax.shard_map(of_device, mesh=mesh, in_specs=P(DATA_AXES), out_specs=specs)
+  return jax.jit(run)(gradients())
+
+
+@pytest.mark.parametrize("shards", [1, 2, 4, 8])
+def test_each_shard_gets_the_sum_of_its_own_part(shards):
+  @functools.partial(on_shards, shards)
+  def sums(gradients):
+    rings = start_rings(gradients, AXES)
+    assert {ring.direction for ring in rings.values()} == {1, -1}
+    return {name: finish(ring) for name, ring in rings.items()}
+
+  for name, of_devices in gradients().items():
+    np.testing.assert_array_equal(sums[name], of_devices.sum(0))
+
+
+def test_hops_may_be_made_one_by_one_beside_other_work():
+  @functools.partial(on_shards, 4)
+  def sums(gradients):
+    rings, work = start_rings(gradients, AXES), jnp.float32(0)
+    hops = 0
+    while on_their_way := moving(rings):
+      work, arrived = tied(jnp.sin(work), send(on_their_way))
+      rings |= receive(on_their_way, arrived)
+      hops += 1
+    assert hops == 3
+    return {name: finish(ring) + work for name, ring in rings.items()}
+
+  for name, of_devices in gradients().items():
+    np.testing.assert_array_equal(sums[name], of_devices.sum(0))
+
+
+def test_half_of_the_bytes_travel_in_each_direction():
+  sizes = {"a": 400, "b": 300, "c": 200, "d": 100}
+
+  def directions():
+    rings = start_rings(
+      {name: jnp.zeros(size) for name, size in sizes.items()}, dict.fromkeys(sizes, 0)
+    )
+    return {name: ring.direction for name, ring in rings.items()}
+
+  found = {}
+
+  def body(x):
+    found.update(directions())
+    return x
+
+  mesh = make_mesh(parameter_shards=4)
+  jax.jit(jax.shard_map(body, mesh=mesh, in_specs=P(), out_specs=P())).lower(jnp.zeros(()))
+  assert sum(sizes[name] * direction for name, direction in found.items()) == 0

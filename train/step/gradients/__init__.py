@@ -1,0 +1,1 @@
+"""Gradients of a device's examples: by segment, in parts, or at nearby worst parameters."""
