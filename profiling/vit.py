@@ -28,7 +28,6 @@ from profiling.estimate import published
 from profiling.estimate.error_bar import error_bar_text, error_bars_json
 from profiling.estimate.report import StepReport
 from profiling.estimate.step_time import RULES, estimate
-from profiling.estimate.transfers import device_coordinates
 from train.report.output import print_and_write, write_json
 from train.report.table import format_table
 from train.report.units import format_gib
@@ -103,7 +102,7 @@ def report(run: published.VisionTransformerRun, topology: str, **options: Any) -
       read_operations(compilation.hlo_text),
       read_schedule(compilation.hlo_text),
       parsed,
-      coordinates=device_coordinates(parsed),
+      coordinates=compilation.coordinates,
     ),
   )
 

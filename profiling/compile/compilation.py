@@ -25,6 +25,8 @@ class Compilation:
     peak_memory_bytes: largest resident memory of the compiling process.
     hbm_bytes: memory that the step needs on each device: arguments + outputs - shared +
       temporaries. The compiler itself refuses only temporaries that do not fit.
+    coordinates: each device's place in the slice, by its number in the program; None where a chip
+      is several devices.
     versions: versions of the compiling packages, by distribution.
   """
 
@@ -34,6 +36,7 @@ class Compilation:
   compile_seconds: float
   peak_memory_bytes: int
   hbm_bytes: int
+  coordinates: tuple[tuple[int, ...], ...] | None
   versions: dict[str, str]
 
 
@@ -77,5 +80,10 @@ def read_compilation(folder: pathlib.Path, versions: dict[str, str], chip: Chip)
     + result["output_bytes"]
     - result["alias_bytes"]
     + result["temp_bytes"],
+    coordinates=(
+      tuple(tuple(place[: chip.links // 2]) for place in result["coordinates"])
+      if chip.cores == chip.cores_per_device
+      else None
+    ),
     versions=versions,
   )

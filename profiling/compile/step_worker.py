@@ -77,7 +77,7 @@ def step_and_operands(experiment: Experiment, mesh: Mesh) -> tuple[Any, Any, Any
   return step, state, describe_batch(experiment, mesh)
 
 
-def compile_request(fields: dict[str, Any], folder: pathlib.Path) -> dict[str, float]:
+def compile_request(fields: dict[str, Any], folder: pathlib.Path) -> dict[str, Any]:
   """Compiles the step of a request for its slice.
 
   Args:

@@ -6,6 +6,7 @@ Only `describe_devices` imports JAX, and it does so when it is called.
 import dataclasses
 import math
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from nfnet.errors import UserError
@@ -44,24 +45,22 @@ class Topology:
     return self.chips * self.chip.cores // self.chip.cores_per_device
 
   def collective_seconds(
-    self, opcode: str, whole_bytes: int, group_devices: int | None = None
+    self, opcode: str, whole_bytes: int, sides: Sequence[int] | None = None
   ) -> float:
     """Returns the time that a collective would take if the links were the only limit.
 
     Each of n chips sends (n - 1) / n of the whole arrays, and twice that for a sum that all chips
     get: each chip sums one part, and the parts are then gathered. All links work at once: one along
-    an axis of two chips, two along a longer one. A group that is not the whole slice is assumed to
-    lie along one axis, which gives an upper bound.
+    an axis of two chips, two along a longer one.
 
     Args:
       opcode: name of the collective in the compiler's text; one that is not known to send its
         arrays once is timed as a sum.
       whole_bytes: size of the arrays before they are scattered or after they are gathered.
-      group_devices: number of devices that take part together; None is all of them.
+      sides: number of chips along each axis that take part together; None is the whole slice.
     """
-    is_whole = group_devices is None or group_devices == self.devices
-    chips = self.chips if is_whole else group_devices
-    sides = self.sides if is_whole else (group_devices,)
+    sides = self.sides if sides is None else sides
+    chips = math.prod(sides)
     links = sum(min(side - 1, 2) for side in sides)
     if not links:
       return 0.0

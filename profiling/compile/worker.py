@@ -42,7 +42,7 @@ def serve(
   (out / "result.json").write_text(json.dumps(result, indent=1))
 
 
-def compile_step(step: Any, state: Any, batch: Any, folder: pathlib.Path) -> dict[str, float]:
+def compile_step(step: Any, state: Any, batch: Any, folder: pathlib.Path) -> dict[str, Any]:
   """Compiles a jitted step for the devices of its operands' shardings and keeps the program.
 
   Args:
@@ -52,8 +52,8 @@ def compile_step(step: Any, state: Any, batch: Any, folder: pathlib.Path) -> dic
     folder: folder in which to keep the program.
 
   Returns:
-    lower_seconds, compile_seconds, and the argument_bytes, output_bytes, alias_bytes and temp_bytes
-    of one device.
+    lower_seconds, compile_seconds, the argument_bytes, output_bytes, alias_bytes and temp_bytes of
+    one device, and the coordinates of the devices in the slice, in the order of the mesh.
 
   Raises:
     jax.errors.JaxRuntimeError: the compiler refuses the program.
@@ -72,6 +72,9 @@ def compile_step(step: Any, state: Any, batch: Any, folder: pathlib.Path) -> dic
     "output_bytes": memory.output_size_in_bytes,
     "alias_bytes": memory.alias_size_in_bytes,
     "temp_bytes": memory.temp_size_in_bytes,
+    "coordinates": [
+      device.coords for device in jax.tree.leaves(batch)[0].sharding.mesh.devices.flat
+    ],
   }
 
 

@@ -8,11 +8,12 @@ of it. What is left of a transfer at its done is waited for.
 
 import collections
 import dataclasses
+import functools
 import math
 from collections.abc import Iterable, Mapping
 
 from profiling.compiler_text.schedule import Event
-from profiling.estimate.transfers import Transfer
+from profiling.estimate.transfers import Channel, Transfer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +74,17 @@ def exposed_time(
   return Exposed(waiting_seconds, slowing_seconds)
 
 
+@functools.lru_cache(maxsize=1024)
+def _speeds_by_channels(
+  flights: frozenset[tuple[frozenset[Channel], int]],
+) -> dict[frozenset[Channel], float]:
+  """Returns the speeds of transfers that use certain channels, given how many use which."""
+  users: collections.Counter[Channel] = collections.Counter()
+  for channels, count in flights:
+    users.update(dict.fromkeys(channels, count))
+  return {channels: 1 / max(users[channel] for channel in channels) for channels, _ in flights}
+
+
 class _Flights:
   """The transfers in flight, with the time that each still needs its links to itself."""
 
@@ -110,13 +122,10 @@ class _Flights:
 
   def _speeds(self) -> dict[str, float]:
     """Returns the share of its full speed that each transfer has."""
-    users = collections.Counter(
-      channel for name in self._left for channel in self._transfers[name].channels
-    )
-    return {
-      name: 1 / max(users[channel] for channel in self._transfers[name].channels)
-      for name in self._left
-    }
+    # Many transfers use the same channels, and few combinations of these recur.
+    flights = collections.Counter(self._transfers[name].channels for name in self._left)
+    speeds = _speeds_by_channels(frozenset(flights.items()))
+    return {name: speeds[self._transfers[name].channels] for name in self._left}
 
   def _advance(self, limit: float) -> float:
     """Lets time pass until a transfer ends, or as much as `limit`, and returns how much."""

@@ -12,7 +12,6 @@ from profiling.compiler_text.schedule import read_schedule
 from profiling.estimate.core_hours import core_hours
 from profiling.estimate.error_bar import error_bar_text, error_bars_json
 from profiling.estimate.step_time import RULES, StepTime, estimate, format_rows
-from profiling.estimate.transfers import device_coordinates
 from train.config.json_conversion import to_json
 
 MFU_DEFINITION = "6 x multiply-adds of a forward pass x images/s / peak bfloat16 FLOP/s of the chip"
@@ -95,7 +94,7 @@ def report(request: StepRequest, **options: Any) -> StepReport:
       read_schedule(compilation.hlo_text),
       topology,
       compilation.kernels,
-      device_coordinates(topology, request.experiment.parallelism.parameter_shards),
+      compilation.coordinates,
     ),
   )
 
@@ -127,6 +126,7 @@ def as_json(result: StepReport) -> dict[str, Any]:
   """Returns everything that `as_text` shows, in base units."""
   compilation = dataclasses.asdict(result.compilation)
   del compilation["hlo_text"]
+  del compilation["coordinates"]
   del compilation["kernels"]
   return {
     "request": request_as_json(result.request),

@@ -1,23 +1,23 @@
 """Says what a collective needs of a slice: which links, for how long, and what share of HBM.
 
 A chip has one outgoing channel along an axis of two chips and two, one in each direction, along a
-longer one. Programs run the same on all chips, so channels are told apart by axis and direction,
-not by chip.
+longer one.
 """
 
 import collections
 import dataclasses
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 
 from profiling.compile.topology import Topology
 from profiling.compiler_text.hlo_cycles import Operation
 
-Channel = tuple[int, int]
-"""Axis of the slice and direction along it, 1 or -1."""
+Channel = tuple[tuple[int, ...], int, int]
+"""Place of the sending chip, axis of the slice, and direction along it, 1 or -1."""
 
 Coordinates = Sequence[tuple[int, ...]]
-"""Each device's place in the slice, by its number in the program."""
+"""Each device's place in the slice, by its number in the program, which is that in the mesh."""
 
 # How often a collective reads or writes its whole arrays in HBM, at most. It reads what it sends
 # and writes what it receives. A reduction also reads its own addend; the sum of both is made in
@@ -41,22 +41,6 @@ class Transfer:
   hbm_share: float
 
 
-def device_coordinates(topology: Topology, parameter_shards: int = 1) -> Coordinates | None:
-  """Returns the places of the devices of `train.step.sharding.mesh.make_mesh`, where it is known.
-
-  The compiled text numbers devices by their position in the mesh and does not say where they are.
-  JAX puts the chips of a v4 slice into a mesh of one axis with the slice's last axis fastest; its
-  order for other meshes and generations is not followed here.
-
-  Args:
-    topology: slice.
-    parameter_shards: size of the mesh's second axis.
-  """
-  if topology.chip.name != "v4" or parameter_shards != 1:
-    return None
-  return list(itertools.product(*map(range, topology.sides)))
-
-
 def transfer_of(
   collective: Operation, topology: Topology, coordinates: Coordinates | None
 ) -> Transfer:
@@ -75,7 +59,7 @@ def transfer_of(
   else:
     channels = _channels_of_groups(collective, topology, coordinates)
     seconds = topology.collective_seconds(
-      collective.opcode, collective.whole_bytes, collective.group_devices
+      collective.opcode, collective.whole_bytes, _sides_of_groups(collective, topology, coordinates)
     )
   passes = _HBM_PASSES.get(collective.opcode, _HBM_PASSES_OF_MOVING)
   hbm_seconds = passes * collective.whole_bytes / topology.chip.hbm_bytes_per_second
@@ -86,7 +70,8 @@ def transfer_of(
 
 def _channels_along(topology: Topology, axes: set[int]) -> frozenset[Channel]:
   return frozenset(
-    (axis, direction)
+    (place, axis, direction)
+    for place in itertools.product(*map(range, topology.sides))
     for axis in axes
     for direction in ((1, -1) if topology.sides[axis] > 2 else (1,))
   )
@@ -113,6 +98,25 @@ def _channels_of_groups(
   )
 
 
+def _sides_of_groups(
+  collective: Operation, topology: Topology, coordinates: Coordinates | None
+) -> tuple[int, ...]:
+  """Returns the number of chips of a group along each axis.
+
+  A group whose places are not known, or that does not fill a box, is assumed to lie along one axis,
+  which gives an upper bound of the time.
+  """
+  devices = collective.group_devices
+  if devices is None or devices == topology.devices:
+    return topology.sides
+  if coordinates is not None:
+    places = zip(*(coordinates[device] for device in collective.groups[0]), strict=True)
+    sides = tuple(len(set(along_axis)) for along_axis in places)
+    if math.prod(sides) == devices:
+      return sides
+  return (devices,)
+
+
 def _routes(
   permutation: Operation, topology: Topology, coordinates: Coordinates | None
 ) -> tuple[frozenset[Channel], int]:
@@ -128,17 +132,17 @@ def _routes(
     for source, target in permutation.groups
     for hop in _hops(coordinates[source], coordinates[target], topology.sides)
   )
-  return frozenset(channel for _, channel in loads), max(loads.values(), default=0)
+  return frozenset(loads), max(loads.values(), default=0)
 
 
 def _hops(
   source: tuple[int, ...], target: tuple[int, ...], sides: tuple[int, ...]
-) -> Iterator[tuple[tuple[int, ...], Channel]]:
-  """Yields the chip and channel of each hop of a route."""
+) -> Iterator[Channel]:
+  """Yields the channel of each hop of a route."""
   place = list(source)
   for axis, side in enumerate(sides):
     forward = (target[axis] - source[axis]) % side
     direction = 1 if forward <= side / 2 else -1
     for _ in range(min(forward, side - forward)):
-      yield tuple(place), (axis, direction)
+      yield tuple(place), axis, direction
       place[axis] = (place[axis] + direction) % side

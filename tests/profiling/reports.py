@@ -13,6 +13,7 @@ def compilation(*, hbm_bytes=2**30, **fields) -> Compilation:
     "lower_seconds": 1.0,
     "compile_seconds": 1.0,
     "peak_memory_bytes": 1,
+    "coordinates": None,
     "versions": {"jax": "1"},
   }
   return Compilation(**(given | fields), hbm_bytes=hbm_bytes)

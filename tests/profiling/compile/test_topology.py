@@ -40,14 +40,16 @@ def test_a_sum_over_all_chips_takes_its_bytes_over_their_links(name, seconds):
   assert topology.collective_seconds("all-reduce", 10**9) == pytest.approx(seconds)
   # A sum is scattered and gathered.
   for half in ("reduce-scatter", "all-gather"):
-    assert topology.collective_seconds(half, 10**9, topology.devices) == pytest.approx(seconds / 2)
+    assert topology.collective_seconds(half, 10**9, topology.sides) == pytest.approx(seconds / 2)
 
 
-def test_a_group_within_a_slice_has_the_links_of_one_axis():
+def test_a_group_within_a_slice_has_the_links_of_its_axes():
   topology = parse_topology("v4:4x4x4")
   expected = 3 / 4 * 10**9 / (2 * topology.chip.link_bytes_per_second)
-  assert topology.collective_seconds("all-gather", 10**9, 4) == pytest.approx(expected)
-  assert topology.collective_seconds("all-reduce", 10**9, 1) == 0
+  assert topology.collective_seconds("all-gather", 10**9, (4,)) == pytest.approx(expected)
+  expected = 15 / 16 * 10**9 / (4 * topology.chip.link_bytes_per_second)
+  assert topology.collective_seconds("all-gather", 10**9, (4, 1, 4)) == pytest.approx(expected)
+  assert topology.collective_seconds("all-reduce", 10**9, (1,)) == 0
 
 
 @pytest.mark.parametrize(

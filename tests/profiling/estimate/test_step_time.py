@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 
 import pytest
 
@@ -7,7 +8,6 @@ from profiling.compiler_text.hlo_cycles import Operation, read_operations
 from profiling.compiler_text.kernel_profiles import KernelProfile
 from profiling.compiler_text.schedule import Event, Loop, read_schedule
 from profiling.estimate.step_time import attribute, estimate
-from profiling.estimate.transfers import device_coordinates
 from tests.repository import ROOT
 
 V4 = parse_topology("v4:2x2x1")
@@ -86,7 +86,7 @@ def test_parts_that_are_scattered_and_gathered_are_counted_whole():
   )
   time = estimated([gather, scatter])
   assert time.collective_bytes == 800
-  assert time.seconds == pytest.approx(2 * V4.collective_seconds("all-gather", 400, 4))
+  assert time.seconds == pytest.approx(2 * V4.collective_seconds("all-gather", 400))
 
 
 def kernel_profile(bundles, hbm_bytes):
@@ -184,7 +184,7 @@ def test_without_asynchronous_collectives_nothing_overlaps():
 
 def test_rings_along_different_axes_run_at_once_where_places_are_known():
   slice_ = parse_topology("v4:4x4x4")
-  places = device_coordinates(slice_)
+  places = tuple(itertools.product(range(4), repeat=3))
   numbers = {place: number for number, place in enumerate(places)}
   rings = [
     operation(
@@ -211,7 +211,10 @@ def test_a_compiled_schedule():
   """The excerpt is of a program of compile_programs.py, whose collectives overlap with products."""
   text = (ROOT / "tests" / "profiling" / "excerpts" / "transfers.hlo").read_text()
   time = estimate(
-    read_operations(text), read_schedule(text), V4, coordinates=device_coordinates(V4)
+    read_operations(text),
+    read_schedule(text),
+    V4,
+    coordinates=tuple(itertools.product(range(2), range(2), range(1))),
   )
   array_bytes = 512 * 512 * 2
   gather, ring = 0.75 * array_bytes / 100e9, array_bytes / 50e9

@@ -1,18 +1,25 @@
-import types
+import itertools
 
 import pytest
-from jax.experimental import mesh_utils
 
 from profiling.compile.topology import parse_topology
 from profiling.compiler_text.chips import CHIPS
 from profiling.compiler_text.hlo_cycles import Operation
-from profiling.estimate.transfers import device_coordinates, transfer_of
+from profiling.estimate.transfers import transfer_of
 
 V4 = parse_topology("v4:4x4x4")
-# Of 64 chips, the last axis fastest.
-COORDINATES = device_coordinates(V4)
-ALL = {(axis, direction) for axis in range(3) for direction in (1, -1)}
+# Of 64 chips, the last axis fastest, as in JAX's mesh of one axis.
+COORDINATES = tuple(itertools.product(range(4), repeat=3))
 BYTES = 50 * 10**6  # One link of a v4 moves them in a millisecond.
+
+
+def of_all_chips(*channels, topology=V4):
+  """Returns channels, of which axis and direction are given, of every chip of a slice."""
+  places = itertools.product(*map(range, topology.sides))
+  return {(place, *channel) for place in places for channel in channels}
+
+
+ALL = of_all_chips(*itertools.product(range(3), (1, -1)))
 
 
 def collective(opcode, groups):
@@ -54,8 +61,23 @@ def permutation(move):
 )
 def test_a_permutation_takes_the_links_of_its_routes(move, channels, milliseconds):
   found = transfer_of(permutation(move), V4, COORDINATES)
-  assert found.channels == channels
+  assert found.channels == of_all_chips(*channels)
   assert found.seconds == pytest.approx(milliseconds * 1e-3)
+
+
+def test_the_two_ways_around_a_square_share_no_channel():
+  """Each chip sends along one axis one way, and along the other axis the other way."""
+  square = parse_topology("v4:2x2x1")
+  places = ((0, 0, 0), (0, 1, 0), (1, 1, 0), (1, 0, 0))
+  ways = [
+    transfer_of(
+      collective("collective-permute", tuple((i, (i + way) % 4) for i in range(4))), square, places
+    )
+    for way in (1, -1)
+  ]
+  assert [one.seconds for one in ways] == pytest.approx([1e-3, 1e-3])
+  assert len(ways[0].channels) == len(ways[1].channels) == 4
+  assert not ways[0].channels & ways[1].channels
 
 
 def test_without_places_a_permutation_is_between_neighbors_and_uses_all_links():
@@ -64,29 +86,33 @@ def test_without_places_a_permutation_is_between_neighbors_and_uses_all_links():
 
 
 @pytest.mark.parametrize(
-  ("groups", "axes"),
+  ("groups", "axes", "sides"),
   [
-    (((0, 1, 2, 3), (4, 5, 6, 7)), {2}),
-    (((0, 16, 32, 48),), {0}),
-    (((0, 1, 4, 5),), {1, 2}),
-    ((tuple(range(64)),), {0, 1, 2}),
-    ((), {0, 1, 2}),
+    (((0, 1, 2, 3), (4, 5, 6, 7)), {2}, (1, 1, 4)),
+    (((0, 16, 32, 48),), {0}, (4, 1, 1)),
+    (((0, 1, 4, 5),), {1, 2}, (1, 2, 2)),
+    ((tuple(range(16)),), {1, 2}, (1, 4, 4)),
+    # These fill no box.
+    (((0, 5, 10, 15),), {1, 2}, (4,)),
+    ((tuple(range(64)),), {0, 1, 2}, (4, 4, 4)),
+    ((), {0, 1, 2}, (4, 4, 4)),
   ],
 )
-def test_a_group_uses_the_axes_on_which_its_devices_differ(groups, axes):
+def test_a_group_uses_the_axes_on_which_its_devices_differ(groups, axes, sides):
   gather = collective("all-gather", groups)
   found = transfer_of(gather, V4, COORDINATES)
-  assert found.channels == {channel for channel in ALL if channel[0] in axes}
+  assert found.channels == {channel for channel in ALL if channel[1] in axes}
   assert transfer_of(gather, V4, None).channels == ALL
-  assert found.seconds == V4.collective_seconds("all-gather", BYTES, gather.group_devices)
+  assert found.seconds == V4.collective_seconds("all-gather", BYTES, sides)
 
 
 def test_an_axis_of_two_chips_has_one_channel():
   square = parse_topology("v4:2x2x1")
-  found = transfer_of(collective("all-reduce", ()), square, device_coordinates(square))
-  assert found.channels == {(0, 1), (1, 1)}
+  places = tuple(itertools.product(range(2), range(2), range(1)))
+  found = transfer_of(collective("all-reduce", ()), square, places)
+  assert found.channels == of_all_chips((0, 1), (1, 1), topology=square)
   alone = collective("all-reduce", ((0,), (1,), (2,), (3,)))
-  found = transfer_of(alone, square, device_coordinates(square))
+  found = transfer_of(alone, square, places)
   assert (found.seconds, found.hbm_share) == (0, 0)
 
 
@@ -105,25 +131,3 @@ def test_a_transfer_reads_and_writes_hbm(opcode, passes):
 def test_no_transfer_needs_all_of_hbm(chip, opcode):
   slice_ = parse_topology(f"{chip.name}:{'x'.join('4' * (chip.links // 2))}")
   assert transfer_of(collective(opcode, ()), slice_, None).hbm_share < 1
-
-
-@pytest.mark.parametrize("name", ["v4:2x2x1", "v4:4x2x1", "v4:2x2x4", "v4:4x4x8"])
-def test_places_are_those_of_jax_meshes(name):
-  """The devices are listed like the compiler's, with the first axis fastest."""
-  slice_ = parse_topology(name)
-  x, y, z = slice_.sides
-  devices = [
-    types.SimpleNamespace(
-      platform="tpu", device_kind="TPU v4", core_on_chip=0, slice_index=0, coords=(i, j, k)
-    )
-    for k in range(z)
-    for j in range(y)
-    for i in range(x)
-  ]
-  mesh = mesh_utils.create_device_mesh((slice_.chips, 1), devices)
-  assert [device.coords for device in mesh.flat] == device_coordinates(slice_)
-
-
-@pytest.mark.parametrize(("name", "shards"), [("v4:4x4x4", 4), ("v3:4x4", 1), ("v5p:2x2x2", 1)])
-def test_places_in_other_meshes_are_not_known(name, shards):
-  assert device_coordinates(parse_topology(name), shards) is None
