@@ -300,6 +300,96 @@ def test_the_others_end_in_one_line_when_process_0_is_stopped(moment):
     assert "process 0, which coordinates, has been silent for 30 s; start all" in output[-1]
 
 
+RUN_THAT_ENDS = """
+import sys
+import time
+
+import jax
+
+from nfnet.command_line import run_main
+from train.run import processes
+from train.run.termination import Terminated
+
+
+def main(arguments):
+  with processes.joined():
+    print("joined", flush=True)
+    if jax.process_index() == int(arguments[1]):
+      time.sleep(float(arguments[2]))
+    if arguments[3] == "terminated":
+      raise Terminated
+
+
+run_main(main)
+"""
+
+
+def start_three_that_end(*arguments):
+  """Starts three processes and waits until they have found each other."""
+  port = free_port()
+  started = [
+    subprocess.Popen(
+      [
+        *(sys.executable, "-c", RUN_THAT_ENDS, f"--coordinator=localhost:{port}"),
+        *("--process_count=3", f"--process_index={i}", *arguments),
+      ],
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
+      cwd=ROOT,
+      env={**os.environ, "JAX_PLATFORMS": "cpu"},
+    )
+    for i in range(3)
+  ]
+  for process in started:
+    assert process.stdout.readline() == "joined\n"
+  return started
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ("victim", "number", "end"),
+  [
+    (0, signal.SIGSTOP, "done"),
+    (0, signal.SIGSTOP, "terminated"),
+    (0, signal.SIGKILL, "done"),
+    (1, signal.SIGSTOP, "done"),
+    (1, signal.SIGSTOP, "terminated"),
+    (1, signal.SIGKILL, "done"),
+  ],
+)
+def test_at_their_end_the_others_do_not_wait_for_a_process_that_is_silent(victim, number, end):
+  processes = start_three_that_end(str(victim), "200", end)
+  # By then, the others wait for it at their end.
+  time.sleep(5)
+  assert all(process.poll() is None for process in processes)
+  processes[victim].send_signal(number)
+  started_seconds = time.monotonic()
+  others = [process for i, process in enumerate(processes) if i != victim]
+  outputs = [process.communicate(timeout=120)[1].splitlines() for process in others]
+  assert time.monotonic() - started_seconds < 60
+  processes[victim].kill()
+  processes[victim].communicate()
+  for process, output in zip(others, outputs, strict=True):
+    if (victim, number) == (0, signal.SIGKILL):
+      assert process.returncode == -signal.SIGABRT
+    else:
+      assert process.returncode == EXIT_LOST_PROCESS
+      (line,) = (line for line in output if not line.startswith("[Gloo]"))
+      assert f"process {victim}" in line
+      assert "silent for 3" in line
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("last", [0, 1])
+@pytest.mark.parametrize(("end", "code"), [("done", 0), ("terminated", EXIT_TERMINATED)])
+def test_at_their_end_processes_wait_for_one_that_has_more_to_do(last, end, code):
+  processes = start_three_that_end(str(last), "45", end)
+  outputs = [process.communicate(timeout=120)[1].splitlines() for process in processes]
+  assert [process.returncode for process in processes] == [code] * 3
+  assert [line for output in outputs for line in output if not line.startswith("[Gloo]")] == []
+
+
 @pytest.mark.slow
 def test_all_stop_at_one_step_when_one_of_them_is_terminated(one_process, dataset, tmp_path):
   workdir = tmp_path / "run"
