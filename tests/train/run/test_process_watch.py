@@ -161,7 +161,7 @@ AT_THE_END = {
 
 @pytest.fixture
 def run_of_several(monkeypatch, store):
-  """Flags and functions of JAX as in one of two processes; yields what happens in JAX's shutdown."""
+  """Flags and functions of JAX as in one of two processes; yields what its shutdown does."""
   happens = []
   monkeypatch.setattr(jax.distributed, "initialize", lambda *_, **__: None)
   monkeypatch.setattr(jax.distributed, "shutdown", lambda: [one() for one in happens])
