@@ -33,7 +33,7 @@ JOINED_SECONDS_MAX = 300
 _FAILED = "failed"
 """Last word of a process, which tells the others why it falls silent."""
 _FOLDER = "nfnets_alive/"
-_NO_ANSWERS_MAX = SILENT_SECONDS_MAX // SIGN_OF_LIFE_SECONDS
+_SILENCES_MAX = SILENT_SECONDS_MAX // SIGN_OF_LIFE_SECONDS
 _NO_ANSWER_OF_PROCESS_0 = "process 0, which coordinates, does not answer"
 # The preface of an HTTP/2 connection and a frame of empty settings, which a server answers.
 _HTTP2_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
@@ -72,7 +72,8 @@ class ProcessWatch:
     self._thread.join(2 * SIGN_OF_LIFE_SECONDS)
 
   def _run(self) -> None:
-    heard: dict[str, tuple[str, float]] = {}
+    # Silences are counted, not timed: if all processes were stopped, none has had the time.
+    heard: dict[str, tuple[str, int]] = {}
     count = 0
     while not self._ended.wait(SIGN_OF_LIFE_SECONDS if count else 0):
       count += 1
@@ -85,28 +86,26 @@ class ProcessWatch:
           _leave(_NO_ANSWER_OF_PROCESS_0)
         return
       self._answers += 1
-      now_seconds = time.monotonic()
       for name, word in words:
-        if heard.get(name, ("", 0.0))[0] != word:
-          heard[name] = word, now_seconds
+        before, silences = heard.get(name, ("", 0))
+        silences = silences + 1 if word == before else 0
+        heard[name] = word, silences
         index = name.removeprefix(_FOLDER)
         if word == _FAILED:
           _leave(f"process {index} has failed; its own output says why")
-        silent_seconds = now_seconds - heard[name][1]
-        if silent_seconds > SILENT_SECONDS_MAX:
-          _leave(f"process {index} has been silent for {silent_seconds:.0f} s")
+        if silences > _SILENCES_MAX:
+          _leave(f"process {index} has been silent for {silences * SIGN_OF_LIFE_SECONDS:.0f} s")
     if self._has_failed:
       with contextlib.suppress(jax.errors.JaxRuntimeError):
         self._store.key_value_set(self._own, _FAILED, allow_overwrite=True)
 
   def _watch_store(self) -> None:
     """Leaves when the other thread waits for the store, which it does without a limit."""
-    # Counted, not timed: if this process was stopped itself, the other thread has not had the time.
     answers = silences = 0
     while not self._ended.wait(SIGN_OF_LIFE_SECONDS):
       silences = silences + 1 if self._answers == answers else 0
       answers = self._answers
-      if silences > _NO_ANSWERS_MAX:
+      if silences > _SILENCES_MAX:
         _leave(_silence_of_process_0())
 
 

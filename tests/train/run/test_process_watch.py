@@ -121,7 +121,7 @@ class Store:
 @pytest.fixture
 def store(monkeypatch, left):
   """A store of which a watch notices soon that it does not answer."""
-  monkeypatch.setattr(process_watch, "_NO_ANSWERS_MAX", 10)
+  monkeypatch.setattr(process_watch, "_SILENCES_MAX", 10)
   store = Store()
   monkeypatch.setattr(process_watch, "_key_value_store", lambda: store)
   # In a thread, an error would be one of the test.
@@ -201,4 +201,17 @@ def test_a_failure_is_told_to_the_others_but_not_to_a_silent_process_0(left, sto
   began_seconds = time.monotonic()
   watch.tell_failure()
   assert time.monotonic() - began_seconds < 1
+  assert left == []
+
+
+def test_processes_that_were_stopped_together_are_not_missed(left, store, monkeypatch):
+  """As when a scheduler suspends the whole job for longer than a silence may last."""
+  clock = time.monotonic
+  watch = ProcessWatch()
+  for count in range(40):
+    store.words[OTHER] = str(count)
+    # All clocks have gone on meanwhile.
+    monkeypatch.setattr(time, "monotonic", lambda count=count: clock() + 100 * count)
+    time.sleep(0.03)
+  watch.tell_failure()
   assert left == []
