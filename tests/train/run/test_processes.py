@@ -314,7 +314,7 @@ from train.run.termination import Terminated
 def main(arguments):
   with processes.joined():
     print("joined", flush=True)
-    if jax.process_index() == int(arguments[1]):
+    if str(jax.process_index()) in arguments[1]:
       time.sleep(float(arguments[2]))
     if arguments[3] == "terminated":
       raise Terminated
@@ -324,14 +324,17 @@ run_main(main)
 """
 
 
-def start_three_that_end(*arguments):
-  """Starts three processes and waits until they have found each other."""
+def start_four_that_end(late, seconds, end):
+  """Starts four processes and waits until they have found each other.
+
+  Those whose indices are in `late` come to their end later than the others.
+  """
   port = free_port()
   started = [
     subprocess.Popen(
       [
         *(sys.executable, "-c", RUN_THAT_ENDS, f"--coordinator=localhost:{port}"),
-        *("--process_count=3", f"--process_index={i}", *arguments),
+        *("--process_count=4", f"--process_index={i}", late, str(seconds), end),
       ],
       stdout=subprocess.PIPE,
       stderr=subprocess.PIPE,
@@ -339,7 +342,7 @@ def start_three_that_end(*arguments):
       cwd=ROOT,
       env={**os.environ, "JAX_PLATFORMS": "cpu"},
     )
-    for i in range(3)
+    for i in range(4)
   ]
   for process in started:
     assert process.stdout.readline() == "joined\n"
@@ -348,45 +351,50 @@ def start_three_that_end(*arguments):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-  ("victim", "number", "end"),
+  ("victims", "end"),
   [
-    (0, signal.SIGSTOP, "done"),
-    (0, signal.SIGSTOP, "terminated"),
-    (0, signal.SIGKILL, "done"),
-    (1, signal.SIGSTOP, "done"),
-    (1, signal.SIGSTOP, "terminated"),
-    (1, signal.SIGKILL, "done"),
+    ({0: signal.SIGSTOP}, "done"),
+    ({0: signal.SIGSTOP}, "terminated"),
+    ({0: signal.SIGKILL}, "done"),
+    ({1: signal.SIGSTOP}, "done"),
+    ({1: signal.SIGSTOP}, "terminated"),
+    ({1: signal.SIGKILL}, "done"),
+    ({1: signal.SIGSTOP, 3: signal.SIGKILL}, "done"),
+    ({0: signal.SIGSTOP, 3: signal.SIGKILL}, "done"),
   ],
+  ids=str,
 )
-def test_at_their_end_the_others_do_not_wait_for_a_process_that_is_silent(victim, number, end):
-  processes = start_three_that_end(str(victim), "200", end)
-  # By then, the others wait for it at their end.
+def test_at_their_end_the_others_do_not_wait_for_a_process_that_is_silent(victims, end):
+  processes = start_four_that_end("".join(map(str, victims)), 200, end)
+  # By then, the others wait for them at their end.
   time.sleep(5)
   assert all(process.poll() is None for process in processes)
-  processes[victim].send_signal(number)
+  for victim, number in victims.items():
+    processes[victim].send_signal(number)
   started_seconds = time.monotonic()
-  others = [process for i, process in enumerate(processes) if i != victim]
+  others = [process for i, process in enumerate(processes) if i not in victims]
   outputs = [process.communicate(timeout=120)[1].splitlines() for process in others]
   assert time.monotonic() - started_seconds < 60
-  processes[victim].kill()
-  processes[victim].communicate()
+  for victim in victims:
+    processes[victim].kill()
+    processes[victim].communicate()
   for process, output in zip(others, outputs, strict=True):
-    if (victim, number) == (0, signal.SIGKILL):
+    if victims.get(0) == signal.SIGKILL:
       assert process.returncode == -signal.SIGABRT
     else:
       assert process.returncode == EXIT_LOST_PROCESS
       (line,) = (line for line in output if not line.startswith("[Gloo]"))
-      assert f"process {victim}" in line
+      assert any(f"process {victim}" in line for victim in victims)
       assert "silent for 3" in line
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("last", [0, 1])
+@pytest.mark.parametrize("late", ["0", "1"])
 @pytest.mark.parametrize(("end", "code"), [("done", 0), ("terminated", EXIT_TERMINATED)])
-def test_at_their_end_processes_wait_for_one_that_has_more_to_do(last, end, code):
-  processes = start_three_that_end(str(last), "45", end)
+def test_at_their_end_processes_wait_for_one_that_has_more_to_do(late, end, code):
+  processes = start_four_that_end(late, 45, end)
   outputs = [process.communicate(timeout=120)[1].splitlines() for process in processes]
-  assert [process.returncode for process in processes] == [code] * 3
+  assert [process.returncode for process in processes] == [code] * 4
   assert [line for output in outputs for line in output if not line.startswith("[Gloo]")] == []
 
 
