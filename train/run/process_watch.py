@@ -25,8 +25,8 @@ SILENT_SECONDS_MAX = 30
 """Seconds of silence after which a process counts as dead."""
 SIGN_OF_LIFE_SECONDS = 3
 """Seconds between two signs of life of a process."""
-NOTICED_SECONDS_MAX = SILENT_SECONDS_MAX + 2 * SIGN_OF_LIFE_SECONDS
-"""Seconds after which the others have certainly noticed that a process has died."""
+NOTICED_SECONDS_MAX = SILENT_SECONDS_MAX + 4 * SIGN_OF_LIFE_SECONDS
+"""Seconds after which the others have certainly ended because a process has died."""
 JOINED_SECONDS_MAX = 300
 """Seconds that the processes have to find each other at the start."""
 
@@ -194,7 +194,13 @@ def _coordinator_address() -> str | None:
 
 
 def _leave(reason: str, *, who: str | None = None) -> NoReturn:
-  """Ends this process without the exit handlers, which would wait for the others."""
+  """Ends this process without the exit handlers, which would wait for the others.
+
+  Args:
+    reason: what has become of the other process.
+    who: what this process is called before it knows its index.
+  """
+  holds_store = who is None and jax.process_index() == 0
   who = who or f"process {jax.process_index()} of {jax.process_count()}"
   with contextlib.suppress(OSError, ValueError):
     sys.stdout.flush()
@@ -205,4 +211,7 @@ def _leave(reason: str, *, who: str | None = None) -> NoReturn:
       file=sys.stderr,
       flush=True,
     )
+  if holds_store:
+    # The others notice the same a moment later, unless JAX aborts them because the store is gone.
+    time.sleep(2 * SIGN_OF_LIFE_SECONDS)
   end_process(EXIT_LOST_PROCESS)

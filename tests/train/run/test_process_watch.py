@@ -12,6 +12,7 @@ from absl.testing import flagsaver
 
 from tests.processes import wait_for
 from train.run import process_watch, processes
+from train.run.exit_codes import EXIT_LOST_PROCESS
 from train.run.process_watch import ProcessWatch, _greet, _watch_start_up
 from train.run.termination import Terminated
 
@@ -215,3 +216,15 @@ def test_processes_that_were_stopped_together_are_not_missed(left, store, monkey
     time.sleep(0.03)
   watch.tell_failure()
   assert left == []
+
+
+@pytest.mark.parametrize(("who", "seconds"), [(None, 0.2), ("process 1", 0.0)])
+def test_process_0_leaves_after_the_others_which_need_its_store(who, seconds, monkeypatch, capsys):
+  monkeypatch.setattr(process_watch, "SIGN_OF_LIFE_SECONDS", 0.1)
+  slept, codes = [], []
+  monkeypatch.setattr(time, "sleep", slept.append)
+  monkeypatch.setattr(process_watch, "end_process", lambda code: codes.append((code, sum(slept))))
+  process_watch._leave("process 2 has been silent for 33 s", who=who)
+  assert codes == [(EXIT_LOST_PROCESS, seconds)]
+  (line,) = capsys.readouterr().err.splitlines()
+  assert f"{who or 'process 0 of 1'} has lost another one: process 2 has been silent" in line

@@ -230,7 +230,7 @@ def test_a_process_that_fails_says_why_and_the_others_which(culprit, error, code
     )
     for i in range(2)
   ]
-  outputs = [process.communicate(timeout=60)[1].splitlines() for process in processes]
+  outputs = [process.communicate(timeout=100)[1].splitlines() for process in processes]
   other = 1 - culprit
   assert processes[culprit].returncode == code
   assert processes[other].returncode == EXIT_LOST_PROCESS
