@@ -11,8 +11,7 @@ from absl import flags
 
 from nfnet.command_line import run_main
 from nfnet.cost import Cost, count
-from nfnet.counts import format_count
-from nfnet.errors import UserError
+from nfnet.errors import UserError, format_count
 from nfnet.variants import PIXELS_MAX, VARIANTS, get_variant
 
 

@@ -16,8 +16,7 @@ import os
 from absl import flags
 
 from nfnet.command_line import run_main
-from nfnet.counts import format_count
-from nfnet.errors import UserError, escaped
+from nfnet.errors import UserError, escaped, format_count
 from nfnet.system.paths import define_path
 from train.data import dataset_writer, image_sources
 from train.data.manifest import (

@@ -64,7 +64,7 @@ class NewerVersionError(UserError):
   """The error for a checkpoint that is intact, but whose metadata this version does not know."""
 
   def __init__(self, folder: pathlib.Path, difference: str):
-    """Composes the message.
+    """Writes the message.
 
     Args:
       folder: folder of the checkpoint.

@@ -4,8 +4,7 @@ import collections
 import unicodedata
 from collections.abc import Sequence
 
-from nfnet.counts import format_count
-from nfnet.errors import UserError, quoted
+from nfnet.errors import UserError, format_count, quoted
 
 _NAMES_SHOWN = 5
 

@@ -17,8 +17,7 @@ from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
 
-from nfnet.counts import format_count
-from nfnet.errors import UserError, quoted, shortened
+from nfnet.errors import UserError, format_count, quoted, shortened
 
 OPCODES_MAX = 200_000
 """An F7+ has about 70,000; this many take less than half a second."""

@@ -12,8 +12,7 @@ from typing import Any, BinaryIO
 import ml_dtypes
 import numpy as np
 
-from nfnet.counts import format_count
-from nfnet.errors import UserError, quoted, short_text
+from nfnet.errors import UserError, format_count, quoted, short_text
 from nfnet.foreign_files.json_text import check_structure, parse_json
 from nfnet.foreign_files.regular_files import open_regular
 

@@ -1,7 +1,6 @@
 """The prepared data set that a configuration names: its classes, its sizes, its decoders."""
 
-from nfnet.counts import format_count
-from nfnet.errors import UserError
+from nfnet.errors import UserError, format_count
 from train.config.experiment import Data
 from train.data.examples import Decoder
 from train.data.manifest import Manifest, Split, check_file_sizes, load_manifest

@@ -24,8 +24,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image
 
-from nfnet.counts import format_count
-from nfnet.errors import UserError, escaped
+from nfnet.errors import UserError, escaped, format_count
 from nfnet.foreign_files.regular_files import open_regular
 from nfnet.images.decoding import read_image_file
 from train.data.preparation import class_folders, file_tree

@@ -8,8 +8,7 @@ from collections.abc import Sequence
 
 from jax.sharding import AbstractMesh
 
-from nfnet.counts import format_count
-from nfnet.errors import UserError, escaped, quoted, shortened
+from nfnet.errors import UserError, escaped, format_count, quoted, shortened
 from train.config.accepted_changes import FLAG
 from train.config.experiment import Experiment
 from train.config.field_names import field_values, path_fields

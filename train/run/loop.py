@@ -17,8 +17,7 @@ from typing import Any, NoReturn
 import jax
 from absl import logging
 
-from nfnet.counts import format_count
-from nfnet.errors import UserError
+from nfnet.errors import UserError, format_count
 from nfnet.system.paths import local_path
 from train.config.experiment import Experiment
 from train.config.json_conversion import to_json

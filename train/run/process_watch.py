@@ -130,7 +130,7 @@ def start_up_watch(index: int | None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _ended_by_interrupts() -> Iterator[None]:
-  """Has Ctrl-C end this process while JAX waits for the others and there is nothing to save.
+  """Lets Ctrl-C end this process while JAX waits for the others and there is nothing to save.
 
   JAX waits in C, where Python cannot raise KeyboardInterrupt.
   """

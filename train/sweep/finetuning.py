@@ -19,8 +19,7 @@ from typing import Any, BinaryIO
 
 from tqdm import tqdm
 
-from nfnet.counts import format_count
-from nfnet.errors import UserError
+from nfnet.errors import UserError, format_count
 from nfnet.foreign_files.json_text import read_json_object
 from nfnet.foreign_files.numbers import is_number
 from nfnet.system.standard_streams import LenientFile

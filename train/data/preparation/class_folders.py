@@ -12,8 +12,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
-from nfnet.counts import format_count
-from nfnet.errors import UserError
+from nfnet.errors import UserError, format_count
 from nfnet.system.paths import REFUSED_CATEGORIES
 from nfnet.weights.class_names import composed
 from train.data.preparation.file_tree import IMAGE_SUFFIXES, File, Folder, examples

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from absl import logging
 
-from nfnet.counts import format_count
+from nfnet.errors import format_count
 from nfnet.foreign_files.regular_files import open_regular, open_regular_to_write
 from train.run.leases.held import check_lease
 from train.run.records.workdir import move_aside
