@@ -11,8 +11,8 @@ from absl import flags
 
 from nfnet.command_line import run_main
 from nfnet.cost import Cost, count
-from nfnet.errors import UserError
-from nfnet.variants import VARIANTS, get_variant
+from nfnet.errors import UserError, format_count
+from nfnet.variants import PIXELS_MAX, VARIANTS, get_variant
 
 
 def as_json(cost: Cost) -> dict[str, Any]:
@@ -28,7 +28,7 @@ def as_json(cost: Cost) -> dict[str, Any]:
 def as_text(cost: Cost) -> str:
   """Formats the counts as a table."""
   lines = [
-    f"NFNet-{cost.variant}, {cost.num_classes:,} classes, {cost.pixels} px, "
+    f"NFNet-{cost.variant}, {format_count(cost.num_classes, 'class')}, {cost.pixels} px, "
     f"bottleneck as in the {'papers' if cost.bottleneck == 'paper' else 'released code'}",
     f"parameters              {_with_prefix(cost.parameters):>11}   ({cost.parameters:,})",
     f"multiply-adds an image  {_with_prefix(cost.macs):>11}   ({cost.macs:,})",
@@ -58,7 +58,11 @@ def _define_flags() -> None:
   flags.DEFINE_string("variant", None, f"One of {', '.join(VARIANTS)}.", required=True)
   flags.DEFINE_integer("num_classes", 1000, "Width of the classifier.", lower_bound=1)
   flags.DEFINE_integer(
-    "pixels", None, "Side of the image; the variant's test resolution if not given.", lower_bound=1
+    "pixels",
+    None,
+    "Side of the image; the variant's test resolution if not given.",
+    lower_bound=1,
+    upper_bound=PIXELS_MAX,
   )
   flags.DEFINE_enum(
     "bottleneck", "paper", ["paper", "released"], "First stage of F+: 192 channels or 128."

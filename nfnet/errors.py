@@ -2,7 +2,7 @@
 
 A message may quote text from a file that a stranger made: a name, a line, the words of a parser's
 exception. `UserError` itself keeps such text from reaching the terminal as anything but text, and
-`quoted`, `shortened` and `short_text` keep it short.
+`quoted`, `shortened` and `short_text` keep it short. `format_count` gives numbers of things a noun.
 """
 
 import unicodedata
@@ -77,6 +77,17 @@ def short_text(error: BaseException) -> str:
     text = f"{type(error).__name__}: {text}"
   text = " ".join(text.split())
   return escaped(text if len(text) <= 200 else f"{text[:200]} ...")
+
+
+def format_count(number: int, noun: str) -> str:
+  """Returns a number of things as text, for example "1 class" or "1,234 classes".
+
+  Args:
+    number: number of things.
+    noun: singular of what they are called; its plural has an s or es.
+  """
+  ending = "" if number == 1 else "es" if noun.endswith("s") else "s"
+  return f"{number:,} {noun}{ending}"
 
 
 def _dots(text: str) -> str:

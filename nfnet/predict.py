@@ -26,9 +26,8 @@ from nfnet.foreign_files.regular_files import open_regular
 from nfnet.images.resizing import EvaluationResize
 from nfnet.inference import load_classifier, predict, read_images, top_classes
 from nfnet.system.paths import define_path, local_path, open_to_write
-from nfnet.variants import get_variant
+from nfnet.variants import PIXELS_MAX, get_variant
 
-_PIXELS_MAX = 4096
 """Several times the side of any published image; a batch of such images has 3 GB."""
 
 
@@ -63,7 +62,7 @@ def _define_flags() -> None:
   )
   define_path("logits_out", None, "Write the logits to this .npy file.", use="write file")
   flags.DEFINE_integer(
-    "pixels", None, "Side that image files are resized to.", lower_bound=1, upper_bound=_PIXELS_MAX
+    "pixels", None, "Side that image files are resized to.", lower_bound=1, upper_bound=PIXELS_MAX
   )
   flags.DEFINE_enum(
     "resize",

@@ -13,6 +13,9 @@ from nfnet.errors import quoted
 
 Bottleneck = Literal["paper", "released"]
 
+PIXELS_MAX = 4096
+"""Largest side of an image that a network is given; a batch of larger ones would fit nowhere."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BlockShape:

@@ -11,9 +11,9 @@ errors are the published ones.
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from absl import flags
-from matplotlib.figure import Figure
 
 from nfnet.command_line import refuse_arguments, run_main
 from profiling.compile import command_flags
@@ -21,10 +21,13 @@ from profiling.estimate import published
 from profiling.estimate.error_bar import error_bar_text, error_bars
 from profiling.estimate.stored import read_stored
 from train.published_runs import PAPER_A_FINETUNED, PAPER_A_NFNETS
-from train.report.figure import COLORS, GRAY, PINK, new_plot
+from train.report.colors import COLORS, GRAY, PINK
 from train.report.output import print_and_write, save_figure, write_json
 from train.report.table import format_table
 from train.scaling.run_table import Run, read_runs
+
+if TYPE_CHECKING:
+  from matplotlib.figure import Figure
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -125,8 +128,11 @@ def as_text(points: Sequence[Point]) -> str:
   )
 
 
-def draw(points: Sequence[Point]) -> Figure:
+def draw(points: Sequence[Point]) -> "Figure":
   """Plots error against core-hours; triangles are ViTs, circles are NFNets."""
+  # Needed for --plot only.
+  from train.report.figure import new_plot
+
   figure, axes = new_plot(
     "NFNets and vision transformers after fine-tuning on ImageNet",
     "TPU-v4 core-hours of pre-training",
@@ -178,7 +184,7 @@ def main(arguments: list[str]) -> None:
   print_and_write(
     as_text(points),
     lambda: write_json("json", flags.FLAGS.json, figures),
-    lambda: save_figure("plot", flags.FLAGS.plot, draw(points)),
+    lambda: save_figure("plot", flags.FLAGS.plot, lambda: draw(points)),
   )
 
 

@@ -9,10 +9,9 @@ The flags set only the slice and how the step is executed. Every core-hour print
 is estimated from the compiler's schedule, not measured. A core is a TensorCore; a chip has two.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
-from matplotlib.figure import Figure
 
 from nfnet.command_line import refuse_arguments, run_main
 from profiling.compile import command_flags
@@ -22,10 +21,13 @@ from profiling.estimate.error_bar import error_bar_text, error_bars, error_bars_
 from profiling.estimate.paper_runs import Estimates, estimate_all, requests
 from profiling.estimate.report import request_as_json
 from profiling.estimate.step_time import RULES
-from train.report.figure import COLORS, GRAY, new_plot
+from train.report.colors import COLORS, GRAY
 from train.report.output import print_and_write, save_figure, write_json
 from train.report.table import format_table
 from train.report.units import format_gib
+
+if TYPE_CHECKING:
+  from matplotlib.figure import Figure
 
 _PLAN_CHIPS = (64, 128, 256, 512, 1024)
 _SECONDS_PER_DAY = 86_400
@@ -139,8 +141,11 @@ def as_text(estimates: Estimates) -> str:
 _COLORS = dict(zip(published.VARIANTS, COLORS, strict=False))
 
 
-def draw(estimates: Estimates) -> Figure:
+def draw(estimates: Estimates) -> "Figure":
   """Plots published losses against the published core-hours and against this project's."""
+  # Needed for --plot only.
+  from train.report.figure import new_plot
+
   figure, axes = new_plot(
     "NFNets pre-trained on JFT-4B",
     "TPU-v4 core-hours",
@@ -203,7 +208,7 @@ def main(arguments: list[str]) -> None:
   print_and_write(
     as_text(estimates),
     lambda: write_json("json", values.json, as_json(estimates)),
-    lambda: save_figure("plot", values.plot, draw(estimates)),
+    lambda: save_figure("plot", values.plot, lambda: draw(estimates)),
   )
 
 

@@ -30,6 +30,7 @@ from nfnet.command_line import refuse_arguments, run_main
 from nfnet.errors import UserError
 from nfnet.foreign_files.json_text import FILE_BYTES_MAX, check_structure, read_json_object
 from nfnet.system.paths import define_path
+from nfnet.variants import PIXELS_MAX
 from profiling.compile import command_flags
 from profiling.estimate.stored import RESULTS
 from profiling.measure.input_comparison import (
@@ -200,7 +201,9 @@ if __name__ == "__main__":
     "python", sys.executable, "Interpreter that has TensorFlow, torch and timm.", use="read"
   )
   flags.DEFINE_integer("cores", None, "Cores to use; all by default.", lower_bound=1)
-  flags.DEFINE_integer("pixels", 224, "Side of a training image.", lower_bound=1)
+  flags.DEFINE_integer(
+    "pixels", 224, "Side of a training image.", lower_bound=1, upper_bound=PIXELS_MAX
+  )
   flags.DEFINE_integer("batch_size", 128, "Images per batch.", lower_bound=1)
   flags.DEFINE_integer("batches", 16, "Batches to time in each run.", lower_bound=1)
   flags.DEFINE_integer("rounds", 5, "Runs of each pipeline.", lower_bound=1)

@@ -12,10 +12,9 @@ import dataclasses
 import shlex
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
-from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from nfnet.command_line import refuse_arguments, run_main
@@ -26,10 +25,13 @@ from profiling.estimate.error_bar import error_bar_text, error_bars_json
 from profiling.estimate.paper_runs import pretraining_experiment
 from profiling.estimate.report import MFU_DEFINITION, StepReport, report, request_as_json
 from profiling.estimate.step_time import RULES
-from train.report.figure import BLUE, GRAY, GREEN, ORANGE, PINK, SKY_BLUE, VERMILION, new_plot
+from train.report.colors import BLUE, GRAY, GREEN, ORANGE, PINK, SKY_BLUE, VERMILION
 from train.report.output import print_and_write, save_figure, write_json
 from train.report.table import format_table
 from train.report.units import format_gib, format_size
+
+if TYPE_CHECKING:
+  from matplotlib.figure import Figure
 
 EFFICIENCY_DEFINITION = (
   "images/s/chip over the fastest on the smallest slice, with collectives after everything else; "
@@ -202,8 +204,11 @@ def as_text(steps: Sequence[StepReport]) -> str:
 _COLORS = (BLUE, VERMILION, GREEN, PINK, ORANGE, SKY_BLUE)
 
 
-def draw(steps: Sequence[StepReport]) -> Figure:
+def draw(steps: Sequence[StepReport]) -> "Figure":
   """Plots the efficiency of the fastest step that fits by chips, as a band of its two kinds."""
+  # Needed for --plot only.
+  from train.report.figure import new_plot
+
   batch = steps[0].request.experiment.data.batch_size
   figure, axes = new_plot(
     f"One batch of {batch} images by slice",
@@ -277,7 +282,7 @@ def main(arguments: list[str]) -> None:
   print_and_write(
     as_text(steps),
     lambda: write_json("json", values.json, as_json(steps, command)),
-    lambda: save_figure("plot", values.plot, draw(steps)),
+    lambda: save_figure("plot", values.plot, lambda: draw(steps)),
   )
 
 

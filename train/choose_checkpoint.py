@@ -41,13 +41,10 @@ def main(arguments: list[str]) -> None:
         f"--parameters_max={values.parameters_max}: all networks are larger; give a larger number"
       )
   choice = choose(finetuned, candidates)
-
-  def draw_plot() -> None:
-    if values.plot:
-      save_figure("plot", values.plot, draw(choice))
-
   print_and_write(
-    as_text(choice), lambda: write_json("json", values.json, as_json(choice)), draw_plot
+    as_text(choice),
+    lambda: write_json("json", values.json, as_json(choice)),
+    lambda: save_figure("plot", values.plot, lambda: draw(choice)),
   )
 
 

@@ -121,12 +121,12 @@ def main(overrides: list[str]) -> None:
     else:
       experiment = load_experiment(_CONFIG.value, overrides[1:])
       evaluations, class_names = evaluate_weights(_WEIGHTS.value, experiment, pixels=pixels)
-    if not processes.is_first():
-      return
-  print_and_write(
-    as_text(evaluations, class_names, _WORST_CLASSES.value),
-    lambda: write_json("json", _JSON.value, as_json(evaluations, class_names)),
-  )
+    # Before this process waits for the others, of which one may have fallen silent.
+    if processes.is_first():
+      print_and_write(
+        as_text(evaluations, class_names, _WORST_CLASSES.value),
+        lambda: write_json("json", _JSON.value, as_json(evaluations, class_names)),
+      )
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import os
 from absl import flags
 
 from nfnet.command_line import run_main
-from nfnet.errors import UserError, escaped
+from nfnet.errors import UserError, escaped, format_count
 from nfnet.system.paths import define_path
 from train.data import dataset_writer, image_sources
 from train.data.manifest import (
@@ -26,7 +26,7 @@ from train.data.manifest import (
   load_manifest,
 )
 from train.data.preparation import class_folders
-from train.report.units import format_count, format_size
+from train.report.units import format_size
 
 _SOURCE = define_path("source", None, "Folder with the images.", use="read")
 _OUT = define_path("out", None, "Folder to write the data set to.", use="write folder")

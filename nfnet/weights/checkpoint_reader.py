@@ -16,7 +16,8 @@ import orbax.checkpoint as ocp
 
 from nfnet.block_arrangement import BLOCKS, arrange_blocks
 from nfnet.errors import UserError, short_text
-from nfnet.foreign_files.json_text import read_json
+from nfnet.foreign_files.json_text import check_structure, read_json
+from nfnet.variants import PIXELS_MAX
 from nfnet.weights.checkpoint_digests import find_damage
 from nfnet.weights.checkpoint_identity import (
   CHECKPOINTS_FOLDER,
@@ -34,7 +35,6 @@ DATA_ITEM = "data"
 EXPERIMENT_ITEM = "experiment"
 ITEMS = (PARAMS_ITEM, EMA_ITEM, OPTIMIZER_ITEM, DATA_ITEM, EXPERIMENT_ITEM)
 
-_PIXELS = range(1, 2**14)
 _METADATA_STRUCTURE = {
   f"{STEP_KEY}?": int,
   f"{RUN_KEY}?": str,
@@ -42,9 +42,9 @@ _METADATA_STRUCTURE = {
   "experiment?": {
     "model?": {"variant?": str, "activation?": str, "bottleneck?": str, "numerics?": str},
     "data?": {
-      "evaluation_pixels?": _PIXELS,
+      "evaluation_pixels?": range(1, PIXELS_MAX + 1),
       "evaluation_resize?": str,
-      "evaluation_resize_margin?": range(2**14),
+      "evaluation_resize_margin?": range(PIXELS_MAX + 1),
     },
     "loss?": {"kind?": str},
   },
@@ -58,6 +58,22 @@ _COMPRESSION_MAX = 64
 _SMALL_BYTES = 64 * 2**20
 """Arrays of up to this size may be stored in files of any size: those of zeros are."""
 _DEPTH_MAX = 16
+
+
+class NewerVersionError(UserError):
+  """The error for a checkpoint that is intact, but whose metadata this version does not know."""
+
+  def __init__(self, folder: pathlib.Path, difference: str):
+    """Writes the message.
+
+    Args:
+      folder: folder of the checkpoint.
+      difference: what this version does not know.
+    """
+    super().__init__(
+      f"checkpoint {folder} was saved by a newer version, whose metadata this one does not know "
+      f"({difference}); use the version that saved it"
+    )
 
 
 def read_checkpoint(path: str, *, prefer_ema: bool = True) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -120,10 +136,17 @@ def read_metadata(folder: pathlib.Path) -> dict[str, Any]:
   """Reads the metadata about the experiment from one checkpoint's folder.
 
   Raises:
-    UserError: the file cannot be read, or is not what this project writes.
+    NewerVersionError: the file has another structure than this version writes. Callers have
+      compared it with its digest, so it has been written like this.
+    UserError: the file cannot be read, or is not JSON.
   """
   # This is the name that Orbax gives to the file of a JSON item.
-  return read_json(folder / EXPERIMENT_ITEM / "metadata", _METADATA_STRUCTURE)
+  metadata = read_json(folder / EXPERIMENT_ITEM / "metadata", {str: Any})
+  try:
+    check_structure(metadata, _METADATA_STRUCTURE)
+  except ValueError as error:
+    raise NewerVersionError(folder, short_text(error)) from error
+  return metadata
 
 
 def checkpoint_folder(path: str) -> pathlib.Path:

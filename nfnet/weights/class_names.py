@@ -4,7 +4,7 @@ import collections
 import unicodedata
 from collections.abc import Sequence
 
-from nfnet.errors import UserError, quoted
+from nfnet.errors import UserError, format_count, quoted
 
 _NAMES_SHOWN = 5
 
@@ -44,8 +44,9 @@ def match_classes(
     known = set(data)
     absent = [name for name in network if name not in known]
     raise UserError(
-      f"{data_source} has {len(unknown)} of {len(data)} classes that {network_source} does not "
-      f"know: {_shown(unknown)}; of its {len(network)} classes, the data set lacks {len(absent)}: "
+      f"{data_source} has {len(unknown)} of {format_count(len(data), 'class')} that "
+      f"{network_source} does not know: {_shown(unknown)}; of its "
+      f"{format_count(len(network), 'class')}, the data set lacks {len(absent)}: "
       f"{_shown(absent)}; classes are matched by name, so give a data set with the same names"
     )
   for source, names in ((network_source, network), (data_source, data)):
@@ -80,7 +81,8 @@ def read_class_names(
     raise UserError(f"{source}: class_names in its metadata are not a list of names")
   if len(names) != num_classes:
     raise UserError(
-      f"{source}: its metadata names {len(names)} classes, but its classifier has {num_classes}"
+      f"{source}: its metadata names {format_count(len(names), 'class')}, but its "
+      f"classifier has {num_classes}"
     )
   return tuple(names)
 

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
 
-from nfnet.errors import UserError, quoted, shortened
+from nfnet.errors import UserError, format_count, quoted, shortened
 
 OPCODES_MAX = 200_000
 """An F7+ has about 70,000; this many take less than half a second."""
@@ -139,7 +139,9 @@ class Array:
       raise ValueError(f"its data are {quoted(self.data)}, not bytes")
     needed = math.prod(shape) * itemsize
     if len(self.data) != needed:
-      raise ValueError(f"{len(self.data)} bytes where {tuple(shape)} needs {needed}")
+      raise ValueError(
+        f"{format_count(len(self.data), 'byte')} where {tuple(shape)} needs {needed}"
+      )
     if self.order == "K":
       if not isinstance(self.axes, tuple) or not all(map(_is_size, self.axes)):
         raise ValueError("its axes are not a tuple of integers")

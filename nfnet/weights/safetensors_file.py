@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 import ml_dtypes
 import numpy as np
 
-from nfnet.errors import UserError, quoted, short_text
+from nfnet.errors import UserError, format_count, quoted, short_text
 from nfnet.foreign_files.json_text import check_structure, parse_json
 from nfnet.foreign_files.regular_files import open_regular
 
@@ -70,7 +70,8 @@ def _read(file: BinaryIO) -> dict[str, np.ndarray]:
   header_bytes = int.from_bytes(file.read(_LENGTH_BYTES), "little")
   if header_bytes > min(size_bytes - _LENGTH_BYTES, _HEADER_BYTES_MAX):
     raise ValueError(
-      f"a header of {header_bytes} bytes in a file of {size_bytes}; it may have {_HEADER_BYTES_MAX}"
+      f"a header of {format_count(header_bytes, 'byte')} in a file of {size_bytes:,}; it may have "
+      f"{_HEADER_BYTES_MAX:,}"
     )
   header = parse_json(file.read(header_bytes))
   check_structure(header, dict)
@@ -108,10 +109,14 @@ def _checked(name: str, entry: dict[str, Any]) -> tuple[np.dtype, tuple[int, ...
       f"{', '.join(_ELEMENT_TYPES)}"
     )
   if len(shape) > _DIMENSIONS_MAX or len(offsets) != 2:
-    raise ValueError(f"{quoted(name)} has {len(shape)} dimensions and {len(offsets)} offsets")
+    raise ValueError(
+      f"{quoted(name)} has {format_count(len(shape), 'dimension')} and "
+      f"{format_count(len(offsets), 'offset')}"
+    )
   needed = math.prod(shape) * _ELEMENT_TYPES[element_type].itemsize
   if offsets[1] - offsets[0] != needed:
     raise ValueError(
-      f"{quoted(name)} has {offsets[1] - offsets[0]} bytes where {tuple(shape)} needs {needed}"
+      f"{quoted(name)} has {format_count(offsets[1] - offsets[0], 'byte')} where "
+      f"{tuple(shape)} needs {needed}"
     )
   return _ELEMENT_TYPES[element_type], tuple(shape), *offsets

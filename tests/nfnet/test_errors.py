@@ -1,6 +1,14 @@
 import pytest
 
-from nfnet.errors import MESSAGE_CHARACTERS_MAX, UserError, escaped, quoted, short_text, shortened
+from nfnet.errors import (
+  MESSAGE_CHARACTERS_MAX,
+  UserError,
+  escaped,
+  format_count,
+  quoted,
+  short_text,
+  shortened,
+)
 
 # An escape sequence of a terminal, line ends of several kinds, a mark that turns the direction of
 # writing, a character of no width, and a byte that is not UTF-8.
@@ -70,3 +78,11 @@ def test_an_error_of_another_library_is_named():
   assert short_text(ValueError("it  is\nwrong")) == "it is wrong"
   assert short_text(ValueError()) == "ValueError:"
   assert short_text(KeyError("a")) == "KeyError: 'a'"
+
+
+@pytest.mark.parametrize(
+  ("number", "noun", "text"),
+  [(0, "file", "0 files"), (1, "class", "1 class"), (1_234_567, "class", "1,234,567 classes")],
+)
+def test_one_thing_is_in_the_singular(number, noun, text):
+  assert format_count(number, noun) == text

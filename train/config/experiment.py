@@ -22,6 +22,8 @@ from train.config.requirements import (
   FROM_0_BELOW_1,
   FROM_0_TO_1,
   LOCAL_PATH,
+  PIXELS,
+  PIXELS_OR_0,
   UNSIGNED_32_BITS,
   check_exactly_one,
   invalid,
@@ -112,10 +114,10 @@ class Data:
   num_classes: Annotated[int, AT_LEAST_1] = 1000
   batch_size: Annotated[int, AT_LEAST_1] = 4096
   evaluation_batch_size: Annotated[int, AT_LEAST_1] = 4096
-  train_pixels: Annotated[int, AT_LEAST_1] = 224
-  evaluation_pixels: Annotated[int, AT_LEAST_1] = 256
+  train_pixels: Annotated[int, PIXELS] = 224
+  evaluation_pixels: Annotated[int, PIXELS] = 256
   evaluation_resize: Literal["squash", "shorter_side"] = "shorter_side"
-  evaluation_resize_margin: Annotated[int, AT_LEAST_0] = 32
+  evaluation_resize_margin: Annotated[int, PIXELS_OR_0] = 32
   crop_area_min: Annotated[float, ABOVE_0_UP_TO_1] = 0.08
   crop_aspect_ratio_max: Annotated[float, AT_LEAST_1] = 4 / 3
   horizontal_flip: bool = True

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from nfnet.errors import UserError
+from nfnet.variants import PIXELS_MAX
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +36,8 @@ ABOVE_0 = Requirement("greater than 0", lambda value: value > 0)
 ABOVE_0_UP_TO_1 = Requirement("greater than 0 and at most 1", lambda value: 0 < value <= 1)
 FROM_0_BELOW_1 = Requirement("at least 0 and less than 1", lambda value: 0 <= value < 1)
 FROM_0_TO_1 = Requirement("between 0 and 1", lambda value: 0 <= value <= 1)
+PIXELS = Requirement(f"between 1 and {PIXELS_MAX}", lambda value: 1 <= value <= PIXELS_MAX)
+PIXELS_OR_0 = Requirement(f"between 0 and {PIXELS_MAX}", lambda value: 0 <= value <= PIXELS_MAX)
 UNSIGNED_32_BITS = Requirement("between 0 and 4294967295", lambda value: 0 <= value < 2**32)
 
 

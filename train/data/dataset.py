@@ -1,11 +1,10 @@
 """The prepared data set that a configuration names: its classes, its sizes, its decoders."""
 
-from nfnet.errors import UserError
+from nfnet.errors import UserError, format_count
 from train.config.experiment import Data
 from train.data.examples import Decoder
 from train.data.manifest import Manifest, Split, check_file_sizes, load_manifest
 from train.data.record_reader import RecordReader
-from train.report.units import format_count
 
 
 def class_names(data: Data) -> tuple[str, ...]:

@@ -24,12 +24,11 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image
 
-from nfnet.errors import UserError, escaped
+from nfnet.errors import UserError, escaped, format_count
 from nfnet.foreign_files.regular_files import open_regular
 from nfnet.images.decoding import read_image_file
 from train.data.preparation import class_folders, file_tree
 from train.data.preparation.class_folders import TRAIN, VALIDATION
-from train.report.units import format_count
 
 _CLASSES_SHOWN_MAX = 20
 _SUFFIXES_SHOWN_MAX = 5

@@ -8,13 +8,12 @@ from collections.abc import Sequence
 
 from jax.sharding import AbstractMesh
 
-from nfnet.errors import UserError, escaped, quoted, shortened
+from nfnet.errors import UserError, escaped, format_count, quoted, shortened
 from train.config.accepted_changes import FLAG
 from train.config.experiment import Experiment
 from train.config.field_names import field_values, path_fields
 from train.config.files import load_experiment
 from train.launch.slices import Slice, parse_slice
-from train.report.units import format_count
 from train.step.sharding.batch import check_batch_size, check_train_batch
 from train.step.sharding.mesh import DATA_AXES, mesh_shape
 

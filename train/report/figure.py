@@ -1,17 +1,10 @@
-"""The style of all plots: colors, axes, grid."""
+"""The style of all plots: axes, grid, labels. Their colors are in `train.report.colors`."""
 
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator
-
-BLACK, ORANGE, SKY_BLUE, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
-BLUE, VERMILION, PINK = "#0072B2", "#D55E00", "#CC79A7"
-GRAY = "#777777"
-
-COLORS = (BLACK, ORANGE, SKY_BLUE, GREEN, BLUE, VERMILION, PINK)
-"""The palette of Okabe and Ito, which people with any color vision can tell apart."""
 
 
 def new_plot(

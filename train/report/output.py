@@ -72,18 +72,22 @@ def importing_matplotlib() -> Iterator[None]:
     raise UserError(f"plots cannot be drawn: {error}") from error
 
 
-def save_figure(flag: str, path: str | None, figure: "Figure | None") -> None:
-  """Writes a plot to a PNG file, unless there is no path or nothing to show.
+def save_figure(flag: str, path: str | None, draw: "Callable[[], Figure | None]") -> None:
+  """Draws a plot and writes it to a PNG file, unless there is no path or nothing to show.
 
   Args:
     flag: name of the flag that the path came from, for the error message.
     path: path of the file, or None or "".
-    figure: the plot, or None.
+    draw: function without arguments that returns the plot, or None. It imports Matplotlib.
 
   Raises:
-    UserError: the file cannot be written.
+    UserError: the file cannot be written, or Matplotlib cannot be imported.
   """
-  if not path or figure is None:
+  if not path:
+    return
+  with importing_matplotlib():
+    figure = draw()
+  if figure is None:
     return
   with open_to_write(flag, path) as file:
     figure.savefig(file, format="png")

@@ -8,7 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from train.report.figure import BLUE, GREEN, VERMILION, new_plot, plain_log_axis
+from train.report.colors import BLUE, GREEN, VERMILION
+from train.report.figure import new_plot, plain_log_axis
 from train.report.output import save_figures
 
 PLOTS_FOLDER = "plots"

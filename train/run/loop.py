@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 import jax
 from absl import logging
 
-from nfnet.errors import UserError
+from nfnet.errors import UserError, format_count
 from nfnet.system.paths import local_path
 from train.config.experiment import Experiment
 from train.config.json_conversion import to_json
@@ -28,7 +28,6 @@ from train.data.batches import Batches, train_batches
 from train.data.prefetch import BatchFetcher
 from train.report.output import importing_matplotlib
 from train.report.run_summary import summary
-from train.report.units import format_count
 from train.run import faults, resume
 from train.run.checkpoints.manager import BEST_METRIC, Checkpoints
 from train.run.evaluation import evaluate

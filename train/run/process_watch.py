@@ -1,9 +1,10 @@
 """Ends this process, with one line, when another process of the run has died or is silent.
 
 A process that waits in a collective for a dead one would wait forever. So each process regularly
-writes to JAX's key-value store that it is alive, and ends when another one has stopped doing so, or
-when process 0, which holds the store, does not answer. Complete checkpoints stay. If process 0
-dies, JAX aborts the others first (`EXIT_ABORTED`, with a message among stack traces).
+writes to JAX's key-value store that it is alive, until all have come to their end, and ends when
+another one has stopped doing so, or when process 0, which holds the store, does not answer.
+Complete checkpoints stay. If process 0 dies, JAX aborts the others first (`EXIT_ABORTED`, with a
+message among stack traces).
 """
 
 import contextlib
@@ -24,15 +25,16 @@ SILENT_SECONDS_MAX = 30
 """Seconds of silence after which a process counts as dead."""
 SIGN_OF_LIFE_SECONDS = 3
 """Seconds between two signs of life of a process."""
-NOTICED_SECONDS_MAX = SILENT_SECONDS_MAX + 2 * SIGN_OF_LIFE_SECONDS
-"""Seconds after which the others have certainly noticed that a process has died."""
+NOTICED_SECONDS_MAX = SILENT_SECONDS_MAX + 4 * SIGN_OF_LIFE_SECONDS
+"""Seconds after which the others have certainly ended because a process has died."""
 JOINED_SECONDS_MAX = 300
 """Seconds that the processes have to find each other at the start."""
-FINISHED, FAILED = "finished", "failed"
-"""Last words of a process, which tell the others why it falls silent."""
 
+_FAILED = "failed"
+"""Last word of a process, which tells the others why it falls silent."""
 _FOLDER = "nfnets_alive/"
-_NO_ANSWERS_MAX = SILENT_SECONDS_MAX // SIGN_OF_LIFE_SECONDS
+_SILENCES_MAX = SILENT_SECONDS_MAX // SIGN_OF_LIFE_SECONDS
+_NO_ANSWER_OF_PROCESS_0 = "process 0, which coordinates, does not answer"
 # The preface of an HTTP/2 connection and a frame of empty settings, which a server answers.
 _HTTP2_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 
@@ -43,55 +45,67 @@ class ProcessWatch:
   def __init__(self):
     self._store = _key_value_store()
     self._own = f"{_FOLDER}{jax.process_index()}"
-    self._stopped = threading.Event()
+    self._ended = threading.Event()
+    self._has_failed = False
     self._answers = 0
     self._thread = threading.Thread(target=self._run, name="other processes", daemon=True)
     self._thread.start()
     threading.Thread(target=self._watch_store, name="process 0", daemon=True).start()
 
-  def stop(self, last_word: str) -> None:
-    """Ends the threads and tells the others why.
+  def shut_down(self) -> None:
+    """Waits until all processes have come to their end, and then leaves JAX's processes with them.
 
-    Args:
-      last_word: `FINISHED` or `FAILED`.
+    Meanwhile it watches them as before. JAX by itself would wait at exit, and abort if one of them
+    does not appear.
     """
-    self._stopped.set()
-    self._thread.join(NOTICED_SECONDS_MAX)
-    with contextlib.suppress(jax.errors.JaxRuntimeError):
-      self._store.key_value_set(self._own, last_word, allow_overwrite=True)
+    with _ended_by_interrupts():
+      try:
+        jax.distributed.shutdown()
+      except jax.errors.JaxRuntimeError:
+        _leave(_NO_ANSWER_OF_PROCESS_0)
+    self._ended.set()
+
+  def tell_failure(self) -> None:
+    """Ends the watch and tells the others that this process has failed, if process 0 answers."""
+    self._has_failed = True
+    self._ended.set()
+    self._thread.join(2 * SIGN_OF_LIFE_SECONDS)
 
   def _run(self) -> None:
-    heard: dict[str, tuple[str, float]] = {}
+    # Silences are counted, not timed: if all processes were stopped, none has had the time.
+    heard: dict[str, tuple[str, int]] = {}
     count = 0
-    while not self._stopped.wait(SIGN_OF_LIFE_SECONDS if count else 0):
+    while not self._ended.wait(SIGN_OF_LIFE_SECONDS if count else 0):
       count += 1
       try:
         self._store.key_value_set(self._own, str(count), allow_overwrite=True)
         words = self._store.key_value_dir_get(_FOLDER)
       except jax.errors.JaxRuntimeError:
-        if not self._stopped.is_set():
-          _leave("process 0, which coordinates, does not answer")
+        # While all leave together, process 0 and its store may be gone a moment earlier.
+        if not self._ended.wait(2 * SIGN_OF_LIFE_SECONDS):
+          _leave(_NO_ANSWER_OF_PROCESS_0)
         return
       self._answers += 1
-      now_seconds = time.monotonic()
       for name, word in words:
-        if heard.get(name, ("", 0.0))[0] != word:
-          heard[name] = word, now_seconds
+        before, silences = heard.get(name, ("", 0))
+        silences = silences + 1 if word == before else 0
+        heard[name] = word, silences
         index = name.removeprefix(_FOLDER)
-        if word == FAILED:
+        if word == _FAILED:
           _leave(f"process {index} has failed; its own output says why")
-        silent_seconds = now_seconds - heard[name][1]
-        if word != FINISHED and silent_seconds > SILENT_SECONDS_MAX:
-          _leave(f"process {index} has been silent for {silent_seconds:.0f} s")
+        if silences > _SILENCES_MAX:
+          _leave(f"process {index} has been silent for {silences * SIGN_OF_LIFE_SECONDS:.0f} s")
+    if self._has_failed:
+      with contextlib.suppress(jax.errors.JaxRuntimeError):
+        self._store.key_value_set(self._own, _FAILED, allow_overwrite=True)
 
   def _watch_store(self) -> None:
     """Leaves when the other thread waits for the store, which it does without a limit."""
-    # Counted, not timed: if this process was stopped itself, the other thread has not had the time.
     answers = silences = 0
-    while not self._stopped.wait(SIGN_OF_LIFE_SECONDS):
+    while not self._ended.wait(SIGN_OF_LIFE_SECONDS):
       silences = silences + 1 if self._answers == answers else 0
       answers = self._answers
-      if silences > _NO_ANSWERS_MAX:
+      if silences > _SILENCES_MAX:
         _leave(_silence_of_process_0())
 
 
@@ -107,12 +121,23 @@ def start_up_watch(index: int | None) -> Iterator[None]:
   """
   joined = threading.Event()
   threading.Thread(target=_watch_start_up, args=(index, joined), daemon=True).start()
-  # JAX waits in C, where Python cannot raise KeyboardInterrupt. There is nothing to save.
+  try:
+    with _ended_by_interrupts():
+      yield
+  finally:
+    joined.set()
+
+
+@contextlib.contextmanager
+def _ended_by_interrupts() -> Iterator[None]:
+  """Lets Ctrl-C end this process while JAX waits for the others and there is nothing to save.
+
+  JAX waits in C, where Python cannot raise KeyboardInterrupt.
+  """
   previous = signal.signal(signal.SIGINT, signal.SIG_DFL)
   try:
     yield
   finally:
-    joined.set()
     signal.signal(signal.SIGINT, previous)
 
 
@@ -169,7 +194,13 @@ def _coordinator_address() -> str | None:
 
 
 def _leave(reason: str, *, who: str | None = None) -> NoReturn:
-  """Ends this process without the exit handlers, which would wait for the others."""
+  """Ends this process without the exit handlers, which would wait for the others.
+
+  Args:
+    reason: what has become of the other process.
+    who: what this process is called before it knows its index.
+  """
+  holds_store = who is None and jax.process_index() == 0
   who = who or f"process {jax.process_index()} of {jax.process_count()}"
   with contextlib.suppress(OSError, ValueError):
     sys.stdout.flush()
@@ -180,4 +211,7 @@ def _leave(reason: str, *, who: str | None = None) -> NoReturn:
       file=sys.stderr,
       flush=True,
     )
+  if holds_store:
+    # The others notice the same a moment later, unless JAX aborts them because the store is gone.
+    time.sleep(2 * SIGN_OF_LIFE_SECONDS)
   end_process(EXIT_LOST_PROCESS)

@@ -25,8 +25,6 @@ from nfnet.command_line import report_error
 from nfnet.errors import UserError
 from train.run.exit_codes import EXIT_LOST_PROCESS
 from train.run.process_watch import (
-  FAILED,
-  FINISHED,
   JOINED_SECONDS_MAX,
   NOTICED_SECONDS_MAX,
   SIGN_OF_LIFE_SECONDS,
@@ -38,7 +36,9 @@ from train.run.termination import Terminated
 _JAX_HEARTBEAT_SECONDS = 100
 """Timeout after which JAX itself ends all processes, with stack traces, if one is silent. It does
 so after half of this time at the earliest, which is later than `train.run.process_watch`."""
-_JAX_SHUTDOWN_SECONDS = 50
+_JAX_SHUTDOWN_SECONDS = 3600
+"""Time that a process may take at its end for what the others do not do, such as plots. The watch
+notices within seconds if it does nothing any more."""
 
 _MULTI_HOST = flags.DEFINE_bool("multi_host", False, "Join the processes of this TPU slice.")
 _COORDINATOR = flags.DEFINE_string(
@@ -104,7 +104,7 @@ def joined() -> Iterator[None]:
     yield
   except Terminated:
     # All processes end this way, so none has to be told of an error.
-    watch.stop(FINISHED)
+    watch.shut_down()
     raise
   except SystemExit as error:
     _leave_at_once(watch, int(error.code or 0))
@@ -119,12 +119,12 @@ def joined() -> Iterator[None]:
       )
       time.sleep(NOTICED_SECONDS_MAX)
     _leave_at_once(watch, report_error(error))
-  watch.stop(FINISHED)
+  watch.shut_down()
 
 
 def _leave_at_once(watch: ProcessWatch, code: int) -> NoReturn:
   """Tells the others of the failure of this process, whose output says why, and ends it."""
-  watch.stop(FAILED)
+  watch.tell_failure()
   if is_first():
     # The others learn of the error from the store, which process 0 holds.
     time.sleep(2 * SIGN_OF_LIFE_SECONDS)

@@ -8,7 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogFormatterSciNotation
 
-from train.report.figure import COLORS, GRAY, PINK, new_plot, plain_log_axis, plain_text
+from train.report.colors import COLORS, GRAY, PINK
+from train.report.figure import new_plot, plain_log_axis, plain_text
 from train.report.output import save_figures
 from train.scaling.analysis import Analysis
 from train.scaling.analysis_text import OPTIMUM_LABELS

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from nfnet.errors import UserError
-from train.report.output import importing_matplotlib
+from train.report.colors import COLORS
 from train.report.table import format_table
 from train.scaling.laws.finetuning_law import (
   CONFIDENCE,
@@ -209,8 +209,8 @@ def draw(choice: Choice) -> "Figure | None":
   known = [one for one in choice.ranked if one.run.top1_error_percent is not None]
   if not known:
     return None
-  with importing_matplotlib():
-    from train.report.figure import COLORS, new_plot, plain_log_axis, plain_text
+  # Most calls of the command draw nothing.
+  from train.report.figure import new_plot, plain_log_axis, plain_text
 
   figure, axes = new_plot(
     f"Error after fine-tuning, predicted by {label(choice.law.kind)}",

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 
 from tqdm import tqdm
 
-from nfnet.errors import UserError
+from nfnet.errors import UserError, format_count
 from nfnet.foreign_files.json_text import read_json_object
 from nfnet.foreign_files.numbers import is_number
 from nfnet.system.standard_streams import LenientFile
@@ -27,7 +27,6 @@ from train.config.experiment import Experiment
 from train.config.files import load_experiment
 from train.config.json_conversion import to_json
 from train.config.overrides import as_argument
-from train.report.units import format_count
 from train.run.initial_weights import with_new_classifier
 from train.run.leases.workdir_lease import lease_on
 from train.run.linear_probe import probe

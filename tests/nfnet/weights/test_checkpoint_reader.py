@@ -127,6 +127,22 @@ def replace(folder, name, content):
     (b'{"step": ' + b"9" * 5000 + b"}", "Exceeds the limit"),
     (b'{"step": 1, "step": 2}', "the field 'step' is there twice"),
     (b"[]", r"the whole is \[\], must be an object"),
+  ],
+)
+def test_hostile_metadata_are_one_line(workdir, content, message):
+  folder = workdir / "checkpoints/10"
+  replace(folder, "experiment/metadata", content)
+  with pytest.raises(
+    UserError, match=f"{re.escape(str(folder))}.* is damaged: .*{message}"
+  ) as error:
+    read_checkpoint(str(workdir))
+  assert str(error.value).isprintable()
+  assert len(str(error.value)) < 1000
+
+
+@pytest.mark.parametrize(
+  ("content", "message"),
+  [
     (b'{"step": "\\u001b[31m\\n"}', r"step is '\\x1b\[31m\\n', must be an integer"),
     (b'{"step": 1e999}', "step is inf, must be an integer"),
     (b'{"experiment": 3}', "experiment is 3, must be an object"),
@@ -142,11 +158,12 @@ def replace(folder, name, content):
     (b'{"experiment?": {}, "experiment": 5}', "experiment is 5, must be an object"),
   ],
 )
-def test_hostile_metadata_are_one_line(workdir, content, message):
+def test_metadata_of_an_unknown_structure_are_one_line(workdir, content, message):
   folder = workdir / "checkpoints/10"
   replace(folder, "experiment/metadata", content)
   with pytest.raises(
-    UserError, match=f"{re.escape(str(folder))}.* is damaged: .*{message}"
+    UserError,
+    match=f"{re.escape(str(folder))} was saved by a newer version, .*{message}.*; use the version",
   ) as error:
     read_checkpoint(str(workdir))
   assert str(error.value).isprintable()

@@ -65,7 +65,7 @@ def test_names_in_metadata(metadata, names):
 @pytest.mark.parametrize(
   ("names", "message"),
   [
-    (["a"], "its metadata names 1 classes, but its classifier has 2"),
+    (["a"], "its metadata names 1 class, but its classifier has 2"),
     ([], "its metadata names 0 classes, but its classifier has 2"),
     ("ab", "class_names in its metadata are not a list of names"),
     ([1, 2], "class_names in its metadata are not a list of names"),

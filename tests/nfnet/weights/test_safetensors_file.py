@@ -147,10 +147,10 @@ LIES = {
   "three offsets": (
     {"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8, 8]}},
     bytes(8),
-    "1 dimensions and 3 offsets",
+    "1 dimension and 3 offsets",
   ),
   "nine axes": ({"a": entry(shape=[1] * 8 + [2])}, bytes(8), "9 dimensions and 2 offsets"),
-  "10**5 axes": ({"a": entry(shape=[2] * 10**5)}, bytes(8), "100000 dimensions"),
+  "10**5 axes": ({"a": entry(shape=[2] * 10**5)}, bytes(8), "100,000 dimensions"),
   "no shape": ({"a": {"dtype": "F32"}}, b"", "a has no field 'shape'"),
   "one more field": (
     {"a": entry(more=1)},
@@ -189,7 +189,7 @@ def test_a_header_that_lies_is_one_line(read, lie):
 
 @pytest.mark.parametrize("header_bytes", [2**63, 2**40, 2**64 - 1, 3 * 2**20, 5 * 2**20])
 def test_a_header_of_another_length_is_one_line(read, header_bytes):
-  with pytest.raises(UserError, match=f"a header of {header_bytes} bytes in a file of "):
+  with pytest.raises(UserError, match=f"a header of {header_bytes:,} bytes in a file of "):
     read(file_of(b"{}", bytes(2**20 if header_bytes < 5 * 2**20 else 2**23), header_bytes))
 
 

@@ -25,7 +25,7 @@ def test_a_result_is_printed_though_a_file_of_it_cannot_be_written(tmp_path, cap
     print_and_write(
       "the table",
       lambda: write_json("json", "/dev/full", {}),
-      lambda: save_figure("plot", str(tmp_path / "a.png"), figure),
+      lambda: save_figure("plot", str(tmp_path / "a.png"), lambda: figure),
     )
   assert capsys.readouterr().out == "the table\n"
   assert (tmp_path / "a.png").exists()
@@ -44,6 +44,6 @@ def test_files_that_cannot_be_written_are_named(tmp_path):
   with pytest.raises(UserError, match=r"--json=.*file/a\.json cannot be written: "):
     write_json("json", str(tmp_path / "file" / "a.json"), {})
   with pytest.raises(UserError, match=r"--plot=.*file/a\.png cannot be written: "):
-    save_figure("plot", str(tmp_path / "file" / "a.png"), figure)
+    save_figure("plot", str(tmp_path / "file" / "a.png"), lambda: figure)
   with pytest.raises(UserError, match="--plots=DIR cannot be written: File exists"):
     save_figures("--plots=DIR", tmp_path / "file", {"loss": figure})

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from nfnet.errors import UserError
-from train.report.figure import BLUE, GREEN, VERMILION
+from train.report.colors import BLUE, GREEN, VERMILION
 from train.report.run_plots import write_plots
 from train.run.records.metrics import MetricsWriter, read_metrics
 

@@ -230,7 +230,7 @@ def test_a_process_that_fails_says_why_and_the_others_which(culprit, error, code
     )
     for i in range(2)
   ]
-  outputs = [process.communicate(timeout=60)[1].splitlines() for process in processes]
+  outputs = [process.communicate(timeout=100)[1].splitlines() for process in processes]
   other = 1 - culprit
   assert processes[culprit].returncode == code
   assert processes[other].returncode == EXIT_LOST_PROCESS
@@ -298,6 +298,104 @@ def test_the_others_end_in_one_line_when_process_0_is_stopped(moment):
     assert process.returncode == EXIT_LOST_PROCESS
     assert [line for line in output if not line.startswith("[Gloo]")] == [output[-1]]
     assert "process 0, which coordinates, has been silent for 30 s; start all" in output[-1]
+
+
+RUN_THAT_ENDS = """
+import sys
+import time
+
+import jax
+
+from nfnet.command_line import run_main
+from train.run import processes
+from train.run.termination import Terminated
+
+
+def main(arguments):
+  with processes.joined():
+    print("joined", flush=True)
+    if str(jax.process_index()) in arguments[1]:
+      time.sleep(float(arguments[2]))
+    if arguments[3] == "terminated":
+      raise Terminated
+
+
+run_main(main)
+"""
+
+
+def start_four_that_end(late, seconds, end):
+  """Starts four processes and waits until they have found each other.
+
+  Those whose indices are in `late` come to their end later than the others.
+  """
+  port = free_port()
+  started = [
+    subprocess.Popen(
+      [
+        *(sys.executable, "-c", RUN_THAT_ENDS, f"--coordinator=localhost:{port}"),
+        *("--process_count=4", f"--process_index={i}", late, str(seconds), end),
+      ],
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
+      cwd=ROOT,
+      env={**os.environ, "JAX_PLATFORMS": "cpu"},
+    )
+    for i in range(4)
+  ]
+  for process in started:
+    assert process.stdout.readline() == "joined\n"
+  return started
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ("victims", "end"),
+  [
+    ({0: signal.SIGSTOP}, "done"),
+    ({0: signal.SIGSTOP}, "terminated"),
+    ({0: signal.SIGKILL}, "done"),
+    ({1: signal.SIGSTOP}, "done"),
+    ({1: signal.SIGSTOP}, "terminated"),
+    ({1: signal.SIGKILL}, "done"),
+    ({1: signal.SIGSTOP, 3: signal.SIGKILL}, "done"),
+    ({0: signal.SIGSTOP, 3: signal.SIGKILL}, "done"),
+  ],
+  ids=str,
+)
+def test_at_their_end_the_others_do_not_wait_for_a_process_that_is_silent(victims, end):
+  processes = start_four_that_end("".join(map(str, victims)), 200, end)
+  # By then, the others wait for them at their end.
+  time.sleep(5)
+  assert all(process.poll() is None for process in processes)
+  for victim, number in victims.items():
+    processes[victim].send_signal(number)
+  started_seconds = time.monotonic()
+  others = [process for i, process in enumerate(processes) if i not in victims]
+  outputs = [process.communicate(timeout=120)[1].splitlines() for process in others]
+  assert time.monotonic() - started_seconds < 60
+  for victim in victims:
+    processes[victim].kill()
+    processes[victim].communicate()
+  for process, output in zip(others, outputs, strict=True):
+    if victims.get(0) == signal.SIGKILL:
+      assert process.returncode == -signal.SIGABRT
+    else:
+      assert process.returncode == EXIT_LOST_PROCESS
+      (line,) = (line for line in output if not line.startswith("[Gloo]"))
+      assert any(f"process {victim}" in line for victim in victims)
+      assert "silent for 3" in line
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("late", ["0", "1"])
+@pytest.mark.parametrize(("end", "code"), [("done", 0), ("terminated", EXIT_TERMINATED)])
+def test_at_their_end_processes_wait_for_one_that_has_more_to_do(late, end, code):
+  processes = start_four_that_end(late, 45, end)
+  outputs = [process.communicate(timeout=120)[1].splitlines() for process in processes]
+  assert [process.returncode for process in processes] == [code] * 4
+  assert [line for output in outputs for line in output if not line.startswith("[Gloo]")] == []
 
 
 @pytest.mark.slow

@@ -49,10 +49,18 @@ def small(monkeypatch):
 
 @pytest.fixture
 def lowered_for_a_tpu(monkeypatch):
-  """Kernels run, interpreted, wherever they would run on a TPU."""
-  monkeypatch.setattr(jax.lax, "platform_dependent", as_on_a_tpu)
+  """Kernels run, interpreted, wherever they would run on a TPU; yields those that did."""
+  ran = []
+
+  def as_on_a_tpu_and_noted(*arguments, tpu=None, **others):
+    # JAX asks for the platform too.
+    if tpu is not None:
+      ran.append(tpu)
+    return as_on_a_tpu(*arguments, tpu=tpu, **others)
+
+  monkeypatch.setattr(jax.lax, "platform_dependent", as_on_a_tpu_and_noted)
   with pltpu.force_tpu_interpret_mode(True):
-    yield
+    yield ran
 
 
 def losses(implementation):
@@ -112,8 +120,10 @@ def test_eight_steps_agree(depth, small, lowered_for_a_tpu):
   depths = (1, depth, 0, 0)
   variants.VARIANTS[SMALL.name] = dataclasses.replace(SMALL, stage_depths=depths)
   expected = losses("reference")
-  assert not kernels.fallback_counts
+  assert not lowered_for_a_tpu
   actual = losses("pallas")
+  # Their sums may be the references' to the bit.
+  assert len(lowered_for_a_tpu) > 10
   assert not kernels.fallback_counts
   # It learns: a tolerance for losses that do not change would mean nothing.
   assert expected[-1] < 0.7 * expected[0]
@@ -121,7 +131,6 @@ def test_eight_steps_agree(depth, small, lowered_for_a_tpu):
   # differences grow with the steps, which follow from one another.
   tolerance = 2**-24 * np.sqrt(9 * 512) * np.arange(1, STEPS + 1)
   assert (np.abs(actual - expected) <= tolerance * np.maximum(expected, 1)).all()
-  assert not np.array_equal(actual, expected)
 
 
 # Each is half a minute of tracing; the shapes of blocks are those of a loop.

@@ -1,4 +1,4 @@
-"""Worker processes that make batches; one that is killed is replaced and asked again.
+"""Worker processes that make batches; one that is killed or stopped is replaced and asked again.
 
 Python's and Grain's pools do not survive the death of a worker, and Grain's (0.2.18) leaves named
 shared memory behind, has locks that a killed worker keeps, and imports the whole program in each
@@ -9,6 +9,7 @@ import collections
 import contextlib
 import os
 import pathlib
+import select
 import signal
 import socket
 import subprocess
@@ -23,6 +24,10 @@ from train.data.batch_workers.deaths import WorkerDeaths, describe_end
 from train.data.batch_workers.process import IGNORED_SIGNALS
 
 _PROGRAM = "train.data.batch_workers.process"
+STOPPED_SECONDS_MAX = 60
+"""Time for which a worker may be stopped (SIGSTOP) before another one takes its place."""
+
+_POLL_SECONDS = 1
 _SECONDS_TO_END = 3
 _SECONDS_TO_RETRY = 1
 _ROOT = pathlib.Path(__file__).parents[3]
@@ -93,7 +98,7 @@ class WorkerPool:
         return_code = worker.end(patience_seconds=5)
         if return_code is None or return_code >= 0:
           raise RuntimeError(f"a data worker {describe_end(return_code)}; its output says why")
-        self._deaths.add(describe_end(return_code))
+        self._deaths.add(worker.reason or describe_end(return_code))
         self._workers[i] = self._start()
         for arguments in worker.pending:
           self._workers[i].request(arguments)
@@ -118,10 +123,12 @@ class _Worker:
 
   Attributes:
     pending: arguments of the batches that it has not delivered, oldest first.
+    reason: why this process has killed it; empty if it has not.
   """
 
   def __init__(self, make_batch: Callable[..., Any]):
     self.pending: collections.deque[tuple] = collections.deque()
+    self.reason = ""
     self._in_use = threading.Lock()
     self._connection, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     paths = [str(_ROOT), *(path for path in sys.path if path)]
@@ -154,6 +161,7 @@ class _Worker:
     """Waits for the oldest batch; None if the process is gone."""
     try:
       with self._in_use:
+        self._wait_for_answer()
         answer = messages.receive(self._connection)
     except (EOFError, ConnectionError):
       return None
@@ -182,7 +190,33 @@ class _Worker:
       self._process.wait(_SECONDS_TO_END)
     return self._process.returncode
 
+  def _wait_for_answer(self) -> None:
+    """Waits until there is something to receive, and kills the process if it is stopped for good.
+
+    One that reads from a slow disk may take any time.
+    """
+    poll = select.poll()
+    poll.register(self._connection, select.POLLIN)
+    # Counted, not timed: if this process was stopped itself, the worker has not had the time.
+    polls = 0
+    while not poll.poll(1000 * _POLL_SECONDS):
+      polls = polls + 1 if _is_stopped(self._process.pid) else 0
+      if polls * _POLL_SECONDS >= STOPPED_SECONDS_MAX:
+        self.reason = f"was stopped for {STOPPED_SECONDS_MAX} s and has been killed"
+        self._process.kill()
+        return
+
   def _send(self, message: Any) -> None:
     # If the process is gone, `receive` will say so.
     with contextlib.suppress(ConnectionError):
       messages.send(self._connection, message)
+
+
+def _is_stopped(pid: int) -> bool:
+  """Returns whether a process is stopped, as by SIGSTOP; False where the system has no /proc."""
+  try:
+    state = pathlib.Path(f"/proc/{pid}/stat").read_text()
+  except OSError:
+    return False
+  # After the name of the program, which may have spaces and brackets.
+  return state.rpartition(")")[2].split()[0] == "T"

@@ -12,11 +12,10 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
-from nfnet.errors import UserError
+from nfnet.errors import UserError, format_count
 from nfnet.system.paths import REFUSED_CATEGORIES
 from nfnet.weights.class_names import composed
 from train.data.preparation.file_tree import IMAGE_SUFFIXES, File, Folder, examples
-from train.report.units import format_count
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 LAYOUTS = ("auto", "splits", "classes")

@@ -2,7 +2,7 @@
 
 A checkpoint is used if its files agree with their digests (`nfnet.weights.checkpoint_digests`), if
 it is the one that its place says (`nfnet.weights.checkpoint_identity`), and if it is of the
-experiment that is trained.
+experiment that is trained. One that a newer version has saved is neither used nor moved.
 """
 
 import os
@@ -20,6 +20,7 @@ from nfnet.weights.checkpoint_reader import (
   EXPERIMENT_ITEM,
   OPTIMIZER_ITEM,
   PARAMS_ITEM,
+  NewerVersionError,
   read_metadata,
 )
 from train.run.records.workdir import move_aside, writing_to
@@ -62,6 +63,7 @@ def choose(
       experiment.
 
   Raises:
+    NewerVersionError: the newest one that is intact was saved by a newer version.
     UserError: the run, or every intact checkpoint that does not name its run, is of another
       experiment; or the checkpoints are of several runs.
   """
@@ -79,6 +81,9 @@ def choose(
         raise _UnusableError(damage)
     except _UnusableError as error:
       faults[step] = str(error)
+    except NewerVersionError:
+      # Its steps must not be trained again, nor the version that knows it miss it.
+      raise
     except UserError as error:
       if metadata.get(RUN_KEY) is not None:
         # It is this run's, so the experiment that is asked for is another one.
@@ -98,6 +103,7 @@ def _look_at(place: pathlib.Path) -> dict[str, Any]:
 
   Raises:
     _UnusableError: the metadata is damaged or does not fit the place.
+    NewerVersionError: the metadata has a structure that this version does not know.
   """
   if os.path.islink(place) or not os.path.isdir(place):
     raise _MisplacedError("it is not a folder")
@@ -105,12 +111,14 @@ def _look_at(place: pathlib.Path) -> dict[str, Any]:
     raise _UnusableError(damage)
   try:
     metadata = read_metadata(place)
+  except NewerVersionError:
+    raise
   except UserError as error:
     raise _UnusableError(str(error)) from error
   if mix_up := find_mix_up(place, metadata):
     raise _MisplacedError(mix_up)
   if "experiment" not in metadata:
-    raise _UnusableError("its metadata names no experiment")
+    raise NewerVersionError(place, "they name no experiment")
   return metadata
 
 
@@ -130,7 +138,7 @@ def _misplaced(
       old_run = _look_at(folder / str(old)).get(RUN_KEY)
     except _MisplacedError as error:
       faults[old] = str(error)
-    except _UnusableError:
+    except (_UnusableError, NewerVersionError):
       continue
     else:
       if None not in (run, old_run) and run != old_run:

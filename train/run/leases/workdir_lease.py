@@ -32,6 +32,7 @@ from train.run.leases import held
 from train.run.leases.heartbeat import HEARTBEAT_SECONDS, Heartbeat
 from train.run.processes import is_first, same_in_all_processes
 from train.run.records.workdir import writing_to
+from train.run.termination import Terminated
 
 SILENT_SECONDS_MAX = 60.0
 """Time without a sign of life after which a holder on another machine counts as dead."""
@@ -61,7 +62,14 @@ def lease_on(workdir: str | os.PathLike[str]) -> Iterator[None]:
       held.hold(workdir, token)
       opened.callback(held.release, workdir)
       _check_is_shared(workdir)
-    yield
+    try:
+      yield
+    except Terminated:
+      # All processes end this way.
+      same_in_all_processes(0)
+      raise
+    # The first process gives the lease back, under which the others may still be writing.
+    same_in_all_processes(0)
 
 
 def _check_is_shared(workdir: str | os.PathLike[str]) -> None:

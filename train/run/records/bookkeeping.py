@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 
 from absl import logging
 
+from nfnet.errors import format_count
 from nfnet.foreign_files.regular_files import open_regular, open_regular_to_write
-from train.report.units import format_count
 from train.run.leases.held import check_lease
 from train.run.records.workdir import move_aside
 

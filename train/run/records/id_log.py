@@ -19,11 +19,10 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from nfnet.errors import UserError
+from nfnet.errors import UserError, format_count
 from nfnet.foreign_files.json_text import read_json
 from nfnet.foreign_files.regular_files import open_regular
 from nfnet.system.durable_files import write_durably
-from train.report.units import format_count
 from train.run.records.bookkeeping import (
   DAMAGED_FOLDER,
   RecordFile,

@@ -65,6 +65,29 @@ def test_signals_to_workers_that_start_are_ignored_and_killed_ones_replaced(repo
   assert all(map(is_gone, started + last))
 
 
+def test_a_worker_that_is_stopped_for_good_is_replaced(reports, monkeypatch):
+  monkeypatch.setattr(pool_module, "STOPPED_SECONDS_MAX", 1)
+  monkeypatch.setattr(pool_module, "_POLL_SECONDS", 0.1)
+  pool = open_pool(np.full, 1, reports)
+  (pid,) = pids(pool)
+  os.kill(pid, signal.SIGSTOP)
+  pool.request((4, 2), 0)
+  # One that goes on in time has only been slow.
+  threading.Timer(0.4, os.kill, (pid, signal.SIGCONT)).start()
+  received = [pool.receive()]
+  assert reports == []
+  os.kill(pid, signal.SIGSTOP)
+  for i in range(1, 3):
+    pool.request((4, 2), i)
+  received += [pool.receive() for _ in range(2)]
+  np.testing.assert_array_equal(received, [np.full((4, 2), i) for i in range(3)])
+  assert reports == [
+    "a data worker was stopped for 1 s and has been killed; another one makes the same batches"
+  ]
+  assert is_gone(pid)
+  pool.close()
+
+
 def test_errors_of_a_worker_are_raised_and_others_answer(reports):
   pool = open_pool(operator.truediv, 1, reports)
   for divisor in (2, 0, 4):

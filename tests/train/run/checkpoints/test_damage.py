@@ -304,20 +304,39 @@ def test_another_experiment_moves_nothing(workdir):
     assert folder_names(workdir) == ["3", "5", "6"]
 
 
+def test_metadata_that_do_not_name_their_step_are_out_of_place(workdir):
+  edit_metadata(workdir / "checkpoints/6", lambda metadata: metadata.clear())
+  assert restore(workdir) == (5, {6})
+
+
 @pytest.mark.parametrize(
-  "edit",
+  ("edit", "difference"),
   [
-    lambda metadata: metadata.clear(),
-    lambda metadata: metadata.pop("experiment"),
-    lambda metadata: metadata.update(experiment=[]),
-    lambda metadata: metadata.update(experiment={"name": "x", "model": 3}),
-    lambda metadata: metadata.update(step=None),
-    lambda metadata: metadata.update(step=[6]),
+    (lambda metadata: metadata.pop("experiment"), "they name no experiment"),
+    (lambda metadata: metadata.update(experiment=[]), "experiment is "),
+    (lambda metadata: metadata.update(experiment={"name": "x", "model": 3}), "experiment.model is"),
+    (lambda metadata: metadata.update(class_names={"0": "a"}), "class_names is "),
+    (lambda metadata: metadata.update(counts=[1, 2]), "counts is "),
+    (lambda metadata: metadata.update(left_out=[{"first": 1, "last": 2}]), r"left_out\[0\] is "),
+    (lambda metadata: metadata.update(step=None), "step is None"),
+    (lambda metadata: metadata.update(step=[6]), r"step is \[6\]"),
   ],
 )
-def test_metadata_that_makes_no_sense_is_damage(edit, workdir):
+def test_a_checkpoint_of_a_newer_version_is_refused_and_stays(edit, difference, workdir, saved):
   edit_metadata(workdir / "checkpoints/6", edit)
-  assert restore(workdir) == (5, {6})
+  with pytest.raises(UserError, match=f"saved by a newer version, .*{difference}.*; use the ver"):
+    restore(workdir)
+  assert folder_names(workdir) == ["3", "5", "6"]
+  # One that is damaged does not change that, nor do those that are later.
+  edit_metadata(workdir / "checkpoints/5", edit)
+  shutil.rmtree(workdir / "checkpoints/6/experiment")
+  with pytest.raises(UserError, match="checkpoints/5 was saved by a newer version"):
+    restore(workdir)
+  assert folder_names(workdir) == ["3", "5", "6"]
+  shutil.rmtree(workdir / "checkpoints/6")
+  shutil.copytree(saved / "run/checkpoints/6", workdir / "checkpoints/6")
+  assert restore(workdir) == (6, set())
+  assert not (workdir / "checkpoints_damaged").exists()
 
 
 def test_when_nothing_can_be_used_nothing_moves(workdir):
