@@ -40,7 +40,7 @@ from train.step.scores import hits_in_top
 from train.step.sharding.batch import Batch
 from train.step.sharding.mesh import DATA_AXES
 from train.step.sharding.parameters import gather, parameter_specs, start_sums, sum_gradients
-from train.step.sharding.rings import Ring
+from train.step.sharding.rings import Rings
 from train.step.sharding.standardized_filters import (
   specs_of_filters,
   standardize,
@@ -107,7 +107,7 @@ def make_train_step(
     # The loss is divided by the number of examples, so that no gradient has to be.
     share = jax.lax.pcast(1 / jnp.maximum(examples, 1), DATA_AXES, to="varying")
 
-    def start(gradients: Any) -> dict[str, Ring]:
+    def start(gradients: Any) -> Rings:
       return start_sums(gradients, prepared_specs, gradient_dtype)
 
     sums, gradients, rings = gradients_and_rings(parameters, batch, keys, share, start)

@@ -11,7 +11,7 @@ import jax
 from jaxtyping import Array, Float, Key
 
 from nfnet.model import NFNet, Segment, apply_segment, segments
-from train.step.sharding.rings import Ring, moving, receive, send, tied
+from train.step.sharding.rings import Rings, moving, receive, send, tied
 from train.step.sharding.standardized_filters import differentiated, with_differentiated
 
 
@@ -21,8 +21,8 @@ def backpropagate(
   images: Float[Array, "n height width 3"],
   keys: Key[Array, " n"],
   losses: Callable[[Float[Array, "n classes"]], tuple[Float[Array, ""], Float[Array, ""]]],
-  start_sums: Callable[[Any], dict[str, Ring]],
-) -> tuple[tuple[Float[Array, ""], Float[Array, ""]], Any, dict[str, Ring]]:
+  start_sums: Callable[[Any], Rings],
+) -> tuple[tuple[Float[Array, ""], Float[Array, ""]], Any, Rings]:
   """Returns what `losses` returns, the gradients of its first value, and sums of them on their way.
 
   Args:
@@ -35,8 +35,7 @@ def backpropagate(
       hop while each earlier segment computes its own gradients.
 
   Returns:
-    The two values of `losses`; gradients of `differentiated(parameters)`; rings by names of
-    parameters.
+    The two values of `losses`; gradients of `differentiated(parameters)`; the rings.
   """
   stem, *blocks, head = segments(model, images.shape[0], keys=keys)
 

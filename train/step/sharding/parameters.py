@@ -12,7 +12,6 @@ Paper A, section 2, does not describe its layout. This one is known as sharded d
 on slices of any size.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -27,7 +26,7 @@ from nfnet.block_arrangement import arrange_blocks
 from nfnet.model import NFNet, parameter_name
 from train.step.parameter_groups import ParameterRole, parameter_roles
 from train.step.sharding.mesh import DATA_AXES, REPLICA_AXIS, SHARD_AXIS
-from train.step.sharding.rings import Ring, finish, start_rings
+from train.step.sharding.rings import Rings, finish, start_rings
 from train.step.sharding.standardized_filters import is_filters
 
 
@@ -100,8 +99,8 @@ def gather(parameters: Any, specs: Any, dtype: jnp.dtype) -> Any:
   return jax.tree.map(whole, parameters, specs, is_leaf=is_filters)
 
 
-def start_sums(gradients: Any, specs: Any, dtype: jnp.dtype) -> dict[str, Ring]:
-  """Returns sums over the shards that are about to start, by names of the parameters.
+def start_sums(gradients: Any, specs: Any, dtype: jnp.dtype) -> Rings:
+  """Returns sums over the shards that are about to start.
 
   Args:
     gradients: gradients of this device's examples, for all parameters or some.
@@ -122,19 +121,20 @@ def start_sums(gradients: Any, specs: Any, dtype: jnp.dtype) -> dict[str, Ring]:
   return start_rings(divided, axes)
 
 
-def sum_gradients(gradients: Any, rings: Mapping[str, Ring], dtype: jnp.dtype) -> Any:
+def sum_gradients(gradients: Any, rings: Rings, dtype: jnp.dtype) -> Any:
   """Returns sums over all devices, divided as the parameters are; for use inside of `shard_map`.
 
   Args:
     gradients: gradients of this device's examples.
-    rings: those sums over the shards that have been started, by names of the parameters.
+    rings: those sums over the shards that have been started.
     dtype: dtype in which gradients travel and are returned; each sum of two is rounded to it.
   """
+  parts = finish(rings)
 
   def total(path: Any, gradient: Array) -> Array:
-    ring = rings.get(parameter_name(path))
-    if ring is None:
-      return jax.lax.psum(gradient.astype(dtype), DATA_AXES)
-    return jax.lax.psum(finish(ring), REPLICA_AXIS)
+    name = parameter_name(path)
+    if name in parts:
+      return jax.lax.psum(parts[name], REPLICA_AXIS)
+    return jax.lax.psum(gradient.astype(dtype), DATA_AXES)
 
   return jax.tree.map_with_path(total, gradients)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array
 
 from train.step.sharding.mesh import SHARD_AXIS
@@ -20,43 +21,60 @@ class Ring(NamedTuple):
 
   Attributes:
     gradient: this device's own gradient, whole.
-    partial: sum of the part that is here now, over the shards that it has visited.
     axis: axis of the gradient that is divided among the shards.
+    half: 0 or 1 if one half of each part travels, None if whole parts do.
     direction: 1 if partial sums travel to the next shard, -1 if they travel to the previous one.
+    partial: sum of the part that is here now, over the shards that it has visited.
     hops: number of hops made.
   """
 
   gradient: Array
-  partial: Array
   axis: int
+  half: Literal[0, 1] | None
   direction: Literal[1, -1]
+  partial: Array
   hops: int
 
 
-def start_rings(gradients: Mapping[str, Array], axes: Mapping[str, int]) -> dict[str, Ring]:
+Rings = dict[tuple[str, Literal[0, 1] | None], Ring]
+"""Rings by the gradient's name and the half that travels."""
+
+
+def start_rings(gradients: Mapping[str, Array], axes: Mapping[str, int]) -> Rings:
   """Returns rings that have not moved yet; for use inside of `shard_map`.
 
-  Half of the bytes travel in each direction, because links work in both directions at once.
+  Half of the bytes travel in each direction, because links work in both directions at once. A
+  gradient that has more than half of them goes both ways.
 
   Args:
     gradients: gradients of this device's examples by name, in the dtype in which they travel.
     axes: for each name, the axis that is divided among the shards.
   """
-  rings, bytes_by_direction = {}, {1: 0, -1: 0}
+  total_bytes = sum(gradient.nbytes for gradient in gradients.values())
+  rings, sent_bytes = {}, {1: 0, -1: 0}
+
+  def start(name, half, direction):
+    gradient, axis = gradients[name], axes[name]
+    part = _part(gradient, axis, half, -direction)
+    sent_bytes[direction] += part.nbytes
+    rings[name, half] = Ring(gradient, axis, half, direction, part, hops=0)
+
   for name in sorted(gradients, key=lambda name: (-gradients[name].nbytes, name)):
     gradient, axis = gradients[name], axes[name]
-    direction = min(bytes_by_direction, key=bytes_by_direction.get)
-    bytes_by_direction[direction] += gradient.nbytes
-    rings[name] = Ring(gradient, _part(gradient, axis, -direction), axis, direction, hops=0)
+    if 2 * gradient.nbytes > total_bytes and gradient.shape[axis] % (2 * _shards()) == 0:
+      start(name, 0, 1)
+      start(name, 1, -1)
+    else:
+      start(name, None, min(sent_bytes, key=sent_bytes.get))
   return rings
 
 
-def moving(rings: Mapping[str, Ring]) -> dict[str, Ring]:
+def moving(rings: Rings) -> Rings:
   """Returns the rings that have not made all of their hops."""
   return {name: ring for name, ring in rings.items() if ring.hops < _shards() - 1}
 
 
-def send(rings: Mapping[str, Ring]) -> dict[str, Array]:
+def send(rings: Rings) -> dict[Any, Array]:
   """Sends each partial sum to the next shard, and returns what arrives at this one."""
   return {
     name: jax.lax.ppermute(ring.partial, SHARD_AXIS, _neighbors(ring.direction))
@@ -64,7 +82,7 @@ def send(rings: Mapping[str, Ring]) -> dict[str, Array]:
   }
 
 
-def receive(rings: Mapping[str, Ring], arrived: Mapping[str, Array]) -> dict[str, Ring]:
+def receive(rings: Rings, arrived: Mapping[Any, Array]) -> Rings:
   """Returns the rings after a hop.
 
   Args:
@@ -74,26 +92,35 @@ def receive(rings: Mapping[str, Ring], arrived: Mapping[str, Array]) -> dict[str
 
   def after_hop(ring: Ring, partial: Array) -> Ring:
     hops = ring.hops + 1
-    own = _part(ring.gradient, ring.axis, -ring.direction * (hops + 1))
+    own = _part(ring.gradient, ring.axis, ring.half, -ring.direction * (hops + 1))
     return ring._replace(partial=partial + own, hops=hops)
 
-  return {name: after_hop(ring, arrived[name]) for name, ring in rings.items()}
+  return {key: after_hop(ring, arrived[key]) for key, ring in rings.items()}
 
 
-def finish(ring: Ring) -> Array:
-  """Returns the sum over all shards of this shard's part."""
-  rings = {"": ring}
-  while moving(rings):
-    rings = receive(rings, send(rings))
-  return rings[""].partial
+def finish(rings: Rings) -> dict[str, Array]:
+  """Returns the sum over all shards of this shard's part of each gradient, by name."""
+  rings = dict(rings)
+  while on_their_way := moving(rings):
+    rings |= receive(on_their_way, send(on_their_way))
+  return {
+    name: ring.partial
+    if half is None
+    else jnp.concatenate([ring.partial, rings[name, 1].partial], ring.axis)
+    for (name, half), ring in rings.items()
+    if half != 1
+  }
 
 
-def tied(value: Any, arrived: Mapping[str, Array]) -> tuple[Any, dict[str, Array]]:
+def tied(value: Any, arrived: Mapping[Any, Array]) -> tuple[Any, dict[Any, Array]]:
   """Returns the same arrays, none of which is available before all are.
 
   XLA would otherwise put all hops behind the last kernel.
   """
-  return jax.lax.optimization_barrier((value, arrived)) if arrived else (value, {})
+  if not arrived:
+    return value, {}
+  value, arrays = jax.lax.optimization_barrier((value, list(arrived.values())))
+  return value, dict(zip(arrived, arrays, strict=True))
 
 
 def _shards() -> int:
@@ -104,8 +131,11 @@ def _neighbors(direction: int) -> list[tuple[int, int]]:
   return [(shard, (shard + direction) % _shards()) for shard in range(_shards())]
 
 
-def _part(gradient: Array, axis: int, offset: int) -> Array:
-  """Returns the part of a gradient that belongs to the shard at an offset from this one."""
-  size = gradient.shape[axis] // _shards()
+def _part(gradient: Array, axis: int, half: Literal[0, 1] | None, offset: int) -> Array:
+  """Returns what belongs to the shard at an offset from this one, or a half of it."""
   shard = (jax.lax.axis_index(SHARD_AXIS) + offset) % _shards()
+  size = gradient.shape[axis] // _shards()
+  if half is not None:
+    size //= 2
+    shard = 2 * shard + half
   return jax.lax.dynamic_slice_in_dim(gradient, shard * size, size, axis)

@@ -67,7 +67,7 @@ def test_sums_travel_while_earlier_segments_compute():
       return start_sums(gradients, specs, jnp.dtype("float32"))
 
     values, _, rings = backpropagate(model, whole, images, keys, losses, start)
-    left.update({name: 3 - ring.hops for name, ring in rings.items()})
+    left.update({name: 3 - ring.hops for (name, _), ring in rings.items()})
     return values[0][None]
 
   step = jax.shard_map(

@@ -11,8 +11,9 @@ from jax.sharding import PartitionSpec as P
 from train.step.sharding.mesh import DATA_AXES, SHARD_AXIS, make_mesh
 from train.step.sharding.rings import finish, moving, receive, send, start_rings, tied
 
-AXES = {"first": 0, "last": 1, "middle": 1}
-SHAPES = {"first": (16, 3), "last": (3, 8), "middle": (2, 8, 3)}
+# The last one has more than half of the bytes.
+AXES = {"first": 0, "last": 1, "middle": 1, "large": 1}
+SHAPES = {"first": (16, 3), "last": (3, 8), "middle": (2, 8, 3), "large": (7, 32, 3)}
 
 
 def gradients():
@@ -43,7 +44,8 @@ def test_each_shard_gets_the_sum_of_its_own_part(shards):
   def sums(gradients):
     rings = start_rings(gradients, AXES)
     assert {ring.direction for ring in rings.values()} == {1, -1}
-    return {name: finish(ring) for name, ring in rings.items()}
+    assert ("large", 0) in rings
+    return finish(rings)
 
   for name, of_devices in gradients().items():
     np.testing.assert_array_equal(sums[name], of_devices.sum(0))
@@ -59,27 +61,33 @@ def test_hops_may_be_made_one_by_one_beside_other_work():
       rings |= receive(on_their_way, arrived)
       hops += 1
     assert hops == 3
-    return {name: finish(ring) + work for name, ring in rings.items()}
+    return {name: part + work for name, part in finish(rings).items()}
 
   for name, of_devices in gradients().items():
     np.testing.assert_array_equal(sums[name], of_devices.sum(0))
 
 
-def test_half_of_the_bytes_travel_in_each_direction():
-  sizes = {"a": 400, "b": 300, "c": 200, "d": 100}
-
-  def directions():
-    rings = start_rings(
-      {name: jnp.zeros(size) for name, size in sizes.items()}, dict.fromkeys(sizes, 0)
-    )
-    return {name: ring.direction for name, ring in rings.items()}
-
-  found = {}
+@pytest.mark.parametrize(
+  "sizes",
+  [
+    {"a": 400, "b": 300, "c": 200, "d": 100},
+    {"a": 800, "b": 40, "c": 40},
+    # The halves of the first one are smaller than the second.
+    {"a": 416, "b": 384},
+  ],
+)
+def test_about_half_of_the_bytes_travel_in_each_direction(sizes):
+  found = []
 
   def body(x):
-    found.update(directions())
+    gradients = {name: jnp.zeros(size) for name, size in sizes.items()}
+    rings = start_rings(gradients, dict.fromkeys(sizes, 0))
+    found.extend((ring.direction, ring.partial.nbytes) for ring in rings.values())
     return x
 
   mesh = make_mesh(parameter_shards=4)
   jax.jit(jax.shard_map(body, mesh=mesh, in_specs=P(), out_specs=P())).lower(jnp.zeros(()))
-  assert sum(sizes[name] * direction for name, direction in found.items()) == 0
+  sent_bytes = sum(size_bytes for _, size_bytes in found)
+  # A part is a quarter of them, with four bytes each.
+  assert sent_bytes == sum(sizes.values())
+  assert abs(sum(direction * size_bytes for direction, size_bytes in found)) <= sent_bytes / 2
