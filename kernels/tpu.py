@@ -61,6 +61,33 @@ def divisors(n: int, *, of: int = 1) -> list[int]:
   return [i for i in range(of, n + 1, of) if n % i == 0]
 
 
+def tile_rows(itemsize: int) -> int:
+  """Returns the number of rows that fill a tile of memory with elements of `itemsize` bytes."""
+  return SUBLANES * 4 // itemsize
+
+
+def is_stored_by_output(shape: tuple[int, ...]) -> bool:
+  """Returns whether XLA stores filters or a matrix, [..., i, o], with a row for each output.
+
+  It does so where the inputs fill the lanes and the outputs do not.
+  """
+  *_, inputs, outputs = shape
+  return inputs % LANES == 0 and outputs % LANES != 0
+
+
+def rows_of_blocks(rows: int, *, row_bytes: int, bytes_max: int, of: int) -> int:
+  """Returns the number of rows of blocks that are as large as fits; both cores get one if possible.
+
+  Args:
+    rows: number of rows of the whole array; some multiple of `of` that divides it must fit.
+    row_bytes: size of a row.
+    bytes_max: largest size of a block.
+    of: number of rows of which blocks have a multiple.
+  """
+  fitting = (n for n in divisors(rows, of=of) if n * row_bytes <= bytes_max)
+  return max((n for n in fitting if n < rows), default=rows)
+
+
 def result_like(operand: jax.Array, shape: tuple[int, ...], dtype) -> jax.ShapeDtypeStruct:
   """Describes a kernel's result that varies over the same mesh axes as an operand.
 

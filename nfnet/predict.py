@@ -28,8 +28,6 @@ from nfnet.inference import load_classifier, predict, read_images, top_classes
 from nfnet.system.paths import define_path, local_path, open_to_write
 from nfnet.variants import PIXELS_MAX, get_variant
 
-"""Several times the side of any published image; a batch of such images has 3 GB."""
-
 
 def read_inputs(path: str) -> np.ndarray:
   """Maps a float32 [n, height, width, 3] array in a .npy file into memory.

@@ -14,7 +14,7 @@ from nfnet.errors import quoted
 Bottleneck = Literal["paper", "released"]
 
 PIXELS_MAX = 4096
-"""Largest side of an image that a network is given; a batch of larger ones would fit nowhere."""
+"""Largest side of a network's images: several times that of any published one, 3 GB in a batch."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 LANES = 128
-"""Channels in a tile: columns of the matrix unit."""
+"""Input channels of a tile; here again, because a reference imports nothing of TPUs."""
 
 
 class RawFilters(NamedTuple):

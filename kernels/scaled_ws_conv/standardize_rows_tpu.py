@@ -16,14 +16,11 @@ from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float
 
 from kernels.call import Operand, Result, call
-from kernels.scaled_ws_conv.formulas import (
-  Standardization,
-  inverse_deviation,
-  inverse_deviation_varies,
-)
-from kernels.tpu import LANES, divisors, result_like
+from kernels.scaled_ws_conv.formulas import Standardization, inverse_deviation
+from kernels.scaled_ws_conv.standardize_tpu import derivative
+from kernels.tpu import LANES, is_stored_by_output, result_like, rows_of_blocks, tile_rows
 
-ROWS = 16
+ROWS = tile_rows(2)
 """Rows that are computed at a time: a tile of bfloat16."""
 BLOCK_BYTES_MAX = 4 << 20
 """Largest block of a float32 array; the others of a kernel are as large or smaller."""
@@ -56,7 +53,7 @@ def can_standardize(weight_shape: tuple[int, ...]) -> bool:
   """Returns whether the kernels cover filters of a shape [taps, i, o]."""
   taps, inputs, outputs = weight_shape
   fits = 4 * taps * inputs * ROWS <= BLOCK_BYTES_MAX
-  return fits and inputs % LANES == 0 and outputs % LANES != 0 and outputs % ROWS == 0
+  return fits and is_stored_by_output(weight_shape) and outputs % ROWS == 0
 
 
 def standardize(
@@ -139,9 +136,7 @@ class _Blocks:
 
   def __init__(self, weight_shape: tuple[int, ...]):
     taps, inputs, outputs = weight_shape
-    row_bytes = 4 * taps * inputs
-    fitting = [n for n in divisors(outputs, of=ROWS) if n * row_bytes <= BLOCK_BYTES_MAX]
-    block = max((n for n in fitting if n < outputs), default=fitting[-1])
+    block = rows_of_blocks(outputs, row_bytes=4 * taps * inputs, bytes_max=BLOCK_BYTES_MAX, of=ROWS)
     tiles = taps * inputs // LANES
     self.grid = (outputs // block,)
     self.rows_shape = (tiles, outputs, LANES)
@@ -192,7 +187,6 @@ def _standardize_body(refs: StandardizeRefs, *, standardization: Standardization
 
 def _gradient_body(refs: GradientRefs, *, standardization: Standardization):
   taps, _, inputs = refs.weight_ref.shape
-  fan_in = taps * inputs
 
   def compute(rows):
     # Sums are relative to a value of each filter, as in `formulas.filter_statistics`.
@@ -207,21 +201,15 @@ def _gradient_body(refs: GradientRefs, *, standardization: Standardization):
       offset, g = values(*place)
       parts = (offset, offset * offset, g, offset * g)
       sums = tuple(total + part for total, part in zip(sums, parts, strict=True))
-    offset, square, g, product = (jnp.sum(x, axis=1, keepdims=True) for x in sums)
-    mean_offset, mean_gradient = offset / fan_in, g / fan_in
-    deviation = square - mean_offset * offset
-    root = inverse_deviation(deviation, fan_in, standardization)
-    # The products so far are with offsets from the origin; this makes the sum one of G (w - m).
-    product = product - mean_offset * g
-    scale = refs.gain_ref[rows] * root * refs.input_scale_ref[0]
-    varies = inverse_deviation_varies(deviation, standardization)
-    along = jnp.where(varies, scale * root * root * product, 0.0)
-    refs.gain_gradient_ref[rows] = root * product * refs.input_scale_ref[0]
+    refs.gain_gradient_ref[rows], of_weight = derivative(
+      *(jnp.sum(x, axis=1, keepdims=True) for x in sums),
+      fan_in=taps * inputs,
+      gain=refs.gain_ref[rows],
+      input_scale=refs.input_scale_ref[0],
+      standardization=standardization,
+    )
     for place in _tiles(refs.weight_ref):
-      offset, g = values(*place)
       _, tap, lanes = place
-      refs.weight_gradient_ref[tap, rows, lanes] = scale * (g - mean_gradient) - along * (
-        offset - mean_offset
-      )
+      refs.weight_gradient_ref[tap, rows, lanes] = of_weight(*values(*place))
 
   _over_rows(refs.weight_ref, compute)

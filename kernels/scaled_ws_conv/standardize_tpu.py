@@ -11,6 +11,7 @@ Where r is constant (`formulas.inverse_deviation_varies`), w's gradient has no s
 
 import functools
 import itertools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -213,23 +214,64 @@ def _body(refs: Refs, *, standardization: Standardization):
 
   zeros = jnp.zeros((SUBLANES, columns), jnp.float32)
   sums = jax.lax.fori_loop(0, rows // chunk_rows, add, (zeros,) * 4)
-  offset, square, g, product = (jnp.sum(x, axis=0, keepdims=True) for x in sums)
-  mean_offset, mean_gradient = offset / rows, g / rows
-  deviation = square - mean_offset * offset
-  root = inverse_deviation(deviation, rows, standardization)
-  # The products so far are with offsets from the origin; this makes the sum one of G (w - m).
-  product = product - mean_offset * g
-  scale = refs.gain_ref[...] * root * refs.input_scale_ref[0]
-  varies = inverse_deviation_varies(deviation, standardization)
-  along = jnp.where(varies, scale * root * root * product, 0.0)
-  refs.gain_gradient_ref[...] = root * product * refs.input_scale_ref[0]
+  refs.gain_gradient_ref[...], of_weight = derivative(
+    *(jnp.sum(x, axis=0, keepdims=True) for x in sums),
+    fan_in=rows,
+    gain=refs.gain_ref[...],
+    input_scale=refs.input_scale_ref[0],
+    standardization=standardization,
+  )
 
   def write(i, _):
     at, offset, g = chunk(i)
-    refs.weight_gradient_ref[at] = scale * (g - mean_gradient) - along * (offset - mean_offset)
+    refs.weight_gradient_ref[at] = of_weight(offset, g)
     return 0
 
   jax.lax.fori_loop(0, rows // chunk_rows, write, 0)
+
+
+def derivative(
+  offset: Array,
+  square: Array,
+  g: Array,
+  product: Array,
+  *,
+  fan_in: int,
+  gain: Array,
+  input_scale: Array,
+  standardization: Standardization,
+) -> tuple[Array, Callable[[Array, Array], Array]]:
+  """Returns the gain's gradient, and the function that gives the weights'.
+
+  All arrays have one value for each filter, along one of two axes.
+
+  Args:
+    offset: sum of the weights' offsets from a value of the filter.
+    square: sum of their squares.
+    g: sum of the gradients of the standardized weights.
+    product: sum of offset times gradient.
+    fan_in: number of inputs of a filter.
+    gain: scale of each filter.
+    input_scale: factor of the activated input.
+    standardization: see `formulas.inverse_deviation`.
+
+  Returns:
+    The gradient, and a function from offsets and gradients of the standardized weights to gradients
+    of the weights.
+  """
+  mean_offset, mean_gradient = offset / fan_in, g / fan_in
+  deviation = square - mean_offset * offset
+  root = inverse_deviation(deviation, fan_in, standardization)
+  # The products so far are with offsets from the origin; this makes the sum one of G (w - m).
+  product = product - mean_offset * g
+  scale = gain * root * input_scale
+  varies = inverse_deviation_varies(deviation, standardization)
+  along = jnp.where(varies, scale * root * root * product, 0.0)
+
+  def of_weight(offset, g):
+    return scale * (g - mean_gradient) - along * (offset - mean_offset)
+
+  return root * product * input_scale, of_weight
 
 
 def write_standardized(refs: Any) -> None:

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 
-from kernels.tpu import LANES, SUBLANES
+from kernels.tpu import LANES, is_stored_by_output, tile_rows
 
 SMALL_ELEMENTS_MAX = 32_768
 """Largest size of a small filter or matrix; larger ones keep HBM busy on their own."""
@@ -43,7 +43,7 @@ class Problem:
   @property
   def tile_rows(self) -> int:
     """Number of rows that fill the sublanes, which hold 32 bits, in all arrays."""
-    return SUBLANES * 4 // self.gradient_itemsize
+    return tile_rows(self.gradient_itemsize)
 
 
 def problem_of(
@@ -105,9 +105,5 @@ def is_small(shape: tuple[int, ...], stacked: bool) -> bool:
 
 
 def is_small_transposed(shape: tuple[int, ...]) -> bool:
-  """Returns whether XLA stores the outputs of a matrix before its inputs.
-
-  It does so where the inputs fill the lanes and the outputs do not.
-  """
-  *taps, inputs, outputs = shape
-  return math.prod(taps) == 1 and inputs % LANES == 0 and outputs % LANES != 0
+  """Returns whether the kernel of small parameters reads a matrix transposed, as XLA stores it."""
+  return math.prod(shape[:-2]) == 1 and is_stored_by_output(shape)

@@ -12,13 +12,11 @@ from collections.abc import Iterator
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float
 
-from kernels.call import Operand, Result, call
-from kernels.sgd_agc.formulas import HyperParameters, clip_scale, nesterov_step, updated_ema
-from kernels.sgd_agc.update_tpu import Refs
-from kernels.tpu import LANES, SUBLANES, divisors, result_like
+from kernels.sgd_agc.formulas import HyperParameters, clip_scale
+from kernels.sgd_agc.update_tpu import Refs, call_in_place, write_step
+from kernels.tpu import LANES, is_stored_by_output, rows_of_blocks, tile_rows
 
 BLOCK_BYTES_MAX = 2 << 20
 """Largest block of one array: VMEM holds two of each of up to seven."""
@@ -31,15 +29,9 @@ def covers(shape: tuple[int, ...], gradient_itemsize: int) -> bool:
     shape: shape of a parameter that is clipped, HWIO or IO.
     gradient_itemsize: bytes per element of the gradient.
   """
-  *_, inputs, outputs = shape
   rows = tile_rows(gradient_itemsize)
   fits = 4 * rows * math.prod(shape[:-1]) <= BLOCK_BYTES_MAX
-  return fits and inputs % LANES == 0 and outputs % LANES != 0 and outputs % rows == 0
-
-
-def tile_rows(gradient_itemsize: int) -> int:
-  """Returns the number of rows that fill tiles of all arrays, which are computed at a time."""
-  return SUBLANES * 4 // gradient_itemsize
+  return fits and is_stored_by_output(shape) and shape[-1] % rows == 0
 
 
 # Under jit, this is traced only once for all equal parameters.
@@ -70,40 +62,17 @@ def update_rows(
   """
   taps, units, inputs = parameter.shape
   rows = tile_rows(gradient.dtype.itemsize)
-  row_bytes = 4 * taps * inputs
-  fitting = [n for n in divisors(units, of=rows) if n * row_bytes <= BLOCK_BYTES_MAX]
-  units_of_block = max((n for n in fitting if n < units), default=fitting[-1])
-  block = pl.BlockSpec((taps, units_of_block, inputs), lambda row: (0, row, 0))
-  squares = pl.BlockSpec((units_of_block, LANES), lambda row: (row, 0))
-
-  def new(operand: Operand) -> Result:
-    shape = result_like(gradient, operand.array.shape, jnp.float32)
-    return Result(shape, block, in_place_of=operand)
-
-  parameter_operand, buffer_operand = Operand(parameter, block), Operand(momentum_buffer, block)
-  ema_operand = None if ema is None else Operand(ema, block)
-  written = call(
-    functools.partial(_body, rows=rows),
-    Refs(
-      hyper_parameters_ref=Operand(hyper_parameters, pl.BlockSpec(memory_space=pltpu.SMEM)),
-      parameter_ref=parameter_operand,
-      gradient_ref=Operand(gradient, block),
-      momentum_buffer_ref=buffer_operand,
-      ema_ref=ema_operand,
-      gradient_squares_ref=Result(result_like(gradient, (units, LANES), jnp.float32), squares),
-      new_parameter_ref=new(parameter_operand),
-      new_momentum_buffer_ref=new(buffer_operand),
-      new_ema_ref=None if ema_operand is None else new(ema_operand),
-    ),
-    name="sgd_agc",
-    grid=(units // units_of_block,),
-    dimension_semantics=("parallel",),
+  units_of_block = rows_of_blocks(
+    units, row_bytes=4 * taps * inputs, bytes_max=BLOCK_BYTES_MAX, of=rows
   )
-  return (
-    written.new_parameter_ref,
-    written.new_momentum_buffer_ref,
-    written.new_ema_ref,
-    written.gradient_squares_ref,
+  return call_in_place(
+    functools.partial(_body, rows=rows),
+    hyper_parameters,
+    (parameter, gradient, momentum_buffer, ema),
+    block=pl.BlockSpec((taps, units_of_block, inputs), lambda row: (0, row, 0)),
+    squares=pl.BlockSpec((units_of_block, LANES), lambda row: (row, 0)),
+    squares_shape=(units, LANES),
+    grid=(units // units_of_block,),
   )
 
 
@@ -133,18 +102,7 @@ def _body(refs: Refs, *, rows: int):
     )
     scale = clip_scale(*norms, hyper.clipping)
     for place in tiles(at):
-      parameter, buffer = nesterov_step(
-        refs.parameter_ref[place],
-        gradient_of(place) * scale,
-        refs.momentum_buffer_ref[place],
-        hyper.learning_rate,
-        hyper.momentum,
-        hyper.weight_decay,
-      )
-      refs.new_momentum_buffer_ref[place] = buffer
-      refs.new_parameter_ref[place] = parameter
-      if refs.ema_ref is not None:
-        refs.new_ema_ref[place] = updated_ema(refs.ema_ref[place], parameter, hyper.ema_rate)
+      write_step(refs, place, refs.parameter_ref[place], gradient_of(place) * scale, hyper)
     return 0
 
   jax.lax.fori_loop(0, units // rows, step, 0)

@@ -11,6 +11,7 @@ small_tpu.py.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -72,24 +73,58 @@ def update(
     The three arrays, and partial sums of the squared gradient before clipping.
   """
   grid, tile = blocks.grid, blocks.tile
+  return call_in_place(
+    functools.partial(_body, clips=blocks.problem.clips, chunk_rows=tile.chunk_rows),
+    hyper_parameters,
+    (parameter, gradient, momentum_buffer, ema),
+    # Columns of the last block beyond the matrix's edge act as further units, which nobody reads.
+    block=pl.BlockSpec((tile.rows, LANES), lambda column, row: (row, column)),
+    squares=pl.BlockSpec((SUBLANES, LANES), lambda column, row: (row, column)),
+    squares_shape=(grid[1] * SUBLANES, parameter.shape[1]),
+    grid=grid,
+  )
 
-  # Columns of the last block beyond the matrix's edge act as further units, which nobody reads.
-  block = pl.BlockSpec((tile.rows, LANES), lambda column, row: (row, column))
-  squares = pl.BlockSpec((SUBLANES, LANES), lambda column, row: (row, column))
+
+def call_in_place(
+  body: Callable[[Refs], None],
+  hyper_parameters: Float[Array, "5"],
+  arrays: tuple[Array, Array, Array, Array | None],
+  *,
+  block: pl.BlockSpec,
+  squares: pl.BlockSpec,
+  squares_shape: tuple[int, ...],
+  grid: tuple[int, ...],
+) -> tuple[Array, Array, Array | None, Array]:
+  """Calls a kernel of one large parameter.
+
+  Args:
+    body: the kernel.
+    hyper_parameters: `HyperParameters` in their order.
+    arrays: parameter, gradient, momentum buffer, and moving average or None, of one shape.
+    block: block of each array.
+    squares: block of the partial sums of the squared gradient.
+    squares_shape: shape of these sums.
+    grid: grid, whose axes are independent.
+
+  Returns:
+    The new parameter, momentum buffer and moving average, which overwrite the old ones, and the
+    partial sums.
+  """
+  gradient = arrays[1]
 
   def new(operand: Operand) -> Result:
     shape = result_like(gradient, operand.array.shape, jnp.float32)
     return Result(shape, block, in_place_of=operand)
 
-  parameter_operand, buffer_operand = Operand(parameter, block), Operand(momentum_buffer, block)
-  ema_operand = None if ema is None else Operand(ema, block)
-  squares_shape = (grid[1] * SUBLANES, parameter.shape[1])
+  parameter_operand, gradient_operand, buffer_operand, ema_operand = (
+    None if array is None else Operand(array, block) for array in arrays
+  )
   written = call(
-    functools.partial(_body, clips=blocks.problem.clips, chunk_rows=tile.chunk_rows),
+    body,
     Refs(
       hyper_parameters_ref=Operand(hyper_parameters, pl.BlockSpec(memory_space=pltpu.SMEM)),
       parameter_ref=parameter_operand,
-      gradient_ref=Operand(gradient, block),
+      gradient_ref=gradient_operand,
       momentum_buffer_ref=buffer_operand,
       ema_ref=ema_operand,
       gradient_squares_ref=Result(result_like(gradient, squares_shape, jnp.float32), squares),
@@ -99,7 +134,7 @@ def update(
     ),
     name="sgd_agc",
     grid=grid,
-    dimension_semantics=("parallel", "parallel"),
+    dimension_semantics=("parallel",) * len(grid),
   )
   return (
     written.new_parameter_ref,
@@ -147,21 +182,25 @@ def _body(refs: Refs, *, clips: bool, chunk_rows: int):
       gradient = gradient * scale
     else:
       gradient_squares = gradient_squares + square_sum(gradient)
-    parameter, buffer = nesterov_step(
-      parameter,
-      gradient,
-      refs.momentum_buffer_ref[chunk(i)],
-      hyper.learning_rate,
-      hyper.momentum,
-      hyper.weight_decay,
-    )
-    refs.new_momentum_buffer_ref[chunk(i)] = buffer
-    refs.new_parameter_ref[chunk(i)] = parameter
-    if refs.ema_ref is not None:
-      ema = updated_ema(refs.ema_ref[chunk(i)], parameter, hyper.ema_rate)
-      refs.new_ema_ref[chunk(i)] = ema
+    write_step(refs, chunk(i), parameter, gradient, hyper)
     return gradient_squares
 
   gradient_squares = over_chunks(update_chunk, zeros)
   if not clips:
     refs.gradient_squares_ref[...] = gradient_squares
+
+
+def write_step(refs: Refs, place, parameter, gradient, hyper: HyperParameters) -> None:
+  """Writes the new values of a part of a block, given its parameters and clipped gradient."""
+  parameter, buffer = nesterov_step(
+    parameter,
+    gradient,
+    refs.momentum_buffer_ref[place],
+    hyper.learning_rate,
+    hyper.momentum,
+    hyper.weight_decay,
+  )
+  refs.new_momentum_buffer_ref[place] = buffer
+  refs.new_parameter_ref[place] = parameter
+  if refs.ema_ref is not None:
+    refs.new_ema_ref[place] = updated_ema(refs.ema_ref[place], parameter, hyper.ema_rate)

@@ -15,6 +15,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from kernels.tpu import tile_rows
 from nfnet.block_arrangement import BLOCKS, is_stacked
 from nfnet.model import CLASSIFIER_WEIGHT, NFNet, parameter_name
 from train.step.model import arranged_parameter_shapes
@@ -42,7 +43,7 @@ class ParameterGroup:
   travels_in_rows: bool = False
 
 
-_TILE_ROWS = 16
+_TILE_ROWS = tile_rows(2)
 """Rows of bfloat16 that fill a tile of a TPU's memory."""
 
 PARAMETER_GROUPS = (

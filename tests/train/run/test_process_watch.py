@@ -206,7 +206,7 @@ def test_a_failure_is_told_to_the_others_but_not_to_a_silent_process_0(left, sto
 
 
 def test_processes_that_were_stopped_together_are_not_missed(left, store, monkeypatch):
-  """As when a scheduler suspends the whole job for longer than a silence may last."""
+  """A scheduler may suspend a whole job for longer than a silence may last."""
   clock = time.monotonic
   watch = ProcessWatch()
   for count in range(40):

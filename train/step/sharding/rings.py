@@ -119,6 +119,7 @@ def tied(value: Any, arrived: Mapping[Any, Array]) -> tuple[Any, dict[Any, Array
   """
   if not arrived:
     return value, {}
+  # A list, because a dictionary's keys would have to be sorted, and these have parts of two types.
   value, arrays = jax.lax.optimization_barrier((value, list(arrived.values())))
   return value, dict(zip(arrived, arrays, strict=True))
 
