@@ -280,6 +280,16 @@ class Segment(NamedTuple):
   paths: tuple[tuple[str, ...], ...]
   run: Callable[[NFNet, Array], Array]
 
+  def select(self, parameters: Parameters) -> dict[str, Any]:
+    """Returns the segment's own parameters, in the same nesting."""
+    own: dict[str, Any] = {}
+    for *outer, last in self.paths:
+      source, target = parameters, own
+      for key in outer:
+        source, target = source[key], target.setdefault(key, {})
+      target[last] = source[last]
+    return own
+
 
 def segments(model: NFNet, count: int, *, keys: Key[Array, " n"] | None) -> tuple[Segment, ...]:
   """Returns the segments of a network in order, each of which takes the output of the one before.

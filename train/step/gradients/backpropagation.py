@@ -10,7 +10,7 @@ from typing import Any
 import jax
 from jaxtyping import Array, Float, Key
 
-from nfnet.model import NFNet, Segment, apply_segment, segments
+from nfnet.model import NFNet, apply_segment, segments
 from train.step.sharding.rings import Rings, moving, receive, send, tied
 from train.step.sharding.standardized_filters import differentiated, with_differentiated
 
@@ -41,7 +41,7 @@ def backpropagate(
 
   def bound(segment):
     """Returns the segment as a function of what is differentiated, and its values."""
-    own = _parameters_of(segment, parameters)
+    own = segment.select(parameters)
 
     def run(arrays, x):
       return apply_segment(model, segment, with_differentiated(own, arrays), x)
@@ -71,19 +71,6 @@ def backpropagate(
       rings |= receive(on_their_way, arrived) | start_sums(of_segment)
     gradients = _merged(gradients, of_segment)
   return values, gradients, rings
-
-
-def _parameters_of(segment: Segment, parameters: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns the parameters of a segment, in the same nesting."""
-  own = {}
-  for path in segment.paths:
-    value = parameters
-    for key in path:
-      value = value[key]
-    for key in reversed(path):
-      value = {key: value}
-    own = _merged(own, value)
-  return own
 
 
 def _merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
