@@ -10,16 +10,9 @@ from typing import Literal, NamedTuple
 
 import jax
 
+from kernels.layout import LANES, SUBLANES
 from kernels.scaled_ws_conv.problem import Problem
-from kernels.tpu import (
-  IMAGES_MULTIPLE,
-  LANES,
-  SUBLANES,
-  VMEM_BYTES,
-  check_multiples,
-  divisors,
-  read_tiles,
-)
+from kernels.tpu import IMAGES_MULTIPLE, VMEM_BYTES, check_multiples, divisors, read_tiles
 
 Direction = Literal["forward", "backward"]
 VMEM_BYTES_PREFERRED = 12 << 20

@@ -108,7 +108,7 @@ def make_train_step(
     share = jax.lax.pcast(1 / jnp.maximum(examples, 1), DATA_AXES, to="varying")
 
     def start(gradients: Any) -> Rings:
-      return start_sums(gradients, prepared_specs, gradient_dtype)
+      return start_sums(gradients, prepared_specs, gradient_dtype, experiment.model.kernels)
 
     sums, gradients, rings = gradients_and_rings(parameters, batch, keys, share, start)
     with jax.named_scope("gradient_sum"):
@@ -171,7 +171,7 @@ def _make_gradients(experiment: Experiment, model: NFNet) -> Callable[..., Any]:
     return backpropagate(model, parameters, images, keys, losses, start_sums)
 
   def of_part(parameters, batch, keys, share):
-    values, gradients, _ = of_examples(parameters, batch, keys, share, lambda gradients: {})
+    values, gradients, _ = of_examples(parameters, batch, keys, share, lambda gradients: ())
     return values, gradients
 
   parts = experiment.optimizer.gradient_accumulation
