@@ -1,4 +1,4 @@
-"""How a TPU lays arrays out in memory; what references may know of it, too."""
+"""States how a TPU lays arrays out in memory, as far as references need it, too."""
 
 LANES = 128
 SUBLANES = 8

@@ -1,4 +1,4 @@
-"""How parts of gradients lie in the arrays in which their sums travel.
+"""Describes how parts of gradients lie in the arrays in which their sums travel.
 
 Parts that travel together make one array, [steps, rows, 128]. A step holds one block of each part:
 some of its leading indices or some of its rows, with all of its columns, each 128 of them below the

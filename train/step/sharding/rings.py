@@ -26,7 +26,7 @@ _PACKED_MAX = 16
 
 
 class Piece(NamedTuple):
-  """What of a gradient travels in one direction.
+  """The parts of one gradient, or halves of them, that travel in one direction.
 
   Attributes:
     name: name of the gradient.
@@ -53,7 +53,7 @@ class Piece(NamedTuple):
     return self.gradient.nbytes // self.parts
 
   def index(self, hops: int) -> Array:
-    """Returns which part this shard adds when partial sums have made so many hops."""
+    """Returns the number of the part that this shard adds after a number of hops."""
     shard = (jax.lax.axis_index(SHARD_AXIS) - self.direction * (hops + 1)) % _shards()
     return shard if self.half is None else 2 * shard + self.half
 
