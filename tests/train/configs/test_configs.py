@@ -85,10 +85,12 @@ def test_repetitions_change_the_passes_and_nothing_of_the_cost():
 @pytest.mark.parametrize(
   ("name", "rematerialized"),
   [
-    ("jft_pretrain.py:variant=F7", False),
-    ("jft_pretrain.py:variant=F7+", True),
-    ("jft_pretrain.py:variant=F7+,chips=4", True),
-    ("jft_pretrain.py:variant=F7+,chips=1024", False),
+    ("jft_pretrain.py:variant=F7,kernels=reference", False),
+    ("jft_pretrain.py:variant=F7+,kernels=reference", True),
+    ("jft_pretrain.py:variant=F7+,chips=4,kernels=reference", True),
+    ("jft_pretrain.py:variant=F7+,chips=1024,kernels=reference", False),
+    # Kernels and eight shards leave room for all activations.
+    ("jft_pretrain.py:variant=F7+", False),
     ("imagenet_finetune.py:variant=F3", False),
     ("imagenet_finetune.py:variant=F7+", True),
   ],
@@ -105,6 +107,23 @@ def test_jft_pretraining_computes_at_most_32_images_per_chip_at_once(chips, part
   assert experiment.data.batch_size == 4096
   assert experiment.optimizer.gradient_accumulation == parts
   assert 4096 / chips / parts <= 32
+
+
+@pytest.mark.parametrize(
+  ("chips", "shards"), [(1, 1), (2, 2), (4, 4), (128, 8), (1024, 8)], ids=str
+)
+def test_jft_pretraining_divides_the_parameters_among_up_to_eight_chips(chips, shards):
+  parallelism = load(f"jft_pretrain.py:chips={chips}").parallelism
+  assert parallelism.parameter_shards == shards
+  assert parallelism.gradient_dtype == "bfloat16"
+
+
+@pytest.mark.parametrize(
+  ("kernels", "block_execution"), [("pallas", "unrolled"), ("reference", "scan")]
+)
+def test_jft_pretraining_runs_blocks_as_suits_its_kernels(kernels, block_execution):
+  model = load(f"jft_pretrain.py:kernels={kernels}").model
+  assert (model.kernels, model.block_execution) == (kernels, block_execution)
 
 
 @pytest.mark.parametrize("chips", [0, 3, 8192])

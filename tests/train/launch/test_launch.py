@@ -196,11 +196,14 @@ def test_a_worker_runs_what_there_is(tmp_path):
 # JobSet
 
 
-@pytest.mark.parametrize("topology", ["v4:2x2x1", "v4:4x4x4", "v4:8x8x16"])
+@pytest.mark.parametrize(
+  ("topology", "chips"), [("v4:2x2x1", 4), ("v4:4x4x4", 64), ("v4:8x8x16", 1024)]
+)
 @pytest.mark.parametrize("shared", [NFS, BUCKET])
 @pytest.mark.parametrize("spot", [False, True])
-def test_the_manifest(topology, shared, spot):
-  ours = job(topology=topology, shared=shared, spot=spot, restarts_max=7)
+def test_the_manifest(topology, chips, shared, spot):
+  config = f"{JFT},chips={chips}"
+  ours = job(config=config, topology=topology, shared=shared, spot=spot, restarts_max=7)
   document = yaml.safe_load(jobset_yaml(ours))
   assert document["metadata"]["name"] == "f3"
   assert document["spec"]["failurePolicy"]["maxRestarts"] == 7
