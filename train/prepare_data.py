@@ -42,6 +42,9 @@ _LAYOUT = flags.DEFINE_enum(
 _MERGE_SUBFOLDERS = flags.DEFINE_bool(
   "merge_subfolders", False, "Take images in subfolders of a class folder as images of the class."
 )
+_FORMAT = flags.DEFINE_enum(
+  "format", "auto", image_sources.FORMATS, "Kind of the source; auto finds out."
+)
 _SHARDS = flags.DEFINE_integer(
   "shards", None, "Record files per split; about 256 MiB each by default.", lower_bound=1
 )
@@ -75,6 +78,7 @@ def main(arguments: list[str]) -> None:
     _SOURCE.value,
     _EVALUATION_SHARE.value,
     _CLASS_NAMES.value,
+    source_format=_FORMAT.value,
     layout=_LAYOUT.value,
     merge_subfolders=_MERGE_SUBFOLDERS.value,
     excluded=_OUT.value,

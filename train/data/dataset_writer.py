@@ -24,7 +24,6 @@ from nfnet.errors import UserError, escaped
 from nfnet.images.decoding import BadImageError, decode_image
 from nfnet.system.durable_files import write_durably
 from train.data import record_files
-from train.data.image_sources import Source, SourceImage, UnreadableImageError
 from train.data.manifest import (
   IMAGES_IN_TWO_SPLITS_NAME,
   Manifest,
@@ -40,6 +39,7 @@ from train.data.preparation.same_pixels import (
   find_images_in_two_splits,
   pixel_digest,
 )
+from train.data.sources.source import Source, SourceImage, UnreadableImageError
 from train.data.workers import exit_with_parent
 
 # Large enough for a big data set to need only a few thousand files, and small enough that a kill
@@ -178,8 +178,11 @@ def _file_names(split: str, images: Sequence[SourceImage], files: int | None) ->
 
 def _shuffled(images: Sequence[SourceImage], seed: int) -> list[SourceImage]:
   # Sorted by hash, because the stream of a random generator may change with the library's version.
+  def place(name: str) -> bytes:
+    return hashlib.sha256(os.fsencode(f"{seed} {name}")).digest()
+
   return sorted(
-    images, key=lambda image: hashlib.sha256(os.fsencode(f"{seed} {image.name}")).digest()
+    images, key=lambda image: (place(image.group) if image.group else b"", place(image.name))
   )
 
 
