@@ -12,6 +12,8 @@ from train.config.experiment import Experiment
 from train.config.field_names import field_types, path_fields
 
 NOT_PATHS = {
+  # train.prepare_data
+  *("image_field", "label_field"),
   # nfnet and profiling
   *("variant", "topology", "only"),
   # train.launch; its workdir, share and image are those of other machines

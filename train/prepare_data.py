@@ -45,6 +45,15 @@ _MERGE_SUBFOLDERS = flags.DEFINE_bool(
 _FORMAT = flags.DEFINE_enum(
   "format", "auto", image_sources.FORMATS, "Kind of the source; auto finds out."
 )
+_LABELS = define_path(
+  "labels", None, "Table (CSV) of the images' classes, if it is not labels.csv.", use="read"
+)
+_IMAGE_FIELD = flags.DEFINE_string(
+  "image_field", None, "Column or extension of the images, if several might be meant."
+)
+_LABEL_FIELD = flags.DEFINE_string(
+  "label_field", None, "Column, or field of JSON, with the classes, if several might be meant."
+)
 _SHARDS = flags.DEFINE_integer(
   "shards", None, "Record files per split; about 256 MiB each by default.", lower_bound=1
 )
@@ -80,6 +89,9 @@ def main(arguments: list[str]) -> None:
     _CLASS_NAMES.value,
     source_format=_FORMAT.value,
     layout=_LAYOUT.value,
+    labels=_LABELS.value,
+    image_field=_IMAGE_FIELD.value,
+    label_field=_LABEL_FIELD.value,
     merge_subfolders=_MERGE_SUBFOLDERS.value,
     excluded=_OUT.value,
   )

@@ -6,23 +6,34 @@ The kind of a source is recognized from what lies there, or named:
 |---|---|
 | class_folders | `train/CLASS/*` with `val/CLASS/*`, or only `CLASS/*` |
 | idx | the four files of MNIST and its relatives |
+| table | a folder of images with `labels.csv`, or another table |
+| imagenet | `ILSVRC2012_img_train.tar`, `ILSVRC2012_img_val.tar` and the devkit |
+| class_tars | one tar file for each class, as ImageNet-21k has |
+| webdataset | tar files with labels beside the images |
 | python | MODULE:FUNCTION, which yields examples |
 
 `train.data.sources` has a module for each of them.
 """
 
 import collections
+import glob
 import os
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from nfnet.errors import UserError, escaped, format_count
+from train.data.preparation import file_tree
+from train.data.sources.class_tars import read_class_tars
 from train.data.sources.folders import read_class_folders
 from train.data.sources.idx_files import read_idx_source
+from train.data.sources.imagenet import is_imagenet, read_imagenet
+from train.data.sources.label_table import find_table, read_table
 from train.data.sources.labeling import notes_of_classes
 from train.data.sources.own_source import is_reference, load_function, read_own_source
+from train.data.sources.shard_files import expand_braces, find_files, is_pattern
 from train.data.sources.source import Options, Source
+from train.data.sources.webdataset import has_labels, read_webdataset
 
 _CLASSES_SHOWN_MAX = 20
 
@@ -34,8 +45,13 @@ def _read_idx(root: str, options: Options) -> Source:
 _READERS: dict[str, Callable[[str, Options], Source]] = {
   "class_folders": read_class_folders,
   "idx": _read_idx,
+  "table": read_table,
+  "imagenet": read_imagenet,
+  "class_tars": read_class_tars,
+  "webdataset": read_webdataset,
 }
 FORMATS = ("auto", *_READERS, "python")
+_FOLDER_FORMATS = ("class_folders", "idx")
 
 
 def read_source(
@@ -75,20 +91,89 @@ def read_source(
     if not is_reference(path):
       raise UserError(f"--source={path} is not MODULE:FUNCTION, which --format=python needs")
     return read_own_source(load_function(path), chosen, path)
-  if not os.path.isdir(path):
+  if not os.path.exists(path) and not is_pattern(path):
     raise UserError(f"source folder {path} does not exist")
   try:
-    return _READERS[_recognize(path, source_format)](path, chosen)
+    if source_format == "auto":
+      source_format = _recognize(path, chosen)
+    elif source_format in _FOLDER_FORMATS and not os.path.isdir(path):
+      raise UserError(f"--source={path} is no folder, which --format={source_format} needs")
+    return _READERS[source_format](path, chosen)
   except OSError as error:
     raise UserError(f"cannot read {error.filename or path}: {error.strerror or error}") from error
 
 
-def _recognize(root: str, source_format: str) -> str:
-  if source_format != "auto":
-    return source_format
-  if any(pathlib.Path(root).glob("train-images?idx3-ubyte*")):
+def _recognize(path: str, options: Options) -> str:
+  """Returns the format of what lies at a path.
+
+  Raises:
+    UserError: it may be of two formats or is of none.
+    OSError: it cannot be read.
+  """
+  if not os.path.isdir(path):
+    name = expand_braces(path)[0] if is_pattern(path) else path
+    suffix = os.path.splitext(name)[1].lower()
+    if is_imagenet(path):
+      return "imagenet"
+    if suffix == ".tar":
+      return _recognize_tar(path, options)
+    if suffix in (".csv", ".tsv"):
+      return "table"
+    raise UserError(
+      f"--source={path} is a file of no kind that is known ({suffix or 'no extension'}): give a "
+      "folder, a .tar or a .csv"
+    )
+  if glob.glob(os.path.join(glob.escape(path), "train-images?idx3-ubyte*")):
     return "idx"
-  return "class_folders"
+  if is_imagenet(path):
+    return "imagenet"
+  found = []
+  if options.labels or find_table(path):
+    found.append("table")
+  if _has_files(path, "*.tar"):
+    found.append(_recognize_tar(path, options))
+  if found and not options.labels:
+    # A table needs a folder for its images; with several, each of them may be a class.
+    folders = _folders_with_images(path, options)
+    if len(folders) > (found == ["table"]):
+      found.append("class_folders")
+  if len(found) > 1:
+    choices = " or ".join(f"--format={name}" for name in found)
+    raise UserError(f"{path} may be read in {len(found)} ways: give {choices}")
+  return found[0] if found else "class_folders"
+
+
+def _recognize_tar(path: str, options: Options) -> str:
+  root, names = find_files(path, ".tar", options.excluded)
+  return "webdataset" if has_labels(os.path.join(root, names[0])) else "class_tars"
+
+
+def _has_files(root: str, pattern: str) -> bool:
+  """Returns whether such files lie in a folder or in one directly below it."""
+  escaped_root = glob.escape(root)
+  return any(
+    next(glob.iglob(os.path.join(escaped_root, *parts)), None)
+    for parts in ([pattern], ["*", pattern])
+  )
+
+
+def _folders_with_images(root: str, options: Options) -> list[str]:
+  """Returns the folders directly below another that have an image anywhere below them."""
+  excluded = options.excluded and os.path.realpath(options.excluded)
+  found = []
+  for entry in sorted(os.scandir(root), key=lambda entry: entry.name):
+    if (
+      entry.is_dir()
+      and not file_tree.is_of_the_system(entry.name)
+      and os.path.realpath(entry.path) != excluded
+      and any(
+        name.lower().endswith(file_tree.IMAGE_SUFFIXES)
+        for _, _, names in os.walk(entry.path)
+        for name in names
+      )
+    ):
+      found.append(entry.name)
+  return found
 
 
 def describe_source(source: Source) -> str:
