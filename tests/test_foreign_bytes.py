@@ -43,7 +43,8 @@ from train.data.manifest import (
   save_manifest,
 )
 from train.data.record_files import open_record_file
-from train.data.sources import idx_files
+from train.data.sources import idx_files, label_table, webdataset
+from train.data.sources.source import Options
 from train.run.records import id_log
 from train.scaling.run_table import read_runs
 from train.sweep import worker
@@ -198,6 +199,8 @@ READERS_BY_PATH = {
   "table of runs": lambda path: read_runs([path]),
   "speed of a step": lambda path: step_speed(str(path)),
   "idx file": lambda path: idx_files._read_idx(path.parent, path.name, dimensions=3),
+  "table of labels": lambda path: list(label_table.read_rows(str(path), Options())),
+  "tar file": lambda path: webdataset.has_labels(str(path)),
   "ids of a run": lambda path: id_log._repair(path.parent, path.name),
   DIGESTS_FILE: lambda path: find_damage(path.parent),
 }

@@ -357,7 +357,11 @@ def _tasks(images: Sequence[SourceImage]) -> Iterator[Sequence[SourceImage]]:
   """Yields the images in portions that are small in number and in bytes."""
   start = size_bytes = 0
   for stop, image in enumerate(images):
-    if stop - start == _IMAGES_PER_TASK or (stop > start and size_bytes > _BYTES_PER_TASK):
+    # Images of a group stay together, whatever their number.
+    is_long = stop - start >= _IMAGES_PER_TASK and (
+      not image.group or image.group != images[stop - 1].group
+    )
+    if is_long or (stop > start and size_bytes > _BYTES_PER_TASK):
       yield images[start:stop]
       start, size_bytes = stop, 0
     size_bytes += image.size_bytes

@@ -10,6 +10,8 @@ The kind of a source is recognized from what lies there, or named:
 | imagenet | `ILSVRC2012_img_train.tar`, `ILSVRC2012_img_val.tar` and the devkit |
 | class_tars | one tar file for each class, as ImageNet-21k has |
 | webdataset | tar files with labels beside the images |
+| parquet | parquet files with a column of images and one of labels, as Hugging Face has |
+| tfds | ArrayRecord files of TensorFlow Datasets |
 | python | MODULE:FUNCTION, which yields examples |
 
 `train.data.sources` has a module for each of them.
@@ -31,8 +33,10 @@ from train.data.sources.imagenet import is_imagenet, read_imagenet
 from train.data.sources.label_table import find_table, read_table
 from train.data.sources.labeling import notes_of_classes
 from train.data.sources.own_source import is_reference, load_function, read_own_source
+from train.data.sources.parquet import read_parquet
 from train.data.sources.shard_files import expand_braces, find_files, is_pattern
 from train.data.sources.source import Options, Source
+from train.data.sources.tfds import find_tfds, is_tfds, read_tfds
 from train.data.sources.webdataset import has_labels, read_webdataset
 
 _CLASSES_SHOWN_MAX = 20
@@ -49,9 +53,11 @@ _READERS: dict[str, Callable[[str, Options], Source]] = {
   "imagenet": read_imagenet,
   "class_tars": read_class_tars,
   "webdataset": read_webdataset,
+  "parquet": read_parquet,
+  "tfds": read_tfds,
 }
 FORMATS = ("auto", *_READERS, "python")
-_FOLDER_FORMATS = ("class_folders", "idx")
+_FOLDER_FORMATS = ("class_folders", "idx", "tfds")
 
 
 def read_source(
@@ -117,21 +123,27 @@ def _recognize(path: str, options: Options) -> str:
       return "imagenet"
     if suffix == ".tar":
       return _recognize_tar(path, options)
+    if suffix == ".parquet":
+      return "parquet"
     if suffix in (".csv", ".tsv"):
       return "table"
     raise UserError(
       f"--source={path} is a file of no kind that is known ({suffix or 'no extension'}): give a "
-      "folder, a .tar or a .csv"
+      "folder, a .tar, a .parquet or a .csv"
     )
   if glob.glob(os.path.join(glob.escape(path), "train-images?idx3-ubyte*")):
     return "idx"
   if is_imagenet(path):
     return "imagenet"
+  if is_tfds(path):
+    return "tfds"
   found = []
   if options.labels or find_table(path):
     found.append("table")
   if _has_files(path, "*.tar"):
     found.append(_recognize_tar(path, options))
+  if _has_files(path, "*.parquet"):
+    found.append("parquet")
   if found and not options.labels:
     # A table needs a folder for its images; with several, each of them may be a class.
     folders = _folders_with_images(path, options)
@@ -140,6 +152,8 @@ def _recognize(path: str, options: Options) -> str:
   if len(found) > 1:
     choices = " or ".join(f"--format={name}" for name in found)
     raise UserError(f"{path} may be read in {len(found)} ways: give {choices}")
+  if not found and (versions := find_tfds(path)):
+    raise UserError(f"{path} holds data sets of TensorFlow Datasets: give --source={versions[0]}")
   return found[0] if found else "class_folders"
 
 

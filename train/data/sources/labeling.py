@@ -100,6 +100,22 @@ def make_source(
   return finish_source(names, splits, options, how=how, where=where, notes=notes)
 
 
+def without_unlabeled_splits(images: Sequence[Labeled]) -> tuple[list[Labeled], list[str]]:
+  """Leaves out the splits in which no image has a label, as in the test images of a competition.
+
+  Returns:
+    The images of the other splits, and a sentence for each split that was left out.
+  """
+  counts = collections.Counter(image.split for image in images)
+  labeled = {image.split for image in images if image.labels}
+  notes = [
+    f"left out: {split}: {format_count(count, 'image')} without a label"
+    for split, count in counts.items()
+    if split not in labeled
+  ]
+  return [image for image in images if image.split in labeled], notes
+
+
 def finish_source(
   class_names: Sequence[str],
   splits: Mapping[str, Iterable[SourceImage]],

@@ -44,10 +44,7 @@ AMBIGUOUS = {
   ),
   "two names of a split": (images("train/ant", "training/ant"), "both train and training"),
   "two more": (images("train/ant", "train/bee", "val/ant", "valid/ant"), "both val and valid"),
-  "labels in a table": (
-    [*images("images"), "table.csv"],
-    "only one class folder, images.*: a class .*--labels=FILE",
-  ),
+  "labels in a table": ([*images("images"), "table.csv"], "only one class.*--labels=FILE"),
   "a folder around it": (images("data/ant", "data/bee"), "--source=.*/data, or"),
   "a taxonomy": (images("animal/ant", "animal/bee", "car/van"), "--merge_subfolders"),
   "nested and not": (images("ant", "ant/winged", "bee"), "ant has subfolders with images"),

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 import json
 import os
 import pathlib
@@ -11,6 +12,7 @@ import numpy as np
 import scipy.io
 
 from tests.train.data import image_files
+from train.data.record_files import open_writer
 
 WORDNET_IDS = ("n01440764", "n02119789", "n03388043")
 
@@ -159,3 +161,112 @@ def write_table(root, images=9, header=("file", "label", "split"), label=None, n
 def cut(path, size_bytes):
   """Cuts off the last bytes of a file."""
   os.truncate(path, os.path.getsize(path) - size_bytes)
+
+
+def hugging_face_metadata(names=image_files.CLASS_NAMES, image="image", label="label"):
+  """Returns the metadata that `datasets` writes into a parquet file."""
+  label_feature = {"names": list(names), "_type": "ClassLabel"}
+  features = {image: {"_type": "Image"}, label: label_feature}
+  return {b"huggingface": json.dumps({"info": {"features": features}}).encode()}
+
+
+def write_parquet(path, images, row_group_size=4, metadata=None, image="image", label="label"):
+  """Writes pairs of an image's bytes and a label, as `datasets` does; needs pyarrow."""
+  import pyarrow
+  import pyarrow.parquet
+
+  struct = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
+  cells = [None if one is None else {"bytes": one, "path": None} for one, _ in images]
+  table = pyarrow.table(
+    {image: pyarrow.array(cells, struct), label: pyarrow.array([one for _, one in images])}
+  )
+  path = pathlib.Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  metadata = hugging_face_metadata(image=image, label=label) if metadata is None else metadata
+  pyarrow.parquet.write_table(
+    table.replace_schema_metadata(metadata), path, row_group_size=row_group_size
+  )
+  return path
+
+
+def encode_varint(value):
+  """Returns a number as protocol buffers have it."""
+  encoded = bytearray()
+  value &= 2**64 - 1
+  while value > 0x7F:
+    encoded.append(value & 0x7F | 0x80)
+    value >>= 7
+  return bytes(encoded) + bytes([value])
+
+
+def encode_field(number, content):
+  """Returns a field of bytes."""
+  return encode_varint(number << 3 | 2) + encode_varint(len(content)) + content
+
+
+def encode_example(features):
+  """Returns a tf.train.Example of lists of bytes or of integers by name."""
+  entries = b""
+  for name, values in features.items():
+    if all(isinstance(one, bytes) for one in values):
+      feature = encode_field(1, b"".join(encode_field(1, one) for one in values))
+    else:
+      feature = encode_field(3, encode_field(1, b"".join(map(encode_varint, values))))
+    entry = encode_field(1, name.encode()) + encode_field(2, feature)
+    entries += encode_field(1, entry)
+  return encode_field(1, entries)
+
+
+def write_tfds(root, splits, names=image_files.CLASS_NAMES, file_format="array_record", shards=2):
+  """Writes a data set of TensorFlow Datasets; splits are lists of examples' features."""
+  root = pathlib.Path(root)
+  root.mkdir(parents=True)
+  module = "tensorflow_datasets.core.features"
+  features = {
+    "image": {
+      "pythonClassName": f"{module}.image_feature.Image",
+      "image": {"shape": {"dimensions": ["-1", "-1", "3"]}, "encodingFormat": "jpeg"},
+    },
+    "label": {
+      "pythonClassName": f"{module}.class_label_feature.ClassLabel",
+      "classLabel": {"numClasses": str(len(names))},
+    },
+    "file_name": {"pythonClassName": f"{module}.text_feature.Text", "text": {}},
+  }
+  (root / "features.json").write_text(
+    json.dumps(
+      {
+        "pythonClassName": f"{module}.features_dict.FeaturesDict",
+        "featuresDict": {"features": features},
+      }
+    )
+  )
+  (root / "label.labels.txt").write_text("\n".join(names) + "\n")
+  described = []
+  for split, examples in splits.items():
+    edges = [len(examples) * index // shards for index in range(shards + 1)]
+    for index, (start, stop) in enumerate(itertools.pairwise(edges)):
+      name = f"birds-{split}.array_record-{index:05d}-of-{shards:05d}"
+      with open_writer(root / name, "group_size:1") as writer:
+        for example in examples[start:stop]:
+          writer.write(example if isinstance(example, bytes) else encode_example(example))
+    lengths = [str(stop - start) for start, stop in itertools.pairwise(edges)]
+    described.append(
+      {
+        "name": split,
+        "shardLengths": lengths,
+        "numBytes": "1",
+        "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
+      }
+    )
+  info = {"name": "birds", "version": "1.0.0", "fileFormat": file_format, "splits": described}
+  (root / "dataset_info.json").write_text(json.dumps(info))
+  return root
+
+
+def tfds_examples(first, count):
+  """Returns features of examples as a data set of pictures has them."""
+  return [
+    {"image": [picture(number)], "label": [number % 3], "file_name": [f"{number}.jpg".encode()]}
+    for number in range(first, first + count)
+  ]
