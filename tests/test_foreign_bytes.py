@@ -43,8 +43,9 @@ from train.data.manifest import (
   save_manifest,
 )
 from train.data.record_files import open_record_file
-from train.data.sources import idx_files, label_table, webdataset
+from train.data.sources import idx_files, label_table
 from train.data.sources.source import Options
+from train.data.sources.tars import webdataset
 from train.run.records import id_log
 from train.scaling.run_table import read_runs
 from train.sweep import worker

@@ -26,18 +26,18 @@ from typing import Any
 
 from nfnet.errors import UserError, escaped, format_count
 from train.data.preparation import file_tree
-from train.data.sources.class_tars import read_class_tars
 from train.data.sources.folders import read_class_folders
 from train.data.sources.idx_files import read_idx_source
-from train.data.sources.imagenet import is_imagenet, read_imagenet
 from train.data.sources.label_table import find_table, read_table
 from train.data.sources.labeling import notes_of_classes
 from train.data.sources.own_source import is_reference, load_function, read_own_source
 from train.data.sources.parquet import read_parquet
 from train.data.sources.shard_files import expand_braces, find_files, is_pattern
 from train.data.sources.source import Options, Source
+from train.data.sources.tars.class_tars import read_class_tars
+from train.data.sources.tars.imagenet import is_imagenet, read_imagenet
+from train.data.sources.tars.webdataset import has_labels, read_webdataset
 from train.data.sources.tfds import find_tfds, is_tfds, read_tfds
-from train.data.sources.webdataset import has_labels, read_webdataset
 
 _CLASSES_SHOWN_MAX = 20
 

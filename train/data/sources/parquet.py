@@ -19,11 +19,11 @@ from typing import Any
 from nfnet.errors import UserError, format_count, quoted, short_text, shortened
 from nfnet.foreign_files.regular_files import open_regular
 from nfnet.images.headers import ENCODED_BYTES_MAX, BadImageError
-from train.data.sources.class_tars import progress_bar
 from train.data.sources.images import Container
 from train.data.sources.labeling import Labeled, make_source, without_unlabeled_splits
 from train.data.sources.shard_files import find_files, splits_of_files
 from train.data.sources.source import Options, Source, SourceImage, UnreadableImageError
+from train.data.sources.tars.class_tars import progress_bar
 
 _LABEL_NAMES = ("label", "labels", "class", "class_name", "category")
 

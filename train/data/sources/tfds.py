@@ -19,10 +19,10 @@ from train.data.manifest import RecordFile
 from train.data.preparation.class_folders import SPLIT_NAMES
 from train.data.preparation.file_tree import examples
 from train.data.record_files import open_record_file
-from train.data.sources.class_tars import progress_bar
 from train.data.sources.images import Container
 from train.data.sources.labeling import Labeled, make_source, without_unlabeled_splits
 from train.data.sources.source import Options, Source, SourceImage, UnreadableImageError
+from train.data.sources.tars.class_tars import progress_bar
 from train.data.sources.tf_example import read_example
 
 INFO_NAME = "dataset_info.json"

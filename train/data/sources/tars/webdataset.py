@@ -17,18 +17,18 @@ from nfnet.errors import UserError, format_count, quoted, short_text
 from nfnet.foreign_files.json_text import parse_json
 from nfnet.foreign_files.regular_files import open_regular
 from train.data.preparation.file_tree import IMAGE_SUFFIXES, is_of_the_system
-from train.data.sources.class_tars import (
+from train.data.sources.images import Container
+from train.data.sources.labeling import Labeled, make_source
+from train.data.sources.shard_files import find_files, splits_of_files
+from train.data.sources.source import Options, Source
+from train.data.sources.tars.class_tars import (
   Left,
   damaged,
   image_in_file,
   members_of,
   progress_bar,
 )
-from train.data.sources.images import Container
-from train.data.sources.labeling import Labeled, make_source
-from train.data.sources.shard_files import find_files, splits_of_files
-from train.data.sources.source import Options, Source
-from train.data.sources.tar_files import Member
+from train.data.sources.tars.tar_files import Member
 
 _LABEL_SUFFIXES = (".cls", ".json", ".txt")
 _LABEL_FIELDS = ("label", "labels", "cls", "class", "class_name", "category")

@@ -7,7 +7,7 @@ import pytest
 from nfnet.errors import UserError
 from tests import fuzzing
 from tests.train.data.sources import miniatures
-from train.data.sources.tar_files import CUT_OFF, read_members
+from train.data.sources.tars.tar_files import CUT_OFF, read_members
 
 MEMBERS = [("a.jpg", b"a" * 700), ("folder/" + "b" * 120 + ".jpg", b"b" * 10), ("c.jpg", b"")]
 WHOLE = miniatures.tar_bytes(MEMBERS)

@@ -22,7 +22,12 @@ from nfnet.errors import UserError, format_count, quoted, short_text
 from nfnet.foreign_files.regular_files import open_regular, read_regular_file
 from train.data.preparation.class_folders import TRAIN, VALIDATION
 from train.data.preparation.file_tree import IMAGE_SUFFIXES, File, Folder, read_tree
-from train.data.sources.class_tars import (
+from train.data.sources.folders import image_file
+from train.data.sources.images import Container, ImageFile
+from train.data.sources.label_table import read_rows
+from train.data.sources.labeling import Labeled, make_source
+from train.data.sources.source import Options, Source
+from train.data.sources.tars.class_tars import (
   Left,
   damaged,
   image_in_file,
@@ -30,11 +35,6 @@ from train.data.sources.class_tars import (
   nested_images,
   progress_bar,
 )
-from train.data.sources.folders import image_file
-from train.data.sources.images import Container, ImageFile
-from train.data.sources.label_table import read_rows
-from train.data.sources.labeling import Labeled, make_source
-from train.data.sources.source import Options, Source
 
 TRAIN_TAR = "ILSVRC2012_img_train.tar"
 VALIDATION_TAR = "ILSVRC2012_img_val.tar"

@@ -21,7 +21,7 @@ from train.data.sources.images import Container, ImageInFile
 from train.data.sources.labeling import Labeled, make_source
 from train.data.sources.shard_files import find_files
 from train.data.sources.source import Options, Source
-from train.data.sources.tar_files import CUT_OFF, Member, read_members
+from train.data.sources.tars.tar_files import CUT_OFF, Member, read_members
 
 # Listing takes a second for 30,000 images; a bar is shown after this time.
 PROGRESS_DELAY_SECONDS = 1.0
