@@ -21,7 +21,8 @@ import collections
 import glob
 import os
 import pathlib
-from collections.abc import Callable, Sequence
+import statistics
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from nfnet.errors import UserError, escaped, format_count
@@ -200,12 +201,24 @@ def describe_source(source: Source) -> str:
   lines += (
     f"  {split}: {format_count(len(images), 'image')}" for split, images in source.splits.items()
   )
+  lines += (f"  {split}: {_balance(source, count)}" for split, count in counts.items())
   for label, name in enumerate(source.class_names[:_CLASSES_SHOWN_MAX]):
     numbers = " + ".join(f"{count[label]:,}" for count in counts.values())
     lines.append(f"  class {label}, {name}: {numbers} images")
   if (more := len(source.class_names) - _CLASSES_SHOWN_MAX) > 0:
     lines.append(f"  and {format_count(more, 'more class')}")
   return "\n".join(map(escaped, (*lines, *source.notes)))
+
+
+def _balance(source: Source, counts: Mapping[int, int]) -> str:
+  """Returns how many images the classes of a split have."""
+  numbers = [counts[label] for label in range(len(source.class_names))]
+  least, most = min(numbers), max(numbers)
+  if least == most:
+    return f"each class has {format_count(least, 'image')}"
+  fewest, largest = (source.class_names[numbers.index(one)] for one in (least, most))
+  median = statistics.median(numbers)
+  return f"classes have {least:,} ({fewest}) to {most:,} images ({largest}), median {median:,.10g}"
 
 
 def describe_classes_left_out(source: Source, skipped_images: Sequence[str]) -> str:
