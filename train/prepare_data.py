@@ -151,7 +151,7 @@ def _print_image_sizes(sizes_by_split: Mapping[str, ImageSizes]) -> None:
   for split, sizes in sizes_by_split.items():
     rows.append((f"{split}: shorter side", *map(str, sizes.shorter_side)))
     rows.append((f"{split}: longer side", *map(str, sizes.longer_side)))
-    rows.append((f"{split}: megapixels", *(f"{one / 1e6:.3f}" for one in sizes.pixels)))
+    rows.append((f"{split}: pixels", *(f"{one:,}" for one in sizes.pixels)))
   print(format_table(rows, header))
   for split, sizes in sizes_by_split.items():
     print(f"  {escaped(split)}, shorter side in pixels: {describe_histogram(sizes)}")

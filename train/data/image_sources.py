@@ -218,7 +218,10 @@ def _balance(source: Source, counts: Mapping[int, int]) -> str:
     return f"each class has {format_count(least, 'image')}"
   fewest, largest = (source.class_names[numbers.index(one)] for one in (least, most))
   median = statistics.median(numbers)
-  return f"classes have {least:,} ({fewest}) to {most:,} images ({largest}), median {median:,.10g}"
+  return (
+    f"classes have {format_count(least, 'image')} ({fewest}) to {most:,} ({largest}), median "
+    f"{median:,.10g}"
+  )
 
 
 def describe_classes_left_out(source: Source, skipped_images: Sequence[str]) -> str:
