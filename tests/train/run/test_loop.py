@@ -25,7 +25,8 @@ from train.config.files import load_experiment
 from train.config.json_conversion import to_json
 from train.data import dataset_writer
 from train.data.batch_workers.deaths import WorkerDeaths
-from train.data.image_sources import TRAIN, VALIDATION, Source
+from train.data.preparation.class_folders import TRAIN, VALIDATION
+from train.data.sources.source import Source
 from train.demo_data import make_digits
 from train.run import evaluation as evaluation_module
 from train.run.evaluation import evaluate_checkpoint, evaluate_weights
