@@ -10,7 +10,7 @@ from typing import Any
 from tqdm import tqdm
 
 import train.configs
-from profiling.compile.request import StepRequest, replace_fields, with_kernels
+from profiling.compile.request import StepRequest, replace_fields
 from profiling.compile.topology import Topology
 from profiling.estimate import published
 from profiling.estimate.report import StepReport, report
@@ -37,9 +37,16 @@ def pretraining_experiment(variant: str, kernels: str, *, chips: int = 128) -> E
   )
 
 
-def finetuning_experiment(variant: str = "F7+") -> Experiment:
-  """Returns the experiment that `train/configs/imagenet_finetune.py` describes."""
-  return load_experiment(f"{_CONFIGS / 'imagenet_finetune.py'}:variant={variant}")
+def finetuning_experiment(kernels: str, *, chips: int = 128) -> Experiment:
+  """Returns the experiment that `train/configs/imagenet_finetune.py` describes for F7+.
+
+  Args:
+    kernels: "reference" or "pallas".
+    chips: number of chips that share the batch of 2048.
+  """
+  return load_experiment(
+    f"{_CONFIGS / 'imagenet_finetune.py'}:variant=F7+,chips={chips},kernels={kernels}"
+  )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -87,7 +94,7 @@ def requests(topology: Topology, kernels: str, **changes: dict[str, Any]) -> dic
     variant: pretraining_experiment(variant, kernels, chips=topology.chips)
     for variant in published.VARIANTS
   }
-  experiments["finetuning"] = with_kernels(finetuning_experiment(), kernels)
+  experiments["finetuning"] = finetuning_experiment(kernels, chips=topology.chips)
   return {
     name: StepRequest(experiment=replace_fields(experiment, **changes), topology=topology.name)
     for name, experiment in experiments.items()

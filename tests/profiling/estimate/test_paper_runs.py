@@ -26,7 +26,7 @@ def test_steps_are_those_that_the_configurations_train_with():
     assert steps[variant].experiment == pretraining_experiment(variant, "pallas")
     # 4096 images on 128 chips.
     assert steps[variant].batch_per_chip == 32
-  assert requests(SLICE, "reference")["finetuning"].experiment == finetuning_experiment("F7+")
+  assert steps["finetuning"].experiment == finetuning_experiment("pallas")
   assert steps["finetuning"].batch_per_chip == 16
 
 

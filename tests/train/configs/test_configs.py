@@ -6,6 +6,7 @@ import pytest
 
 from nfnet.errors import UserError
 from tests.repository import ROOT
+from train.config.experiment import Parallelism
 from train.config.files import load_experiment
 from train.step.schedule import train_steps
 
@@ -93,6 +94,7 @@ def test_repetitions_change_the_passes_and_nothing_of_the_cost():
     ("jft_pretrain.py:variant=F7+", False),
     ("imagenet_finetune.py:variant=F3", False),
     ("imagenet_finetune.py:variant=F7+", True),
+    ("imagenet_finetune.py:variant=F7+,kernels=pallas", False),
   ],
 )
 def test_rematerializes_what_would_not_fit(name, rematerialized):
@@ -112,18 +114,25 @@ def test_jft_pretraining_computes_at_most_32_images_per_chip_at_once(chips, part
 @pytest.mark.parametrize(
   ("chips", "shards"), [(1, 1), (2, 2), (4, 4), (128, 8), (1024, 8)], ids=str
 )
-def test_jft_pretraining_divides_the_parameters_among_up_to_eight_chips(chips, shards):
-  parallelism = load(f"jft_pretrain.py:chips={chips}").parallelism
-  assert parallelism.parameter_shards == shards
-  assert parallelism.gradient_dtype == "bfloat16"
+def test_parameters_are_divided_among_up_to_eight_chips(chips, shards):
+  pretraining = load(f"jft_pretrain.py:chips={chips}").parallelism
+  assert pretraining == Parallelism(parameter_shards=shards, gradient_dtype="bfloat16")
+  finetuning = load(f"imagenet_finetune.py:chips={chips}").parallelism
+  assert finetuning == Parallelism(parameter_shards=shards)
 
 
 @pytest.mark.parametrize(
   ("kernels", "block_execution"), [("pallas", "unrolled"), ("reference", "scan")]
 )
-def test_jft_pretraining_runs_blocks_as_suits_its_kernels(kernels, block_execution):
-  model = load(f"jft_pretrain.py:kernels={kernels}").model
+@pytest.mark.parametrize("name", ["jft_pretrain.py", "imagenet_finetune.py"])
+def test_blocks_run_as_suits_the_kernels(name, kernels, block_execution):
+  model = load(f"{name}:kernels={kernels}").model
   assert (model.kernels, model.block_execution) == (kernels, block_execution)
+
+
+def test_a_number_of_chips_below_one_is_an_error():
+  with pytest.raises(UserError, match=r"^chips=0: must be at least 1$"):
+    load("imagenet_finetune.py:chips=0")
 
 
 @pytest.mark.parametrize("chips", [0, 3, 8192])
