@@ -2,8 +2,6 @@
 
 import ast
 import importlib.metadata
-import os
-import pathlib
 import re
 import subprocess
 import sys

@@ -221,7 +221,8 @@ def _check_configuration(place: str, config: str | None, overrides: list[str]) -
       for word in chosen:
         override(_ANY, [word])
     else:
-      load_experiment(str(ROOT / config), chosen)
+      # A name of one of `train.configs` is no path.
+      load_experiment(str(ROOT / config) if "/" in config else config, chosen)
   except Exception as error:
     raise DocumentationError(f"{place}: {error}") from error
 
