@@ -69,7 +69,9 @@ def test_a_name_takes_arguments_and_overrides():
     load_experiment("imagenet:size=F3")
 
 
-@pytest.mark.parametrize("name", ["imagnet", "imagnet:variant=F3", "__init__", "imagenet-21k", "x" * 5000])
+@pytest.mark.parametrize(
+  "name", ["imagnet", "imagnet:variant=F3", "__init__", "imagenet-21k", "x" * 5000]
+)
 def test_a_wrong_name_ends_in_one_line_with_the_names(name):
   with pytest.raises(UserError, match=f"neither a file nor one of {', '.join(NAMES)}$") as caught:
     load_experiment(name)
