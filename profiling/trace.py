@@ -66,7 +66,7 @@ def as_text(measurement: Measurement, experiment: Experiment, folder: pathlib.Pa
       "Time of the operations in a step, added over threads that compute at once:",
       format_rows(measurement.rows, busy_seconds),
       "",
-      f"The profile is in {folder}. To look at it: pip install -e '.[profile]', then",
+      f"The profile is in {folder}. To look at it: pip install tensorboard-plugin-profile, then",
       f"  tensorboard --logdir={folder}",
     ]
   )
