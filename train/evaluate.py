@@ -33,7 +33,10 @@ _WEIGHTS = define_path(
   "weights", None, "A haiku file, or safetensors in timm's layout.", use="read"
 )
 _CONFIG = define_path(
-  "config", None, "Python file that says how --weights are evaluated.", use="read"
+  "config",
+  None,
+  "Python file, or a name such as imagenet, that says how --weights are evaluated.",
+  use="read",
 )
 _PIXELS = flags.DEFINE_list("pixels", [], "Sides of the images; default: the experiment's own.")
 _JSON = define_path(

@@ -16,7 +16,8 @@ from train.config.field_names import field_types
 FOLDERS = (*PACKAGES, "tests", "docs")
 """Folders of the repository whose files and modules the text names."""
 FOREIGN_FLAGS = {
-  *("--help", "--strict", "--dry-run", "--logdir", "--out_file_format"),
+  *("--help", "--no-deps", "--version", "--strict", "--dry-run", "--logdir"),
+  "--out_file_format",
   *("--xla_backend_optimization_level", "--xla_cpu_use_fusion_emitters"),
 }
 """Flags of other programs that the text names."""

@@ -307,6 +307,8 @@ def block_of(text, kind="bash tpu"):
     ("exec python -m train.pretrain --work=RUN", "no flag --work"),
     ("python -m profiling.step --variant=F0 --pixels=large", "--pixels=large: not a number"),
     ("python train/pretrain.py", "write python -m"),
+    ("nfnets pretrian --workdir=RUN", "nfnets has no command pretrian"),
+    ("nfnets pretrain --work=RUN", "no flag --work"),
     ("terraform apply", "unknown program terraform"),
     ("docker ps    # what runs", "a comment would be copied"),
   ],
@@ -320,6 +322,7 @@ def test_what_is_not_there_is_found(text, complaint):
   "text",
   [
     "python -m train.launch --to=xpk --nospot --name=a | bash",
+    "nfnets pretrain --config=imagenet:variant=F0 --workdir=RUN && nfnets --help",
     "python -m train.pretrain --config=FILE --multi_host --compilation_cache=DIR",
     "python -m train.evaluate --workdir=RUN --config.data.batch_size=N --coordinator=HOST:1234",
     "X=1 python -m profiling.step --variant=F3 \\\n  --batch_per_chip=16 > out.txt",

@@ -152,6 +152,8 @@ def test_a_run_with_initial_weights_is_fine_tuned():
 def test_the_configuration_is_named_as_in_the_image(monkeypatch):
   monkeypatch.chdir(FOLDER)
   assert f"--config={JFT}" in job(config=f"../../{JFT}").command
+  name = JFT.removeprefix("train/configs/").replace(".py", "")
+  assert f"--config={JFT}" in job(config=name).command
 
 
 def test_the_image_holds_what_a_worker_runs():
