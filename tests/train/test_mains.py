@@ -131,6 +131,22 @@ def test_fine_tuning_and_evaluation(pretrained, digits, tmp_path):
   assert (tmp_path / "confusion.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_own_photographs_are_fine_tuned_without_further_values(pretrained, digits, tmp_path):
+  result = run(
+    "train.finetune",
+    f"--config=train/configs/finetune_small.py:data={digits},variant={TINY.name}",
+    f"--workdir={tmp_path / 'run'}",
+    f"--config.initial_weights={pretrained[0]}",
+    "--config.schedule.train_steps=2",
+    "--config.optimizer.warmup_steps=1",
+    "--config.loss.class_weights=balanced",
+  )
+  assert result.returncode == 0, result.stderr
+  assert "fine-tuning NFNet-tiny on 1,000 images" in result.stdout
+  assert "2 steps of 64" in result.stdout
+  assert "evaluation at step 2 (moving average): loss " in result.stdout
+
+
 def test_the_advice_about_a_changed_rate_can_be_followed(pretrained, digits, tmp_path):
   shutil.copytree(pretrained[0], tmp_path / "run")
   shutil.rmtree(tmp_path / "run" / "checkpoints" / "4")
