@@ -20,8 +20,8 @@ from tests.repository import ROOT
 from tests.test_structure import MODULES, TOPS
 
 DISTRIBUTION = "nfnets-at-scale"
-NOT_DEPENDENCIES = {"tensorflow", "torch", "timm"}
-"""What `profiling` measures other projects with, where the user has installed them."""
+NOT_DEPENDENCIES = {"tensorflow", "torch", "timm", "pyarrow"}
+"""What `profiling` measures other projects with, where the user has installed them, and extras."""
 
 
 @pytest.fixture(scope="module")

@@ -370,7 +370,7 @@ def test_output_that_is_not_printed(shown):
 
 def test_flags_are_those_that_the_program_defines():
   assert flags_of("train.pretrain").keys() == {
-    *("config", "workdir", "compilation_cache", "accept_changes"),
+    *("config", "help_config", "workdir", "compilation_cache", "accept_changes"),
     *("multi_host", "coordinator", "process_count", "process_index"),
   }
   assert flags_of("profiling.step")["pixels"] == "integer"

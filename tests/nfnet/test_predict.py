@@ -1,7 +1,10 @@
 """Tests the command `nfnet.predict` and, below it, `nfnet.inference`."""
 
+import csv
 import functools
+import json
 import os
+import re
 import shutil
 
 import jax
@@ -12,7 +15,15 @@ from PIL import Image
 from nfnet.errors import UserError
 from nfnet.images.normalization import MEAN_RGB, STDDEV_RGB, normalize
 from nfnet.images.resizing import resize_and_center_crop
-from nfnet.inference import Classifier, batches, load_classifier, predict, read_images, top_classes
+from nfnet.inference import (
+  Classifier,
+  as_text,
+  load_classifier,
+  outcome_of,
+  predict,
+  read_image,
+  read_images,
+)
 from nfnet.model import NFNet, apply, parameter_shapes
 from nfnet.predict import read_inputs
 from nfnet.weights.haiku import save_haiku
@@ -79,6 +90,11 @@ def expected_logits(parameters, images, **arguments):
   return np.asarray(function(parameters, images))
 
 
+def top_classes(classifier, logits):
+  """Returns the lines below the image's name."""
+  return as_text(outcome_of(classifier, "image", logits, 5)).partition("\n")[2]
+
+
 def run(*arguments, module="tests.train.small_network", **options):
   return commands.run(module, *arguments, **options)
 
@@ -108,7 +124,7 @@ def test_activations_differ_and_the_checkpoint_knows_its_own(folder, parameters)
 def test_resolution_is_that_of_the_checkpoint_or_the_variant(folder, weights, pixels, used):
   classifier = load_classifier(str(folder / weights), variant=NAME, pixels=pixels)
   assert (classifier.pixels, classifier.resize_margin) == used
-  images = list(read_images([str(folder / "a.png"), str(folder / "c.webp")], classifier))
+  images = list(read_images([str(folder / "a.png"), str(folder / "c.webp")], classifier, ahead=1))
   assert [image.shape for image in images] == [(used[0], used[0], 3)] * 2
   assert {image.dtype for image in images} == {np.dtype("float32")}
 
@@ -140,7 +156,7 @@ def test_images_are_resized_as_the_weights_were_evaluated(
     )
   classifier = load_classifier(str(path), variant=NAME, resize=asked)
   assert classifier.resize == used
-  (image,) = read_images([str(folder / "c.webp")], classifier)
+  image = read_image(str(folder / "c.webp"), classifier)
   with Image.open(folder / "c.webp") as picture:
     expected = resize_and_center_crop(
       np.asarray(picture.convert("RGB")), classifier.pixels, classifier.resize_margin, used
@@ -164,18 +180,72 @@ def test_a_checkpoint_knows_its_numerics(folder, parameters, tmp_path):
 def test_images_are_normalized(folder):
   Image.new("RGB", (64, 64), (10, 20, 30)).save(folder / "plain.png")
   classifier = load_classifier(str(folder / "haiku.npz"), variant=NAME)
-  (image,) = read_images([str(folder / "plain.png")], classifier)
+  image = read_image(str(folder / "plain.png"), classifier)
   expected = (np.array([10, 20, 30]) - MEAN_RGB) / STDDEV_RGB
   np.testing.assert_allclose(image[5, 7], expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 4, 5])
-def test_batches_are_of_one_size_and_hold_each_image_once(count):
-  images = [np.full((2, 2, 3), i + 1, np.float32) for i in range(count)]
-  stacks = list(batches(iter(images), 2))
-  assert {stack.shape for stack, _ in stacks} == {(2, 2, 2, 3)}
-  real = np.concatenate([stack[:number] for stack, number in stacks])
-  np.testing.assert_array_equal(real, np.stack(images))
+def fake_classifier(logits=lambda images: images.mean(axis=(1, 2)), **fields):
+  fields = {"class_names": None, "is_multi_label": False, **fields}
+  return Classifier(
+    logits=logits, pixels=24, resize="squash", resize_margin=0, num_classes=3, **fields
+  )
+
+
+@pytest.mark.parametrize("bad", [(), (0,), (1, 2), (0, 1, 2, 3, 4)])
+@pytest.mark.parametrize("count", [2, 3, 4, 5])
+def test_batches_are_of_one_size_and_results_in_the_order_of_the_images(count, bad):
+  shapes = set()
+
+  def logits(images):
+    shapes.add(images.shape)
+    return images.mean(axis=(1, 2))
+
+  images = [
+    UserError(f"bad {i}") if i in bad else np.full((2, 2, 3), i + 1, np.float32)
+    for i in range(count)
+  ]
+  found = predict(fake_classifier(logits), iter(images), num_images=count, batch_size=2)
+  for image, result in zip(images, found, strict=True):
+    if isinstance(image, UserError):
+      assert result is image
+    else:
+      np.testing.assert_array_equal(result, image[0, 0])
+  assert shapes <= {(2, 2, 2, 3)}
+
+
+def test_results_do_not_depend_on_the_batch(folder):
+  classifier = load_classifier(str(folder / "softmax"))
+  paths = [str(folder / name) for name in ("a.png", "b.jpg", "c.webp", "a.png", "b.jpg")]
+  inputs = list(read_images(paths, classifier, ahead=3))
+
+  def logits(images, batch_size):
+    return np.stack(
+      list(predict(classifier, images, num_images=len(images), batch_size=batch_size))
+    )
+
+  expected = logits(inputs, 2)
+  # Other images beside it, to the bit; in batches of another size, XLA rounds differently.
+  np.testing.assert_array_equal(logits(inputs[::-1], 2)[::-1], expected)
+  np.testing.assert_array_equal(expected[:2], expected[3:])
+  for batch_size in (1, 5, 16):
+    np.testing.assert_allclose(logits(inputs, batch_size), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_few_images_are_read_ahead(folder):
+  classifier = fake_classifier()
+  asked = []
+
+  def paths():
+    for i in range(50):
+      asked.append(i)
+      yield str(folder / ("a.png" if i % 2 else "missing.png"))
+
+  images = read_images(paths(), classifier, ahead=4)
+  for i in range(10):
+    assert isinstance(next(images), UserError) == (i % 2 == 0)
+    assert len(asked) <= i + 4
+  images.close()
 
 
 def test_softmax_probabilities_and_names(folder):
@@ -191,14 +261,7 @@ def test_softmax_probabilities_and_names(folder):
 
 
 def test_names_of_a_file_reach_the_terminal_as_text():
-  classifier = Classifier(
-    logits=lambda images: images,
-    pixels=24,
-    resize="squash",
-    resize_margin=0,
-    class_names=["cat", "\x1b[31m\n", "\udcff"],
-    is_multi_label=False,
-  )
+  classifier = fake_classifier(class_names=["cat", "\x1b[31m\n", "\udcff"])
   lines = top_classes(classifier, np.float32([0, 1, 2])).splitlines()
   assert [line.split("  ")[-1] for line in lines] == [r"\udcff", r"\x1b[31m\n", "cat"]
 
@@ -254,9 +317,9 @@ def test_bad_images_are_errors_that_name_the_file(folder):
   classifier = load_classifier(str(folder / "haiku.npz"), variant=NAME)
   (folder / "broken.jpg").write_bytes((folder / "b.jpg").read_bytes()[:300])
   with pytest.raises(UserError, match=r"image '.*broken\.jpg' cannot be decoded"):
-    list(read_images([str(folder / "broken.jpg")], classifier))
+    read_image(str(folder / "broken.jpg"), classifier)
   with pytest.raises(UserError, match=r"image '.*missing\.jpg' cannot be read: No such file"):
-    list(read_images([str(folder / "missing.jpg")], classifier))
+    read_image(str(folder / "missing.jpg"), classifier)
 
 
 def test_weights_know_the_names_of_their_classes(folder):
@@ -322,12 +385,65 @@ def test_the_command_writes_logits(folder, parameters, tmp_path):
   np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_a_broken_image_does_not_keep_the_others_from_being_classified(folder, tmp_path):
+  pictures = tmp_path / "pictures"
+  (pictures / "b").mkdir(parents=True)
+  shutil.copy(folder / "b.jpg", pictures / "1.JPG")
+  (pictures / "2.jpg").write_bytes((folder / "b.jpg").read_bytes()[:300])
+  shutil.copy(folder / "c.webp", pictures / "b" / "3.webp")
+  (pictures / "notes.txt").write_text("no image")
+  (tmp_path / "list.txt").write_text(f"{folder / 'a.png'}\n\n{tmp_path / 'missing.png'}\r\n")
+  (tmp_path / "names.txt").write_text("\n".join(f"kind, {i}" for i in range(NUM_CLASSES)))
+  result = run(
+    "nfnet.predict",
+    f"--weights={folder / 'haiku.npz'}",
+    f"--variant={NAME}",
+    *COMPILED_ABOVE,
+    f"--class_names_file={tmp_path / 'names.txt'}",
+    f"--images={tmp_path / 'list.txt'}",
+    *(f"--{kind}={tmp_path / kind}" for kind in ("json", "csv", "logits_out")),
+    "--top=3",
+    pictures,
+  )
+  assert (result.returncode, result.stdout) == (2, ""), result.stderr
+  errors = result.stderr.splitlines()
+  assert errors[0].startswith(f"image '{pictures}/2.jpg' cannot be decoded: ")
+  assert errors[1].startswith(f"image '{tmp_path}/missing.png' cannot be read: ")
+  assert re.fullmatch(r"5 images; [\d,.]+ images/s after the first batch", errors[2])
+  assert errors[3].startswith("error: 2 of 5 images could not be classified")
+  assert len(errors) == 4
+
+  names = [pictures / "1.JPG", pictures / "2.jpg", pictures / "b" / "3.webp", folder / "a.png"]
+  names = [*map(str, names), str(tmp_path / "missing.png")]
+  content = json.loads((tmp_path / "json").read_text())
+  assert content["weights"] == str(folder / "haiku.npz")
+  assert [one["image"] for one in content["images"]] == names
+  with (tmp_path / "csv").open() as file:
+    rows = list(csv.DictReader(file))
+  assert [row["image"] for row in rows] == names
+  logits = np.load(tmp_path / "logits_out")
+  assert (logits.dtype, logits.shape) == (np.float32, (5, NUM_CLASSES))
+  for one, row, of_image in zip(content["images"], rows, logits, strict=True):
+    is_bad = one["image"] in (names[1], names[4])
+    assert np.isnan(of_image).all() == is_bad
+    assert ("error" in one) == bool(row["error"]) == is_bad
+    if not is_bad:
+      probabilities = np.exp(of_image - of_image.max())
+      probabilities /= probabilities.sum()
+      best = np.argsort(-of_image)[:3]
+      assert [found["index"] for found in one["classes"]] == best.tolist()
+      assert [found["name"] for found in one["classes"]] == [f"kind, {i}" for i in best]
+      assert row["class_1"] == f"kind, {best[0]}"
+      assert float(row["probability_3"]) == pytest.approx(probabilities[best[2]], rel=1e-4)
+
+
 @pytest.mark.parametrize(
   ("arguments", "message"),
   [
     (["a.png"], "--weights"),
-    (["--weights=haiku.npz"], "give either image files or --inputs"),
-    (["--weights=haiku.npz", "--inputs=inputs.npy", "a.png"], "give either image files or"),
+    (["--weights=haiku.npz"], "give either image files, folders or --images=LIST.txt, or --inputs"),
+    (["--weights=haiku.npz", "--inputs=inputs.npy", "a.png"], "give either image files, folders"),
+    (["--weights=haiku.npz", "--images=missing.txt"], "--images=missing.txt cannot be read"),
     (["--weights=w", "--inputs=inputs.npy", "--resize=squash"], "--resize is for image files"),
     (["--weights=haiku.npz", "--pixels=99999999", "a.png"], "--pixels=99999999"),
     (["--weights=haiku.npz", "--variant=P9", "a.png"], "--variant: unknown variant 'P9'"),

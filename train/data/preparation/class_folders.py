@@ -13,9 +13,10 @@ import unicodedata
 from collections.abc import Sequence
 
 from nfnet.errors import UserError, format_count
+from nfnet.images.decoding import IMAGE_SUFFIXES
 from nfnet.system.paths import REFUSED_CATEGORIES
 from nfnet.weights.class_names import composed
-from train.data.preparation.file_tree import IMAGE_SUFFIXES, File, Folder, examples
+from train.data.preparation.file_tree import File, Folder, examples
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 LAYOUTS = ("auto", "splits", "classes")
