@@ -23,36 +23,53 @@ class Gate(NamedTuple):
   excite_bias: Float[Array, " c"]
 
 
-def gate_values(mean: Float[Array, "n c"], gate: Gate, *, dtype: jnp.dtype) -> Float[Array, "n c"]:
-  """Returns 2 * sigmoid(fc(relu(fc(mean over space)))), in float32.
+def fully_connected(
+  x: Float[Array, "n i"], weight: Float[Array, "i o"], bias: Float[Array, " o"], *, dtype: jnp.dtype
+) -> Float[Array, "n o"]:
+  """Returns x @ weight + bias, in float32.
 
-  Values lie in (0, 2); the sigmoid of a large argument (17 and more) is rounded to the end of that
-  interval. The inner activation is a plain ReLU, as in the released code and weights; the paper's
-  appendix says scaled GELU.
+  Args:
+    x: values.
+    weight: weight of the layer.
+    bias: bias of the layer.
+    dtype: dtype to which the operands of the product are rounded for the MXU; sums are float32.
+  """
+  product = jnp.dot(x.astype(dtype), weight.astype(dtype), preferred_element_type=jnp.float32)
+  return product + bias.astype(jnp.float32)[None, :]
+
+
+def gate_logits(mean: Float[Array, "n c"], gate: Gate, *, dtype: jnp.dtype) -> Float[Array, "n c"]:
+  """Returns fc(relu(fc(mean over space))), in float32.
+
+  The inner activation is a plain ReLU, as in the released code and weights; the paper's appendix
+  says scaled GELU.
 
   Args:
     mean: mean of the branch over space.
     gate: weights of squeeze-excite.
-    dtype: dtype to which the operands of both products are rounded for the MXU; sums are float32.
+    dtype: dtype to which the operands of both products are rounded; see `fully_connected`.
   """
-
-  def fully_connected(x, weight, bias):
-    product = jnp.dot(x.astype(dtype), weight.astype(dtype), preferred_element_type=jnp.float32)
-    return product + bias.astype(jnp.float32)[None, :]
-
-  hidden = jax.nn.relu(fully_connected(mean, gate.squeeze_weight, gate.squeeze_bias))
-  return 2.0 * jax.nn.sigmoid(fully_connected(hidden, gate.excite_weight, gate.excite_bias))
+  hidden = fully_connected(mean, gate.squeeze_weight, gate.squeeze_bias, dtype=dtype)
+  return fully_connected(jax.nn.relu(hidden), gate.excite_weight, gate.excite_bias, dtype=dtype)
 
 
 def branch_scale(
-  mean: Float[Array, "n c"],
-  gate: Gate,
+  logits: Float[Array, "n c"],
   skip_gain: Float[Array, ""],
   keep: Float[Array, " n"] | None,
   *,
   alpha: float,
-  dtype: jnp.dtype,
 ) -> Float[Array, "n c"]:
-  """Returns alpha * skip_gain * keep * gate, in float32; see `reference.se_residual`."""
-  scale = gate_values(mean, gate, dtype=dtype) * (alpha * skip_gain.astype(jnp.float32))
+  """Returns alpha * skip_gain * keep * 2 * sigmoid(logits), in float32.
+
+  The gate, 2 * sigmoid(logits), lies in (0, 2); the sigmoid of a large argument (17 and more) is
+  rounded to the end of that interval.
+
+  Args:
+    logits: what `gate_logits` returns.
+    skip_gain: see `reference.se_residual`.
+    keep: see `reference.se_residual`.
+    alpha: see `reference.se_residual`.
+  """
+  scale = 2.0 * jax.nn.sigmoid(logits) * (alpha * skip_gain.astype(jnp.float32))
   return scale if keep is None else scale * keep.astype(jnp.float32)[:, None]
