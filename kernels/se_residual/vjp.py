@@ -19,7 +19,8 @@ from kernels.scaled_ws_conv import vjp as convolution
 from kernels.scaled_ws_conv.filters import RawFilters, StandardizedFilters
 from kernels.scaled_ws_conv.formulas import Activation, Standardization
 from kernels.scaled_ws_conv.tile import Passes
-from kernels.se_residual.formulas import Gate, branch_scale, fully_connected, gate_logits
+from kernels.se_residual import formulas
+from kernels.se_residual.formulas import Gate, branch_scale, fully_connected
 from kernels.se_residual.gate_tpu import covers, gate_gradients
 from kernels.se_residual.residual_tpu import add_scaled, sums_over_space
 from kernels.se_residual.tile import Blocks
@@ -80,7 +81,7 @@ def _forward(
   branch = branch[:, :, 0]
 
   def scale_of(mean, gate, skip_gain, keep):
-    return branch_scale(_gate_logits(x.dtype, mean, gate), skip_gain, keep, alpha=alpha)
+    return branch_scale(gate_logits(x.dtype, mean, gate), skip_gain, keep, alpha=alpha)
 
   scale, pull_back = jax.vjp(scale_of, mean, gate, skip_gain, keep)
   result = add_scaled(branch, shortcut, scale, blocks=blocks.addition)
@@ -118,9 +119,9 @@ end_branch.defvjp(_forward, _backward)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _gate_logits(dtype: jnp.dtype, mean: Float[Array, "n c"], gate: Gate) -> Float[Array, "n c"]:
+def gate_logits(dtype: jnp.dtype, mean: Float[Array, "n c"], gate: Gate) -> Float[Array, "n c"]:
   """Computes `formulas.gate_logits`."""
-  return gate_logits(mean, gate, dtype=dtype)
+  return formulas.gate_logits(mean, gate, dtype=dtype)
 
 
 def _gate_forward(dtype: jnp.dtype, mean, gate):
@@ -134,7 +135,7 @@ def _gate_backward(dtype: jnp.dtype, residuals, cotangent):
   mean, hidden, gate = residuals
   images, channels = mean.shape
   if not covers(images, channels, hidden.shape[1], jnp.dtype(dtype).itemsize):
-    _, pull_back = jax.vjp(functools.partial(gate_logits, dtype=dtype), mean, gate)
+    _, pull_back = jax.vjp(functools.partial(formulas.gate_logits, dtype=dtype), mean, gate)
     return pull_back(cotangent)
   gradients = gate_gradients(
     mean.astype(dtype),
@@ -151,4 +152,4 @@ def _gate_backward(dtype: jnp.dtype, residuals, cotangent):
   )
 
 
-_gate_logits.defvjp(_gate_forward, _gate_backward)
+gate_logits.defvjp(_gate_forward, _gate_backward)

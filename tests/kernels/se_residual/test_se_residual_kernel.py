@@ -17,11 +17,12 @@ from kernels.scaled_ws_conv import reference as conv_reference
 from kernels.scaled_ws_conv import tile as conv_tile
 from kernels.scaled_ws_conv.pallas import raw_filters
 from kernels.scaled_ws_conv.problem import problem_of
-from kernels.se_residual import pallas, reference, residual_tpu
+from kernels.se_residual import formulas, gate_tpu, pallas, reference, residual_tpu, vjp
 from kernels.se_residual.formulas import Gate
 from kernels.se_residual.problem import Problem
 from kernels.se_residual.tile import choose
 from kernels.se_residual.vjp import AllBlocks, end_branch
+from nfnet.variants import VARIANTS
 from tests.kernels import exact
 
 pytestmark = pytest.mark.usefixtures("interpreted")
@@ -142,6 +143,80 @@ def test_the_addition_and_the_sums_against_float64(shape, dtype):
   assert errors[0] < ROUNDINGS * EPSILON[dtype]
   # Sums over pixels in float32, of what float32 holds.
   assert max(errors[1:]) < ROUNDINGS * EPSILON["float32"] * np.sqrt(shape[0] * shape[1])
+
+
+def check_gate_gradients(channels, hidden_channels, dtype):
+  generator = np.random.default_rng(2)
+
+  def draw(*shape):
+    return jnp.asarray(generator.standard_normal(shape), dtype)
+
+  images = 16
+  operands = (
+    draw(images, channels),
+    jax.nn.relu(draw(images, hidden_channels)),
+    draw(images, channels),
+    draw(channels, hidden_channels),
+    draw(hidden_channels, channels),
+  )
+  actual = gate_tpu.gate_gradients(*operands)
+  assert [one.dtype for one in actual] == [jnp.float32, dtype, jnp.float32, dtype]
+  mean, hidden, cotangent, squeeze_weight, excite_weight = (
+    np.float64(one.astype(jnp.float32)) for one in operands
+  )
+  of_hidden = (cotangent @ excite_weight.T) * (hidden > 0)
+  expected = (
+    of_hidden @ squeeze_weight.T,
+    mean.T @ of_hidden,
+    of_hidden.sum(axis=0),
+    hidden.T @ cotangent,
+  )
+  longest = max(channels, hidden_channels)
+  assert max(exact.relative_errors(actual, expected)) < (
+    2 * EPSILON[dtype] + ROUNDINGS * EPSILON["float32"] * np.sqrt(longest)
+  )
+
+
+@pytest.mark.parametrize(
+  ("channels", "hidden_channels", "dtype"),
+  [
+    # One block that does not fill the lanes, a block for each core, two, and an odd number of them.
+    (256, 192, "bfloat16"),
+    (128, 256, "float32"),
+    (128, 512, "bfloat16"),
+    (128, 384, "float32"),
+  ],
+)
+def test_the_gates_gradients_against_float64(channels, hidden_channels, dtype):
+  check_gate_gradients(channels, hidden_channels, dtype)
+
+
+@pytest.mark.usefixtures("on_two_cores")
+def test_cores_that_share_the_gates_gradients_do_not_race():
+  check_gate_gradients(128, 512, "float32")
+
+
+@pytest.mark.parametrize("variant", ["F0", "F0+"])
+def test_the_gates_kernel_covers_the_published_networks(variant):
+  for block in VARIANTS[variant].blocks():
+    assert gate_tpu.covers(32, block.out_channels, block.squeeze_channels, itemsize=2)
+
+
+def test_a_gate_that_does_not_fit_vmem_has_the_same_gradients():
+  hidden_channels = 4100
+  assert not gate_tpu.covers(16, 128, hidden_channels, itemsize=4)
+  (*_, gate, _), _, cotangent = problem(1, 1, 16, 128, 128, squeeze=hidden_channels)
+  operands, cotangent = (cotangent[0, 0], gate), cotangent[0, 0]
+  dtype = jnp.dtype("float32")
+  actual, expected = (
+    exact.compiled_once(function, operands, cotangent)
+    for function in (
+      functools.partial(vjp.gate_logits, dtype),
+      functools.partial(formulas.gate_logits, dtype=dtype),
+    )
+  )
+  for ours, theirs in zip(actual, expected, strict=True):
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(
