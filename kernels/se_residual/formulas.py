@@ -1,5 +1,6 @@
 """The formulas of squeeze-excite that the reference and the kernels share."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -29,7 +30,7 @@ def fully_connected(
   """Returns x @ weight + bias, in float32.
 
   Args:
-    x: values.
+    x: inputs of the layer.
     weight: weight of the layer.
     bias: bias of the layer.
     dtype: dtype to which the operands of the product are rounded for the MXU; sums are float32.
@@ -38,38 +39,44 @@ def fully_connected(
   return product + bias.astype(jnp.float32)[None, :]
 
 
-def gate_logits(mean: Float[Array, "n c"], gate: Gate, *, dtype: jnp.dtype) -> Float[Array, "n c"]:
-  """Returns fc(relu(fc(mean over space))), in float32.
+def gate_values(
+  mean: Float[Array, "n c"],
+  gate: Gate,
+  *,
+  dtype: jnp.dtype,
+  excite: Callable[..., Float[Array, "n c"]] = fully_connected,
+) -> Float[Array, "n c"]:
+  """Returns 2 * sigmoid(fc(relu(fc(mean over space)))), in float32.
 
-  The inner activation is a plain ReLU, as in the released code and weights; the paper's appendix
-  says scaled GELU.
+  Values lie in (0, 2); the sigmoid of a large argument (17 and more) is rounded to the end of that
+  interval. The inner activation is a plain ReLU, as in the released code and weights; the paper's
+  appendix says scaled GELU.
 
   Args:
     mean: mean of the branch over space.
     gate: weights of squeeze-excite.
-    dtype: dtype to which the operands of both products are rounded; see `fully_connected`.
+    dtype: dtype to which the operands of both products are rounded for the MXU; sums are float32.
+    excite: function that computes the second layer, `fully_connected` or its equal.
   """
   hidden = fully_connected(mean, gate.squeeze_weight, gate.squeeze_bias, dtype=dtype)
-  return fully_connected(jax.nn.relu(hidden), gate.excite_weight, gate.excite_bias, dtype=dtype)
+  logits = excite(jax.nn.relu(hidden), gate.excite_weight, gate.excite_bias, dtype=dtype)
+  return 2.0 * jax.nn.sigmoid(logits)
 
 
 def branch_scale(
-  logits: Float[Array, "n c"],
+  mean: Float[Array, "n c"],
+  gate: Gate,
   skip_gain: Float[Array, ""],
   keep: Float[Array, " n"] | None,
   *,
   alpha: float,
+  dtype: jnp.dtype,
+  excite: Callable[..., Float[Array, "n c"]] = fully_connected,
 ) -> Float[Array, "n c"]:
-  """Returns alpha * skip_gain * keep * 2 * sigmoid(logits), in float32.
+  """Returns alpha * skip_gain * keep * gate, in float32.
 
-  The gate, 2 * sigmoid(logits), lies in (0, 2); the sigmoid of a large argument (17 and more) is
-  rounded to the end of that interval.
-
-  Args:
-    logits: what `gate_logits` returns.
-    skip_gain: see `reference.se_residual`.
-    keep: see `reference.se_residual`.
-    alpha: see `reference.se_residual`.
+  See `reference.se_residual`, and `gate_values` for `excite`.
   """
-  scale = 2.0 * jax.nn.sigmoid(logits) * (alpha * skip_gain.astype(jnp.float32))
+  scale = gate_values(mean, gate, dtype=dtype, excite=excite)
+  scale = scale * (alpha * skip_gain.astype(jnp.float32))
   return scale if keep is None else scale * keep.astype(jnp.float32)[:, None]

@@ -17,7 +17,7 @@ from kernels.scaled_ws_conv import reference as conv_reference
 from kernels.scaled_ws_conv import tile as conv_tile
 from kernels.scaled_ws_conv.pallas import raw_filters
 from kernels.scaled_ws_conv.problem import problem_of
-from kernels.se_residual import formulas, gate_tpu, pallas, reference, residual_tpu, vjp
+from kernels.se_residual import excite_tpu, formulas, pallas, reference, residual_tpu, vjp
 from kernels.se_residual.formulas import Gate
 from kernels.se_residual.problem import Problem
 from kernels.se_residual.tile import choose
@@ -145,78 +145,59 @@ def test_the_addition_and_the_sums_against_float64(shape, dtype):
   assert max(errors[1:]) < ROUNDINGS * EPSILON["float32"] * np.sqrt(shape[0] * shape[1])
 
 
-def check_gate_gradients(channels, hidden_channels, dtype):
+def check_layer_gradients(inputs, outputs, dtype):
   generator = np.random.default_rng(2)
-
-  def draw(*shape):
-    return jnp.asarray(generator.standard_normal(shape), dtype)
-
-  images = 16
-  operands = (
-    draw(images, channels),
-    jax.nn.relu(draw(images, hidden_channels)),
-    draw(images, channels),
-    draw(channels, hidden_channels),
-    draw(hidden_channels, channels),
+  x, cotangent, weight = (
+    jnp.asarray(generator.standard_normal(shape), dtype)
+    for shape in ((16, inputs), (16, outputs), (inputs, outputs))
   )
-  actual = gate_tpu.gate_gradients(*operands)
-  assert [one.dtype for one in actual] == [jnp.float32, dtype, jnp.float32, dtype]
-  mean, hidden, cotangent, squeeze_weight, excite_weight = (
-    np.float64(one.astype(jnp.float32)) for one in operands
-  )
-  of_hidden = (cotangent @ excite_weight.T) * (hidden > 0)
-  expected = (
-    of_hidden @ squeeze_weight.T,
-    mean.T @ of_hidden,
-    of_hidden.sum(axis=0),
-    hidden.T @ cotangent,
-  )
-  longest = max(channels, hidden_channels)
-  assert max(exact.relative_errors(actual, expected)) < (
-    2 * EPSILON[dtype] + ROUNDINGS * EPSILON["float32"] * np.sqrt(longest)
-  )
+  actual = excite_tpu.layer_gradients(x, cotangent, weight)
+  assert [one.dtype for one in actual] == [jnp.float32, dtype]
+  x, cotangent, weight = (np.float64(one.astype(jnp.float32)) for one in (x, cotangent, weight))
+  errors = exact.relative_errors(actual, (cotangent @ weight.T, x.T @ cotangent))
+  sums = ROUNDINGS * EPSILON["float32"] * np.sqrt(outputs)
+  assert errors[0] < sums
+  assert errors[1] < EPSILON[dtype] + sums
 
 
 @pytest.mark.parametrize(
-  ("channels", "hidden_channels", "dtype"),
+  ("inputs", "outputs", "dtype"),
   [
-    # One block that does not fill the lanes, a block for each core, two, and an odd number of them.
-    (256, 192, "bfloat16"),
-    (128, 256, "float32"),
-    (128, 512, "bfloat16"),
-    (128, 384, "float32"),
+    # One block that does not fill the lanes, a block for each core, and an odd number of them.
+    (192, 256, "bfloat16"),
+    (256, 128, "float32"),
+    (384, 128, "bfloat16"),
   ],
 )
-def test_the_gates_gradients_against_float64(channels, hidden_channels, dtype):
-  check_gate_gradients(channels, hidden_channels, dtype)
+def test_a_layers_gradients_against_float64(inputs, outputs, dtype):
+  check_layer_gradients(inputs, outputs, dtype)
 
 
 @pytest.mark.usefixtures("on_two_cores")
-def test_cores_that_share_the_gates_gradients_do_not_race():
-  check_gate_gradients(128, 512, "float32")
+def test_cores_that_share_a_layers_gradients_do_not_race():
+  check_layer_gradients(512, 128, "float32")
 
 
 @pytest.mark.parametrize("variant", ["F0", "F0+"])
-def test_the_gates_kernel_covers_the_published_networks(variant):
+def test_the_layers_kernel_covers_the_published_networks(variant):
   for block in VARIANTS[variant].blocks():
-    assert gate_tpu.covers(32, block.out_channels, block.squeeze_channels, itemsize=2)
+    assert excite_tpu.covers(32, block.squeeze_channels, block.out_channels, itemsize=2)
 
 
-def test_a_gate_that_does_not_fit_vmem_has_the_same_gradients():
-  hidden_channels = 4100
-  assert not gate_tpu.covers(16, 128, hidden_channels, itemsize=4)
-  (*_, gate, _), _, cotangent = problem(1, 1, 16, 128, 128, squeeze=hidden_channels)
-  operands, cotangent = (cotangent[0, 0], gate), cotangent[0, 0]
+def test_a_layer_that_does_not_fit_vmem_has_the_same_gradients():
+  generator = np.random.default_rng(3)
+  hidden, weight, bias, cotangent = (
+    jnp.asarray(generator.standard_normal(shape), jnp.float32)
+    for shape in ((16, 8200), (8200, 128), (128,), (16, 128))
+  )
+  assert not excite_tpu.covers(16, *weight.shape, itemsize=4)
   dtype = jnp.dtype("float32")
   actual, expected = (
-    exact.compiled_once(function, operands, cotangent)
-    for function in (
-      functools.partial(vjp.gate_logits, dtype),
-      functools.partial(formulas.gate_logits, dtype=dtype),
-    )
+    exact.compiled_once(functools.partial(function, dtype=dtype), (hidden, weight, bias), cotangent)
+    for function in (vjp.excite, formulas.fully_connected)
   )
   for ours, theirs in zip(actual, expected, strict=True):
-    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(ours, theirs)
 
 
 @pytest.mark.parametrize(
