@@ -44,7 +44,7 @@ def gate_values(
   gate: Gate,
   *,
   dtype: jnp.dtype,
-  excite: Callable[..., Float[Array, "n c"]] = fully_connected,
+  excite: Callable[..., Float[Array, "n c"]],
 ) -> Float[Array, "n c"]:
   """Returns 2 * sigmoid(fc(relu(fc(mean over space)))), in float32.
 
@@ -71,7 +71,7 @@ def branch_scale(
   *,
   alpha: float,
   dtype: jnp.dtype,
-  excite: Callable[..., Float[Array, "n c"]] = fully_connected,
+  excite: Callable[..., Float[Array, "n c"]],
 ) -> Float[Array, "n c"]:
   """Returns alpha * skip_gain * keep * gate, in float32.
 
