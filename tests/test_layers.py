@@ -16,15 +16,17 @@ BUILT_ON = {"se_residual": "scaled_ws_conv", "stem": "scaled_ws_conv"}
 """Ops with another inside. Squeeze-excite and its convolution each need what the other computes,
 forward and backward; the stem is four convolutions."""
 OP_FILES = {"__init__", "formulas", "op", "pallas", "problem", "reference", "tile"}
-"""Files that every op has; it may have `filters`, `vjp` and files whose names end in `_tpu`
-besides."""
+"""Files that every op has; it may have `filters`, `packing`, `packed_window`, `vjp` and files
+whose names end in `_tpu` besides."""
 MAY_IMPORT = {
   "formulas": {"formulas"},
   "filters": {"formulas"},
   "reference": {"formulas", "filters", "reference"},
   "problem": {"formulas", "problem"},
-  "tile": {"problem", "tile"},
-  "_tpu": {"formulas", "filters", "problem", "tile", "_tpu"},
+  "packing": {"problem"},
+  "tile": {"problem", "packing", "tile"},
+  "packed_window": {"problem", "packing", "tile"},
+  "_tpu": {"formulas", "filters", "problem", "packing", "tile", "packed_window", "_tpu"},
   "vjp": {"formulas", "filters", "problem", "tile", "vjp", "_tpu"},
   "pallas": {"formulas", "filters", "problem", "tile", "vjp", "pallas", "_tpu"},
   "op": {"formulas", "filters", "reference", "pallas"},
@@ -73,7 +75,7 @@ def imports_of_op(path):
 def test_every_op_has_the_same_files(op):
   stems = {path.stem for path in (ROOT / "kernels" / op).glob("*.py")}
   kinds = {kind(stem) for stem in stems}
-  assert kinds - {"filters", "vjp", "_tpu"} == OP_FILES
+  assert kinds - {"filters", "packing", "packed_window", "vjp", "_tpu"} == OP_FILES
   assert (ROOT / "kernels" / op / "tiles.json").exists()
 
 

@@ -18,7 +18,7 @@ from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float
 
 from kernels.call import Operand, Result, call
-from kernels.scaled_ws_conv import packed_tpu, packing
+from kernels.scaled_ws_conv import packed_window, packing
 from kernels.scaled_ws_conv.filters import RawFilters, StandardizedFilters
 from kernels.scaled_ws_conv.formulas import Activation
 from kernels.scaled_ws_conv.packing import HALF
@@ -251,7 +251,7 @@ def _packed_body(refs: Refs, *, blocks: Blocks, activation: Activation | None):
   def _():
     for ref in (refs.sums_ref, refs.bias_sums_ref):
       ref[...] = jnp.zeros_like(ref)
-    packed_tpu.write_squares(refs.standardized_ref, refs.squares_ref, blocks)
+    packed_window.write_squares(refs.standardized_ref, refs.squares_ref, blocks)
 
   def take_in():
     is_padding = row_block == blocks.row_blocks
@@ -259,14 +259,14 @@ def _packed_body(refs: Refs, *, blocks: Blocks, activation: Activation | None):
     for row, column in itertools.product(range(tile.rows), range(2)):
       values = jnp.where(is_padding, 0, refs.cotangent_ref[row, :, column])
       total += jnp.sum(values.astype(jnp.float32), axis=0)
-      packed_tpu.write_row(window_ref, 1 + tile.rows + row, column, values)
+      packed_window.write_row(window_ref, 1 + tile.rows + row, column, values)
     refs.bias_sums_ref[...] += jnp.sum(total.reshape(-1, SUBLANES, total.shape[-1]), axis=0)
 
   @pl.when(row_block == 0)
   def _():
     window_ref[...] = jnp.zeros_like(window_ref)
     take_in()
-    packed_tpu.move_up(window_ref, tile.rows)
+    packed_window.move_up(window_ref, tile.rows)
 
   # One basic block, so that the activation fills gaps between the products.
   @pl.when(row_block > 0)
@@ -278,7 +278,7 @@ def _packed_body(refs: Refs, *, blocks: Blocks, activation: Activation | None):
       pairs = slice(start, start + tile.columns)
       _differentiate_packed_input(refs, blocks, activation, row, pairs)
     _add_packed_weight_gradient(refs, blocks)
-    packed_tpu.move_up(window_ref, tile.rows)
+    packed_window.move_up(window_ref, tile.rows)
 
   @pl.when(place[2] == blocks.grid[2] - 1)
   def _():
@@ -298,7 +298,7 @@ def _differentiate_packed_input(refs: Refs, blocks: Blocks, activation, row, pai
     for column, lanes in itertools.product(range(2), lane_tiles(blocks.problem.in_channels)):
       activate(column, lanes)
     return
-  sums = packed_tpu.sums(refs.cotangents_ref, refs.squares_ref, blocks, row, pairs)
+  sums = packed_window.sums(refs.cotangents_ref, refs.squares_ref, blocks, row, pairs, None)
   for column, lanes, total in sums:
     gradient = (total * activate(column, lanes)).astype(refs.x_gradient_ref.dtype)
     refs.x_gradient_ref[row, 0, pairs, column, :, lanes] = gradient
@@ -318,7 +318,7 @@ def _add_packed_weight_gradient(refs: Refs, blocks: Blocks) -> None:
   rows, pairs = slice(0, tile.rows), slice(0, problem.width // 2)
   for i, term in enumerate(packing.terms(problem.out_channels, of_pairs=False)):
     cotangents = [
-      packed_tpu.reached(refs.cotangents_ref, term, rows, pairs, column) for column in range(2)
+      packed_window.reached(refs.cotangents_ref, term, rows, pairs, column) for column in range(2)
     ]
     refs.sums_ref[i] += jax.lax.dot_general(
       pixels,

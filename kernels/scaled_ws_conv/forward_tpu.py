@@ -20,7 +20,7 @@ from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float
 
 from kernels.call import Operand, Result, call
-from kernels.scaled_ws_conv import packed_tpu
+from kernels.scaled_ws_conv import packed_window
 from kernels.scaled_ws_conv.filters import RawFilters, StandardizedFilters
 from kernels.scaled_ws_conv.formulas import Activation, Standardization, filter_statistics
 from kernels.scaled_ws_conv.problem import lane_tiles
@@ -216,19 +216,19 @@ def _packed_body(refs: Refs, *, blocks: Blocks, activation: Activation | None):
 
   @pl.when(place[2] == 0)
   def _():
-    packed_tpu.write_squares(refs.standardized_ref, refs.squares_ref, blocks)
+    packed_window.write_squares(refs.standardized_ref, refs.squares_ref, blocks)
 
   def activate():
     is_padding = row_block == blocks.row_blocks
     for row, column in itertools.product(range(tile.rows), range(2)):
       values = jnp.where(is_padding, 0.0, _activated(activation, refs.x_ref[row, 0, :, column]))
-      packed_tpu.write_row(window_ref, 1 + tile.rows + row, column, values)
+      packed_window.write_row(window_ref, 1 + tile.rows + row, column, values)
 
   @pl.when(row_block == 0)
   def _():
     window_ref[...] = jnp.zeros_like(window_ref)
     activate()
-    packed_tpu.move_up(window_ref, tile.rows)
+    packed_window.move_up(window_ref, tile.rows)
 
   # One basic block, so that the activation fills gaps between the products.
   @pl.when(row_block > 0)
@@ -238,10 +238,10 @@ def _packed_body(refs: Refs, *, blocks: Blocks, activation: Activation | None):
       range(tile.rows), range(0, problem.width // 2, tile.columns)
     ):
       pairs = slice(start, start + tile.columns)
-      sums = packed_tpu.sums(window_ref, refs.squares_ref, blocks, row, pairs, refs.bias_ref)
+      sums = packed_window.sums(window_ref, refs.squares_ref, blocks, row, pairs, refs.bias_ref)
       for column, lanes, total in sums:
         refs.result_ref[row, pairs, column, :, lanes] = total.astype(refs.result_ref.dtype)
-    packed_tpu.move_up(window_ref, tile.rows)
+    packed_window.move_up(window_ref, tile.rows)
 
 
 def _pairs(tiles: list) -> list[list]:

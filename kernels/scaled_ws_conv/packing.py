@@ -1,4 +1,4 @@
-"""How channels that fill half of their last tile are packed for the matrix unit.
+"""Channels that fill half of their last tile are packed for the matrix unit.
 
 Of 192 channels, one tile of 128 is full and one is half empty, and so is what is multiplied with
 it. In a 3x3 convolution, neighboring pixels can share that tile:

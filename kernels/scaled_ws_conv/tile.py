@@ -141,7 +141,7 @@ class Blocks:
 
   @property
   def has_neighbors(self) -> bool:
-    """Whether blocks with the rows above and below are operands of the kernel."""
+    """Tells whether blocks with the rows above and below are operands of the kernel."""
     return self.row_blocks > 1 and not self.tile.packed
 
   @property
@@ -164,11 +164,11 @@ class Blocks:
     return channel, *(op(position, self.row_steps) for op in (jax.lax.div, jax.lax.rem))
 
   def arriving(self, row):
-    """Returns which block of rows of the products' operands is read in a step."""
+    """Returns the index of the rows' block of the products' operands that a step reads."""
     return jnp.minimum(row, self.row_blocks - 1) if self.tile.packed else row
 
   def finished(self, row):
-    """Returns which block of rows of the products' results is written in a step."""
+    """Returns the index of the rows' block of the products' results that a step writes."""
     return jnp.maximum(row - 1, 0) if self.tile.packed else row
 
   @property
@@ -283,7 +283,7 @@ class Blocks:
 
   @property
   def _window_shape(self) -> tuple[int, ...]:
-    """Shape of the window of operands of a packed kernel: see `packed_tpu`."""
+    """Shape of the window of operands of a packed kernel: see `packed_window`."""
     tile, (channels, _) = self.tile, self.operand_and_result_channels
     tiles, pairs = math.ceil(channels / LANES), self.problem.width // 2 + 1
     return tiles, 2 * tile.rows + 1, pairs, 2, tile.images, LANES

@@ -1,4 +1,4 @@
-"""What the kernels of packed convolutions share: squares of weights, and a window of rows.
+"""Both kernels of a packed convolution make squares of weights and move a window over the rows.
 
 The operands of the last rows stay in VMEM from one step of the grid to the next, so that each row
 is read and activated once. The window holds the row above the results' block, that block, and the
@@ -73,7 +73,7 @@ def reached(
 
 
 def sums(
-  window_ref, squares_ref, blocks: Blocks, row: int, pairs: slice, bias_ref=None
+  window_ref, squares_ref, blocks: Blocks, row: int, pairs: slice, bias_ref
 ) -> Iterator[tuple[int, slice, Float[Array, "p n c"]]]:
   """Yields columns 0 or 1 of some pairs of a row, channels of a tile, and these results.
 
