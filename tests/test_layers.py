@@ -16,8 +16,8 @@ BUILT_ON = {"se_residual": "scaled_ws_conv", "stem": "scaled_ws_conv"}
 """Ops with another inside. Squeeze-excite and its convolution each need what the other computes,
 forward and backward; the stem is four convolutions."""
 OP_FILES = {"__init__", "formulas", "op", "pallas", "reference"}
-"""Files that every op has; it may have `filters`, `vjp` and files whose names end in `_tpu`
-besides."""
+"""Files that every op has; it may have `filters`, `packing`, `packed_window`, `vjp` and files
+whose names end in `_tpu` besides."""
 SWEPT_FILES = {"problem", "tile"}
 """Files that an op has, with tiles.json, if a sweep chooses its tiles."""
 MAY_IMPORT = {
@@ -25,8 +25,10 @@ MAY_IMPORT = {
   "filters": {"formulas"},
   "reference": {"formulas", "filters", "reference"},
   "problem": {"formulas", "problem"},
-  "tile": {"problem", "tile"},
-  "_tpu": {"formulas", "filters", "problem", "tile", "_tpu"},
+  "packing": {"problem"},
+  "tile": {"problem", "packing", "tile"},
+  "packed_window": {"problem", "packing", "tile"},
+  "_tpu": {"formulas", "filters", "problem", "packing", "tile", "packed_window", "_tpu"},
   "vjp": {"formulas", "filters", "problem", "tile", "vjp", "_tpu"},
   "pallas": {"formulas", "filters", "problem", "tile", "vjp", "pallas", "_tpu"},
   "op": {"formulas", "filters", "reference", "pallas"},
@@ -76,7 +78,8 @@ def test_every_op_has_the_same_files(op):
   stems = {path.stem for path in (ROOT / "kernels" / op).glob("*.py")}
   kinds = {kind(stem) for stem in stems}
   is_swept = (ROOT / "kernels" / op / "tiles.json").exists()
-  assert kinds - {"filters", "vjp", "_tpu"} == OP_FILES | (SWEPT_FILES if is_swept else set())
+  others = {"filters", "packing", "packed_window", "vjp", "_tpu"}
+  assert kinds - others == OP_FILES | (SWEPT_FILES if is_swept else set())
 
 
 @pytest.mark.parametrize("op", OPS)
