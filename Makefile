@@ -14,7 +14,7 @@ help:
 	@echo "make test-all  run all tests"
 	@echo "make lint      check format and style; changes nothing"
 	@echo "make docs      build the documentation with the API reference, as a site in site/"
-	@echo "make results   compile for TPU; rewrite profiling/results and the tables of README.md and docs/ (two hours, 24 GB)"
+	@echo "make results   compile for TPU; rewrite profiling/results and the tables of README.md and docs/ (four hours, 26 GB with swap)"
 	@echo "make lock      update requirements.lock to the newest versions"
 	@echo "make clean     remove the environment, the demo's results and the site"
 
@@ -49,7 +49,9 @@ docs: $(INSTALLED)
 	@NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet
 
 RESULTS := profiling/results
-UNROLLED := --topology=v4:4x4x8 --config.model.block_execution=unrolled --config.model.kernels=pallas --config.model.rematerialize=false --memory_limit_gb=22.5
+# Of F7+ with kernels, which compiles in half an hour or more.
+LIMITS := --memory_limit_gb=26 --time_limit_seconds=7200
+DEEP := --topology=v4:4x4x8 $(LIMITS)
 # An interpreter that has TensorFlow, PyTorch and timm: their input pipelines are measured too.
 RIVALS_PYTHON ?= $(RUN)
 
@@ -59,11 +61,11 @@ results: $(INSTALLED)
 	@echo "== Estimates and measurements of profiling/results"
 	$(RUN) -m profiling.calibrate --json=$(RESULTS)/calibration.json
 	$(RUN) -m profiling.core_hours --json=$(RESULTS)/core_hours_reference.json --plot=$(RESULTS)/core_hours_reference.png
-	$(RUN) -m profiling.core_hours --kernels=pallas --json=$(RESULTS)/core_hours_pallas.json --plot=$(RESULTS)/core_hours_pallas.png
+	$(RUN) -m profiling.core_hours --kernels=pallas $(LIMITS) --json=$(RESULTS)/core_hours_pallas.json --plot=$(RESULTS)/core_hours_pallas.png
 	$(RUN) -m profiling.released_code --json=$(RESULTS)/released_code.json
 	$(RUN) -m profiling.generations --json=$(RESULTS)/generations.json
-	$(RUN) -m profiling.slices --json=$(RESULTS)/slices.json --plot=$(RESULTS)/slices.png
-	$(RUN) -m profiling.slices --slices=v4:8x8x16 --kernels=pallas --kernels=reference --json=$(RESULTS)/slices_1024.json
+	$(RUN) -m profiling.slices $(LIMITS) --json=$(RESULTS)/slices.json --plot=$(RESULTS)/slices.png
+	$(RUN) -m profiling.slices $(LIMITS) --slices=v4:8x8x16 --kernels=pallas --kernels=reference --json=$(RESULTS)/slices_1024.json
 	$(RUN) -m profiling.memory --json=$(RESULTS)/memory.json
 	$(RUN) -m train.scaling_law --runs=train/published_runs/paper_a_nfnets.csv --runs=train/published_runs/paper_a_finetuned.csv --hold_out_epochs=2 --json=docs/scaling_law/paper_a.json --plots=docs/scaling_law
 	$(RUN) -m train.scaling_law --runs=train/small_study/runs.csv --hold_out_epochs=4 --json=docs/small_study/laws.json --plots=docs/small_study
@@ -71,9 +73,9 @@ results: $(INSTALLED)
 	$(RUN) -m profiling.vit --json=$(RESULTS)/vit.json
 	$(RUN) -m profiling.kernels --kernels=pallas --json=$(RESULTS)/ops.json
 	env -u JAX_PLATFORMS $(RUN) -m profiling.gpu --json=$(RESULTS)/gpu.json
-	$(RUN) -m profiling.step --variant=F0 --block_execution=unrolled --kernels=pallas --json=$(RESULTS)/step_f0.json
-	$(RUN) -m profiling.step --config=train/configs/jft_pretrain.py:variant=F7 $(UNROLLED) --json=$(RESULTS)/step_f7_slice.json
-	$(RUN) -m profiling.step --config=train/configs/jft_pretrain.py:variant=F7+ $(UNROLLED) --json=$(RESULTS)/step_f7_plus_slice.json
+	$(RUN) -m profiling.step --variant=F0 --block_execution=unrolled --kernels=pallas --parameter_shards=4 --gradient_dtype=bfloat16 --json=$(RESULTS)/step_f0.json
+	$(RUN) -m profiling.step --config=train/configs/jft_pretrain.py:variant=F7 $(DEEP) --json=$(RESULTS)/step_f7_slice.json
+	$(RUN) -m profiling.step --config=train/configs/jft_pretrain.py:variant=F7+ $(DEEP) --json=$(RESULTS)/step_f7_plus_slice.json
 	$(RUN) -m profiling.both_families --plot=$(RESULTS)/both_families.png
 	$(RUN) -m profiling.input_pipeline --python=$(RIVALS_PYTHON) --json=$(RESULTS)/input_pipeline.json
 	$(RUN) -m profiling.result_tables
