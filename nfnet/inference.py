@@ -4,7 +4,7 @@
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -13,27 +13,30 @@ from tqdm import tqdm
 
 from nfnet.activations import Numerics
 from nfnet.errors import UserError, escaped
-from nfnet.images.decoding import BadImageError, decode_image, read_image_file
-from nfnet.images.normalization import normalize
-from nfnet.images.resizing import EvaluationResize, resize_and_center_crop
-from nfnet.model import NFNet, apply
+from nfnet.images.preprocessing import (
+  RESIZE,
+  RESIZE_MARGIN,
+  Picture,
+  preprocess,
+  preprocess_picture,
+)
+from nfnet.images.resizing import EvaluationResize
+from nfnet.model import NFNet, Parameters, apply
 from nfnet.variants import get_variant
-from nfnet.weights.load import load_weights
+from nfnet.weights.load import load_weights, trained_formulas
 
 _TOP = 5
-# Paper B's evaluation, for weights that do not say how they were evaluated.
-_RESIZE_MARGIN = 32
-_RESIZE: EvaluationResize = "squash"
 # Of checkpoints that were saved before it could be chosen.
 _OLD_RESIZE: EvaluationResize = "shorter_side"
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Classifier:
-  """Holds a network with its weights, and how images are prepared for it.
+  """Holds a network with its weights, and how pictures are prepared for it.
 
   Attributes:
-    logits: compiled function from normalized float32 [n, height, width, 3] to float32 [n, classes].
+    model: the network.
+    parameters: parameters of the network.
     pixels: side of the images.
     resize: way of resizing images, see `nfnet.images.resizing`.
     resize_margin: number of pixels by which a resized image exceeds `pixels`.
@@ -41,12 +44,63 @@ class Classifier:
     is_multi_label: whether classes are independent of each other, as a sigmoid loss makes them.
   """
 
-  logits: Callable[[np.ndarray], jax.Array]
+  model: NFNet
+  parameters: Parameters = dataclasses.field(repr=False)
   pixels: int
   resize: EvaluationResize
   resize_margin: int
-  class_names: Sequence[str] | None
+  class_names: Sequence[str] | None = dataclasses.field(repr=False)
   is_multi_label: bool
+
+  def preprocess(self, pictures: Picture | Iterable[Picture]) -> np.ndarray:
+    """Returns pictures as the network was evaluated with them: float32 [n, pixels, pixels, 3].
+
+    Args:
+      pictures: one picture or several, see `nfnet.images.preprocessing.preprocess`.
+
+    Raises:
+      UserError: a file is missing or is not a valid image.
+      ValueError: a picture is of another kind.
+    """
+    return preprocess(pictures, self.pixels, resize=self.resize, resize_margin=self.resize_margin)
+
+  def logits(self, images: np.ndarray | jax.Array) -> jax.Array:
+    """Returns float32 [n, classes] for normalized images [n, height, width, 3]; it is compiled.
+
+    Raises:
+      ValueError: `images` are of another kind or not normalized.
+    """
+    return apply(self.model, self.parameters, images)
+
+  def probabilities(self, logits: np.ndarray | jax.Array) -> np.ndarray:
+    """Returns float32 of the shape of `logits`: a softmax, or sigmoids if `is_multi_label`."""
+    function = jax.nn.sigmoid if self.is_multi_label else jax.nn.softmax
+    return np.asarray(function(jnp.asarray(logits)))
+
+  def top(self, logits: np.ndarray | jax.Array, count: int = _TOP) -> list[tuple[str, float]]:
+    """Returns names and probabilities of the most probable classes of one image, best first.
+
+    A class without a name is called "class 0" or the like, by its place in the classifier.
+
+    Args:
+      logits: logits of one image, [classes].
+      count: number of classes.
+
+    Raises:
+      ValueError: the logits are not those of one image, or not finite.
+    """
+    if np.shape(logits) != (self.model.num_classes,):
+      raise ValueError(
+        f"logits have shape {list(np.shape(logits))}; must be [{self.model.num_classes}]: give "
+        "those of one image, such as logits[0]"
+      )
+    if not np.isfinite(logits).all():
+      raise ValueError("the logits are not finite; the weights or the input are not sound")
+    probabilities, names = self.probabilities(logits), self.class_names
+    return [
+      (names[i] if names else f"class {i}", float(probabilities[i]))
+      for i in np.argsort(-probabilities, kind="stable")[:count]
+    ]
 
 
 def load_classifier(
@@ -74,29 +128,30 @@ def load_classifier(
 
   Raises:
     UserError: the weights cannot be read or do not fit the other arguments.
+    ValueError: there is no such variant, activation or numerics.
   """
+  if variant is not None:
+    get_variant(variant)
   weights = load_weights(path, variant)
   metadata = weights.metadata or {}
-  model_settings, data_settings, loss_settings = (
-    metadata.get("experiment", {}).get(section, {}) for section in ("model", "data", "loss")
+  data_settings, loss_settings = (
+    metadata.get("experiment", {}).get(section, {}) for section in ("data", "loss")
   )
   formulas = {"activation": activation or "gelu", "numerics": numerics or "released"}
-  if weights.metadata is not None:
-    trained = {"activation": "gelu", "numerics": "released", **model_settings}
+  if (trained := trained_formulas(weights)) is not None:
     for flag, asked in (("activation", activation), ("numerics", numerics)):
       if asked not in (None, trained[flag]):
         raise UserError(f"weights {path!r} were trained with --{flag}={trained[flag]}, not {asked}")
-      formulas[flag] = trained[flag]
+    formulas = trained
   model = NFNet(weights.variant, weights.num_classes, bottleneck=weights.bottleneck, **formulas)
-  parameters = jax.tree.map(jnp.asarray, weights.parameters)
-  compiled = jax.jit(lambda parameters, images: apply(model, parameters, images))
   own_pixels = get_variant(weights.variant).test_pixels
   return Classifier(
-    logits=lambda images: compiled(parameters, images),
+    model=model,
+    parameters=jax.tree.map(jnp.asarray, weights.parameters),
     pixels=pixels or data_settings.get("evaluation_pixels", own_pixels),
     resize=resize
-    or data_settings.get("evaluation_resize", _OLD_RESIZE if weights.metadata else _RESIZE),
-    resize_margin=data_settings.get("evaluation_resize_margin", _RESIZE_MARGIN),
+    or data_settings.get("evaluation_resize", _OLD_RESIZE if weights.metadata else RESIZE),
+    resize_margin=data_settings.get("evaluation_resize_margin", RESIZE_MARGIN),
     class_names=weights.class_names,
     is_multi_label=loss_settings.get("kind") == "sigmoid",
   )
@@ -109,14 +164,11 @@ def read_images(paths: Sequence[str], classifier: Classifier) -> Iterator[np.nda
     UserError: a file is missing or is not a valid image.
   """
   for path in paths:
-    try:
-      image = decode_image(read_image_file(path))
-    except OSError as error:
-      raise UserError(f"image {path!r} cannot be read: {error.strerror}") from error
-    except BadImageError as error:
-      raise UserError(f"image {path!r} cannot be decoded: {error}") from error
-    yield normalize(
-      resize_and_center_crop(image, classifier.pixels, classifier.resize_margin, classifier.resize)
+    yield preprocess_picture(
+      path,
+      classifier.pixels,
+      resize=classifier.resize,
+      resize_margin=classifier.resize_margin,
     )
 
 
@@ -160,10 +212,6 @@ def top_classes(classifier: Classifier, logits: np.ndarray) -> str:
   """
   if not np.isfinite(logits).all():
     return "  no class: the logits are not finite; the weights or the input are not sound"
-  function = jax.nn.sigmoid if classifier.is_multi_label else jax.nn.softmax
-  probabilities = np.asarray(function(jnp.asarray(logits)))
-  names = classifier.class_names
   return "\n".join(
-    f"  {probabilities[i]:8.2%}  {escaped(names[i]) if names else f'class {i}'}"
-    for i in np.argsort(-probabilities, kind="stable")[:_TOP]
+    f"  {probability:8.2%}  {escaped(name)}" for name, probability in classifier.top(logits)
   )

@@ -23,6 +23,7 @@ from nfnet.activations import ACTIVATIONS, Numerics
 from nfnet.command_line import run_main
 from nfnet.errors import UserError, escaped
 from nfnet.foreign_files.regular_files import open_regular
+from nfnet.images.network_input import check_network_input
 from nfnet.images.resizing import EvaluationResize
 from nfnet.inference import load_classifier, predict, read_images, top_classes
 from nfnet.system.paths import define_path, local_path, open_to_write
@@ -49,6 +50,11 @@ def read_inputs(path: str) -> np.ndarray:
       f"inputs {path!r} are {inputs.dtype} {list(inputs.shape)}; "
       "must be float32 [images, height, width, 3], normalized, not empty"
     )
+  try:
+    # The others are looked at when they are read.
+    check_network_input(inputs[:1])
+  except ValueError as error:
+    raise UserError(f"inputs {path!r}: {error}") from error
   return inputs
 
 

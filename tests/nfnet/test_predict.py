@@ -192,7 +192,8 @@ def test_softmax_probabilities_and_names(folder):
 
 def test_names_of_a_file_reach_the_terminal_as_text():
   classifier = Classifier(
-    logits=lambda images: images,
+    model=NFNet(NAME, 3),
+    parameters={},
     pixels=24,
     resize="squash",
     resize_margin=0,

@@ -1,0 +1,36 @@
+"""Tests the front door: the public names of the package, and that its import is quick."""
+
+import importlib
+import subprocess
+import sys
+
+import pytest
+
+import nfnet
+from tests.repository import ROOT
+
+
+def test_public_names_are_those_of_the_modules():
+  assert len(nfnet.__all__) > 10
+  for name in nfnet.__all__:
+    module = importlib.import_module(nfnet._MODULES[name])
+    assert getattr(nfnet, name) is getattr(module, name)
+  assert set(nfnet.__all__) <= set(dir(nfnet))
+
+
+def test_no_public_name_hides_a_module():
+  modules = {path.stem for path in (ROOT / "nfnet").iterdir()}
+  assert not modules & set(nfnet.__all__)
+
+
+def test_other_names_are_missing_as_they_are_elsewhere():
+  with pytest.raises(AttributeError, match="module 'nfnet' has no attribute 'nothing'"):
+    _ = nfnet.nothing
+
+
+def test_the_import_alone_imports_neither_jax_nor_numpy():
+  program = "import nfnet, sys; print({'jax', 'numpy', 'flax'} & set(sys.modules))"
+  result = subprocess.run(
+    [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+  )
+  assert result.stdout == "set()\n"
