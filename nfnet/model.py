@@ -513,7 +513,7 @@ def _run(
   method: Callable[..., Any],
   model: NFNet,
   parameters: Parameters,
-  images: Images,
+  images: Any,
   **arguments: Key[Array, " n"] | None,
 ) -> Any:
   """Calls a method of the network with values, compiled if it is not part of a larger program."""

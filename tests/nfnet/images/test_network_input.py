@@ -41,7 +41,7 @@ def test_what_a_network_takes_passes(dtype):
 
 def test_pictures_from_0_to_1_are_warned_of():
   with pytest.warns(
-    UserWarning, match=r"from 0 to 1, which looks like .* normalize\(255 \* images"
+    UserWarning, match=r"from 0 to 1, which looks like .*nfnet.normalize\(255 \* images"
   ):
     check_network_input(np.linspace(0, 1, 12).reshape(1, 2, 2, 3))
   with warnings.catch_warnings():

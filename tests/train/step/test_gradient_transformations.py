@@ -9,10 +9,11 @@ import pytest
 from nfnet.block_arrangement import arrange_blocks
 from nfnet.initialization import initial_parameters
 from nfnet.model import NFNet
-from tests.train.small_network import TINY
+from tests.train.small_network import SMALL, TINY
 from train.step.gradient_transformations import (
   adaptive_gradient_clipping,
   nesterov_sgd_with_agc,
+  nfnet_roles,
   uniform_roles,
 )
 from train.step.optimizer import sgd_agc
@@ -35,7 +36,13 @@ def model(small_networks):
 
 @pytest.fixture(scope="module")
 def parameters(model):
-  return arrange_blocks(jax.tree.map(jnp.asarray, initial_parameters(model, 0)), model.block_keys)
+  """Returns one parameter of each role, since each takes its time to compile."""
+  arranged = arrange_blocks(initial_parameters(model, 0), model.block_keys)
+  block = {"conv0": arranged["blocks"]["0"]["conv0"], "skip_gain": np.float32(0)}
+  stack = jax.tree.map(lambda x: np.stack([x, 2 * x]), block)
+  return jax.tree.map(
+    jnp.asarray, {"blocks": {"0": block, "1:3": stack}, "classifier": arranged["classifier"]}
+  )
 
 
 def stepper(transformation):
@@ -50,7 +57,7 @@ def stepper(transformation):
 def test_several_steps_are_those_of_the_training_step(model, parameters):
   schedule = optax.linear_schedule(0.1, 0.02, 4)
   common = dict(momentum=0.9, weight_decay=1e-2, clipping=0.02)
-  ours = sgd_agc(schedule, parameter_roles(model), **common)
+  ours = sgd_agc(schedule, nfnet_roles(parameters), **common)
   transformation = nesterov_sgd_with_agc(schedule, **common)
   expected, expected_state = parameters, ours.init(parameters)
   actual, state = parameters, transformation.init(parameters)
@@ -64,6 +71,13 @@ def test_several_steps_are_those_of_the_training_step(model, parameters):
   )
   changed = jax.tree.map(lambda a, b: float(jnp.max(jnp.abs(a - b))), actual, parameters)
   assert min(jax.tree.leaves(changed)) > 0
+
+
+def test_roles_by_name_are_those_of_the_training_step(small_networks):
+  for block_execution in ("scan", "unrolled"):
+    model = NFNet(SMALL.name, 10, block_execution=block_execution)
+    arranged = arrange_blocks(initial_parameters(model, 0), model.block_keys)
+    assert nfnet_roles(arranged) == parameter_roles(model)
 
 
 def own_network():
