@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+import os
 from collections.abc import Iterable, Iterator, Sequence
 
 import jax
@@ -104,7 +105,7 @@ class Classifier:
 
 
 def load_classifier(
-  path: str,
+  path: str | os.PathLike,
   *,
   variant: str | None = None,
   activation: str | None = None,
@@ -130,6 +131,7 @@ def load_classifier(
     UserError: the weights cannot be read or do not fit the other arguments.
     ValueError: there is no such variant, activation or numerics.
   """
+  path = os.fspath(path)
   if variant is not None:
     get_variant(variant)
   weights = load_weights(path, variant)

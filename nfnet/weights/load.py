@@ -71,7 +71,9 @@ def load_weights(
   )
 
 
-def load(path: str, model: NFNet | None = None, *, prefer_ema: bool = True) -> dict[str, Any]:
+def load(
+  path: str | os.PathLike, model: NFNet | None = None, *, prefer_ema: bool = True
+) -> dict[str, Any]:
   """Returns the parameters in a file or checkpoint, for `nfnet.model.apply`.
 
   Args:
@@ -85,6 +87,7 @@ def load(path: str, model: NFNet | None = None, *, prefer_ema: bool = True) -> d
   Raises:
     UserError: the file cannot be read, is refused, or holds parameters of another network.
   """
+  path = os.fspath(path)
   weights = load_weights(path, model and model.variant, prefer_ema=prefer_ema)
   if model is not None:
     _check_model(weights, model, path)

@@ -1,3 +1,5 @@
+import pathlib
+
 import jax
 import numpy as np
 import pytest
@@ -123,7 +125,7 @@ def test_parameters_are_compared_with_the_network(tmp_path):
   model = NFNet("P0", 5)
   parameters = initial_parameters(model, 0)
   save_haiku(path, parameters, "P0")
-  loaded = load(path, model)
+  loaded = load(pathlib.Path(path), model)
   jax.tree.map(np.testing.assert_array_equal, loaded, parameters)
   assert isinstance(loaded["classifier"]["bias"], jax.Array)
   for other, message in (
