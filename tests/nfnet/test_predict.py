@@ -216,6 +216,24 @@ def test_sigmoid_probabilities_are_independent(folder):
   assert [line.split()[0] for line in text.splitlines()] == ["50.00%"] * 5
 
 
+def test_the_command_and_a_program_share_the_classifier(folder):
+  classifier = load_classifier(folder / "softmax")
+  paths = [folder / "a.png", folder / "b.jpg"]
+  expected = np.stack(list(read_images(list(map(str, paths)), classifier)))
+  np.testing.assert_array_equal(classifier.preprocess(paths), expected)
+  logits = np.log(np.arange(1, 8, dtype=np.float32))
+  (best, second) = classifier.top(logits, count=2)
+  assert (best[0], second[0]) == ("name 6", "name 5")
+  assert best[1] == pytest.approx(7 / 28)
+  with pytest.raises(ValueError, match=r"logits have shape \[1, 7\]; must be \[7\]: give those of"):
+    classifier.top(logits[None])
+  with pytest.raises(ValueError, match="the logits are not finite"):
+    classifier.top(np.full(7, np.nan, np.float32))
+  assert len(repr(classifier)) < 300
+  with pytest.raises(ValueError, match="unknown variant 'F9'"):
+    load_classifier(folder / "softmax", variant="F9")
+
+
 def test_released_weights_have_numbers_for_names(folder):
   classifier = load_classifier(str(folder / "haiku.npz"), variant=NAME)
   assert "class 0" in top_classes(classifier, np.zeros(NUM_CLASSES, np.float32))
@@ -229,6 +247,7 @@ def test_released_weights_have_numbers_for_names(folder):
     (np.zeros((8, 8, 3), np.float32), r"\[8, 8, 3\]; must be"),
     (np.zeros((2, 3, 8, 8), np.float32), r"\[2, 3, 8, 8\]; must be"),
     (np.zeros((0, 8, 8, 3), np.float32), "not empty"),
+    (np.full((2, 8, 8, 3), 255, np.float32), r"inputs '.*x\.npy': images have values from 255 to"),
     (np.array([{}]), r"cannot be read as a \.npy array"),
   ],
 )
