@@ -43,14 +43,15 @@ def check_network_input(images: Any) -> None:
   if not jnp.issubdtype(images.dtype, jnp.floating):
     raise ValueError(f"{what}; must be normalized floats: {_CURE}")
   if isinstance(images, np.ndarray) or _has_values(images):
-    _check_values(images)
+    # NumPy does not trace, where a program that is being traced closes over its images.
+    _check_values(np.asarray(images))
 
 
 def _has_values(images: jax.Array) -> bool:
   return not isinstance(images, jax.core.Tracer) and images.is_fully_addressable
 
 
-def _check_values(images: jax.Array | np.ndarray) -> None:
+def _check_values(images: np.ndarray) -> None:
   lowest, highest = float(images.min()), float(images.max())
   if max(-lowest, highest) > _NORMALIZED_MAX:
     raise ValueError(

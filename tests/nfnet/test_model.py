@@ -326,9 +326,10 @@ def test_mistakes_in_images_and_keys_are_errors(parameters, images):
 
 def test_features_of_the_stages_are_what_the_next_one_takes(parameters, images):
   model = NFNet(NAME, NUM_CLASSES)
+  images = jnp.concatenate([images, images], axis=2)
   stages = stage_features(model, parameters, images)
   # The small network has two stages.
-  assert [x.shape for x in stages] == [(NUM_IMAGES, 4, 4, 32), (NUM_IMAGES, 2, 2, 64)]
+  assert [x.shape for x in stages] == [(NUM_IMAGES, 4, 8, 32), (NUM_IMAGES, 2, 4, 64)]
   assert {x.dtype for x in stages} == {jnp.dtype("float32")}
 
   @jax.jit

@@ -49,6 +49,17 @@ def test_pictures_from_0_to_1_are_warned_of():
     check_network_input(np.ones((1, 2, 2, 3)))
 
 
+def test_a_traced_program_may_close_over_its_images():
+  images = jnp.asarray(IMAGES)
+
+  @jax.jit
+  def program(x):
+    check_network_input(images)
+    return x
+
+  program(1.0)
+
+
 @pytest.mark.parametrize("transformation", [jax.jit, jax.vmap, lambda f: jax.vmap(jax.grad(f))])
 def test_shapes_are_checked_and_values_ignored_in_traced_programs(transformation):
   @transformation
