@@ -5,6 +5,7 @@ always the package.
 """
 
 from kernels.dispatch import Implementation, fallback_counts
+from kernels.packed_sums.op import add_parts
 from kernels.scaled_ws_conv.filters import StandardizedFilters
 from kernels.scaled_ws_conv.formulas import Standardization
 from kernels.scaled_ws_conv.op import (
@@ -28,6 +29,7 @@ __all__ = [
   "Standardization",
   "StandardizedFilters",
   "Step",
+  "add_parts",
   "conv_se_residual",
   "fallback_counts",
   "scaled_ws_convolution",

@@ -48,6 +48,7 @@ def call(
   refs: Refs,
   *,
   name: str,
+  indices: jax.Array | None = None,
   grid: tuple[int, ...] = (),
   dimension_semantics: Sequence[str] | None = None,
   macs: int = 0,
@@ -60,6 +61,7 @@ def call(
     body: function of `refs` with a ref in place of each operand, result and scratch buffer.
     refs: NamedTuple of operands, results, scratch buffers, None, and tuples of these.
     name: name of the kernel in the compiler's output.
+    indices: int32 vector that index maps get as their last argument, or None.
     grid: number of steps along each axis; () runs the body once.
     dimension_semantics: "parallel" or "arbitrary" for each axis of the grid; None for no grid.
     macs: number of multiply-adds in the whole kernel.
@@ -87,13 +89,16 @@ def call(
           values.append(next(of_scratch))
     return jax.tree.unflatten(tree, values)
 
+  scalars = [] if indices is None else [indices]
+
   def kernel(*flat):
+    flat = flat[len(scalars) :]
     first, last = len(operands), len(operands) + len(results)
     body(in_fields(flat[:first], flat[first:last], flat[last:]))
 
   positions = {id(operand): i for i, operand in enumerate(operands)}
   aliases = {
-    positions[id(result.in_place_of)]: i
+    len(scalars) + positions[id(result.in_place_of)]: i
     for i, result in enumerate(results)
     if result.in_place_of is not None
   }
@@ -105,14 +110,17 @@ def call(
     cost = cost_estimate(list(arrays), shapes, macs=macs, transcendentals=transcendentals)
   written = pl.pallas_call(
     kernel,
-    grid=grid,
-    in_specs=[operand.spec for operand in operands],
-    out_specs=[result.spec for result in results],
     out_shape=shapes,
-    scratch_shapes=scratch,
+    grid_spec=pltpu.PrefetchScalarGridSpec(
+      num_scalar_prefetch=len(scalars),
+      grid=grid,
+      in_specs=[operand.spec for operand in operands],
+      out_specs=[result.spec for result in results],
+      scratch_shapes=scratch,
+    ),
     input_output_aliases=aliases,
     compiler_params=pltpu.CompilerParams(dimension_semantics=dimension_semantics),
     cost_estimate=cost,
     name=name,
-  )(*(operand.array for operand in operands))
+  )(*scalars, *(operand.array for operand in operands))
   return in_fields([None] * len(operands), written, [None] * len(scratch))

@@ -9,8 +9,6 @@ from typing import TypeVar
 import jax
 from jax.experimental import pallas as pl
 
-LANES = 128
-SUBLANES = 8
 IMAGES_MULTIPLE = 16
 """Smallest number of images that fills whole bfloat16 tiles at each pixel. Networks pad batches to
 a multiple of it."""
@@ -59,20 +57,6 @@ def check_multiples(*parts: tuple[str, int, int]) -> None:
 def divisors(n: int, *, of: int = 1) -> list[int]:
   """Returns the divisors of `n` that are multiples of `of`, the smallest first."""
   return [i for i in range(of, n + 1, of) if n % i == 0]
-
-
-def tile_rows(itemsize: int) -> int:
-  """Returns the number of rows that fill a tile of memory with elements of `itemsize` bytes."""
-  return SUBLANES * 4 // itemsize
-
-
-def is_stored_by_output(shape: tuple[int, ...]) -> bool:
-  """Returns whether XLA stores filters or a matrix, [..., i, o], with a row for each output.
-
-  It does so where the inputs fill the lanes and the outputs do not.
-  """
-  *_, inputs, outputs = shape
-  return inputs % LANES == 0 and outputs % LANES != 0
 
 
 def rows_of_blocks(rows: int, *, row_bytes: int, bytes_max: int, of: int) -> int:

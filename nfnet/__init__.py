@@ -28,17 +28,30 @@ _MODULES = {
   "VARIANTS": "nfnet.variants",
   "UserError": "nfnet.errors",
 }
-"""Modules that define the public names."""
+"""Modules that define the public names, `__version__` aside."""
 
 __all__ = sorted(_MODULES)
 
 
 def __getattr__(name: str) -> Any:
-  """Imports a public name when it is first used."""
+  """Imports a public name, or finds out `__version__`, when it is first used."""
+  if name == "__version__":
+    return _installed_version()
   if name not in _MODULES:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
   return getattr(importlib.import_module(_MODULES[name]), name)
 
 
 def __dir__() -> list[str]:
-  return sorted({*globals(), *__all__})
+  return sorted({*globals(), *__all__, "__version__"})
+
+
+def _installed_version() -> str:
+  """Returns the installed version, or "unknown" where nothing is installed."""
+  # This import would slow down each data worker's start.
+  import importlib.metadata
+
+  try:
+    return importlib.metadata.version("nfnets-at-scale")
+  except importlib.metadata.PackageNotFoundError:
+    return "unknown"

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from absl import app, flags, logging
 
 from nfnet.errors import InUseError, UserError, escaped
+from nfnet.system.console_script import as_started
 from nfnet.system.interrupts import EXIT_INTERRUPTED, raise_keyboard_interrupt
 from nfnet.system.standard_streams import StandardStreams, keep_running_without_readers
 
@@ -95,7 +96,7 @@ def report_error(error: BaseException) -> int:
   if isinstance(error, UserError | flags.Error):
     # absl lists several wrong flags on a line each.
     reasons = "; ".join(str(error).splitlines())
-    print(f"error: {escaped(reasons)}", file=sys.stderr, flush=True)
+    print(f"error: {as_started(escaped(reasons))}", file=sys.stderr, flush=True)
     return EXIT_IN_USE if isinstance(error, InUseError) else EXIT_USER_ERROR
   traceback.print_exception(error)
   return EXIT_UNEXPECTED_ERROR
@@ -126,6 +127,9 @@ def run_main(
       flags.FLAGS.verbosity = logging.WARNING
     return rest
 
+  # absl shows it as the usage.
+  program = sys.modules["__main__"]
+  program.__doc__ = as_started(program.__doc__ or "")
   _show_all_flags()
   streams = keep_running_without_readers(None if prints_result else _READER_SILENT_SECONDS_MAX)
   skip_absent_tpu()

@@ -3,7 +3,10 @@
 `python -m nfnet.predict` is the command.
 """
 
+import collections
+import concurrent.futures
 import dataclasses
+import itertools
 import os
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -14,18 +17,14 @@ from tqdm import tqdm
 
 from nfnet.activations import Numerics
 from nfnet.errors import UserError, escaped
-from nfnet.images.preprocessing import (
-  RESIZE,
-  RESIZE_MARGIN,
-  Picture,
-  preprocess,
-  preprocess_picture,
-)
+from nfnet.images.preprocessing import RESIZE, RESIZE_MARGIN, Picture, preprocess
 from nfnet.images.resizing import EvaluationResize
 from nfnet.model import NFNet, Parameters, apply
+from nfnet.prediction.result_files import Outcome, Prediction
 from nfnet.variants import get_variant
 from nfnet.weights.load import load_weights, trained_formulas
 
+_DECODING_THREADS_MAX = 16
 _TOP = 5
 # Of checkpoints that were saved before it could be chosen.
 _OLD_RESIZE: EvaluationResize = "shorter_side"
@@ -78,8 +77,8 @@ class Classifier:
     function = jax.nn.sigmoid if self.is_multi_label else jax.nn.softmax
     return np.asarray(function(jnp.asarray(logits)))
 
-  def top(self, logits: np.ndarray | jax.Array, count: int = _TOP) -> list[tuple[str, float]]:
-    """Returns names and probabilities of the most probable classes of one image, best first.
+  def top(self, logits: np.ndarray | jax.Array, count: int = _TOP) -> list[Prediction]:
+    """Returns index, name and probability of the most probable classes of one image, best first.
 
     A class without a name is called "class 0" or the like, by its place in the classifier.
 
@@ -99,8 +98,8 @@ class Classifier:
       raise ValueError("the logits are not finite; the weights or the input are not sound")
     probabilities, names = self.probabilities(logits), self.class_names
     return [
-      (names[i] if names else f"class {i}", float(probabilities[i]))
-      for i in np.argsort(-probabilities, kind="stable")[:count]
+      Prediction(i, names[i] if names else f"class {i}", float(probabilities[i]))
+      for i in np.argsort(-probabilities, kind="stable")[:count].tolist()
     ]
 
 
@@ -159,61 +158,107 @@ def load_classifier(
   )
 
 
-def read_images(paths: Sequence[str], classifier: Classifier) -> Iterator[np.ndarray]:
-  """Yields each image as the network needs it: normalized float32 [pixels, pixels, 3].
+def read_images(
+  paths: Iterable[str], classifier: Classifier, *, ahead: int
+) -> Iterator[np.ndarray | UserError]:
+  """Yields each image as the network needs it, float32 [pixels, pixels, 3], in order.
 
-  Raises:
-    UserError: a file is missing or is not a valid image.
+  An image that is missing or not valid is an error in its place. Threads read images in advance
+  while the network computes others.
+
+  Args:
+    paths: paths of image files.
+    classifier: network that the images are for.
+    ahead: most images that are in memory and have not been taken yet.
   """
-  for path in paths:
-    yield preprocess_picture(
-      path,
-      classifier.pixels,
-      resize=classifier.resize,
-      resize_margin=classifier.resize_margin,
-    )
 
+  def read_or_error(path: str) -> np.ndarray | UserError:
+    try:
+      (image,) = classifier.preprocess(path)
+    except UserError as error:
+      return error
+    return image
 
-def batches(images: Iterator[np.ndarray], batch_size: int) -> Iterator[tuple[np.ndarray, int]]:
-  """Yields stacks of `batch_size` images and how many of them are not padding.
-
-  The last stack is padded with zeros, so that only one shape has to be compiled.
-  """
-  stack: list[np.ndarray] = []
-  for image in images:
-    stack.append(image)
-    if len(stack) == batch_size:
-      yield np.stack(stack), batch_size
-      stack = []
-  if stack:
-    missing = batch_size - len(stack)
-    yield np.stack([*stack, *[np.zeros_like(stack[0])] * missing]), len(stack)
+  threads = min(os.cpu_count() or 1, _DECODING_THREADS_MAX)
+  pool = concurrent.futures.ThreadPoolExecutor(threads, thread_name_prefix="image reader")
+  try:
+    waiting: collections.deque[concurrent.futures.Future] = collections.deque()
+    for path in paths:
+      waiting.append(pool.submit(read_or_error, path))
+      if len(waiting) >= ahead:
+        yield waiting.popleft().result()
+    while waiting:
+      yield waiting.popleft().result()
+  finally:
+    # Whoever interrupts the command does not wait for images that nobody will see.
+    pool.shutdown(wait=False, cancel_futures=True)
 
 
 def predict(
-  classifier: Classifier, images: Iterator[np.ndarray], *, num_images: int, batch_size: int
-) -> Iterator[np.ndarray]:
+  classifier: Classifier,
+  images: Iterable[np.ndarray | UserError],
+  *,
+  num_images: int,
+  batch_size: int,
+) -> Iterator[np.ndarray | UserError]:
   """Yields the logits of each image, float32 [classes], in order.
+
+  A batch that is not full is padded with zeros, so that only one shape has to be compiled. No image
+  has an effect on another one's logits.
 
   Args:
     classifier: network with its weights.
-    images: normalized float32 [height, width, 3], all of the same shape.
+    images: normalized float32 [height, width, 3], all of the same shape; errors are yielded in
+      their places.
     num_images: number of images, for the progress bar.
     batch_size: number of images computed at once.
   """
-  with tqdm(total=num_images, unit="image", leave=False, disable=num_images <= batch_size) as bar:
-    for stack, count in batches(images, min(batch_size, num_images)):
-      yield from np.asarray(classifier.logits(stack))[:count]
-      bar.update(count)
+  batch_size = min(batch_size, num_images)
+  images = iter(images)
+  # None shows the bar only on a terminal.
+  is_hidden = True if num_images <= batch_size else None
+  with tqdm(total=num_images, unit="image", leave=False, disable=is_hidden) as bar:
+    while batch := list(itertools.islice(images, batch_size)):
+      stack = [image for image in batch if not isinstance(image, UserError)]
+      logits = iter(_padded_logits(classifier, stack, batch_size))
+      for image in batch:
+        yield image if isinstance(image, UserError) else next(logits)
+      bar.update(len(batch))
 
 
-def top_classes(classifier: Classifier, logits: np.ndarray) -> str:
-  """Formats the most probable classes, one per line, with their probabilities.
+def _padded_logits(
+  classifier: Classifier, images: Sequence[np.ndarray], batch_size: int
+) -> np.ndarray:
+  """Returns the logits of at most `batch_size` images, or an empty array of none."""
+  if not images:
+    return np.empty((0, classifier.model.num_classes), np.float32)
+  padding = [np.zeros_like(images[0])] * (batch_size - len(images))
+  return np.asarray(classifier.logits(np.stack([*images, *padding])))[: len(images)]
 
-  If the logits are not finite, a line says so instead.
+
+def outcome_of(
+  classifier: Classifier, image: str, logits: np.ndarray | UserError, top: int
+) -> Outcome:
+  """Returns the most probable classes of an image, or why there are none.
+
+  Args:
+    classifier: network that has computed the logits.
+    image: name of the image.
+    logits: float32 [classes], or the error of reading the image.
+    top: number of classes.
   """
-  if not np.isfinite(logits).all():
-    return "  no class: the logits are not finite; the weights or the input are not sound"
-  return "\n".join(
-    f"  {probability:8.2%}  {escaped(name)}" for name, probability in classifier.top(logits)
-  )
+  if isinstance(logits, UserError):
+    return Outcome(image, None, (), str(logits))
+  try:
+    return Outcome(image, logits, tuple(classifier.top(logits, top)), None)
+  except ValueError as error:
+    return Outcome(image, logits, (), str(error))
+
+
+def as_text(outcome: Outcome) -> str:
+  """Formats an image's name and its most probable classes, one a line, or says why it has none."""
+  if outcome.error is not None:
+    lines = [f"  no class: {outcome.error}"]
+  else:
+    lines = [f"  {one.probability:8.2%}  {escaped(one.name)}" for one in outcome.predictions]
+  return "\n".join([escaped(outcome.image), *lines])

@@ -1,19 +1,31 @@
 """Classifies images with weights in any format that this project reads.
 
-    python -m nfnet.predict --weights=PATH --variant=F0 a.jpg b.png
-    python -m nfnet.predict --weights=PATH --variant=F0 --inputs=x.npy --logits_out=y.npy
+    python -m nfnet.predict --weights=PATH a.jpg b.png FOLDER [--images=LIST.txt]
+    python -m nfnet.predict --weights=PATH FOLDER --csv=OUT.csv --json=OUT.json
+    python -m nfnet.predict --weights=PATH --inputs=x.npy --logits_out=y.npy
 
-The first command prints the five most probable classes of each image. The second takes images that
-are already normalized, float32 [images, height, width, 3], and writes float32 [images, classes].
+The first command prints the five most probable classes (--top) of each image: files, all JPEG, PNG
+and WebP files of folders and their subfolders, and those that a list names, one a line. The second
+writes them to files instead. The third takes images that are already normalized, float32 [images,
+height, width, 3], and writes float32 [images, classes]; --logits_out takes image files as well.
+
+An image that cannot be read or decoded is reported, and the others are classified nevertheless; the
+exit code is then 2. In the files, such an image has an error, and NaN as logits.
+
 PATH is a released haiku file, a safetensors file in timm's layout, or a workdir or checkpoint of
 this project. Checkpoints know their own variant, activation, numerics, resolution, way of resizing
-and class names. For released weights and timm's, images are resized as in the released code: both
+and class names; --class_names_file names those of other weights, in the order of the classifier,
+one a line. For released weights and timm's, images are resized as in the released code: both
 sides to 32 pixels more than the crop. For weights that were trained in timm, add --numerics=timm.
 """
 
-import os
+import contextlib
+import dataclasses
 import sys
+import time
 import typing
+import warnings
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from absl import flags
@@ -21,13 +33,26 @@ from tqdm import tqdm
 
 from nfnet.activations import ACTIVATIONS, Numerics
 from nfnet.command_line import run_main
-from nfnet.errors import UserError, escaped
+from nfnet.errors import UserError, format_count
 from nfnet.foreign_files.regular_files import open_regular
 from nfnet.images.network_input import check_network_input
 from nfnet.images.resizing import EvaluationResize
-from nfnet.inference import load_classifier, predict, read_images, top_classes
-from nfnet.system.paths import define_path, local_path, open_to_write
+from nfnet.inference import (
+  Classifier,
+  as_text,
+  load_classifier,
+  outcome_of,
+  predict,
+  read_images,
+)
+from nfnet.prediction.image_files import list_images
+from nfnet.prediction.result_files import Write, csv_file, json_file, logits_file
+from nfnet.system.paths import define_path
 from nfnet.variants import PIXELS_MAX, get_variant
+from nfnet.weights.class_names import read_names_file
+
+# Batches that threads may have read before they are needed.
+_BATCHES_AHEAD = 2
 
 
 def read_inputs(path: str) -> np.ndarray:
@@ -51,11 +76,29 @@ def read_inputs(path: str) -> np.ndarray:
       "must be float32 [images, height, width, 3], normalized, not empty"
     )
   try:
-    # The others are looked at when they are read.
+    # If the first is of another kind, all are; `checked_inputs` looks at the others.
     check_network_input(inputs[:1])
   except ValueError as error:
     raise UserError(f"inputs {path!r}: {error}") from error
   return inputs
+
+
+def checked_inputs(path: str, inputs: np.ndarray) -> Iterator[np.ndarray | UserError]:
+  """Yields each image, or an error in its place if it is not normalized.
+
+  Args:
+    path: path of the file.
+    inputs: float32 [n, height, width, 3].
+  """
+  for i, image in enumerate(inputs):
+    try:
+      # The network warns of what is doubtful.
+      with warnings.catch_warnings(action="ignore"):
+        check_network_input(image[None])
+    except ValueError as error:
+      yield UserError(f"inputs {path!r}, image {i}: {error}")
+    else:
+      yield image
 
 
 def _define_flags() -> None:
@@ -64,7 +107,19 @@ def _define_flags() -> None:
   define_path(
     "inputs", None, "Normalized images in a .npy file, instead of image files.", use="read"
   )
+  define_path("images", None, "Text file with paths of images or folders, one a line.", use="read")
   define_path("logits_out", None, "Write the logits to this .npy file.", use="write file")
+  define_path("json", None, "Write the most probable classes to this JSON file.", use="write file")
+  define_path(
+    "csv", None, "Write them to this CSV file, one line for each image.", use="write file"
+  )
+  flags.DEFINE_integer("top", 5, "Number of most probable classes of each image.", lower_bound=1)
+  define_path(
+    "class_names_file",
+    None,
+    "Text file that names the classes in the order of the classifier, one a line.",
+    use="read",
+  )
   flags.DEFINE_integer(
     "pixels", None, "Side that image files are resized to.", lower_bound=1, upper_bound=PIXELS_MAX
   )
@@ -89,10 +144,8 @@ def _define_flags() -> None:
 def main(argv: list[str]) -> None:
   """Predicts for the images that the command line names."""
   arguments = flags.FLAGS
-  # A file that is there is read, whatever it is called.
-  paths = [path if os.path.exists(path) else local_path("image", path) for path in argv[1:]]
-  if bool(paths) == bool(arguments.inputs):
-    raise UserError("give either image files or --inputs=FILE.npy")
+  if bool(argv[1:] or arguments.images) == bool(arguments.inputs):
+    raise UserError("give either image files, folders or --images=LIST.txt, or --inputs=FILE.npy")
   for flag in ("pixels", "resize"):
     if arguments.inputs and arguments[flag].value is not None:
       raise UserError(f"--{flag} is for image files; --inputs are used as they are")
@@ -102,6 +155,7 @@ def main(argv: list[str]) -> None:
   except ValueError as error:
     raise UserError(f"--variant: {error}") from error
   inputs = read_inputs(arguments.inputs) if arguments.inputs else None
+  paths = list_images(argv[1:], arguments.images)
   classifier = load_classifier(
     arguments.weights,
     variant=arguments.variant,
@@ -110,28 +164,89 @@ def main(argv: list[str]) -> None:
     pixels=arguments.pixels,
     resize=arguments.resize,
   )
-  if classifier.class_names is None and not arguments.logits_out:
+  if arguments.class_names_file:
+    classifier = _with_names(classifier, arguments.class_names_file, arguments.weights)
+  if inputs is None:
+    names, images = (
+      paths,
+      read_images(paths, classifier, ahead=_BATCHES_AHEAD * arguments.batch_size),
+    )
+  else:
+    names = [f"{arguments.inputs}[{i}]" for i in range(len(inputs))]
+    images = checked_inputs(arguments.inputs, inputs)
+  with contextlib.ExitStack() as opened:
+    files = _open_files(opened, classifier, len(names))
+    if classifier.class_names is None and not arguments.logits_out:
+      print(
+        f"weights {arguments.weights!r} do not name their classes: they are numbered from 0, in "
+        "the order of the classifier",
+        file=sys.stderr,
+      )
+    _predict(classifier, names, images, files)
+
+
+def _with_names(classifier: Classifier, path: str, weights: str) -> Classifier:
+  if classifier.class_names is not None:
+    raise UserError(f"--class_names_file={path}: weights {weights!r} name their classes themselves")
+  names = read_names_file(path, classifier.model.num_classes)
+  return dataclasses.replace(classifier, class_names=names)
+
+
+def _open_files(
+  opened: contextlib.ExitStack, classifier: Classifier, num_images: int
+) -> list[Write]:
+  """Opens the files that the flags name, and returns the functions that write to them."""
+  arguments = flags.FLAGS
+  top = min(arguments.top, classifier.model.num_classes)
+  files = []
+  if arguments.json:
+    files.append(json_file(arguments.json, arguments.weights))
+  if arguments.csv:
+    files.append(csv_file(arguments.csv, top))
+  if arguments.logits_out:
+    files.append(logits_file(arguments.logits_out, num_images, classifier.model.num_classes))
+  return [opened.enter_context(file) for file in files]
+
+
+def _predict(
+  classifier: Classifier,
+  names: Sequence[str],
+  images: Iterator[np.ndarray | UserError],
+  files: Sequence[Write],
+) -> None:
+  """Writes the outcome of each image to the files or, if there are none, prints it.
+
+  Raises:
+    UserError: images cannot be read; the others have been classified.
+  """
+  batch_size, failed, first_seconds = flags.FLAGS.batch_size, 0, 0.0
+  results = predict(classifier, images, num_images=len(names), batch_size=batch_size)
+  for count, (name, logits) in enumerate(zip(names, results, strict=True), start=1):
+    if count == 1:
+      # The first batch has been compiled and computed.
+      first_seconds = time.monotonic()
+    outcome = outcome_of(classifier, name, logits, flags.FLAGS.top)
+    for write in files:
+      write(outcome)
+    if isinstance(logits, UserError):
+      if len(names) == 1:
+        raise logits
+      failed += 1
+      tqdm.write(str(logits), file=sys.stderr)
+    elif not files:
+      tqdm.write(as_text(outcome))
+  if len(names) > batch_size:
+    seconds = time.monotonic() - first_seconds
     print(
-      f"weights {arguments.weights!r} do not name their classes: they are numbered from 0, in the "
-      "order of the classifier",
+      f"{format_count(len(names), 'image')}; {(len(names) - batch_size) / seconds:,.1f} images/s "
+      "after the first batch",
       file=sys.stderr,
     )
-  names = paths if inputs is None else [f"{arguments.inputs}[{i}]" for i in range(len(inputs))]
-  images = read_images(paths, classifier) if inputs is None else iter(inputs)
-  rows = []
-  for name, logits in zip(
-    names,
-    predict(classifier, images, num_images=len(names), batch_size=arguments.batch_size),
-    strict=True,
-  ):
-    if arguments.logits_out:
-      rows.append(logits)
-    else:
-      tqdm.write(f"{escaped(name)}\n{top_classes(classifier, logits)}")
-  if arguments.logits_out:
-    logits = np.stack(rows)
-    with open_to_write("logits_out", arguments.logits_out) as file:
-      np.save(file, logits)
+  if failed:
+    raise UserError(
+      f"{failed} of {format_count(len(names), 'image')} could not be classified, for the reasons "
+      "above; the others were"
+    )
 
 
 if __name__ == "__main__":

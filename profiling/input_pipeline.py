@@ -18,6 +18,7 @@ Without --images, the images are 500 x 375 windows of the two photographs in sci
 import functools
 import os
 import pathlib
+import platform
 import statistics
 import sys
 import tempfile
@@ -121,12 +122,26 @@ def _spread_text(spread: Sequence[float], form: str) -> str:
   return f"{median} ({lowest} to {highest})"
 
 
+def available_cores() -> int:
+  """Returns the number of cores that pipelines can be limited to.
+
+  Raises:
+    UserError: the system does not limit a process to some of its cores.
+  """
+  if not hasattr(os, "sched_getaffinity"):
+    raise UserError(
+      f"{platform.system()} does not limit a process to some of its cores; compare input pipelines "
+      "on Linux"
+    )
+  return len(os.sched_getaffinity(0))
+
+
 def main(arguments: list[str]) -> None:
   """Measures what can be measured here and prints it."""
   refuse_arguments(arguments)
   values = flags.FLAGS
   images_per_second_per_chip = step_speed(values.step_json)
-  cores = min(values.cores or sys.maxsize, len(os.sched_getaffinity(0)))
+  cores = min(values.cores or sys.maxsize, available_cores())
   with tempfile.TemporaryDirectory() as temporary:
     root = pathlib.Path(temporary, "images")
     images, held_out = root / "train" / "image", root / "val" / "image"

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from nfnet.command_line import refuse_arguments, run_main
 from profiling.compile import command_flags
-from profiling.compile.request import StepRequest, replace_fields, with_kernels
+from profiling.compile.request import StepRequest, replace_fields
 from profiling.compile.topology import Topology, parse_topology
 from profiling.compile.worker_process import DeviceMemoryError
 from profiling.estimate.error_bar import error_bar_text, error_bars_json
@@ -74,7 +74,7 @@ def trials(variants: Iterable[str], topology: Topology, kernels: str) -> list[Tr
   """
   found = []
   for variant in variants:
-    configured = with_kernels(pretraining_experiment(variant, chips=topology.chips), kernels)
+    configured = pretraining_experiment(variant, kernels, chips=topology.chips)
     parts = configured.optimizer.gradient_accumulation
     for rematerialize, gradient_accumulation in ((False, parts), (True, parts), (False, 2 * parts)):
       experiment = replace_fields(

@@ -450,6 +450,11 @@ def _markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def main(arguments: list[str]) -> None:
   """Rewrites the tables in all pages and says which pages changed."""
   refuse_arguments(arguments)
+  if missing := [page for page in PAGES if not page.is_file()]:
+    raise UserError(
+      f"{missing[0]} is not there: the pages are in the repository, not in an installed package; "
+      "run `python -m profiling.result_tables` at the top of the repository"
+    )
   for page in PAGES:
     text = page.read_text(encoding="utf-8")
     filled = fill(text, page.name)

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from nfnet.command_line import refuse_arguments, run_main
 from profiling.compile import command_flags
-from profiling.compile.request import StepRequest, with_kernels
+from profiling.compile.request import StepRequest
 from profiling.compile.topology import parse_topology
 from profiling.estimate.error_bar import error_bar_text, error_bars_json
 from profiling.estimate.paper_runs import pretraining_experiment
@@ -55,7 +55,7 @@ def requests(
   topologies = sorted(map(parse_topology, slices), key=lambda topology: topology.chips)
   return [
     StepRequest(
-      experiment=with_kernels(pretraining_experiment(variant, chips=topology.chips), kernels_),
+      experiment=pretraining_experiment(variant, kernels_, chips=topology.chips),
       topology=topology.name,
     )
     for variant in variants

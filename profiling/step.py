@@ -58,7 +58,9 @@ FIELD_OF_FLAG = {
 
 def _define_flags() -> None:
   """Defines all flags; those of `FIELD_OF_FLAG` cannot be combined with --config."""
-  define_path("config", None, "Python file that describes the experiment.", use="read")
+  define_path(
+    "config", None, "Python file of the experiment, or a name such as imagenet.", use="read"
+  )
   command_flags.define_topology("v4:2x2x1")
   command_flags.define_json()
   command_flags.define_limits()

@@ -66,7 +66,7 @@ def as_text(measurement: Measurement, experiment: Experiment, folder: pathlib.Pa
       "Time of the operations in a step, added over threads that compute at once:",
       format_rows(measurement.rows, busy_seconds),
       "",
-      f"The profile is in {folder}. To look at it: pip install -e '.[profile]', then",
+      f"The profile is in {folder}. To look at it: pip install tensorboard-plugin-profile, then",
       f"  tensorboard --logdir={folder}",
     ]
   )
@@ -74,7 +74,11 @@ def as_text(measurement: Measurement, experiment: Experiment, folder: pathlib.Pa
 
 def _define_flags() -> None:
   define_path(
-    "config", None, "Python file that describes the experiment.", use="read", required=True
+    "config",
+    None,
+    "Python file of the experiment, or a name such as imagenet.",
+    use="read",
+    required=True,
   )
   flags.DEFINE_integer("steps", 10, "Steps to time; as many again are traced.", lower_bound=1)
   define_path("folder", "profile", "Folder for the profile.", use="write folder")

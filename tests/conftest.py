@@ -54,6 +54,6 @@ def small_networks():
   from tests.train import small_network
 
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(variants, "VARIANTS", dict(variants.VARIANTS))
-    small_network.register()
+    for variant in (small_network.SMALL, small_network.TINY):
+      patch.setitem(variants.VARIANTS, variant.name, variant)
     yield

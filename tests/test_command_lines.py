@@ -12,6 +12,8 @@ from train.config.experiment import Experiment
 from train.config.field_names import field_types, path_fields
 
 NOT_PATHS = {
+  # train.prepare_data
+  *("image_field", "label_field"),
   # nfnet and profiling
   *("variant", "topology", "only"),
   # train.launch; its workdir, share and image are those of other machines
@@ -67,8 +69,10 @@ def test_paths_that_are_written_are_tried_before_the_work():
   assert len(uses) > 15
   for name in ("json", "plot", "logits_out"):
     assert uses[name] == {"write file"}
-  for name in ("out", "plots", "folder", "compilation_cache"):
+  for name in ("plots", "folder", "compilation_cache"):
     assert uses[name] == {"write folder"}
+  # Data sets are folders, the sheet of train.show_data is a file.
+  assert uses["out"] == {"write folder", "write file"}
   # Audits and evaluations read the workdir that trainings write.
   assert uses["workdir"] == {"read", "write folder"}
 

@@ -34,7 +34,6 @@ from tests.repository import ROOT
 from train.config.files import load_experiment
 from train.config.json_conversion import from_json, to_json
 from train.config.overrides import override
-from train.data import image_sources
 from train.data.manifest import (
   Manifest,
   RecordFile,
@@ -44,6 +43,9 @@ from train.data.manifest import (
   save_manifest,
 )
 from train.data.record_files import open_record_file
+from train.data.sources import idx_files, label_table
+from train.data.sources.source import Options
+from train.data.sources.tars import webdataset
 from train.run.records import id_log
 from train.scaling.run_table import read_runs
 from train.sweep import worker
@@ -197,7 +199,9 @@ READERS_BY_PATH = {
   "log of a trial": lambda path: worker._last_line(path, 0),
   "table of runs": lambda path: read_runs([path]),
   "speed of a step": lambda path: step_speed(str(path)),
-  "idx file": lambda path: image_sources._read_idx(path.parent, path.name, dimensions=3),
+  "idx file": lambda path: idx_files._read_idx(path.parent, path.name, dimensions=3),
+  "table of labels": lambda path: list(label_table.read_rows(str(path), Options())),
+  "tar file": lambda path: webdataset.has_labels(str(path)),
   "ids of a run": lambda path: id_log._repair(path.parent, path.name),
   DIGESTS_FILE: lambda path: find_damage(path.parent),
 }

@@ -15,16 +15,20 @@ OPS = sorted(path.parent.name for path in (ROOT / "kernels").glob("*/op.py"))
 BUILT_ON = {"se_residual": "scaled_ws_conv", "stem": "scaled_ws_conv"}
 """Ops with another inside. Squeeze-excite and its convolution each need what the other computes,
 forward and backward; the stem is four convolutions."""
-OP_FILES = {"__init__", "formulas", "op", "pallas", "problem", "reference", "tile"}
-"""Files that every op has; it may have `filters`, `vjp` and files whose names end in `_tpu`
-besides."""
+OP_FILES = {"__init__", "formulas", "op", "pallas", "reference"}
+"""Files that every op has; it may have `filters`, `packing`, `packed_window`, `vjp` and files
+whose names end in `_tpu` besides."""
+SWEPT_FILES = {"problem", "tile"}
+"""Files that an op has, with tiles.json, if a sweep chooses its tiles."""
 MAY_IMPORT = {
   "formulas": {"formulas"},
   "filters": {"formulas"},
   "reference": {"formulas", "filters", "reference"},
   "problem": {"formulas", "problem"},
-  "tile": {"problem", "tile"},
-  "_tpu": {"formulas", "filters", "problem", "tile", "_tpu"},
+  "packing": {"problem"},
+  "tile": {"problem", "packing", "tile"},
+  "packed_window": {"problem", "packing", "tile"},
+  "_tpu": {"formulas", "filters", "problem", "packing", "tile", "packed_window", "_tpu"},
   "vjp": {"formulas", "filters", "problem", "tile", "vjp", "_tpu"},
   "pallas": {"formulas", "filters", "problem", "tile", "vjp", "pallas", "_tpu"},
   "op": {"formulas", "filters", "reference", "pallas"},
@@ -73,8 +77,9 @@ def imports_of_op(path):
 def test_every_op_has_the_same_files(op):
   stems = {path.stem for path in (ROOT / "kernels" / op).glob("*.py")}
   kinds = {kind(stem) for stem in stems}
-  assert kinds - {"filters", "vjp", "_tpu"} == OP_FILES
-  assert (ROOT / "kernels" / op / "tiles.json").exists()
+  is_swept = (ROOT / "kernels" / op / "tiles.json").exists()
+  others = {"filters", "packing", "packed_window", "vjp", "_tpu"}
+  assert kinds - others == OP_FILES | (SWEPT_FILES if is_swept else set())
 
 
 @pytest.mark.parametrize("op", OPS)
@@ -85,7 +90,7 @@ def test_the_files_of_an_op_import_what_their_kind_may(op):
     kinds = {imported for _, imported in of_op}
     assert kinds <= MAY_IMPORT[kind(path.stem)], path
     if path.stem in ("filters", "formulas", "reference"):
-      tops = {name.split(".")[0] for name in others}
+      tops = {name.split(".")[0] for name in others if not name.startswith("kernels.layout")}
       assert tops <= {"jax", "jaxtyping", "numpy", *sys.stdlib_module_names}, path
 
 

@@ -20,7 +20,7 @@ ALLOWED = {
   "train.scaling": ("train.report",),
   "train.published_runs": (),
   "train.small_study": (),
-  "train.configs": ("train.config", "train.scaling", "train.published_runs"),
+  "train.configs": ("train.config", "train.data", "train.scaling", "train.published_runs"),
   "train.demo_data": ("train.data",),
   "train.launch": ("train.report", "train.config", "train.step", "train.run"),
   "train.sweep": (

@@ -39,7 +39,11 @@ def main(arguments: list[str]) -> None:
 def _define_flags() -> None:
   define_path("folder", None, "Folder of the sweep.", use="write folder", required=True)
   define_path(
-    "config", None, "Python file that describes the fine-tuning.", use="read", required=True
+    "config",
+    None,
+    "Python file of the fine-tuning, or a name such as imagenet_finetune.",
+    use="read",
+    required=True,
   )
   flags.DEFINE_integer("seeds", 3, "Runs of each trial.", lower_bound=1)
   flags.DEFINE_bool("all_trials", False, "All learning rates, not only the best of each setting.")

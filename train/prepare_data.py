@@ -12,6 +12,7 @@ set.
 """
 
 import os
+from collections.abc import Mapping
 
 from absl import flags
 
@@ -22,10 +23,14 @@ from train.data import dataset_writer, image_sources
 from train.data.manifest import (
   IMAGES_IN_TWO_SPLITS_NAME,
   MANIFEST_NAME,
+  REPEATED_IMAGES_NAME,
   Manifest,
   load_manifest,
 )
 from train.data.preparation import class_folders
+from train.data.preparation.file_tree import examples
+from train.data.preparation.image_sizes import ImageSizes, describe_histogram
+from train.report.table import format_table
 from train.report.units import format_size
 
 _SOURCE = define_path("source", None, "Folder with the images.", use="read")
@@ -41,6 +46,18 @@ _LAYOUT = flags.DEFINE_enum(
 )
 _MERGE_SUBFOLDERS = flags.DEFINE_bool(
   "merge_subfolders", False, "Take images in subfolders of a class folder as images of the class."
+)
+_FORMAT = flags.DEFINE_enum(
+  "format", "auto", image_sources.FORMATS, "Kind of the source; auto finds out."
+)
+_LABELS = define_path(
+  "labels", None, "Table (CSV) of the images' classes, if it is not labels.csv.", use="read"
+)
+_IMAGE_FIELD = flags.DEFINE_string(
+  "image_field", None, "Column or extension of the images, if several might be meant."
+)
+_LABEL_FIELD = flags.DEFINE_string(
+  "label_field", None, "Column, or field of JSON, with the classes, if several might be meant."
 )
 _SHARDS = flags.DEFINE_integer(
   "shards", None, "Record files per split; about 256 MiB each by default.", lower_bound=1
@@ -75,7 +92,11 @@ def main(arguments: list[str]) -> None:
     _SOURCE.value,
     _EVALUATION_SHARE.value,
     _CLASS_NAMES.value,
+    source_format=_FORMAT.value,
     layout=_LAYOUT.value,
+    labels=_LABELS.value,
+    image_field=_IMAGE_FIELD.value,
+    label_field=_LABEL_FIELD.value,
     merge_subfolders=_MERGE_SUBFOLDERS.value,
     excluded=_OUT.value,
   )
@@ -102,10 +123,19 @@ def _print_summary(folder: str, manifest: Manifest) -> None:
       f"  {escaped(name)}: {format_count(split.records, 'image')}, "
       f"{format_size(split.size_bytes)}, {format_count(len(split.record_files), 'file')}"
     )
+  if manifest.image_sizes:
+    _print_image_sizes(manifest.image_sizes)
   if manifest.skipped_images:
     print(
       f"  left out because they cannot be read or decoded: "
-      f"{format_count(len(manifest.skipped_images), 'image')}; see {MANIFEST_NAME}"
+      f"{format_count(len(manifest.skipped_images), 'image')}; see {MANIFEST_NAME}: "
+      f"{examples(manifest.skipped_images)}"
+    )
+  if manifest.repeated_images:
+    classes = manifest.repeated_in_other_classes
+    print(
+      f"  {format_count(manifest.repeated_images, 'image')} with the same pixels as another image "
+      f"of the split, {classes or 'none'} of them with other labels; see {REPEATED_IMAGES_NAME}"
     )
   if manifest.images_in_two_splits:
     print(
@@ -113,6 +143,18 @@ def _print_summary(folder: str, manifest: Manifest) -> None:
       f"of another split; see {IMAGES_IN_TWO_SPLITS_NAME}; unless scores may count images that "
       "were trained on, remove what is listed there from the source"
     )
+
+
+def _print_image_sizes(sizes_by_split: Mapping[str, ImageSizes]) -> None:
+  header = ("", "smallest", "5 %", "25 %", "median", "75 %", "95 %", "largest")
+  rows = []
+  for split, sizes in sizes_by_split.items():
+    rows.append((f"{split}: shorter side", *map(str, sizes.shorter_side)))
+    rows.append((f"{split}: longer side", *map(str, sizes.longer_side)))
+    rows.append((f"{split}: pixels", *(f"{one:,}" for one in sizes.pixels)))
+  print(format_table(rows, header))
+  for split, sizes in sizes_by_split.items():
+    print(f"  {escaped(split)}, shorter side in pixels: {describe_histogram(sizes)}")
 
 
 if __name__ == "__main__":

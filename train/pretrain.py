@@ -18,7 +18,12 @@ from train.run.compilation_cache import use_compilation_cache
 from train.run.loop import train
 from train.run.records.goodput import process_began_seconds
 
-_CONFIG = define_path("config", None, "Python file that describes the experiment.", use="read")
+_CONFIG = define_path(
+  "config",
+  None,
+  "Python file of the experiment, or a name such as imagenet; --help_config lists its fields.",
+  use="read",
+)
 _WORKDIR = define_path(
   "workdir", None, "Folder for checkpoints, metrics and plots.", use="write folder"
 )

@@ -35,7 +35,11 @@ def main(overrides: list[str]) -> None:
 
 def _define_flags() -> None:
   define_path(
-    "config", None, "Python file that describes the fine-tuning.", use="read", required=True
+    "config",
+    None,
+    "Python file of the fine-tuning, or a name such as imagenet_finetune.",
+    use="read",
+    required=True,
   )
   define_path("weights", None, "Trained network to probe.", use="read", required=True)
   flags.DEFINE_integer("images_max", 20_000, "Training images to use at most.", lower_bound=2)

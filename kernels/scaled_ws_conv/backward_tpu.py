@@ -3,7 +3,8 @@
 Each step of the grid processes some pixels of the input and the cotangents of all results that
 depend on them. It computes the input's gradient and adds to the gradient of the standardized
 weights, which stays in VMEM for all positions. The activated input is recomputed, because reading
-it would take longer.
+it would take longer. In a packed kernel (`packing`), the cotangents come one step ahead of the
+input, and stay in VMEM as long as results depend on them.
 """
 
 import functools
@@ -17,12 +18,15 @@ from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float
 
 from kernels.call import Operand, Result, call
+from kernels.layout import LANES, SUBLANES
+from kernels.scaled_ws_conv import packed_window, packing
 from kernels.scaled_ws_conv.filters import RawFilters, StandardizedFilters
 from kernels.scaled_ws_conv.formulas import Activation
+from kernels.scaled_ws_conv.packing import HALF
 from kernels.scaled_ws_conv.problem import Problem, lane_tiles
 from kernels.scaled_ws_conv.standardize_tpu import write_standardized
 from kernels.scaled_ws_conv.tile import Blocks
-from kernels.tpu import LANES, SUBLANES, result_like
+from kernels.tpu import result_like
 
 
 class Refs(NamedTuple):
@@ -30,7 +34,7 @@ class Refs(NamedTuple):
 
   Axes: h and w count rows and columns of the result, a and b the input's row and column phases, q
   the results of a pixel, n images, i and o input and output channels, k and j tiles of 128 of
-  these, t the filter's taps.
+  these, t the filter's taps. If packed, w counts pairs of columns, and b and q the two of a pair.
   """
 
   input_scale_ref: Any  # [1], in SMEM, of raw filters
@@ -46,10 +50,11 @@ class Refs(NamedTuple):
   x_gradient_ref: Any  # [h, a, w, b, n, i], if the input is differentiated
   weight_gradient_ref: Any  # of the standardized weights, [t, i, o], or [t, k, o, 128] in rows
   bias_sums_ref: Any  # [8, o], not at the end of a branch
-  sums_ref: Any  # scratch [t, k, j, 128, 128] of the gradient, if that is in rows
-  activated_ref: Any  # scratch [k, h, a, w, b, n, 128]
-  cotangents_ref: Any  # scratch [j, h + border, w + border, q, n, 128]
+  sums_ref: Any  # scratch [t, k, j, 128, 128], or packed [terms, i, 128], of a gradient in rows
+  activated_ref: Any  # scratch [k, h, a, w, b, n, 128], or packed [k, q, h, w, n, 128]
+  cotangents_ref: Any  # scratch [j, h + border, w + border, q, n, 128], or the packed window
   standardized_ref: Any  # [t, k, o, 128]; scratch [t, k, j, 128, 128] for raw filters
+  squares_ref: Any  # scratch [products, 128, 128] if packed
 
 
 # Under jit, equal calls are traced only once: the body is long.
@@ -96,15 +101,18 @@ def gradients(
   """
   problem, tile = blocks.problem, blocks.tile
   grouped = problem.groups > 1
+  x_shape = x.shape
+  x = x.reshape(*x_shape[:2], *blocks.input_columns, *x_shape[4:])
+  cotangent = cotangent.reshape(problem.height, *blocks.result_columns, *cotangent.shape[3:])
 
   def input_at(*place):
     channel, images, row = blocks.at(*place)
-    return row, 0, 0, 0, images, channel
+    return blocks.finished(row), 0, 0, 0, images, channel
 
   def cotangent_block(shape, row_of=lambda row: row) -> Operand:
     def at(*place):
       channel, images, row = blocks.at(*place)
-      return row_of(row), 0, 0, images, channel if grouped else 0
+      return row_of(blocks.arriving(row)), 0, 0, images, channel if grouped else 0
 
     return Operand(cotangent, pl.BlockSpec(shape, at))
 
@@ -127,7 +135,6 @@ def gradients(
   halo = blocks.result_halo_shape
   above = cotangent_block(halo, lambda row: jnp.maximum(row * tile.rows - 1, 0))
   below = cotangent_block(halo, lambda row: jnp.minimum((row + 1) * tile.rows, problem.height - 1))
-  has_neighbors = blocks.row_blocks > 1
   input_block = pl.BlockSpec(blocks.input_shape, input_at)
   image_block = pl.BlockSpec(blocks.image_shape, image_at)
   bias_sums_shape = SUBLANES, blocks.block_outputs
@@ -142,14 +149,14 @@ def gradients(
   weight_block = weight.spec.block_shape
 
   written = call(
-    functools.partial(_body, blocks=blocks, activation=activation),
+    functools.partial(_packed_body if tile.packed else _body, blocks=blocks, activation=activation),
     Refs(
       input_scale_ref=raw
       and Operand(jnp.asarray(raw.input_scale)[None], pl.BlockSpec(memory_space=pltpu.SMEM)),
       x_ref=Operand(x, input_block),
       cotangent_ref=cotangent_block(blocks.result_shape),
-      row_above_ref=above if has_neighbors and problem.after else None,
-      row_below_ref=below if has_neighbors and problem.before else None,
+      row_above_ref=above if blocks.has_neighbors and problem.after else None,
+      row_below_ref=below if blocks.has_neighbors and problem.before else None,
       weight_ref=raw and weight,
       statistics_ref=raw
       and Operand(statistics, pl.BlockSpec((SUBLANES, blocks.block_outputs), statistics_at)),
@@ -171,10 +178,11 @@ def gradients(
           (None, None, *bias_sums_shape), lambda core, channel, _: (core, channel, 0, 0)
         ),
       ),
-      sums_ref=None if raw else pltpu.VMEM(blocks.squares_shape, jnp.float32),
+      sums_ref=None if raw else pltpu.VMEM(blocks.sums_shape, jnp.float32),
       activated_ref=pltpu.VMEM(blocks.activated_shape, x.dtype),
       cotangents_ref=pltpu.VMEM(blocks.cotangent_shape, x.dtype),
       standardized_ref=pltpu.VMEM(blocks.squares_shape, x.dtype) if raw else weight,
+      squares_ref=pltpu.VMEM(blocks.packed_squares_shape, x.dtype) if tile.packed else None,
     ),
     name="scaled_ws_conv_gradients",
     grid=blocks.grid,
@@ -182,14 +190,17 @@ def gradients(
     macs=(1 + differentiates_input) * problem.macs,
     transcendentals=x.size if activation else 0,
   )
+  x_gradient = written.x_gradient_ref
+  if differentiates_input:
+    x_gradient = x_gradient.reshape(x_shape)
   if problem.ends_branch:
-    return written.x_gradient_ref, written.weight_gradient_ref, None
+    return x_gradient, written.weight_gradient_ref, None
   bias_sums = jnp.sum(written.bias_sums_ref, axis=2)
   if not tile.split_channels:
     bias_sums = jnp.sum(bias_sums, axis=0, keepdims=True)
   # Without groups, each channel block reads all cotangents, so the sums of any block are complete.
   bias_gradient = jnp.reshape(bias_sums, -1) if grouped else bias_sums[0, 0]
-  return written.x_gradient_ref, written.weight_gradient_ref, bias_gradient
+  return x_gradient, written.weight_gradient_ref, bias_gradient
 
 
 def _body(refs: Refs, *, blocks: Blocks, activation: Activation | None):
@@ -228,6 +239,111 @@ def _body(refs: Refs, *, blocks: Blocks, activation: Activation | None):
     @pl.when(place[2] == blocks.grid[2] - 1)
     def _():
       _write_rows(refs.sums_ref, refs.weight_gradient_ref)
+
+
+def _packed_body(refs: Refs, *, blocks: Blocks, activation: Activation | None):
+  """Takes in a block of cotangents, and computes the gradients for the block above it."""
+  problem, tile = blocks.problem, blocks.tile
+  place = [pl.program_id(axis) for axis in range(3)]
+  row_block = blocks.at(*place)[2]
+  window_ref = refs.cotangents_ref
+
+  @pl.when(place[2] == 0)
+  def _():
+    for ref in (refs.sums_ref, refs.bias_sums_ref):
+      ref[...] = jnp.zeros_like(ref)
+    packed_window.write_squares(refs.standardized_ref, refs.squares_ref, blocks)
+
+  def take_in():
+    is_padding = row_block == blocks.row_blocks
+    total = jnp.zeros((tile.images, problem.out_channels), jnp.float32)
+    for row, column in itertools.product(range(tile.rows), range(2)):
+      values = jnp.where(is_padding, 0, refs.cotangent_ref[row, :, column])
+      total += jnp.sum(values.astype(jnp.float32), axis=0)
+      packed_window.write_row(window_ref, 1 + tile.rows + row, column, values)
+    refs.bias_sums_ref[...] += jnp.sum(total.reshape(-1, SUBLANES, total.shape[-1]), axis=0)
+
+  @pl.when(row_block == 0)
+  def _():
+    window_ref[...] = jnp.zeros_like(window_ref)
+    take_in()
+    packed_window.move_up(window_ref, tile.rows)
+
+  # One basic block, so that the activation fills gaps between the products.
+  @pl.when(row_block > 0)
+  def _():
+    take_in()
+    for row, start in itertools.product(
+      range(tile.rows), range(0, problem.width // 2, tile.columns)
+    ):
+      pairs = slice(start, start + tile.columns)
+      _differentiate_packed_input(refs, blocks, activation, row, pairs)
+    _add_packed_weight_gradient(refs, blocks)
+    packed_window.move_up(window_ref, tile.rows)
+
+  @pl.when(place[2] == blocks.grid[2] - 1)
+  def _():
+    _write_rows_of_packed(refs.sums_ref, refs.weight_gradient_ref)
+
+
+def _differentiate_packed_input(refs: Refs, blocks: Blocks, activation, row, pairs) -> None:
+  """Writes the gradient of some pairs of pixels, and activates them for the weights' gradient."""
+
+  def activate(column, lanes):
+    value, slope = _value_and_slope(activation, refs.x_ref[row, 0, pairs, column, :, lanes])
+    at = lanes.start // LANES, column, row, pairs, slice(None), slice(0, lanes.stop - lanes.start)
+    refs.activated_ref[at] = value.astype(refs.activated_ref.dtype)
+    return slope
+
+  if refs.x_gradient_ref is None:
+    for column, lanes in itertools.product(range(2), lane_tiles(blocks.problem.in_channels)):
+      activate(column, lanes)
+    return
+  sums = packed_window.sums(refs.cotangents_ref, refs.squares_ref, blocks, row, pairs, None)
+  for column, lanes, total in sums:
+    gradient = (total * activate(column, lanes)).astype(refs.x_gradient_ref.dtype)
+    refs.x_gradient_ref[row, 0, pairs, column, :, lanes] = gradient
+
+
+def _add_packed_weight_gradient(refs: Refs, blocks: Blocks) -> None:
+  """Adds the products of activated inputs and the cotangents that each term reaches."""
+  problem, tile = blocks.problem, blocks.tile
+  # All input channels are rows of one product, or their last half would take as long as a tile.
+  pixels = jnp.concatenate(
+    [
+      refs.activated_ref[k, ..., : lanes.stop - lanes.start].reshape(-1, lanes.stop - lanes.start)
+      for k, lanes in enumerate(lane_tiles(problem.in_channels))
+    ],
+    axis=-1,
+  )
+  rows, pairs = slice(0, tile.rows), slice(0, problem.width // 2)
+  for i, term in enumerate(packing.terms(problem.out_channels, of_pairs=False)):
+    cotangents = [
+      packed_window.reached(refs.cotangents_ref, term, rows, pairs, column) for column in range(2)
+    ]
+    refs.sums_ref[i] += jax.lax.dot_general(
+      pixels,
+      jnp.concatenate(cotangents),
+      (((0,), (0,)), ((), ())),
+      preferred_element_type=jnp.float32,
+    )
+
+
+def _write_rows_of_packed(sums_ref, weight_gradient_ref) -> None:
+  """Writes the sums of each term's taps as rows."""
+  inputs, (taps, _, outputs, _) = sums_ref.shape[1], weight_gradient_ref.shape
+  if inputs % LANES:
+    unused = jnp.zeros((taps, outputs, HALF), weight_gradient_ref.dtype)
+    weight_gradient_ref[:, inputs // LANES, :, HALF:] = unused
+  for (i, term), (k, lanes) in itertools.product(
+    enumerate(packing.terms(outputs, of_pairs=False)), enumerate(lane_tiles(inputs))
+  ):
+    values = sums_ref[i, lanes].T.astype(weight_gradient_ref.dtype)
+    for half in packing.halves(term.tile, outputs):
+      right = term.right + half.right
+      if right in packing.SHIFTS:
+        at = packing.tap(-term.down, -right), k, slice(half.channel, half.channel + HALF)
+        weight_gradient_ref[*at, : lanes.stop - lanes.start] = values[half.lanes]
 
 
 def _write_rows(sums_ref, weight_gradient_ref) -> None:

@@ -13,8 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-LANES = 128
-"""Input channels of a tile; here again, because a reference imports nothing of TPUs."""
+from kernels.layout import LANES
 
 
 class RawFilters(NamedTuple):

@@ -2,8 +2,10 @@
 
 Each step of the grid standardizes raw weights in VMEM if they differ from those of the previous
 step, writes the activated input into a scratch buffer with a border of zeros, and adds up one
-matrix product for each tap of the filter. All loops are unrolled, so that the compiler can fill
-gaps in the matrix units' schedule with the activation's arithmetic.
+matrix product for each tap of the filter. A packed kernel (`packing`) keeps the activated rows for
+the next step instead, and multiplies by squares of weights that it makes once. All loops are
+unrolled, so that the compiler can fill gaps in the matrix units' schedule with the activation's
+arithmetic.
 """
 
 import functools
@@ -18,12 +20,14 @@ from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float
 
 from kernels.call import Operand, Result, call
+from kernels.layout import LANES, SUBLANES
+from kernels.scaled_ws_conv import packed_window
 from kernels.scaled_ws_conv.filters import RawFilters, StandardizedFilters
 from kernels.scaled_ws_conv.formulas import Activation, Standardization, filter_statistics
 from kernels.scaled_ws_conv.problem import lane_tiles
 from kernels.scaled_ws_conv.standardize_tpu import write_standardized
 from kernels.scaled_ws_conv.tile import Blocks
-from kernels.tpu import LANES, SUBLANES, result_like
+from kernels.tpu import result_like
 
 
 class Refs(NamedTuple):
@@ -31,7 +35,8 @@ class Refs(NamedTuple):
 
   Axes: h and w count rows and columns of the result, a and b the input's row and column phases, q
   the results of a pixel, n images, i and o input and output channels, k and j tiles of 128 of
-  these, t the filter's taps. The blocks with the rows above and below have size 1 along h and a.
+  these, t the filter's taps. The blocks with the rows above and below have size 1 along h and a. If
+  packed, w counts pairs of columns, and b and q the two of a pair.
   """
 
   input_scale_ref: Any  # [1], in SMEM, of raw filters
@@ -44,8 +49,9 @@ class Refs(NamedTuple):
   result_ref: Any  # [h, w, q, n, o]
   statistics_ref: Any  # [8, o], of raw filters: mean and scale of each in the first two rows
   mean_ref: Any  # [n, o], at the end of a branch
-  activated_ref: Any  # scratch [k, h + border, a, w + border, b, n, 128]
+  activated_ref: Any  # scratch [k, h + border, a, w + border, b, n, 128], or the packed window
   standardized_ref: Any  # [t, k, o, 128]; scratch [t, k, j, 128, 128] for raw filters
+  squares_ref: Any  # scratch [products, 128, 128] if packed
 
 
 # Under jit, equal calls are traced only once: the body is long.
@@ -74,11 +80,12 @@ def convolve(
     the first two rows; the mean of the results is None unless the problem ends a branch.
   """
   problem, tile = blocks.problem, blocks.tile
+  x = x.reshape(*x.shape[:2], *blocks.input_columns, *x.shape[4:])
 
   def input_block(shape, row_of=lambda row: row) -> Operand:
     def at(*place):
       channel, images, row = blocks.at(*place)
-      return row_of(row), 0, 0, 0, images, channel if problem.groups > 1 else 0
+      return row_of(blocks.arriving(row)), 0, 0, 0, images, channel if problem.groups > 1 else 0
 
     return Operand(x, pl.BlockSpec(shape, at))
 
@@ -92,7 +99,7 @@ def convolve(
 
   def result_at(*place):
     channel, images, row = blocks.at(*place)
-    return row, 0, 0, images, channel
+    return blocks.finished(row), 0, 0, images, channel
 
   def statistics_at(core, channel, position):
     # Cores that compute the same channels write one copy each, and the copies are equal.
@@ -106,23 +113,26 @@ def convolve(
   halo = blocks.input_halo_shape
   above = input_block(halo, lambda row: jnp.maximum(row * tile.rows - 1, 0))
   below = input_block(halo, lambda row: jnp.minimum((row + 1) * tile.rows, problem.height - 1))
-  has_neighbors = blocks.row_blocks > 1
-  result_shape = problem.height, problem.width, problem.outputs, problem.images
+  result_shape = problem.height, *blocks.result_columns, problem.images, problem.out_channels
   raw = None if problem.standardized else filters
   rows = pl.BlockSpec(blocks.rows_shape, lambda *place: (0, 0, blocks.at(*place)[0], 0))
 
   written = call(
-    functools.partial(_body, blocks=blocks, activation=activation, standardization=standardization),
+    functools.partial(_packed_body, blocks=blocks, activation=activation)
+    if tile.packed
+    else functools.partial(
+      _body, blocks=blocks, activation=activation, standardization=standardization
+    ),
     Refs(
       input_scale_ref=raw and Operand(raw.input_scale[None], pl.BlockSpec(memory_space=pltpu.SMEM)),
       x_ref=input_block(blocks.input_shape),
-      row_above_ref=above if has_neighbors and problem.before else None,
-      row_below_ref=below if has_neighbors and problem.after else None,
+      row_above_ref=above if blocks.has_neighbors and problem.before else None,
+      row_below_ref=below if blocks.has_neighbors and problem.after else None,
       weight_ref=raw and parameter(raw.weight),
       bias_ref=parameter(bias),
       gain_ref=raw and parameter(raw.gain[None]),
       result_ref=Result(
-        result_like(x, (*result_shape, problem.out_channels), x.dtype),
+        result_like(x, result_shape, x.dtype),
         pl.BlockSpec(blocks.result_shape, result_at),
       ),
       statistics_ref=raw
@@ -140,6 +150,7 @@ def convolve(
       standardized_ref=pltpu.VMEM(blocks.squares_shape, x.dtype)
       if raw
       else Operand(filters.rows, rows),
+      squares_ref=pltpu.VMEM(blocks.packed_squares_shape, x.dtype) if tile.packed else None,
     ),
     name="scaled_ws_conv",
     grid=blocks.grid,
@@ -147,7 +158,9 @@ def convolve(
     macs=problem.macs,
     transcendentals=x.size if activation else 0,
   )
-  return written.result_ref, raw and written.statistics_ref[0], written.mean_ref
+  result = written.result_ref
+  result = result.reshape(problem.height, problem.width, problem.outputs, *result.shape[3:])
+  return result, raw and written.statistics_ref[0], written.mean_ref
 
 
 def _body(
@@ -195,6 +208,43 @@ def _body(
       refs.result_ref[row, columns, output, :, stored] = jnp.concatenate(values, axis=-1)
 
 
+def _packed_body(refs: Refs, *, blocks: Blocks, activation: Activation | None):
+  """Activates a block of rows, and computes the block of the result above it."""
+  problem, tile = blocks.problem, blocks.tile
+  place = [pl.program_id(axis) for axis in range(3)]
+  row_block = blocks.at(*place)[2]
+  window_ref = refs.activated_ref
+
+  @pl.when(place[2] == 0)
+  def _():
+    packed_window.write_squares(refs.standardized_ref, refs.squares_ref, blocks)
+
+  def activate():
+    is_padding = row_block == blocks.row_blocks
+    for row, column in itertools.product(range(tile.rows), range(2)):
+      values = jnp.where(is_padding, 0.0, _activated(activation, refs.x_ref[row, 0, :, column]))
+      packed_window.write_row(window_ref, 1 + tile.rows + row, column, values)
+
+  @pl.when(row_block == 0)
+  def _():
+    window_ref[...] = jnp.zeros_like(window_ref)
+    activate()
+    packed_window.move_up(window_ref, tile.rows)
+
+  # One basic block, so that the activation fills gaps between the products.
+  @pl.when(row_block > 0)
+  def _():
+    activate()
+    for row, start in itertools.product(
+      range(tile.rows), range(0, problem.width // 2, tile.columns)
+    ):
+      pairs = slice(start, start + tile.columns)
+      sums = packed_window.sums(window_ref, refs.squares_ref, blocks, row, pairs, refs.bias_ref)
+      for column, lanes, total in sums:
+        refs.result_ref[row, pairs, column, :, lanes] = total.astype(refs.result_ref.dtype)
+    packed_window.move_up(window_ref, tile.rows)
+
+
 def _pairs(tiles: list) -> list[list]:
   """Returns the tiles in pairs, because two bfloat16 tiles fill the registers that are stored."""
   return [tiles[i : i + 2] for i in range(0, len(tiles), 2)]
@@ -226,10 +276,7 @@ def _products(refs: Refs, blocks: Blocks, row, columns, output, j, lanes) -> Ite
 def _activate(refs: Refs, blocks: Blocks, activation: Activation | None, row_block) -> None:
   """Writes the activated, pooled input and, if there are several row blocks, the rows around it."""
   problem, before = blocks.problem, blocks.problem.before
-
-  def activated(values):
-    values = values.astype(jnp.float32)
-    return values if activation is None else activation(values)
+  activated = functools.partial(_activated, activation)
 
   def write(row, phase, values):
     for k, lanes in enumerate(lane_tiles(problem.group_inputs)):
@@ -252,6 +299,12 @@ def _activate(refs: Refs, blocks: Blocks, activation: Activation | None, row_blo
     is_padding = row_block == blocks.row_blocks - 1
     values = jnp.where(is_padding, 0.0, activated(refs.row_below_ref[0, 0]))
     write(before + blocks.tile.rows, 0, values)
+
+
+def _activated(activation: Activation | None, values):
+  """Returns the activation's values in float32."""
+  values = values.astype(jnp.float32)
+  return values if activation is None else activation(values)
 
 
 def _borders(blocks: Blocks) -> Iterator[tuple]:

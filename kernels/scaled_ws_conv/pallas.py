@@ -8,6 +8,7 @@ import jax.extend
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from kernels.layout import LANES, SUBLANES
 from kernels.scaled_ws_conv.filters import (
   RawFilters,
   StandardizedFilters,
@@ -19,7 +20,6 @@ from kernels.scaled_ws_conv.formulas import Activation, Standardization, standar
 from kernels.scaled_ws_conv.problem import Problem, problem_of
 from kernels.scaled_ws_conv.tile import choose_both
 from kernels.scaled_ws_conv.vjp import can_standardize, convolve, standardize
-from kernels.tpu import LANES, SUBLANES
 
 _PRIMITIVES_NOT_ON_TPU = frozenset({"erfc", "expm1"})
 """Operations of activations that Pallas cannot lower for TPU, as of jax 0.10."""

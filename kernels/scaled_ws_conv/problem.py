@@ -11,7 +11,8 @@ import functools
 import itertools
 from typing import NamedTuple
 
-from kernels.tpu import IMAGES_MULTIPLE, LANES, SUBLANES
+from kernels.layout import LANES, SUBLANES
+from kernels.tpu import IMAGES_MULTIPLE
 
 
 def lane_tiles(channels: int) -> list[slice]:

@@ -16,9 +16,10 @@ from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float
 
 from kernels.call import Operand, Result, call
+from kernels.layout import LANES, is_stored_by_output, tile_rows
 from kernels.scaled_ws_conv.formulas import Standardization, inverse_deviation
 from kernels.scaled_ws_conv.standardize_tpu import derivative
-from kernels.tpu import LANES, is_stored_by_output, result_like, rows_of_blocks, tile_rows
+from kernels.tpu import result_like, rows_of_blocks
 
 ROWS = tile_rows(2)
 """Rows that are computed at a time: a tile of bfloat16."""

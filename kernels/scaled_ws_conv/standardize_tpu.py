@@ -21,6 +21,7 @@ from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float
 
 from kernels.call import Operand, Result, call
+from kernels.layout import LANES, SUBLANES
 from kernels.scaled_ws_conv.formulas import (
   Standardization,
   filter_statistics,
@@ -28,7 +29,7 @@ from kernels.scaled_ws_conv.formulas import (
   inverse_deviation_varies,
 )
 from kernels.scaled_ws_conv.problem import lane_tiles
-from kernels.tpu import LANES, SUBLANES, result_like
+from kernels.tpu import result_like
 
 CHUNK_ROWS_MAX = 64
 """Largest number of rows that are computed at a time."""

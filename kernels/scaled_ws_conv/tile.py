@@ -9,17 +9,12 @@ from collections.abc import Iterable, Iterator
 from typing import Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
+from kernels.layout import LANES, SUBLANES
+from kernels.scaled_ws_conv import packing
 from kernels.scaled_ws_conv.problem import Problem
-from kernels.tpu import (
-  IMAGES_MULTIPLE,
-  LANES,
-  SUBLANES,
-  VMEM_BYTES,
-  check_multiples,
-  divisors,
-  read_tiles,
-)
+from kernels.tpu import IMAGES_MULTIPLE, VMEM_BYTES, check_multiples, divisors, read_tiles
 
 Direction = Literal["forward", "backward"]
 VMEM_BYTES_PREFERRED = 12 << 20
@@ -49,6 +44,8 @@ class Tile:
       pass; the channels of one group if there are several groups.
     split_channels: whether the cores share the channel blocks rather than the positions.
     cores: number of cores that work at the same time.
+    packed: whether pixels share the last, half empty tiles of channels (`packing`), and rows stay
+      in VMEM from one step to the next.
   """
 
   images: int
@@ -57,6 +54,7 @@ class Tile:
   channels: int
   split_channels: bool
   cores: int = 2
+  packed: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +81,7 @@ class Blocks:
       ("images", problem.images, tile.images),
       ("images", tile.images, IMAGES_MULTIPLE),
       ("rows", problem.height, tile.rows),
-      ("columns", problem.width, tile.columns),
+      ("columns", problem.width // 2 if tile.packed else problem.width, tile.columns),
       ("channels", self.channels, tile.channels),
       ("blocks for the cores", parts, tile.cores),
     )
@@ -91,6 +89,13 @@ class Blocks:
       raise ValueError(
         f"{tile.channels=}: must be the {self.channels // problem.groups} of a group"
       )
+    if tile.packed:
+      if not packing.can_pack(problem):
+        raise ValueError(f"{tile=}: cannot pack {problem.label}")
+      if tile.split_channels or tile.channels != self.channels:
+        raise ValueError(f"{tile=}: packs some of the channels")
+      if self.positions % (tile.cores * self.row_steps):
+        raise ValueError(f"{tile=}: cores share an image, whose rows follow one another")
     if (
       problem.ends_branch
       and self.direction == "forward"
@@ -118,9 +123,19 @@ class Blocks:
     return self.problem.height // self.tile.rows
 
   @property
+  def row_steps(self) -> int:
+    """Number of steps for the rows of an image: if packed, results come one step after the rows."""
+    return self.row_blocks + self.tile.packed
+
+  @property
   def positions(self) -> int:
     """Number of positions over all cores."""
-    return self.problem.images // self.tile.images * self.row_blocks
+    return self.problem.images // self.tile.images * self.row_steps
+
+  @property
+  def has_neighbors(self) -> bool:
+    """Tells whether blocks with the rows above and below are operands of the kernel."""
+    return self.row_blocks > 1 and not self.tile.packed
 
   @property
   def grid(self) -> tuple[int, int, int]:
@@ -131,12 +146,23 @@ class Blocks:
     return cores, self.channel_blocks, self.positions // cores
 
   def at(self, core, channel, position):
-    """Returns the indices of the blocks of channels, images and rows at a place of the grid."""
+    """Returns the indices of the blocks of channels, images and rows at a place of the grid.
+
+    If packed, that of rows is the step's: see `arriving` and `finished`.
+    """
     if self.tile.split_channels:
       channel = core * self.grid[1] + channel
     else:
       position = core * self.grid[2] + position
-    return channel, *(op(position, self.row_blocks) for op in (jax.lax.div, jax.lax.rem))
+    return channel, *(op(position, self.row_steps) for op in (jax.lax.div, jax.lax.rem))
+
+  def arriving(self, row):
+    """Returns the index of the rows' block of the products' operands that a step reads."""
+    return jnp.minimum(row, self.row_blocks - 1) if self.tile.packed else row
+
+  def finished(self, row):
+    """Returns the index of the rows' block of the products' results that a step writes."""
+    return jnp.maximum(row - 1, 0) if self.tile.packed else row
 
   @property
   def block_inputs(self) -> int:
@@ -151,17 +177,22 @@ class Blocks:
     return self.tile.channels if forward else self.problem.group_outputs
 
   @property
+  def input_columns(self) -> tuple[int, int]:
+    """Columns of the input and their phases or, if packed, pairs of columns and their two."""
+    problem = self.problem
+    return (problem.width // 2, 2) if self.tile.packed else (problem.width, problem.column_phases)
+
+  @property
+  def result_columns(self) -> tuple[int, int]:
+    """Columns of the result and its outputs or, if packed, pairs of columns and their two."""
+    problem = self.problem
+    return (problem.width // 2, 2) if self.tile.packed else (problem.width, problem.outputs)
+
+  @property
   def input_shape(self) -> tuple[int, ...]:
     """Shape of the input's block."""
-    problem, tile = self.problem, self.tile
-    return (
-      tile.rows,
-      problem.row_phases,
-      problem.width,
-      problem.column_phases,
-      tile.images,
-      self.block_inputs,
-    )
+    phases, tile = self.problem.row_phases, self.tile
+    return tile.rows, phases, *self.input_columns, tile.images, self.block_inputs
 
   @property
   def input_halo_shape(self) -> tuple[int, ...]:
@@ -176,8 +207,7 @@ class Blocks:
   @property
   def result_shape(self) -> tuple[int, ...]:
     """Shape of the result's block."""
-    problem, tile = self.problem, self.tile
-    return tile.rows, problem.width, problem.outputs, tile.images, self.block_outputs
+    return self.tile.rows, *self.result_columns, self.tile.images, self.block_outputs
 
   @property
   def image_shape(self) -> tuple[int, int]:
@@ -202,20 +232,54 @@ class Blocks:
     return len(self.problem.taps), *sides, LANES, LANES
 
   @property
+  def operand_and_result_channels(self) -> tuple[int, int]:
+    """Channels of what a pass multiplies by the weights, and of what it computes so."""
+    problem = self.problem
+    channels = problem.in_channels, problem.out_channels
+    return channels if self.direction == "forward" else channels[::-1]
+
+  @property
+  def packed_squares_shape(self) -> tuple[int, int, int]:
+    """Shape of the weights of all products, if packed."""
+    return len(list(packing.squares(*self.operand_and_result_channels))), LANES, LANES
+
+  @property
+  def sums_shape(self) -> tuple[int, ...]:
+    """Shape of the backward pass's sums, if the gradient of the filters is in rows."""
+    problem = self.problem
+    if not self.tile.packed:
+      return self.squares_shape
+    terms = packing.terms(problem.out_channels, of_pairs=False)
+    return len(terms), problem.in_channels, LANES
+
+  @property
   def activated_shape(self) -> tuple[int, ...]:
     """Shape of the scratch for the activated input, by lane tiles; with a border if forward."""
     problem, tile = self.problem, self.tile
-    border = problem.before + problem.after if self.direction == "forward" else 0
     (a, b), inputs = problem.convolved_phases, math.ceil(self.block_inputs / LANES)
+    if tile.packed:
+      if self.direction == "forward":
+        return self._window_shape
+      return inputs, 2, tile.rows, problem.width // 2, tile.images, LANES
+    border = problem.before + problem.after if self.direction == "forward" else 0
     return inputs, tile.rows + border, a, problem.width + border, b, tile.images, LANES
 
   @property
   def cotangent_shape(self) -> tuple[int, ...]:
     """Shape of the backward pass's scratch for the cotangent, by lane tiles, with a border."""
     problem, tile = self.problem, self.tile
+    if tile.packed:
+      return self._window_shape
     border = problem.before + problem.after
     outputs = math.ceil(self.block_outputs / LANES)
     return outputs, tile.rows + border, problem.width + border, problem.outputs, tile.images, LANES
+
+  @property
+  def _window_shape(self) -> tuple[int, ...]:
+    """Shape of the window of operands of a packed kernel: see `packed_window`."""
+    tile, (channels, _) = self.tile, self.operand_and_result_channels
+    tiles, pairs = math.ceil(channels / LANES), self.problem.width // 2 + 1
+    return tiles, 2 * tile.rows + 1, pairs, 2, tile.images, LANES
 
   @property
   def vmem_bytes(self) -> int:
@@ -231,6 +295,8 @@ class Blocks:
       scratch = [self.rows_shape] * min(2, self.grid[1])
     sums: list[tuple[int, ...]] = []
     vectors = [(SUBLANES, outputs)] * 3
+    if self.tile.packed:
+      scratch += [self.packed_squares_shape]
     if self.direction == "forward":
       scratch += [self.activated_shape]
       halo = self.input_halo_shape
@@ -239,11 +305,11 @@ class Blocks:
       inputs = 1 + self.problem.returns_input
       activations += [self.input_shape] * inputs
       parameters += [self.rows_shape if standardized else self.filter_shape]
-      sums = [self.squares_shape] if standardized else []
+      sums = [self.sums_shape] if standardized else []
       scratch += [self.activated_shape, self.cotangent_shape]
       halo = self.result_halo_shape
       vectors += [self.image_shape] * 2 * self.problem.ends_branch
-    if self.row_blocks > 1:
+    if self.has_neighbors:
       activations += [halo] * (self.problem.before + self.problem.after)
     return (
       2 * sum(_tiled_bytes(shape, itemsize) for shape in activations)
@@ -273,6 +339,10 @@ class Blocks:
     """Number of matrix products of 16 pixels that are unrolled in the kernel."""
     problem, tile = self.problem, self.tile
     pixels = tile.rows * problem.width * tile.images // 16
+    if tile.packed:
+      of_results = packing.products(*self.operand_and_result_channels) / 2
+      of_weights = math.prod(self.sums_shape) / LANES**2
+      return round(pixels * (of_results + of_weights * (self.direction == "backward")))
     squares = math.prod(self.squares_shape[:3])
     return pixels * squares * (1 if self.direction == "forward" else 2)
 
@@ -291,13 +361,17 @@ def candidates(problem: Problem, direction: Direction, vmem_bytes: int) -> list[
   else:
     widths = [n for n in divisors(channels) if n % LANES == 0 or n == channels]
   images_of_blocks = divisors(problem.images, of=IMAGES_MULTIPLE)
+  packed_or_not = (True, False) if packing.can_pack(problem) else (False,)
   fitting: list[Blocks] = []
-  for cores, width, split_channels, images in itertools.product(
-    (2, 1), widths, (True, False), images_of_blocks
+  for cores, packed, width, split_channels, images in itertools.product(
+    (2, 1), packed_or_not, widths, (True, False), images_of_blocks
   ):
     if cores == 1 and fitting:
       break
-    columns = sorted(divisors(problem.width), key=lambda n: abs(images * n - PIXELS_AT_A_TIME))
+    at_a_time = divisors(problem.width // 2 if packed else problem.width)
+    # A packed kernel has the results of fewer tiles to compute at a time, and these in more terms.
+    pixels = PIXELS_AT_A_TIME * (1 + packed)
+    columns = sorted(at_a_time, key=lambda n: abs(images * n - pixels))
     for columns_at_a_time in columns[:2]:
       tile = Tile(
         images=images,
@@ -306,6 +380,7 @@ def candidates(problem: Problem, direction: Direction, vmem_bytes: int) -> list[
         channels=width,
         split_channels=split_channels,
         cores=cores,
+        packed=packed,
       )
       by_rows = _by_rows(problem, direction, tile)
       fitting += itertools.islice((one for one in by_rows if one.vmem_bytes <= vmem_bytes), 2)
@@ -327,6 +402,7 @@ def _rank(blocks: Blocks):
   tile, problem = blocks.tile, blocks.problem
   cores, channel_blocks, _ = blocks.grid
   return (
+    not tile.packed,
     # Without groups, each channel block copies and activates all of the input again.
     (channel_blocks * cores if tile.split_channels else channel_blocks)
     if problem.groups == 1

@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from kernels.layout import LANES
 from kernels.scaled_ws_conv.filters import RawFilters, StandardizedFilters, filter_shape
 from kernels.scaled_ws_conv.formulas import Activation, Standardization
 from kernels.scaled_ws_conv.pallas import check, raw_filters
@@ -12,7 +13,6 @@ from kernels.se_residual.formulas import Gate
 from kernels.se_residual.problem import Problem
 from kernels.se_residual.tile import choose
 from kernels.se_residual.vjp import AllBlocks, end_branch
-from kernels.tpu import LANES
 
 
 def conv_se_residual(

@@ -12,8 +12,9 @@ from jax.experimental import pallas as pl
 from jaxtyping import Array, Float
 
 from kernels.call import Operand, Result, call
+from kernels.layout import LANES
 from kernels.se_residual.tile import Blocks
-from kernels.tpu import LANES, divisors, result_like
+from kernels.tpu import divisors, result_like
 
 COLUMNS_MAX = 4
 """Largest number of columns whose loop is unrolled."""

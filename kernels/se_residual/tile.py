@@ -7,15 +7,9 @@ import math
 import pathlib
 from typing import Literal
 
+from kernels.layout import LANES
 from kernels.se_residual.problem import Problem
-from kernels.tpu import (
-  IMAGES_MULTIPLE,
-  LANES,
-  VMEM_BYTES,
-  check_multiples,
-  divisors,
-  read_tiles,
-)
+from kernels.tpu import IMAGES_MULTIPLE, VMEM_BYTES, check_multiples, divisors, read_tiles
 
 Direction = Literal["forward", "backward"]
 CORES = 2

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 
-from kernels.tpu import LANES, is_stored_by_output, tile_rows
+from kernels.layout import LANES, is_stored_by_output, tile_rows
 
 SMALL_ELEMENTS_MAX = 32_768
 """Largest size of a small filter or matrix; larger ones keep HBM busy on their own."""

@@ -15,8 +15,9 @@ from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float
 
 from kernels.call import Operand, Result, call
+from kernels.layout import SUBLANES
 from kernels.sgd_agc.formulas import HyperParameters, clip_scale, nesterov_step, updated_ema
-from kernels.tpu import SUBLANES, result_like
+from kernels.tpu import result_like
 
 Whole = tuple[Float[Array, "..."], ...]
 """One array for each parameter."""

@@ -6,8 +6,9 @@ import math
 import pathlib
 from collections.abc import Mapping
 
+from kernels.layout import LANES, SUBLANES
 from kernels.sgd_agc.problem import Problem
-from kernels.tpu import LANES, SUBLANES, VMEM_BYTES, check_multiples, divisors, read_tiles
+from kernels.tpu import VMEM_BYTES, check_multiples, divisors, read_tiles
 
 CHUNK_ROWS_PREFERRED = 40
 """Largest number of rows in a chunk with which no vectors of its three arrays are spilled."""

@@ -14,9 +14,10 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jaxtyping import Array, Float
 
+from kernels.layout import LANES, is_stored_by_output, tile_rows
 from kernels.sgd_agc.formulas import HyperParameters, clip_scale
 from kernels.sgd_agc.update_tpu import Refs, call_in_place, write_step
-from kernels.tpu import LANES, is_stored_by_output, rows_of_blocks, tile_rows
+from kernels.tpu import rows_of_blocks
 
 BLOCK_BYTES_MAX = 2 << 20
 """Largest block of one array: VMEM holds two of each of up to seven."""

@@ -21,9 +21,10 @@ from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float
 
 from kernels.call import Operand, Result, call
+from kernels.layout import LANES, SUBLANES
 from kernels.sgd_agc.formulas import HyperParameters, clip_scale, nesterov_step, updated_ema
 from kernels.sgd_agc.tile import Blocks
-from kernels.tpu import LANES, SUBLANES, result_like
+from kernels.tpu import result_like
 
 
 class Refs(NamedTuple):

@@ -15,10 +15,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from kernels.layout import LANES
 from kernels.scaled_ws_conv.problem import Problem as ConvolutionProblem
 from kernels.scaled_ws_conv.problem import Tap
 from kernels.stem.formulas import FILTER_PIXELS, STRIDES
-from kernels.tpu import IMAGES_MULTIPLE, LANES
+from kernels.tpu import IMAGES_MULTIPLE
 
 
 class Band(NamedTuple):

@@ -38,6 +38,9 @@ from nfnet.images.headers import (
 from nfnet.images.jpeg_segments import JPEG_START, jpeg_with_padded_scans
 from nfnet.images.png_chunks import remove_metadata
 
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+"""Names of files that are taken for images when a folder is listed end with one of these."""
+
 _FORMATS = ("JPEG", "PNG", "WEBP")
 _LARGE_BYTES = 64 * 2**20
 _STRIP_PIXELS = 2**20

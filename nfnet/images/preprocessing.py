@@ -58,7 +58,7 @@ def preprocess(
   if not isinstance(pictures, Iterable):
     raise ValueError(f"pictures are {quoted(pictures)}; must be one picture or several")
   images = [
-    preprocess_picture(picture, pixels, resize=resize, resize_margin=resize_margin)
+    _preprocess_picture(picture, pixels, resize=resize, resize_margin=resize_margin)
     for picture in pictures
   ]
   if not images:
@@ -66,7 +66,7 @@ def preprocess(
   return np.stack(images)
 
 
-def preprocess_picture(
+def _preprocess_picture(
   picture: Picture, pixels: int, *, resize: EvaluationResize, resize_margin: int
 ) -> np.ndarray:
   """Returns one picture as float32 [pixels, pixels, 3]; see `preprocess`."""

@@ -16,7 +16,13 @@ def end_in_one_line_while_importing() -> None:
   """
   # This is what Python puts there while it looks for the module to run, for which it imports the
   # package that the module is in.
-  if sys.argv[:1] == ["-m"] and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+  if sys.argv[:1] == ["-m"]:
+    end_in_one_line()
+
+
+def end_in_one_line() -> None:
+  """Makes Ctrl-C end the process at once, unless someone else already handles it."""
+  if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, _end)
 
 

@@ -102,7 +102,8 @@ def installed_versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
     return {package: importlib.metadata.version(package) for package in packages}
   except importlib.metadata.PackageNotFoundError as error:
     raise UserError(
-      f"package {error.name} is not installed; the TPU compiler comes with: pip install -e '.[tpu]'"
+      f"package {error.name} is not installed; the TPU compiler, for Linux on x86-64 only, "
+      "comes with: pip install 'jax[tpu]'"
     ) from error
 
 

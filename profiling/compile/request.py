@@ -128,12 +128,6 @@ def replace_fields(experiment: Experiment, **sections: dict[str, Any]) -> Experi
   )
 
 
-def with_kernels(experiment: Experiment, kernels: Literal["reference", "pallas"]) -> Experiment:
-  """Returns the experiment with these kernels, and with the block execution that suits them."""
-  block_execution = block_execution_for(experiment.model.variant, kernels)
-  return replace_fields(experiment, model={"kernels": kernels, "block_execution": block_execution})
-
-
 def block_execution_for(
   variant: str, kernels: Literal["reference", "pallas"]
 ) -> Literal["scan", "unrolled"]:

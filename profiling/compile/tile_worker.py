@@ -16,6 +16,7 @@ from typing import Any, Literal, get_args
 import jax
 import jax.numpy as jnp
 
+from kernels.layout import SUBLANES
 from kernels.scaled_ws_conv import backward_tpu, forward_tpu
 from kernels.scaled_ws_conv import tile as conv_tile
 from kernels.scaled_ws_conv.filters import RawFilters, StandardizedFilters, to_rows
@@ -28,7 +29,7 @@ from kernels.sgd_agc import update_tpu
 from kernels.sgd_agc.problem import Problem as UpdateProblem
 from kernels.sgd_agc.problem import problem_of as update_problem_of
 from kernels.stem import tile as stem_tile
-from kernels.tpu import SUBLANES, VMEM_BYTES
+from kernels.tpu import VMEM_BYTES
 from nfnet.activations import scaled_activation
 from profiling.compile.op_shapes import (
   ConvShape,

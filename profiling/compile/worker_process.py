@@ -5,18 +5,17 @@ caller.
 """
 
 import json
-import os
 import pathlib
 import re
 import shutil
 import subprocess
-import sys
 import time
 from typing import Any
 
 from tqdm import tqdm
 
 from nfnet.errors import UserError
+from nfnet.system.module_process import module_command, module_environment
 from profiling.compiler_text.kernel_dumps import DUMPS, dump_arguments
 
 TIME_LIMIT_SECONDS = 1800
@@ -80,7 +79,7 @@ def run_worker_process(
     )
   with (folder / "log.txt").open("w") as log:
     process = subprocess.Popen(
-      [sys.executable, "-m", module, str(request_path), str(folder)],
+      module_command(module, str(request_path), str(folder)),
       cwd=ROOT,
       env=environment,
       stdin=subprocess.DEVNULL,
@@ -117,7 +116,9 @@ def _environment() -> dict[str, str]:
   JAX's own settings are not inherited: they change what is compiled, and are not in the cache's
   key. JAX's persistent compilation cache would also keep the compiler from writing about kernels.
   """
-  inherited = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
+  inherited = {
+    name: value for name, value in module_environment().items() if not name.startswith("JAX_")
+  }
   return {**inherited, **ENVIRONMENT}
 
 

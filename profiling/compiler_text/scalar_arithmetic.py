@@ -30,6 +30,7 @@ def _both(a: int | None, b: int | None) -> int | None:
 _ARITHMETIC: Mapping[str, Callable[..., int]] = {
   "smov": lambda a: a,
   "sadd": operator.add,
+  "sc": lambda a, b: a + b >> 32,  # the carry of an addition
   "ssub": operator.sub,
   "smul": operator.mul,
   "smulhi": lambda a, b: a * b >> 32,

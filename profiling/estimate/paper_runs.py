@@ -10,7 +10,7 @@ from typing import Any
 from tqdm import tqdm
 
 import train.configs
-from profiling.compile.request import StepRequest, replace_fields, with_kernels
+from profiling.compile.request import StepRequest, replace_fields
 from profiling.compile.topology import Topology
 from profiling.estimate import published
 from profiling.estimate.report import StepReport, report
@@ -21,22 +21,32 @@ _CONFIGS = pathlib.Path(train.configs.__file__).parent
 _FINETUNING_IMAGES = 50 * 1_281_167
 
 
-def pretraining_experiment(variant: str, *, chips: int = 128) -> Experiment:
+def pretraining_experiment(variant: str, kernels: str, *, chips: int = 128) -> Experiment:
   """Returns the experiment that `train/configs/jft_pretrain.py` describes.
 
   Args:
     variant: name of the network.
+    kernels: "reference" or "pallas".
     chips: number of chips that share the batch of 4096.
 
   Raises:
     UserError: the chips do not divide the batch.
   """
-  return load_experiment(f"{_CONFIGS / 'jft_pretrain.py'}:variant={variant},chips={chips}")
+  return load_experiment(
+    f"{_CONFIGS / 'jft_pretrain.py'}:variant={variant},chips={chips},kernels={kernels}"
+  )
 
 
-def finetuning_experiment(variant: str = "F7+") -> Experiment:
-  """Returns the experiment that `train/configs/imagenet_finetune.py` describes."""
-  return load_experiment(f"{_CONFIGS / 'imagenet_finetune.py'}:variant={variant}")
+def finetuning_experiment(kernels: str, *, chips: int = 128) -> Experiment:
+  """Returns the experiment that `train/configs/imagenet_finetune.py` describes for F7+.
+
+  Args:
+    kernels: "reference" or "pallas".
+    chips: number of chips that share the batch of 2048.
+  """
+  return load_experiment(
+    f"{_CONFIGS / 'imagenet_finetune.py'}:variant=F7+,chips={chips},kernels={kernels}"
+  )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -73,20 +83,20 @@ def requests(topology: Topology, kernels: str, **changes: dict[str, Any]) -> dic
 
   Args:
     topology: slice.
-    kernels: "reference" or "pallas"; the block execution is chosen to suit them.
+    kernels: "reference" or "pallas".
     **changes: fields of all experiments that are to differ from the configuration, by section as
       in `profiling.compile.request.replace_fields`.
 
   Raises:
     UserError: the batches do not divide among the chips.
   """
-  experiments = {variant: pretraining_experiment(variant) for variant in published.VARIANTS}
-  experiments["finetuning"] = finetuning_experiment()
+  experiments = {
+    variant: pretraining_experiment(variant, kernels, chips=topology.chips)
+    for variant in published.VARIANTS
+  }
+  experiments["finetuning"] = finetuning_experiment(kernels, chips=topology.chips)
   return {
-    name: StepRequest(
-      experiment=replace_fields(with_kernels(experiment, kernels), **changes),
-      topology=topology.name,
-    )
+    name: StepRequest(experiment=replace_fields(experiment, **changes), topology=topology.name)
     for name, experiment in experiments.items()
   }
 

@@ -10,6 +10,7 @@ import tempfile
 from typing import Any
 
 import train.configs
+from nfnet.system.module_process import module_command, module_environment
 from profiling.measure.child_process import run_for_json
 
 BATCH_SIZE = 128
@@ -22,7 +23,7 @@ CONFIG = pathlib.Path(train.configs.__file__).parent / "imagenet.py"
 def has_gpu() -> bool:
   """Returns whether JAX finds a GPU; asks in a child process, because JAX would hold GPU memory."""
   result = subprocess.run(
-    [sys.executable, "-c", "import jax; print(jax.devices()[0].platform)"],
+    [sys.executable, "-P", "-c", "import jax; print(jax.devices()[0].platform)"],
     capture_output=True,
     text=True,
     check=False,
@@ -50,9 +51,10 @@ def measure_jax(variant: str, steps: int) -> dict[str, Any]:
     path = pathlib.Path(folder) / "trace.json"
     return run_for_json(
       [
-        *(sys.executable, "-m", "profiling.trace", f"--config={CONFIG}", f"--steps={steps}"),
+        *module_command("profiling.trace", f"--config={CONFIG}", f"--steps={steps}"),
         *(f"--folder={folder}/profile", f"--json={path}", *overrides(variant)),
       ],
+      environment=module_environment(),
       json_text=lambda _: path.read_text(),
     )
 
@@ -61,7 +63,8 @@ def measure_torch(variant: str, steps: int) -> dict[str, Any]:
   """Returns `torch_timm`'s figures of timm's step, or {"not_measured": why}."""
   return run_for_json(
     [
-      *(sys.executable, "-m", "profiling.measure.torch_timm", f"--model={TIMM_NAMES[variant]}"),
+      *module_command("profiling.measure.torch_timm", f"--model={TIMM_NAMES[variant]}"),
       *(f"--steps={steps}", f"--batch_size={BATCH_SIZE}", f"--pixels={PIXELS}"),
-    ]
+    ],
+    environment=module_environment(),
   )

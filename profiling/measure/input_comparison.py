@@ -45,7 +45,10 @@ def measure(
   import_path = os.pathsep.join([str(root), *([inherited] if inherited else [])])
   try:
     return run_for_json(
-      [interpreter, "-m", "profiling.measure.input_worker", f"--pipeline={pipeline}", *arguments],
+      [
+        *(interpreter, "-P", "-m", "profiling.measure.input_worker"),
+        *(f"--pipeline={pipeline}", *arguments),
+      ],
       folder=root,
       environment={**os.environ, "PYTHONPATH": import_path},
       timeout_seconds=timeout_seconds,

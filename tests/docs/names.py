@@ -17,7 +17,8 @@ from train.config.field_names import field_types
 FOLDERS = (*PACKAGES, "tests", "docs")
 """Folders of the repository whose files and modules the text names."""
 FOREIGN_FLAGS = {
-  *("--help", "--strict", "--dry-run", "--logdir"),
+  *("--help", "--no-deps", "--version", "--strict", "--dry-run", "--logdir"),
+  "--out_file_format",
   *("--xla_backend_optimization_level", "--xla_cpu_use_fusion_emitters"),
 }
 """Flags of other programs that the text names."""
@@ -26,7 +27,7 @@ _CODE = re.compile(r"(?<!`)`([^`]+)`(?!`)")
 _PATH = re.compile(rf"(?:{'|'.join(FOLDERS)})/[\w./-]*")
 _DOTTED = re.compile(rf"(?:{'|'.join((*PACKAGES, 'tests'))})(?:[.][A-Za-z_]\w*)+")
 _FLAG = re.compile(r"--[A-Za-z_][\w.-]*")
-_FILE = re.compile(r"[a-z_][\w/]*[.](?:py|toml|yaml|sh|css)")
+_FILE = re.compile(r"[a-z_][\w/]*[.](?:py|toml|yaml|sh|css)\b")
 
 
 def names(page: str, text: str) -> Iterator[tuple[str, str]]:

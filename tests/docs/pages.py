@@ -20,6 +20,7 @@ import re
 import shlex
 from collections.abc import Iterator
 
+from nfnet.system.console_script import PROGRAM, commands
 from tests.repository import ROOT
 from train.config.experiment import Data, Experiment, Optimizer, Schedule
 from train.config.field_names import field_types
@@ -38,7 +39,7 @@ PLACEHOLDERS = {"IMAGE": "example.com/nfnets:1", "CLUSTER": "cluster", "STORAGE"
 """Values that a dry run takes in place of words that readers replace by their own."""
 
 _FENCE = re.compile(r"( *)```(.*)")
-_INLINE = re.compile(r"`(python -m [^`]+)`")
+_INLINE = re.compile(r"`((?:python -m|nfnets) [^`]+)`")
 _ANY = Experiment(
   name="any",
   data=Data(batch_size=64),
@@ -118,7 +119,7 @@ def read_page(path: pathlib.Path) -> list[Block]:
 
 
 def inline_commands(name: str, text: str) -> Iterator[tuple[str, list[str]]]:
-  """Yields place and words of each `python -m ...` in running text and tables."""
+  """Yields place and words of each `python -m ...` or `nfnets ...` in running text and tables."""
   inside = False
   lines = []
   for line in text.splitlines():
@@ -167,7 +168,7 @@ def check_block(block: Block) -> None:
   if re.search(r"(^|\s)#", block.text):
     raise DocumentationError(f"{block.place}: a comment would be copied; write it above the block")
   for words in filter(None, shell_commands(block.text)):
-    if words[0] == "python":
+    if words[0] in ("python", PROGRAM):
       check_command(block.place, words)
     elif block.kind == "bash make":
       _check_make(block.place, words)
@@ -176,11 +177,18 @@ def check_block(block: Block) -> None:
 
 
 def check_command(place: str, words: list[str]) -> None:
-  """Checks module, flags, configuration and overrides of `python -m MODULE ...`.
+  """Checks module, flags, configuration and overrides of `python -m MODULE ...`, or `nfnets NAME`.
 
   Raises:
     DocumentationError: one of them does not exist.
   """
+  if words[0] == PROGRAM:
+    modules = {command.name: command.module for command in commands()}
+    if words[1].startswith("--") or words[1] == "COMMAND":
+      return
+    if words[1] not in modules:
+      raise DocumentationError(f"{place}: {PROGRAM} has no command {words[1]}")
+    words = ["python", "-m", modules[words[1]], *words[2:]]
   if words[1:2] == ["-"]:
     return
   if words[1:2] != ["-m"] or len(words) < 3:
@@ -222,7 +230,8 @@ def _check_configuration(place: str, config: str | None, overrides: list[str]) -
       for word in chosen:
         override(_ANY, [word])
     else:
-      load_experiment(str(ROOT / config), chosen)
+      # A name of one of `train.configs` is no path.
+      load_experiment(str(ROOT / config) if "/" in config else config, chosen)
   except Exception as error:
     raise DocumentationError(f"{place}: {error}") from error
 

@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -29,6 +30,7 @@ from tests.docs.pages import (
   shell_commands,
 )
 from tests.quick_compilation import XLA_FLAGS
+from tests.train.data.sources import miniatures
 from train.data.manifest import load_manifest
 from train.data.record_reader import RecordReader
 
@@ -120,14 +122,54 @@ def released_f0(folder):
   save_timm(str(folder / "F0.safetensors"), initial_parameters(NFNet("F0", 1000), 0), "F0")
 
 
-def imagenet_layout(folder):
-  for split, images in (("train", 24), ("val", 8)):
-    write_class_folders(folder / "IMAGENET" / split, classes=4, images=images)
+def jpeg(picture):
+  encoded = io.BytesIO()
+  picture.save(encoded, "JPEG")
+  return encoded.getvalue()
+
+
+def imagenet_files(folder):
+  """Writes both archives, of photographs of four classes, and Kaggle's table."""
+  classes = [(re.sub(r"\W", "_", name), one) for name, one in list(photographs().items())[:4]]
+  inner = [
+    (f"{name}.tar", miniatures.tar_bytes([(f"{n}.JPEG", jpeg(one[n])) for n in range(24)]))
+    for name, one in classes
+  ]
+  root = folder / "IMAGENET"
+  miniatures.write_tar(root / "ILSVRC2012_img_train.tar", inner)
+  held_out = [(name, picture) for name, one in classes for picture in one[24:32]]
+  names = [f"ILSVRC2012_val_{number:08d}" for number in range(1, len(held_out) + 1)]
+  miniatures.write_tar(
+    root / "ILSVRC2012_img_val.tar",
+    [(f"{name}.JPEG", jpeg(one)) for name, (_, one) in zip(names, held_out, strict=True)],
+  )
+  lines = [f"{name},{label} 1 2 3 4" for name, (label, _) in zip(names, held_out, strict=True)]
+  (root / "LOC_val_solution.csv").write_text("\n".join(["ImageId,PredictionString", *lines]))
+
+
+def other_formats(folder):
+  miniatures.write_table(folder / "FLOWERS", images=30)
+
+
+def all_other_formats(folder):
+  pytest.importorskip("pyarrow", reason="reading parquet files needs pyarrow")
+  other_formats(folder)
+  miniatures.write_webdataset(folder / "SHARDS", images=15)
+  miniatures.write_imagenet(folder / "IMAGENET")
+  miniatures.write_class_tars(folder / "IMAGENET21K", images=8)
+  images = [(miniatures.picture(number), number % 3) for number in range(30)]
+  miniatures.write_parquet(folder / "PARQUET" / "train-00000-of-00001.parquet", images)
+  splits = {"train": miniatures.tfds_examples(0, 12), "test": miniatures.tfds_examples(20, 6)}
+  miniatures.write_tfds(folder / "TFDS" / "birds" / "1.0.0", splits)
+  page = read_page(ROOT / "docs" / "data_sources.md")
+  (program,) = (block.text for block in page if block.kind == "python")
+  (folder / "my_pictures.py").write_text(program.partition("write_dataset(")[0])
 
 
 SET_UP = {
   "docs/your_own_images.md": own_images,
-  "docs/imagenet_from_scratch.md": imagenet_layout,
+  "docs/imagenet_from_scratch.md": imagenet_files,
+  "docs/data_sources.md": other_formats,
 }
 """What makes the files that a page takes for granted, by the page's name."""
 SET_UP_SLOW = {
@@ -135,6 +177,7 @@ SET_UP_SLOW = {
   "README.md": own_images,
   "docs/networks.md": released_weights,
   "docs/from_python.md": released_f0,
+  "docs/data_sources.md": all_other_formats,
 }
 """What makes them for a page's slow commands too."""
 
@@ -281,6 +324,8 @@ def block_of(text, kind="bash tpu"):
     ("exec python -m train.pretrain --work=RUN", "no flag --work"),
     ("python -m profiling.step --variant=F0 --pixels=large", "--pixels=large: not a number"),
     ("python train/pretrain.py", "write python -m"),
+    ("nfnets pretrian --workdir=RUN", "nfnets has no command pretrian"),
+    ("nfnets pretrain --work=RUN", "no flag --work"),
     ("terraform apply", "unknown program terraform"),
     ("docker ps    # what runs", "a comment would be copied"),
   ],
@@ -294,6 +339,7 @@ def test_what_is_not_there_is_found(text, complaint):
   "text",
   [
     "python -m train.launch --to=xpk --nospot --name=a | bash",
+    "nfnets pretrain --config=imagenet:variant=F0 --workdir=RUN && nfnets --help",
     "python -m train.pretrain --config=FILE --multi_host --compilation_cache=DIR",
     "python -m train.evaluate --workdir=RUN --config.data.batch_size=N --coordinator=HOST:1234",
     "X=1 python -m profiling.step --variant=F3 \\\n  --batch_per_chip=16 > out.txt",
@@ -356,7 +402,7 @@ def test_output_that_is_not_printed(shown):
 
 def test_flags_are_those_that_the_program_defines():
   assert flags_of("train.pretrain").keys() == {
-    *("config", "workdir", "compilation_cache", "accept_changes"),
+    *("config", "help_config", "workdir", "compilation_cache", "accept_changes"),
     *("multi_host", "coordinator", "process_count", "process_index"),
   }
   assert flags_of("profiling.step")["pixels"] == "integer"

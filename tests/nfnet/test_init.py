@@ -1,6 +1,7 @@
 """Tests the front door: the public names of the package, and that its import is quick."""
 
 import importlib
+import importlib.metadata
 import subprocess
 import sys
 
@@ -21,6 +22,16 @@ def test_public_names_are_those_of_the_modules():
 def test_no_public_name_hides_a_module():
   modules = {path.stem for path in (ROOT / "nfnet").iterdir()}
   assert not modules & set(nfnet.__all__)
+
+
+def test_the_version_is_that_of_the_installation():
+  assert nfnet.__version__ == importlib.metadata.version("nfnets-at-scale")
+  assert "__version__" in dir(nfnet)
+
+
+def test_without_an_installation_the_version_is_unknown(monkeypatch):
+  monkeypatch.setattr(importlib.metadata.Distribution, "discover", lambda **_: iter(()))
+  assert nfnet.__version__ == "unknown"
 
 
 def test_other_names_are_missing_as_they_are_elsewhere():

@@ -1,7 +1,11 @@
 """Tests the command `nfnet.predict` and, below it, `nfnet.inference`."""
 
+import csv
+import dataclasses
 import functools
+import json
 import os
+import re
 import shutil
 
 import jax
@@ -12,9 +16,16 @@ from PIL import Image
 from nfnet.errors import UserError
 from nfnet.images.normalization import MEAN_RGB, STDDEV_RGB, normalize
 from nfnet.images.resizing import resize_and_center_crop
-from nfnet.inference import Classifier, batches, load_classifier, predict, read_images, top_classes
+from nfnet.inference import (
+  Classifier,
+  as_text,
+  load_classifier,
+  outcome_of,
+  predict,
+  read_images,
+)
 from nfnet.model import NFNet, apply, parameter_shapes
-from nfnet.predict import read_inputs
+from nfnet.predict import checked_inputs, read_inputs
 from nfnet.weights.haiku import save_haiku
 from nfnet.weights.load import load_weights
 from nfnet.weights.timm import save_timm
@@ -79,6 +90,11 @@ def expected_logits(parameters, images, **arguments):
   return np.asarray(function(parameters, images))
 
 
+def top_classes(classifier, logits):
+  """Returns the lines below the image's name."""
+  return as_text(outcome_of(classifier, "image", logits, 5)).partition("\n")[2]
+
+
 def run(*arguments, module="tests.train.small_network", **options):
   return commands.run(module, *arguments, **options)
 
@@ -108,7 +124,7 @@ def test_activations_differ_and_the_checkpoint_knows_its_own(folder, parameters)
 def test_resolution_is_that_of_the_checkpoint_or_the_variant(folder, weights, pixels, used):
   classifier = load_classifier(str(folder / weights), variant=NAME, pixels=pixels)
   assert (classifier.pixels, classifier.resize_margin) == used
-  images = list(read_images([str(folder / "a.png"), str(folder / "c.webp")], classifier))
+  images = list(read_images([str(folder / "a.png"), str(folder / "c.webp")], classifier, ahead=1))
   assert [image.shape for image in images] == [(used[0], used[0], 3)] * 2
   assert {image.dtype for image in images} == {np.dtype("float32")}
 
@@ -140,7 +156,7 @@ def test_images_are_resized_as_the_weights_were_evaluated(
     )
   classifier = load_classifier(str(path), variant=NAME, resize=asked)
   assert classifier.resize == used
-  (image,) = read_images([str(folder / "c.webp")], classifier)
+  (image,) = classifier.preprocess(folder / "c.webp")
   with Image.open(folder / "c.webp") as picture:
     expected = resize_and_center_crop(
       np.asarray(picture.convert("RGB")), classifier.pixels, classifier.resize_margin, used
@@ -164,18 +180,83 @@ def test_a_checkpoint_knows_its_numerics(folder, parameters, tmp_path):
 def test_images_are_normalized(folder):
   Image.new("RGB", (64, 64), (10, 20, 30)).save(folder / "plain.png")
   classifier = load_classifier(str(folder / "haiku.npz"), variant=NAME)
-  (image,) = read_images([str(folder / "plain.png")], classifier)
+  (image,) = classifier.preprocess(folder / "plain.png")
   expected = (np.array([10, 20, 30]) - MEAN_RGB) / STDDEV_RGB
   np.testing.assert_allclose(image[5, 7], expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 4, 5])
-def test_batches_are_of_one_size_and_hold_each_image_once(count):
-  images = [np.full((2, 2, 3), i + 1, np.float32) for i in range(count)]
-  stacks = list(batches(iter(images), 2))
-  assert {stack.shape for stack, _ in stacks} == {(2, 2, 2, 3)}
-  real = np.concatenate([stack[:number] for stack, number in stacks])
-  np.testing.assert_array_equal(real, np.stack(images))
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class MeanClassifier(Classifier):
+  """Has the means of an image's channels for its logits, and remembers the shapes of batches."""
+
+  shapes: set = dataclasses.field(default_factory=set)
+
+  def logits(self, images):
+    self.shapes.add(images.shape)
+    return images.mean(axis=(1, 2))
+
+
+def mean_classifier(class_names=None):
+  return MeanClassifier(
+    model=NFNet(NAME, 3),
+    parameters={},
+    pixels=24,
+    resize="squash",
+    resize_margin=0,
+    class_names=class_names,
+    is_multi_label=False,
+  )
+
+
+@pytest.mark.parametrize("bad", [(), (0,), (1, 2), (0, 1, 2, 3, 4)])
+@pytest.mark.parametrize("count", [2, 3, 4, 5])
+def test_batches_are_of_one_size_and_results_in_the_order_of_the_images(count, bad):
+  classifier = mean_classifier()
+  images = [
+    UserError(f"bad {i}") if i in bad else np.full((2, 2, 3), i + 1, np.float32)
+    for i in range(count)
+  ]
+  found = predict(classifier, iter(images), num_images=count, batch_size=2)
+  for image, result in zip(images, found, strict=True):
+    if isinstance(image, UserError):
+      assert result is image
+    else:
+      np.testing.assert_array_equal(result, image[0, 0])
+  assert classifier.shapes <= {(2, 2, 2, 3)}
+
+
+def test_results_do_not_depend_on_the_batch(folder):
+  classifier = load_classifier(str(folder / "softmax"))
+  paths = [str(folder / name) for name in ("a.png", "b.jpg", "c.webp", "a.png", "b.jpg")]
+  inputs = list(read_images(paths, classifier, ahead=3))
+
+  def logits(images, batch_size):
+    return np.stack(
+      list(predict(classifier, images, num_images=len(images), batch_size=batch_size))
+    )
+
+  expected = logits(inputs, 2)
+  # Other images beside it, to the bit; in batches of another size, XLA rounds differently.
+  np.testing.assert_array_equal(logits(inputs[::-1], 2)[::-1], expected)
+  np.testing.assert_array_equal(expected[:2], expected[3:])
+  for batch_size in (1, 5, 16):
+    np.testing.assert_allclose(logits(inputs, batch_size), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_few_images_are_read_ahead(folder):
+  classifier = mean_classifier()
+  asked = []
+
+  def paths():
+    for i in range(50):
+      asked.append(i)
+      yield str(folder / ("a.png" if i % 2 else "missing.png"))
+
+  images = read_images(paths(), classifier, ahead=4)
+  for i in range(10):
+    assert isinstance(next(images), UserError) == (i % 2 == 0)
+    assert len(asked) <= i + 4
+  images.close()
 
 
 def test_softmax_probabilities_and_names(folder):
@@ -191,15 +272,7 @@ def test_softmax_probabilities_and_names(folder):
 
 
 def test_names_of_a_file_reach_the_terminal_as_text():
-  classifier = Classifier(
-    model=NFNet(NAME, 3),
-    parameters={},
-    pixels=24,
-    resize="squash",
-    resize_margin=0,
-    class_names=["cat", "\x1b[31m\n", "\udcff"],
-    is_multi_label=False,
-  )
+  classifier = mean_classifier(class_names=["cat", "\x1b[31m\n", "\udcff"])
   lines = top_classes(classifier, np.float32([0, 1, 2])).splitlines()
   assert [line.split("  ")[-1] for line in lines] == [r"\udcff", r"\x1b[31m\n", "cat"]
 
@@ -219,12 +292,13 @@ def test_sigmoid_probabilities_are_independent(folder):
 def test_the_command_and_a_program_share_the_classifier(folder):
   classifier = load_classifier(folder / "softmax")
   paths = [folder / "a.png", folder / "b.jpg"]
-  expected = np.stack(list(read_images(list(map(str, paths)), classifier)))
+  expected = np.stack(list(read_images(map(str, paths), classifier, ahead=2)))
   np.testing.assert_array_equal(classifier.preprocess(paths), expected)
   logits = np.log(np.arange(1, 8, dtype=np.float32))
-  (best, second) = classifier.top(logits, count=2)
-  assert (best[0], second[0]) == ("name 6", "name 5")
-  assert best[1] == pytest.approx(7 / 28)
+  best, second = classifier.top(logits, count=2)
+  assert (best.index, best.name, second.name) == (6, "name 6", "name 5")
+  assert best.probability == pytest.approx(7 / 28)
+  assert outcome_of(classifier, "image", logits, 2).predictions == (best, second)
   with pytest.raises(ValueError, match=r"logits have shape \[1, 7\]; must be \[7\]: give those of"):
     classifier.top(logits[None])
   with pytest.raises(ValueError, match="the logits are not finite"):
@@ -258,6 +332,14 @@ def test_inputs_of_another_kind_are_errors(array, message, tmp_path):
     read_inputs(path)
 
 
+def test_inputs_that_are_not_normalized_are_errors_in_their_places():
+  images = np.zeros((3, 4, 4, 3), np.float32)
+  images[1] = 99
+  first, second, third = checked_inputs("x.npy", images)
+  assert not np.any([first, third])
+  assert re.match(r"inputs 'x\.npy', image 1: images have values from 99 to 99", str(second))
+
+
 def test_files_that_are_no_array_are_errors(tmp_path):
   for name, content in (("empty.npy", b""), ("text.npy", b"text"), ("cut.npy", b"\x93NUMPY")):
     (tmp_path / name).write_bytes(content)
@@ -274,9 +356,9 @@ def test_bad_images_are_errors_that_name_the_file(folder):
   classifier = load_classifier(str(folder / "haiku.npz"), variant=NAME)
   (folder / "broken.jpg").write_bytes((folder / "b.jpg").read_bytes()[:300])
   with pytest.raises(UserError, match=r"image '.*broken\.jpg' cannot be decoded"):
-    list(read_images([str(folder / "broken.jpg")], classifier))
+    classifier.preprocess(folder / "broken.jpg")
   with pytest.raises(UserError, match=r"image '.*missing\.jpg' cannot be read: No such file"):
-    list(read_images([str(folder / "missing.jpg")], classifier))
+    classifier.preprocess(folder / "missing.jpg")
 
 
 def test_weights_know_the_names_of_their_classes(folder):
@@ -342,12 +424,65 @@ def test_the_command_writes_logits(folder, parameters, tmp_path):
   np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_a_broken_image_does_not_keep_the_others_from_being_classified(folder, tmp_path):
+  pictures = tmp_path / "pictures"
+  (pictures / "b").mkdir(parents=True)
+  shutil.copy(folder / "b.jpg", pictures / "1.JPG")
+  (pictures / "2.jpg").write_bytes((folder / "b.jpg").read_bytes()[:300])
+  shutil.copy(folder / "c.webp", pictures / "b" / "3.webp")
+  (pictures / "notes.txt").write_text("no image")
+  (tmp_path / "list.txt").write_text(f"{folder / 'a.png'}\n\n{tmp_path / 'missing.png'}\r\n")
+  (tmp_path / "names.txt").write_text("\n".join(f"kind, {i}" for i in range(NUM_CLASSES)))
+  result = run(
+    "nfnet.predict",
+    f"--weights={folder / 'haiku.npz'}",
+    f"--variant={NAME}",
+    *COMPILED_ABOVE,
+    f"--class_names_file={tmp_path / 'names.txt'}",
+    f"--images={tmp_path / 'list.txt'}",
+    *(f"--{kind}={tmp_path / kind}" for kind in ("json", "csv", "logits_out")),
+    "--top=3",
+    pictures,
+  )
+  assert (result.returncode, result.stdout) == (2, ""), result.stderr
+  errors = result.stderr.splitlines()
+  assert errors[0].startswith(f"image '{pictures}/2.jpg' cannot be decoded: ")
+  assert errors[1].startswith(f"image '{tmp_path}/missing.png' cannot be read: ")
+  assert re.fullmatch(r"5 images; [\d,.]+ images/s after the first batch", errors[2])
+  assert errors[3].startswith("error: 2 of 5 images could not be classified")
+  assert len(errors) == 4
+
+  names = [pictures / "1.JPG", pictures / "2.jpg", pictures / "b" / "3.webp", folder / "a.png"]
+  names = [*map(str, names), str(tmp_path / "missing.png")]
+  content = json.loads((tmp_path / "json").read_text())
+  assert content["weights"] == str(folder / "haiku.npz")
+  assert [one["image"] for one in content["images"]] == names
+  with (tmp_path / "csv").open() as file:
+    rows = list(csv.DictReader(file))
+  assert [row["image"] for row in rows] == names
+  logits = np.load(tmp_path / "logits_out")
+  assert (logits.dtype, logits.shape) == (np.float32, (5, NUM_CLASSES))
+  for one, row, of_image in zip(content["images"], rows, logits, strict=True):
+    is_bad = one["image"] in (names[1], names[4])
+    assert np.isnan(of_image).all() == is_bad
+    assert ("error" in one) == bool(row["error"]) == is_bad
+    if not is_bad:
+      probabilities = np.exp(of_image - of_image.max())
+      probabilities /= probabilities.sum()
+      best = np.argsort(-of_image)[:3]
+      assert [found["index"] for found in one["classes"]] == best.tolist()
+      assert [found["name"] for found in one["classes"]] == [f"kind, {i}" for i in best]
+      assert row["class_1"] == f"kind, {best[0]}"
+      assert float(row["probability_3"]) == pytest.approx(probabilities[best[2]], rel=1e-4)
+
+
 @pytest.mark.parametrize(
   ("arguments", "message"),
   [
     (["a.png"], "--weights"),
-    (["--weights=haiku.npz"], "give either image files or --inputs"),
-    (["--weights=haiku.npz", "--inputs=inputs.npy", "a.png"], "give either image files or"),
+    (["--weights=haiku.npz"], "give either image files, folders or --images=LIST.txt, or --inputs"),
+    (["--weights=haiku.npz", "--inputs=inputs.npy", "a.png"], "give either image files, folders"),
+    (["--weights=haiku.npz", "--images=missing.txt"], "--images=missing.txt cannot be read"),
     (["--weights=w", "--inputs=inputs.npy", "--resize=squash"], "--resize is for image files"),
     (["--weights=haiku.npz", "--pixels=99999999", "a.png"], "--pixels=99999999"),
     (["--weights=haiku.npz", "--variant=P9", "a.png"], "--variant: unknown variant 'P9'"),

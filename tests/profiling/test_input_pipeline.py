@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 
@@ -6,7 +7,7 @@ import pytest
 
 from nfnet.errors import UserError
 from profiling.estimate.stored import RESULTS
-from profiling.input_pipeline import step_speed
+from profiling.input_pipeline import available_cores, step_speed
 from tests.repository import ROOT
 from tests.train.data import image_files
 from train.data import record_reader
@@ -20,6 +21,13 @@ def test_the_speed_of_a_step_is_read_where_it_was_stored(tmp_path):
   path.write_text('{"estimated": {"mfu": 0.5}}')
   with pytest.raises(UserError, match="--step_json="):
     step_speed(str(path))
+
+
+def test_on_a_mac_one_line_says_what_is_missing(monkeypatch):
+  assert available_cores() >= 1
+  monkeypatch.delattr(os, "sched_getaffinity")
+  with pytest.raises(UserError, match="compare input pipelines on Linux"):
+    available_cores()
 
 
 def run_command(*arguments):

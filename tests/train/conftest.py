@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 
 from train.data import dataset_writer
-from train.data.image_sources import VALIDATION
+from train.data.preparation.class_folders import VALIDATION
 from train.demo_data import make_digits
 
 HELD_OUT_DIGITS = 100

@@ -1,8 +1,10 @@
 """The commands, run as a person runs them: what they print, and how they end."""
 
+import csv
 import json
 import os
 import shutil
+import statistics
 
 import pytest
 
@@ -93,6 +95,8 @@ def test_fine_tuning_and_evaluation(pretrained, digits, tmp_path):
     "--pixels=16,24",
     "--worst_classes=3",
     f"--json={scores}",
+    f"--confusion_csv={tmp_path / 'confusion.csv'}",
+    f"--confusion_plot={tmp_path / 'confusion.png'}",
   )
   assert result.returncode == 0, result.stderr
   rows = [line.split() for line in result.stdout.splitlines()]
@@ -102,6 +106,8 @@ def test_fine_tuning_and_evaluation(pretrained, digits, tmp_path):
         row[: len(network) + 2] == [*network, pixels, str(HELD_OUT_DIGITS)] for row in rows
       )
   assert "recognized worst by the" in result.stdout
+  assert "confused most often by the" in result.stdout
+  assert "means over 10 classes with images (macro); classes matched by name" in result.stdout
   evaluations = json.loads(scores.read_text())["evaluations"]
   assert [(one["network"], one["pixels"]) for one in evaluations] == [
     ("moving average", 16),
@@ -113,6 +119,32 @@ def test_fine_tuning_and_evaluation(pretrained, digits, tmp_path):
     hits = sum(digit["top1"] * digit["examples"] for digit in one["classes"])
     assert hits / HELD_OUT_DIGITS == pytest.approx(one["top1"])
     assert 0 <= one["calibration_error"] <= 1
+    for macro, of_class in (("macro_precision", "precision"), ("macro_f1", "f1")):
+      mean = statistics.mean(digit[of_class] for digit in one["classes"])
+      assert one[macro] == pytest.approx(mean)
+  with (tmp_path / "confusion.csv").open() as file:
+    header, *matrix = csv.reader(file)
+  best = max(evaluations, key=lambda one: one["top1"])
+  hits = sum(int(row[header.index(row[0])]) for row in matrix)
+  assert hits == round(best["top1"] * HELD_OUT_DIGITS)
+  assert sum(int(cell) for row in matrix for cell in row[1:]) == HELD_OUT_DIGITS
+  assert (tmp_path / "confusion.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_own_photographs_are_fine_tuned_without_further_values(pretrained, digits, tmp_path):
+  result = run(
+    "train.finetune",
+    f"--config=train/configs/finetune_small.py:data={digits},variant={TINY.name}",
+    f"--workdir={tmp_path / 'run'}",
+    f"--config.initial_weights={pretrained[0]}",
+    "--config.schedule.train_steps=2",
+    "--config.optimizer.warmup_steps=1",
+    "--config.loss.class_weights=balanced",
+  )
+  assert result.returncode == 0, result.stderr
+  assert "fine-tuning NFNet-tiny on 1,000 images" in result.stdout
+  assert "2 steps of 64" in result.stdout
+  assert "evaluation at step 2 (moving average): loss " in result.stdout
 
 
 def test_the_advice_about_a_changed_rate_can_be_followed(pretrained, digits, tmp_path):
@@ -173,6 +205,19 @@ def test_changes_that_no_run_can_take_are_refused():
 def test_pixels_that_are_no_numbers():
   result = run("train.evaluate", "--workdir=nowhere", "--pixels=32;48")
   assert_one_line_error(result, "--pixels=32;48", "256,320")
+
+
+@pytest.mark.parametrize(
+  ("arguments", "words"),
+  [
+    ([], ["--workdir", "--weights and --data"]),
+    (["--weights=x"], ["--weights=x", "--data=DIR"]),
+    (["--workdir=x", "--config=y"], ["--config belongs to --weights"]),
+    (["--weights=nowhere.npz", "--data=y"], ["nowhere.npz"]),
+  ],
+)
+def test_evaluation_says_what_it_needs(arguments, words):
+  assert_one_line_error(run("train.evaluate", *arguments), *words)
 
 
 @pytest.mark.parametrize("module", ["train.pretrain", "train.finetune"])

@@ -196,10 +196,14 @@ class Loss:
   Attributes:
     kind: "softmax" for one label per image, "sigmoid" for any number of labels per image.
     label_smoothing: share of the target that is spread over all classes (softmax only).
+    class_weights: weight of an image in the training loss, by its class. "balanced" gives every
+      class the same sum of weights, whatever its number of training images, and images a mean
+      weight of 1; it reads all records once when a run starts. Evaluations weigh images equally.
   """
 
   kind: Literal["softmax", "sigmoid"] = "softmax"
   label_smoothing: Annotated[float, FROM_0_BELOW_1] = 0.0
+  class_weights: Literal["equal", "balanced"] = "equal"
 
   def check(self) -> None:
     """Raises UserError if labels are smoothed for a loss that does not support it."""

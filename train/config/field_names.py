@@ -16,6 +16,11 @@ def field_types() -> dict[str, Any]:
   }
 
 
+def field_sections() -> dict[str, type]:
+  """Returns the section that every field is in, by dotted name."""
+  return {field: section for field, section, _ in _walk(Experiment, "")}
+
+
 def field_requirements() -> dict[str, tuple[Requirement, ...]]:
   """Returns what is required of every field's value beyond its type, by dotted name."""
   return {field: tuple(_extras(hint, Requirement)) for field, hint in _annotations()}

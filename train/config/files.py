@@ -1,13 +1,19 @@
-"""Loads an experiment from a configuration file, a Python file with a function `experiment()`."""
+"""Loads an experiment from a configuration, a Python file with a function `experiment()`.
+
+The files of `train.configs` can be named without their path, as they lie wherever this project is
+installed.
+"""
 
 import inspect
+import os
+import pathlib
 import re
 import traceback
 import types
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from nfnet.errors import UserError
+from nfnet.errors import UserError, quoted
 from nfnet.foreign_files.regular_files import read_regular_file
 from nfnet.system.paths import local_path
 from train.config.experiment import Experiment
@@ -15,26 +21,47 @@ from train.config.field_names import field_types
 from train.config.overrides import nearest, override, parse_value
 
 _BYTES_MAX = 2**20
+_CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 
 
 def load_experiment(path: str, overrides: Iterable[str] = ()) -> Experiment:
   """Runs the configuration file, applies the overrides and validates the result.
 
   Args:
-    path: a Python file whose function `experiment()` returns an `Experiment`. If the function has
-      keyword arguments, they may follow the path: `FILE.py:variant=F3,epochs=2`.
+    path: a Python file whose function `experiment()` returns an `Experiment`, or the name of one of
+      `train.configs`, such as `imagenet`. If the function has keyword arguments, they may follow:
+      `FILE.py:variant=F3,epochs=2` or `imagenet:variant=F3`.
     overrides: arguments `--config.FIELD=VALUE`; of two for one field, the later wins.
 
   Raises:
     UserError: the file is missing or fails, or a field is unknown or has a value it cannot take.
   """
-  return override(_run_file(path), overrides)
+  return override(_run_file(*split_arguments(path)), overrides)
 
 
-def _run_file(path_and_arguments: str) -> Experiment:
+def split_arguments(path_and_arguments: str) -> tuple[str, str]:
+  """Returns the path of a configuration, and its arguments, which may be empty.
+
+  Args:
+    path_and_arguments: what `load_experiment` takes.
+
+  Raises:
+    UserError: it is neither a path nor the name of one of `train.configs`.
+  """
   path, colon, arguments = path_and_arguments.partition(".py:")
   if colon:
-    path += ".py"
+    return f"{path}.py", arguments
+  name, _, arguments = path_and_arguments.partition(":")
+  # A file of the user's without an extension is still named by its path.
+  if not re.fullmatch(r"[\w-]+", name) or os.path.isfile(path_and_arguments):
+    return path_and_arguments, ""
+  names = sorted(path.stem for path in _CONFIGS.glob("[!_]*.py"))
+  if name not in names:
+    raise UserError(f"configuration {quoted(name)} is neither a file nor one of {', '.join(names)}")
+  return str(_CONFIGS / f"{name}.py"), arguments
+
+
+def _run_file(path: str, arguments: str) -> Experiment:
   path = local_path("configuration file", path)
   try:
     source = read_regular_file(path, _BYTES_MAX).decode()

@@ -5,6 +5,7 @@ FIELD is a dotted name, for example `--config.optimizer.peak_learning_rate=0.4`.
 
 import difflib
 import re
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from absl import flags
 from nfnet.errors import UserError
 from nfnet.system.paths import local_path
 from train.config.experiment import Experiment
+from train.config.field_help import describe_fields
 from train.config.field_names import (
   field_types,
   field_values,
@@ -22,6 +24,25 @@ from train.config.field_names import (
 )
 from train.config.requirements import invalid
 from train.config.validation import describe_type, has_type, validate
+
+flags.DEFINE_boolean(
+  "help_config",
+  False,
+  "Show every field of a configuration (--config.FIELD=VALUE): values, default, unit, meaning.",
+)
+
+
+def _show_fields(is_asked: bool) -> bool:
+  """Prints all fields and ends the program, as --help does, or returns True."""
+  if is_asked:
+    print(describe_fields())
+    sys.exit(0)
+  return True
+
+
+# A validator, since these run in the order of their registration, so that flags which the command
+# itself requires are not needed for this.
+flags.register_validator("help_config", _show_fields)
 
 _OVERRIDE_PREFIX = re.compile(r"--?config\.")
 
@@ -33,6 +54,8 @@ def parse_arguments(argv: Sequence[str]) -> list[str]:
 
   Args:
     argv: program name and all arguments.
+
+  With --help_config, it prints all fields and ends the program.
 
   Returns:
     The program name and the overrides, which `train.config.files.load_experiment` takes.

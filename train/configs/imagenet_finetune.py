@@ -13,24 +13,49 @@ minimization (SAM), stochastic depth and dropout. Batch size, learning rate, dec
 those of paper B. The papers do not state how many images share a perturbation of SAM; here it is
 the number of images per chip on 128 chips. Another number, set for example by `,group_images=8`,
 also applies to any number of chips.
+
+On a TPU slice, add `,kernels=pallas,chips=128` with its number of chips: kernels run then, in
+unrolled blocks, and up to eight chips hold one copy of the parameters together.
 """
 
-from train.config.experiment import Data, Experiment, Loss, Model, Optimizer, Schedule, Sharpness
+import math
 
-# With 16 images per chip, F7+ needs 23.2 GB of HBM with rematerialization and about 49 GB without;
-# a TPU v4 has 34.4 GB (BUILD_NOTES.md, "Compiling the training step"). The other two are estimated
-# in proportion to their depth.
+from nfnet.errors import UserError
+from train.config.experiment import (
+  Data,
+  Experiment,
+  Loss,
+  Model,
+  Optimizer,
+  Parallelism,
+  Schedule,
+  Sharpness,
+)
+
+# With 16 images per chip, F7+ in plain JAX needs 23.2 GB of HBM with rematerialization and about 49
+# GB without; a TPU v4 has 34.4 GB (BUILD_NOTES.md, "Compiling the training step"). The other two
+# are estimated in proportion to their depth.
 _REMATERIALIZED_ON_16_IMAGES = ("F5+", "F6+", "F7+")
 
 
-def experiment(variant: str = "F7+", repetitions: int = 1, group_images: int = 16) -> Experiment:
+def experiment(
+  variant: str = "F7+",
+  repetitions: int = 1,
+  group_images: int = 16,
+  kernels: str = "reference",
+  chips: int = 1,
+) -> Experiment:
+  if chips < 1:
+    raise UserError(f"{chips=}: must be at least 1")
   return Experiment(
     name=f"fine-tuning NFNet-{variant} on ImageNet",
     model=Model(
       variant=variant,
       stochastic_depth_rate=0.1,
       dropout_rate=0.25,
-      rematerialize=variant in _REMATERIALIZED_ON_16_IMAGES,
+      kernels=kernels,
+      block_execution="scan" if kernels == "reference" else "unrolled",
+      rematerialize=kernels == "reference" and variant in _REMATERIALIZED_ON_16_IMAGES,
     ),
     data=Data(
       num_classes=1000,
@@ -45,6 +70,7 @@ def experiment(variant: str = "F7+", repetitions: int = 1, group_images: int = 1
     optimizer=Optimizer(
       peak_learning_rate=0.1, warmup_steps=5000, weight_decay=1e-5, ema_decay=0.9999
     ),
+    parallelism=Parallelism(parameter_shards=math.gcd(chips, 8)),
     loss=Loss(label_smoothing=0.1),
     sharpness=Sharpness(radius=0.05, group_images=group_images),
     schedule=Schedule(train_epochs=50, evaluate_every_steps=3128, checkpoint_every_steps=1564),

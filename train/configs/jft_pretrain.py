@@ -4,7 +4,10 @@
         --workdir=DIR --config.data.path=DATA
 
 On a number of chips other than 128, add for example `,chips=1024`: more than 32 images per chip
-are computed in parts, and fewer need no rematerialization.
+are computed in parts, and eight chips hold one copy of the parameters together where their number
+allows it. On TPUs, kernels run; `,kernels=reference` runs plain JAX in a loop over equal blocks,
+which compiles in less time and memory and takes longer to run. Gradients travel in bfloat16, as
+accurate as float32 within the noise between seeds (BUILD_NOTES.md, "Gradients in bfloat16").
 
 DATA holds about 4e9 images of 30,000 classes in the paper. Held-out images are evaluated at 256 px.
 
@@ -18,8 +21,18 @@ absence of a moving average are those of paper B's JFT runs; the warm-up has as 
 B's 5 epochs of ImageNet; softmax, no dropout and no stochastic depth are our choice.
 """
 
+import math
+
 from nfnet.errors import UserError
-from train.config.experiment import Data, Experiment, Loss, Model, Optimizer, Schedule
+from train.config.experiment import (
+  Data,
+  Experiment,
+  Loss,
+  Model,
+  Optimizer,
+  Parallelism,
+  Schedule,
+)
 from train.published_runs import PAPER_A_NFNETS
 from train.scaling.run_table import read_runs
 
@@ -31,16 +44,20 @@ for _run in read_runs([PAPER_A_NFNETS]).runs:
     _PEAK_LEARNING_RATES.setdefault(_run.name, {})[_run.epochs] = _run.learning_rate
 _TUNED_AS = {"F0": "F0", "F1": "F3", "F3": "F3", "F3+": "F7+", "F7": "F7+", "F7+": "F7+"}
 
-# Without rematerialization, 32 images per chip need 35.7 GB (F6+) and 40 GB (F7+) of HBM; a
-# TPU v4 has 34.4 GB (BUILD_NOTES.md, "Compiling the training step"). With kernels, F7+ needs 24 GB
-# with rematerialization, and with 4 images per chip 23 GB without (profiling/results/slices.json).
+# Plain JAX needs 35.7 GB (F6+) and 40 GB (F7+) of HBM for 32 images per chip without
+# rematerialization; a TPU v4 has 34.4 GB (BUILD_NOTES.md, "Compiling the training step").
 _REMATERIALIZED_ON_32_IMAGES = ("F6+", "F7+")
 
 _BATCH_SIZE = 4096
 _IMAGES_PER_CHIP_AT_ONCE = 32
+# Eight parts of the filters still fill tiles of a TPU's memory, and the neighbors of a larger ring
+# would have more hops to make than there is work to hide them behind.
+_PARAMETER_SHARDS_MAX = 8
 
 
-def experiment(variant: str = "F0", epochs: float = 1.0, chips: int = 128) -> Experiment:
+def experiment(
+  variant: str = "F0", epochs: float = 1.0, chips: int = 128, kernels: str = "pallas"
+) -> Experiment:
   if chips < 1 or _BATCH_SIZE % chips:
     raise UserError(f"{chips=}: must divide the batch of {_BATCH_SIZE}")
   images_per_chip = _BATCH_SIZE // chips
@@ -52,7 +69,11 @@ def experiment(variant: str = "F0", epochs: float = 1.0, chips: int = 128) -> Ex
     model=Model(
       variant=variant,
       dropout_rate=0.0,
-      rematerialize=variant in _REMATERIALIZED_ON_32_IMAGES
+      kernels=kernels,
+      # In a loop, XLA copies the operands of kernels out of stacks.
+      block_execution="scan" if kernels == "reference" else "unrolled",
+      rematerialize=kernels == "reference"
+      and variant in _REMATERIALIZED_ON_32_IMAGES
       and images_per_chip >= _IMAGES_PER_CHIP_AT_ONCE,
     ),
     data=Data(
@@ -70,6 +91,9 @@ def experiment(variant: str = "F0", epochs: float = 1.0, chips: int = 128) -> Ex
       weight_decay=1e-6,
       ema_decay=None,
       gradient_accumulation=max(1, images_per_chip // _IMAGES_PER_CHIP_AT_ONCE),
+    ),
+    parallelism=Parallelism(
+      parameter_shards=math.gcd(chips, _PARAMETER_SHARDS_MAX), gradient_dtype="bfloat16"
     ),
     loss=Loss(kind="softmax"),
     schedule=Schedule(

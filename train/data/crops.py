@@ -2,14 +2,20 @@
 
 import math
 
-import cykooz_resizer
 import numpy as np
+from PIL import Image
 
-# The filter of Pillow's BICUBIC, which gets wider when the image shrinks. It works in integers, so
-# the result is the same on all processors.
-BICUBIC = cykooz_resizer.ResizeOptions(
-  cykooz_resizer.ResizeAlg.convolution(cykooz_resizer.FilterType.catmull_rom)
-)
+try:
+  import cykooz_resizer
+# There is no wheel for Linux on ARM; see the dependencies in pyproject.toml.
+except ImportError:
+  cykooz_resizer = None
+else:
+  # The filter of Pillow's BICUBIC, which gets wider when the image shrinks. It works in integers,
+  # so the result is the same on all processors.
+  BICUBIC = cykooz_resizer.ResizeOptions(
+    cykooz_resizer.ResizeAlg.convolution(cykooz_resizer.FilterType.catmull_rom)
+  )
 
 _BOX_TRIES = 10
 
@@ -80,9 +86,9 @@ def random_box(
 
 
 def resize(image: np.ndarray, pixels: int) -> np.ndarray:
-  """Resizes an image to a square, five times as fast as Pillow.
+  """Resizes an image to a square by cykooz-resizer, or by Pillow where that is not installed.
 
-  `tests/train/data/test_crops.py` bounds the difference from Pillow.
+  Pillow takes five times as long. `tests/train/data/test_crops.py` bounds the difference.
 
   Args:
     image: uint8 [height, width, 3], of any size.
@@ -91,6 +97,8 @@ def resize(image: np.ndarray, pixels: int) -> np.ndarray:
   Returns:
     uint8 [pixels, pixels, 3], read-only.
   """
+  if cykooz_resizer is None:
+    return resize_by_pillow(image, pixels)
   height, width, _ = image.shape
   pixel_type = cykooz_resizer.PixelType.U8x3
   source = cykooz_resizer.ImageData(width, height, pixel_type, image.tobytes())
@@ -98,3 +106,21 @@ def resize(image: np.ndarray, pixels: int) -> np.ndarray:
   # A new resizer for each image, because threads must not share one.
   cykooz_resizer.Resizer().resize(source, resized, BICUBIC)
   return np.frombuffer(resized.get_buffer(), np.uint8).reshape(pixels, pixels, 3)
+
+
+def resize_by_pillow(image: np.ndarray, pixels: int) -> np.ndarray:
+  """Resizes an image to a square as `resize` does, with the same filter in the same order.
+
+  Args:
+    image: uint8 [height, width, 3], of any size.
+    pixels: side of the result.
+
+  Returns:
+    uint8 [pixels, pixels, 3], read-only. Of photographs, less than 1 % of the values differ
+    from those of cykooz-resizer, by at most 2 of 255.
+  """
+  # Both round to whole numbers between the directions, of which Pillow by itself begins with the
+  # other one.
+  width = image.shape[1]
+  lower = Image.fromarray(image).resize((width, pixels), Image.Resampling.BICUBIC)
+  return np.asarray(lower.resize((pixels, pixels), Image.Resampling.BICUBIC))

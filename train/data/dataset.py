@@ -1,9 +1,13 @@
 """The prepared data set that a configuration names: its classes, its sizes, its decoders."""
 
+import numpy as np
+from tqdm import tqdm
+
 from nfnet.errors import UserError, format_count
 from train.config.experiment import Data
 from train.data.examples import Decoder
 from train.data.manifest import Manifest, Split, check_file_sizes, load_manifest
+from train.data.record_files import BadRecordError
 from train.data.record_reader import RecordReader
 
 
@@ -20,6 +24,35 @@ def train_examples(data: Data) -> int:
 def evaluation_examples(data: Data) -> int:
   """Returns the number of records of the held-out split."""
   return _find_split(data, _load_manifest(data), data.evaluation_split).records
+
+
+def balanced_class_weights(data: Data) -> np.ndarray:
+  """Counts the labels of the training split and returns weights that make up for their numbers.
+
+  Weight and number of labels of a class have the same product for every class, and the mean weight
+  of a label is 1. All records are read, with a progress bar on a terminal.
+
+  Returns:
+    float32 [classes]; 0 for a class without labels.
+
+  Raises:
+    UserError: the data set is missing or damaged.
+  """
+  manifest = _load_manifest(data)
+  split = _find_split(data, manifest, data.train_split)
+  check_file_sizes(data.path, split)
+  reader = RecordReader(data.path, split)
+  counts = np.zeros(len(manifest.class_names))
+  for index in tqdm(range(len(reader)), desc="counting classes", unit="image", disable=None):
+    try:
+      labels = reader.read(index).labels
+    except BadRecordError:
+      continue
+    if manifest.allows(labels):
+      np.add.at(counts, list(labels), 1)
+  has_labels = counts > 0
+  sums = counts.sum() / max(1, has_labels.sum())
+  return np.where(has_labels, sums / np.maximum(counts, 1), 0).astype(np.float32)
 
 
 def open_decoder(data: Data, split_name: str) -> Decoder:

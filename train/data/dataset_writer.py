@@ -22,11 +22,12 @@ import tqdm
 
 from nfnet.errors import UserError, escaped
 from nfnet.images.decoding import BadImageError, decode_image
+from nfnet.images.headers import read_header
 from nfnet.system.durable_files import write_durably
 from train.data import record_files
-from train.data.image_sources import Source, SourceImage, UnreadableImageError
 from train.data.manifest import (
   IMAGES_IN_TWO_SPLITS_NAME,
+  REPEATED_IMAGES_NAME,
   Manifest,
   RecordFile,
   Split,
@@ -35,11 +36,14 @@ from train.data.manifest import (
   save_manifest,
 )
 from train.data.preparation import progress
+from train.data.preparation.image_sizes import NO_SIDES, encode_sides, image_sizes
 from train.data.preparation.same_pixels import (
   NO_DIGEST,
   find_images_in_two_splits,
+  find_repeated_images,
   pixel_digest,
 )
+from train.data.sources.source import Source, SourceImage, UnreadableImageError
 from train.data.workers import exit_with_parent
 
 # Large enough for a big data set to need only a few thousand files, and small enough that a kill
@@ -54,11 +58,28 @@ _BYTES_PER_TASK = 16 * 2**20
 class _GoodImage(NamedTuple):
   content: bytes
   digest: bytes
+  sides: bytes
 
 
 class _BadImage(NamedTuple):
   name: str
   reason: str
+
+
+class _Written(NamedTuple):
+  """A split that has been written.
+
+  Attributes:
+    split: its entry for the manifest.
+    skipped: names of images that were left out.
+    digests: digests of the pixels of all images.
+    sides: heights and widths of all images.
+  """
+
+  split: Split
+  skipped: list[str]
+  digests: bytes
+  sides: bytes
 
 
 def write_dataset(
@@ -105,13 +126,11 @@ def write_dataset(
       # The process was killed after it had written the manifest.
       claimed.remove()
       return load_manifest(folder)
-    splits = {}
-    skipped: list[str] = []
-    digests = {}
+    written = {}
     ordered = {split: _shuffled(images, seed) for split, images in source.splits.items()}
     with _ordered_map(workers) as ordered_map:
       for split, images in ordered.items():
-        splits[split], left_out, digests[split] = _write_split(
+        written[split] = _write_split(
           claimed,
           folder,
           file_names[split],
@@ -121,21 +140,35 @@ def write_dataset(
           writer_options,
           skip=skip_bad_images,
         )
-        skipped += left_out
-    same = find_images_in_two_splits(
-      {split: [image.name for image in images] for split, images in ordered.items()}, digests
-    )
-    if same:
-      # In a file of its own, because there may be as many pairs as images.
-      write_durably(folder / IMAGES_IN_TWO_SPLITS_NAME, json.dumps(same, indent=0) + "\n")
+    names = {split: [image.name for image in images] for split, images in ordered.items()}
+    digests = {split: one.digests for split, one in written.items()}
+    same = find_images_in_two_splits(names, digests)
+    repeated = {
+      split: find_repeated_images(names[split], [image.labels for image in images], digests[split])
+      for split, images in ordered.items()
+    }
+    groups = [
+      [[name, [source.class_names[label] for label in labels]] for name, labels in group]
+      for found in repeated.values()
+      for group in found
+    ]
+    # In files of their own, because there may be as many pairs as images.
+    for name, found in ((IMAGES_IN_TWO_SPLITS_NAME, same), (REPEATED_IMAGES_NAME, groups)):
+      if found:
+        write_durably(folder / name, json.dumps(found, indent=0) + "\n")
     manifest = Manifest(
       class_names=source.class_names,
       labels_per_record_max=max(
         len(image.labels) for images in source.splits.values() for image in images
       ),
-      splits=splits,
-      skipped_images=tuple(sorted(skipped)),
+      splits={split: one.split for split, one in written.items()},
+      skipped_images=tuple(sorted(name for one in written.values() for name in one.skipped)),
       images_in_two_splits=len(same),
+      repeated_images=sum(len(group) - 1 for group in groups),
+      repeated_in_other_classes=sum(
+        classes != group[0][1] for group in groups for _, classes in group
+      ),
+      image_sizes={split: image_sizes(one.sides) for split, one in written.items()},
     )
     _verify_written(claimed, folder, manifest)
     save_manifest(folder, manifest)
@@ -178,8 +211,11 @@ def _file_names(split: str, images: Sequence[SourceImage], files: int | None) ->
 
 def _shuffled(images: Sequence[SourceImage], seed: int) -> list[SourceImage]:
   # Sorted by hash, because the stream of a random generator may change with the library's version.
+  def place(name: str) -> bytes:
+    return hashlib.sha256(os.fsencode(f"{seed} {name}")).digest()
+
   return sorted(
-    images, key=lambda image: hashlib.sha256(os.fsencode(f"{seed} {image.name}")).digest()
+    images, key=lambda image: (place(image.group) if image.group else b"", place(image.name))
   )
 
 
@@ -202,15 +238,11 @@ def _write_split(
   writer_options: str,
   *,
   skip: bool,
-) -> tuple[Split, list[str], bytes]:
-  """Writes those record files of a split that are not finished yet.
-
-  Returns:
-    The split, the names of images that were left out, and the digests of all images.
-  """
+) -> _Written:
+  """Writes those record files of a split that are not finished yet."""
   finished = []
   skipped: list[str] = []
-  digests = bytearray()
+  digests, sides = bytearray(), bytearray()
   with progress_bar:
     for index, file in enumerate(files):
       start, stop = (len(images) * edge // len(files) for edge in (index, index + 1))
@@ -231,13 +263,15 @@ def _write_split(
         claimed.save_note(note)
       skipped += note.skipped
       digests += note.digests
+      sides += note.sides
       finished.append(note.record_file)
   records = sum(record_file.records for record_file in finished)
   if not records:
     raise UserError(
       f"none of the {len(images)} images of split {progress_bar.desc!r} can be decoded"
     )
-  return Split(records=records, record_files=tuple(finished)), skipped, bytes(digests)
+  split = Split(records=records, record_files=tuple(finished))
+  return _Written(split, skipped, bytes(digests), bytes(sides))
 
 
 def _write_file(
@@ -252,7 +286,7 @@ def _write_file(
   skip: bool,
 ) -> progress.Note:
   skipped = []
-  digests = bytearray()
+  digests, sides = bytearray(), bytearray()
   written = 0
   with record_files.open_writer(claimed.unfinished_path(file), writer_options) as writer:
     for image, read in images:
@@ -264,17 +298,20 @@ def _write_file(
           )
         skipped.append(read.name)
         digests += NO_DIGEST
+        sides += NO_SIDES
       else:
         record = record_files.Record(first_id + written, image.labels, read.content)
         writer.write(record_files.encode_record(record))
         written += 1
         digests += read.digest
+        sides += read.sides
       progress_bar.update()
   claimed.publish(file)
   return progress.Note(
     record_file=describe_file(folder, file, written),
     skipped=tuple(skipped),
     digests=bytes(digests),
+    sides=bytes(sides),
   )
 
 
@@ -284,7 +321,9 @@ def _read_checked(images: Sequence[SourceImage]) -> list[_GoodImage | _BadImage]
     name = escaped(image.name)
     try:
       content = image.read()
-      read.append(_GoodImage(content, pixel_digest(decode_image(content))))
+      digest = pixel_digest(decode_image(content))
+      header = read_header(content)
+      read.append(_GoodImage(content, digest, encode_sides(header.height, header.width)))
     except BadImageError as error:
       read.append(_BadImage(name, f"cannot be decoded ({error})"))
     except UnreadableImageError as error:
@@ -354,7 +393,11 @@ def _tasks(images: Sequence[SourceImage]) -> Iterator[Sequence[SourceImage]]:
   """Yields the images in portions that are small in number and in bytes."""
   start = size_bytes = 0
   for stop, image in enumerate(images):
-    if stop - start == _IMAGES_PER_TASK or (stop > start and size_bytes > _BYTES_PER_TASK):
+    # Images of a group stay together, whatever their number.
+    is_long = stop - start >= _IMAGES_PER_TASK and (
+      not image.group or image.group != images[stop - 1].group
+    )
+    if is_long or (stop > start and size_bytes > _BYTES_PER_TASK):
       yield images[start:stop]
       start, size_bytes = stop, 0
     size_bytes += image.size_bytes

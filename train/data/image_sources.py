@@ -1,193 +1,194 @@
-"""Reads the folders of images that `train.prepare_data` accepts, as lists of labeled images.
+"""Reads the sources that `train.prepare_data` accepts, as lists of labeled images.
 
-There are three kinds of folders:
+The kind of a source is recognized from what lies there, or named:
 
-- `train/CLASS/*` with `val/CLASS/*`, `validation/CLASS/*` or `test/CLASS/*`, as ImageNet has;
-- `CLASS/*`, a share of which is held out by a hash of each file's name;
-- the four idx files of MNIST and its relatives, compressed or not.
+| format | what it is |
+|---|---|
+| class_folders | `train/CLASS/*` with `val/CLASS/*`, or only `CLASS/*` |
+| idx | the four files of MNIST and its relatives |
+| table | a folder of images with `labels.csv`, or another table |
+| imagenet | `ILSVRC2012_img_train.tar`, `ILSVRC2012_img_val.tar` and the devkit |
+| class_tars | one tar file for each class, as ImageNet-21k has |
+| webdataset | tar files with labels beside the images |
+| parquet | parquet files with a column of images and one of labels, as Hugging Face has |
+| tfds | ArrayRecord files of TensorFlow Datasets |
+| python | MODULE:FUNCTION, which yields examples |
+
+`train.data.sources` has a module for each of them.
 """
 
 import collections
-import dataclasses
-import errno
-import gzip
-import hashlib
-import io
-import math
+import glob
 import os
 import pathlib
-import struct
-import zlib
-from collections.abc import Iterator, Sequence
-from typing import BinaryIO
-
-import numpy as np
-from PIL import Image
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from nfnet.errors import UserError, escaped, format_count
-from nfnet.foreign_files.regular_files import open_regular
-from nfnet.images.decoding import read_image_file
-from train.data.preparation import class_folders, file_tree
-from train.data.preparation.class_folders import TRAIN, VALIDATION
+from train.data.preparation import file_tree
+from train.data.sources.folders import read_class_folders
+from train.data.sources.idx_files import read_idx_source
+from train.data.sources.label_table import find_table, read_table
+from train.data.sources.labeling import notes_of_classes
+from train.data.sources.own_source import is_reference, load_function, read_own_source
+from train.data.sources.parquet import read_parquet
+from train.data.sources.shard_files import expand_braces, find_files, is_pattern
+from train.data.sources.source import Options, Source
+from train.data.sources.tars.class_tars import read_class_tars
+from train.data.sources.tars.imagenet import is_imagenet, read_imagenet
+from train.data.sources.tars.webdataset import has_labels, read_webdataset
+from train.data.sources.tfds import find_tfds, is_tfds, read_tfds
 
 _CLASSES_SHOWN_MAX = 20
-_SUFFIXES_SHOWN_MAX = 5
-_IDX_UNSIGNED_BYTES = 0x08
-# EMNIST, the largest relative of MNIST, has 547 MB.
-_IDX_BYTES_MAX = 640 * 2**20
-_IDX_SIDE_MAX = 4096
 
 
-class UnreadableImageError(Exception):
-  """Reports what is no file that can be read, such as a link that leads nowhere or a FIFO."""
+def _read_idx(root: str, options: Options) -> Source:
+  return read_idx_source(pathlib.Path(root), options.class_names)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class ImageFile:
-  """An image in a file, stored unchanged.
-
-  Attributes:
-    name: path below the source folder, with forward slashes.
-    labels: class indices.
-    root: the source folder.
-    size_bytes: length of the file.
-    modified_ns: time of its last change in nanoseconds.
-    problem: why it cannot be read; empty for a regular file.
-  """
-
-  name: str
-  labels: tuple[int, ...]
-  root: str
-  size_bytes: int
-  modified_ns: int
-  problem: str = ""
-
-  def fingerprint(self) -> bytes:
-    """Returns bytes that differ whenever a different image would be stored."""
-    facts = f"{self.name} {self.labels} {self.size_bytes} {self.modified_ns}{self.problem}"
-    return os.fsencode(facts)
-
-  def read(self) -> bytes:
-    """Returns the file's bytes.
-
-    Raises:
-      UnreadableImageError: it is no regular file, or nobody may read it.
-      BadImageError: it is too large.
-      OSError: it cannot be read.
-    """
-    if self.problem:
-      raise UnreadableImageError(self.problem)
-    try:
-      return read_image_file(os.path.join(self.root, self.name))
-    except OSError as error:
-      # Something else may have come in its place since the folder was listed. Other errors are
-      # those of the disk or the network, which may work again when the same command continues.
-      if error.errno in (errno.EINVAL, errno.EISDIR, errno.ENXIO, errno.EACCES, errno.EPERM):
-        raise UnreadableImageError(error.strerror) from error
-      raise
-
-
-@dataclasses.dataclass(frozen=True)
-class GrayscalePixels:
-  """An image that is given as pixels and stored as PNG.
-
-  It is PNG and not WebP, because for 28x28 photographs of clothes, lossless WebP takes 10 % fewer
-  bytes and 1.8 times as long to decode (453 against 506 bytes, 146 against 81 us).
-
-  Attributes:
-    name: name that no other image of the source has.
-    labels: class indices.
-    pixels: uint8 [height, width].
-    compression_level: PNG's compression level, 0 to 9.
-  """
-
-  name: str
-  labels: tuple[int, ...]
-  pixels: np.ndarray
-  compression_level: int = 9
-
-  @property
-  def size_bytes(self) -> int:
-    """Number of bytes before compression."""
-    return self.pixels.nbytes
-
-  def fingerprint(self) -> bytes:
-    """Returns bytes that differ whenever a different image would be stored."""
-    pixels_crc = zlib.crc32(self.pixels.tobytes())
-    return f"{self.name} {self.labels} {self.compression_level} {pixels_crc}".encode()
-
-  def read(self) -> bytes:
-    """Returns the bytes of a PNG file."""
-    encoded = io.BytesIO()
-    Image.fromarray(self.pixels).save(encoded, "PNG", compress_level=self.compression_level)
-    return encoded.getvalue()
-
-
-SourceImage = ImageFile | GrayscalePixels
-
-
-@dataclasses.dataclass(frozen=True)
-class Source:
-  """Labeled images by split, each split sorted by name.
-
-  Attributes:
-    class_names: names of the classes, by class index.
-    splits: images of "train" and "validation", perhaps "test".
-    how: how the source was understood.
-    notes: sentences about what was left out or is missing.
-  """
-
-  class_names: tuple[str, ...]
-  splits: dict[str, tuple[SourceImage, ...]]
-  how: str = ""
-  notes: tuple[str, ...] = ()
+_READERS: dict[str, Callable[[str, Options], Source]] = {
+  "class_folders": read_class_folders,
+  "idx": _read_idx,
+  "table": read_table,
+  "imagenet": read_imagenet,
+  "class_tars": read_class_tars,
+  "webdataset": read_webdataset,
+  "parquet": read_parquet,
+  "tfds": read_tfds,
+}
+FORMATS = ("auto", *_READERS, "python")
+_FOLDER_FORMATS = ("class_folders", "idx", "tfds")
 
 
 def read_source(
-  folder: str | os.PathLike[str],
+  source: str | os.PathLike[str] | Callable[[], Any],
   evaluation_share: float = 0.1,
   class_names: Sequence[str] = (),
   *,
-  layout: str = "auto",
-  merge_subfolders: bool = False,
+  source_format: str = "auto",
   excluded: str | os.PathLike[str] | None = None,
+  **options: Any,
 ) -> Source:
-  """Lists the images of a folder; only idx files are opened.
+  """Lists the images of a source; as few bytes are read as its kind allows.
 
   Args:
-    folder: folder of one of the kinds that the module's documentation lists.
-    evaluation_share: share of the images that is held out if the folder has no held-out split.
-    class_names: names of the classes of idx files, which contain no names; by default, the labels
-      as digits.
-    layout: what the folders in `folder` are, "splits" or "classes"; "auto" finds out.
-    merge_subfolders: whether images in subfolders of a class folder belong to the class.
-    excluded: folder below `folder` that is not read.
+    source: path of one of the kinds that the module's documentation lists; or MODULE:FUNCTION, or
+      the function itself, as `train.data.sources.own_source` describes it.
+    evaluation_share: share of the images that is held out if there is no held-out split.
+    class_names: names of the classes of a source whose labels are numbers; by default, its own
+      names or the numbers.
+    source_format: one of `FORMATS`; "auto" finds out.
+    excluded: folder below the source that is not read.
+    **options: further fields of `train.data.sources.source.Options`.
 
   Raises:
-    UserError: the folder is of none of these kinds or may be of two, or a class has no image.
+    UserError: the source is of none of these kinds or may be of two, or it is damaged.
   """
-  root = os.fspath(folder)
-  if not os.path.isdir(root):
-    raise UserError(f"source folder {root} does not exist")
-  if not 0 <= evaluation_share < 1:
-    raise UserError(f"evaluation_share is {evaluation_share}; it must be in [0, 1)")
+  chosen = Options(
+    evaluation_share=evaluation_share,
+    class_names=tuple(class_names),
+    excluded=None if excluded is None else os.fspath(excluded),
+    **options,
+  )
+  if callable(source):
+    return read_own_source(source, chosen, getattr(source, "__name__", "source"))
+  path = os.fspath(source)
+  if source_format == "python" or (source_format == "auto" and is_reference(path)):
+    if not is_reference(path):
+      raise UserError(f"--source={path} is not MODULE:FUNCTION, which --format=python needs")
+    return read_own_source(load_function(path), chosen, path)
+  if not os.path.exists(path) and not is_pattern(path):
+    raise UserError(f"source folder {path} does not exist")
   try:
-    if any(pathlib.Path(root).glob("train-images?idx3-ubyte*")):
-      return read_idx_source(pathlib.Path(root), class_names)
-    if class_names:
-      raise UserError(
-        f"class_names are for idx files, and {root} has none: its folders name the classes, which "
-        "are in alphabetical order"
-      )
-    return _read_class_folders(
-      root,
-      evaluation_share,
-      layout,
-      merge_subfolders,
-      None if excluded is None else os.fspath(excluded),
-    )
+    if source_format == "auto":
+      source_format = _recognize(path, chosen)
+    elif source_format in _FOLDER_FORMATS and not os.path.isdir(path):
+      raise UserError(f"--source={path} is no folder, which --format={source_format} needs")
+    return _READERS[source_format](path, chosen)
   except OSError as error:
-    raise UserError(f"cannot read {error.filename or root}: {error.strerror or error}") from error
+    raise UserError(f"cannot read {error.filename or path}: {error.strerror or error}") from error
+
+
+def _recognize(path: str, options: Options) -> str:
+  """Returns the format of what lies at a path.
+
+  Raises:
+    UserError: it may be of two formats or is of none.
+    OSError: it cannot be read.
+  """
+  if not os.path.isdir(path):
+    name = expand_braces(path)[0] if is_pattern(path) else path
+    suffix = os.path.splitext(name)[1].lower()
+    if is_imagenet(path):
+      return "imagenet"
+    if suffix == ".tar":
+      return _recognize_tar(path, options)
+    if suffix == ".parquet":
+      return "parquet"
+    if suffix in (".csv", ".tsv"):
+      return "table"
+    raise UserError(
+      f"--source={path} is a file of no kind that is known ({suffix or 'no extension'}): give a "
+      "folder, a .tar, a .parquet or a .csv"
+    )
+  if glob.glob(os.path.join(glob.escape(path), "train-images?idx3-ubyte*")):
+    return "idx"
+  if is_imagenet(path):
+    return "imagenet"
+  if is_tfds(path):
+    return "tfds"
+  found = []
+  if options.labels or find_table(path):
+    found.append("table")
+  if _has_files(path, "*.tar"):
+    found.append(_recognize_tar(path, options))
+  if _has_files(path, "*.parquet"):
+    found.append("parquet")
+  if found and not options.labels:
+    # A table needs a folder for its images; with several, each of them may be a class.
+    folders = _folders_with_images(path, options)
+    if len(folders) > (found == ["table"]):
+      found.append("class_folders")
+  if len(found) > 1:
+    choices = " or ".join(f"--format={name}" for name in found)
+    raise UserError(f"{path} may be read in {len(found)} ways: give {choices}")
+  if not found and (versions := find_tfds(path)):
+    raise UserError(f"{path} holds data sets of TensorFlow Datasets: give --source={versions[0]}")
+  return found[0] if found else "class_folders"
+
+
+def _recognize_tar(path: str, options: Options) -> str:
+  root, names = find_files(path, ".tar", options.excluded)
+  return "webdataset" if has_labels(os.path.join(root, names[0])) else "class_tars"
+
+
+def _has_files(root: str, pattern: str) -> bool:
+  """Returns whether such files lie in a folder or in one directly below it."""
+  escaped_root = glob.escape(root)
+  return any(
+    next(glob.iglob(os.path.join(escaped_root, *parts)), None)
+    for parts in ([pattern], ["*", pattern])
+  )
+
+
+def _folders_with_images(root: str, options: Options) -> list[str]:
+  """Returns the folders directly below another that have an image anywhere below them."""
+  excluded = options.excluded and os.path.realpath(options.excluded)
+  found = []
+  for entry in sorted(os.scandir(root), key=lambda entry: entry.name):
+    if (
+      entry.is_dir()
+      and not file_tree.is_of_the_system(entry.name)
+      and os.path.realpath(entry.path) != excluded
+      and any(
+        name.lower().endswith(file_tree.IMAGE_SUFFIXES)
+        for _, _, names in os.walk(entry.path)
+        for name in names
+      )
+    ):
+      found.append(entry.name)
+  return found
 
 
 def describe_source(source: Source) -> str:
@@ -200,12 +201,27 @@ def describe_source(source: Source) -> str:
   lines += (
     f"  {split}: {format_count(len(images), 'image')}" for split, images in source.splits.items()
   )
+  lines += (f"  {split}: {_balance(source, count)}" for split, count in counts.items())
   for label, name in enumerate(source.class_names[:_CLASSES_SHOWN_MAX]):
     numbers = " + ".join(f"{count[label]:,}" for count in counts.values())
     lines.append(f"  class {label}, {name}: {numbers} images")
   if (more := len(source.class_names) - _CLASSES_SHOWN_MAX) > 0:
     lines.append(f"  and {format_count(more, 'more class')}")
   return "\n".join(map(escaped, (*lines, *source.notes)))
+
+
+def _balance(source: Source, counts: Mapping[int, int]) -> str:
+  """Returns how many images the classes of a split have."""
+  numbers = [counts[label] for label in range(len(source.class_names))]
+  least, most = min(numbers), max(numbers)
+  if least == most:
+    return f"each class has {format_count(least, 'image')}"
+  fewest, largest = (source.class_names[numbers.index(one)] for one in (least, most))
+  median = statistics.median(numbers)
+  return (
+    f"classes have {format_count(least, 'image')} ({fewest}) to {most:,} ({largest}), median "
+    f"{median:,.10g}"
+  )
 
 
 def describe_classes_left_out(source: Source, skipped_images: Sequence[str]) -> str:
@@ -220,138 +236,5 @@ def describe_classes_left_out(source: Source, skipped_images: Sequence[str]) -> 
     split: tuple(image for image in images if escaped(image.name) not in skipped)
     for split, images in source.splits.items()
   }
-  notes = _notes_of_classes(source.class_names, left)
+  notes = notes_of_classes(source.class_names, left)
   return "\n".join(escaped(note) for note in notes if note not in source.notes)
-
-
-def read_idx_source(
-  root: pathlib.Path, class_names: Sequence[str] = (), compression_level: int = 9
-) -> Source:
-  """Reads the four idx files of MNIST: `train-*` becomes "train", `t10k-*` "validation".
-
-  Args:
-    root: folder with the files, compressed or not.
-    class_names: names of the classes; by default, the labels as digits.
-    compression_level: compression level of the PNG that stores an image, 0 to 9.
-
-  Raises:
-    UserError: a file is missing or damaged, or the files do not belong together.
-  """
-  splits = {}
-  label_max = 0
-  for split, prefix in ((TRAIN, "train"), (VALIDATION, "t10k")):
-    images = _read_idx(root, f"{prefix}-images?idx3-ubyte*", dimensions=3)
-    labels = _read_idx(root, f"{prefix}-labels?idx1-ubyte*", dimensions=1)
-    if not len(images) or len(images) != len(labels):
-      raise UserError(f"{root}: {len(images)} {prefix} images but {len(labels)} labels")
-    label_max = max(label_max, int(labels.max()))
-    splits[split] = tuple(
-      GrayscalePixels(f"{prefix}/{index:07d}", (int(label),), image, compression_level)
-      for index, (image, label) in enumerate(zip(images, labels, strict=True))
-    )
-  names = tuple(class_names) or tuple(str(label) for label in range(label_max + 1))
-  class_folders.check_class_names(names, "--class_names")
-  if label_max >= len(names):
-    raise UserError(f"{root} has label {label_max}, but class_names has only {len(names)} names")
-  return Source(names, splits, how="idx files: train-* is train, t10k-* is validation")
-
-
-def _read_idx(root: pathlib.Path, pattern: str, dimensions: int) -> np.ndarray:
-  paths = sorted(root.glob(pattern))
-  if not paths:
-    raise UserError(f"{root} has no file {pattern.replace('?', '-').replace('*', '[.gz]')}")
-  path = paths[0]
-  header_bytes = 4 + 4 * dimensions
-  try:
-    with open_regular(path) as stored, _decompressed(path, stored) as file:
-      header = file.read(header_bytes)
-      if header[:4] != bytes((0, 0, _IDX_UNSIGNED_BYTES, dimensions)) or len(header) < header_bytes:
-        raise UserError(f"{path} is no idx file of unsigned bytes with {dimensions} dimensions")
-      shape = struct.unpack(f">{dimensions}I", header[4:])
-      size = math.prod(shape)
-      if not 0 < size <= _IDX_BYTES_MAX or (len(shape) > 1 and max(shape[1:]) > _IDX_SIDE_MAX):
-        raise UserError(
-          f"{path} has values of shape {shape}: there must be at least one, at most "
-          f"{_IDX_BYTES_MAX:,} in all, and at most {_IDX_SIDE_MAX:,} on the side of an image"
-        )
-      # Whatever else a compressed file has is not decompressed.
-      content = file.read(size + 1)
-  except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-    raise UserError(f"{path} is damaged: {error}") from error
-  except OSError as error:
-    raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
-  if len(content) != size:
-    found = "more" if len(content) > size else f"{len(content)}"
-    raise UserError(f"{path} has {found} values where its header says {shape}")
-  return np.frombuffer(content, np.uint8).reshape(shape)
-
-
-def _decompressed(path: pathlib.Path, stored: BinaryIO) -> BinaryIO:
-  return gzip.open(stored, "rb") if path.suffix == ".gz" else stored
-
-
-def _read_class_folders(
-  root: str, evaluation_share: float, layout: str, merge_subfolders: bool, excluded: str | None
-) -> Source:
-  tree = file_tree.read_tree(root, excluded)
-  found = class_folders.read_class_folders(tree.root, root, layout, merge_subfolders)
-  splits: dict[str, tuple[SourceImage, ...]] = {
-    split: tuple(
-      ImageFile(file.name, (label,), root, file.size_bytes, file.modified_ns, file.problem)
-      for file, label in files
-    )
-    for split, files in found.splits.items()
-  }
-  how = found.how
-  if len(splits) == 1 and evaluation_share:
-    splits = _hold_out(splits[TRAIN], evaluation_share)
-    how += f"; {evaluation_share:.0%} of the images are held out, by a hash of each file's name"
-  notes = [*found.notes, *_notes_of_tree(tree), *_notes_of_classes(found.class_names, splits)]
-  return Source(found.class_names, splits, how, tuple(notes))
-
-
-def _notes_of_tree(tree: file_tree.Tree) -> Iterator[str]:
-  if tree.left_out:
-    yield (
-      f"left out: {format_count(len(tree.left_out), 'hidden or system item')}: "
-      f"{file_tree.examples(tree.left_out)}"
-    )
-  dangling = [link for folder in tree.root.walk() for link in folder.dangling_links]
-  if dangling:
-    count = format_count(len(dangling), "dangling link")
-    yield f"left out: {count}: {file_tree.examples(dangling)}"
-  by_count = sorted(tree.ignored_suffixes.items(), key=lambda pair: -pair[1])
-  for suffix, files in by_count[:_SUFFIXES_SHOWN_MAX]:
-    yield f"ignored: {format_count(files, 'file')} ending in {suffix or 'nothing'}"
-  if rest := sum(files for _, files in by_count[_SUFFIXES_SHOWN_MAX:]):
-    yield f"ignored: {format_count(rest, 'file')} with other endings"
-
-
-def _notes_of_classes(
-  class_names: Sequence[str], splits: dict[str, tuple[SourceImage, ...]]
-) -> Iterator[str]:
-  for split, images in splits.items():
-    present = {label for image in images for label in image.labels}
-    absent = [name for label, name in enumerate(class_names) if label not in present]
-    if absent:
-      yield (
-        f"note: {split} has no image of {format_count(len(absent), 'class')}: "
-        f"{file_tree.examples(absent)}"
-      )
-
-
-def _hold_out(
-  images: Sequence[SourceImage], evaluation_share: float
-) -> dict[str, tuple[SourceImage, ...]]:
-  splits: dict[str, list[SourceImage]] = {TRAIN: [], VALIDATION: []}
-  for image in images:
-    # The split depends only on the name, so that adding images moves no other image between splits.
-    drawn = int.from_bytes(hashlib.sha256(os.fsencode(image.name)).digest()[:8], "big") / 2**64
-    splits[VALIDATION if drawn < evaluation_share else TRAIN].append(image)
-  for split, chosen in splits.items():
-    if not chosen:
-      raise UserError(
-        f"evaluation_share={evaluation_share} of {format_count(len(images), 'image')} leaves none "
-        f"for {split!r}"
-      )
-  return {split: tuple(chosen) for split, chosen in splits.items()}

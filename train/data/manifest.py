@@ -4,6 +4,7 @@ A data set is a folder:
 
     manifest.json                             classes; records, bytes and SHA-256 of each file
     images_in_two_splits.json                 pairs of names, if there are any; nothing reads it
+    repeated_images.json                      groups of names, if there are any; nothing reads it
     train-00000-of-00002.array_record         records, in an order shuffled once and for all
     train-00001-of-00002.array_record
     validation-00000-of-00001.array_record
@@ -23,10 +24,12 @@ from nfnet.errors import UserError, quoted
 from nfnet.foreign_files.json_text import check_structure, read_json
 from nfnet.foreign_files.regular_files import open_regular
 from nfnet.system.durable_files import write_durably
+from train.data.preparation.image_sizes import ImageSizes
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 IMAGES_IN_TWO_SPLITS_NAME = "images_in_two_splits.json"
+REPEATED_IMAGES_NAME = "repeated_images.json"
 RECORD_FILE_STRUCTURE = {"file": str, "records": int, "size_bytes": int, "sha256": str}
 _STRUCTURE = {
   "class_names": [str],
@@ -34,7 +37,12 @@ _STRUCTURE = {
   "splits": {str: {"records": int, "shards": [RECORD_FILE_STRUCTURE]}},
   "skipped_images": [str],
   "images_in_two_splits?": int,
+  "repeated_images?": int,
+  "repeated_in_other_classes?": int,
+  "image_sizes?": {str: {field.name: [int] for field in dataclasses.fields(ImageSizes)}},
 }
+# What manifests of earlier versions do not have.
+_OPTIONAL = tuple(name.removesuffix("?") for name in _STRUCTURE if name.endswith("?"))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -83,6 +91,10 @@ class Manifest:
     skipped_images: files of the source that could not be decoded and were left out on request.
     images_in_two_splits: number of pairs of images of two splits that have the same pixels, which
       are in `IMAGES_IN_TWO_SPLITS_NAME`; None if nobody has compared them.
+    repeated_images: number of images that have the same pixels as another image of their split,
+      of which one may stay; they are in `REPEATED_IMAGES_NAME`. None if nobody has compared them.
+    repeated_in_other_classes: number of these whose labels differ from those of the other image.
+    image_sizes: sizes of the images by split; None if nobody has noted them.
     format_version: version of the records and of manifest.json.
   """
 
@@ -91,6 +103,9 @@ class Manifest:
   splits: dict[str, Split]
   skipped_images: tuple[str, ...] = ()
   images_in_two_splits: int | None = None
+  repeated_images: int | None = None
+  repeated_in_other_classes: int | None = None
+  image_sizes: dict[str, ImageSizes] | None = None
   format_version: int = FORMAT_VERSION
 
   def allows(self, labels: Sequence[int]) -> bool:
@@ -196,11 +211,22 @@ def record_file_from_json(fields: dict[str, Any]) -> RecordFile:
 
 def _manifest_to_json(manifest: Manifest) -> dict[str, Any]:
   fields = dataclasses.asdict(manifest)
-  if manifest.images_in_two_splits is None:
-    del fields["images_in_two_splits"]
+  for name in _OPTIONAL:
+    if fields[name] is None:
+      del fields[name]
   for split in fields["splits"].values():
     split["shards"] = split.pop("record_files")
   return fields
+
+
+def _image_sizes_from_json(fields: dict[str, Any] | None) -> dict[str, ImageSizes] | None:
+  if fields is None:
+    return None
+  names = [field.name for field in dataclasses.fields(ImageSizes)]
+  return {
+    split: ImageSizes(**{name: tuple(sizes[name]) for name in names})
+    for split, sizes in fields.items()
+  }
 
 
 def _manifest_from_json(fields: dict[str, Any]) -> Manifest:
@@ -216,4 +242,7 @@ def _manifest_from_json(fields: dict[str, Any]) -> Manifest:
     },
     skipped_images=tuple(fields["skipped_images"]),
     images_in_two_splits=fields.get("images_in_two_splits"),
+    repeated_images=fields.get("repeated_images"),
+    repeated_in_other_classes=fields.get("repeated_in_other_classes"),
+    image_sizes=_image_sizes_from_json(fields.get("image_sizes")),
   )

@@ -14,7 +14,10 @@ from absl import flags
 from nfnet.command_line import run_main
 from nfnet.errors import UserError
 from nfnet.system.paths import define_path
-from train.data import dataset_writer, image_sources
+from train.data import dataset_writer
+from train.data.preparation.class_folders import TRAIN, VALIDATION
+from train.data.sources.images import GrayscalePixels
+from train.data.sources.source import Source
 
 TRAIN_IMAGES = 1000
 DRAW_SEED = 0
@@ -22,7 +25,7 @@ DRAW_SEED = 0
 _INK_MAX = 16
 
 
-def source(train_images: int = TRAIN_IMAGES) -> image_sources.Source:
+def source(train_images: int = TRAIN_IMAGES) -> Source:
   """Returns the images.
 
   Args:
@@ -45,16 +48,16 @@ def source(train_images: int = TRAIN_IMAGES) -> image_sources.Source:
     )
   pixels = np.round(digits.images * (255 / _INK_MAX)).astype(np.uint8)
   images = [
-    image_sources.GrayscalePixels(f"{index:04d}", (int(label),), image)
+    GrayscalePixels(f"{index:04d}", (int(label),), image)
     for index, (image, label) in enumerate(zip(pixels, digits.target, strict=True))
   ]
   order = np.random.default_rng(DRAW_SEED).permutation(len(images))
   splits = {
-    image_sources.TRAIN: tuple(images[index] for index in sorted(order[:train_images])),
-    image_sources.VALIDATION: tuple(images[index] for index in sorted(order[train_images:])),
+    TRAIN: tuple(images[index] for index in sorted(order[:train_images])),
+    VALIDATION: tuple(images[index] for index in sorted(order[train_images:])),
   }
   class_names = tuple(str(name) for name in digits.target_names)
-  return image_sources.Source(class_names, splits)
+  return Source(class_names, splits)
 
 
 def make(out: str | os.PathLike[str], *, train_images: int = TRAIN_IMAGES) -> None:

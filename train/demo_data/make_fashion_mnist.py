@@ -16,7 +16,10 @@ import numpy as np
 from nfnet.command_line import run_main
 from nfnet.errors import UserError
 from nfnet.system.paths import define_path
-from train.data import dataset_writer, image_sources
+from train.data import dataset_writer
+from train.data.preparation.class_folders import TRAIN
+from train.data.sources.idx_files import read_idx_source
+from train.data.sources.source import SourceImage
 
 CLASS_NAMES = (
   "T-shirt/top",
@@ -74,19 +77,19 @@ def make(source: pathlib.Path, out: pathlib.Path) -> None:
   Raises:
     UserError: a file is missing or damaged, or the folder cannot be written to.
   """
-  original = image_sources.read_idx_source(source, CLASS_NAMES, PNG_COMPRESSION_LEVEL)
-  chosen = draw_balanced(original.splits[image_sources.TRAIN])
+  original = read_idx_source(source, CLASS_NAMES, PNG_COMPRESSION_LEVEL)
+  chosen = draw_balanced(original.splits[TRAIN])
   dataset_writer.write_dataset(
     out,
-    dataclasses.replace(original, splits={**original.splits, image_sources.TRAIN: chosen}),
+    dataclasses.replace(original, splits={**original.splits, TRAIN: chosen}),
     writer_options=WRITER_OPTIONS,
   )
   (out / "LICENSE").write_text(_LICENSE)
 
 
 def draw_balanced(
-  images: tuple[image_sources.SourceImage, ...],
-) -> tuple[image_sources.SourceImage, ...]:
+  images: tuple[SourceImage, ...],
+) -> tuple[SourceImage, ...]:
   """Draws `TRAIN_IMAGES_PER_CLASS` images of each class and keeps their order."""
   taken: collections.Counter[tuple[int, ...]] = collections.Counter()
   chosen = []

@@ -34,7 +34,9 @@ _IMAGE = flags.DEFINE_string("image", None, "Image built from train/launch/Docke
 _SHARED = flags.DEFINE_string(
   "shared", None, "What workers mount at /shared: HOST:/PATH (NFS), gs://BUCKET; xpk: a storage."
 )
-_CONFIG = define_path("config", None, "Python file that describes the experiment.", use="read")
+_CONFIG = define_path(
+  "config", None, "Python file of the experiment, or a name such as imagenet.", use="read"
+)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder under /shared for checkpoints and metrics.")
 _RESTARTS_MAX = flags.DEFINE_integer(
   "restarts_max", 20, "Restarts after which a failing run is given up."

@@ -12,7 +12,7 @@ from nfnet.errors import UserError, escaped, format_count, quoted, shortened
 from train.config.accepted_changes import FLAG
 from train.config.experiment import Experiment
 from train.config.field_names import field_values, path_fields
-from train.config.files import load_experiment
+from train.config.files import load_experiment, split_arguments
 from train.launch.slices import Slice, parse_slice
 from train.step.sharding.batch import check_batch_size, check_train_batch
 from train.step.sharding.mesh import DATA_AXES, mesh_shape
@@ -83,7 +83,7 @@ def make_job(
     image: see `Job`.
     topology: topology of the slice, for example "v4:4x4x4".
     shared: see `Job`.
-    config: configuration file in this repository, with its arguments, as for `train.pretrain`.
+    config: configuration of this repository, with its arguments, as for `train.pretrain`.
     workdir: folder of the run, under `SHARED_FOLDER`.
     overrides: arguments `--config.FIELD=VALUE`.
     restarts_max: see `Job`.
@@ -188,13 +188,13 @@ def _is_shared(path: str) -> bool:
 
 def _in_image(config: str | None) -> str:
   """Returns the configuration's name in the image, which contains this repository."""
-  path, colon, arguments = (config or "").partition(".py:")
-  file = pathlib.Path(f"{path}.py" if colon else path).resolve()
+  path, arguments = split_arguments(config or "")
+  file = pathlib.Path(path).resolve()
   if not (file.is_relative_to(_REPOSITORY) and os.path.isfile(file)):
     raise UserError(
       f"--config={config}: give a file of this repository, which is what the image holds"
     )
-  return f"{file.relative_to(_REPOSITORY)}{colon and ':'}{arguments}"
+  return f"{file.relative_to(_REPOSITORY)}{':' if arguments else ''}{arguments}"
 
 
 def _check_paths(experiment: Experiment, overrides: Sequence[str]) -> None:

@@ -5,10 +5,12 @@ Whether a file can be written is checked before the work, by the flags that name
 """
 
 import contextlib
+import csv
+import io
 import json
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nfnet.errors import UserError
@@ -57,6 +59,25 @@ def write_json(flag: str, path: str | None, value: Any) -> None:
   text = json.dumps(value, indent=1) + "\n"
   with open_to_write(flag, path) as file:
     file.write(text.encode())
+
+
+def write_csv(flag: str, path: str | None, rows: Sequence[Sequence[str]]) -> None:
+  """Writes rows of text to a CSV file in UTF-8, unless there is no path.
+
+  Args:
+    flag: name of the flag that the path came from, for the error message.
+    path: path of the file, or None or "".
+    rows: cells of each line.
+
+  Raises:
+    UserError: the file cannot be written.
+  """
+  if not path:
+    return
+  text = io.StringIO()
+  csv.writer(text, lineterminator="\n").writerows(rows)
+  with open_to_write(flag, path) as file:
+    file.write(text.getvalue().encode(errors="backslashreplace"))
 
 
 @contextlib.contextmanager

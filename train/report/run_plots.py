@@ -92,6 +92,9 @@ def _draw(
       steps, values = zip(*points, strict=True)
       factor = 100 if percent else 1
       label = own_style["label"] + suffix
+      if len(points) == 1:
+        # A line of one point has no length.
+        style = {"marker": "o", "markersize": 4, **style}
       axes.plot(
         steps, [factor * value for value in values], **{**own_style, **style, "label": label}
       )

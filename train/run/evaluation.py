@@ -1,8 +1,9 @@
 """Evaluates networks on held-out images: while they are trained, and from files."""
 
 import dataclasses
+import os
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -10,12 +11,19 @@ from absl import logging
 from tqdm import tqdm
 
 from nfnet.errors import UserError
-from nfnet.weights.class_names import match_classes
+from nfnet.images.preprocessing import RESIZE
+from nfnet.variants import get_variant
+from nfnet.weights.class_names import (
+  Matching,
+  match_classes,
+  match_unnamed_classes,
+  read_names_file,
+)
 from nfnet.weights.load import load_checkpoint, load_weights
 from nfnet.weights.network_matching import Weights
-from train.config.experiment import Data, Experiment
+from train.config.experiment import Data, Experiment, Model, Optimizer, Schedule
 from train.config.json_conversion import from_json
-from train.config.overrides import override
+from train.config.overrides import as_argument, override
 from train.data.batch_workers.deaths import WorkerDeaths
 from train.data.batches import evaluation_batches
 from train.data.dataset import class_names, evaluation_examples
@@ -23,7 +31,7 @@ from train.data.prefetch import BatchFetcher
 from train.run.processes import is_first
 from train.step.evaluation_step import make_evaluation_step
 from train.step.model import make_model
-from train.step.scores import Scores, scores
+from train.step.scores import CONFUSION_CLASSES_MAX, Scores, scores
 from train.step.sharding.batch import check_batch_size, put_batch
 from train.step.sharding.mesh import make_mesh
 from train.step.sharding.parameters import put_parameters
@@ -121,9 +129,80 @@ class Evaluation:
   scores: Scores
 
 
+class Evaluated(NamedTuple):
+  """The evaluations of weights on a data set.
+
+  Attributes:
+    evaluations: one for each network and resolution.
+    class_names: names of the network's classes, by index.
+    matching: description of how the data set's classes were found among these.
+  """
+
+  evaluations: list[Evaluation]
+  class_names: tuple[str, ...]
+  matching: str
+
+
+_IMAGES_PER_DEVICE = 32
+"""Images of a batch on each device where no configuration says so: 142 MB of F7's at 608 px."""
+
+
+def evaluate_on(
+  path: str,
+  data: str,
+  overrides: Iterable[str] = (),
+  *,
+  pixels: Sequence[int] = (),
+  class_names_file: str | None = None,
+) -> Evaluated:
+  """Evaluates weights of any kind on a data set, on whatever devices there are.
+
+  Network, numerics, resolution and way of resizing are those that `nfnet.predict` takes: a
+  checkpoint's own, or the variant's test resolution and paper B's way. Everything is computed by
+  the reference, released weights in float32.
+
+  Args:
+    path: a haiku file, a safetensors file in timm's layout, a workdir or a checkpoint's folder.
+    data: folder of a prepared data set.
+    overrides: `--config.FIELD=VALUE`, such as `data.evaluation_split` and `model.numerics`.
+    pixels: sides of the images, one evaluation for each; empty takes the network's own.
+    class_names_file: file with the names of the network's classes, if the weights have none.
+
+  Raises:
+    UserError: the weights or the data set cannot be read, or their classes cannot be matched.
+  """
+  overrides = [
+    as_argument("data.path", data),
+    as_argument("data.evaluation_batch_size", _IMAGES_PER_DEVICE * jax.device_count()),
+    as_argument("data.workers", 0),
+    as_argument("model.kernels", "reference"),
+    as_argument("model.block_execution", "scan"),
+    *overrides,
+  ]
+  if os.path.isdir(path):
+    if class_names_file is not None:
+      raise UserError(f"--class_names_file is for files; checkpoint {path!r} names its classes")
+    return evaluate_checkpoint(path, overrides, pixels=pixels)
+  weights = load_weights(path)
+  variant = get_variant(weights.variant)
+  experiment = Experiment(
+    name=path,
+    model=Model(variant=variant.name, bottleneck=weights.bottleneck, compute_dtype="float32"),
+    data=Data(
+      num_classes=weights.num_classes,
+      evaluation_pixels=variant.test_pixels,
+      evaluation_resize=RESIZE,
+    ),
+    # A rule between fields wants these; nothing is trained.
+    optimizer=Optimizer(warmup_steps=0),
+    schedule=Schedule(train_steps=1),
+  )
+  return _evaluate_file(path, weights, override(experiment, overrides), pixels, class_names_file)
+
+
 def evaluate_checkpoint(
   path: str, overrides: Iterable[str] = (), *, pixels: Sequence[int] = ()
-) -> tuple[list[Evaluation], tuple[str, ...]]:
+) -> Evaluated:
   """Evaluates the parameters in a checkpoint and their moving average.
 
   The classes of the data set are matched with the network's by name. They may be in another order,
@@ -135,8 +214,7 @@ def evaluate_checkpoint(
     pixels: sides of the images, one evaluation for each; empty takes the experiment's own.
 
   Returns:
-    The evaluations, those of the moving average (where one was kept) first, and the names of the
-    network's classes.
+    The evaluations, those of the moving average (where one was kept) first.
 
   Raises:
     UserError: there is no such checkpoint or data set, or the data set has classes that the network
@@ -145,7 +223,7 @@ def evaluate_checkpoint(
   weights = load_checkpoint(path, prefer_ema=False)
   trained = from_json(weights.metadata["experiment"])
   experiment = override(trained, overrides)
-  names, classes = _match_classes(path, weights, experiment.data)
+  matching = _match_classes(path, weights, experiment.data)
   networks = {"parameters": weights.parameters}
   if trained.optimizer.ema_decay is not None:
     networks = {"moving average": load_checkpoint(path, prefer_ema=True).parameters, **networks}
@@ -153,15 +231,13 @@ def evaluate_checkpoint(
   evaluations = [
     evaluation
     for name, parameters in networks.items()
-    for evaluation in _evaluate_network(experiments, name, parameters, len(names), classes)
+    for evaluation in _evaluate_network(experiments, name, parameters, matching)
   ]
-  return evaluations, names
+  return Evaluated(evaluations, matching.names, matching.how)
 
 
-def _match_classes(
-  path: str, weights: Weights, data: Data
-) -> tuple[tuple[str, ...], tuple[int, ...]]:
-  """Returns the names of a checkpoint's classes, and which of these each class of a data set is.
+def _match_classes(path: str, weights: Weights, data: Data) -> Matching:
+  """Finds the classes of a data set among a checkpoint's.
 
   Args:
     path: path of the checkpoint, as the user gave it.
@@ -180,8 +256,7 @@ def _match_classes(
       raise UserError(
         f"{network} has {num_classes} classes without names, and {data_set} has {len(data_names)}"
       )
-    _say_that_classes_have_no_names(network, data_set)
-    names = data_names
+    return _assume_the_same_classes(data_names, network, data_set)
   classes = match_classes(names, data_names, network_source=network, data_source=data_set)
   if classes != tuple(range(num_classes)) and is_first():
     logging.warning(
@@ -191,34 +266,38 @@ def _match_classes(
       num_classes,
       network,
     )
-  return names, classes
+  return Matching(names, classes, "by name")
 
 
-def _say_that_classes_have_no_names(network: str, data_set: str) -> None:
+def _assume_the_same_classes(data_names: tuple[str, ...], network: str, data_set: str) -> Matching:
   if is_first():
     logging.warning(
       "the classes of %s have no names: assumed to be those of %s, in the same order",
       network,
       data_set,
     )
+  return Matching(
+    data_names, tuple(range(len(data_names))), "by index: the network's have no names"
+  )
 
 
 def evaluate_weights(
-  path: str, experiment: Experiment, *, pixels: Sequence[int] = ()
-) -> tuple[list[Evaluation], tuple[str, ...]]:
-  """Evaluates released weights, or timm's, on a data set.
+  path: str,
+  experiment: Experiment,
+  *,
+  pixels: Sequence[int] = (),
+  class_names_file: str | None = None,
+) -> Evaluated:
+  """Evaluates released weights, or timm's, on a data set as a configuration says.
 
-  The files do not name their classes: class k of the network is taken to be class k of the data
-  set. The released classifiers have ImageNet's classes in the order of their WordNet ids, which is
-  the order of `train.prepare_data` for ImageNet's folders.
+  The files do not name their classes. Without a file that does, and unless the data set is
+  ImageNet, class k of the network is taken to be class k of the data set.
 
   Args:
     path: a haiku file or a safetensors file in timm's layout.
     experiment: configuration that names network, numerics, data set and way of resizing.
     pixels: sides of the images, one evaluation for each; empty takes the experiment's own.
-
-  Returns:
-    The evaluations and the names of the data set's classes.
+    class_names_file: file with the names of the network's classes.
 
   Raises:
     UserError: the file cannot be read or is of another network, or there is no such data set.
@@ -226,18 +305,53 @@ def evaluate_weights(
   weights = load_weights(path, experiment.model.variant, bottleneck=experiment.model.bottleneck)
   if weights.metadata is not None:
     raise UserError(f"weights {path!r} are a checkpoint, which knows its experiment: use --workdir")
-  names = class_names(experiment.data)
-  if weights.num_classes != len(names):
+  data_names, data_set = class_names(experiment.data), f"data set {experiment.data.path!r}"
+  if class_names_file is None and weights.num_classes != len(data_names):
     raise UserError(
-      f"weights {path!r} have {weights.num_classes} classes, data set {experiment.data.path!r} "
-      f"has {len(names)}"
+      f"weights {path!r} have {weights.num_classes} classes, {data_set} has {len(data_names)}"
     )
-  _say_that_classes_have_no_names(f"weights {path!r}", f"data set {experiment.data.path!r}")
+  return _evaluate_file(
+    path, weights, experiment, pixels, class_names_file, assumes_the_same_classes=True
+  )
+
+
+def _evaluate_file(
+  path: str,
+  weights: Weights,
+  experiment: Experiment,
+  pixels: Sequence[int],
+  class_names_file: str | None,
+  *,
+  assumes_the_same_classes: bool = False,
+) -> Evaluated:
+  """Evaluates weights that do not name their classes.
+
+  Args:
+    path: path of the weights, as the user gave it.
+    weights: these weights.
+    experiment: configuration of the evaluation.
+    pixels: sides of the images; empty takes the experiment's own.
+    class_names_file: file with the names of the network's classes, or None.
+    assumes_the_same_classes: whether classes that cannot be matched are taken to be the data set's,
+      of which there are as many, instead of being refused.
+  """
+  network, data_set = f"weights {path!r}", f"data set {experiment.data.path!r}"
+  num_classes, data_names = weights.num_classes, class_names(experiment.data)
+  sources = {"network_source": network, "data_source": data_set}
+  if class_names_file is not None:
+    names = read_names_file(class_names_file, num_classes)
+    classes = match_classes(names, data_names, **sources)
+    matching = Matching(names, classes, "by name, with --class_names_file")
+  else:
+    try:
+      matching = match_unnamed_classes(num_classes, data_names, **sources)
+    except UserError:
+      if not assumes_the_same_classes:
+        raise
+      matching = _assume_the_same_classes(data_names, network, data_set)
   experiments = _at_resolutions(experiment, pixels)
-  classes = range(len(names))
-  return _evaluate_network(
-    experiments, "parameters", weights.parameters, len(names), classes
-  ), names
+  evaluations = _evaluate_network(experiments, "parameters", weights.parameters, matching)
+  return Evaluated(evaluations, matching.names, matching.how)
 
 
 def _at_resolutions(experiment: Experiment, pixels: Sequence[int]) -> list[Experiment]:
@@ -251,8 +365,7 @@ def _evaluate_network(
   experiments: Sequence[Experiment],
   name: str,
   parameters: Any,
-  num_classes: int,
-  classes: Sequence[int],
+  matching: Matching,
 ) -> list[Evaluation]:
   """Evaluates a network at the resolution of each experiment, in which alone they differ.
 
@@ -260,14 +373,18 @@ def _evaluate_network(
     experiments: experiments that name data set and resolution.
     name: name of the network.
     parameters: its parameters on the host.
-    num_classes: number of its classes.
-    classes: its class of each class of the data set.
+    matching: its classes, and which of them the data set's are.
   """
   experiment = experiments[0]
+  num_classes, classes = len(matching.names), matching.classes
   mesh = make_mesh()
   check_batch_size("data.evaluation_batch_size", experiment.data.evaluation_batch_size, mesh)
   model = make_model(_with_classes(experiment, num_classes))
-  step = jax.jit(make_evaluation_step(model, experiment.loss, mesh))
+  step = jax.jit(
+    make_evaluation_step(
+      model, experiment.loss, mesh, counts_confusion=num_classes <= CONFUSION_CLASSES_MAX
+    )
+  )
   on_devices = put_parameters(model, parameters, mesh)
   return [
     Evaluation(

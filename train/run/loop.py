@@ -174,7 +174,14 @@ def _train(
     model = make_model(experiment)
     learning_rate = learning_rate_schedule(experiment, train_examples)
     optimizer = make_optimizer(experiment, learning_rate, parameter_roles(model, mesh))
-    train_step = make_train_step(experiment, model, optimizer, learning_rate, mesh)
+    class_weights = (
+      dataset.balanced_class_weights(experiment.data)
+      if experiment.loss.class_weights == "balanced"
+      else None
+    )
+    train_step = make_train_step(
+      experiment, model, optimizer, learning_rate, mesh, class_weights=class_weights
+    )
     like = abstract_state(experiment, model, optimizer, mesh)
     metadata = {
       "experiment": to_json(experiment),

@@ -19,7 +19,7 @@ from train.step.sharding.parameters import gather, parameter_specs
 
 
 def make_evaluation_step(
-  model: NFNet, loss: Loss, mesh: Mesh
+  model: NFNet, loss: Loss, mesh: Mesh, *, counts_confusion: bool = False
 ) -> Callable[[Any, Batch], dict[str, Array]]:
   """Returns the pure function (parameters, batch) -> `score_sums` over the global batch.
 
@@ -27,6 +27,7 @@ def make_evaluation_step(
     model: the network; it runs without dropout and stochastic depth.
     loss: kind of loss; its label smoothing is ignored.
     mesh: mesh of devices.
+    counts_confusion: see `score_sums`.
   """
   specs = parameter_specs(model, mesh)
 
@@ -34,7 +35,8 @@ def make_evaluation_step(
     parameters = gather(parameters, specs, model.compute_dtype)
     logits = apply(model, parameters, normalize(batch["image"]))
     targets = targets_from_labels(batch["labels"], logits.shape[-1])
-    return jax.lax.psum(score_sums(loss, logits, targets, batch["weight"]), DATA_AXES)
+    sums = score_sums(loss, logits, targets, batch["weight"], counts_confusion=counts_confusion)
+    return jax.lax.psum(sums, DATA_AXES)
 
   return jax.shard_map(step_on_device, mesh=mesh, in_specs=(specs, P(DATA_AXES)), out_specs=P())
 

@@ -24,6 +24,20 @@ def smooth_labels(
   return (1 - label_smoothing) * targets + label_smoothing / targets.shape[-1]
 
 
+def example_weights(
+  targets: Float[Array, "n classes"], class_weights: Float[Array, " classes"]
+) -> Float[Array, " n"]:
+  """Returns the weight of each example: its class's, or the mean over its classes.
+
+  For a mixed image, the mean is weighted by the shares of the classes.
+
+  Args:
+    targets: as `example_losses` takes them.
+    class_weights: weights of the classes, float32.
+  """
+  return targets @ class_weights / jnp.maximum(jnp.sum(targets, axis=-1), 1e-6)
+
+
 def example_losses(
   loss: Loss, logits: Float[Array, "n classes"], targets: Float[Array, "n classes"]
 ) -> Float[Array, " n"]:

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from kernels.tpu import tile_rows
+from kernels.layout import tile_rows
 from nfnet.block_arrangement import BLOCKS, is_stacked
 from nfnet.model import CLASSIFIER_WEIGHT, NFNet, parameter_name
 from train.step.model import arranged_parameter_shapes

@@ -1,7 +1,7 @@
-"""Scores of predictions on held-out images: loss, accuracy (also by class) and calibration.
+"""Scores of predictions on held-out images: loss, accuracy, calibration, and scores by class.
 
 Devices compute sums (`score_sums`), which add up over batches; `scores` turns the total into what
-is reported.
+is reported. A network predicts the class with the largest logit, whatever its loss.
 """
 
 import dataclasses
@@ -20,7 +20,11 @@ CALIBRATION_BINS = 15
 """Bins of Guo et al., https://arxiv.org/abs/1706.04599, section 5."""
 
 Sums = Mapping[str, Any]
-"""Sums over the examples of weight 1, float32: scalars, [classes] and [CALIBRATION_BINS]."""
+"""Sums over the examples of weight 1, float32: scalars, [classes], [CALIBRATION_BINS] and, if asked
+for, [classes, classes]."""
+
+CONFUSION_CLASSES_MAX = 4096
+"""Largest number of classes whose confusion matrix is counted; it then takes 64 MiB."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,23 +35,35 @@ class Scores:
     loss: mean loss in nats, without label smoothing, as the papers report it.
     top1: share of the images whose class, or one of whose classes, has the largest logit.
     top5: share of the images that have a class among the five largest logits.
-    class_mean_top1: mean over the classes of `class_top1`.
+    class_mean_top1: mean over the classes of `class_top1`, the macro recall.
+    macro_precision: mean over the classes that have images of `class_precision`.
+    macro_f1: mean over the classes that have images of `class_f1`.
     calibration_error: expected calibration error: the difference between confidence and accuracy in
       bins of equal confidence width, averaged over images.
     examples: number of images.
-    class_top1: [classes]; share of each class's images for which it has the largest logit; NaN
-      where there are none.
+    class_top1: [classes]; share of each class's images for which it has the largest logit, the
+      class's recall; NaN where there are none.
+    class_precision: [classes]; share of the images for which a class is predicted that are of it;
+      0 where it is never predicted, NaN where it has no images.
+    class_f1: [classes]; harmonic mean of precision and recall; NaN where there are no images.
     class_examples: [classes]; number of images of each class.
+    confusion: [class, predicted class]; number of images that have one class; None if they were not
+      counted.
   """
 
   loss: float
   top1: float
   top5: float
   class_mean_top1: float
+  macro_precision: float
+  macro_f1: float
   calibration_error: float
   examples: float
   class_top1: np.ndarray
+  class_precision: np.ndarray
+  class_f1: np.ndarray
   class_examples: np.ndarray
+  confusion: np.ndarray | None = None
 
   def scalars(self) -> dict[str, float]:
     """Returns the fields that are one number, by name."""
@@ -74,6 +90,8 @@ def score_sums(
   logits: Float[Array, "n classes"],
   targets: Float[Array, "n classes"],
   weight: Float[Array, " n"],
+  *,
+  counts_confusion: bool = False,
 ) -> dict[str, Array]:
   """Returns sums over examples, which add up over batches, for `scores`.
 
@@ -82,6 +100,8 @@ def score_sums(
     logits: float32.
     targets: 1 at each class of an example.
     weight: 1 for an image that counts, 0 for one that does not.
+    counts_confusion: whether the confusion matrix is counted, which has an element for each pair of
+      classes.
   """
   predicted = jax.nn.one_hot(jnp.argmax(logits, axis=-1), logits.shape[-1], dtype=jnp.float32)
   class_hits = predicted * targets
@@ -100,9 +120,15 @@ def score_sums(
     "examples": jnp.ones_like(weight),
     "class_hits": class_hits,
     "class_examples": targets,
+    "class_predictions": predicted,
     "bin_excess": bins * (confidence - hits)[:, None],
   }
-  return jax.tree.map(lambda value: jnp.tensordot(weight, value, 1), values)
+  sums = jax.tree.map(lambda value: jnp.tensordot(weight, value, 1), values)
+  if counts_confusion:
+    # An image of several classes is in no single row.
+    counted = jnp.where(jnp.sum(targets, axis=-1) == 1, weight, 0)
+    sums["confusion"] = jnp.einsum("nt,np->tp", counted[:, None] * targets, predicted)
+  return sums
 
 
 def scores(sums: Sums) -> Scores:
@@ -114,15 +140,29 @@ def scores(sums: Sums) -> Scores:
   sums = {name: np.asarray(value, np.float64) for name, value in sums.items()}
   examples = max(float(sums["examples"]), 1.0)
   has_images = sums["class_examples"] > 0
-  class_top1 = np.full(has_images.shape, np.nan)
-  class_top1[has_images] = (sums["class_hits"] / np.maximum(sums["class_examples"], 1))[has_images]
+
+  def by_class(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    return np.where(has_images, numerator / np.maximum(denominator, 1), np.nan)
+
+  def mean(values: np.ndarray) -> float:
+    return float(np.mean(values[has_images])) if has_images.any() else 0.0
+
+  predictions, class_hits = sums["class_predictions"], sums["class_hits"]
+  class_top1 = by_class(class_hits, sums["class_examples"])
+  class_precision = by_class(class_hits, predictions)
+  class_f1 = by_class(2 * class_hits, sums["class_examples"] + predictions)
   return Scores(
     loss=float(sums["loss"]) / examples,
     top1=float(sums["top1"]) / examples,
     top5=float(sums["top5"]) / examples,
-    class_mean_top1=float(np.mean(class_top1[has_images])) if has_images.any() else 0.0,
+    class_mean_top1=mean(class_top1),
+    macro_precision=mean(class_precision),
+    macro_f1=mean(class_f1),
     calibration_error=float(np.sum(np.abs(sums["bin_excess"]))) / examples,
     examples=float(sums["examples"]),
     class_top1=class_top1,
+    class_precision=class_precision,
+    class_f1=class_f1,
     class_examples=sums["class_examples"],
+    confusion=sums.get("confusion"),
   )

@@ -21,6 +21,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
@@ -33,7 +34,7 @@ from train.step.example_keys import example_keys
 from train.step.gradients.accumulation import accumulate
 from train.step.gradients.backpropagation import backpropagate
 from train.step.gradients.sharpness_aware import sharpness_aware
-from train.step.losses import example_losses
+from train.step.losses import example_losses, example_weights
 from train.step.mixing import mix, mixed_targets
 from train.step.optimizer import Optimizer
 from train.step.scores import hits_in_top
@@ -59,6 +60,8 @@ def make_train_step(
   optimizer: Optimizer,
   learning_rate: optax.Schedule,
   mesh: Mesh,
+  *,
+  class_weights: np.ndarray | None = None,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
   """Returns the jitted function (state, batch) -> (next state, metrics).
 
@@ -78,6 +81,8 @@ def make_train_step(
     optimizer: optimizer from `train.step.optimizer.make_optimizer`.
     learning_rate: schedule that the optimizer was made with; used here for the metrics only.
     mesh: mesh from `train.step.sharding.mesh.make_mesh`.
+    class_weights: float32 [classes], by which the losses of the examples are multiplied; None
+      multiplies by nothing.
 
   Returns:
     The function. Its metrics are float32 scalars: loss, top1 (share of the batch), gradient_norm
@@ -85,7 +90,7 @@ def make_train_step(
     or 0).
   """
   specs = parameter_specs(model, mesh)
-  gradients_and_rings = _make_gradients(experiment, model)
+  gradients_and_rings = _make_gradients(experiment, model, class_weights)
   gradient_dtype = jnp.dtype(experiment.parallelism.gradient_dtype)
   # Sharpness-aware minimization takes its ascent step in the weights themselves.
   standardizes = experiment.model.kernels == "pallas" and experiment.sharpness.radius is None
@@ -108,7 +113,7 @@ def make_train_step(
     share = jax.lax.pcast(1 / jnp.maximum(examples, 1), DATA_AXES, to="varying")
 
     def start(gradients: Any) -> Rings:
-      return start_sums(gradients, prepared_specs, gradient_dtype)
+      return start_sums(gradients, prepared_specs, gradient_dtype, experiment.model.kernels)
 
     sums, gradients, rings = gradients_and_rings(parameters, batch, keys, share, start)
     with jax.named_scope("gradient_sum"):
@@ -152,7 +157,9 @@ def make_train_step(
   return jax.jit(step, donate_argnums=0, compiler_options=options)
 
 
-def _make_gradients(experiment: Experiment, model: NFNet) -> Callable[..., Any]:
+def _make_gradients(
+  experiment: Experiment, model: NFNet, class_weights: np.ndarray | None
+) -> Callable[..., Any]:
   """Returns the function that computes the gradients of a device's examples.
 
   Its arguments are those of a `GradientFunction` and a function from gradients to the `Ring`s that
@@ -164,14 +171,17 @@ def _make_gradients(experiment: Experiment, model: NFNet) -> Callable[..., Any]:
     def losses(logits):
       """Returns this device's contribution to the mean loss and to the share of hits."""
       targets, weight = mixed_targets(batch, logits.shape[-1]), batch["weight"]
-      loss = share * jnp.sum(example_losses(experiment.loss, logits, targets) * weight)
+      of_examples = example_losses(experiment.loss, logits, targets)
+      if class_weights is not None:
+        of_examples *= example_weights(targets, jnp.asarray(class_weights))
+      loss = share * jnp.sum(of_examples * weight)
       return loss, share * jnp.sum(hits_in_top(1, logits, targets) * weight)
 
     images = normalize(batch["image"])
     return backpropagate(model, parameters, images, keys, losses, start_sums)
 
   def of_part(parameters, batch, keys, share):
-    values, gradients, _ = of_examples(parameters, batch, keys, share, lambda gradients: {})
+    values, gradients, _ = of_examples(parameters, batch, keys, share, lambda gradients: ())
     return values, gradients
 
   parts = experiment.optimizer.gradient_accumulation

@@ -7,7 +7,6 @@ import os
 import pathlib
 import shlex
 import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 from nfnet.errors import UserError
 from nfnet.foreign_files.numbers import is_count
 from nfnet.foreign_files.regular_files import open_regular
+from nfnet.system.module_process import module_command, module_environment
 from nfnet.weights.checkpoint_reader import newest_step
 from train.run.exit_codes import EXIT_DONE, EXIT_IN_USE, FINAL_EXIT_CODES, shell_exit_code
 from train.run.faults import DIVERGED
@@ -33,7 +33,7 @@ STARTS_MAX = 5
 """Number of starts without a new checkpoint after which a trial fails, e.g. for lack of memory."""
 FAILURES_IN_A_ROW_MAX = 3
 """Number of failed trials in a row after which the worker ends: its machine may be the cause."""
-TRIAL_PROGRAM = (sys.executable, "-m", "train.sweep.trial_process")
+TRIAL_PROGRAM = tuple(module_command("train.sweep.trial_process"))
 """Command that runs a trial; its arguments follow."""
 
 _POLL_SECONDS = 0.5
@@ -236,6 +236,7 @@ class Worker:
         stdin=subprocess.PIPE,
         stdout=file,
         stderr=subprocess.STDOUT,
+        env=module_environment(),
         # Ctrl-C in a terminal must reach only the worker, which then ends the trial.
         start_new_session=True,
       )

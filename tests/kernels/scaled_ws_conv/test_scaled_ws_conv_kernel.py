@@ -19,7 +19,7 @@ from kernels.scaled_ws_conv import pallas, reference, vjp
 from kernels.scaled_ws_conv.filters import StandardizedFilters, to_rows
 from kernels.scaled_ws_conv.pallas import scaled_ws_convolution as kernel
 from kernels.scaled_ws_conv.problem import problem_of
-from kernels.scaled_ws_conv.tile import Blocks, Passes, Tile
+from kernels.scaled_ws_conv.tile import Blocks, Passes, Tile, choose_both
 from tests.kernels import exact
 
 pytestmark = pytest.mark.usefixtures("interpreted")
@@ -114,6 +114,7 @@ PLAIN = problem(4, 2, 16, 256, 128)
 GROUPED = problem(4, 2, 32, 256, 256, 3, groups=2)
 STRIDED = problem(8, 4, 32, 256, 256, 3, groups=2, stride=2)
 POOLED = problem(4, 4, 32, 128, 256, pool=True)
+HALF_FULL = problem(4, 4, 32, 64, 64, 3)
 
 
 def with_tiles(forward, backward):
@@ -123,13 +124,19 @@ def with_tiles(forward, backward):
     x, weight, gain, bias, scale, *, activation, returns_input, standardization, **static
   ):
     assert not returns_input
-    problem = problem_of(x.shape, weight.shape, itemsize=x.dtype.itemsize, **static)
+    problem = problem_of(
+      x.shape, weight.shape, itemsize=x.dtype.itemsize, standardized=forward.packed, **static
+    )
+    if forward.packed:
+      filters = standardized(pallas, x, weight, gain, scale, standardization)
+    else:
+      filters = pallas.raw_filters(weight, gain, scale)
     result, _ = vjp.convolve(
       Passes(Blocks(problem, "forward", forward), Blocks(problem, "backward", backward)),
       activation,
       standardization,
       x.reshape(problem.input_shape),
-      pallas.raw_filters(weight, gain, scale),
+      filters,
       bias,
     )
     return result[:, :, 0], None
@@ -137,18 +144,23 @@ def with_tiles(forward, backward):
   return convolve
 
 
+def standardized(package, x, weight, gain, scale, standardization):
+  """Returns the filters that a package standardizes in a step of its own."""
+  return package.standardize_filters(
+    weight,
+    gain,
+    scale,
+    dtype=x.dtype,
+    gradient_dtype=jnp.dtype("float32"),
+    standardization=standardization,
+  )
+
+
 def in_two_steps(package):
   """Returns the op as one step that standardizes the filters and one that convolves."""
 
   def convolve(x, weight, gain, bias, scale, *, standardization, **static):
-    filters = package.standardize_filters(
-      weight,
-      gain,
-      scale,
-      dtype=x.dtype,
-      gradient_dtype=jnp.dtype("float32"),
-      standardization=standardization,
-    )
+    filters = standardized(package, x, weight, gain, scale, standardization)
     return package.standardized_convolution(x, filters, bias, **static)
 
   return convolve
@@ -187,10 +199,74 @@ def test_any_tile_gives_the_same(case, forward, backward):
   check(*case, kernel=with_tiles(forward, backward))
 
 
+def packed(images, rows, columns, channels, cores=2):
+  return Tile(
+    images=images,
+    rows=rows,
+    columns=columns,
+    channels=channels,
+    split_channels=False,
+    cores=cores,
+    packed=True,
+  )
+
+
+@pytest.mark.parametrize(
+  ("case", "forward", "backward"),
+  [
+    # One core goes through two blocks of images, each with several blocks of rows.
+    (HALF_FULL, packed(16, 2, 1, 64, cores=1), packed(16, 1, 2, 64, cores=1)),
+    pytest.param(
+      problem(4, 2, 32, 192, 192, 3, dtype="bfloat16"),
+      packed(32, 1, 1, 192, cores=1),
+      packed(16, 2, 1, 192, cores=1),
+      marks=pytest.mark.slow,
+    ),
+    pytest.param(
+      problem(2, 4, 16, 320, 192, 3),
+      packed(16, 1, 1, 192, cores=1),
+      packed(16, 2, 2, 320, cores=1),
+      marks=pytest.mark.slow,
+    ),
+    # Only the inputs, or only the outputs, have a tile that is half empty.
+    *(
+      pytest.param(
+        problem(3, 2, 16, inputs, outputs, 3),
+        packed(16, 1, 1, outputs, cores=1),
+        packed(16, 3, 1, inputs, cores=1),
+        marks=pytest.mark.slow,
+      )
+      for inputs, outputs in ((64, 128), (128, 192))
+    ),
+  ],
+)
+def test_pixels_share_half_empty_tiles(case, forward, backward):
+  check(*case, kernel=with_tiles(forward, backward))
+
+
+@pytest.mark.slow
+def test_the_input_of_a_packed_kernel_need_not_be_differentiated():
+  (x, weight, gain, bias), cotangent, static = problem(1, 2, 16, 64, 64, 3)
+  filters = standardized(pallas, x, weight, gain, SCALE, "released")
+
+  def of_filters(x, filters):
+    more = dict(activation=exact.gelu, returns_input=False)
+    return pallas.standardized_convolution(x, filters, bias, **static, **more)[0]
+
+  def gradients(with_input):
+    operands = (x, filters) if with_input else (filters,)
+    function = of_filters if with_input else lambda filters: of_filters(x, filters)
+    return jax.jit(lambda: jax.vjp(function, *operands)[1](cotangent))()[-1].gradient_sink
+
+  np.testing.assert_array_equal(gradients(with_input=False), gradients(with_input=True))
+
+
 @pytest.mark.usefixtures("on_two_cores")
 @pytest.mark.parametrize(
   ("case", "forward", "backward"),
   [
+    # Blocks of images, each with several steps.
+    pytest.param(HALF_FULL, packed(16, 2, 2, 64), packed(16, 4, 2, 64), marks=pytest.mark.slow),
     # Rows forward, input channels backward.
     (PLAIN, tile(16, 2, 2, 128), tile(16, 2, 2, 128, "channels")),
     # Groups forward, rows backward.
@@ -237,9 +313,19 @@ IN_TWO_STEPS = {
   "3x3": problem(2, 2, 16, 256, 256, 3, groups=2, dtype="bfloat16"),
   "pooled": problem(4, 4, 16, 128, 256, pool=True, dtype="bfloat16"),
   "384 to 192": problem(2, 1, 3, 384, 192, dtype="bfloat16"),
-  "3x3 192": problem(2, 1, 2, 192, 192, 3),
+  # Three rows of one block of images cannot be shared by two cores, so the kernels are packed.
+  "3x3 192": problem(3, 2, 2, 192, 192, 3),
   "64 to 72": problem(1, 3, 17, 64, 72),
 }
+
+
+def test_one_of_them_is_packed():
+  packed = []
+  for name, ((x, weight, *_), _, static) in IN_TWO_STEPS.items():
+    standardized = problem_of(x.shape, weight.shape, itemsize=2, standardized=True, **static)
+    if all(blocks.tile.packed for blocks in choose_both(standardized)):
+      packed.append(name)
+  assert packed == ["3x3 192"]
 
 
 @pytest.mark.parametrize("case", IN_TWO_STEPS)

@@ -13,6 +13,16 @@ GROUPED = Problem(
   height=14, width=14, images=32, in_channels=768, out_channels=768, filter_pixels=3, groups=6
 )
 PLAIN = Problem(height=28, width=28, images=16, in_channels=256, out_channels=512, filter_pixels=1)
+HALF_FULL = Problem(
+  height=14,
+  width=14,
+  images=32,
+  in_channels=192,
+  out_channels=192,
+  filter_pixels=3,
+  standardized=True,
+)
+PACKED = Tile(images=16, rows=2, columns=7, channels=192, split_channels=False, packed=True)
 TILE = Tile(images=16, rows=14, columns=14, channels=128, split_channels=True)
 KERNELS = tiled_kernels("scaled_ws_conv", 32)
 
@@ -49,6 +59,62 @@ def test_every_block_of_the_work_is_visited_once():
       (c, n, r) for c in range(blocks.channel_blocks) for n in range(images) for r in range(rows)
     }
     assert cores * channels * positions == len(visited)
+
+
+def test_blocks_of_a_packed_convolution_by_hand():
+  forward = Blocks(HALF_FULL, "forward", PACKED)
+  # Two blocks of images on two cores; seven blocks of rows are finished in eight steps.
+  assert forward.grid == (2, 1, 8)
+  pixels, columns, images = 2 * 14 * 16, 16, 16
+  activations = 2 * 2 * pixels * 256 * 2
+  vectors = 2 * 3 * 8 * 256 * 4
+  rows = 9 * 2 * 192 * 128 * 2
+  window = 2 * (2 + 1 + 2) * columns * images * 128 * 2
+  assert forward.vmem_bytes == activations + vectors + rows + window + (15 + 18) * 128 * 128 * 2
+  assert forward.products == pixels // 16 * (15 + 18 // 2)
+  backward = Blocks(HALF_FULL, "backward", PACKED)
+  # A product has 128 of the inputs of a pixel, and 192 are one and a half.
+  assert backward.products == forward.products + pixels // 16 * 15 * 1.5
+
+
+def test_each_block_of_rows_arrives_before_the_one_above_it_is_finished():
+  blocks = Blocks(HALF_FULL, "backward", PACKED)
+  steps = range(blocks.row_steps)
+  assert [int(blocks.arriving(step)) for step in steps] == [0, 1, 2, 3, 4, 5, 6, 6]
+  assert [int(blocks.finished(step)) for step in steps] == [0, 0, 1, 2, 3, 4, 5, 6]
+  places = {
+    tuple(map(int, blocks.at(core, 0, position)))
+    for core in range(2)
+    for position in range(blocks.grid[2])
+  }
+  assert places == {(0, images, step) for images in range(2) for step in steps}
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    (dict(columns=14), "columns: 7 is not a multiple of 14"),
+    (dict(images=32), "blocks for the cores: 8 is not a multiple of 16|cores share an image"),
+    (dict(split_channels=True, cores=1), "packs some of the channels"),
+  ],
+)
+def test_a_packed_tile_has_all_channels_and_whole_images(changes, message):
+  with pytest.raises(ValueError, match=message):
+    Blocks(HALF_FULL, "forward", dataclasses.replace(PACKED, **changes))
+
+
+def test_full_tiles_are_not_packed():
+  problem = dataclasses.replace(HALF_FULL, in_channels=128, out_channels=128)
+  with pytest.raises(ValueError, match="cannot pack"):
+    Blocks(problem, "forward", dataclasses.replace(PACKED, channels=128))
+  assert not any(one.tile.packed for one in candidates(problem, "forward", VMEM_BYTES))
+
+
+def test_packed_tiles_are_the_likely_best_where_each_core_has_images():
+  for direction in ("forward", "backward"):
+    assert candidates(HALF_FULL, direction, VMEM_BYTES)[0].tile.packed
+    few = dataclasses.replace(HALF_FULL, images=16)
+    assert not candidates(few, direction, VMEM_BYTES)[0].tile.packed
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,14 @@
+import random
+
 import pytest
 
 from nfnet.errors import UserError
-from nfnet.weights.class_names import match_classes, read_class_names
+from nfnet.weights.class_names import (
+  match_classes,
+  match_unnamed_classes,
+  read_class_names,
+  read_names_file,
+)
 
 
 def match(network, data):
@@ -74,3 +81,49 @@ def test_names_in_metadata(metadata, names):
 def test_names_that_do_not_fit_the_classifier_are_refused(names, message):
   with pytest.raises(UserError, match=f"weights W: {message}"):
     read_class_names({"class_names": names}, 2, source="weights W")
+
+
+def match_unnamed(num_classes, data):
+  return match_unnamed_classes(
+    num_classes, data, network_source="network N", data_source="data set D"
+  )
+
+
+def test_imagenets_classes_are_in_the_order_of_their_wordnet_ids():
+  ids = [f"n{7 * i + 1440764:08d}" for i in range(1000)]
+  data = random.Random(0).sample(ids, 1000)
+  found = match_unnamed(1000, data)
+  assert found.names == tuple(ids)
+  assert [found.names[index] for index in found.classes] == data
+  assert match_unnamed(1000, ids).classes == tuple(range(1000))
+  assert "WordNet" in found.how
+
+
+@pytest.mark.parametrize(
+  ("num_classes", "data"),
+  [
+    (3, ["a", "b", "c"]),
+    (1000, ["n01440764", "n01443537"]),
+    (1000, [f"n{i:07d}" for i in range(1000)]),
+    (1000, ["n01440764"] * 1000),
+    (1001, [f"n{i:08d}" for i in range(1000)]),
+    (21841, [f"n{i:08d}" for i in range(21841)]),
+  ],
+)
+def test_other_classes_without_names_are_refused(num_classes, data):
+  with pytest.raises(UserError, match=r"network N has .* --class_names_file=FILE") as error:
+    match_unnamed(num_classes, data)
+  assert "\n" not in str(error.value)
+
+
+def test_names_are_read_one_a_line(tmp_path):
+  path = tmp_path / "names.txt"
+  path.write_bytes("\ufeffcat\r\n\n tabby cat \ncafé".encode())
+  assert read_names_file(str(path), 3) == ("cat", "tabby cat", "café")
+  with pytest.raises(UserError, match="are 3 names, one a line, but the classifier has 5 classes"):
+    read_names_file(str(path), 5)
+  path.write_bytes(b"caf\xe9")
+  with pytest.raises(UserError, match="are not UTF-8"):
+    read_names_file(str(path), 1)
+  with pytest.raises(UserError, match="cannot be read"):
+    read_names_file(str(tmp_path / "missing"), 1)

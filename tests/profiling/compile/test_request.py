@@ -16,7 +16,6 @@ from profiling.compile.request import (
   block_execution_for,
   plain_experiment,
   replace_fields,
-  with_kernels,
 )
 from train.config.field_names import field_types, field_values
 from train.config.files import load_experiment
@@ -90,15 +89,6 @@ def test_every_field_of_an_experiment_is_compiled_or_known_to_be_outside_the_ste
 
 def test_there_is_no_field_outside_the_step_that_an_experiment_does_not_have():
   assert set(field_types()) > FIELDS_OUTSIDE_THE_STEP
-
-
-def test_kernels_are_the_only_replacement():
-  configured = load_experiment(str(CONFIGS / "imagenet_finetune.py:variant=F3"))
-  assert with_kernels(configured, "reference") == configured
-  assert differences(with_kernels(configured, "pallas"), configured) == {
-    "model.kernels",
-    "model.block_execution",
-  }
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,10 @@
+import pathlib
 import re
 
 import pytest
 
-from nfnet.errors import UserError
+from nfnet.errors import UserError, quoted
+from tests.repository import ROOT
 from tests.train.config.valid_experiment import VALID
 from train.config.files import load_experiment
 
@@ -45,3 +47,39 @@ def test_bad_file_is_refused(tmp_path, source, message):
 def test_unreadable_file_is_refused(tmp_path, name):
   with pytest.raises(UserError, match="cannot be read"):
     load_experiment(str(tmp_path / name))
+
+
+CONFIGS = ROOT / "train" / "configs"
+NAMES = sorted(path.stem for path in CONFIGS.glob("*.py") if path.stem != "__init__")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_existing_experiment_is_found_by_its_name_in_any_folder(name, tmp_path, monkeypatch):
+  # A folder of the same name, such as one of results, is not meant.
+  (tmp_path / name).mkdir()
+  monkeypatch.chdir(tmp_path)
+  assert load_experiment(name) == load_experiment(str(CONFIGS / f"{name}.py"))
+
+
+def test_a_name_takes_arguments_and_overrides():
+  named = load_experiment("imagenet:variant=F3,sharpness=true", ["--config.seed=5"])
+  file = f"{CONFIGS / 'imagenet.py'}:variant=F3,sharpness=true"
+  assert named == load_experiment(file, ["--config.seed=5"])
+  with pytest.raises(UserError, match=r"imagenet\.py' has no argument 'size'"):
+    load_experiment("imagenet:size=F3")
+
+
+@pytest.mark.parametrize(
+  "name", ["imagnet", "imagnet:variant=F3", "__init__", "imagenet-21k", "x" * 5000]
+)
+def test_a_wrong_name_ends_in_one_line_with_the_names(name):
+  with pytest.raises(UserError, match=f"neither a file nor one of {', '.join(NAMES)}$") as caught:
+    load_experiment(name)
+  assert quoted(name.partition(":")[0]) in str(caught.value)
+
+
+def test_a_file_is_a_file_whatever_it_is_called(config, tmp_path, monkeypatch):
+  (tmp_path / "imagenet").write_bytes(pathlib.Path(config).read_bytes())
+  monkeypatch.chdir(tmp_path)
+  assert load_experiment("imagenet") == VALID
+  assert load_experiment("config.py") == VALID

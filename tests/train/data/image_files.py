@@ -10,7 +10,7 @@ import struct
 import numpy as np
 from PIL import Image
 
-from train.data import dataset_writer, image_sources
+from train.data import dataset_writer
 from train.data.manifest import (
   MANIFEST_NAME,
   Manifest,
@@ -21,6 +21,8 @@ from train.data.manifest import (
 )
 from train.data.record_files import Record, encode_record, open_writer
 from train.data.record_reader import RecordReader
+from train.data.sources.images import GrayscalePixels
+from train.data.sources.source import Source
 
 CLASS_NAMES = ("ant", "bee", "cat")
 
@@ -56,12 +58,12 @@ def write_dataset(out, train, validation=1, files=None, seed=0):
   """Writes a data set of colored noise; image i of a split has the class i modulo 3."""
   splits = {
     split: tuple(
-      image_sources.GrayscalePixels(f"{split}/{index:05d}", (index % 3,), noise(index)[:, :, 0])
+      GrayscalePixels(f"{split}/{index:05d}", (index % 3,), noise(index)[:, :, 0])
       for index in range(count)
     )
     for split, count in (("train", train), ("validation", validation))
   }
-  source = image_sources.Source(CLASS_NAMES, splits)
+  source = Source(CLASS_NAMES, splits)
   return dataset_writer.write_dataset(out, source, files_per_split=files, seed=seed)
 
 

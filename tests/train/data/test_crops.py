@@ -1,4 +1,7 @@
-import cykooz_resizer
+import functools
+import importlib.util
+import sys
+
 import numpy as np
 import pytest
 import sklearn.datasets
@@ -9,6 +12,9 @@ from PIL import Image
 from train.data import crops
 from train.data.augmentation import image_generator
 
+needs_the_resizer = pytest.mark.skipif(
+  crops.cykooz_resizer is None, reason="cykooz-resizer is not installed"
+)
 SIZES = st.integers(1, 3) | st.integers(1, 300)
 
 
@@ -84,7 +90,53 @@ def test_resizing_is_that_of_pillow_but_for_rounding(pixels):
     assert (difference > 2).mean() < 1e-3
 
 
+@functools.cache
+def crops_without_the_resizer():
+  """Returns the module as it is where cykooz-resizer is not installed."""
+  specification = importlib.util.spec_from_file_location(
+    "crops_without_the_resizer", crops.__file__
+  )
+  module = importlib.util.module_from_spec(specification)
+  with pytest.MonkeyPatch.context() as patch:
+    # This makes `import` fail.
+    patch.setitem(sys.modules, "cykooz_resizer", None)
+    specification.loader.exec_module(module)
+  assert module.cykooz_resizer is None
+  return module
+
+
+@needs_the_resizer
+@pytest.mark.parametrize("pixels", [100, 224, 300, 500])
+def test_without_the_resizer_images_are_almost_the_same(pixels):
+  """The figures are those of the docstring of `resize_by_pillow`."""
+  differences = []
+  for image in photograph():
+    for box in ((0, 0, 400, 300), (11, 7, 160, 290), (200, 100, 390, 230)):
+      left, top, right, bottom = box
+      cropped = image[top:bottom, left:right]
+      found = crops_without_the_resizer().resize(cropped, pixels).astype(np.int16)
+      differences.append(np.abs(found - crops.resize(cropped, pixels)))
+  assert np.max(differences) <= 2
+  assert 0 < np.mean(np.array(differences) > 0) < 0.01
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 200), (200, 1), (50, 60)])
+def test_without_the_resizer_images_of_any_size_give_the_crop_that_was_asked_for(shape):
+  generators = (np.random.default_rng(0) for _ in range(2))
+  here, there = (
+    module.random_resized_crop(
+      image_of(*shape), next(generators), 16, area_min=0.08, aspect_ratio_max=4 / 3
+    )
+    for module in (crops, crops_without_the_resizer())
+  )
+  assert (there.shape, there.dtype) == ((16, 16, 3), np.uint8)
+  assert np.abs(here.astype(np.int16) - there).max() <= 2
+  assert not there.flags.writeable
+
+
+@needs_the_resizer
 def test_resizing_is_the_same_on_processors_without_vector_instructions():
+  cykooz_resizer = crops.cykooz_resizer
   image = photograph()[0]
   found = crops.resize(image, 224)
   height, width, _ = image.shape

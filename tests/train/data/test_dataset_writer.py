@@ -10,8 +10,9 @@ from nfnet.images.decoding import decode_image
 from tests.train.data import image_files
 from train.data import dataset_writer
 from train.data.dataset_writer import _tasks, write_dataset
-from train.data.image_sources import ImageFile, describe_classes_left_out, read_source
+from train.data.image_sources import describe_classes_left_out, read_source
 from train.data.manifest import MANIFEST_NAME, load_manifest
+from train.data.sources.images import ImageFile
 
 
 def prepare(source, out, evaluation_share=0.3, **options):

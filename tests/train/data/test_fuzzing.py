@@ -8,10 +8,11 @@ import pytest
 from nfnet.errors import UserError
 from tests import fuzzing
 from tests.train.data import image_files
-from train.data import image_sources, record_files
+from train.data import record_files
 from train.data.examples import Decoder
 from train.data.manifest import Manifest, Split, describe_file
 from train.data.record_reader import RecordReader
+from train.data.sources import idx_files
 
 FEW = 50
 pytestmark = pytest.mark.parametrize(
@@ -74,8 +75,8 @@ def test_idx_files(tmp_path, count, ending):
     for path in (images, labels):
       path.write_bytes(content)
       try:
-        source = image_sources.read_idx_source(folder)
-        for image in source.splits[image_sources.TRAIN][:3]:
+        source = idx_files.read_idx_source(folder)
+        for image in source.splits[idx_files.TRAIN][:3]:
           image.read()
       finally:
         path.write_bytes(whole[path])

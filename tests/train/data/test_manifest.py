@@ -4,6 +4,7 @@ import pytest
 
 from nfnet.errors import UserError
 from tests.train.data import image_files
+from train.data import manifest
 from train.data.manifest import (
   MANIFEST_NAME,
   Manifest,
@@ -50,7 +51,7 @@ def test_file_that_is_no_manifest(tmp_path, content):
 
 
 @pytest.mark.parametrize(
-  "field", [f.name for f in dataclasses.fields(Manifest) if f.name != "images_in_two_splits"]
+  "field", [f.name for f in dataclasses.fields(Manifest) if f.name not in manifest._OPTIONAL]
 )
 def test_manifest_without_a_field(folder, field):
   image_files.edit_manifest(folder, lambda fields: fields.pop(field))
@@ -98,6 +99,8 @@ def _set_file(**fields):
     (_set_file(file="/etc/passwd"), "'/etc/passwd' is not the name of a file beside it"),
     (_set_file(file=""), "'' is not the name of a file beside it"),
     (_set_file(file=".."), "'..' is not the name of a file beside it"),
+    (lambda manifest: manifest.update(image_sizes={"a": {}}), "has no field 'shorter_side'"),
+    (lambda manifest: manifest.update(repeated_images=-1), "repeated_images is -1, must be an int"),
     (_set_file(file=[]), r"shards\[0\]\.file is \[\], must be of type str"),
   ],
 )

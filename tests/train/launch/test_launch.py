@@ -152,6 +152,8 @@ def test_a_run_with_initial_weights_is_fine_tuned():
 def test_the_configuration_is_named_as_in_the_image(monkeypatch):
   monkeypatch.chdir(FOLDER)
   assert f"--config={JFT}" in job(config=f"../../{JFT}").command
+  name = JFT.removeprefix("train/configs/").replace(".py", "")
+  assert f"--config={JFT}" in job(config=name).command
 
 
 def test_the_image_holds_what_a_worker_runs():
@@ -196,11 +198,14 @@ def test_a_worker_runs_what_there_is(tmp_path):
 # JobSet
 
 
-@pytest.mark.parametrize("topology", ["v4:2x2x1", "v4:4x4x4", "v4:8x8x16"])
+@pytest.mark.parametrize(
+  ("topology", "chips"), [("v4:2x2x1", 4), ("v4:4x4x4", 64), ("v4:8x8x16", 1024)]
+)
 @pytest.mark.parametrize("shared", [NFS, BUCKET])
 @pytest.mark.parametrize("spot", [False, True])
-def test_the_manifest(topology, shared, spot):
-  ours = job(topology=topology, shared=shared, spot=spot, restarts_max=7)
+def test_the_manifest(topology, chips, shared, spot):
+  config = f"{JFT},chips={chips}"
+  ours = job(config=config, topology=topology, shared=shared, spot=spot, restarts_max=7)
   document = yaml.safe_load(jobset_yaml(ours))
   assert document["metadata"]["name"] == "f3"
   assert document["spec"]["failurePolicy"]["maxRestarts"] == 7

@@ -109,3 +109,10 @@ def test_a_pipe_in_the_place_of_a_plot_does_not_hold_up_a_run(tmp_path):
   os.mkfifo(tmp_path / "plots" / "loss.png")
   with pytest.raises(UserError, match="cannot be written"):
     write_plots(read_metrics(tmp_path), tmp_path, title="some")
+
+
+def test_a_line_of_one_point_is_seen(tmp_path):
+  with MetricsWriter(str(tmp_path), restored_step=None) as writer:
+    writer.write({"step": 3, "kind": "train", "loss": 2.0, "learning_rate": 0.1})
+  for path in write_plots(read_metrics(tmp_path), str(tmp_path), title="one step"):
+    assert colors(path) == {TRAIN}

@@ -25,10 +25,11 @@ from train.config.files import load_experiment
 from train.config.json_conversion import to_json
 from train.data import dataset_writer
 from train.data.batch_workers.deaths import WorkerDeaths
-from train.data.image_sources import TRAIN, VALIDATION, Source
+from train.data.preparation.class_folders import TRAIN, VALIDATION
+from train.data.sources.source import Source
 from train.demo_data import make_digits
 from train.run import evaluation as evaluation_module
-from train.run.evaluation import evaluate_checkpoint, evaluate_weights
+from train.run.evaluation import evaluate_checkpoint, evaluate_on, evaluate_weights
 from train.run.exit_codes import EXIT_LOST_PROCESS
 from train.run.faults import DIVERGED
 from train.run.initial_weights import with_new_classifier
@@ -273,12 +274,12 @@ def test_a_run_without_a_moving_average_is_not_evaluated_as_if_it_had_one(
   parameters = initial_parameters(make_model(without), seed=0)
   save_checkpoint(tmp_path, parameters, experiment=to_json(without))
   monkeypatch.setattr(evaluation_module, "_evaluate_network", lambda *arguments: [arguments[1]])
-  found, _ = evaluate_checkpoint(str(tmp_path), ["--config.optimizer.ema_decay=0.9"])
-  assert found == ["parameters"]
+  found = evaluate_checkpoint(str(tmp_path), ["--config.optimizer.ema_decay=0.9"])
+  assert found.evaluations == ["parameters"]
 
 
 def test_evaluation_of_the_checkpoint_is_that_of_the_run(finished):
-  evaluations, class_names = evaluate_checkpoint(finished[0], pixels=[16, 24])
+  evaluations, class_names, _ = evaluate_checkpoint(finished[0], pixels=[16, 24])
   assert class_names == tuple(map(str, range(10)))
   assert [(e.network, e.pixels) for e in evaluations] == [
     ("moving average", 16),
@@ -314,10 +315,11 @@ def digits_as(folder, class_names, renamed=lambda name: name):
 
 
 def test_classes_in_another_order_are_evaluated_by_their_names(finished, tmp_path, caplog):
-  expected, class_names = evaluate_checkpoint(finished[0])
+  expected, class_names, _ = evaluate_checkpoint(finished[0])
   assert not caplog.messages
   turned = digits_as(tmp_path / "turned", list("5678901234"))
-  evaluations, found_names = evaluate_checkpoint(finished[0], [turned])
+  evaluations, found_names, how = evaluate_checkpoint(finished[0], [turned])
+  assert how == "by name"
   assert found_names == class_names
   for one, other in zip(evaluations, expected, strict=True):
     assert one.scores.scalars() == pytest.approx(other.scores.scalars(), rel=1e-6)
@@ -327,7 +329,9 @@ def test_classes_in_another_order_are_evaluated_by_their_names(finished, tmp_pat
 
   # Some of the classes, in whatever order; the network may still take them for the others.
   some = digits_as(tmp_path / "some", ["7", "3"])
-  evaluations, found_names = evaluate_checkpoint(finished[0], [some, "--config.data.num_classes=2"])
+  evaluations, found_names, _ = evaluate_checkpoint(
+    finished[0], [some, "--config.data.num_classes=2"]
+  )
   assert found_names == class_names
   for one, other in zip(evaluations, expected, strict=True):
     np.testing.assert_array_equal(one.scores.class_top1[[3, 7]], other.scores.class_top1[[3, 7]])
@@ -392,7 +396,7 @@ def test_released_and_timms_weights_are_evaluated_as_a_configuration_says(
   trained, _ = read_checkpoint(finished[0], prefer_ema=True)
   path = str(tmp_path / "weights")
   save_haiku(path, trained, TINY.name)
-  (evaluation,), class_names = evaluate_weights(path, experiment)
+  (evaluation,), class_names, _ = evaluate_weights(path, experiment)
   assert "have no names: assumed to be those of data set" in caplog.text
   assert class_names == tuple(map(str, range(10)))
   of_average = next(r for r in reversed(finished[1]) if r["kind"] == "evaluation" and r["ema"])
@@ -402,9 +406,47 @@ def test_released_and_timms_weights_are_evaluated_as_a_configuration_says(
   timms = dataclasses.replace(
     experiment, model=dataclasses.replace(experiment.model, numerics="timm")
   )
-  (other,), _ = evaluate_weights(path, timms)
+  (other,), _, _ = evaluate_weights(path, timms)
   assert other.scores.loss != evaluation.scores.loss
   assert other.scores.loss == pytest.approx(evaluation.scores.loss, rel=0.05)
+
+
+AS_TRAINED = (
+  "--config.data.evaluation_batch_size=40",
+  "--config.model.block_execution=unrolled",
+  "--config.data.evaluation_resize_margin=0",
+  "--config.data.evaluation_resize=shorter_side",
+)
+"""With them, weights are evaluated by the program that the run has compiled."""
+
+
+def test_weights_of_any_kind_are_evaluated_without_a_configuration(finished, tmp_path):
+  trained, _ = read_checkpoint(finished[0], prefer_ema=True)
+  of_average = next(r for r in reversed(finished[1]) if r["kind"] == "evaluation" and r["ema"])
+  # The classes are in another order than the network's.
+  digits_as(tmp_path / "turned", list("5678901234"))
+  data = str(tmp_path / "turned")
+  names = tmp_path / "names.txt"
+  names.write_text("\n".join(map(str, range(10))))
+  for save, file in ((save_haiku, "haiku.npz"), (save_timm, "timm.safetensors")):
+    path = str(tmp_path / file)
+    save(path, trained, TINY.name)
+    (evaluation,), class_names, how = evaluate_on(
+      path, data, AS_TRAINED, pixels=[16], class_names_file=str(names)
+    )
+    assert (evaluation.network, evaluation.pixels) == ("parameters", 16)
+    assert class_names == tuple(map(str, range(10)))
+    assert "by name" in how
+    assert evaluation.scores.loss == pytest.approx(of_average["loss"], rel=1e-6)
+    assert evaluation.scores.top1 == pytest.approx(of_average["top1"])
+    with pytest.raises(UserError, match=r"10 classes without names, and data set .* --class_names"):
+      evaluate_on(path, data)
+  evaluations, _, how = evaluate_on(finished[0], data, AS_TRAINED)
+  assert [one.network for one in evaluations] == ["moving average", "parameters"]
+  assert evaluations[0].scores.loss == pytest.approx(of_average["loss"], rel=1e-6)
+  assert how == "by name"
+  with pytest.raises(UserError, match="names its classes"):
+    evaluate_on(finished[0], data, class_names_file=str(names))
 
 
 def test_weights_of_another_kind_are_not_evaluated(experiment, finished, tmp_path):

@@ -1,8 +1,9 @@
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from train.config.experiment import Loss
-from train.step.losses import example_losses, smooth_labels, targets_from_labels
+from train.step.losses import example_losses, example_weights, smooth_labels, targets_from_labels
 
 LOGITS = np.array([[2.0, -1.0, 0.5, 0.0], [0.0, 0.0, 3.0, -3.0]], np.float32)
 
@@ -44,3 +45,9 @@ def test_sigmoid_is_finite_for_large_logits():
 def test_smoothed_labels_still_add_up_to_one():
   smoothed = smooth_labels(np.array([[0, 1, 0, 0]], np.float32), 0.1)
   np.testing.assert_allclose(smoothed, [[0.025, 0.925, 0.025, 0.025]], rtol=1e-6)
+
+
+def test_an_example_has_the_weight_of_its_class():
+  weights = jnp.asarray([0.5, 2.0, 4.0])
+  targets = jnp.asarray([[0.0, 1, 0], [0, 0.25, 0.75], [1, 1, 0], [0, 0, 0]])
+  np.testing.assert_allclose(example_weights(targets, weights), [2, 3.5, 1.25, 0])

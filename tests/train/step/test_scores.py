@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from sklearn import metrics
 
 from train.config.experiment import Loss
 from train.step.losses import targets_from_labels
@@ -24,8 +25,8 @@ def predictions(images=400, labels=1, seed=0):
 
 def sums_of(loss, logits, labels, weight):
   targets = targets_from_labels(jnp.asarray(labels), CLASSES)
-  return jax.jit(score_sums, static_argnums=0)(
-    loss, jnp.asarray(logits), targets, jnp.asarray(weight)
+  return jax.jit(score_sums, static_argnums=0, static_argnames="counts_confusion")(
+    loss, jnp.asarray(logits), targets, jnp.asarray(weight), counts_confusion=True
   )
 
 
@@ -90,6 +91,49 @@ def test_of_several_labels_one_is_enough_and_each_class_counts():
     has = counted & (labels == c).any(-1)
     assert found.class_examples[c] == has.sum()
     assert found.class_top1[c] == pytest.approx((predicted[has] == c).mean(), rel=1e-6)
+
+
+@pytest.mark.parametrize("never_predicted", [None, 2])
+def test_scores_by_class_are_those_of_scikit_learn(never_predicted):
+  logits, labels, weight = predictions()
+  if never_predicted is not None:
+    logits[:, never_predicted] = -99
+  found = scores_of(logits, labels, weight)
+  counted = weight == 1
+  truth, predicted = labels[counted, 0], logits[counted].argmax(-1)
+  # The last class has no images and is predicted nevertheless.
+  assert (predicted == CLASSES - 1).any()
+  with_images = list(range(CLASSES - 1))
+  for average in (None, "macro"):
+    precision, recall, f1, _ = metrics.precision_recall_fscore_support(
+      truth, predicted, labels=with_images, average=average, zero_division=0
+    )
+    if average is None:
+      for ours, theirs in (
+        (found.class_precision, precision),
+        (found.class_top1, recall),
+        (found.class_f1, f1),
+      ):
+        np.testing.assert_allclose(ours[:-1], theirs, rtol=1e-6)
+        assert np.isnan(ours[-1])
+    else:
+      ours = (found.macro_precision, found.class_mean_top1, found.macro_f1)
+      assert ours == pytest.approx((precision, recall, f1), rel=1e-6)
+  np.testing.assert_array_equal(
+    found.confusion, metrics.confusion_matrix(truth, predicted, labels=range(CLASSES))
+  )
+
+
+def test_images_of_several_classes_are_in_no_row_of_the_confusion_matrix():
+  logits, labels, weight = predictions(labels=3)
+  found = scores_of(logits, labels, weight, Loss(kind="sigmoid"))
+  single = (labels >= 0).sum(-1) == 1
+  counted = (weight == 1) & single
+  expected = metrics.confusion_matrix(
+    labels[counted, 0], logits[counted].argmax(-1), labels=range(CLASSES)
+  )
+  assert 0 < counted.sum() < weight.sum()
+  np.testing.assert_array_equal(found.confusion, expected)
 
 
 def test_sums_of_batches_add_up():

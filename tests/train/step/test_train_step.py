@@ -22,7 +22,9 @@ from tests.train.step.training import (
 from train.config.experiment import Faults, Mixing
 from train.step.example_keys import example_keys
 from train.step.mixing import mix
+from train.step.schedule import learning_rate_schedule
 from train.step.sharding.batch import batch_sharding, put_batch
+from train.step.train_step import make_train_step
 
 pytestmark = pytest.mark.usefixtures("small_networks")
 PALLAS = with_model(EXPERIMENT, kernels="pallas")
@@ -126,3 +128,26 @@ def test_images_are_mixed_before_anything_else_on_any_number_of_devices():
   expected, expected_metrics = plain.run_on_devices(1, on_device)
   assert_close(state, expected)
   assert_close(metrics, expected_metrics)
+
+
+def test_losses_are_multiplied_by_the_weights_of_the_classes():
+  """The same as a batch whose examples count as much, but for what the sum is divided by."""
+  of_training = training(EXPERIMENT)
+  weights = np.linspace(0, 3, 10).astype(np.float32)
+  batch = make_batch()
+  step = make_train_step(
+    EXPERIMENT,
+    of_training.model,
+    of_training.optimizer,
+    learning_rate_schedule(EXPERIMENT, train_examples=1000),
+    of_training.mesh,
+    class_weights=weights,
+  )
+  _, metrics = step(of_training.start(), put_batch(batch, of_training.mesh))
+  batch["weight"] *= weights[batch["labels"][:, 0]]
+  _, (expected,) = of_training.run(1, batch)
+  factor = float(batch["weight"].sum()) / (BATCH - 1)
+  assert factor != pytest.approx(1, rel=0.01)
+  for name in ("loss", "gradient_norm"):
+    assert float(metrics[name]) == pytest.approx(factor * float(expected[name]), rel=1e-4)
+  assert float(metrics["examples"]) == BATCH - 1

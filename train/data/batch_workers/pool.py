@@ -7,18 +7,17 @@ worker, which any signal can end meanwhile.
 
 import collections
 import contextlib
-import os
 import pathlib
 import select
 import signal
 import socket
 import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from typing import Any
 
 from nfnet.errors import UserError
+from nfnet.system.module_process import module_command, module_environment
 from train.data.batch_workers import messages
 from train.data.batch_workers.deaths import WorkerDeaths, describe_end
 from train.data.batch_workers.process import IGNORED_SIGNALS
@@ -30,7 +29,6 @@ STOPPED_SECONDS_MAX = 60
 _POLL_SECONDS = 1
 _SECONDS_TO_END = 3
 _SECONDS_TO_RETRY = 1
-_ROOT = pathlib.Path(__file__).parents[3]
 
 
 class ClosedError(Exception):
@@ -131,19 +129,18 @@ class _Worker:
     self.reason = ""
     self._in_use = threading.Lock()
     self._connection, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-    paths = [str(_ROOT), *(path for path in sys.path if path)]
     # A new session, so that signals to the process group, as from a terminal, do not reach it.
     # Those that come by name before it ignores them wait: it inherits this thread's mask.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, IGNORED_SIGNALS)
     try:
       with theirs:
         self._process = subprocess.Popen(
-          [sys.executable, "-m", _PROGRAM, str(theirs.fileno())],
+          module_command(_PROGRAM, str(theirs.fileno())),
           pass_fds=[theirs.fileno()],
           start_new_session=True,
           stdin=subprocess.DEVNULL,
           stdout=subprocess.DEVNULL,
-          env={**os.environ, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))},
+          env=module_environment(),
         )
     except OSError:
       self._connection.close()

@@ -13,14 +13,15 @@ import unicodedata
 from collections.abc import Sequence
 
 from nfnet.errors import UserError, format_count
+from nfnet.images.decoding import IMAGE_SUFFIXES
 from nfnet.system.paths import REFUSED_CATEGORIES
 from nfnet.weights.class_names import composed
-from train.data.preparation.file_tree import IMAGE_SUFFIXES, File, Folder, examples
+from train.data.preparation.file_tree import File, Folder, examples
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 LAYOUTS = ("auto", "splits", "classes")
 
-_SPLIT_NAMES = {
+SPLIT_NAMES = {
   "train": TRAIN,
   "training": TRAIN,
   "val": VALIDATION,
@@ -33,7 +34,7 @@ _SPLIT_NAMES = {
 _DIRECTIONS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 # Joiners, direction marks, byte order marks and so on.
 _UNSEEN_CATEGORY = "Cf"
-_WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")
+WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")
 _CHOOSE_LAYOUT = (
   "give --layout=classes if these folders are classes, or --layout=splits if they are splits"
 )
@@ -88,8 +89,8 @@ def read_class_folders(
   if len(class_names) < 2:
     raise UserError(
       f"{source} has only one class folder, {examples(class_names)}, and a classifier needs two: "
-      "a class is a folder of its images, and nothing else tells the classes; labels in a table or "
-      "in the files' names are not read"
+      "a class is a folder of its images; if a table tells the classes, name it labels.csv or give "
+      "--labels=FILE.csv; labels in the files' names are not read"
     )
   if layout == "splits":
     how = "splits are the folders " + ", ".join(
@@ -102,7 +103,7 @@ def read_class_folders(
 
 def _find_layout(root: Folder, source: str) -> str:
   with_images = [folder for folder in root.folders if folder.has_images()]
-  roles = {folder.name: _SPLIT_NAMES.get(folder.name.lower()) for folder in with_images}
+  roles = {folder.name: SPLIT_NAMES.get(folder.name.lower()) for folder in with_images}
   if any(roles.values()):
     others = [name for name, role in roles.items() if not role]
     known = [name for name, role in roles.items() if role]
@@ -126,7 +127,7 @@ def _find_layout(root: Folder, source: str) -> str:
         )
     return "splits"
   # Folders such as train2017 and val2017, or training_set and test_set.
-  words = [{_SPLIT_NAMES.get(word.lower()) for word in _WORDS.findall(name)} for name in roles]
+  words = [{SPLIT_NAMES.get(word.lower()) for word in WORDS.findall(name)} for name in roles]
   found = set().union(*words) - {None}
   if len(found) > 1 and TRAIN in found and all(roles - {None} for roles in words):
     raise UserError(
@@ -140,7 +141,7 @@ def _find_splits(root: Folder, source: str, notes: list[str]) -> dict[str, Folde
   by_role = collections.defaultdict(list)
   others = []
   for folder in root.folders:
-    if role := _SPLIT_NAMES.get(folder.name.lower()):
+    if role := SPLIT_NAMES.get(folder.name.lower()):
       by_role[role].append(folder)
     else:
       others.append(folder.name)
@@ -180,8 +181,8 @@ def _check_level_of_classes(folder: Folder, where: str, notes: list[str]) -> Non
   if not folder.folders:
     images = f" for its {format_count(len(folder.images), 'image')}" if folder.images else ""
     raise UserError(
-      f"{where} has no class folders{images}: expected {where}/CLASS/IMAGE; nothing else tells the "
-      "classes"
+      f"{where} has no class folders{images}: expected {where}/CLASS/IMAGE, or a table of "
+      "the labels, labels.csv"
     )
   if folder.images:
     _note_loose_images(folder, where, notes)
@@ -261,7 +262,7 @@ def _labeled_files(
 
 def _nested(class_folder: Folder, inner: Sequence[Folder], name: str, where: str) -> UserError:
   names = examples([folder.own_name for folder in inner])
-  if any(folder.own_name.lower() in _SPLIT_NAMES for folder in inner):
+  if any(folder.own_name.lower() in SPLIT_NAMES for folder in inner):
     hint = (
       f"splits come first: {where}/train/{class_folder.own_name}, or --source={name} if "
       "that is the data set"

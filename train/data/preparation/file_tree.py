@@ -12,8 +12,7 @@ import stat
 from collections.abc import Iterator, Sequence
 
 from nfnet.errors import UserError, shortened
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+from nfnet.images.decoding import IMAGE_SUFFIXES
 
 # Besides these, names that begin with a dot are left out: .ipynb_checkpoints, .@__thumb,
 # .AppleDouble, ._001.jpg.

@@ -25,10 +25,12 @@ from train.data.manifest import (
   IMAGES_IN_TWO_SPLITS_NAME,
   MANIFEST_NAME,
   RECORD_FILE_STRUCTURE,
+  REPEATED_IMAGES_NAME,
   RecordFile,
   record_file_from_json,
 )
 from train.data.preparation.file_tree import is_of_the_system
+from train.data.preparation.image_sizes import SIDES_BYTES
 from train.data.preparation.same_pixels import DIGEST_BYTES
 
 _PARTIAL = "partial"
@@ -39,14 +41,16 @@ _NOTE_STRUCTURE = {
   "shard": RECORD_FILE_STRUCTURE,
   "skipped": [str],
   "pixel_digests": str,
+  "sides": str,
 }
 # What may lie beside the record files before the manifest does.
 _UNFINISHED = frozenset(
   (
     IMAGES_IN_TWO_SPLITS_NAME,
+    REPEATED_IMAGES_NAME,
     *(
       pathlib.Path(name).with_suffix(".tmp").name
-      for name in (IMAGES_IN_TWO_SPLITS_NAME, MANIFEST_NAME)
+      for name in (IMAGES_IN_TWO_SPLITS_NAME, REPEATED_IMAGES_NAME, MANIFEST_NAME)
     ),
   )
 )
@@ -60,11 +64,13 @@ class Note:
     record_file: its entry for the manifest.
     skipped: names of images that were left out.
     digests: digest of each image's pixels, in order; zeros where one was left out.
+    sides: height and width of each image, in order; zeros where one was left out.
   """
 
   record_file: RecordFile
   skipped: tuple[str, ...]
   digests: bytes
+  sides: bytes
 
 
 @contextlib.contextmanager
@@ -142,6 +148,7 @@ class Progress:
       "shard": dataclasses.asdict(note.record_file),
       "skipped": note.skipped,
       "pixel_digests": note.digests.hex(),
+      "sides": note.sides.hex(),
     }
     write_durably(self._note_path(note.record_file.file), json.dumps(fields))
 
@@ -160,6 +167,7 @@ class Progress:
         record_file=record_file_from_json(fields["shard"]),
         skipped=tuple(fields["skipped"]),
         digests=bytes.fromhex(fields["pixel_digests"]),
+        sides=bytes.fromhex(fields["sides"]),
       )
       size_bytes = (self._folder / file).stat().st_size
     except (ValueError, OSError):
@@ -171,6 +179,7 @@ class Progress:
       or note.record_file.size_bytes != size_bytes
       or note.record_file.records + len(note.skipped) != images
       or len(note.digests) != images * DIGEST_BYTES
+      or len(note.sides) != images * SIDES_BYTES
     ):
       if path.exists():
         print(f"{file} or its note is damaged and is written again", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Finds images of one split whose pixels are those of an image of another split."""
+"""Finds images with the same pixels, in two splits or in one."""
 
 import hashlib
 import itertools
@@ -25,6 +25,29 @@ def pixel_digest(pixels: np.ndarray) -> bytes:
   digest = hashlib.sha256(str(pixels.shape).encode())
   digest.update(np.ascontiguousarray(pixels))
   return digest.digest()[:DIGEST_BYTES]
+
+
+def find_repeated_images(
+  names: Sequence[str], labels: Sequence[tuple[int, ...]], digests: bytes
+) -> tuple[tuple[tuple[str, tuple[int, ...]], ...], ...]:
+  """Returns groups of images of a split that have the same pixels, each with its labels.
+
+  Args:
+    names: names of the images.
+    labels: class indices of each.
+    digests: their digests, one after the other.
+  """
+  values = np.frombuffer(digests, np.uint64)
+  order = np.argsort(values, kind="stable")
+  is_repeated = np.diff(values[order]) == 0
+  groups = []
+  # The places in the order at which runs of equal digests begin and end.
+  edges = np.flatnonzero(np.diff(np.concatenate(([0], is_repeated.view(np.int8), [0]))))
+  for start, stop in edges.reshape(-1, 2):
+    if values[order[start]]:
+      members = sorted((escaped(names[i]), labels[i]) for i in order[start : stop + 1])
+      groups.append(tuple(members))
+  return tuple(sorted(groups))
 
 
 def find_images_in_two_splits(

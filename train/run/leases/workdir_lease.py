@@ -137,7 +137,7 @@ def _take(path: pathlib.Path, workdir: pathlib.Path, token: int) -> int:
 
 def _open(path: pathlib.Path) -> int:
   """Returns a descriptor of the lease's file, which is created if it is missing."""
-  descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o644)
+  descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o666)
   if not stat.S_ISREG(os.fstat(descriptor).st_mode):
     os.close(descriptor)
     raise UserError(f"{path} is not a file; remove it, or give another --workdir")

@@ -11,7 +11,7 @@ import jax
 from jaxtyping import Array, Float, Key
 
 from nfnet.model import NFNet, apply_segment, segments
-from train.step.sharding.rings import Rings, moving, receive, send, tied
+from train.step.sharding.rings import Rings, receive, send, tied
 from train.step.sharding.standardized_filters import differentiated, with_differentiated
 
 
@@ -62,13 +62,12 @@ def backpropagate(
   values, (gradients, *cotangent) = of_head(arrays, x)
   rings = start_sums(gradients)
   for pull_back in reversed(pull_backs):
-    on_their_way = moving(rings)
     with jax.named_scope("gradient_sum"):
-      arrived = send(on_their_way)
+      arrived = send(rings)
     of_segment, *cotangent = pull_back(*cotangent)
     with jax.named_scope("gradient_sum"):
       cotangent, arrived = tied(cotangent, arrived)
-      rings |= receive(on_their_way, arrived) | start_sums(of_segment)
+      rings = receive(rings, arrived) + start_sums(of_segment)
     gradients = _merged(gradients, of_segment)
   return values, gradients, rings
 

@@ -20,7 +20,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array
 
-from kernels import StandardizedFilters
+from kernels import Implementation, StandardizedFilters
 from kernels.scaled_ws_conv.filters import zeros_like
 from nfnet.block_arrangement import arrange_blocks
 from nfnet.model import NFNet, parameter_name
@@ -99,7 +99,9 @@ def gather(parameters: Any, specs: Any, dtype: jnp.dtype) -> Any:
   return jax.tree.map(whole, parameters, specs, is_leaf=is_filters)
 
 
-def start_sums(gradients: Any, specs: Any, dtype: jnp.dtype) -> Rings:
+def start_sums(
+  gradients: Any, specs: Any, dtype: jnp.dtype, implementation: Implementation
+) -> Rings:
   """Returns sums over the shards that are about to start.
 
   Args:
@@ -107,6 +109,7 @@ def start_sums(gradients: Any, specs: Any, dtype: jnp.dtype) -> Rings:
     specs: partition specs of the gradients of all parameters. Those that are not divided are left
       out.
     dtype: dtype in which gradients travel; each sum of two is rounded to it.
+    implementation: "reference" or "pallas".
   """
   axes = {
     parameter_name(path): spec.index(SHARD_AXIS)
@@ -118,7 +121,7 @@ def start_sums(gradients: Any, specs: Any, dtype: jnp.dtype) -> Rings:
     for path, gradient in jax.tree.leaves_with_path(gradients)
     if (name := parameter_name(path)) in axes
   }
-  return start_rings(divided, axes)
+  return start_rings(divided, axes, implementation)
 
 
 def sum_gradients(gradients: Any, rings: Rings, dtype: jnp.dtype) -> Any:

@@ -6,41 +6,87 @@ sums on a TPU v4 while nothing else runs, but sends a permutation beside whateve
 start and its end.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+import kernels
+from kernels import Implementation
+from kernels.packed_sums.formulas import Part, covers
 from train.step.sharding.mesh import SHARD_AXIS
 
+DIRECTIONS = (1, -1)
+"""Partial sums travel to the next shard, or to the previous one."""
 
-class Ring(NamedTuple):
-  """A sum on its way.
+_PACKED_MAX = 16
+"""Largest number of gradients that travel packed; a segment has fewer."""
+
+
+class Piece(NamedTuple):
+  """The parts of one gradient, or halves of them, that travel in one direction.
 
   Attributes:
+    name: name of the gradient.
     gradient: this device's own gradient, whole.
     axis: axis of the gradient that is divided among the shards.
     half: 0 or 1 if one half of each part travels, None if whole parts do.
-    direction: 1 if partial sums travel to the next shard, -1 if they travel to the previous one.
-    partial: sum of the part that is here now, over the shards that it has visited.
-    hops: number of hops made.
+    direction: one of `DIRECTIONS`.
   """
 
+  name: str
   gradient: Array
   axis: int
   half: Literal[0, 1] | None
   direction: Literal[1, -1]
-  partial: Array
+
+  @property
+  def parts(self) -> int:
+    """Returns the number of parts into which the gradient is divided."""
+    return _shards() * (1 if self.half is None else 2)
+
+  @property
+  def nbytes(self) -> int:
+    """Returns the number of bytes that travel."""
+    return self.gradient.nbytes // self.parts
+
+  def index(self, hops: int) -> Array:
+    """Returns the number of the part that this shard adds after a number of hops."""
+    shard = (jax.lax.axis_index(SHARD_AXIS) - self.direction * (hops + 1)) % _shards()
+    return shard if self.half is None else 2 * shard + self.half
+
+
+class Ring(NamedTuple):
+  """Sums that make their hops together.
+
+  Attributes:
+    pieces: what is summed.
+    is_packed: whether `kernels.add_parts` packs the sums, so that there is one array for each
+      direction; otherwise there is one piece.
+    sums: arrays that travel or, after the last hop, the sum of this shard's part of each piece.
+    hops: number of hops made.
+  """
+
+  pieces: tuple[Piece, ...]
+  is_packed: bool
+  sums: tuple[Array, ...]
   hops: int
 
+  @property
+  def directions(self) -> tuple[int, ...]:
+    """Returns the direction of each array that travels."""
+    found = {piece.direction for piece in self.pieces}
+    return tuple(direction for direction in DIRECTIONS if direction in found)
 
-Rings = dict[tuple[str, Literal[0, 1] | None], Ring]
-"""Rings by the gradient's name and the half that travels."""
+
+Rings = tuple[Ring, ...]
 
 
-def start_rings(gradients: Mapping[str, Array], axes: Mapping[str, int]) -> Rings:
+def start_rings(
+  gradients: Mapping[str, Array], axes: Mapping[str, int], implementation: Implementation
+) -> Rings:
   """Returns rings that have not moved yet; for use inside of `shard_map`.
 
   Half of the bytes travel in each direction, because links work in both directions at once. A
@@ -49,79 +95,126 @@ def start_rings(gradients: Mapping[str, Array], axes: Mapping[str, int]) -> Ring
   Args:
     gradients: gradients of this device's examples by name, in the dtype in which they travel.
     axes: for each name, the axis that is divided among the shards.
+    implementation: "pallas" packs sums where the kernel covers them, "reference" adds each on its
+      own.
   """
-  total_bytes = sum(gradient.nbytes for gradient in gradients.values())
-  rings, sent_bytes = {}, {1: 0, -1: 0}
-
-  def start(name, half, direction):
-    gradient, axis = gradients[name], axes[name]
-    part = _part(gradient, axis, half, -direction)
-    sent_bytes[direction] += part.nbytes
-    rings[name, half] = Ring(gradient, axis, half, direction, part, hops=0)
-
-  for name in sorted(gradients, key=lambda name: (-gradients[name].nbytes, name)):
-    gradient, axis = gradients[name], axes[name]
-    if 2 * gradient.nbytes > total_bytes and gradient.shape[axis] % (2 * _shards()) == 0:
-      start(name, 0, 1)
-      start(name, 1, -1)
+  packed, rings = [], []
+  for piece in _pieces(gradients, axes):
+    part = Part(piece.axis, piece.parts, 0)
+    dtype = piece.gradient.dtype
+    if implementation == "pallas" and covers(piece.gradient.shape, part, dtype.itemsize):
+      packed.append(piece)
     else:
-      start(name, None, min(sent_bytes, key=sent_bytes.get))
-  return rings
+      rings.append(Ring((piece,), False, (), hops=-1))
+  for i in range(0, len(packed), _PACKED_MAX):
+    rings.append(Ring(tuple(packed[i : i + _PACKED_MAX]), True, (), hops=-1))
+  return tuple(_after_hop(ring, None) for ring in rings)
 
 
-def moving(rings: Rings) -> Rings:
-  """Returns the rings that have not made all of their hops."""
-  return {name: ring for name, ring in rings.items() if ring.hops < _shards() - 1}
+def are_moving(rings: Rings) -> bool:
+  """Returns whether a ring has not made all of its hops."""
+  return any(map(_is_moving, rings))
 
 
-def send(rings: Rings) -> dict[Any, Array]:
-  """Sends each partial sum to the next shard, and returns what arrives at this one."""
-  return {
-    name: jax.lax.ppermute(ring.partial, SHARD_AXIS, _neighbors(ring.direction))
-    for name, ring in rings.items()
-  }
+def send(rings: Rings) -> list[tuple[Array, ...]]:
+  """Sends each partial sum to the next shard.
+
+  Returns:
+    What arrives at this shard for each ring; nothing for a ring that has made all of its hops.
+  """
+  return [
+    tuple(
+      jax.lax.ppermute(partial, SHARD_AXIS, _neighbors(direction))
+      for partial, direction in zip(ring.sums, ring.directions, strict=True)
+    )
+    if _is_moving(ring)
+    else ()
+    for ring in rings
+  ]
 
 
-def receive(rings: Rings, arrived: Mapping[Any, Array]) -> Rings:
+def receive(rings: Rings, arrived: Sequence[tuple[Array, ...]]) -> Rings:
   """Returns the rings after a hop.
 
   Args:
     rings: rings before the hop.
     arrived: what `send(rings)` has returned.
   """
-
-  def after_hop(ring: Ring, partial: Array) -> Ring:
-    hops = ring.hops + 1
-    own = _part(ring.gradient, ring.axis, ring.half, -ring.direction * (hops + 1))
-    return ring._replace(partial=partial + own, hops=hops)
-
-  return {key: after_hop(ring, arrived[key]) for key, ring in rings.items()}
+  return tuple(
+    _after_hop(ring, partials) if partials else ring
+    for ring, partials in zip(rings, arrived, strict=True)
+  )
 
 
 def finish(rings: Rings) -> dict[str, Array]:
   """Returns the sum over all shards of this shard's part of each gradient, by name."""
-  rings = dict(rings)
-  while on_their_way := moving(rings):
-    rings |= receive(on_their_way, send(on_their_way))
+  while are_moving(rings):
+    rings = receive(rings, send(rings))
+  sums = {
+    (piece.name, piece.half): (total, piece.axis)
+    for ring in rings
+    for piece, total in zip(ring.pieces, ring.sums, strict=True)
+  }
   return {
-    name: ring.partial
-    if half is None
-    else jnp.concatenate([ring.partial, rings[name, 1].partial], ring.axis)
-    for (name, half), ring in rings.items()
+    name: total if half is None else jnp.concatenate([total, sums[name, 1][0]], axis)
+    for (name, half), (total, axis) in sums.items()
     if half != 1
   }
 
 
-def tied(value: Any, arrived: Mapping[Any, Array]) -> tuple[Any, dict[Any, Array]]:
+def tied(value: Any, arrived: Sequence[tuple[Array, ...]]) -> tuple[Any, Sequence]:
   """Returns the same arrays, none of which is available before all are.
 
   XLA would otherwise put all hops behind the last kernel.
   """
-  if not arrived:
-    return value, {}
-  # A list, because a dictionary's keys would have to be sorted, and these have parts of two types.
-  value, arrays = jax.lax.optimization_barrier((value, list(arrived.values())))
-  return value, dict(zip(arrived, arrays, strict=True))
+  return jax.lax.optimization_barrier((value, arrived)) if any(arrived) else (value, arrived)
+
+
+def _pieces(gradients: Mapping[str, Array], axes: Mapping[str, int]) -> list[Piece]:
+  """Divides the bytes of gradients among the directions, the largest gradient first."""
+  total_bytes = sum(gradient.nbytes for gradient in gradients.values())
+  pieces, sent_bytes = [], dict.fromkeys(DIRECTIONS, 0)
+
+  def add(name, half, direction):
+    pieces.append(Piece(name, gradients[name], axes[name], half, direction))
+    sent_bytes[direction] += pieces[-1].nbytes
+
+  for name in sorted(gradients, key=lambda name: (-gradients[name].nbytes, name)):
+    gradient, axis = gradients[name], axes[name]
+    if 2 * gradient.nbytes > total_bytes and gradient.shape[axis] % (2 * _shards()) == 0:
+      for half, direction in enumerate(DIRECTIONS):
+        add(name, half, direction)
+    else:
+      add(name, None, min(sent_bytes, key=sent_bytes.get))
+  return pieces
+
+
+def _after_hop(ring: Ring, partials: tuple[Array, ...] | None) -> Ring:
+  """Returns a ring in which this shard's parts have been added to what has arrived."""
+  hops = ring.hops + 1
+  indices = [piece.index(hops) for piece in ring.pieces]
+  if ring.is_packed:
+    sums = kernels.add_parts(
+      partials,
+      tuple(piece.gradient for piece in ring.pieces),
+      jnp.stack(indices).astype(jnp.int32),
+      parts=tuple(
+        Part(piece.axis, piece.parts, ring.directions.index(piece.direction))
+        for piece in ring.pieces
+      ),
+      unpacks=hops == _shards() - 1,
+      implementation="pallas",
+    )
+  else:
+    (piece,), (index,) = ring.pieces, indices
+    size = piece.gradient.shape[piece.axis] // piece.parts
+    own = jax.lax.dynamic_slice_in_dim(piece.gradient, index * size, size, piece.axis)
+    sums = (own if partials is None else partials[0] + own,)
+  return ring._replace(sums=sums, hops=hops)
+
+
+def _is_moving(ring: Ring) -> bool:
+  return ring.hops < _shards() - 1
 
 
 def _shards() -> int:
@@ -130,13 +223,3 @@ def _shards() -> int:
 
 def _neighbors(direction: int) -> list[tuple[int, int]]:
   return [(shard, (shard + direction) % _shards()) for shard in range(_shards())]
-
-
-def _part(gradient: Array, axis: int, half: Literal[0, 1] | None, offset: int) -> Array:
-  """Returns what belongs to the shard at an offset from this one, or a half of it."""
-  shard = (jax.lax.axis_index(SHARD_AXIS) + offset) % _shards()
-  size = gradient.shape[axis] // _shards()
-  if half is not None:
-    size //= 2
-    shard = 2 * shard + half
-  return jax.lax.dynamic_slice_in_dim(gradient, shard * size, size, axis)

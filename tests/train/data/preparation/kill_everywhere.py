@@ -111,6 +111,8 @@ def main(folder: pathlib.Path) -> None:
   image_files.write_class_folders(source / "train", 2, ("ant", "bee"), **small)
   # Its one image is one of those above.
   image_files.write_class_folders(source / "val", 1, ("ant",), **small)
+  path = source / "train" / "bee" / "0000.JPEG"
+  (source / "train" / "ant" / "copy.jpg").write_bytes(path.read_bytes())
   (source / "train" / "ant" / "bad.jpg").write_bytes(b"bad")
   code, message = _run(source, folder / "whole", None)
   assert code == 0, message

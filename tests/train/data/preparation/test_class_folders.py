@@ -44,7 +44,7 @@ AMBIGUOUS = {
   ),
   "two names of a split": (images("train/ant", "training/ant"), "both train and training"),
   "two more": (images("train/ant", "train/bee", "val/ant", "valid/ant"), "both val and valid"),
-  "labels in a table": ([*images("images"), "labels.csv"], "only one class folder, images"),
+  "labels in a table": ([*images("images"), "table.csv"], "only one class.*--labels=FILE"),
   "a folder around it": (images("data/ant", "data/bee"), "--source=.*/data, or"),
   "a taxonomy": (images("animal/ant", "animal/bee", "car/van"), "--merge_subfolders"),
   "nested and not": (images("ant", "ant/winged", "bee"), "ant has subfolders with images"),
@@ -126,7 +126,7 @@ def test_a_name_may_be_composed_in_another_way_in_each_split(tmp_path):
 
 
 def test_names_for_idx_files_are_refused_for_folders(tmp_path):
-  with pytest.raises(UserError, match="class_names are for idx files"):
+  with pytest.raises(UserError, match="class_names are for labels that are numbers"):
     read_source(write_tree(tmp_path, *images("ant", "bee", count=20)), 0.3, ["bee", "ant"])
 
 

@@ -25,10 +25,10 @@ def test_the_same_command_continues_after_a_death_before_any_write(tmp_path):
   assert completed.returncode == 0, completed.stderr
   ends = [json.loads(line) for line in completed.stdout.splitlines()]
   events = collections.Counter(event for kind, event, *_ in ends if kind == "kill")
-  # Plan, 3 record files, 3 notes, list of images in two splits, manifest; the last entry is the run
-  # that was not killed.
-  assert events["os.rename"] == 9
-  assert events["record"] == 5
+  # Plan, 3 record files, 3 notes, lists of images in two splits and of repeated ones, manifest; the
+  # last entry is the run that was not killed.
+  assert events["os.rename"] == 10
+  assert events["record"] == 6
   assert events["sync"] >= 15
   assert events["os.remove"] >= 6
   assert events[""] == 1
@@ -96,6 +96,7 @@ FIELDS = {
   "digest of another plan": ("plan_sha256", "0"),
   "no digests": ("pixel_digests", ""),
   "digests that are no digits": ("pixel_digests", "x"),
+  "no sides": ("sides", "00"),
   "skipped images that are none": ("skipped", None),
   "another record file": ("shard", {"file": "../x", "records": 1, "size_bytes": 1, "sha256": ""}),
 }

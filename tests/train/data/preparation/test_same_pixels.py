@@ -9,8 +9,12 @@ from hypothesis import strategies as st
 from tests.train.data import image_files
 from train.data.dataset_writer import write_dataset
 from train.data.image_sources import read_source
-from train.data.manifest import IMAGES_IN_TWO_SPLITS_NAME, load_manifest
-from train.data.preparation.same_pixels import find_images_in_two_splits, pixel_digest
+from train.data.manifest import IMAGES_IN_TWO_SPLITS_NAME, REPEATED_IMAGES_NAME, load_manifest
+from train.data.preparation.same_pixels import (
+  find_images_in_two_splits,
+  find_repeated_images,
+  pixel_digest,
+)
 
 
 @pytest.fixture
@@ -40,6 +44,44 @@ def test_images_in_two_splits_are_listed(tmp_path, source, workers):
     ["val/cat/other.jpg", "train/bee/0001.png"],
   ]
   assert load_manifest(tmp_path / "data") == manifest
+
+
+def test_repeated_images_of_a_split_are_listed(tmp_path, source):
+  manifest = write_dataset(tmp_path / "none", read_source(source))
+  assert (manifest.repeated_images, manifest.repeated_in_other_classes) == (0, 0)
+  assert not (tmp_path / "none" / REPEATED_IMAGES_NAME).exists()
+  train = source / "train"
+  png = (train / "bee" / "0001.png").read_bytes()
+  (train / "bee" / "copy.png").write_bytes(png)
+  (train / "cat" / "copy.jpg").write_bytes(png)
+  (train / "ant" / "copy.webp").write_bytes((train / "ant" / "0002.webp").read_bytes())
+  for number in range(2):
+    (train / "ant" / f"bad{number}.jpg").write_bytes(b"")
+  listed = read_source(source)
+  manifest = write_dataset(tmp_path / "data", listed, skip_bad_images=True)
+  assert (manifest.repeated_images, manifest.repeated_in_other_classes) == (3, 1)
+  assert json.loads((tmp_path / "data" / REPEATED_IMAGES_NAME).read_text()) == [
+    [["train/ant/0002.webp", ["ant"]], ["train/ant/copy.webp", ["ant"]]],
+    [
+      ["train/bee/0001.png", ["bee"]],
+      ["train/bee/copy.png", ["bee"]],
+      ["train/cat/copy.jpg", ["cat"]],
+    ],
+  ]
+  assert load_manifest(tmp_path / "data") == manifest
+
+
+@given(st.lists(st.integers(0, 4), max_size=12))
+def test_groups_are_those_of_a_comparison_one_by_one(own):
+  names = [f"{index:02d}" for index in range(len(own))]
+  labels = [(index,) for index in range(len(own))]
+  found = find_repeated_images(names, labels, np.array(own, np.uint64).tobytes())
+  expected = [
+    tuple((names[i], labels[i]) for i, one in enumerate(own) if one == value)
+    for value in set(own)
+    if value and own.count(value) > 1
+  ]
+  assert found == tuple(sorted(expected))
 
 
 def test_images_that_were_left_out_are_not_the_same(tmp_path, source):

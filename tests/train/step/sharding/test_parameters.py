@@ -92,7 +92,7 @@ def test_gradients_are_summed_in_their_dtype(dtype):
   @functools.partial(jax.shard_map, mesh=mesh, in_specs=P(DATA_AXES), out_specs=specs)
   def total(parts):
     gradients = {"weight": parts[0], "bias": parts[0, 0]}
-    rings = start_sums(gradients, specs, jnp.dtype(dtype))
+    rings = start_sums(gradients, specs, jnp.dtype(dtype), "reference")
     return sum_gradients(gradients, rings, jnp.dtype(dtype))
 
   result = jax.jit(total)(parts)

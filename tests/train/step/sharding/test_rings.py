@@ -9,11 +9,18 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from train.step.sharding.mesh import DATA_AXES, SHARD_AXIS, make_mesh
-from train.step.sharding.rings import finish, moving, receive, send, start_rings, tied
+from train.step.sharding.rings import are_moving, finish, receive, send, start_rings, tied
 
-# The last one has more than half of the bytes.
-AXES = {"first": 0, "last": 1, "middle": 1, "large": 1}
-SHAPES = {"first": (16, 3), "last": (3, 8), "middle": (2, 8, 3), "large": (7, 32, 3)}
+# One has more than half of the bytes. Kernels cover the two that have 128 columns.
+AXES = {"first": 0, "last": 1, "middle": 1, "large": 1, "rows": 1, "columns": 1}
+SHAPES = {
+  "first": (16, 3),
+  "last": (3, 8),
+  "middle": (2, 8, 3),
+  "large": (3, 256, 128),
+  "rows": (2, 64, 128),
+  "columns": (8, 1024),
+}
 
 
 def gradients():
@@ -38,13 +45,17 @@ def on_shards(shards, function):
   return jax.jit(run)(gradients())
 
 
+@pytest.mark.parametrize("implementation", ["reference", "pallas"])
 @pytest.mark.parametrize("shards", [1, 2, 4, 8])
-def test_each_shard_gets_the_sum_of_its_own_part(shards):
+def test_each_shard_gets_the_sum_of_its_own_part(shards, implementation):
   @functools.partial(on_shards, shards)
   def sums(gradients):
-    rings = start_rings(gradients, AXES)
-    assert {ring.direction for ring in rings.values()} == {1, -1}
-    assert ("large", 0) in rings
+    rings = start_rings(gradients, AXES, implementation)
+    pieces = [piece for ring in rings for piece in ring.pieces]
+    assert {piece.direction for piece in pieces} == {1, -1}
+    assert {piece.half for piece in pieces if piece.name == "large"} == {0, 1}
+    packed = [{piece.name for piece in ring.pieces} for ring in rings if ring.is_packed]
+    assert packed == ([{"large", "rows", "columns"}] if implementation == "pallas" else [])
     return finish(rings)
 
   for name, of_devices in gradients().items():
@@ -54,11 +65,11 @@ def test_each_shard_gets_the_sum_of_its_own_part(shards):
 def test_hops_may_be_made_one_by_one_beside_other_work():
   @functools.partial(on_shards, 4)
   def sums(gradients):
-    rings, work = start_rings(gradients, AXES), jnp.float32(0)
+    rings, work = start_rings(gradients, AXES, "pallas"), jnp.float32(0)
     hops = 0
-    while on_their_way := moving(rings):
-      work, arrived = tied(jnp.sin(work), send(on_their_way))
-      rings |= receive(on_their_way, arrived)
+    while are_moving(rings):
+      work, arrived = tied(jnp.sin(work), send(rings))
+      rings = receive(rings, arrived)
       hops += 1
     assert hops == 3
     return {name: part + work for name, part in finish(rings).items()}
@@ -81,8 +92,9 @@ def test_about_half_of_the_bytes_travel_in_each_direction(sizes):
 
   def body(x):
     gradients = {name: jnp.zeros(size) for name, size in sizes.items()}
-    rings = start_rings(gradients, dict.fromkeys(sizes, 0))
-    found.extend((ring.direction, ring.partial.nbytes) for ring in rings.values())
+    rings = start_rings(gradients, dict.fromkeys(sizes, 0), "reference")
+    for ring in rings:
+      found.extend((piece.direction, ring.sums[0].nbytes) for piece in ring.pieces)
     return x
 
   mesh = make_mesh(parameter_shards=4)

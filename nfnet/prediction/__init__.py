@@ -1,0 +1,1 @@
+"""Files around a prediction: the images to classify, and the results."""

@@ -1,0 +1,176 @@
+import functools
+import sys
+
+import numpy as np
+import pytest
+
+from nfnet.errors import UserError
+from nfnet.images.decoding import decode_image
+from tests.train.data import image_files
+from train.data.dataset_writer import write_dataset
+from train.data.image_sources import describe_source, read_source
+from train.data.sources.own_source import Example, is_reference
+from train.data.sources.source import Source
+
+MODULE = """
+import functools
+from tests.train.data import image_files
+from train.data.sources.own_source import Example
+
+def picture(number):
+  return image_files.noise(number)
+
+def pictures():
+  for number in range(12):
+    name = "cat" if number % 3 else "dog"
+    yield Example(f"{number:02d}", name, functools.partial(picture, number))
+
+class Numbered:
+  class_names = ("no", "yes")
+
+  def __iter__(self):
+    for number in range(12):
+      split = "train" if number < 8 else "test"
+      yield Example(f"{number:02d}", number % 2, image_files.TEN_IMAGES[number % 10][0], split)
+
+nothing = None
+"""
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch):
+  (tmp_path / "my_pictures.py").write_text(MODULE)
+  monkeypatch.syspath_prepend(tmp_path)
+  yield "my_pictures"
+  sys.modules.pop("my_pictures", None)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_functions_are_called_where_images_are_read(tmp_path, module, workers):
+  source = read_source(f"{module}:pictures", 0.3)
+  assert source.class_names == ("cat", "dog")
+  assert "examples of the Python source my_pictures:pictures; 30%" in source.how
+  write_dataset(tmp_path / "data", source, workers=workers)
+  records = [
+    record
+    for split in ("train", "validation")
+    for record in image_files.read_all(tmp_path / "data", split)
+  ]
+  assert sorted(record.labels for record in records) == [(0,)] * 8 + [(1,)] * 4
+  assert {decode_image(record.image).tobytes() for record in records} == {
+    image_files.noise(number).tobytes() for number in range(12)
+  }
+
+
+def test_a_class_names_its_classes_and_splits(module):
+  source = read_source(f"{module}:Numbered")
+  assert source.class_names == ("no", "yes")
+  assert {split: len(images) for split, images in source.splits.items()} == {
+    "train": 8,
+    "validation": 4,
+  }
+
+
+def test_images_of_several_labels_are_carried_through(tmp_path):
+  def examples():
+    for number, (image, _) in enumerate(image_files.TEN_IMAGES):
+      yield Example(str(number), ["a", "b", "a"] if number % 2 else "c", image)
+
+  source = read_source(examples, 0.3)
+  assert "note: images have up to 2 labels each" in describe_source(source)
+  manifest = write_dataset(tmp_path / "data", source)
+  assert manifest.labels_per_record_max == 2
+  assert {record.labels for record in image_files.read_all(tmp_path / "data", "train")} == {
+    (0, 1),
+    (2,),
+  }
+
+
+def test_a_missing_file_is_an_unreadable_image(tmp_path):
+  (tmp_path / "a.png").write_bytes(image_files.TEN_IMAGES[0][0])
+
+  def examples():
+    for split in ("train", "validation"):
+      for label in "ab":
+        yield Example(label, label, tmp_path / "a.png", split)
+    yield Example("c", "a", tmp_path / "none.png")
+
+  source = read_source(examples)
+  with pytest.raises(UserError, match=r"image c cannot be read \(No such file or directory\)"):
+    write_dataset(tmp_path / "data", source)
+  manifest = write_dataset(tmp_path / "data", source, skip_bad_images=True)
+  assert manifest.skipped_images == ("c",)
+
+
+def test_another_image_makes_another_data_set(tmp_path):
+  def examples(first):
+    image = [first, image_files.TEN_IMAGES[1][0]]
+    return [Example(str(i), i, image[i], s) for s in ("train", "validation") for i in range(2)]
+
+  fingerprints = set()
+  for first in (b"a", b"b", np.zeros((1, 4), np.uint8), np.zeros((4, 1), np.uint8), "a", "b"):
+    (image, *_) = read_source(functools.partial(examples, first)).splits["train"]
+    fingerprints.add(image.fingerprint())
+  assert len(fingerprints) == 6
+
+
+def test_a_whole_source_may_be_returned():
+  source = Source(("a", "b"), {})
+  assert read_source(lambda: source) is source
+
+
+PNG = image_files.TEN_IMAGES[0][0]
+
+
+@pytest.mark.parametrize(
+  ("examples", "message"),
+  [
+    ([("a", "b")], "example 0 is a value of type tuple, must be train.data.sources.own_source.Ex"),
+    (3, "returned 3, must be examples or a Source"),
+    ([], "has no image with a label"),
+    ([Example("", "a", PNG)], "example 0 has the name '', must be text"),
+    ([Example("x", "a", PNG, "dev")], r"\('x'\) has the split 'dev', must be one of train, valid"),
+    ([Example("x", 1.5, PNG)], "has the labels"),
+    ([Example("x", [], PNG)], "has the labels"),
+    ([Example("x", "a", 3)], "has the image 3, must be a path, bytes, an array, or a function"),
+    ([Example("x", "a", np.zeros(3))], r"has pixels of float64 \[3\], must be uint8"),
+    ([Example("x", "a", lambda: PNG)], "cannot be sent to another process .* functools.partial"),
+    ([Example("x", "a", PNG), Example("y", 1, PNG)], "labels that are numbers and labels that are"),
+    ([Example("x", "a", PNG), Example("y", "a", PNG)], "has only one class, a; a classifier needs"),
+    ([Example("x", -1, PNG), Example("y", 1, PNG)], "has the label -1; a class index is 0 to"),
+    ([Example("x", "a", PNG), Example("x", "b", PNG)], "two images named 'x' in train"),
+    ([Example("x", "a", PNG), Example("y", "A\x1b", PNG)], "is empty, has control characters"),
+    ([Example("x", "a", PNG, "test"), Example("y", "b", PNG, "test")], "has no training images"),
+  ],
+)
+def test_examples_that_are_refused(examples, message):
+  with pytest.raises(UserError, match=message):
+    read_source(lambda: examples)
+
+
+@pytest.mark.parametrize(
+  ("reference", "message"),
+  [
+    ("my_picture:pictures", "finds no module my_picture from this folder"),
+    ("my_pictures:picture_list", "my_pictures has no function or class picture_list"),
+    ("my_pictures:nothing", "has no function or class nothing"),
+  ],
+)
+def test_references_that_lead_nowhere(module, reference, message):
+  with pytest.raises(UserError, match=message):
+    read_source(reference)
+
+
+def test_a_module_that_misses_another_shows_where(tmp_path, monkeypatch):
+  (tmp_path / "my_broken.py").write_text("import my_missing_dependency")
+  monkeypatch.syspath_prepend(tmp_path)
+  with pytest.raises(ModuleNotFoundError, match="my_missing_dependency"):
+    read_source("my_broken:pictures")
+
+
+def test_paths_are_no_references(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  assert is_reference("a.b:c")
+  (tmp_path / "a.b:c").mkdir()
+  for text in ("a.b:c", "a:b:c", "a/b:c", "a", "C:\\x", "a:"):
+    assert not is_reference(text)

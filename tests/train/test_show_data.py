@@ -1,0 +1,109 @@
+import dataclasses
+
+import numpy as np
+import pytest
+from absl import flags
+from absl.testing import flagsaver
+from PIL import Image
+
+from nfnet.errors import UserError
+from tests.train.data import image_files
+from train import show_data
+from train.config.experiment import Data, Experiment, Mixing, Optimizer, Schedule
+from train.config.overrides import parse_arguments
+from train.data.batches import train_batches
+from train.step.losses import targets_from_labels
+from train.step.mixing import mixed_targets
+
+
+@pytest.fixture
+def experiment(tmp_path):
+  image_files.write_dataset(tmp_path / "data", 24, 9)
+  data = Data(
+    path=str(tmp_path / "data"),
+    num_classes=3,
+    batch_size=64,
+    train_pixels=32,
+    evaluation_pixels=32,
+    rand_augment_layers=2,
+  )
+  return Experiment(
+    name="any",
+    data=data,
+    optimizer=Optimizer(warmup_epochs=0),
+    schedule=Schedule(train_epochs=1),
+    seed=3,
+  )
+
+
+def test_images_are_those_of_the_run(experiment):
+  batch = show_data.first_batch(experiment, 8, evaluation=False)
+  with train_batches(experiment.data, experiment.seed) as batches:
+    expected = next(iter(batches))
+  np.testing.assert_array_equal(batch["image"], expected["image"][:8])
+  texts = show_data.captions(batch, image_files.CLASS_NAMES)
+  assert texts == [image_files.CLASS_NAMES[label] for label in expected["labels"][:8, 0]]
+
+
+def test_captions_of_mixed_images_are_their_targets(experiment):
+  mixing = Mixing(mixup_alpha=0.2, cutmix=True)
+  mixed = dataclasses.replace(experiment, mixing=mixing)
+  batch = show_data.first_batch(mixed, 8, evaluation=False)
+  plain = show_data.first_batch(experiment, 8, evaluation=False)
+  assert (batch["image"] != plain["image"]).any(axis=(1, 2, 3)).sum() >= 6
+  targets = np.asarray(mixed_targets(batch, 3))
+  assert not np.allclose(targets, targets_from_labels(batch["labels"], 3))
+  for text, target in zip(show_data.captions(batch, image_files.CLASS_NAMES), targets, strict=True):
+    found = np.zeros(3)
+    for line in text.split("\n"):
+      share, _, name = line.rpartition(" ")
+      found[image_files.CLASS_NAMES.index(name)] += float(share[:-1]) / 100 if share else 1
+    np.testing.assert_allclose(found, target, atol=0.011)
+  with pytest.raises(UserError, match="--images=6 does not suit mixing or data"):
+    show_data.first_batch(mixed, 6, evaluation=False)
+
+
+def test_evaluation_images_and_their_padding(experiment):
+  batch = show_data.first_batch(experiment, 12, evaluation=True)
+  texts = show_data.captions(batch, image_files.CLASS_NAMES)
+  assert sorted(texts[:9]) == sorted(image_files.CLASS_NAMES * 3)
+  assert texts[9:] == ["padding"] * 3
+
+
+def test_images_of_several_labels_and_bad_ones():
+  batch = {
+    "labels": np.array([[0, 2], [1, -1], [-1, -1]]),
+    "weight": np.array([1, 1, 0]),
+    "id": np.arange(3),
+  }
+  found = show_data.captions(batch, image_files.CLASS_NAMES)
+  assert found == ["ant, cat", "bee", "cannot be decoded"]
+
+
+def test_the_command(experiment, tmp_path, capsys):
+  show_data._define_flags()
+  try:
+    with flagsaver.flagsaver():
+      path = tmp_path / "new" / "sheet.png"
+      overrides = parse_arguments(
+        [
+          "show_data",
+          "--config=train/configs/demo_pretrain.py",
+          f"--out={path}",
+          "--images=6",
+          "--columns=2",
+          f"--config.data.path={experiment.data.path}",
+          "--config.data.num_classes=3",
+          "--config.data.rand_augment_layers=4",
+        ]
+      )
+      show_data.main(overrides)
+  finally:
+    for name in ("config", "out", "images", "columns", "evaluation"):
+      delattr(flags.FLAGS, name)
+  assert capsys.readouterr().out == (
+    f"{path}: 6 images of train at 32 px, in the order of seed 0: crops of 70% to 100% of the "
+    "area, half of them mirrored, RandAugment with 4 layers of magnitude 10\n"
+  )
+  with Image.open(path) as sheet:
+    assert sheet.size == (6 + 2 * 134, 6 + 3 * 164)

@@ -1,0 +1,329 @@
+"""Hugging Face's parquet files as a source: a column of images and one of labels.
+
+The metadata that `datasets` writes say which columns these are and name the classes. Other parquet
+files need one column with the bytes of images, or a struct that has them as `bytes`, and one with
+whole numbers, names, or lists of these. A word of a file's path, as in
+`train-00000-of-00294.parquet`, tells the split.
+
+A row group is read as a whole, so its images are stored one after the other.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import json
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from nfnet.errors import UserError, format_count, quoted, short_text, shortened
+from nfnet.foreign_files.regular_files import open_regular
+from nfnet.images.headers import ENCODED_BYTES_MAX, BadImageError
+from train.data.sources.images import Container
+from train.data.sources.labeling import Labeled, make_source, without_unlabeled_splits
+from train.data.sources.shard_files import find_files, splits_of_files
+from train.data.sources.source import Options, Source, SourceImage, UnreadableImageError
+from train.data.sources.tars.class_tars import progress_bar
+
+_LABEL_NAMES = ("label", "labels", "class", "class_name", "category")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Columns:
+  """The columns that make examples.
+
+  Attributes:
+    image: name of the column with the images.
+    is_struct: whether its bytes are the field `bytes` of a struct.
+    label: name of the column with the labels.
+    class_names: names of the classes, if the metadata has them.
+  """
+
+  image: str
+  is_struct: bool
+  label: str
+  class_names: tuple[str, ...]
+
+  @property
+  def image_path(self) -> str:
+    """Path of the bytes in the schema."""
+    return f"{self.image}.bytes" if self.is_struct else self.image
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ParquetImage(SourceImage):
+  """An image in a row of a parquet file.
+
+  Attributes:
+    name: the file and the row in it.
+    labels: class indices.
+    container: the file.
+    columns: where the bytes are.
+    row_group: index of the row group.
+    row: index of the row in the row group.
+    size_bytes: mean length of the images of the row group.
+    group: the file and the row group.
+    problem: why it has no label; empty if it has one.
+  """
+
+  name: str
+  labels: tuple[int, ...]
+  container: Container
+  columns: _Columns
+  row_group: int
+  row: int
+  size_bytes: int
+  group: str
+  problem: str = ""
+
+  def fingerprint(self) -> bytes:
+    """Returns bytes that differ whenever a different image would be stored."""
+    place = f"{self.container.fingerprint()} {self.columns.image_path} {self.row_group} {self.row}"
+    return os.fsencode(f"{self.name} {self.labels} {place}{self.problem}")
+
+  def read(self) -> bytes:
+    """Returns the bytes of the image.
+
+    Raises:
+      UnreadableImageError: there are none, or the row group is damaged.
+      BadImageError: it is too large.
+      OSError: the file cannot be read.
+    """
+    if self.problem:
+      raise UnreadableImageError(self.problem)
+    image = _images(self.container.path, self.columns, self.row_group)[self.row].as_py()
+    if not image:
+      raise UnreadableImageError("the row has no bytes of an image")
+    if len(image) > ENCODED_BYTES_MAX:
+      raise BadImageError(f"has more than {ENCODED_BYTES_MAX:,} bytes: make the image smaller")
+    return image
+
+
+def read_parquet(source: str, options: Options) -> Source:
+  """Lists the rows of parquet files; of the columns, only the labels are read.
+
+  Args:
+    source: a folder of parquet files, a pattern, or one file.
+    options: what the user says; `image_field` and `label_field` are columns.
+
+  Raises:
+    UserError: pyarrow is not installed, a file is damaged, or columns cannot be told.
+    OSError: a file cannot be read.
+  """
+  root, names = find_files(source, ".parquet", options.excluded)
+  splits = splits_of_files(names, source)
+  images: list[Labeled] = []
+  columns = None
+  containers = [Container.of(os.path.join(root, name)) for name in names]
+  with progress_bar(sum(container.size_bytes for container in containers)) as bar:
+    for name, container in zip(names, containers, strict=True):
+      with _open(container.path) as file:
+        found = _find_columns(file, options, container.path)
+        columns = columns or found
+        if found != columns:
+          raise UserError(
+            f"{container.path} has other columns or classes than {names[0]}: give the files of one "
+            "data set"
+          )
+        images += _rows(file, name, splits[name], container, columns)
+      bar.update(container.size_bytes)
+  assert columns is not None
+  images, notes = without_unlabeled_splits(images)
+  how = (
+    f"{format_count(len(names), 'parquet file')}; images are in the column {columns.image}, labels "
+    f"in {columns.label}"
+  )
+  return make_source(
+    images, options, how=how, where=source, class_names=columns.class_names, notes=notes
+  )
+
+
+def _rows(
+  file: Any, name: str, split: str, container: Container, columns: _Columns
+) -> Iterator[Labeled]:
+  row_in_file = 0
+  for row_group in range(file.num_row_groups):
+    metadata = file.metadata.row_group(row_group)
+    sizes = [
+      metadata.column(index).total_uncompressed_size
+      for index in range(metadata.num_columns)
+      if metadata.column(index).path_in_schema == columns.image_path
+    ]
+    size_bytes = sum(sizes) // max(1, metadata.num_rows)
+    labels = _read_column(file, row_group, columns.label, container.path).to_pylist()
+    for row, value in enumerate(labels):
+      label = _labels(value)
+      yield Labeled(
+        split,
+        label,
+        functools.partial(
+          _image,
+          f"{name}/{row_in_file + row:07d}",
+          container,
+          columns,
+          row_group,
+          row,
+          size_bytes,
+          f"{name}/{row_group}",
+          "" if label else f"it has no label, but {quoted(value)}",
+        ),
+      )
+    row_in_file += metadata.num_rows
+
+
+def _image(name, container, columns, row_group, row, size_bytes, group, problem, labels):
+  return ParquetImage(name, labels, container, columns, row_group, row, size_bytes, group, problem)
+
+
+def _labels(value: Any) -> tuple:
+  """Returns the labels in a field; Hugging Face writes -1 where there is none."""
+  values = value if isinstance(value, list) else [value]
+  if all((type(one) is int and one >= 0) or (type(one) is str and one) for one in values):
+    return tuple(values)
+  return ()
+
+
+def _find_columns(file: Any, options: Options, path: str) -> _Columns:
+  types = {field.name: field.type for field in file.schema_arrow}
+  features = _features(file.schema_arrow.metadata or {})
+  images = [name for name, one in features.items() if one.get("_type") == "Image"]
+  images = [name for name in images if name in types]
+  if not images:
+    images = [name for name, one in types.items() if _is_image(one)]
+  image = _choose(images, options.image_field, types, "image", path)
+  if not _is_image(types[image]):
+    raise UserError(
+      f"{path}: the column {shortened(image)} has the type {shortened(str(types[image]))}, must be "
+      "bytes: give --image_field= another one"
+    )
+  labels = [name for name in features if name in types and _class_names(features[name]) is not None]
+  if not labels:
+    labels = [name for name in types if name.lower() in _LABEL_NAMES]
+  label = _choose(labels, options.label_field, types, "label", path)
+  if not _is_label(types[label]):
+    raise UserError(
+      f"{path}: the column {shortened(label)} has the type {shortened(str(types[label]))}, must be "
+      "whole numbers or names: give --label_field= another one"
+    )
+  names = _class_names(features.get(label, {})) or ()
+  return _Columns(image, _is_struct(types[image]), label, tuple(names))
+
+
+def _choose(
+  found: list[str], given: str | None, types: Mapping[str, Any], what: str, path: str
+) -> str:
+  if given is not None:
+    found = [name for name in types if name == given]
+  if len(found) == 1:
+    return found[0]
+  if given is not None:
+    raise UserError(
+      f"{path} has no column {shortened(given)}; it has {shortened(', '.join(types))}"
+    )
+  found_text = f"{len(found)} columns" if found else "no column"
+  columns = shortened(", ".join(found or types))
+  raise UserError(
+    f"{path} has {found_text} of {what}s that can be told: of {columns}, give --{what}_field= one"
+  )
+
+
+def _features(metadata: Mapping[bytes, bytes]) -> dict[str, Any]:
+  """Returns the features that `datasets` has written; none if it has not written the file."""
+  try:
+    features = json.loads(metadata[b"huggingface"])["info"]["features"]
+  except (KeyError, ValueError, TypeError, RecursionError):
+    return {}
+  if not isinstance(features, dict):
+    return {}
+  return {
+    name: {"feature": one[0]} if isinstance(one, list) and one else one
+    for name, one in features.items()
+    if isinstance(one, dict | list)
+  }
+
+
+def _class_names(feature: Any) -> list[str] | None:
+  """Returns the names of a class label or a list of class labels; None for another feature."""
+  while isinstance(feature, dict):
+    if feature.get("_type") == "ClassLabel":
+      names = feature.get("names") or []
+      return names if isinstance(names, list) and all(type(one) is str for one in names) else []
+    feature = feature.get("feature")
+  return None
+
+
+def _is_struct(kind: Any) -> bool:
+  return _pyarrow().types.is_struct(kind)
+
+
+def _is_image(kind: Any) -> bool:
+  types = _pyarrow().types
+  if types.is_struct(kind):
+    index = kind.get_field_index("bytes")
+    return index >= 0 and _is_image(kind.field(index).type)
+  return types.is_binary(kind) or types.is_large_binary(kind)
+
+
+def _is_label(kind: Any) -> bool:
+  types = _pyarrow().types
+  if types.is_list(kind) or types.is_large_list(kind):
+    return _is_label(kind.value_type)
+  if types.is_dictionary(kind):
+    return _is_label(kind.value_type)
+  return types.is_integer(kind) or types.is_string(kind) or types.is_large_string(kind)
+
+
+def _pyarrow() -> Any:
+  try:
+    import pyarrow
+    import pyarrow.parquet
+  except ImportError as error:
+    raise UserError(
+      "parquet files are read by pyarrow, which is not installed: pip install pyarrow"
+    ) from error
+  return pyarrow
+
+
+@contextlib.contextmanager
+def _open(path: str) -> Iterator[Any]:
+  pyarrow = _pyarrow()
+  with open_regular(path) as opened:
+    try:
+      file = pyarrow.parquet.ParquetFile(opened)
+    except (pyarrow.ArrowException, OSError) as error:
+      if isinstance(error, OSError) and error.errno is not None:
+        raise
+      raise UserError(
+        f"{path} is damaged or no parquet file ({short_text(error)}): get it again"
+      ) from error
+    yield file
+
+
+def _read_column(file: Any, row_group: int, column: str, path: str) -> Any:
+  """Returns a column of a row group.
+
+  Raises:
+    UserError: it is damaged.
+    OSError: it cannot be read.
+  """
+  try:
+    table = file.read_row_group(row_group, columns=[column], use_threads=False)
+    return table.column(0).combine_chunks()
+  except (_pyarrow().ArrowException, OSError) as error:
+    # Of damaged data, pyarrow raises OSError without a number.
+    if isinstance(error, OSError) and error.errno is not None:
+      raise
+    raise UserError(
+      f"{path}: row group {row_group} is damaged ({short_text(error)}): get the file again"
+    ) from error
+
+
+@functools.lru_cache(maxsize=1)
+def _images(path: str, columns: _Columns, row_group: int) -> Any:
+  """Returns the images of a row group; the one before is read for most calls."""
+  try:
+    with _open(path) as file:
+      found = _read_column(file, row_group, columns.image_path, path)
+  except UserError as error:
+    raise UnreadableImageError(str(error)) from error
+  return found.field("bytes") if columns.is_struct else found
