@@ -8,7 +8,7 @@ import concurrent.futures
 import dataclasses
 import itertools
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -17,47 +17,94 @@ from tqdm import tqdm
 
 from nfnet.activations import Numerics
 from nfnet.errors import UserError, escaped
-from nfnet.images.decoding import BadImageError, decode_image, read_image_file
-from nfnet.images.normalization import normalize
-from nfnet.images.resizing import EvaluationResize, resize_and_center_crop
-from nfnet.model import NFNet, apply
+from nfnet.images.preprocessing import RESIZE, RESIZE_MARGIN, Picture, preprocess
+from nfnet.images.resizing import EvaluationResize
+from nfnet.model import NFNet, Parameters, apply
 from nfnet.prediction.result_files import Outcome, Prediction
 from nfnet.variants import get_variant
-from nfnet.weights.load import load_weights
+from nfnet.weights.load import load_weights, trained_formulas
 
 _DECODING_THREADS_MAX = 16
-# Paper B's evaluation, for weights that do not say how they were evaluated.
-_RESIZE_MARGIN = 32
-_RESIZE: EvaluationResize = "squash"
+_TOP = 5
 # Of checkpoints that were saved before it could be chosen.
 _OLD_RESIZE: EvaluationResize = "shorter_side"
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Classifier:
-  """Holds a network with its weights, and how images are prepared for it.
+  """Holds a network with its weights, and how pictures are prepared for it.
 
   Attributes:
-    logits: compiled function from normalized float32 [n, height, width, 3] to float32 [n, classes].
+    model: the network.
+    parameters: parameters of the network.
     pixels: side of the images.
     resize: way of resizing images, see `nfnet.images.resizing`.
     resize_margin: number of pixels by which a resized image exceeds `pixels`.
-    num_classes: width of the classifier.
     class_names: one name for each class, or None.
     is_multi_label: whether classes are independent of each other, as a sigmoid loss makes them.
   """
 
-  logits: Callable[[np.ndarray], jax.Array]
+  model: NFNet
+  parameters: Parameters = dataclasses.field(repr=False)
   pixels: int
   resize: EvaluationResize
   resize_margin: int
-  num_classes: int
-  class_names: Sequence[str] | None
+  class_names: Sequence[str] | None = dataclasses.field(repr=False)
   is_multi_label: bool
+
+  def preprocess(self, pictures: Picture | Iterable[Picture]) -> np.ndarray:
+    """Returns pictures as the network was evaluated with them: float32 [n, pixels, pixels, 3].
+
+    Args:
+      pictures: one picture or several, see `nfnet.images.preprocessing.preprocess`.
+
+    Raises:
+      UserError: a file is missing or is not a valid image.
+      ValueError: a picture is of another kind.
+    """
+    return preprocess(pictures, self.pixels, resize=self.resize, resize_margin=self.resize_margin)
+
+  def logits(self, images: np.ndarray | jax.Array) -> jax.Array:
+    """Returns float32 [n, classes] for normalized images [n, height, width, 3]; it is compiled.
+
+    Raises:
+      ValueError: `images` are of another kind or not normalized.
+    """
+    return apply(self.model, self.parameters, images)
+
+  def probabilities(self, logits: np.ndarray | jax.Array) -> np.ndarray:
+    """Returns float32 of the shape of `logits`: a softmax, or sigmoids if `is_multi_label`."""
+    function = jax.nn.sigmoid if self.is_multi_label else jax.nn.softmax
+    return np.asarray(function(jnp.asarray(logits)))
+
+  def top(self, logits: np.ndarray | jax.Array, count: int = _TOP) -> list[Prediction]:
+    """Returns index, name and probability of the most probable classes of one image, best first.
+
+    A class without a name is called "class 0" or the like, by its place in the classifier.
+
+    Args:
+      logits: logits of one image, [classes].
+      count: number of classes.
+
+    Raises:
+      ValueError: the logits are not those of one image, or not finite.
+    """
+    if np.shape(logits) != (self.model.num_classes,):
+      raise ValueError(
+        f"logits have shape {list(np.shape(logits))}; must be [{self.model.num_classes}]: give "
+        "those of one image, such as logits[0]"
+      )
+    if not np.isfinite(logits).all():
+      raise ValueError("the logits are not finite; the weights or the input are not sound")
+    probabilities, names = self.probabilities(logits), self.class_names
+    return [
+      Prediction(i, names[i] if names else f"class {i}", float(probabilities[i]))
+      for i in np.argsort(-probabilities, kind="stable")[:count].tolist()
+    ]
 
 
 def load_classifier(
-  path: str,
+  path: str | os.PathLike,
   *,
   variant: str | None = None,
   activation: str | None = None,
@@ -81,58 +128,43 @@ def load_classifier(
 
   Raises:
     UserError: the weights cannot be read or do not fit the other arguments.
+    ValueError: there is no such variant, activation or numerics.
   """
+  path = os.fspath(path)
+  if variant is not None:
+    get_variant(variant)
   weights = load_weights(path, variant)
   metadata = weights.metadata or {}
-  model_settings, data_settings, loss_settings = (
-    metadata.get("experiment", {}).get(section, {}) for section in ("model", "data", "loss")
+  data_settings, loss_settings = (
+    metadata.get("experiment", {}).get(section, {}) for section in ("data", "loss")
   )
   formulas = {"activation": activation or "gelu", "numerics": numerics or "released"}
-  if weights.metadata is not None:
-    trained = {"activation": "gelu", "numerics": "released", **model_settings}
+  if (trained := trained_formulas(weights)) is not None:
     for flag, asked in (("activation", activation), ("numerics", numerics)):
       if asked not in (None, trained[flag]):
         raise UserError(f"weights {path!r} were trained with --{flag}={trained[flag]}, not {asked}")
-      formulas[flag] = trained[flag]
+    formulas = trained
   model = NFNet(weights.variant, weights.num_classes, bottleneck=weights.bottleneck, **formulas)
-  parameters = jax.tree.map(jnp.asarray, weights.parameters)
-  compiled = jax.jit(lambda parameters, images: apply(model, parameters, images))
   own_pixels = get_variant(weights.variant).test_pixels
   return Classifier(
-    logits=lambda images: compiled(parameters, images),
+    model=model,
+    parameters=jax.tree.map(jnp.asarray, weights.parameters),
     pixels=pixels or data_settings.get("evaluation_pixels", own_pixels),
     resize=resize
-    or data_settings.get("evaluation_resize", _OLD_RESIZE if weights.metadata else _RESIZE),
-    resize_margin=data_settings.get("evaluation_resize_margin", _RESIZE_MARGIN),
-    num_classes=weights.num_classes,
+    or data_settings.get("evaluation_resize", _OLD_RESIZE if weights.metadata else RESIZE),
+    resize_margin=data_settings.get("evaluation_resize_margin", RESIZE_MARGIN),
     class_names=weights.class_names,
     is_multi_label=loss_settings.get("kind") == "sigmoid",
-  )
-
-
-def read_image(path: str, classifier: Classifier) -> np.ndarray:
-  """Returns an image as the network needs it: normalized float32 [pixels, pixels, 3].
-
-  Raises:
-    UserError: the file is missing or is not a valid image.
-  """
-  try:
-    image = decode_image(read_image_file(path))
-  except OSError as error:
-    raise UserError(f"image {path!r} cannot be read: {error.strerror}") from error
-  except BadImageError as error:
-    raise UserError(f"image {path!r} cannot be decoded: {error}") from error
-  return normalize(
-    resize_and_center_crop(image, classifier.pixels, classifier.resize_margin, classifier.resize)
   )
 
 
 def read_images(
   paths: Iterable[str], classifier: Classifier, *, ahead: int
 ) -> Iterator[np.ndarray | UserError]:
-  """Yields what `read_image` returns or raises for each path, in order.
+  """Yields each image as the network needs it, float32 [pixels, pixels, 3], in order.
 
-  Threads read images in advance while the network computes others.
+  An image that is missing or not valid is an error in its place. Threads read images in advance
+  while the network computes others.
 
   Args:
     paths: paths of image files.
@@ -142,9 +174,10 @@ def read_images(
 
   def read_or_error(path: str) -> np.ndarray | UserError:
     try:
-      return read_image(path, classifier)
+      (image,) = classifier.preprocess(path)
     except UserError as error:
       return error
+    return image
 
   threads = min(os.cpu_count() or 1, _DECODING_THREADS_MAX)
   pool = concurrent.futures.ThreadPoolExecutor(threads, thread_name_prefix="image reader")
@@ -198,7 +231,7 @@ def _padded_logits(
 ) -> np.ndarray:
   """Returns the logits of at most `batch_size` images, or an empty array of none."""
   if not images:
-    return np.empty((0, classifier.num_classes), np.float32)
+    return np.empty((0, classifier.model.num_classes), np.float32)
   padding = [np.zeros_like(images[0])] * (batch_size - len(images))
   return np.asarray(classifier.logits(np.stack([*images, *padding])))[: len(images)]
 
@@ -216,17 +249,10 @@ def outcome_of(
   """
   if isinstance(logits, UserError):
     return Outcome(image, None, (), str(logits))
-  if not np.isfinite(logits).all():
-    reason = "the logits are not finite; the weights or the input are not sound"
-    return Outcome(image, logits, (), reason)
-  function = jax.nn.sigmoid if classifier.is_multi_label else jax.nn.softmax
-  probabilities = np.asarray(function(jnp.asarray(logits)))
-  names = classifier.class_names
-  best = np.argsort(-probabilities, kind="stable")[:top].tolist()
-  predictions = (
-    Prediction(i, names[i] if names else f"class {i}", float(probabilities[i])) for i in best
-  )
-  return Outcome(image, logits, tuple(predictions), None)
+  try:
+    return Outcome(image, logits, tuple(classifier.top(logits, top)), None)
+  except ValueError as error:
+    return Outcome(image, logits, (), str(error))
 
 
 def as_text(outcome: Outcome) -> str:

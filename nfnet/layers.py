@@ -18,9 +18,26 @@ import kernels
 from nfnet.activations import ScaledActivation
 
 
-def declare(*shape: int) -> nnx.Param:
+class Parameter(nnx.Param):
+  """Holds a parameter's shape until `nfnet.model.bind` or `apply` gives it a value."""
+
+  def __getitem__(self, index: Any) -> Array:
+    """Returns the value, or a part of it.
+
+    Raises:
+      ValueError: there is no value.
+    """
+    if isinstance(self.get_value(), jax.ShapeDtypeStruct):
+      raise ValueError(
+        "the network declares the shapes of its parameters and holds no values: call "
+        "nfnet.apply(model, parameters, images), or nfnet.bind(model, parameters)(images)"
+      )
+    return super().__getitem__(index)
+
+
+def declare(*shape: int) -> Parameter:
   """Returns a float32 parameter without a value."""
-  return nnx.Param(jax.ShapeDtypeStruct(shape, jnp.float32))
+  return Parameter(jax.ShapeDtypeStruct(shape, jnp.float32))
 
 
 class ScaledWSConv(nnx.Module):

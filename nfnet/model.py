@@ -9,12 +9,17 @@ it or, on request, of timm. There are a few deliberate differences from that cod
 - F+ has a bottleneck of 192 channels in its first stage unless told otherwise (`variants.py`).
 """
 
+import functools
 import itertools
+import math
+import numbers
+import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
@@ -23,11 +28,15 @@ from kernels.scaled_ws_conv.reference import activate
 from nfnet.activations import Numerics, ScaledActivation, scaled_activation
 from nfnet.block import Block
 from nfnet.block_arrangement import BLOCKS, arrange_blocks, block_key, is_stacked
+from nfnet.errors import format_count, quoted
+from nfnet.images.network_input import check_network_input
 from nfnet.layers import Linear, ScaledWSConv
 from nfnet.stochastic_depth import draw_kept_branches, dropout
 from nfnet.variants import Bottleneck, get_variant
 
 BlockExecution = Literal["scan", "unrolled"]
+Images = Float[Array | np.ndarray, "n height width 3"]
+"""Normalized images (`nfnet.images.normalization`)."""
 Parameters = Mapping[str, Any]
 """Nested dictionaries of float32 arrays, by name."""
 
@@ -80,6 +89,9 @@ class Stem(nnx.Module):
 class NFNet(nnx.Module):
   """Holds the structure of a normalizer-free network; `apply` runs it with parameter values.
 
+  What its arguments were can be read from the attributes `variant`, `num_classes`,
+  `activation_name`, `numerics` and `bottleneck`.
+
   Args:
     variant: name from `nfnet.variants.VARIANTS`.
     num_classes: width of the classifier.
@@ -117,12 +129,24 @@ class NFNet(nnx.Module):
     compute_dtype: jnp.dtype = jnp.float32,
     implementation: kernels.Implementation = "reference",
   ):
-    if block_execution not in ("scan", "unrolled"):
-      raise ValueError(f'{block_execution=}: must be "scan" or "unrolled"')
-    if numerics not in ("released", "timm"):
-      raise ValueError(f'{numerics=}: must be "released" or "timm"')
+    _check_choice("block_execution", block_execution, get_args(BlockExecution))
+    _check_choice("numerics", numerics, get_args(Numerics))
+    _check_choice("implementation", implementation, get_args(kernels.Implementation))
+    for name, rate in (
+      ("stochastic_depth_rate", stochastic_depth_rate),
+      ("dropout_rate", 0.0 if dropout_rate is None else dropout_rate),
+    ):
+      if not isinstance(rate, numbers.Real) or not 0 <= rate < 1:
+        raise ValueError(f"{name}={quoted(rate)}: must be a number of at least 0 and below 1")
+    if not jnp.issubdtype(compute_dtype, jnp.floating):
+      raise ValueError(f"compute_dtype={jnp.dtype(compute_dtype)}: must be a floating-point type")
     shape = get_variant(variant)
     common = dict(standardization=numerics, implementation=implementation)
+    self.variant = variant
+    self.num_classes = _checked_num_classes(num_classes)
+    self.activation_name = activation
+    self.numerics = numerics
+    self.bottleneck = bottleneck
     self.activation = scaled_activation(activation, numerics)
     self.implementation = implementation
     self.compute_dtype = jnp.dtype(compute_dtype)
@@ -152,38 +176,94 @@ class NFNet(nnx.Module):
     self.final_conv = ScaledWSConv(
       shape.stage_channels[3], shape.head_channels, filter_pixels=1, **common
     )
-    self.classifier = Linear(shape.head_channels, num_classes)
+    self.classifier = Linear(shape.head_channels, self.num_classes)
+
+  def __str__(self) -> str:
+    """Returns the arguments that are not the default, and the size."""
+    arguments = [f'"{self.variant}"', f"num_classes={self.num_classes}"]
+    for name, value, default in (
+      ("activation", self.activation_name, "gelu"),
+      ("numerics", self.numerics, "released"),
+      ("bottleneck", self.bottleneck, "paper"),
+      ("compute_dtype", str(self.compute_dtype), "float32"),
+      ("implementation", self.implementation, "reference"),
+    ):
+      if value != default:
+        arguments.append(f'{name}="{value}"')
+    count = sum(math.prod(shape.shape) for shape in jax.tree.leaves(parameter_shapes(self)))
+    blocks = format_count(len(self.betas), "block")
+    return f"NFNet({', '.join(arguments)}): {blocks}, {format_count(count, 'parameter')}"
+
+  # The one of NNX takes pages, and counts equal blocks once.
+  __repr__ = __str__
 
   def __call__(
     self,
-    images: Float[Array, "n height width 3"],
+    images: Images,
     *,
     keys: Key[Array, " n"] | None = None,
   ) -> Float[Array, "n classes"]:
-    """Returns logits in float32.
+    """Returns logits in float32, of a network that `bind` has given its values.
 
     Args:
       images: normalized images (`nfnet.images.normalization`).
       keys: one key for each example, which turns dropout and stochastic depth on for training;
         None for inference.
+
+    Raises:
+      ValueError: the network has no values, or `images` or `keys` are of another kind.
     """
+    check_network_input(images)
+    if keys is not None and np.shape(keys) != images.shape[:1]:
+      raise ValueError(
+        f"keys have shape {list(np.shape(keys))} for {format_count(len(images), 'image')}; give "
+        f"one key for each: jax.random.split(jax.random.key(SEED), {len(images)})"
+      )
     x = images
     for segment in segments(self, images.shape[0], keys=keys):
       x = segment.run(self, x)
     return x
 
-  def features(self, images: Float[Array, "n height width 3"]) -> Float[Array, "n c"]:
+  def pooled_features(self, images: Images) -> Float[Array, "n c"]:
     """Returns the classifier's input in float32: the last activations, averaged over space.
 
     Args:
       images: normalized images (`nfnet.images.normalization`).
+
+    Raises:
+      ValueError: the network has no values, or `images` are of another kind.
     """
-    x = images
-    *before_head, _ = segments(self, images.shape[0], keys=None)
-    for segment in before_head:
-      x = segment.run(self, x)
+    *_, x = self._outputs_before_head(images)
     with jax.named_scope("head"):
       return self._pooled(x, images.shape[0])
+
+  def stage_features(self, images: Images) -> list[Float[Array, "n h w c"]]:
+    """Returns the output of each of the four stages, in float32 and NHWC.
+
+    Height and width are those of the images divided by 4, 8, 16 and 32 and rounded up.
+
+    Args:
+      images: normalized images (`nfnet.images.normalization`).
+
+    Raises:
+      ValueError: the network has no values, or `images` are of another kind.
+    """
+    _, *outputs = self._outputs_before_head(images)
+    # A stage may be several runs of blocks, of which the last one ends it.
+    ends = dict(zip(self.stages, outputs, strict=True))
+    return [
+      jnp.transpose(x[:, :, : len(images)], (2, 0, 1, 3)).astype(jnp.float32) for x in ends.values()
+    ]
+
+  def _outputs_before_head(self, images: Images) -> list[Float[Array, "h w padded_n c"]]:
+    """Returns the outputs of the stem and of each run of blocks."""
+    check_network_input(images)
+    *before_head, _ = segments(self, images.shape[0], keys=None)
+    outputs, x = [], images
+    for segment in before_head:
+      x = segment.run(self, x)
+      outputs.append(x)
+    return outputs
 
   def _run_stem(self, images: Float[Array, "n height width 3"]) -> Float[Array, "h w padded_n c"]:
     # Padding once here saves every kernel from padding its operands and slicing its results.
@@ -247,6 +327,21 @@ class NFNet(nnx.Module):
   def block_keys(self) -> tuple[str, ...]:
     """Returns the keys for `arrange_blocks` with which `apply` has nothing to stack."""
     return tuple(map(block_key, self.runs))
+
+
+def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+  if value not in choices:
+    raise ValueError(f"{name}={quoted(value)}: must be {' or '.join(map(repr, choices))}")
+
+
+def _checked_num_classes(num_classes: Any) -> int:
+  try:
+    count = operator.index(num_classes)
+  except TypeError:
+    count = 0
+  if count < 1 or isinstance(num_classes, bool):
+    raise ValueError(f"num_classes={quoted(num_classes)}: must be a whole number of at least 1")
+  return count
 
 
 def _ranges_of_equals(values: Iterable[Any]) -> Iterator[range]:
@@ -332,14 +427,30 @@ def parameter_name(path: tuple[Any, ...]) -> str:
   return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
+def bind(model: NFNet, parameters: Parameters) -> NFNet:
+  """Returns a network that holds values, and is called with images only.
+
+  Args:
+    model: structure of the network, which stays as it is.
+    parameters: arrays as for `apply`.
+
+  Raises:
+    ValueError: a parameter is missing, superfluous, or of another shape or kind.
+  """
+  _check_parameters(model, parameters)
+  return _bound(model, arrange_blocks(parameters, model.block_keys))
+
+
 def apply(
   model: NFNet,
   parameters: Parameters,
-  images: Float[Array, "n height width 3"],
+  images: Images,
   *,
   keys: Key[Array, " n"] | None = None,
 ) -> Float[Array, "n classes"]:
   """Returns logits in float32, as a pure function of parameters and images (`NFNet.__call__`).
+
+  It is compiled when it is called, unless it is part of a program that is being traced.
 
   Args:
     model: structure of the network.
@@ -349,9 +460,10 @@ def apply(
     keys: one key for each example in training; None for inference.
 
   Raises:
-    ValueError: a parameter is missing or superfluous.
+    ValueError: a parameter is missing, superfluous, or of another shape or kind than the network's,
+      or `images` or `keys` are of another kind.
   """
-  return _with_parameters(model, parameters)(images, keys=keys)
+  return _run(NFNet.__call__, model, parameters, images, keys=keys)
 
 
 def apply_segment(model: NFNet, segment: Segment, parameters: Parameters, x: Array) -> Array:
@@ -367,10 +479,8 @@ def apply_segment(model: NFNet, segment: Segment, parameters: Parameters, x: Arr
   return segment.run(_bound(model, parameters), x)
 
 
-def apply_features(
-  model: NFNet, parameters: Parameters, images: Float[Array, "n height width 3"]
-) -> Float[Array, "n c"]:
-  """Returns features for inference in float32, as a pure function (`NFNet.features`).
+def pooled_features(model: NFNet, parameters: Parameters, images: Images) -> Float[Array, "n c"]:
+  """Returns the classifier's input in float32, as a pure function (`NFNet.pooled_features`).
 
   Args:
     model: structure of the network.
@@ -378,9 +488,54 @@ def apply_features(
     images: normalized images (`nfnet.images.normalization`).
 
   Raises:
-    ValueError: a parameter is missing or superfluous.
+    ValueError: as in `apply`.
   """
-  return _with_parameters(model, parameters).features(images)
+  return _run(NFNet.pooled_features, model, parameters, images)
+
+
+def stage_features(
+  model: NFNet, parameters: Parameters, images: Images
+) -> list[Float[Array, "n h w c"]]:
+  """Returns the output of each stage in float32, as a pure function (`NFNet.stage_features`).
+
+  Args:
+    model: structure of the network.
+    parameters: arrays as for `apply`.
+    images: normalized images (`nfnet.images.normalization`).
+
+  Raises:
+    ValueError: as in `apply`.
+  """
+  return _run(NFNet.stage_features, model, parameters, images)
+
+
+def _run(
+  method: Callable[..., Any],
+  model: NFNet,
+  parameters: Parameters,
+  images: Any,
+  **arguments: Key[Array, " n"] | None,
+) -> Any:
+  """Calls a method of the network with values, compiled if it is not part of a larger program."""
+  arrays = (parameters, images, arguments)
+  if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(arrays)):
+    return method(bind(model, parameters), images, **arguments)
+  # Only here are the values at hand. Operation by operation, a network would take many times as
+  # long as it takes to compile.
+  _check_parameters(model, parameters)
+  check_network_input(images)
+  return _compiled(method, model, *arrays)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _compiled(
+  method: Callable[..., Any],
+  model: NFNet,
+  parameters: Parameters,
+  images: Images,
+  arguments: dict[str, Key[Array, " n"] | None],
+) -> Any:
+  return method(bind(model, parameters), images, **arguments)
 
 
 def standardized(model: NFNet, parameters: Parameters, *, gradient_dtype: jnp.dtype) -> Parameters:
@@ -413,14 +568,6 @@ def standardized(model: NFNet, parameters: Parameters, *, gradient_dtype: jnp.dt
   return {**parameters, BLOCKS: blocks, "final_conv": final_conv}
 
 
-def _with_parameters(model: NFNet, parameters: Parameters) -> NFNet:
-  needed = parameter_shapes(model)
-  if any(map(is_stacked, parameters.get(BLOCKS, ()))):
-    needed = arrange_blocks(needed, model.block_keys)
-  _check_names(parameters, needed)
-  return _bound(model, arrange_blocks(parameters, model.block_keys))
-
-
 def _bound(model: NFNet, arranged: Parameters) -> NFNet:
   """Returns the network with values for those of its parameters that are given."""
   positions = {key: position for position, key in enumerate(model.block_keys)}
@@ -430,15 +577,48 @@ def _bound(model: NFNet, arranged: Parameters) -> NFNet:
   return nnx.merge(graph, state)
 
 
-def _check_names(parameters: Parameters, needed: Parameters) -> None:
-  def names(tree):
-    leaves = jax.tree.leaves_with_path(
-      tree, is_leaf=lambda leaf: isinstance(leaf, kernels.StandardizedFilters)
+def _check_parameters(model: NFNet, parameters: Parameters) -> None:
+  """Raises a ValueError if the parameters are not those of the network."""
+  if not isinstance(parameters, Mapping):
+    raise ValueError(
+      f"parameters are a value of type {type(parameters).__name__}; must be nested dictionaries, "
+      "from nfnet.load or nfnet.initial_parameters"
     )
-    return {parameter_name(path) for path, _ in leaves}
-
+  needed = parameter_shapes(model)
+  if any(map(is_stacked, parameters.get(BLOCKS, ()))):
+    needed = arrange_blocks(needed, model.block_keys)
+  given, needed = _by_name(parameters), _by_name(needed)
   # NNX would leave a missing parameter without a value, which fails later, inside an op.
-  if missing := sorted(names(needed) - names(parameters)):
-    raise ValueError(f"parameters lack {missing[0]} ({len(missing)} are missing)")
-  if superfluous := sorted(names(parameters) - names(needed)):
-    raise ValueError(f"parameters have {superfluous[0]}, which the network does not have")
+  if missing := sorted(needed.keys() - given.keys()):
+    raise ValueError(
+      f"parameters lack {missing[0]} ({len(missing)} are missing), so they are not those of {model}"
+    )
+  if superfluous := sorted(given.keys() - needed.keys()):
+    raise ValueError(
+      f"parameters have {quoted(superfluous[0])} ({len(superfluous)} are superfluous), which is "
+      f"not in {model}"
+    )
+  for name, value in given.items():
+    if isinstance(value, kernels.StandardizedFilters):
+      continue
+    if isinstance(value, jax.ShapeDtypeStruct):
+      raise ValueError(
+        f"{name} has a shape and no value: nfnet.initial_parameters(model, SEED) draws values"
+      )
+    shape = needed[name].shape
+    if np.shape(value) != shape:
+      cure = ""
+      if name.startswith(CLASSIFIER) and np.ndim(value) == len(shape):
+        cure = f"; the parameters are of a network with num_classes={np.shape(value)[-1]}"
+      raise ValueError(
+        f"{name} has shape {list(np.shape(value))}; must be {list(shape)} in {model}{cure}"
+      )
+    if not jnp.issubdtype(jnp.result_type(value), jnp.floating):
+      raise ValueError(f"{name} is {jnp.result_type(value)}; parameters must be float32")
+
+
+def _by_name(parameters: Parameters) -> dict[str, Any]:
+  leaves = jax.tree.leaves_with_path(
+    parameters, is_leaf=lambda leaf: isinstance(leaf, kernels.StandardizedFilters)
+  )
+  return {parameter_name(path): value for path, value in leaves}

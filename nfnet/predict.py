@@ -24,6 +24,7 @@ import dataclasses
 import sys
 import time
 import typing
+import warnings
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -34,6 +35,7 @@ from nfnet.activations import ACTIVATIONS, Numerics
 from nfnet.command_line import run_main
 from nfnet.errors import UserError, format_count
 from nfnet.foreign_files.regular_files import open_regular
+from nfnet.images.network_input import check_network_input
 from nfnet.images.resizing import EvaluationResize
 from nfnet.inference import (
   Classifier,
@@ -73,7 +75,30 @@ def read_inputs(path: str) -> np.ndarray:
       f"inputs {path!r} are {inputs.dtype} {list(inputs.shape)}; "
       "must be float32 [images, height, width, 3], normalized, not empty"
     )
+  try:
+    # If the first is of another kind, all are; `checked_inputs` looks at the others.
+    check_network_input(inputs[:1])
+  except ValueError as error:
+    raise UserError(f"inputs {path!r}: {error}") from error
   return inputs
+
+
+def checked_inputs(path: str, inputs: np.ndarray) -> Iterator[np.ndarray | UserError]:
+  """Yields each image, or an error in its place if it is not normalized.
+
+  Args:
+    path: path of the file.
+    inputs: float32 [n, height, width, 3].
+  """
+  for i, image in enumerate(inputs):
+    try:
+      # The network warns of what is doubtful.
+      with warnings.catch_warnings(action="ignore"):
+        check_network_input(image[None])
+    except ValueError as error:
+      yield UserError(f"inputs {path!r}, image {i}: {error}")
+    else:
+      yield image
 
 
 def _define_flags() -> None:
@@ -147,7 +172,8 @@ def main(argv: list[str]) -> None:
       read_images(paths, classifier, ahead=_BATCHES_AHEAD * arguments.batch_size),
     )
   else:
-    names, images = [f"{arguments.inputs}[{i}]" for i in range(len(inputs))], iter(inputs)
+    names = [f"{arguments.inputs}[{i}]" for i in range(len(inputs))]
+    images = checked_inputs(arguments.inputs, inputs)
   with contextlib.ExitStack() as opened:
     files = _open_files(opened, classifier, len(names))
     if classifier.class_names is None and not arguments.logits_out:
@@ -162,7 +188,7 @@ def main(argv: list[str]) -> None:
 def _with_names(classifier: Classifier, path: str, weights: str) -> Classifier:
   if classifier.class_names is not None:
     raise UserError(f"--class_names_file={path}: weights {weights!r} name their classes themselves")
-  names = read_names_file(path, classifier.num_classes)
+  names = read_names_file(path, classifier.model.num_classes)
   return dataclasses.replace(classifier, class_names=names)
 
 
@@ -171,14 +197,14 @@ def _open_files(
 ) -> list[Write]:
   """Opens the files that the flags name, and returns the functions that write to them."""
   arguments = flags.FLAGS
-  top = min(arguments.top, classifier.num_classes)
+  top = min(arguments.top, classifier.model.num_classes)
   files = []
   if arguments.json:
     files.append(json_file(arguments.json, arguments.weights))
   if arguments.csv:
     files.append(csv_file(arguments.csv, top))
   if arguments.logits_out:
-    files.append(logits_file(arguments.logits_out, num_images, classifier.num_classes))
+    files.append(logits_file(arguments.logits_out, num_images, classifier.model.num_classes))
   return [opened.enter_context(file) for file in files]
 
 

@@ -180,8 +180,8 @@ def get_variant(name: str) -> Variant:
   Raises:
     ValueError: there is no such variant; the message names the nearest.
   """
-  if name not in VARIANTS:
-    near = difflib.get_close_matches(name[:20].upper(), VARIANTS, n=1, cutoff=0.0)[0]
+  if not isinstance(name, str) or name not in VARIANTS:
+    near = difflib.get_close_matches(str(name)[:20].upper(), VARIANTS, n=1, cutoff=0.0)[0]
     raise ValueError(
       f"unknown variant {quoted(name)}; nearest: {near}; choose one of {', '.join(VARIANTS)}"
     )

@@ -82,6 +82,18 @@ def read_image_file(path: str | os.PathLike[str]) -> bytes:
     raise
 
 
+def image_to_array(image: Image.Image) -> np.ndarray:
+  """Converts an image of Pillow as those of files are converted.
+
+  Args:
+    image: image of any mode; one that is opened and not yet read is read now.
+
+  Returns:
+    uint8 [height, width, 3], RGB.
+  """
+  return _to_rgb(image, 1)
+
+
 @contextlib.contextmanager
 def _one_large_image_at_a_time(header: Header) -> Iterator[None]:
   with _large_image if header.decoding_bytes > _LARGE_BYTES else contextlib.nullcontext():

@@ -13,7 +13,8 @@ def normalize(images: Any) -> Any:
   """Subtracts the channels' means and divides by their standard deviations.
 
   Args:
-    images: uint8 [..., height, width, 3], NumPy or JAX; computed where the array lives.
+    images: uint8 [..., height, width, 3], or floats from 0 to 255, NumPy or JAX; computed where the
+      array lives.
 
   Returns:
     float32 of the same shape.

@@ -1,15 +1,20 @@
 """Loads weights from files: released haiku trees, timm's `dm_nfnet_f*`, this project's checkpoints.
 
-`load_weights` reads all of these, `load_checkpoint` checkpoints only.
+`load_weights` reads all of these, `load_checkpoint` checkpoints only. `load` returns no more than
+the parameters.
 """
 
 import dataclasses
 import os
 from typing import Any, get_args
 
+import jax
+import jax.numpy as jnp
+
 from nfnet.activations import ACTIVATIONS, Numerics
 from nfnet.errors import UserError, quoted
 from nfnet.images.resizing import EvaluationResize
+from nfnet.model import NFNet
 from nfnet.system.paths import local_path
 from nfnet.variants import Bottleneck, get_variant
 from nfnet.weights.checkpoint_reader import read_checkpoint
@@ -64,6 +69,56 @@ def load_weights(
   return match_network(
     tensors, layout, variant=variant, bottleneck=bottleneck, source=f"weights {path!r}"
   )
+
+
+def load(
+  path: str | os.PathLike, model: NFNet | None = None, *, prefer_ema: bool = True
+) -> dict[str, Any]:
+  """Returns the parameters in a file or checkpoint, for `nfnet.model.apply`.
+
+  Args:
+    path: see `load_weights`.
+    model: network for which they are; it is compared with the file. None accepts any.
+    prefer_ema: see `load_weights`.
+
+  Returns:
+    Nested dictionaries of float32 arrays on JAX's default device.
+
+  Raises:
+    UserError: the file cannot be read, is refused, or holds parameters of another network.
+  """
+  path = os.fspath(path)
+  weights = load_weights(path, model and model.variant, prefer_ema=prefer_ema)
+  if model is not None:
+    _check_model(weights, model, path)
+  return jax.tree.map(jnp.asarray, weights.parameters)
+
+
+def _check_model(weights: Weights, model: NFNet, path: str) -> None:
+  """Raises a UserError if weights of the model's variant are not the model's."""
+  found = {"num_classes": weights.num_classes, "bottleneck": weights.bottleneck}
+  needed = {"num_classes": model.num_classes, "bottleneck": model.bottleneck}
+  if model.variant[-1] != "+":
+    # Both bottlenecks are the same there.
+    del found["bottleneck"]
+  if (trained := trained_formulas(weights)) is not None:
+    found |= trained
+    needed |= {"activation": model.activation_name, "numerics": model.numerics}
+  for name, value in found.items():
+    if value != needed[name]:
+      raise UserError(
+        f"weights {path!r} have {name}={value!r}, the network has {needed[name]!r}: build it with "
+        f"NFNet({model.variant!r}, {', '.join(f'{key}={one!r}' for key, one in found.items())})"
+      )
+
+
+def trained_formulas(weights: Weights) -> dict[str, str] | None:
+  """Returns activation and numerics that a checkpoint was trained with; None for other files."""
+  if weights.metadata is None:
+    return None
+  settings = {"activation": "gelu", "numerics": "released"}
+  trained = weights.metadata.get("experiment", {}).get("model", {})
+  return {name: trained.get(name, default) for name, default in settings.items()}
 
 
 def load_checkpoint(

@@ -9,6 +9,7 @@ import functools
 import re
 from collections.abc import Iterator
 
+import nfnet
 from tests.docs.pages import PACKAGES, DocumentationError, check_command, flags_of, syntax_tree
 from tests.repository import ROOT
 from train.config.field_names import field_types
@@ -107,6 +108,9 @@ def _all_flags() -> set[str]:
 def _exists(dotted: str) -> bool:
   """Returns whether there is such a package, module, or name that is defined or imported in one."""
   parts = dotted.split(".")
+  if parts[0] == "nfnet" and parts[1] in nfnet.__all__:
+    # Names that the package imports when they are used.
+    parts = [*nfnet._MODULES[parts[1]].split("."), *parts[1:]]
   for count in range(len(parts), 0, -1):
     path = ROOT.joinpath(*parts[:count])
     rest = parts[count:]

@@ -6,7 +6,8 @@ The words behind a fence say what is done with its block:
     bash slow    `make test-all` runs these as well
     bash tpu     needs a TPU slice or a cluster: compared with the code; launches are run dry
     bash make    targets of the Makefile
-    python       run like `bash`, as a program
+    python       run like `bash`; with nothing to run between them, blocks are one program
+    python slow  `make test-all` runs these as well
     text output  lines that the block before prints, in this order; `...` stands for other lines
     text, toml   shown only
 """
@@ -29,7 +30,7 @@ from train.config.overrides import override
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 KINDS = {
   *("bash", "bash slow", "bash tpu", "bash make"),
-  *("python", "text", "text output", "toml"),
+  *("python", "python slow", "text", "text output", "toml"),
 }
 PACKAGES = ("kernels", "nfnet", "train", "profiling")
 CLUSTER_PROGRAMS = {"bash", "docker", "gcloud", "kubectl"}

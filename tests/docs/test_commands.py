@@ -1,5 +1,6 @@
 """Runs every command of README.md and docs/, or compares it with the code where that cannot be."""
 
+import dataclasses
 import io
 import itertools
 import json
@@ -35,7 +36,7 @@ from train.data.record_reader import RecordReader
 
 FASHION_MNIST = ROOT / "train" / "demo_data" / "fashion_mnist"
 IN_DEFAULT_TESTS = ("bash", "python")
-IN_ALL_TESTS = (*IN_DEFAULT_TESTS, "bash slow")
+IN_ALL_TESTS = (*IN_DEFAULT_TESTS, "bash slow", "python slow")
 SECONDS_MAX = 2400
 
 
@@ -112,6 +113,15 @@ def released_weights(folder):
   save_timm(str(folder / "TRAINED.safetensors"), parameters, "F0")
 
 
+def released_f0(folder):
+  from nfnet.initialization import initial_parameters
+  from nfnet.model import NFNet
+  from nfnet.weights.timm import save_timm
+
+  two_pictures(folder)
+  save_timm(str(folder / "F0.safetensors"), initial_parameters(NFNet("F0", 1000), 0), "F0")
+
+
 def jpeg(picture):
   encoded = io.BytesIO()
   picture.save(encoded, "JPEG")
@@ -166,6 +176,7 @@ SET_UP_SLOW = {
   **SET_UP,
   "README.md": own_images,
   "docs/networks.md": released_weights,
+  "docs/from_python.md": released_f0,
   "docs/data_sources.md": all_other_formats,
 }
 """What makes them for a page's slow commands too."""
@@ -173,11 +184,16 @@ SET_UP_SLOW = {
 
 def script(runnable):
   parts = ["set -eo pipefail"]
-  for number, block in enumerate(runnable):
-    text = block.text
-    if block.kind == "python":
-      text = f"python - <<'END_OF_PROGRAM'\n{text}\nEND_OF_PROGRAM"
-    parts += [f"echo '@@ block {number}'", text]
+  numbered = enumerate(runnable)
+  for is_python, group in itertools.groupby(
+    numbered, lambda pair: pair[1].kind.startswith("python")
+  ):
+    if is_python:
+      program = [f"print('@@ block {number}')\n{block.text}" for number, block in group]
+      # Unbuffered, so that an error is printed after what came before it.
+      parts += ["python -u - <<'END_OF_PROGRAM'", *program, "END_OF_PROGRAM"]
+    else:
+      parts += [f"echo '@@ block {number}'\n{block.text}" for number, block in group]
   return "\n".join([*parts, "echo '@@ the end'", ""])
 
 
@@ -245,7 +261,8 @@ def test_there_is_something_to_run():
   assert len(names) > 8
   for path in (ROOT / "docs").glob("*.md"):
     if path.name not in ("index.md", "commands.md", "results.md", "hyper_parameters.md"):
-      assert any(block.kind.startswith("bash") for block in read_page(path)), path
+      kinds = {block.kind.partition(" ")[0] for block in read_page(path)}
+      assert kinds & {"bash", "python"}, path
 
 
 def test_the_readme_is_one_page():
@@ -272,7 +289,7 @@ def test_commands_run(path, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("path", PAGES, ids=page_name)
 def test_all_commands_run(path, tmp_path):
-  if not any(block.kind == "bash slow" for block in read_page(path)):
+  if not any(block.kind.endswith(" slow") for block in read_page(path)):
     pytest.skip("no slow commands")
   run_page(path, tmp_path, IN_ALL_TESTS, SET_UP_SLOW)
 
@@ -349,6 +366,21 @@ def test_targets_of_the_makefile():
 def test_unknown_fences_are_found(text, complaint):
   with pytest.raises(DocumentationError, match=complaint):
     blocks("page.md", text)
+
+
+def test_python_goes_on_from_block_to_block(tmp_path):
+  first, second = block_of("x = 1\nprint(x)", "python"), block_of("print(x + 1)", "python")
+  between = block_of("echo between", "bash")
+  outputs = run(tmp_path, [first, second, between])
+  assert [output.split()[1:] for output in outputs[:2]] == [["1"], ["2"]]
+  assert outputs[2].split()[1] == "between"
+
+
+def test_a_program_that_fails_is_found_by_its_block(tmp_path):
+  good, bad = block_of("x = 1", "python"), block_of("nothing", "python")
+  bad = dataclasses.replace(bad, line=7)
+  with pytest.raises(AssertionError, match=r"(?s)page.md:7: exit code 1.*NameError"):
+    run(tmp_path, [good, bad])
 
 
 def test_a_command_that_fails_is_found(tmp_path):

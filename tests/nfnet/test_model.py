@@ -1,4 +1,6 @@
 import functools
+import inspect
+import math
 
 import jax
 import jax.extend
@@ -9,7 +11,14 @@ import pytest
 import kernels
 from nfnet.block_arrangement import arrange_blocks
 from nfnet.initialization import initial_parameters
-from nfnet.model import NFNet, apply, parameter_shapes
+from nfnet.model import (
+  NFNet,
+  apply,
+  bind,
+  parameter_shapes,
+  pooled_features,
+  stage_features,
+)
 from tests.train.small_network import SMALL, TINY
 
 # Most tests use this one, which compiles faster than P0 and has a block of each kind as well.
@@ -251,6 +260,11 @@ def test_initial_network_is_its_shortcuts():
     ({"bottleneck": "half"}, "bottleneck"),
     ({"block_execution": "loop"}, "block_execution"),
     ({"numerics": "torch"}, "numerics"),
+    ({"implementation": "cuda"}, "implementation"),
+    ({"num_classes": 0}, "num_classes=0: must be a whole number"),
+    ({"dropout_rate": 1.5}, "dropout_rate=1.5: must be"),
+    ({"stochastic_depth_rate": -0.1}, "stochastic_depth_rate=-0.1: must be"),
+    ({"compute_dtype": jnp.dtype("int8")}, "compute_dtype=int8: must be"),
   ],
 )
 def test_bad_arguments(arguments, message):
@@ -264,5 +278,84 @@ def test_missing_and_superfluous_parameters_are_errors(parameters, images):
   without = {key: value for key, value in parameters.items() if key != "final_conv"}
   with pytest.raises(ValueError, match=r"lack final_conv/bias \(3 are missing\)"):
     apply(model, without, images)
-  with pytest.raises(ValueError, match="have surplus"):
+  with pytest.raises(ValueError, match="have 'surplus'"):
     apply(model, {**parameters, "surplus": jnp.zeros(3)}, images)
+
+
+def test_parameters_of_another_network_are_errors(parameters, images):
+  other = NFNet(NAME, NUM_CLASSES + 1)
+  with pytest.raises(ValueError, match=r"classifier/bias has shape \[5\]; must be \[6\] in NFNet"):
+    apply(other, parameters, images)
+  shapes = parameter_shapes(other)
+  with pytest.raises(ValueError, match=r"has a shape and no value: nfnet\.initial_parameters"):
+    apply(other, shapes, images)
+  with pytest.raises(ValueError, match="must be float32"):
+    apply(other, jax.tree.map(lambda shape: np.zeros(shape.shape, np.int8), shapes), images)
+
+
+def test_a_network_without_values_says_what_to_call(images):
+  model = NFNet(NAME, NUM_CLASSES)
+  for call in (
+    lambda: model(images),
+    lambda: model.pooled_features(images),
+    lambda: model.stage_features(images),
+    lambda: model.blocks[0](jnp.zeros((4, 4, 2, 16)), beta=jnp.float32(1.0), keep=None),
+  ):
+    with pytest.raises(ValueError, match=r"holds no values: call nfnet.apply\(model, parameters, "):
+      call()
+
+
+def test_a_network_with_values_is_called_with_images(parameters, images):
+  model = NFNet(NAME, NUM_CLASSES, dropout_rate=0.0)
+  network = jax.jit(lambda parameters, images: bind(model, parameters)(images))
+  expected = compiled(dropout_rate=0.0)(parameters, images, None)
+  np.testing.assert_allclose(network(parameters, images), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_mistakes_in_images_and_keys_are_errors(parameters, images):
+  model = NFNet(NAME, NUM_CLASSES)
+  # Without the types that the tests check.
+  unchecked = inspect.unwrap(apply)
+  with pytest.raises(ValueError, match="images are uint8"):
+    unchecked(model, parameters, np.asarray(images).astype(np.uint8))
+  with pytest.raises(ValueError, match="so they are not normalized"):
+    unchecked(model, parameters, 100 * images)
+  with pytest.raises(ValueError, match=r"keys have shape \[\] for 4 images; give one key for each"):
+    inspect.unwrap(NFNet.__call__)(model, images, keys=jax.random.key(0))
+
+
+def test_features_of_the_stages_are_what_the_next_one_takes(parameters, images):
+  model = NFNet(NAME, NUM_CLASSES)
+  images = jnp.concatenate([images, images], axis=2)
+  stages = stage_features(model, parameters, images)
+  # The small network has two stages.
+  assert [x.shape for x in stages] == [(NUM_IMAGES, 4, 8, 32), (NUM_IMAGES, 2, 4, 64)]
+  assert {x.dtype for x in stages} == {jnp.dtype("float32")}
+
+  @jax.jit
+  def head(parameters, x):
+    x = bind(model, parameters).final_conv(jnp.transpose(x, (1, 2, 0, 3))).result
+    return jnp.mean(model.activation(x), axis=(0, 1))
+
+  unrolled = NFNet(NAME, NUM_CLASSES, block_execution="unrolled")
+  shapes = jax.eval_shape(functools.partial(stage_features, unrolled), parameters, images)
+  assert [x.shape for x in shapes] == [x.shape for x in stages]
+  pooled = pooled_features(model, parameters, images)
+  np.testing.assert_allclose(head(parameters, stages[-1]), pooled, rtol=1e-4, atol=1e-5)
+  weight, bias = parameters["classifier"]["weight"], parameters["classifier"]["bias"]
+  logits = apply(model, parameters, images)
+  np.testing.assert_allclose(pooled @ weight + bias[None], logits, rtol=1e-4, atol=1e-5)
+
+
+def test_the_text_of_a_network_is_short_and_true():
+  assert (
+    repr(NFNet("F0", 1000)) == 'NFNet("F0", num_classes=1000): 12 blocks, 71,489,284 parameters'
+  )
+  model = NFNet(
+    "F7+", 10, numerics="timm", compute_dtype=jnp.dtype("bfloat16"), bottleneck="released"
+  )
+  count = sum(math.prod(shape.shape) for shape in jax.tree.leaves(parameter_shapes(model)))
+  assert str(model) == (
+    'NFNet("F7+", num_classes=10, numerics="timm", bottleneck="released", '
+    f'compute_dtype="bfloat16"): 96 blocks, {count:,} parameters'
+  )

@@ -1,6 +1,7 @@
 """Tests the command `nfnet.predict` and, below it, `nfnet.inference`."""
 
 import csv
+import dataclasses
 import functools
 import json
 import os
@@ -21,11 +22,10 @@ from nfnet.inference import (
   load_classifier,
   outcome_of,
   predict,
-  read_image,
   read_images,
 )
 from nfnet.model import NFNet, apply, parameter_shapes
-from nfnet.predict import read_inputs
+from nfnet.predict import checked_inputs, read_inputs
 from nfnet.weights.haiku import save_haiku
 from nfnet.weights.load import load_weights
 from nfnet.weights.timm import save_timm
@@ -156,7 +156,7 @@ def test_images_are_resized_as_the_weights_were_evaluated(
     )
   classifier = load_classifier(str(path), variant=NAME, resize=asked)
   assert classifier.resize == used
-  image = read_image(str(folder / "c.webp"), classifier)
+  (image,) = classifier.preprocess(folder / "c.webp")
   with Image.open(folder / "c.webp") as picture:
     expected = resize_and_center_crop(
       np.asarray(picture.convert("RGB")), classifier.pixels, classifier.resize_margin, used
@@ -180,38 +180,49 @@ def test_a_checkpoint_knows_its_numerics(folder, parameters, tmp_path):
 def test_images_are_normalized(folder):
   Image.new("RGB", (64, 64), (10, 20, 30)).save(folder / "plain.png")
   classifier = load_classifier(str(folder / "haiku.npz"), variant=NAME)
-  image = read_image(str(folder / "plain.png"), classifier)
+  (image,) = classifier.preprocess(folder / "plain.png")
   expected = (np.array([10, 20, 30]) - MEAN_RGB) / STDDEV_RGB
   np.testing.assert_allclose(image[5, 7], expected, rtol=1e-5)
 
 
-def fake_classifier(logits=lambda images: images.mean(axis=(1, 2)), **fields):
-  fields = {"class_names": None, "is_multi_label": False, **fields}
-  return Classifier(
-    logits=logits, pixels=24, resize="squash", resize_margin=0, num_classes=3, **fields
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class MeanClassifier(Classifier):
+  """Has the means of an image's channels for its logits, and remembers the shapes of batches."""
+
+  shapes: set = dataclasses.field(default_factory=set)
+
+  def logits(self, images):
+    self.shapes.add(images.shape)
+    return images.mean(axis=(1, 2))
+
+
+def mean_classifier(class_names=None):
+  return MeanClassifier(
+    model=NFNet(NAME, 3),
+    parameters={},
+    pixels=24,
+    resize="squash",
+    resize_margin=0,
+    class_names=class_names,
+    is_multi_label=False,
   )
 
 
 @pytest.mark.parametrize("bad", [(), (0,), (1, 2), (0, 1, 2, 3, 4)])
 @pytest.mark.parametrize("count", [2, 3, 4, 5])
 def test_batches_are_of_one_size_and_results_in_the_order_of_the_images(count, bad):
-  shapes = set()
-
-  def logits(images):
-    shapes.add(images.shape)
-    return images.mean(axis=(1, 2))
-
+  classifier = mean_classifier()
   images = [
     UserError(f"bad {i}") if i in bad else np.full((2, 2, 3), i + 1, np.float32)
     for i in range(count)
   ]
-  found = predict(fake_classifier(logits), iter(images), num_images=count, batch_size=2)
+  found = predict(classifier, iter(images), num_images=count, batch_size=2)
   for image, result in zip(images, found, strict=True):
     if isinstance(image, UserError):
       assert result is image
     else:
       np.testing.assert_array_equal(result, image[0, 0])
-  assert shapes <= {(2, 2, 2, 3)}
+  assert classifier.shapes <= {(2, 2, 2, 3)}
 
 
 def test_results_do_not_depend_on_the_batch(folder):
@@ -233,7 +244,7 @@ def test_results_do_not_depend_on_the_batch(folder):
 
 
 def test_few_images_are_read_ahead(folder):
-  classifier = fake_classifier()
+  classifier = mean_classifier()
   asked = []
 
   def paths():
@@ -261,7 +272,7 @@ def test_softmax_probabilities_and_names(folder):
 
 
 def test_names_of_a_file_reach_the_terminal_as_text():
-  classifier = fake_classifier(class_names=["cat", "\x1b[31m\n", "\udcff"])
+  classifier = mean_classifier(class_names=["cat", "\x1b[31m\n", "\udcff"])
   lines = top_classes(classifier, np.float32([0, 1, 2])).splitlines()
   assert [line.split("  ")[-1] for line in lines] == [r"\udcff", r"\x1b[31m\n", "cat"]
 
@@ -278,6 +289,25 @@ def test_sigmoid_probabilities_are_independent(folder):
   assert [line.split()[0] for line in text.splitlines()] == ["50.00%"] * 5
 
 
+def test_the_command_and_a_program_share_the_classifier(folder):
+  classifier = load_classifier(folder / "softmax")
+  paths = [folder / "a.png", folder / "b.jpg"]
+  expected = np.stack(list(read_images(map(str, paths), classifier, ahead=2)))
+  np.testing.assert_array_equal(classifier.preprocess(paths), expected)
+  logits = np.log(np.arange(1, 8, dtype=np.float32))
+  best, second = classifier.top(logits, count=2)
+  assert (best.index, best.name, second.name) == (6, "name 6", "name 5")
+  assert best.probability == pytest.approx(7 / 28)
+  assert outcome_of(classifier, "image", logits, 2).predictions == (best, second)
+  with pytest.raises(ValueError, match=r"logits have shape \[1, 7\]; must be \[7\]: give those of"):
+    classifier.top(logits[None])
+  with pytest.raises(ValueError, match="the logits are not finite"):
+    classifier.top(np.full(7, np.nan, np.float32))
+  assert len(repr(classifier)) < 300
+  with pytest.raises(ValueError, match="unknown variant 'F9'"):
+    load_classifier(folder / "softmax", variant="F9")
+
+
 def test_released_weights_have_numbers_for_names(folder):
   classifier = load_classifier(str(folder / "haiku.npz"), variant=NAME)
   assert "class 0" in top_classes(classifier, np.zeros(NUM_CLASSES, np.float32))
@@ -291,6 +321,7 @@ def test_released_weights_have_numbers_for_names(folder):
     (np.zeros((8, 8, 3), np.float32), r"\[8, 8, 3\]; must be"),
     (np.zeros((2, 3, 8, 8), np.float32), r"\[2, 3, 8, 8\]; must be"),
     (np.zeros((0, 8, 8, 3), np.float32), "not empty"),
+    (np.full((2, 8, 8, 3), 255, np.float32), r"inputs '.*x\.npy': images have values from 255 to"),
     (np.array([{}]), r"cannot be read as a \.npy array"),
   ],
 )
@@ -299,6 +330,14 @@ def test_inputs_of_another_kind_are_errors(array, message, tmp_path):
   np.save(path, array, allow_pickle=True)
   with pytest.raises(UserError, match=message):
     read_inputs(path)
+
+
+def test_inputs_that_are_not_normalized_are_errors_in_their_places():
+  images = np.zeros((3, 4, 4, 3), np.float32)
+  images[1] = 99
+  first, second, third = checked_inputs("x.npy", images)
+  assert not np.any([first, third])
+  assert re.match(r"inputs 'x\.npy', image 1: images have values from 99 to 99", str(second))
 
 
 def test_files_that_are_no_array_are_errors(tmp_path):
@@ -317,9 +356,9 @@ def test_bad_images_are_errors_that_name_the_file(folder):
   classifier = load_classifier(str(folder / "haiku.npz"), variant=NAME)
   (folder / "broken.jpg").write_bytes((folder / "b.jpg").read_bytes()[:300])
   with pytest.raises(UserError, match=r"image '.*broken\.jpg' cannot be decoded"):
-    read_image(str(folder / "broken.jpg"), classifier)
+    classifier.preprocess(folder / "broken.jpg")
   with pytest.raises(UserError, match=r"image '.*missing\.jpg' cannot be read: No such file"):
-    read_image(str(folder / "missing.jpg"), classifier)
+    classifier.preprocess(folder / "missing.jpg")
 
 
 def test_weights_know_the_names_of_their_classes(folder):

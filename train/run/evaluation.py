@@ -11,6 +11,7 @@ from absl import logging
 from tqdm import tqdm
 
 from nfnet.errors import UserError
+from nfnet.images.preprocessing import RESIZE
 from nfnet.variants import get_variant
 from nfnet.weights.class_names import (
   Matching,
@@ -190,7 +191,7 @@ def evaluate_on(
     data=Data(
       num_classes=weights.num_classes,
       evaluation_pixels=variant.test_pixels,
-      evaluation_resize="squash",
+      evaluation_resize=RESIZE,
     ),
     # A rule between fields wants these; nothing is trained.
     optimizer=Optimizer(warmup_steps=0),

@@ -9,7 +9,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
 from nfnet.images.normalization import normalize
-from nfnet.model import NFNet, apply, apply_features
+from nfnet.model import NFNet, apply, pooled_features
 from train.config.experiment import Loss
 from train.step.losses import targets_from_labels
 from train.step.scores import score_sums
@@ -52,7 +52,7 @@ def make_feature_step(model: NFNet, mesh: Mesh) -> Callable[[Any, Batch], Float[
 
   def step_on_device(parameters: Any, batch: Batch) -> Float[Array, "n c"]:
     parameters = gather(parameters, specs, model.compute_dtype)
-    return apply_features(model, parameters, normalize(batch["image"]))
+    return pooled_features(model, parameters, normalize(batch["image"]))
 
   return jax.shard_map(
     step_on_device, mesh=mesh, in_specs=(specs, P(DATA_AXES)), out_specs=P(DATA_AXES)

@@ -1,3 +1,5 @@
+import pathlib
+
 import jax
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ from nfnet.initialization import initial_parameters
 from nfnet.model import NFNet
 from nfnet.weights.haiku import from_haiku, save_haiku, to_haiku
 from nfnet.weights.haiku_pickle import write_haiku
-from nfnet.weights.load import load_checkpoint, load_weights
+from nfnet.weights.load import load, load_checkpoint, load_weights
 from nfnet.weights.timm import save_timm
 from tests.nfnet.weights.whole_networks import NUM_CLASSES, assert_bit_equal, without_memory
 from tests.train.saved_checkpoint import save_checkpoint
@@ -116,3 +118,28 @@ def test_a_checkpoint_of_another_network_than_it_says_is_an_error(workdir, kind,
   save_checkpoint(tmp_path, change(workdir[1]), experiment=experiment)
   with pytest.raises(UserError, match=message):
     load_checkpoint(str(tmp_path))
+
+
+def test_parameters_are_compared_with_the_network(tmp_path):
+  path = str(tmp_path / "P0.npz")
+  model = NFNet("P0", 5)
+  parameters = initial_parameters(model, 0)
+  save_haiku(path, parameters, "P0")
+  loaded = load(pathlib.Path(path), model)
+  jax.tree.map(np.testing.assert_array_equal, loaded, parameters)
+  assert isinstance(loaded["classifier"]["bias"], jax.Array)
+  for other, message in (
+    (NFNet("P0", 6), r"have num_classes=5, the network has 6: build it with NFNet\('P0', num_cl"),
+    (NFNet("N0", 5), "do not fit N0.*they look like P0"),
+  ):
+    with pytest.raises(UserError, match=message):
+      load(path, other)
+
+
+def test_a_checkpoints_formulas_are_compared_with_the_networks(workdir):
+  path = str(workdir[0])
+  weights = load_weights(path)
+  asked = {"activation": "relu", "bottleneck": weights.bottleneck}
+  model = NFNet(weights.variant, weights.num_classes, **asked)
+  with pytest.raises(UserError, match=r"have activation='\w+', the network has 'relu': build it"):
+    load(path, model)

@@ -9,7 +9,7 @@ from sklearn.linear_model import Ridge
 from nfnet.errors import UserError
 from nfnet.images.normalization import normalize
 from nfnet.initialization import initial_parameters
-from nfnet.model import NFNet, apply, apply_features
+from nfnet.model import NFNet, apply, pooled_features
 from nfnet.weights.haiku import save_haiku
 from train.config.files import load_experiment
 from train.data.batches import evaluation_batches
@@ -96,7 +96,7 @@ def experiment(digits, parameters, tmp_path_factory):
 def test_the_classifier_is_linear_in_the_features(parameters):
   model = NFNet("tiny", 10, dropout_rate=0.0)
   images = jax.random.normal(jax.random.key(0), (8, 16, 16, 3))
-  features = jax.jit(lambda parameters, images: apply_features(model, parameters, images))(
+  features = jax.jit(lambda parameters, images: pooled_features(model, parameters, images))(
     parameters, images
   )
   logits = jax.jit(lambda parameters, images: apply(model, parameters, images))(parameters, images)
@@ -111,7 +111,7 @@ def test_probes_the_training_images(experiment, parameters):
   """On eight devices, which have the images in another order."""
   model = NFNet("tiny", 10)
   data = dataclasses.replace(experiment.data, evaluation_split="train")
-  compute = jax.jit(lambda parameters, images: apply_features(model, parameters, images))
+  compute = jax.jit(lambda parameters, images: pooled_features(model, parameters, images))
   features, labels = [], []
   with evaluation_batches(data) as batches:
     for batch in batches:

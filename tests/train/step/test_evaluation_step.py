@@ -5,7 +5,7 @@ import pytest
 
 from nfnet.images.normalization import normalize
 from nfnet.initialization import initial_parameters
-from nfnet.model import apply_features
+from nfnet.model import pooled_features
 from tests.train.step.training import BATCH, EXPERIMENT, assert_close, make_batch
 from train.step.evaluation_step import make_evaluation_step, make_feature_step
 from train.step.model import make_model
@@ -41,7 +41,7 @@ def test_features_of_a_batch_are_those_of_its_images_in_the_order_of_the_devices
   step = jax.jit(make_feature_step(model, mesh))
   batch = put_batch(make_batch(), mesh)
   features = step(put_parameters(model, parameters, mesh), batch)
-  expected = jax.jit(lambda images: apply_features(model, parameters, normalize(images)))(
+  expected = jax.jit(lambda images: pooled_features(model, parameters, normalize(images)))(
     make_batch()["image"]
   )
   in_order = np.asarray(expected)[np.asarray(batch["position"])]
