@@ -1,6 +1,5 @@
 """The formulas of squeeze-excite that the reference and the kernels share."""
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -24,28 +23,7 @@ class Gate(NamedTuple):
   excite_bias: Float[Array, " c"]
 
 
-def fully_connected(
-  x: Float[Array, "n i"], weight: Float[Array, "i o"], bias: Float[Array, " o"], *, dtype: jnp.dtype
-) -> Float[Array, "n o"]:
-  """Returns x @ weight + bias, in float32.
-
-  Args:
-    x: inputs of the layer.
-    weight: weight of the layer.
-    bias: bias of the layer.
-    dtype: dtype to which the operands of the product are rounded for the MXU; sums are float32.
-  """
-  product = jnp.dot(x.astype(dtype), weight.astype(dtype), preferred_element_type=jnp.float32)
-  return product + bias.astype(jnp.float32)[None, :]
-
-
-def gate_values(
-  mean: Float[Array, "n c"],
-  gate: Gate,
-  *,
-  dtype: jnp.dtype,
-  excite: Callable[..., Float[Array, "n c"]],
-) -> Float[Array, "n c"]:
+def gate_values(mean: Float[Array, "n c"], gate: Gate, *, dtype: jnp.dtype) -> Float[Array, "n c"]:
   """Returns 2 * sigmoid(fc(relu(fc(mean over space)))), in float32.
 
   Values lie in (0, 2); the sigmoid of a large argument (17 and more) is rounded to the end of that
@@ -56,11 +34,14 @@ def gate_values(
     mean: mean of the branch over space.
     gate: weights of squeeze-excite.
     dtype: dtype to which the operands of both products are rounded for the MXU; sums are float32.
-    excite: function that computes the second layer, `fully_connected` or its equal.
   """
-  hidden = fully_connected(mean, gate.squeeze_weight, gate.squeeze_bias, dtype=dtype)
-  logits = excite(jax.nn.relu(hidden), gate.excite_weight, gate.excite_bias, dtype=dtype)
-  return 2.0 * jax.nn.sigmoid(logits)
+
+  def fully_connected(x, weight, bias):
+    product = jnp.dot(x.astype(dtype), weight.astype(dtype), preferred_element_type=jnp.float32)
+    return product + bias.astype(jnp.float32)[None, :]
+
+  hidden = jax.nn.relu(fully_connected(mean, gate.squeeze_weight, gate.squeeze_bias))
+  return 2.0 * jax.nn.sigmoid(fully_connected(hidden, gate.excite_weight, gate.excite_bias))
 
 
 def branch_scale(
@@ -71,12 +52,7 @@ def branch_scale(
   *,
   alpha: float,
   dtype: jnp.dtype,
-  excite: Callable[..., Float[Array, "n c"]],
 ) -> Float[Array, "n c"]:
-  """Returns alpha * skip_gain * keep * gate, in float32.
-
-  See `reference.se_residual`, and `gate_values` for `excite`.
-  """
-  scale = gate_values(mean, gate, dtype=dtype, excite=excite)
-  scale = scale * (alpha * skip_gain.astype(jnp.float32))
+  """Returns alpha * skip_gain * keep * gate, in float32; see `reference.se_residual`."""
+  scale = gate_values(mean, gate, dtype=dtype) * (alpha * skip_gain.astype(jnp.float32))
   return scale if keep is None else scale * keep.astype(jnp.float32)[:, None]

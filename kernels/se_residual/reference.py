@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 from kernels.scaled_ws_conv.filters import StandardizedFilters
 from kernels.scaled_ws_conv.formulas import Activation, Standardization
 from kernels.scaled_ws_conv.reference import scaled_ws_convolution, standardized_convolution
-from kernels.se_residual.formulas import Gate, branch_scale, fully_connected
+from kernels.se_residual.formulas import Gate, branch_scale
 
 
 def se_residual(
@@ -33,8 +33,7 @@ def se_residual(
     alpha: weight of the branch, 0.2 in the papers.
   """
   mean = jnp.mean(branch, axis=(0, 1), dtype=jnp.float32)
-  common = dict(alpha=alpha, dtype=branch.dtype, excite=fully_connected)
-  scale = branch_scale(mean, gate, skip_gain, keep, **common)
+  scale = branch_scale(mean, gate, skip_gain, keep, alpha=alpha, dtype=branch.dtype)
   return shortcut + scale.astype(branch.dtype)[None, None] * branch
 
 

@@ -5,7 +5,7 @@ second kernel scales the results and adds them to the shortcut. In the backward 
 reads cotangent and branch once and computes the sums from which the gradients of scale and bias
 follow. The convolution scales the cotangent while reading it, so that the branch's gradient is
 never written. The shortcut's gradient is the result's cotangent. The two fully connected layers in
-between have no spatial axes and are plain JAX, but for the gradients of the second one.
+between have no spatial axes and are plain JAX.
 """
 
 import functools
@@ -19,8 +19,7 @@ from kernels.scaled_ws_conv import vjp as convolution
 from kernels.scaled_ws_conv.filters import RawFilters, StandardizedFilters
 from kernels.scaled_ws_conv.formulas import Activation, Standardization
 from kernels.scaled_ws_conv.tile import Passes
-from kernels.se_residual.excite_tpu import covers, layer_gradients
-from kernels.se_residual.formulas import Gate, branch_scale, fully_connected
+from kernels.se_residual.formulas import Gate, branch_scale
 from kernels.se_residual.residual_tpu import add_scaled, sums_over_space
 from kernels.se_residual.tile import Blocks
 
@@ -78,7 +77,7 @@ def _forward(
     blocks.convolution, activation, standardization, x, filters, bias
   )
   branch = branch[:, :, 0]
-  scale_of = functools.partial(branch_scale, alpha=alpha, dtype=x.dtype, excite=excite)
+  scale_of = functools.partial(branch_scale, alpha=alpha, dtype=x.dtype)
   scale, pull_back = jax.vjp(scale_of, mean, gate, skip_gain, keep)
   result = add_scaled(branch, shortcut, scale, blocks=blocks.addition)
   return result, (residuals, branch, scale, pull_back)
@@ -112,35 +111,3 @@ def _backward(
 
 
 end_branch.defvjp(_forward, _backward)
-
-
-def excite(
-  hidden: Float[Array, "n i"],
-  weight: Float[Array, "i o"],
-  bias: Float[Array, " o"],
-  *,
-  dtype: jnp.dtype,
-) -> Float[Array, "n o"]:
-  """Computes `formulas.fully_connected`, with a kernel for its gradients where it covers them."""
-  images, (inputs, outputs) = hidden.shape[0], weight.shape
-  if not covers(images, inputs, outputs, jnp.dtype(dtype).itemsize):
-    return fully_connected(hidden, weight, bias, dtype=dtype)
-  return _excite(hidden.astype(dtype), weight.astype(dtype), bias)
-
-
-@jax.custom_vjp
-def _excite(hidden, weight, bias):
-  return fully_connected(hidden, weight, bias, dtype=hidden.dtype)
-
-
-def _excite_forward(hidden, weight, bias):
-  return _excite(hidden, weight, bias), (hidden, weight)
-
-
-def _excite_backward(residuals, cotangent):
-  hidden, weight = residuals
-  of_hidden, of_weight = layer_gradients(hidden, cotangent.astype(hidden.dtype), weight)
-  return of_hidden.astype(hidden.dtype), of_weight, jnp.sum(cotangent, axis=0)
-
-
-_excite.defvjp(_excite_forward, _excite_backward)

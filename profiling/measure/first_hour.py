@@ -5,6 +5,7 @@
 """
 
 import dataclasses
+import math
 import importlib.metadata
 import pathlib
 from collections.abc import Iterable, Sequence
@@ -230,7 +231,10 @@ def experiment_of(plan: Plan, devices: Devices, expected: ExpectedStep) -> Exper
       "ema_decay": 0.9999 if request["ema"] else None,
       "gradient_accumulation": request["gradient_accumulation"],
     },
-    parallelism={"gradient_dtype": request["gradient_dtype"]},
+    parallelism={
+      "parameter_shards": math.gcd(request["parameter_shards"], devices.chips),
+      "gradient_dtype": request["gradient_dtype"],
+    },
   )
 
 
@@ -295,8 +299,6 @@ def _other_step(plan: Plan, devices: Devices, expected: ExpectedStep) -> str | N
     ("images", plan.images, request["batch_per_chip"]),
     ("pixels", plan.pixels, request["pixels"]),
     ("slice", devices.sides, expected.topology.sides),
-    # `measure` does not divide parameters.
-    ("parameter_shards", 1, request["parameter_shards"]),
   ):
     if here != there:
       return f"the estimate is for {name} {there}, not {here}"

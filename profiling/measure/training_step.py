@@ -101,10 +101,11 @@ def measure(experiment: Experiment, steps: int, folder: pathlib.Path) -> Measure
     folder: folder for the profile.
 
   Raises:
-    UserError: the batch does not divide among the devices, or the folder cannot be written.
+    UserError: the batch or the parameter shards do not divide among the devices, or the folder
+      cannot be written.
   """
   data = experiment.data
-  mesh = make_mesh()
+  mesh = make_mesh(parameter_shards=experiment.parallelism.parameter_shards)
   check_train_batch(experiment, mesh)
   model = make_model(experiment)
   rate = learning_rate_schedule(experiment, assumed_train_examples(experiment))

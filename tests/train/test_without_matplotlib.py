@@ -17,7 +17,12 @@ from train.run.records.metrics import MetricsWriter
 from train.scaling.checkpoint_choice import as_text, choose, draw
 
 # These import it when they are imported themselves.
-DRAWING = ("train.report.figure", "train.report.run_plots", "train.scaling.analysis_plots")
+DRAWING = (
+  "train.report.confusion_plot",
+  "train.report.figure",
+  "train.report.run_plots",
+  "train.scaling.analysis_plots",
+)
 REASON = "Matplotlib requires access to a writable cache directory"
 
 

@@ -8,7 +8,7 @@ from jax.test_util import check_grads
 
 import kernels
 from kernels.se_residual import reference
-from kernels.se_residual.formulas import Gate, fully_connected, gate_values
+from kernels.se_residual.formulas import Gate, gate_values
 from tests.kernels import exact
 
 H, W, N, C, S = 3, 2, 4, 6, 5
@@ -35,7 +35,7 @@ def se_residual(*operands, keep=None, alpha=0.2):
 
 def gate_of_branch(branch, gate):
   mean = jnp.mean(branch, axis=(0, 1), dtype=jnp.float32)
-  return gate_values(mean, gate, dtype=branch.dtype, excite=fully_connected)
+  return gate_values(mean, gate, dtype=branch.dtype)
 
 
 def gate_float64(branch, gate):

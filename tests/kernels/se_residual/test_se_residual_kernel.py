@@ -17,12 +17,11 @@ from kernels.scaled_ws_conv import reference as conv_reference
 from kernels.scaled_ws_conv import tile as conv_tile
 from kernels.scaled_ws_conv.pallas import raw_filters
 from kernels.scaled_ws_conv.problem import problem_of
-from kernels.se_residual import excite_tpu, formulas, pallas, reference, residual_tpu, vjp
+from kernels.se_residual import pallas, reference, residual_tpu
 from kernels.se_residual.formulas import Gate
 from kernels.se_residual.problem import Problem
 from kernels.se_residual.tile import choose
 from kernels.se_residual.vjp import AllBlocks, end_branch
-from nfnet.variants import VARIANTS
 from tests.kernels import exact
 
 pytestmark = pytest.mark.usefixtures("interpreted")
@@ -143,61 +142,6 @@ def test_the_addition_and_the_sums_against_float64(shape, dtype):
   assert errors[0] < ROUNDINGS * EPSILON[dtype]
   # Sums over pixels in float32, of what float32 holds.
   assert max(errors[1:]) < ROUNDINGS * EPSILON["float32"] * np.sqrt(shape[0] * shape[1])
-
-
-def check_layer_gradients(inputs, outputs, dtype):
-  generator = np.random.default_rng(2)
-  x, cotangent, weight = (
-    jnp.asarray(generator.standard_normal(shape), dtype)
-    for shape in ((16, inputs), (16, outputs), (inputs, outputs))
-  )
-  actual = excite_tpu.layer_gradients(x, cotangent, weight)
-  assert [one.dtype for one in actual] == [jnp.float32, dtype]
-  x, cotangent, weight = (np.float64(one.astype(jnp.float32)) for one in (x, cotangent, weight))
-  errors = exact.relative_errors(actual, (cotangent @ weight.T, x.T @ cotangent))
-  sums = ROUNDINGS * EPSILON["float32"] * np.sqrt(outputs)
-  assert errors[0] < sums
-  assert errors[1] < EPSILON[dtype] + sums
-
-
-@pytest.mark.parametrize(
-  ("inputs", "outputs", "dtype"),
-  [
-    # One block that does not fill the lanes, a block for each core, and an odd number of them.
-    (192, 256, "bfloat16"),
-    (256, 128, "float32"),
-    (384, 128, "bfloat16"),
-  ],
-)
-def test_a_layers_gradients_against_float64(inputs, outputs, dtype):
-  check_layer_gradients(inputs, outputs, dtype)
-
-
-@pytest.mark.usefixtures("on_two_cores")
-def test_cores_that_share_a_layers_gradients_do_not_race():
-  check_layer_gradients(512, 128, "float32")
-
-
-@pytest.mark.parametrize("variant", ["F0", "F0+"])
-def test_the_layers_kernel_covers_the_published_networks(variant):
-  for block in VARIANTS[variant].blocks():
-    assert excite_tpu.covers(32, block.squeeze_channels, block.out_channels, itemsize=2)
-
-
-def test_a_layer_that_does_not_fit_vmem_has_the_same_gradients():
-  generator = np.random.default_rng(3)
-  hidden, weight, bias, cotangent = (
-    jnp.asarray(generator.standard_normal(shape), jnp.float32)
-    for shape in ((16, 8200), (8200, 128), (128,), (16, 128))
-  )
-  assert not excite_tpu.covers(16, *weight.shape, itemsize=4)
-  dtype = jnp.dtype("float32")
-  actual, expected = (
-    exact.compiled_once(functools.partial(function, dtype=dtype), (hidden, weight, bias), cotangent)
-    for function in (vjp.excite, formulas.fully_connected)
-  )
-  for ours, theirs in zip(actual, expected, strict=True):
-    np.testing.assert_array_equal(ours, theirs)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,8 @@ from train.config.field_names import field_types, field_values
 from train.config.files import load_experiment
 
 CONFIGS = pathlib.Path(train.configs.__file__).parent
-FILES = sorted(path.name for path in CONFIGS.glob("[a-z]*.py"))
+# The configuration of small data sets reads one.
+FILES = sorted({path.name for path in CONFIGS.glob("[a-z]*.py")} - {"finetune_small.py"})
 ARGUMENTS = [
   *FILES,
   "imagenet.py:variant=F5,sharpness=true",

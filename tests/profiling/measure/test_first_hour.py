@@ -134,7 +134,11 @@ def test_the_step_stands_beside_its_stored_estimate(monkeypatch):
     request["pixels"],
     request["num_classes"],
   )
-  assert experiment.parallelism.gradient_dtype == request["gradient_dtype"]
+  parallelism = experiment.parallelism
+  assert (parallelism.parameter_shards, parallelism.gradient_dtype) == (
+    request["parameter_shards"],
+    request["gradient_dtype"],
+  )
   assert experiment.optimizer.ema_decay is None
 
 

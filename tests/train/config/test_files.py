@@ -50,10 +50,11 @@ def test_unreadable_file_is_refused(tmp_path, name):
 
 
 CONFIGS = ROOT / "train" / "configs"
-NAMES = sorted(path.stem for path in CONFIGS.glob("*.py") if path.stem != "__init__")
+NAMES = sorted(path.stem for path in CONFIGS.glob("[a-z]*.py"))
 
 
-@pytest.mark.parametrize("name", NAMES)
+# The configuration of small data sets reads one, and has tests of its own.
+@pytest.mark.parametrize("name", sorted({*NAMES} - {"finetune_small"}))
 def test_an_existing_experiment_is_found_by_its_name_in_any_folder(name, tmp_path, monkeypatch):
   # A folder of the same name, such as one of results, is not meant.
   (tmp_path / name).mkdir()
