@@ -5,8 +5,8 @@
 """
 
 import dataclasses
-import math
 import importlib.metadata
+import math
 import pathlib
 from collections.abc import Iterable, Sequence
 from typing import Any
