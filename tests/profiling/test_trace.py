@@ -64,6 +64,8 @@ def test_traces_real_steps(tmp_path):
   [
     (["--config.model.variant=F9"], "F9"),
     (["--config.data.batch_size=7", "--config.optimizer.gradient_accumulation=2"], "batch_size=7"),
+    # A step is measured as it is configured.
+    (["--config.parallelism.parameter_shards=3"], "parameter_shards=3 does not divide"),
     (["stray"], "stray"),
   ],
 )
