@@ -149,7 +149,7 @@ def test_the_installed_program_runs_in_a_folder_that_has_a_train_py(installation
 
 
 def test_python_m_takes_what_is_in_the_current_folder(installation):
-  """As docs/installation.md says, with the option that keeps it from that."""
+  """Tests what docs/installation.md says of it, and the option that keeps it from that."""
   with pytest.raises(AssertionError, match=r"train\.py of the user"):
     installation.run("-m", "train.goodput", "--help", program=[installation.python])
   module = "train.data.batch_workers.deaths"

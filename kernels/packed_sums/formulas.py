@@ -123,12 +123,24 @@ def covers(shape: tuple[int, ...], part: Part, itemsize: int) -> bool:
     part: what it is divided into.
     itemsize: bytes per element of a gradient.
   """
-  return len(shape) >= 2 and part.axis >= len(shape) - 2 and _is_tiled(_part(shape, part), itemsize)
+  has_rows_of_columns = len(shape) >= 2 and part.axis >= len(shape) - 2
+  return has_rows_of_columns and _is_tiled(
+    _with_leading_axes_as_one(shape_of_part(shape, part)), itemsize
+  )
 
 
-def _part(shape: tuple[int, ...], part: Part) -> tuple[int, int, int]:
-  divided = [size // part.parts if i == part.axis else size for i, size in enumerate(shape)]
-  return math.prod(divided[:-2]), *divided[-2:]
+def shape_of_part(shape: tuple[int, ...], part: Part) -> tuple[int, ...]:
+  """Returns the shape of one part of a gradient.
+
+  Args:
+    shape: shape of the gradient.
+    part: what it is divided into.
+  """
+  return tuple(size // part.parts if i == part.axis else size for i, size in enumerate(shape))
+
+
+def _with_leading_axes_as_one(shape: tuple[int, ...]) -> tuple[int, int, int]:
+  return math.prod(shape[:-2]), *shape[-2:]
 
 
 def _is_tiled(shape: tuple[int, int, int], itemsize: int) -> bool:
@@ -141,7 +153,7 @@ def _layout(
   """Returns the layout with a number of steps; None if a part cannot be divided so."""
   blocks, rows = [], [0] * (1 + max(part.array for part in parts))
   for shape, part in zip(shapes, parts, strict=True):
-    first, second, columns = of_part = _part(shape, part)
+    first, second, columns = of_part = _with_leading_axes_as_one(shape_of_part(shape, part))
     if first % steps == 0:
       block = first // steps, second, columns
     elif second % steps == 0 and _is_tiled((first, second // steps, columns), itemsize):
@@ -150,7 +162,7 @@ def _layout(
       return None
     blocks.append(
       Block(
-        whole=(math.prod(shape[:-2]), *shape[-2:]),
+        whole=_with_leading_axes_as_one(shape),
         part=of_part,
         block=block,
         array=part.array,

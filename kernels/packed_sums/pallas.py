@@ -4,7 +4,7 @@ from jaxtyping import Array, Float, Int
 
 from kernels.layout import LANES
 from kernels.packed_sums.add_tpu import add
-from kernels.packed_sums.formulas import Part, layout_of
+from kernels.packed_sums.formulas import Part, layout_of, shape_of_part
 from kernels.tpu import VMEM_BYTES
 
 
@@ -39,8 +39,6 @@ def add_parts(
   if not unpacks:
     return sums
   return tuple(
-    x.reshape(
-      [size // part.parts if i == part.axis else size for i, size in enumerate(gradient.shape)]
-    )
+    x.reshape(shape_of_part(gradient.shape, part))
     for x, gradient, part in zip(sums, gradients, parts, strict=True)
   )

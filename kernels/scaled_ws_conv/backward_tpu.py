@@ -273,10 +273,7 @@ def _packed_body(refs: Refs, *, blocks: Blocks, activation: Activation | None):
   @pl.when(row_block > 0)
   def _():
     take_in()
-    for row, start in itertools.product(
-      range(tile.rows), range(0, problem.width // 2, tile.columns)
-    ):
-      pairs = slice(start, start + tile.columns)
+    for row, pairs in packed_window.pairs_of_rows(blocks):
       _differentiate_packed_input(refs, blocks, activation, row, pairs)
     _add_packed_weight_gradient(refs, blocks)
     packed_window.move_up(window_ref, tile.rows)

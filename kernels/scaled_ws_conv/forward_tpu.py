@@ -210,7 +210,7 @@ def _body(
 
 def _packed_body(refs: Refs, *, blocks: Blocks, activation: Activation | None):
   """Activates a block of rows, and computes the block of the result above it."""
-  problem, tile = blocks.problem, blocks.tile
+  tile = blocks.tile
   place = [pl.program_id(axis) for axis in range(3)]
   row_block = blocks.at(*place)[2]
   window_ref = refs.activated_ref
@@ -235,10 +235,7 @@ def _packed_body(refs: Refs, *, blocks: Blocks, activation: Activation | None):
   @pl.when(row_block > 0)
   def _():
     activate()
-    for row, start in itertools.product(
-      range(tile.rows), range(0, problem.width // 2, tile.columns)
-    ):
-      pairs = slice(start, start + tile.columns)
+    for row, pairs in packed_window.pairs_of_rows(blocks):
       sums = packed_window.sums(window_ref, refs.squares_ref, blocks, row, pairs, refs.bias_ref)
       for column, lanes, total in sums:
         refs.result_ref[row, pairs, column, :, lanes] = total.astype(refs.result_ref.dtype)

@@ -9,6 +9,7 @@ the first of the next. In a shared tile, each column has the last channels of it
 behind them, of the pixel to the right.
 """
 
+import itertools
 from collections.abc import Iterator
 
 import jax
@@ -60,6 +61,15 @@ def move_up(window_ref, rows: int) -> None:
   """Moves all rows of the window up by a block of some rows."""
   for row in range(rows + 1):
     window_ref[:, row] = window_ref[:, row + rows]
+
+
+def pairs_of_rows(blocks: Blocks) -> Iterator[tuple[int, slice]]:
+  """Yields a row of the block of results and some of its pairs of columns, in order."""
+  tile = blocks.tile
+  for row, start in itertools.product(
+    range(tile.rows), range(0, blocks.problem.width // 2, tile.columns)
+  ):
+    yield row, slice(start, start + tile.columns)
 
 
 def reached(

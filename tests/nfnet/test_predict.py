@@ -187,7 +187,7 @@ def test_images_are_normalized(folder):
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class MeanClassifier(Classifier):
-  """Has the means of an image's channels for its logits, and remembers the shapes of batches."""
+  """Returns the means of an image's channels as its logits, and keeps the shapes of batches."""
 
   shapes: set = dataclasses.field(default_factory=set)
 
