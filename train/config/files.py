@@ -95,9 +95,9 @@ def _run_file(path: str, arguments: str) -> Experiment:
 def _parse_file_arguments(
   path: str, function: Callable[..., Experiment], arguments: str
 ) -> dict[str, Any]:
-  annotations = {
-    name: parameter.annotation for name, parameter in inspect.signature(function).parameters.items()
-  }
+  # eval_str, because `from __future__ import annotations` leaves types as text.
+  parameters = inspect.signature(function, eval_str=True).parameters
+  annotations = {name: _argument_type(parameter) for name, parameter in parameters.items()}
   values = {}
   for argument in filter(None, arguments.split(",")):
     name, equals, text = argument.partition("=")
@@ -108,6 +108,13 @@ def _parse_file_arguments(
       raise UserError(f"configuration file {path!r}: argument {name} has no value")
     values[name] = parse_value(f"argument {name} of {path}", annotations[name], text)
   return values
+
+
+def _argument_type(parameter: inspect.Parameter) -> Any:
+  """Returns the type of an argument: its annotation's, or else its default's, or else a text."""
+  if parameter.annotation is not parameter.empty:
+    return parameter.annotation
+  return str if parameter.default in (parameter.empty, None) else type(parameter.default)
 
 
 def _explain_failure(path: str, error: Exception) -> str:

@@ -84,3 +84,27 @@ def test_a_file_is_a_file_whatever_it_is_called(config, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   assert load_experiment("imagenet") == VALID
   assert load_experiment("config.py") == VALID
+
+
+@pytest.mark.parametrize(
+  "signature",
+  [
+    "variant: str = 'F0', steps: int = 2, sharp: bool = False, name=None",
+    "variant='F0', steps=2, sharp=False, name=None",
+    "variant, steps=2, sharp=False, *, name=''",
+  ],
+)
+@pytest.mark.parametrize("future", ["", "from __future__ import annotations\n"])
+def test_arguments_have_the_type_of_their_annotation_or_default(future, signature, tmp_path):
+  path = tmp_path / "config.py"
+  path.write_text(
+    f"{future}from train.config.experiment import Experiment, Model, Optimizer, Schedule\n"
+    f"def experiment({signature}):\n"
+    "  assert sharp is True\n"
+    "  return Experiment(name=name, model=Model(variant=variant),\n"
+    "    optimizer=Optimizer(warmup_steps=0), schedule=Schedule(train_steps=steps))\n"
+  )
+  experiment = load_experiment(f"{path}:variant=F1,steps=7,sharp=true,name=x")
+  assert (experiment.model.variant, experiment.schedule.train_steps) == ("F1", 7)
+  with pytest.raises(UserError, match="argument steps of .*'7.5': must be an integer"):
+    load_experiment(f"{path}:variant=F1,steps=7.5,sharp=true,name=x")
