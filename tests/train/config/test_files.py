@@ -106,5 +106,5 @@ def test_arguments_have_the_type_of_their_annotation_or_default(future, signatur
   )
   experiment = load_experiment(f"{path}:variant=F1,steps=7,sharp=true,name=x")
   assert (experiment.model.variant, experiment.schedule.train_steps) == ("F1", 7)
-  with pytest.raises(UserError, match="argument steps of .*'7.5': must be an integer"):
+  with pytest.raises(UserError, match=r"argument steps of .*'7\.5': must be an integer"):
     load_experiment(f"{path}:variant=F1,steps=7.5,sharp=true,name=x")
