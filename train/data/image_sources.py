@@ -6,6 +6,7 @@ The kind of a source is recognized from what lies there, or named:
 |---|---|
 | class_folders | `train/CLASS/*` with `val/CLASS/*`, or only `CLASS/*` |
 | idx | the four files of MNIST and its relatives |
+| cifar | CIFAR-10 and CIFAR-100, in their binary version |
 | table | a folder of images with `labels.csv`, or another table |
 | imagenet | `ILSVRC2012_img_train.tar`, `ILSVRC2012_img_val.tar` and the devkit |
 | class_tars | one tar file for each class, as ImageNet-21k has |
@@ -27,6 +28,7 @@ from typing import Any
 
 from nfnet.errors import UserError, escaped, format_count
 from train.data.preparation import file_tree
+from train.data.sources.cifar_files import is_cifar, read_cifar
 from train.data.sources.folders import read_class_folders
 from train.data.sources.idx_files import read_idx_source
 from train.data.sources.label_table import find_table, read_table
@@ -47,9 +49,14 @@ def _read_idx(root: str, options: Options) -> Source:
   return read_idx_source(pathlib.Path(root), options.class_names)
 
 
+def _read_cifar(path: str, _: Options) -> Source:
+  return read_cifar(path)
+
+
 _READERS: dict[str, Callable[[str, Options], Source]] = {
   "class_folders": read_class_folders,
   "idx": _read_idx,
+  "cifar": _read_cifar,
   "table": read_table,
   "imagenet": read_imagenet,
   "class_tars": read_class_tars,
@@ -122,6 +129,8 @@ def _recognize(path: str, options: Options) -> str:
     suffix = os.path.splitext(name)[1].lower()
     if is_imagenet(path):
       return "imagenet"
+    if is_cifar(path):
+      return "cifar"
     if suffix == ".tar":
       return _recognize_tar(path, options)
     if suffix == ".parquet":
@@ -136,6 +145,8 @@ def _recognize(path: str, options: Options) -> str:
     return "idx"
   if is_imagenet(path):
     return "imagenet"
+  if is_cifar(path):
+    return "cifar"
   if is_tfds(path):
     return "tfds"
   found = []

@@ -16,7 +16,7 @@ from nfnet.errors import UserError
 from nfnet.system.paths import define_path
 from train.data import dataset_writer
 from train.data.preparation.class_folders import TRAIN, VALIDATION
-from train.data.sources.images import GrayscalePixels
+from train.data.sources.images import Pixels
 from train.data.sources.source import Source
 
 TRAIN_IMAGES = 1000
@@ -48,7 +48,7 @@ def source(train_images: int = TRAIN_IMAGES) -> Source:
     )
   pixels = np.round(digits.images * (255 / _INK_MAX)).astype(np.uint8)
   images = [
-    GrayscalePixels(f"{index:04d}", (int(label),), image)
+    Pixels(f"{index:04d}", (int(label),), image)
     for index, (image, label) in enumerate(zip(pixels, digits.target, strict=True))
   ]
   order = np.random.default_rng(DRAW_SEED).permutation(len(images))

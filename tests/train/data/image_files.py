@@ -21,7 +21,7 @@ from train.data.manifest import (
 )
 from train.data.record_files import Record, encode_record, open_writer
 from train.data.record_reader import RecordReader
-from train.data.sources.images import GrayscalePixels
+from train.data.sources.images import Pixels
 from train.data.sources.source import Source
 
 CLASS_NAMES = ("ant", "bee", "cat")
@@ -58,7 +58,7 @@ def write_dataset(out, train, validation=1, files=None, seed=0):
   """Writes a data set of colored noise; image i of a split has the class i modulo 3."""
   splits = {
     split: tuple(
-      GrayscalePixels(f"{split}/{index:05d}", (index % 3,), noise(index)[:, :, 0])
+      Pixels(f"{split}/{index:05d}", (index % 3,), noise(index)[:, :, 0])
       for index in range(count)
     )
     for split, count in (("train", train), ("validation", validation))

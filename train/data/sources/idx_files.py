@@ -14,7 +14,7 @@ from nfnet.errors import UserError
 from nfnet.foreign_files.regular_files import open_regular
 from train.data.preparation import class_folders
 from train.data.preparation.class_folders import TRAIN, VALIDATION
-from train.data.sources.images import GrayscalePixels
+from train.data.sources.images import Pixels
 from train.data.sources.source import Source
 
 _UNSIGNED_BYTES = 0x08
@@ -45,7 +45,7 @@ def read_idx_source(
       raise UserError(f"{root}: {len(images)} {prefix} images but {len(labels)} labels")
     label_max = max(label_max, int(labels.max()))
     splits[split] = tuple(
-      GrayscalePixels(f"{prefix}/{index:07d}", (int(label),), image, compression_level)
+      Pixels(f"{prefix}/{index:07d}", (int(label),), image, compression_level)
       for index, (image, label) in enumerate(zip(images, labels, strict=True))
     )
   names = tuple(class_names) or tuple(str(label) for label in range(label_max + 1))

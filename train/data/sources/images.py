@@ -135,7 +135,7 @@ class ImageInFile(SourceImage):
 
 
 @dataclasses.dataclass(frozen=True)
-class GrayscalePixels(SourceImage):
+class Pixels(SourceImage):
   """An image that is given as pixels and stored as PNG.
 
   It is PNG and not WebP, because for 28x28 photographs of clothes, lossless WebP takes 10 % fewer
@@ -144,7 +144,7 @@ class GrayscalePixels(SourceImage):
   Attributes:
     name: name that no other image of the source has.
     labels: class indices.
-    pixels: uint8 [height, width].
+    pixels: uint8 [height, width] or [height, width, 3].
     compression_level: PNG's compression level, 0 to 9.
   """
 
