@@ -170,6 +170,8 @@ def _train(
     mesh = make_mesh(parameter_shards=experiment.parallelism.parameter_shards)
     check_train_batch(experiment, mesh)
     check_batch_size("data.evaluation_batch_size", experiment.data.evaluation_batch_size, mesh)
+    # An evaluation must not have to wait for its images, hours after the start.
+    dataset.fetch(experiment.data, experiment.data.train_split, experiment.data.evaluation_split)
     train_examples = dataset.train_examples(experiment.data)
     model = make_model(experiment)
     learning_rate = learning_rate_schedule(experiment, train_examples)
