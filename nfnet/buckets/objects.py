@@ -148,6 +148,11 @@ def delete_all(bucket: str, folder: str) -> None:
     _store(bucket).delete_range(_range(folder)).result()
 
 
+def error_number(error: BaseException) -> int:
+  """Returns the error number (errno) that a file would have for an error of TensorStore."""
+  return _ERRNO_OF_STATUS.get(_status(error), errno.EIO)
+
+
 def url(bucket: str, name: str) -> str:
   """Returns the address of an object."""
   return f"{SCHEME}{bucket}/{name}"
@@ -181,7 +186,7 @@ def _range(folder: str) -> ts.KvStore.KeyRange:
   return ts.KvStore.KeyRange(f"{folder}/", f"{folder}0") if folder else ts.KvStore.KeyRange()
 
 
-def _status(error: ValueError) -> str:
+def _status(error: BaseException) -> str:
   """Returns the name of the status that an error of TensorStore begins with."""
   match = re.match(r"[A-Z_]+(?=:)", str(error))
   return match[0] if match else ""
@@ -193,7 +198,7 @@ def _as_os_error(bucket: str, name: str) -> Iterator[None]:
   try:
     yield
   except ValueError as error:
-    number = _ERRNO_OF_STATUS.get(_status(error), errno.EIO)
+    number = error_number(error)
     # HTTP bodies may have pages.
     text = re.sub(r" *\[http_response_body=.*?'\](?= \[|$)", "", str(error), flags=re.DOTALL)
     if number == errno.EACCES:

@@ -69,7 +69,7 @@ def committed_names(objects: Iterable[str]) -> list[str]:
   ]
 
 
-def find_mix_up(folder: pathlib.Path, metadata: Mapping[str, Any]) -> str | None:
+def find_mix_up(folder: pathlib.PurePath, metadata: Mapping[str, Any]) -> str | None:
   """Returns how a checkpoint differs from what its place says, in a few words; None if it does not.
 
   Args:
@@ -87,7 +87,7 @@ def find_mix_up(folder: pathlib.Path, metadata: Mapping[str, Any]) -> str | None
   return None
 
 
-def read_run(workdir: pathlib.Path) -> str | None:
+def read_run(workdir: pathlib.PurePath) -> str | None:
   """Returns the name of the run that a workdir belongs to; None if `run.json` does not tell."""
   try:
     run = read_json_object(workdir / RUN_FILE, _RUN_FILE_BYTES_MAX).get(RUN_KEY)
@@ -96,6 +96,6 @@ def read_run(workdir: pathlib.Path) -> str | None:
   return run if isinstance(run, str) else None
 
 
-def write_run(workdir: pathlib.Path, run: str) -> None:
+def write_run(workdir: pathlib.PurePath, run: str) -> None:
   """Writes `run.json`; a reader sees the previous file or the whole new one."""
   write_durably(workdir / RUN_FILE, json.dumps({RUN_KEY: run}) + "\n")

@@ -69,7 +69,7 @@ _DEPTH_MAX = 16
 class NewerVersionError(UserError):
   """The error for a checkpoint that is intact, but whose metadata this version does not know."""
 
-  def __init__(self, folder: pathlib.Path, difference: str):
+  def __init__(self, folder: Folder, difference: str):
     """Writes the message.
 
     Args:
@@ -151,7 +151,7 @@ def _here(folder: Folder, items: Collection[str]) -> Iterator[pathlib.Path]:
     yield copy / folder.relative_to(workdir)
 
 
-def block_keys(folder: pathlib.Path) -> tuple[str, ...] | None:
+def block_keys(folder: Folder) -> tuple[str, ...] | None:
   """Returns the keys by which a checkpoint's blocks are arranged (`nfnet.block_arrangement`).
 
   Args:
@@ -164,7 +164,7 @@ def block_keys(folder: pathlib.Path) -> tuple[str, ...] | None:
   return tuple(tree[BLOCKS]) if BLOCKS in tree else None
 
 
-def read_metadata(folder: pathlib.Path) -> dict[str, Any]:
+def read_metadata(folder: Folder) -> dict[str, Any]:
   """Reads the metadata about the experiment from one checkpoint's folder.
 
   Raises:
