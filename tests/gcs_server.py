@@ -84,6 +84,13 @@ class Bucket(NamedTuple):
       if path.is_file():
         self.put(f"{name}/{path.relative_to(folder)}", path.read_bytes())
 
+  def download(self, name: str, folder: pathlib.Path) -> None:
+    """Writes the objects of a folder to files."""
+    for one in self.names(f"{name}/"):
+      path = folder / one.removeprefix(f"{name}/")
+      path.parent.mkdir(parents=True, exist_ok=True)
+      path.write_bytes(self.read(one))
+
   def read(self, name: str) -> bytes:
     """Returns the content of an object."""
     return self.storage.read(self.name, name)

@@ -159,6 +159,9 @@ def books_of(workdir: str) -> Iterator[Books]:
     try:
       if books.stop():
         shutil.rmtree(folder, ignore_errors=True)
+        # Unless another process of this machine is in it.
+        with contextlib.suppress(OSError):
+          place.rmdir()
       else:
         logging.warning("%s lacks the newest records; they are in %s", workdir, folder)
     finally:
