@@ -13,6 +13,7 @@ import hashlib
 import os
 import pathlib
 import shutil
+import sys
 import threading
 from collections.abc import Iterable, Sequence
 
@@ -20,7 +21,7 @@ from tqdm import tqdm
 
 from nfnet.buckets import objects
 from nfnet.buckets.bucket_path import BucketPath
-from nfnet.errors import UserError
+from nfnet.errors import UserError, format_count
 from nfnet.system.durable_files import rename_durably, write_durably
 from nfnet.system.file_locks import is_same_file, try_lock
 
@@ -101,7 +102,7 @@ def folder_of(url: str, index: str) -> pathlib.Path:
 
 
 def copy_files(url: str, files: Iterable[ExpectedFile], folder: pathlib.Path) -> None:
-  """Copies files that are not in the cache yet, with a progress bar on a terminal.
+  """Copies files that are not in the cache yet, with a progress bar, or lines if not on a terminal.
 
   Args:
     url: address of the folder in a bucket.
@@ -128,8 +129,11 @@ def copy_files(url: str, files: Iterable[ExpectedFile], folder: pathlib.Path) ->
   ):
     try:
       copies = [pool.submit(_copy, url, file, folder, bar, stop) for file in missing]
-      for copy in concurrent.futures.as_completed(copies):
+      for count, copy in enumerate(concurrent.futures.as_completed(copies), start=1):
         copy.result()
+        if bar.disable and count * 10 // len(copies) > (count - 1) * 10 // len(copies):
+          files = f"{count} of {format_count(len(copies), 'file')}"
+          print(f"copied {files} of {url} to {folder}", file=sys.stderr, flush=True)
     except BaseException:
       stop.set()
       pool.shutdown(cancel_futures=True)

@@ -45,8 +45,9 @@ def contents(folder):
   return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_only_the_files_asked_for_are_copied_and_only_once(gcs, folder):
+def test_only_the_files_asked_for_are_copied_and_only_once(gcs, folder, capsys):
   copy(gcs, folder, "a")
+  assert capsys.readouterr().err == f"copied 1 of 1 file of {gcs.url}/data to {folder}\n"
   assert contents(folder) == {"a": CONTENTS["a"], "index.json": b"{}"}
   copy(gcs, folder)
   assert contents(folder) == {**CONTENTS, "index.json": b"{}"}

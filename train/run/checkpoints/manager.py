@@ -180,7 +180,8 @@ class Checkpoints:
       ValueError: there is a checkpoint of this or a later step.
     """
     # Orbax would create a workdir that is gone.
-    check_lease(self._workdir)
+    with writing_to(self._workdir):
+      pass
     identity = {STEP_KEY: step, RUN_KEY: self._name_run()}
     items = {
       PARAMS_ITEM: ocp.args.StandardSave(parameters),
@@ -347,7 +348,9 @@ class Checkpoints:
     try:
       yield
     except Exception as error:
-      check_lease(self._workdir)
+      # That of a bucket cannot be read if the bucket cannot be reached.
+      with contextlib.suppress(OSError):
+        check_lease(self._workdir)
       # Orbax has forgotten the steps that the failed save would have replaced; they are on disk.
       self._manager.reload()
       number = os_error_number(error)

@@ -81,7 +81,11 @@ class _BooksInBucket(Books):
       UserError: the workdir is no longer this run's.
     """
     with self._lock:
-      held.check_lease(self.folder)
+      try:
+        held.check_lease(self.folder)
+      except OSError as error:
+        report_unwritable(pathlib.Path(self.folder), held.LEASE_FILE, error)
+        return
       changed = {n: state for n, state in self._files() if self._uploaded.get(n) != state}
       with concurrent.futures.ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
         list(pool.map(self._write, changed.items()))
@@ -120,7 +124,7 @@ class _BooksInBucket(Books):
   def _upload_regularly(self) -> None:
     while not self._stopped.wait(UPLOAD_SECONDS):
       # The main thread's next write will raise the error too.
-      with contextlib.suppress(UserError, OSError):
+      with contextlib.suppress(UserError):
         self.upload()
 
 
