@@ -102,7 +102,14 @@ def checked_inputs(path: str, inputs: np.ndarray) -> Iterator[np.ndarray | UserE
 
 
 def _define_flags() -> None:
-  define_path("weights", None, "Haiku file, safetensors or checkpoint.", use="read", required=True)
+  define_path(
+    "weights",
+    None,
+    "Haiku file, safetensors or checkpoint.",
+    use="read",
+    required=True,
+    buckets=True,
+  )
   flags.DEFINE_string("variant", None, "Variant that the weights must have; any if not given.")
   define_path(
     "inputs", None, "Normalized images in a .npy file, instead of image files.", use="read"

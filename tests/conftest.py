@@ -2,7 +2,9 @@
 
 import os
 import tempfile
+import uuid
 
+from tests import gcs_server
 from tests.quick_compilation import XLA_FLAGS
 
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -57,3 +59,20 @@ def small_networks():
     for variant in (small_network.SMALL, small_network.TINY):
       patch.setitem(variants.VARIANTS, variant.name, variant)
     yield
+
+
+@pytest.fixture(scope="session")
+def gcs_storage(tmp_path_factory):
+  """Stands for Google Cloud Storage, in this process and those that it starts."""
+  with gcs_server.serving() as (address, storage), pytest.MonkeyPatch.context() as patch:
+    for name, value in gcs_server.environment(address).items():
+      patch.setenv(name, value)
+    patch.setenv("NFNETS_CACHE", str(tmp_path_factory.mktemp("cache")))
+    yield storage
+
+
+@pytest.fixture
+def gcs(gcs_storage):
+  """Yields an empty bucket."""
+  yield gcs_server.Bucket(gcs_storage, f"bucket-{uuid.uuid4().hex}")
+  gcs_storage.refuse = lambda method, address: None

@@ -23,6 +23,7 @@ from nfnet.system.paths import define_path
 from train.data.epoch_order import example_order
 from train.report.table import format_table
 from train.run.records.id_log import id_sum, read_order, read_records
+from train.run.records.staging import books_to_read
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,8 +67,14 @@ def audit(workdir: str) -> Audit:
   Raises:
     UserError: there is no record, or a proof fails; the message says where.
   """
-  order = read_order(workdir)
-  records, damaged_bytes = read_records(workdir)
+  with books_to_read(workdir) as folder:
+    return _audit(workdir, folder)
+
+
+def _audit(workdir: str, folder: str) -> Audit:
+  """Proves what a run has trained on, by the records in a folder."""
+  order = read_order(folder)
+  records, damaged_bytes = read_records(folder)
   if not len(records):
     raise UserError(f"workdir {workdir!r} has no sound record of a batch")
   batch_size, examples = order["batch_size"], order["examples"]
@@ -194,5 +201,5 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-  define_path("workdir", None, "Folder of the run.", use="read", required=True)
+  define_path("workdir", None, "Folder of the run.", use="read", required=True, buckets=True)
   run_main(main)

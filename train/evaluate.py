@@ -52,11 +52,19 @@ from train.step.scores import CONFUSION_CLASSES_MAX
 if TYPE_CHECKING:
   from matplotlib.figure import Figure
 
-_WORKDIR = define_path("workdir", None, "A run's workdir, or one checkpoint's folder.", use="read")
-_WEIGHTS = define_path(
-  "weights", None, "A haiku file, safetensors in timm's layout, or a checkpoint.", use="read"
+_WORKDIR = define_path(
+  "workdir", None, "A run's workdir, or one checkpoint's folder.", use="read", buckets=True
 )
-_DATA = define_path("data", None, "Folder that train.prepare_data has written.", use="read")
+_WEIGHTS = define_path(
+  "weights",
+  None,
+  "A haiku file, safetensors in timm's layout, or a checkpoint.",
+  use="read",
+  buckets=True,
+)
+_DATA = define_path(
+  "data", None, "Folder that train.prepare_data has written.", use="read", buckets=True
+)
 _CLASS_NAMES_FILE = define_path(
   "class_names_file",
   None,

@@ -26,7 +26,7 @@ _CONFIG = define_path(
   use="read",
 )
 _WORKDIR = define_path(
-  "workdir", None, "Folder for checkpoints, metrics and plots.", use="write folder"
+  "workdir", None, "Folder for checkpoints, metrics and plots.", use="write folder", buckets=True
 )
 _ACCEPT_CHANGES = define_accept_changes()
 

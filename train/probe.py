@@ -41,7 +41,7 @@ def _define_flags() -> None:
     use="read",
     required=True,
   )
-  define_path("weights", None, "Trained network to probe.", use="read", required=True)
+  define_path("weights", None, "Trained network to probe.", use="read", required=True, buckets=True)
   flags.DEFINE_integer("images_max", 20_000, "Training images to use at most.", lower_bound=2)
 
 

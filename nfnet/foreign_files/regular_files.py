@@ -3,16 +3,20 @@
 import errno
 import os
 import stat
-from typing import BinaryIO, Literal
+from typing import Any, BinaryIO, Literal
+
+from nfnet.system.paths import as_path, is_in_bucket
 
 
-def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
-  """Opens a file to read its bytes.
+def open_regular(path: str | os.PathLike[str]) -> Any:
+  """Opens a file, or an object of a bucket, to read its bytes.
 
   Raises:
     OSError: the file cannot be opened, or is no regular file (EISDIR, EINVAL): reading a pipe or a
       device might never end.
   """
+  if is_in_bucket(path):
+    return as_path(path).open("rb")
   return open(_open(path, os.O_RDONLY), "rb")
 
 

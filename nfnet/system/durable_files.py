@@ -4,17 +4,19 @@ import errno
 import os
 import pathlib
 
+from nfnet.system.paths import as_path, is_in_bucket
+
 # What file systems without the concept of syncing a folder answer.
 _CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)
 
 
 def write_durably(
-  path: pathlib.Path, content: str | bytes, *, unfinished: pathlib.Path | None = None
+  path: pathlib.PurePath, content: str | bytes, *, unfinished: pathlib.Path | None = None
 ) -> None:
   """Writes or replaces a file; a reader sees the whole old or the whole new one.
 
   Args:
-    path: path of the file.
+    path: path of the file, or of an object of a bucket, which is never seen in part.
     content: text, which is written as UTF-8, or bytes.
     unfinished: path of the file while it is written, in the same folder; None is `path` with the
       suffix `.tmp`, for files that no two processes write at once.
@@ -22,6 +24,9 @@ def write_durably(
   Raises:
     OSError: it cannot be written; the file is as it was.
   """
+  if is_in_bucket(path):
+    _write_object(path, content)
+    return
   unfinished = unfinished or path.with_suffix(".tmp")
   try:
     write_synced(unfinished, content)
@@ -30,8 +35,8 @@ def write_durably(
     unfinished.unlink(missing_ok=True)
 
 
-def write_synced(path: pathlib.Path, content: str | bytes) -> None:
-  """Writes a new file that is whole after a power failure if its name has survived.
+def write_synced(path: pathlib.PurePath, content: str | bytes) -> None:
+  """Writes a new file, or an object, that is whole after a power failure if its name has survived.
 
   Whatever else has the name is removed and never written to: opening a pipe might wait forever, and
   a link may lead to somebody else's file.
@@ -39,11 +44,18 @@ def write_synced(path: pathlib.Path, content: str | bytes) -> None:
   Raises:
     OSError: it cannot be written, or a folder is in its place.
   """
+  if is_in_bucket(path):
+    _write_object(path, content)
+    return
   path.unlink(missing_ok=True)
   with path.open("xb") as file:
     file.write(content.encode() if isinstance(content, str) else content)
     file.flush()
     os.fsync(file.fileno())
+
+
+def _write_object(path: pathlib.PurePath, content: str | bytes) -> None:
+  as_path(path).write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def rename_durably(unfinished: pathlib.Path, path: pathlib.Path) -> None:

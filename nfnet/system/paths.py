@@ -1,15 +1,19 @@
 """The paths that users give: expanded, refused where no file can be, tried early, and opened.
 
 Every flag that holds a path is defined by `define_path`, and every other text that a user gives as
-a path, such as a field of a configuration, passes `local_path`.
+a path, such as a field of a configuration, passes `local_path` or, where a bucket of Google Cloud
+Storage will do, `path_or_bucket`. What these return is a text; `as_path` makes the path of it that
+has methods for files, here or in a bucket.
 """
 
 import contextlib
 import os
+import pathlib
 import re
+import secrets
 import tempfile
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, Literal
 
 from absl import flags
@@ -19,7 +23,10 @@ from nfnet.errors import UserError, shortened
 Use = Literal["read", "write file", "write folder"]
 """The use of a path: a command reads it, writes a file there, or writes files into a folder."""
 
+BUCKET_SCHEME = "gs://"
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+# https://cloud.google.com/storage/docs/buckets#naming
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
 REFUSED_CATEGORIES = {
   "Cc": "a control character",
   "Zl": "a line end",
@@ -41,14 +48,45 @@ def local_path(label: str, path: str) -> str:
     UserError: the path is empty, names a bucket or another place that is not a local file, or holds
       a control character or bytes that are not UTF-8, or there is no such user.
   """
+  path = path_or_bucket(label, path)
+  if not is_in_bucket(path):
+    return path
+  bucket, _, name = path.removeprefix(BUCKET_SCHEME).partition("/")
+  raise UserError(
+    f"{label}={shortened(path)} is in a bucket, but has to be a path of this machine: mount the "
+    f"bucket with `gcsfuse --implicit-dirs {bucket} DIR` and give {shortened(f'DIR/{name}')}"
+  )
+
+
+def path_or_bucket(label: str, path: str) -> str:
+  """Returns a path of the local file system, as `local_path` does, or one in a bucket.
+
+  Args:
+    label: name of what holds the path, for messages.
+    path: path as the user gave it, or `gs://BUCKET` or `gs://BUCKET/PATH`.
+
+  Returns:
+    The path; one in a bucket has no slash at its end and none too many in it.
+
+  Raises:
+    UserError: see `local_path`; or the name of the bucket or the path in it is none.
+  """
   if not path:
     raise UserError(f"{label}= names no path")
   for category, words in REFUSED_CATEGORIES.items():
     if any(unicodedata.category(character) == category for character in path):
       raise UserError(f"{label}={shortened(path)} holds {words}; give another name")
+  if is_in_bucket(path):
+    bucket, *names = path.removeprefix(BUCKET_SCHEME).split("/")
+    names = [name for name in names if name]
+    if not _BUCKET.fullmatch(bucket) or {".", ".."} & set(names):
+      raise UserError(f"{label}={shortened(path)} is no path in a bucket; write gs://BUCKET/PATH")
+    return BUCKET_SCHEME + "/".join([bucket, *names])
   if _SCHEME.match(path):
     raise UserError(
-      f"{label}={shortened(path)} is not a path of this machine; mount the bucket and give its path"
+      f"{label}={shortened(path)} is not a path of this machine; besides these, gs://BUCKET/PATH "
+      "is supported for data, weights, workdirs and results; mount any other storage and give its "
+      "path"
     )
   expanded = os.path.expanduser(path)
   if expanded.startswith("~"):
@@ -60,6 +98,28 @@ def local_path(label: str, path: str) -> str:
   return expanded
 
 
+def is_in_bucket(path: str | os.PathLike[str]) -> bool:
+  """Returns whether a path is in a bucket of Google Cloud Storage."""
+  return os.fspath(path).startswith(BUCKET_SCHEME)
+
+
+def as_path(path: str | os.PathLike[str]) -> Any:
+  """Returns a path with the methods of `pathlib.Path`, here or in a bucket.
+
+  Args:
+    path: a path that `path_or_bucket` has returned.
+
+  Returns:
+    A `pathlib.Path`, or a `nfnet.buckets.bucket_path.BucketPath`, whose methods are the same.
+  """
+  if not is_in_bucket(path):
+    return pathlib.Path(path)
+  # Importing TensorStore takes a while, and few need it.
+  from nfnet.buckets.bucket_path import BucketPath
+
+  return BucketPath(path)
+
+
 def check_writable(label: str, path: str, use: Use) -> None:
   """Checks that a path can be written, by writing an unnamed file where it would be.
 
@@ -67,7 +127,7 @@ def check_writable(label: str, path: str, use: Use) -> None:
 
   Args:
     label: name of what holds the path, for messages.
-    path: a path that `local_path` has returned.
+    path: a path that `path_or_bucket` has returned.
     use: what is going to be written there.
 
   Raises:
@@ -75,6 +135,9 @@ def check_writable(label: str, path: str, use: Use) -> None:
       does not permit writing there.
   """
   is_folder = use == "write folder"
+  if is_in_bucket(path):
+    _check_bucket_is_writable(label, path)
+    return
   try:
     if os.path.isdir(path) or path.endswith("/"):
       if not is_folder:
@@ -124,14 +187,15 @@ def open_to_write(flag: str, path: str) -> Iterator[BinaryIO]:
 
   Args:
     flag: name of the flag that the path came from, for the error message.
-    path: path of the file.
+    path: path of the file. One in a bucket is written at the end of the block.
 
   Raises:
     UserError: the file cannot be opened, or the block's writes to it fail.
   """
+  place = as_path(path)
   try:
-    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-    with open(path, "wb") as file:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with place.open("wb") as file:
       yield file
   except OSError as error:
     raise UserError(f"--{flag}={path} cannot be written: {error.strerror}") from error
@@ -145,6 +209,7 @@ def define_path(
   use: Use,
   required: bool = False,
   multiple: bool = False,
+  buckets: bool = False,
 ) -> flags.FlagHolder:
   """Defines a flag that holds a path, expanded by `local_path` and tried by `check_writable`.
 
@@ -155,11 +220,13 @@ def define_path(
     use: what the command does with the path.
     required: whether the flag has to be given.
     multiple: whether the flag may be repeated, so that its value is a list of paths.
+    buckets: whether the path may be in a bucket (`path_or_bucket`). A file that is written always
+      may, for which `open_to_write` is made.
 
   Returns:
     Holder of the flag's value.
   """
-  parser = _PathParser(name)
+  parser = _PathParser(name, path_or_bucket if buckets or use == "write file" else local_path)
   serializer = flags.ArgumentSerializer()
   if multiple:
     holder = flags.DEFINE_multi(parser, serializer, name, default, help_text, required=required)
@@ -174,16 +241,17 @@ def define_path(
 
 
 class _PathParser(flags.ArgumentParser):
-  """Parses the value of a flag by `local_path`."""
+  """Parses the value of a flag by `local_path` or `path_or_bucket`."""
 
   syntactic_help = "a path"
 
-  def __init__(self, name: str):
+  def __init__(self, name: str, parse_path: Callable[[str, str], str]):
     self._name = name
+    self._parse_path = parse_path
 
   def parse(self, argument: Any) -> str:
     """Returns the expanded path."""
-    return local_path(f"--{self._name}", argument)
+    return self._parse_path(f"--{self._name}", argument)
 
   def flag_type(self) -> str:
     """Returns what --help calls the type."""
@@ -193,6 +261,16 @@ class _PathParser(flags.ArgumentParser):
 def _is_writable(name: str, path: str, use: Use) -> bool:
   check_writable(f"--{name}", path, use)
   return True
+
+
+def _check_bucket_is_writable(label: str, path: str) -> None:
+  """Writes an object whose name begins with the path, and deletes it."""
+  place = as_path(f"{path}/.{secrets.token_hex(8)}.tmp")
+  try:
+    place.write_bytes(b"")
+    place.unlink(missing_ok=True)
+  except OSError as error:
+    raise UserError(f"{label}={path} cannot be written: {error.strerror}") from error
 
 
 def _exists(path: str) -> bool:

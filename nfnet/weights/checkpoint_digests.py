@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from nfnet.errors import shortened
 from nfnet.foreign_files.regular_files import open_regular, read_regular_file
 from nfnet.system.durable_files import write_synced
+from nfnet.system.paths import as_path, is_in_bucket
 
 DIGESTS_FILE = "digests.sha256"
 _WITHOUT_DIGEST = (DIGESTS_FILE, "_CHECKPOINT_METADATA", "commit_success.txt")
@@ -22,21 +23,21 @@ _DIGESTS_BYTES_MAX = 16 * 2**20
 _THREADS = 8
 
 
-def write_digests(folder: pathlib.Path) -> None:
+def write_digests(folder: pathlib.PurePath) -> None:
   """Writes the digests of the files of a checkpoint that is about to be committed."""
   lines = _digest_lines(folder, _files(folder))
   write_synced(folder / DIGESTS_FILE, "".join(lines.values()))
 
 
 def find_damage(
-  folder: pathlib.Path, items: Iterable[str] | None = None, *, needed: Iterable[str] = ()
+  folder: pathlib.PurePath, items: Iterable[str] | None = None, *, needed: Iterable[str] = ()
 ) -> str | None:
   """Returns what is wrong with a checkpoint, in a few words, or None if it is intact.
 
   What cannot be read, for whatever reason, is damage.
 
   Args:
-    folder: folder of one checkpoint.
+    folder: folder of one checkpoint, here or in a bucket.
     items: names of the subfolders to verify; None verifies the whole folder. A superfluous file
       counts as damage too.
     needed: names of the subfolders that must be there.
@@ -49,7 +50,7 @@ def find_damage(
 
 
 def _find_damage(
-  folder: pathlib.Path, items: Iterable[str] | None, needed: Iterable[str]
+  folder: pathlib.PurePath, items: Iterable[str] | None, needed: Iterable[str]
 ) -> str | None:
   try:
     text = read_regular_file(folder / DIGESTS_FILE, _DIGESTS_BYTES_MAX).decode()
@@ -76,7 +77,10 @@ def _find_damage(
   return None
 
 
-def _files(folder: pathlib.Path) -> list[str]:
+def _files(folder: pathlib.PurePath) -> list[str]:
+  if is_in_bucket(folder):
+    return [name for name in as_path(folder).names() if name not in _WITHOUT_DIGEST]
+
   def stop(error: OSError) -> None:
     raise error
 
@@ -91,7 +95,7 @@ def _files(folder: pathlib.Path) -> list[str]:
   return sorted(name for name in names if name not in _WITHOUT_DIGEST)
 
 
-def _digest_lines(folder: pathlib.Path, names: Iterable[str]) -> dict[str, str]:
+def _digest_lines(folder: pathlib.PurePath, names: Iterable[str]) -> dict[str, str]:
   def line(name: str) -> str:
     try:
       with open_regular(folder / name) as file:

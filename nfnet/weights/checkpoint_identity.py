@@ -10,15 +10,18 @@ import json
 import os
 import pathlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from nfnet.errors import UserError, quoted
 from nfnet.foreign_files.json_text import read_json_object
 from nfnet.system.durable_files import write_durably
+from nfnet.system.paths import as_path, is_in_bucket
 
 CHECKPOINTS_FOLDER = "checkpoints"
 RUN_FILE = "run.json"
+COMMIT_FILE = "commit_success.txt"
+"""File that Orbax writes last; in a bucket, where nothing can be renamed, it makes a checkpoint."""
 STEP_KEY, RUN_KEY = "step", "run"
 """Keys of a checkpoint's metadata; `run.json` has the second one too."""
 
@@ -36,16 +39,18 @@ def step_of(name: str) -> int | None:
 def checkpoint_steps(folder: str | os.PathLike[str]) -> list[int]:
   """Returns the steps whose checkpoints lie in a folder, in ascending order.
 
-  Anything with another name than a save gives to its folder is left out.
+  Anything with another name than a save gives to its folder is left out, and in a bucket a
+  checkpoint whose save has not ended.
 
   Args:
-    folder: folder of a run's checkpoints; need not exist.
+    folder: folder of a run's checkpoints, here or in a bucket; need not exist.
 
   Raises:
     UserError: the folder cannot be listed.
   """
   try:
-    names = os.listdir(folder)
+    in_bucket = is_in_bucket(folder)
+    names = committed_names(as_path(folder).names()) if in_bucket else os.listdir(folder)
   except (FileNotFoundError, NotADirectoryError):
     return []
   except OSError as error:
@@ -53,7 +58,18 @@ def checkpoint_steps(folder: str | os.PathLike[str]) -> list[int]:
   return sorted(step for name in names if (step := step_of(name)) is not None)
 
 
-def find_mix_up(folder: pathlib.Path, metadata: Mapping[str, Any]) -> str | None:
+def committed_names(objects: Iterable[str]) -> list[str]:
+  """Returns the names of the folders of a bucket in which a save has ended.
+
+  Args:
+    objects: paths of the objects in the folder of the checkpoints.
+  """
+  return [
+    name for name, _, inner in (one.partition("/") for one in objects) if inner == COMMIT_FILE
+  ]
+
+
+def find_mix_up(folder: pathlib.PurePath, metadata: Mapping[str, Any]) -> str | None:
   """Returns how a checkpoint differs from what its place says, in a few words; None if it does not.
 
   Args:
@@ -71,7 +87,7 @@ def find_mix_up(folder: pathlib.Path, metadata: Mapping[str, Any]) -> str | None
   return None
 
 
-def read_run(workdir: pathlib.Path) -> str | None:
+def read_run(workdir: pathlib.PurePath) -> str | None:
   """Returns the name of the run that a workdir belongs to; None if `run.json` does not tell."""
   try:
     run = read_json_object(workdir / RUN_FILE, _RUN_FILE_BYTES_MAX).get(RUN_KEY)
@@ -80,6 +96,6 @@ def read_run(workdir: pathlib.Path) -> str | None:
   return run if isinstance(run, str) else None
 
 
-def write_run(workdir: pathlib.Path, run: str) -> None:
+def write_run(workdir: pathlib.PurePath, run: str) -> None:
   """Writes `run.json`; a reader sees the previous file or the whole new one."""
   write_durably(workdir / RUN_FILE, json.dumps({RUN_KEY: run}) + "\n")

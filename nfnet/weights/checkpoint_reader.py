@@ -5,9 +5,10 @@ needs: parameters are a third of a checkpoint that also holds momentum and the m
 `train.run.checkpoints` writes this layout with Orbax.
 """
 
+import contextlib
 import math
-import os
 import pathlib
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import jax
@@ -17,16 +18,21 @@ import orbax.checkpoint as ocp
 from nfnet.block_arrangement import BLOCKS, arrange_blocks
 from nfnet.errors import UserError, short_text
 from nfnet.foreign_files.json_text import check_structure, read_json
+from nfnet.system.paths import as_path
 from nfnet.variants import PIXELS_MAX
-from nfnet.weights.checkpoint_digests import find_damage
+from nfnet.weights.checkpoint_digests import DIGESTS_FILE, find_damage
 from nfnet.weights.checkpoint_identity import (
   CHECKPOINTS_FOLDER,
+  RUN_FILE,
   RUN_KEY,
   STEP_KEY,
   checkpoint_steps,
   find_mix_up,
 )
 from nfnet.weights.finished_transfers import finished_transfers
+
+Folder = Any
+"""A folder, here or in a bucket: what `nfnet.system.paths.as_path` returns."""
 
 PARAMS_ITEM = "params"
 EMA_ITEM = "ema"
@@ -63,7 +69,7 @@ _DEPTH_MAX = 16
 class NewerVersionError(UserError):
   """The error for a checkpoint that is intact, but whose metadata this version does not know."""
 
-  def __init__(self, folder: pathlib.Path, difference: str):
+  def __init__(self, folder: Folder, difference: str):
     """Writes the message.
 
     Args:
@@ -82,7 +88,8 @@ def read_checkpoint(path: str, *, prefer_ema: bool = True) -> tuple[dict[str, An
   Any number of devices may have written them; they are read into host memory.
 
   Args:
-    path: a workdir, whose newest checkpoint is read, or the folder of one checkpoint.
+    path: a workdir, whose newest checkpoint is read, or the folder of one checkpoint; of one in a
+      bucket, what is needed is copied first.
     prefer_ema: whether to read the moving average of the parameters where one was saved.
 
   Returns:
@@ -93,33 +100,58 @@ def read_checkpoint(path: str, *, prefer_ema: bool = True) -> tuple[dict[str, An
     UserError: there is no checkpoint, it cannot be read, or it is not the one that its place says.
   """
   folder = checkpoint_folder(path)
-  item = EMA_ITEM if prefer_ema and os.path.isdir(folder / EMA_ITEM) else PARAMS_ITEM
+  item = EMA_ITEM if prefer_ema and (folder / EMA_ITEM).is_dir() else PARAMS_ITEM
   items = (item, EXPERIMENT_ITEM)
   # A moving average that a copy has lost must not be replaced by the parameters.
-  verified = {*items, EMA_ITEM} if prefer_ema else items
-  if damage := find_damage(folder, verified, needed=items):
-    raise UserError(f"checkpoint {folder} cannot be read: {damage}; name another step's folder")
-  metadata = read_metadata(folder)
-  if mix_up := find_mix_up(folder, metadata):
-    raise UserError(
-      f"checkpoint {folder} is not what its place says: {mix_up}; "
-      "put it back where it belongs, or name another step's folder"
-    )
-  # On damaged files Orbax and TensorStore raise errors of many types.
-  try:
-    with finished_transfers():
-      parameters = arrange_blocks(read_arrays(folder / item))
-  except UserError:
-    raise
-  except Exception as error:
-    raise UserError(
-      f"checkpoint {folder} cannot be read, it may be damaged ({short_text(error)}); "
-      "name another step's folder"
-    ) from error
+  verified = {*items, EMA_ITEM} if prefer_ema else set(items)
+  with _here(folder, verified) as place:
+    if damage := find_damage(place, verified, needed=items):
+      raise UserError(f"checkpoint {folder} cannot be read: {damage}; name another step's folder")
+    metadata = read_metadata(place)
+    if mix_up := find_mix_up(place, metadata):
+      raise UserError(
+        f"checkpoint {folder} is not what its place says: {mix_up}; "
+        "put it back where it belongs, or name another step's folder"
+      )
+    # On damaged files Orbax and TensorStore raise errors of many types.
+    try:
+      with finished_transfers():
+        parameters = arrange_blocks(read_arrays(place / item))
+    except UserError:
+      raise
+    except Exception as error:
+      raise UserError(
+        f"checkpoint {folder} cannot be read, it may be damaged ({short_text(error)}); "
+        "name another step's folder"
+      ) from error
   return parameters, metadata
 
 
-def block_keys(folder: pathlib.Path) -> tuple[str, ...] | None:
+@contextlib.contextmanager
+def _here(folder: Folder, items: Collection[str]) -> Iterator[pathlib.Path]:
+  """Yields a checkpoint's folder, or one with a copy of some of its items if it is in a bucket."""
+  if isinstance(folder, pathlib.Path):
+    yield folder
+    return
+  # Importing it takes a while, and few need it.
+  from nfnet.buckets.temporary_copies import temporary_copies
+
+  try:
+    names = [name for name in folder.names() if name.partition("/")[0] in {*items, DIGESTS_FILE}]
+    workdir = folder.parent.parent
+    if folder.parent.name == CHECKPOINTS_FOLDER:
+      # So that the copy has the same place in a workdir.
+      names = [f"{CHECKPOINTS_FOLDER}/{folder.name}/{name}" for name in names]
+      names += [RUN_FILE] if (workdir / RUN_FILE).is_file() else []
+    else:
+      workdir = folder
+  except OSError as error:
+    raise UserError(f"checkpoint {folder} cannot be read: {error.strerror}") from error
+  with temporary_copies(workdir, names) as copy:
+    yield copy / folder.relative_to(workdir)
+
+
+def block_keys(folder: Folder) -> tuple[str, ...] | None:
   """Returns the keys by which a checkpoint's blocks are arranged (`nfnet.block_arrangement`).
 
   Args:
@@ -132,7 +164,7 @@ def block_keys(folder: pathlib.Path) -> tuple[str, ...] | None:
   return tuple(tree[BLOCKS]) if BLOCKS in tree else None
 
 
-def read_metadata(folder: pathlib.Path) -> dict[str, Any]:
+def read_metadata(folder: Folder) -> dict[str, Any]:
   """Reads the metadata about the experiment from one checkpoint's folder.
 
   Raises:
@@ -149,17 +181,20 @@ def read_metadata(folder: pathlib.Path) -> dict[str, Any]:
   return metadata
 
 
-def checkpoint_folder(path: str) -> pathlib.Path:
+def checkpoint_folder(path: str) -> Folder:
   """Returns the folder of one checkpoint: `path` itself, or the newest one in the workdir `path`.
 
   Raises:
     UserError: there is no checkpoint.
   """
-  folder = pathlib.Path(path).absolute()
-  if os.path.isdir(folder / PARAMS_ITEM):
-    return folder
-  if not os.path.isdir(folder):
-    raise UserError(f"checkpoint {path!r}: there is no such folder")
+  folder = as_path(path).absolute()
+  try:
+    if (folder / PARAMS_ITEM).is_dir():
+      return folder
+    if not folder.is_dir():
+      raise UserError(f"checkpoint {path!r}: there is no such folder")
+  except OSError as error:
+    raise UserError(f"checkpoint {path!r} cannot be read: {error.strerror}") from error
   step = newest_step(folder)
   if step is None:
     raise UserError(
@@ -169,14 +204,14 @@ def checkpoint_folder(path: str) -> pathlib.Path:
   return folder / CHECKPOINTS_FOLDER / str(step)
 
 
-def newest_step(workdir: pathlib.Path) -> int | None:
+def newest_step(workdir: Folder) -> int | None:
   """Returns the step of the newest checkpoint in a workdir; None if there is none.
 
   Raises:
     UserError: the folder of the checkpoints cannot be listed.
   """
   folder = workdir / CHECKPOINTS_FOLDER
-  steps = (step for step in checkpoint_steps(folder) if os.path.isdir(folder / str(step)))
+  steps = (step for step in checkpoint_steps(folder) if (folder / str(step)).is_dir())
   return max(steps, default=None)
 
 

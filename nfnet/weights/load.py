@@ -4,8 +4,10 @@
 the parameters.
 """
 
+import contextlib
 import dataclasses
 import os
+from collections.abc import Iterator
 from typing import Any, get_args
 
 import jax
@@ -15,7 +17,7 @@ from nfnet.activations import ACTIVATIONS, Numerics
 from nfnet.errors import UserError, quoted
 from nfnet.images.resizing import EvaluationResize
 from nfnet.model import NFNet
-from nfnet.system.paths import local_path
+from nfnet.system.paths import as_path, is_in_bucket, path_or_bucket
 from nfnet.variants import Bottleneck, get_variant
 from nfnet.weights.checkpoint_reader import read_checkpoint
 from nfnet.weights.class_names import read_class_names
@@ -51,7 +53,7 @@ def load_weights(
 
   Args:
     path: path of a haiku file, of a safetensors file in timm's layout, of a workdir of this
-      project, or of one checkpoint in a workdir.
+      project, or of one checkpoint in a workdir, here or in a bucket (`gs://BUCKET/PATH`).
     variant: variant that the weights must have; None accepts any.
     bottleneck: bottleneck that the weights must have; None accepts any. See `Variant.blocks`.
     prefer_ema: whether to take a checkpoint's moving average of the parameters where it has one.
@@ -59,16 +61,46 @@ def load_weights(
   Raises:
     UserError: the file cannot be read, is refused, or holds another network.
   """
-  path = local_path("weights", path)
-  if os.path.isdir(path):
+  path = path_or_bucket("weights", path)
+  if is_checkpoint(path):
     return load_checkpoint(path, variant, bottleneck=bottleneck, prefer_ema=prefer_ema)
-  if is_safetensors(path):
-    tensors, layout = read_safetensors(path), TIMM
-  else:
-    tensors, layout = dict(flatten(read_haiku(path))), HAIKU
+  with _here(path) as file:
+    if is_safetensors(file):
+      tensors, layout = read_safetensors(file), TIMM
+    else:
+      tensors, layout = dict(flatten(read_haiku(file))), HAIKU
   return match_network(
     tensors, layout, variant=variant, bottleneck=bottleneck, source=f"weights {path!r}"
   )
+
+
+def is_checkpoint(path: str) -> bool:
+  """Returns whether weights are those of a checkpoint, which is a folder, rather than of a file.
+
+  Args:
+    path: path of the weights, here or in a bucket.
+
+  Raises:
+    UserError: the bucket cannot be read.
+  """
+  try:
+    return as_path(path).is_dir()
+  except OSError as error:
+    raise UserError(f"weights {path!r} cannot be read: {error.strerror}") from error
+
+
+@contextlib.contextmanager
+def _here(path: str) -> Iterator[str]:
+  """Yields the path of a file, or of a copy of one in a bucket."""
+  if not is_in_bucket(path):
+    yield path
+    return
+  # Importing it takes a while, and few need it.
+  from nfnet.buckets.temporary_copies import temporary_copies
+
+  place = as_path(path)
+  with temporary_copies(place.parent, [place.name]) as copy:
+    yield str(copy / place.name)
 
 
 def load(

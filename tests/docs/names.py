@@ -19,6 +19,7 @@ FOLDERS = (*PACKAGES, "tests", "docs")
 FOREIGN_FLAGS = {
   *("--help", "--no-deps", "--version", "--strict", "--dry-run", "--logdir"),
   "--out_file_format",
+  "--implicit-dirs",
   *("--xla_backend_optimization_level", "--xla_cpu_use_fusion_emitters"),
 }
 """Flags of other programs that the text names."""

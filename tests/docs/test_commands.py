@@ -166,6 +166,17 @@ def all_other_formats(folder):
   (folder / "my_pictures.py").write_text(program.partition("write_dataset(")[0])
 
 
+def digits_in_a_bucket(folder):
+  """Does what the page has `gcloud storage cp` do."""
+  from nfnet.buckets.bucket_path import BucketPath
+  from train.data.dataset_writer import write_dataset
+  from train.demo_data import make_digits
+
+  write_dataset(folder / "uploaded", make_digits.source())
+  for path in (folder / "uploaded").glob("*.*"):
+    (BucketPath("gs://bucket/digits") / path.name).write_bytes(path.read_bytes())
+
+
 SET_UP = {
   "docs/your_own_images.md": own_images,
   "docs/imagenet_from_scratch.md": imagenet_files,
@@ -175,6 +186,7 @@ SET_UP = {
 SET_UP_SLOW = {
   **SET_UP,
   "README.md": own_images,
+  "docs/buckets.md": digits_in_a_bucket,
   "docs/networks.md": released_weights,
   "docs/from_python.md": released_f0,
   "docs/data_sources.md": all_other_formats,
@@ -287,6 +299,7 @@ def test_commands_run(path, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("gcs_storage")
 @pytest.mark.parametrize("path", PAGES, ids=page_name)
 def test_all_commands_run(path, tmp_path):
   if not any(block.kind.endswith(" slow") for block in read_page(path)):

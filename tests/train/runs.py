@@ -38,14 +38,18 @@ FIELDS = {
 STEPS = FIELDS["schedule.train_steps"]
 
 
-def start(workdir, data, log, *, session=False, **fields):
+def start(workdir, data, log, *, session=False, flags=(), **fields):
   """Starts or resumes a run on one device; programs come from the cache that all tests share.
 
-  With `session`, it leads a process group, as a shell's jobs do.
+  With `session`, it leads a process group, as a shell's jobs do. `flags` are further arguments.
   """
   fields = {**FIELDS, "data.path": data, **fields}
   command = [sys.executable, "-m", "train.pretrain", f"--config={CONFIG}"]
-  command += [f"--workdir={workdir}", *(f"--config.{field}={x}" for field, x in fields.items())]
+  command += [
+    f"--workdir={workdir}",
+    *(f"--config.{field}={x}" for field, x in fields.items()),
+    *flags,
+  ]
   environment = {
     **os.environ,
     "JAX_PLATFORMS": "cpu",

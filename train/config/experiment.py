@@ -21,7 +21,7 @@ from train.config.requirements import (
   AT_LEAST_1,
   FROM_0_BELOW_1,
   FROM_0_TO_1,
-  LOCAL_PATH,
+  PATH,
   PIXELS,
   PIXELS_OR_0,
   UNSIGNED_32_BITS,
@@ -81,7 +81,8 @@ class Data:
   """The images: where they are and how they become a batch.
 
   Attributes:
-    path: folder that `python -m train.prepare_data` has written (it holds manifest.json).
+    path: folder that `python -m train.prepare_data` has written (it holds manifest.json), or a
+      copy of it in a bucket, gs://BUCKET/PATH.
     train_split: split that the network is trained on.
     evaluation_split: held-out split.
     num_classes: number of classes of the classifier, which must be the manifest's.
@@ -108,7 +109,7 @@ class Data:
     bad_image_share_max: share of images that could not be decoded above which the run stops.
   """
 
-  path: Annotated[str, LOCAL_PATH] = ""
+  path: Annotated[str, PATH] = ""
   train_split: str = "train"
   evaluation_split: str = "validation"
   num_classes: Annotated[int, AT_LEAST_1] = 1000
@@ -340,7 +341,7 @@ class Experiment:
   parallelism: Parallelism = Parallelism()
   faults: Faults = Faults()
   seed: Annotated[int, UNSIGNED_32_BITS] = 0
-  initial_weights: Annotated[str | None, LOCAL_PATH] = None
+  initial_weights: Annotated[str | None, PATH] = None
 
   def check(self) -> None:
     """Raises UserError if a rule between fields is broken, within a section or between two."""

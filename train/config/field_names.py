@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from train.config.experiment import Experiment
-from train.config.requirements import LocalPath, Requirement
+from train.config.requirements import Path, Requirement
 
 
 def field_types() -> dict[str, Any]:
@@ -27,8 +27,8 @@ def field_requirements() -> dict[str, tuple[Requirement, ...]]:
 
 
 def path_fields() -> list[str]:
-  """Returns the dotted names of the fields that hold a path of the local file system."""
-  return [field for field, hint in _annotations() if any(_extras(hint, LocalPath))]
+  """Returns the dotted names of the fields that hold a path, here or in a bucket."""
+  return [field for field, hint in _annotations() if any(_extras(hint, Path))]
 
 
 def field_values(experiment: Experiment) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 from absl import flags
 
 from nfnet.errors import UserError
-from nfnet.system.paths import local_path
+from nfnet.system.paths import path_or_bucket
 from train.config.experiment import Experiment
 from train.config.field_help import describe_fields
 from train.config.field_names import (
@@ -97,7 +97,7 @@ def override(experiment: Experiment, overrides: Iterable[str]) -> Experiment:
   values = field_values(experiment)
   for field in path_fields():
     if path := values[field]:
-      experiment = replace_field(experiment, field, local_path(field, path))
+      experiment = replace_field(experiment, field, path_or_bucket(field, path))
   return experiment
 
 

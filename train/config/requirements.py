@@ -25,11 +25,11 @@ class Requirement:
 
 
 @dataclasses.dataclass(frozen=True)
-class LocalPath:
-  """Marks a field that holds a path, as `Annotated[str, LOCAL_PATH]`."""
+class Path:
+  """Marks a field that holds a path, here or in a bucket, as `Annotated[str, PATH]`."""
 
 
-LOCAL_PATH = LocalPath()
+PATH = Path()
 AT_LEAST_0 = Requirement("at least 0", lambda value: value >= 0)
 AT_LEAST_1 = Requirement("at least 1", lambda value: value >= 1)
 ABOVE_0 = Requirement("greater than 0", lambda value: value > 0)

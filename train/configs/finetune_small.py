@@ -22,9 +22,10 @@ Expected result: better than training from scratch by the more, the fewer images
 """
 
 from nfnet.errors import UserError
-from nfnet.system.paths import local_path
+from nfnet.system.paths import path_or_bucket
 from nfnet.variants import get_variant
 from train.config.experiment import Data, Experiment, Loss, Model, Optimizer, Schedule
+from train.data.dataset import local_folder
 from train.data.manifest import load_manifest
 
 _BATCH_SIZES = (16, 32, 64, 128, 256)
@@ -36,8 +37,8 @@ _LEARNING_RATE = 0.1
 
 
 def experiment(data: str, variant: str = "F0", split: str = "train") -> Experiment:
-  data = local_path("data", data)
-  manifest = load_manifest(data)
+  data = path_or_bucket("data", data)
+  manifest = load_manifest(local_folder(data))
   images = manifest.splits[split].records if split in manifest.splits else 0
   if not images:
     raise UserError(f"{data=}: it has no images in split {split!r} to train on")

@@ -1,14 +1,72 @@
-"""The prepared data set that a configuration names: its classes, its sizes, its decoders."""
+"""The prepared data set that a configuration names: its classes, its sizes, its decoders.
+
+A data set in a bucket is copied to this machine, and read there. Every host needs all record files
+of a split, because each takes examples from all over the shuffled order.
+"""
+
+import functools
+import pathlib
 
 import numpy as np
 from tqdm import tqdm
 
 from nfnet.errors import UserError, format_count
+from nfnet.system.paths import is_in_bucket
 from train.config.experiment import Data
 from train.data.examples import Decoder
-from train.data.manifest import Manifest, Split, check_file_sizes, load_manifest
+from train.data.manifest import (
+  MANIFEST_NAME,
+  Manifest,
+  Split,
+  check_file_sizes,
+  load_manifest,
+)
 from train.data.record_files import BadRecordError
 from train.data.record_reader import RecordReader
+
+
+@functools.cache
+def local_folder(path: str) -> pathlib.Path:
+  """Returns the folder on this machine for a data set, with its manifest.
+
+  For a data set in a bucket, that is a folder of the cache, whose record files `fetch` copies. A
+  process reads the manifest once, so that a data set cannot change while it runs.
+
+  Args:
+    path: folder of the data set, here or in a bucket.
+
+  Raises:
+    UserError: the bucket cannot be read, or the cache cannot be written.
+  """
+  if not is_in_bucket(path):
+    return pathlib.Path(path)
+  # Importing TensorStore takes a while, and few need it.
+  from nfnet.buckets.verified_copies import folder_of
+
+  return folder_of(path, MANIFEST_NAME)
+
+
+def fetch(data: Data, *splits: str) -> None:
+  """Copies the record files of splits that are in a bucket and not yet in the cache.
+
+  Args:
+    data: data set.
+    splits: names of the splits.
+
+  Raises:
+    UserError: the data set is missing or damaged, or there is no room for it.
+  """
+  if not is_in_bucket(data.path):
+    return
+  from nfnet.buckets.verified_copies import ExpectedFile, copy_files
+
+  manifest = _load_manifest(data)
+  files = {
+    file.file: ExpectedFile(name=file.file, size_bytes=file.size_bytes, sha256=file.sha256)
+    for name in splits
+    for file in _find_split(data, manifest, name).record_files
+  }
+  copy_files(data.path, files.values(), local_folder(data.path))
 
 
 def class_names(data: Data) -> tuple[str, ...]:
@@ -40,8 +98,7 @@ def balanced_class_weights(data: Data) -> np.ndarray:
   """
   manifest = _load_manifest(data)
   split = _find_split(data, manifest, data.train_split)
-  check_file_sizes(data.path, split)
-  reader = RecordReader(data.path, split)
+  reader = _open(data, data.train_split, split)
   counts = np.zeros(len(manifest.class_names))
   for index in tqdm(range(len(reader)), desc="counting classes", unit="image", disable=None):
     try:
@@ -69,14 +126,21 @@ def open_decoder(data: Data, split_name: str) -> Decoder:
       f"{len(manifest.class_names)}"
     )
   split = _find_split(data, manifest, split_name)
-  check_file_sizes(data.path, split)
-  return Decoder(RecordReader(data.path, split), manifest)
+  return Decoder(_open(data, split_name, split), manifest)
+
+
+def _open(data: Data, name: str, split: Split) -> RecordReader:
+  """Returns the reader of a split, all of whose record files are there in their full lengths."""
+  fetch(data, name)
+  folder = local_folder(data.path)
+  check_file_sizes(folder, split)
+  return RecordReader(folder, split)
 
 
 def _load_manifest(data: Data) -> Manifest:
   if not data.path:
     raise UserError("data.path is not set: it names a folder that train.prepare_data wrote")
-  return load_manifest(data.path)
+  return load_manifest(local_folder(data.path))
 
 
 def _find_split(data: Data, manifest: Manifest, name: str) -> Split:

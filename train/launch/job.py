@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from jax.sharding import AbstractMesh
 
 from nfnet.errors import UserError, escaped, format_count, quoted, shortened
+from nfnet.system.paths import is_in_bucket, path_or_bucket
 from train.config.accepted_changes import FLAG
 from train.config.experiment import Experiment
 from train.config.field_names import field_values, path_fields
@@ -84,7 +85,7 @@ def make_job(
     topology: topology of the slice, for example "v4:4x4x4".
     shared: see `Job`.
     config: configuration of this repository, with its arguments, as for `train.pretrain`.
-    workdir: folder of the run, under `SHARED_FOLDER`.
+    workdir: folder of the run, under `SHARED_FOLDER` or in a bucket.
     overrides: arguments `--config.FIELD=VALUE`.
     restarts_max: see `Job`.
     spot: see `Job`.
@@ -122,9 +123,12 @@ def make_job(
     )
   slice_ = parse_slice(topology)
   config = _in_image(config)
+  if is_in_bucket(workdir or ""):
+    workdir = path_or_bucket("--workdir", workdir or "")
   if not _is_shared(workdir or ""):
     raise UserError(
-      f"--workdir={workdir}: give a folder under {SHARED_FOLDER}, which all workers share"
+      f"--workdir={workdir}: give a folder under {SHARED_FOLDER}, which all workers share, or "
+      "gs://BUCKET/PATH"
     )
   experiment = load_experiment(str(_REPOSITORY / config), overrides)
   _check_paths(experiment, overrides)
@@ -182,8 +186,9 @@ def check_identifier(flag: str, value: str) -> None:
 
 
 def _is_shared(path: str) -> bool:
-  """Returns whether a path is under the folder that all workers mount."""
-  return pathlib.PurePosixPath(path).is_relative_to(SHARED_FOLDER) and ".." not in path
+  """Returns whether a path is in a bucket, or under the folder that all workers mount."""
+  is_mounted = pathlib.PurePosixPath(path).is_relative_to(SHARED_FOLDER) and ".." not in path
+  return is_mounted or is_in_bucket(path)
 
 
 def _in_image(config: str | None) -> str:
@@ -215,7 +220,7 @@ def _check_paths(experiment: Experiment, overrides: Sequence[str]) -> None:
     if not _is_shared(path) and not in_image:
       raise UserError(
         f"{field}={path!r}: workers do not have it; set --config.{field} to a path under "
-        f"{SHARED_FOLDER}"
+        f"{SHARED_FOLDER} or gs://BUCKET/PATH"
       )
 
 

@@ -23,6 +23,8 @@ fi
 
 container=(
   docker run --rm --name="$NAME" --privileged --net=host
+  # Data that is in a bucket is copied once, not each time that the container starts.
+  --volume=/var/cache/nfnets:/var/cache/nfnets --env=NFNETS_CACHE=/var/cache/nfnets
   --volume="$SHARED_FOLDER:$SHARED_FOLDER" "$IMAGE" "${COMMAND[@]}"
 )
 # systemd expands $ in arguments unless it is doubled.

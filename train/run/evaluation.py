@@ -1,7 +1,6 @@
 """Evaluates networks on held-out images: while they are trained, and from files."""
 
 import dataclasses
-import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -19,7 +18,7 @@ from nfnet.weights.class_names import (
   match_unnamed_classes,
   read_names_file,
 )
-from nfnet.weights.load import load_checkpoint, load_weights
+from nfnet.weights.load import is_checkpoint, load_checkpoint, load_weights
 from nfnet.weights.network_matching import Weights
 from train.config.experiment import Data, Experiment, Model, Optimizer, Schedule
 from train.config.json_conversion import from_json
@@ -179,7 +178,7 @@ def evaluate_on(
     as_argument("model.block_execution", "scan"),
     *overrides,
   ]
-  if os.path.isdir(path):
+  if is_checkpoint(path):
     if class_names_file is not None:
       raise UserError(f"--class_names_file is for files; checkpoint {path!r} names its classes")
     return evaluate_checkpoint(path, overrides, pixels=pixels)

@@ -8,6 +8,7 @@ line.
 
 import contextlib
 import dataclasses
+import os
 import queue
 import sys
 import time
@@ -18,7 +19,7 @@ import jax
 from absl import logging
 
 from nfnet.errors import UserError, format_count
-from nfnet.system.paths import local_path
+from nfnet.system.paths import path_or_bucket
 from train.config.experiment import Experiment
 from train.config.json_conversion import to_json
 from train.config.validation import validate
@@ -38,6 +39,7 @@ from train.run.records import goodput
 from train.run.records.goodput import Ledger
 from train.run.records.id_log import IdLog, next_start
 from train.run.records.metrics import is_evaluated, read_metrics
+from train.run.records.staging import Books, books_of
 from train.run.records.workdir import writing_to
 from train.run.reports import Reports
 from train.run.resume import Position
@@ -63,7 +65,7 @@ class _Run:
 
   Attributes:
     experiment: experiment that is trained.
-    workdir: folder of the run.
+    books: folder for the records of the run.
     mesh: mesh of devices.
     train_examples: number of images of the training split.
     total_steps: number of steps of the whole run.
@@ -73,7 +75,7 @@ class _Run:
     evaluation_step: jitted `train.step.evaluation_step.make_evaluation_step`.
     is_finite: jitted `train.run.faults.is_finite`.
     batches: this process's share of the training batches.
-    checkpoints: checkpoints in `workdir`.
+    checkpoints: checkpoints of the run.
     ledger: record of where the time goes.
     termination: listener for SIGTERM and Ctrl-C, which tell the run to end.
     takes_changes: whether the program can resume the run with `--accept_changes`.
@@ -82,7 +84,7 @@ class _Run:
   """
 
   experiment: Experiment
-  workdir: str
+  books: Books
   mesh: jax.sharding.Mesh
   train_examples: int
   total_steps: int
@@ -124,7 +126,7 @@ def train(
 
   Args:
     experiment: experiment to train.
-    workdir: folder of the run; created if needed.
+    workdir: folder of the run, here or in a bucket; created if needed.
     initial: returns the parameters to start from, as nested dictionaries; None draws them from the
       seed. Not called when the run resumes.
     began_seconds: `time.monotonic()` when start-up began; None is now.
@@ -142,11 +144,12 @@ def train(
       checkpoint is saved.
   """
   validate(experiment)
-  workdir = local_path("workdir", workdir)
-  with lease_on(workdir):
+  workdir = path_or_bucket("workdir", workdir)
+  with lease_on(workdir), books_of(workdir) as books:
     return _train(
       experiment,
       workdir,
+      books,
       initial=initial,
       began_seconds=began_seconds,
       accepted_changes=accepted_changes,
@@ -156,6 +159,7 @@ def train(
 def _train(
   experiment: Experiment,
   workdir: str,
+  books: Books,
   *,
   initial: Callable[[], Any] | None,
   began_seconds: float | None,
@@ -165,11 +169,13 @@ def _train(
   with contextlib.ExitStack() as opened:
     termination = opened.enter_context(Termination())
     ledger = opened.enter_context(
-      Ledger(workdir if is_first() else None, began_seconds=began_seconds)
+      Ledger(books.folder if is_first() else None, began_seconds=began_seconds)
     )
     mesh = make_mesh(parameter_shards=experiment.parallelism.parameter_shards)
     check_train_batch(experiment, mesh)
     check_batch_size("data.evaluation_batch_size", experiment.data.evaluation_batch_size, mesh)
+    # An evaluation must not have to wait for its images, hours after the start.
+    dataset.fetch(experiment.data, experiment.data.train_split, experiment.data.evaluation_split)
     train_examples = dataset.train_examples(experiment.data)
     model = make_model(experiment)
     learning_rate = learning_rate_schedule(experiment, train_examples)
@@ -206,7 +212,7 @@ def _train(
     )
     run = _Run(
       experiment=experiment,
-      workdir=workdir,
+      books=books,
       mesh=mesh,
       train_examples=train_examples,
       total_steps=train_steps(experiment, train_examples),
@@ -253,28 +259,33 @@ def _train(
         break
   if not is_first():
     return []
-  return _report_end(experiment, workdir)
+  return _report_end(experiment, workdir, books.folder)
 
 
-def _report_end(experiment: Experiment, workdir: str) -> list[dict[str, Any]]:
+def _report_end(experiment: Experiment, workdir: str, folder: str) -> list[dict[str, Any]]:
   """Prints tables and draws plots of a finished run, as far as its books allow it.
+
+  Args:
+    experiment: experiment that was trained.
+    workdir: folder of the run.
+    folder: folder of its records on this machine.
 
   Returns:
     The records of metrics.jsonl.
   """
   records: list[dict[str, Any]] = []
   with _as_warning():
-    records = read_metrics(workdir)
+    records = read_metrics(folder)
   print(summary(records, {"experiment": experiment.name, "workdir": workdir}))
   with _as_warning():
-    print(goodput.as_text(goodput.read_goodput(workdir)))
-  with _as_warning(), writing_to(workdir):
+    print(goodput.as_text(goodput.read_goodput(folder)))
+  with _as_warning(), writing_to(folder):
     # Starts are quicker without a third of a second for Matplotlib.
     with importing_matplotlib():
       from train.report.run_plots import write_plots
 
-    plots = write_plots(records, workdir, title=experiment.name)
-    print(f"plots: {', '.join(str(plot) for plot in plots)}")
+    plots = write_plots(records, folder, title=experiment.name)
+    print(f"plots: {', '.join(os.path.join(workdir, plot.relative_to(folder)) for plot in plots)}")
   return records
 
 
@@ -306,12 +317,12 @@ def _train_from(position: Position, run: _Run, events: Sequence[str]) -> None:
     # The checkpoint does not know what an earlier start from it has done.
     has_average = position.state.ema is not None
     position.owes_evaluation = not same_in_all_processes(
-      is_first() and is_evaluated(run.workdir, position.step, ema=has_average)
+      is_first() and is_evaluated(run.books.folder, position.step, ema=has_average)
     )
   with (
     IdLog(
-      run.workdir,
-      start=same_in_all_processes(next_start(run.workdir) if is_first() else 0),
+      run.books.folder,
+      start=same_in_all_processes(next_start(run.books.folder) if is_first() else 0),
       process=jax.process_index(),
       processes=jax.process_count(),
       order={
@@ -322,7 +333,7 @@ def _train_from(position: Position, run: _Run, events: Sequence[str]) -> None:
       },
     ) as ids,
     Reports(
-      run.workdir,
+      run.books.folder,
       total_steps=run.total_steps,
       step=position.step,
       evaluates_again=position.owes_evaluation,
@@ -531,6 +542,7 @@ def _save(
   with run.ledger.phase(goodput.CHECKPOINT):
     ids.flush()
     run.ledger.write()
+    run.books.upload()
     if not bool(run.is_finite(position.state)):
       reason = f"the state after step {position.step} is not finite and was not saved"
       _stop(position.step, reason, run, reports)

@@ -88,7 +88,7 @@ def test_files_that_are_no_images_are_named(path, tmp_path):
   for bad, message in (
     (tmp_path / "cut.png", r"image '.*cut.png' cannot be decoded"),
     (tmp_path / "missing.png", r"image '.*missing.png' cannot be read: No such file"),
-    ("gs://bucket/a.png", "is not a path of this machine"),
+    ("gs://bucket/a.png", "has to be a path of this machine"),
     (b"text", "an image of 4 bytes cannot be decoded"),
   ):
     with pytest.raises(UserError, match=message):

@@ -5,7 +5,14 @@ import pytest
 from absl import flags
 
 from nfnet.errors import UserError
-from nfnet.system.paths import check_writable, define_path, local_path
+from nfnet.system.paths import (
+  as_path,
+  check_writable,
+  define_path,
+  local_path,
+  open_to_write,
+  path_or_bucket,
+)
 
 
 @pytest.mark.parametrize(
@@ -30,14 +37,15 @@ def test_a_home_folder_is_expanded_and_nothing_else(monkeypatch, path, expected)
 @pytest.mark.parametrize(
   ("path", "reason"),
   [
-    ("gs://bucket/run", "mount the bucket"),
-    ("s3://bucket/run", "mount the bucket"),
-    ("GS://bucket/run", "mount the bucket"),
-    ("gs:/bucket/run", "mount the bucket"),
-    ("file:///tmp/run", "mount the bucket"),
-    ("hf://models/run", "mount the bucket"),
-    ("https://host/run", "mount the bucket"),
-    ("a+b-c.d2://x", "mount the bucket"),
+    ("gs://bucket/run", "gcsfuse --implicit-dirs bucket DIR` and give DIR/run$"),
+    ("gs://bucket", "gcsfuse --implicit-dirs bucket DIR` and give DIR/$"),
+    ("s3://bucket/run", "gs://BUCKET/PATH is supported"),
+    ("GS://bucket/run", "gs://BUCKET/PATH is supported"),
+    ("gs:/bucket/run", "gs://BUCKET/PATH is supported"),
+    ("file:///tmp/run", "gs://BUCKET/PATH is supported"),
+    ("hf://models/run", "gs://BUCKET/PATH is supported"),
+    ("https://host/run", "gs://BUCKET/PATH is supported"),
+    ("a+b-c.d2://x", "gs://BUCKET/PATH is supported"),
     ("~no_such_user/run", "no home folder"),
     ("", "names no path"),
     *((f"a{character}b", "control character") for character in "\0\n\r\t\x1b\x7f\x9b"),
@@ -50,6 +58,46 @@ def test_what_is_no_path_of_this_machine_is_one_line(path, reason):
     local_path("--out", path)
   assert str(error.value).startswith("--out=")
   assert str(error.value).isprintable()
+
+
+@pytest.mark.parametrize(
+  ("path", "expected"),
+  [
+    ("gs://bucket", "gs://bucket"),
+    ("gs://bucket/", "gs://bucket"),
+    ("gs://bucket.of.mine/a//b c/~/", "gs://bucket.of.mine/a/b c/~"),
+    ("/a", "/a"),
+  ],
+)
+def test_a_path_in_a_bucket_has_one_spelling(path, expected):
+  assert path_or_bucket("--out", path) == expected
+  assert str(as_path(expected)) == expected
+
+
+@pytest.mark.parametrize(
+  "path", ["gs://", "gs:///x", "gs://A_B!/x", "gs://b/x", "gs://bucket/a/../b"]
+)
+def test_what_is_no_path_in_a_bucket_is_one_line(path):
+  with pytest.raises(UserError, match=f"^--out={path} is no path in a bucket; write gs://"):
+    path_or_bucket("--out", path)
+
+
+def test_results_are_written_into_a_bucket(gcs):
+  check_writable("--json", f"{gcs.url}/new/folder", "write folder")
+  assert not gcs.names()
+  with open_to_write("json", f"{gcs.url}/new/file.json") as file:
+    file.write(b"a")
+    file.write(b"b")
+  assert gcs.read("new/file.json") == b"ab"
+
+
+def test_a_bucket_that_cannot_be_written_is_one_line(gcs):
+  gcs.refuse(403)
+  reason = "^--json=.* cannot be written: .*gcloud auth application-default login"
+  with pytest.raises(UserError, match=reason):
+    check_writable("--json", f"{gcs.url}/file", "write file")
+  with pytest.raises(UserError, match=reason), open_to_write("json", f"{gcs.url}/file") as file:
+    file.write(b"a")
 
 
 def test_what_can_be_written_is_left_as_it_was(tmp_path):
@@ -157,6 +205,7 @@ def test_flags_are_expanded(parse, monkeypatch, tmp_path):
     "--test_inputs=a\nb",
     "--test_file=/",
     "--test_file=s3:/x",
+    "--test_folder=gs://bucket/x",
     "--test_folder=/dev/null",
     "--test_folder=",
   ],

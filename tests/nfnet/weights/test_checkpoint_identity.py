@@ -3,6 +3,7 @@ import os
 
 import pytest
 
+from nfnet.errors import UserError
 from nfnet.weights.checkpoint_identity import (
   RUN_FILE,
   checkpoint_steps,
@@ -49,6 +50,17 @@ def test_steps_are_listed_in_order(tmp_path):
     (tmp_path / name).mkdir()
   assert checkpoint_steps(tmp_path) == [3, 20, 100, 2**31 - 1]
   assert checkpoint_steps(tmp_path / "absent") == []
+
+
+def test_in_a_bucket_a_checkpoint_is_there_once_its_save_has_ended(gcs):
+  for name in ("3/commit_success.txt", "20/a", "20/commit_success.txt", "100/a/commit_success.txt"):
+    gcs.put(f"run/checkpoints/{name}", b"")
+  gcs.put("run/checkpoints/commit_success.txt", b"")
+  gcs.put("run/checkpoints/24.bak/commit_success.txt", b"")
+  assert checkpoint_steps(f"{gcs.url}/run/checkpoints") == [3, 20]
+  gcs.refuse(403)
+  with pytest.raises(UserError, match="cannot be listed: PERMISSION_DENIED"):
+    checkpoint_steps(f"{gcs.url}/run/checkpoints")
 
 
 def place(workdir, name, run=None):

@@ -31,6 +31,29 @@ def test_files_come_back_bit_for_bit(kind, asked, parameters, tmp_path):
   assert (weights.num_classes, weights.metadata) == (NUM_CLASSES, None)
 
 
+def test_files_and_checkpoints_may_be_in_a_bucket(parameters, workdir, gcs, tmp_path):
+  folder, trained, averaged = workdir
+  save_timm(str(tmp_path / "weights"), parameters, "P0")
+  gcs.upload(tmp_path, "released")
+  gcs.upload(folder, "run")
+  # A save under way, or one that was killed.
+  gcs.put("run/checkpoints/2/params/_METADATA", b"")
+  assert_bit_equal(load_weights(f"{gcs.url}/released/weights").parameters, parameters)
+  assert_bit_equal(load_weights(f"{gcs.url}/run").parameters, averaged)
+  assert_bit_equal(
+    load_weights(f"{gcs.url}/run/checkpoints/1", prefer_ema=False).parameters, trained
+  )
+  gcs.put("copy/run.json", b'{"run": "another"}')
+  gcs.upload(folder / "checkpoints", "copy/checkpoints")
+  for path, message in (
+    ("released/missing", "cannot be read: there is no such object"),
+    ("copy", f"checkpoint {gcs.url}/copy/checkpoints/1 is not what its place says"),
+    ("released", "holds no checkpoint"),
+  ):
+    with pytest.raises(UserError, match=message):
+      load_weights(f"{gcs.url}/{path}")
+
+
 @pytest.mark.parametrize("dtype", [np.float16, np.float64])
 def test_other_precisions_become_float32(dtype, parameters, tmp_path):
   path = tmp_path / "weights.npz"

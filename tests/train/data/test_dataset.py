@@ -1,6 +1,11 @@
-import numpy as np
+import os
 
+import numpy as np
+import pytest
+
+from nfnet.errors import UserError
 from train.config.experiment import Data
+from train.data import dataset
 from train.data.dataset import balanced_class_weights
 from train.data.manifest import load_manifest
 from train.data.record_reader import RecordReader
@@ -15,3 +20,21 @@ def test_balanced_weights_make_up_for_the_numbers_of_images(digits):
   assert weights.dtype == np.float32
   # As scikit-learn balances classes.
   np.testing.assert_allclose(weights, len(labels) / (10 * counts), rtol=1e-6)
+
+
+def test_a_data_set_in_a_bucket_is_read_from_its_copy(folder, gcs):
+  gcs.upload(folder, "data")
+  data = Data(path=f"{gcs.url}/data", num_classes=len(load_manifest(folder).class_names))
+  here = Data(path=str(folder), num_classes=data.num_classes)
+  assert dataset.train_examples(data) == dataset.train_examples(here)
+  copy = dataset.local_folder(data.path)
+  assert os.listdir(copy) == ["manifest.json"]
+  images, expected = (dataset.open_decoder(one, "validation").load(1) for one in (data, here))
+  np.testing.assert_array_equal(images[0], expected[0])
+  assert not list(copy.glob("train*"))
+  dataset.fetch(data, "train", "validation")
+  assert {path.name for path in copy.iterdir()} == {path.name for path in folder.iterdir()}
+  with pytest.raises(UserError, match="has no images in split 'test'"):
+    dataset.fetch(data, "test")
+  with pytest.raises(UserError, match=r"/other/manifest\.json is not there"):
+    dataset.class_names(Data(path=f"{gcs.url}/other"))

@@ -113,10 +113,11 @@ def test_slices_that_there_are_not(topology):
     ({"config": "/etc/hostname"}, "--config=/etc/hostname: give a file of this repository"),
     ({"workdir": None}, "--workdir=None: give a folder under /shared"),
     ({"workdir": "runs/f3"}, "--workdir=runs/f3: give a folder under /shared"),
-    ({"workdir": "gs://bucket/f3"}, "--workdir=gs://bucket/f3: give a folder under /shared"),
+    ({"workdir": "gs://B/f3"}, "--workdir=gs://B/f3 is no path in a bucket"),
+    ({"workdir": "s3://bucket/f3"}, "--workdir=s3://bucket/f3: give a folder under /shared"),
     ({"workdir": "/shared/../f3"}, "--workdir=/shared/../f3: give a folder under /shared"),
     ({"overrides": []}, "data.path='': workers do not have it"),
-    ({"overrides": ["--config.data.path=gs://bucket/jft"]}, "is not a path of this machine"),
+    ({"overrides": ["--config.data.path=s3://bucket/jft"]}, "is not a path of this machine"),
     ({"overrides": ["--config.data.path=/data/jft"]}, "workers do not have it"),
     ({"overrides": [f"--config.data.path={ROOT}/train"]}, "a path of this machine"),
     ({"batch": 4000}, "data.batch_size=4000 does not divide among 64 devices"),
@@ -264,6 +265,12 @@ def test_a_template_that_would_not_run_is_one_line(old, new, message):
   with pytest.raises(UserError, match=re.escape(message)) as error:
     jobset_yaml(job(), TEMPLATE.replace(old, new))
   assert "\n" not in str(error.value)
+
+
+def test_workdir_and_data_may_be_in_a_bucket():
+  ours = job(workdir="gs://bucket/f3/", overrides=["--config.data.path=gs://bucket/jft"])
+  assert "--workdir=gs://bucket/f3" in ours.command
+  assert ours.experiment.data.path == "gs://bucket/jft"
 
 
 @pytest.mark.parametrize("shared", ["/mnt/data", "gs://bucket/folder", "host:share", "filestore"])

@@ -170,7 +170,7 @@ def test_processes_that_start_together_share_a_folder(digits, tmp_path):
 @pytest.mark.parametrize(
   ("folder", "message"),
   [
-    ("gs://bucket/cache", "mount the bucket and give its path"),
+    ("gs://bucket/cache", "gcsfuse --implicit-dirs bucket DIR"),
     (__file__, "is a file; give the path of a folder"),
   ],
 )

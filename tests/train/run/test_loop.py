@@ -521,9 +521,9 @@ def test_batch_that_does_not_divide_among_devices_is_refused(experiment, tmp_pat
 
 def test_an_address_is_no_workdir(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
-  with pytest.raises(UserError, match="mount the bucket and give its path"):
+  with pytest.raises(UserError, match="mount any other storage and give its path"):
     train(
       load_experiment(str(ROOT / "train/configs/demo_pretrain.py")),
-      "gs://bucket/run",
+      "s3://bucket/run",
     )
   assert not list(tmp_path.iterdir())

@@ -86,7 +86,7 @@ def test_many_create_a_folder_at_once(tmp_path):
 
 
 def test_what_cannot_be_a_folder_is_one_line(tmp_path, folder):
-  with pytest.raises(UserError, match="mount the bucket and give its path"):
+  with pytest.raises(UserError, match="gcsfuse --implicit-dirs bucket DIR"):
     SweepFolder("gs://bucket/sweep")
   with pytest.raises(UserError, match="there is no sweep"):
     SweepFolder(tmp_path).check()

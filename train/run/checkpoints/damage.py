@@ -5,7 +5,6 @@ it is the one that its place says (`nfnet.weights.checkpoint_identity`), and if 
 experiment that is trained. One that a newer version has saved is neither used nor moved.
 """
 
-import os
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -52,7 +51,7 @@ class _MisplacedError(_UnusableError):
 
 
 def choose(
-  folder: pathlib.Path, steps: Sequence[int], accept: Callable[[dict[str, Any]], None]
+  folder: pathlib.PurePath, steps: Sequence[int], accept: Callable[[dict[str, Any]], None]
 ) -> Choice:
   """Looks for the newest checkpoint that can be used.
 
@@ -98,14 +97,18 @@ def choose(
   return Choice(None, None, faults)
 
 
-def _look_at(place: pathlib.Path) -> dict[str, Any]:
+def _look_at(place: pathlib.PurePath) -> dict[str, Any]:
   """Returns a checkpoint's metadata without reading its arrays.
 
   Raises:
     _UnusableError: the metadata is damaged or does not fit the place.
     NewerVersionError: the metadata has a structure that this version does not know.
   """
-  if os.path.islink(place) or not os.path.isdir(place):
+  try:
+    is_folder = place.is_dir() and not place.is_symlink()
+  except OSError:
+    is_folder = False
+  if not is_folder:
     raise _MisplacedError("it is not a folder")
   if damage := find_damage(place, (EXPERIMENT_ITEM,), needed=(EXPERIMENT_ITEM,)):
     raise _UnusableError(damage)
@@ -123,7 +126,7 @@ def _look_at(place: pathlib.Path) -> dict[str, Any]:
 
 
 def _misplaced(
-  folder: pathlib.Path, older: Sequence[int], step: int, run: str | None
+  folder: pathlib.PurePath, older: Sequence[int], step: int, run: str | None
 ) -> dict[int, str]:
   """Returns why some older checkpoints must not stay, of which only the place is looked at.
 
@@ -149,7 +152,7 @@ def _misplaced(
   return faults
 
 
-def set_aside(workdir: str, folder: pathlib.Path, faults: dict[int, str]) -> None:
+def set_aside(workdir: str, folder: pathlib.PurePath, faults: dict[int, str]) -> None:
   """Moves checkpoints into `DAMAGED_FOLDER`, with a logged warning for each.
 
   Args:

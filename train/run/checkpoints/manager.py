@@ -7,7 +7,6 @@ and the item names are in `nfnet.weights.checkpoint_reader`.
 import contextlib
 import math
 import os
-import pathlib
 import tempfile
 import uuid
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -18,6 +17,7 @@ from orbax.checkpoint import checkpoint_managers
 
 from nfnet.block_arrangement import BLOCKS, arrange_blocks
 from nfnet.errors import UserError, short_text
+from nfnet.system.paths import as_path, is_in_bucket
 from nfnet.weights.checkpoint_digests import write_digests
 from nfnet.weights.checkpoint_identity import (
   CHECKPOINTS_FOLDER,
@@ -90,14 +90,14 @@ class Checkpoints:
     """Opens `workdir`, creates it if needed, and removes what an interrupted save left behind.
 
     Args:
-      workdir: folder of the run; shared by all processes.
+      workdir: folder of the run, here or in a bucket; shared by all processes.
       keep: number of newest checkpoints to keep.
 
     Raises:
       UserError: `workdir` cannot be written.
     """
     self._workdir = workdir
-    self._folder = pathlib.Path(workdir).absolute() / CHECKPOINTS_FOLDER
+    self._folder = as_path(workdir).absolute() / CHECKPOINTS_FOLDER
 
     def quality(metrics: Mapping[str, float]) -> float:
       value = metrics.get(BEST_METRIC, -math.inf)
@@ -125,8 +125,9 @@ class Checkpoints:
       )
       # It may be on another file system than the workdir, or somebody else's; the first save would
       # tell only after hours.
-      with tempfile.TemporaryFile(dir=self._folder):
-        pass
+      if not is_in_bucket(workdir):
+        with tempfile.TemporaryFile(dir=self._folder):
+          pass
     except OSError as error:
       raise UserError(
         f"workdir {workdir!r} cannot be written: {error.strerror}; give another --workdir"
@@ -179,7 +180,8 @@ class Checkpoints:
       ValueError: there is a checkpoint of this or a later step.
     """
     # Orbax would create a workdir that is gone.
-    check_lease(self._workdir)
+    with writing_to(self._workdir):
+      pass
     identity = {STEP_KEY: step, RUN_KEY: self._name_run()}
     items = {
       PARAMS_ITEM: ocp.args.StandardSave(parameters),
@@ -346,7 +348,9 @@ class Checkpoints:
     try:
       yield
     except Exception as error:
-      check_lease(self._workdir)
+      # That of a bucket cannot be read if the bucket cannot be reached.
+      with contextlib.suppress(OSError):
+        check_lease(self._workdir)
       # Orbax has forgotten the steps that the failed save would have replaced; they are on disk.
       self._manager.reload()
       number = os_error_number(error)

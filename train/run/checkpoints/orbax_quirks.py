@@ -19,8 +19,15 @@ from etils import epath
 from orbax.checkpoint._src.futures import future
 from orbax.checkpoint.path import step as step_lib
 
+from nfnet.buckets import objects
 from nfnet.foreign_files.json_text import read_json_object
-from nfnet.weights.checkpoint_identity import checkpoint_steps, step_of
+from nfnet.system.paths import as_path, is_in_bucket
+from nfnet.weights.checkpoint_identity import (
+  COMMIT_FILE,
+  checkpoint_steps,
+  committed_names,
+  step_of,
+)
 from train.run.processes import is_first
 
 _UNFINISHED = ".orbax-checkpoint-tmp"
@@ -62,7 +69,7 @@ class _Step(step_lib.Metadata):
 class Manager(ocp.CheckpointManager):
   """Orbax's manager, which opens folders in which a checkpoint is damaged or others left things."""
 
-  def __init__(self, directory: pathlib.Path, **arguments: Any):
+  def __init__(self, directory: pathlib.PurePath, **arguments: Any):
     super().__init__(directory, **arguments)
     # The attribute is private.
     self._checkpoint_deleter = _Deleter(directory)
@@ -72,7 +79,7 @@ class Manager(ocp.CheckpointManager):
 
     Orbax calls this for every checkpoint when it lists them, and would let errors through.
     """
-    path = pathlib.Path(self.directory) / str(step) / "metrics" / "metrics"
+    path = self.directory / str(step) / "metrics" / "metrics"
     try:
       return {name: float(value) for name, value in read_json_object(path).items()}
     except (OSError, ValueError, TypeError, OverflowError):
@@ -86,14 +93,14 @@ class _Deleter:
   that cannot be deleted would make the next save fail.
   """
 
-  def __init__(self, folder: pathlib.Path):
+  def __init__(self, folder: pathlib.PurePath):
     self._folder = folder
 
   def delete(self, step: int) -> None:
     """Deletes the checkpoint of a step; the first of several processes does it."""
     if is_first():
       try:
-        shutil.rmtree(self._folder / str(step))
+        remove_checkpoint(self._folder / str(step))
       except OSError as error:
         absl_logging.warning("checkpoint of step %d could not be deleted: %s", step, error)
 
@@ -106,13 +113,32 @@ class _Deleter:
     """Finishes; nothing is open."""
 
 
-def unfinished_save(folder: pathlib.Path, step: int) -> pathlib.Path:
-  """Returns the folder that becomes the checkpoint of a step when it is renamed."""
-  return folder / f"{step}{_UNFINISHED}"
+def unfinished_save(folder: pathlib.PurePath, step: int) -> pathlib.PurePath:
+  """Returns the folder that becomes the checkpoint of a step when it is renamed.
+
+  In a bucket, it has its final name, and becomes the checkpoint when `COMMIT_FILE` is written.
+  """
+  return folder / (str(step) if is_in_bucket(folder) else f"{step}{_UNFINISHED}")
 
 
-def remove_unfinished_saves(folder: pathlib.Path) -> None:
+def remove_checkpoint(place: pathlib.PurePath) -> None:
+  """Removes a checkpoint, so that what an interruption leaves of one in a bucket is none."""
+  if is_in_bucket(place):
+    path = as_path(place)
+    (path / COMMIT_FILE).unlink(missing_ok=True)
+    path.rmtree()
+  else:
+    shutil.rmtree(place)
+
+
+def remove_unfinished_saves(folder: pathlib.PurePath) -> None:
   """Removes what interrupted saves have left in a folder, and nothing with a similar name."""
+  if is_in_bucket(folder):
+    names = as_path(folder).names()
+    for name in {name.partition("/")[0] for name in names} - set(committed_names(names)):
+      if step_of(name) is not None:
+        as_path(folder / name).rmtree()
+    return
   with contextlib.suppress(FileNotFoundError):
     for name in os.listdir(folder):
       step, suffix = name.removesuffix(_UNFINISHED), name.endswith(_UNFINISHED)
@@ -167,6 +193,8 @@ def os_error_number(error: BaseException | None) -> int | None:
       return error.errno
     if found := re.search(r"os_error_code='(\d+)'", str(error)):
       return int(found[1])
+    if "[http_response_code=" in str(error):
+      return objects.error_number(error)
     error = error.__cause__ or error.__context__
   return None
 

@@ -1,19 +1,23 @@
 """Knows the leases that this process writes under, and notices when it has lost one.
 
-`train.run.leases.workdir_lease` takes them. Whatever writes into a workdir calls `check_lease`
-first; `train.run.records.workdir.writing_to` does so. A lease is lost when its file does not hold
-this run's token, because the workdir was renamed, removed, replaced, or given to another process.
+`train.run.leases.workdir_lease` and `train.run.leases.bucket_lease` take them. Whatever writes into
+a workdir calls `check_lease` first; `train.run.records.workdir.writing_to` does so. A lease is lost
+when its file does not hold this run's token, because the workdir was renamed, removed, replaced, or
+given to another process.
 """
 
 import contextlib
+import functools
 import os
 import threading
+from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn
 
-from nfnet.errors import UserError, shortened
+from nfnet.errors import InUseError, UserError, shortened
 from nfnet.foreign_files.json_text import parse_json
 from nfnet.foreign_files.regular_files import open_regular
 from nfnet.system.file_locks import is_same_file
+from nfnet.system.paths import is_in_bucket
 
 LEASE_FILE = "lease.json"
 SIZE_BYTES = 1024
@@ -27,16 +31,16 @@ class _Lease(NamedTuple):
   """A lease under which this process writes.
 
   Attributes:
-    token: number in its file.
-    descriptor: descriptor of its file if this process has taken it, or None.
+    check: raises an error if the lease is lost.
+    give_back: gives the lease back if this process has taken it.
   """
 
-  token: int
-  descriptor: int | None
+  check: Callable[[], None]
+  give_back: Callable[[], None]
 
 
 _leases: dict[str, _Lease] = {}
-"""Leases that this process writes under, by the absolute paths of their workdirs."""
+"""Leases that this process writes under, by the absolute paths of their folders."""
 
 
 def hold(workdir: str | os.PathLike[str], token: int, descriptor: int | None = None) -> None:
@@ -47,21 +51,47 @@ def hold(workdir: str | os.PathLike[str], token: int, descriptor: int | None = N
     token: number in the lease, which all processes of the run know.
     descriptor: descriptor of the lease's file if this process has taken it, or None.
   """
-  _leases[os.path.abspath(workdir)] = _Lease(token, descriptor)
-
-
-def release(workdir: str | os.PathLike[str]) -> None:
-  """Ends what `hold` has begun, and gives the lease back if this process has taken it."""
   path = os.path.abspath(workdir)
-  lease = _leases.pop(path, None)
-  if lease is None or lease.descriptor is None:
+  hold_with(
+    path, functools.partial(_check, path, token), functools.partial(_give_back, path, descriptor)
+  )
+
+
+def hold_with(
+  folder: str | os.PathLike[str],
+  check: Callable[[], None],
+  give_back: Callable[[], None] = lambda: None,
+) -> None:
+  """Lets this process write into a folder under a lease of another kind, until `release` is called.
+
+  Args:
+    folder: a workdir in a bucket, or the folder of this machine whose files go there.
+    check: function that raises UserError if the lease is lost.
+    give_back: function that gives the lease back.
+  """
+  _leases[_key(folder)] = _Lease(check, give_back)
+
+
+def release(folder: str | os.PathLike[str]) -> None:
+  """Ends what `hold` has begun, and gives the lease back if this process has taken it."""
+  lease = _leases.pop(_key(folder), None)
+  if lease is not None:
+    lease.give_back()
+
+
+def _give_back(workdir: str, descriptor: int | None) -> None:
+  if descriptor is None:
     return
-  file = os.path.join(path, LEASE_FILE)
+  file = os.path.join(workdir, LEASE_FILE)
   # The workdir may be another one by now.
-  if is_same_file(lease.descriptor, file):
+  if is_same_file(descriptor, file):
     with contextlib.suppress(OSError):
       os.unlink(file)
-  os.close(lease.descriptor)
+  os.close(descriptor)
+
+
+def _key(folder: str | os.PathLike[str]) -> str:
+  return os.fspath(folder) if is_in_bucket(folder) else os.path.abspath(folder)
 
 
 def end_process(code: int) -> NoReturn:
@@ -84,10 +114,10 @@ def check_lease(folder: str | os.PathLike[str]) -> None:
     UserError: the workdir was renamed, removed or replaced, or another process has taken it over.
     OSError: the lease cannot be read.
   """
-  path = os.path.abspath(folder)
+  path = _key(folder)
   for workdir, lease in list(_leases.items()):
     if path == workdir or path.startswith(os.path.join(workdir, "")):
-      _check(workdir, lease.token)
+      lease.check()
 
 
 def _check(workdir: str, token: int) -> None:
@@ -98,13 +128,30 @@ def _check(workdir: str, token: int) -> None:
     holder = {}
   if holder.get("token") == token:
     return
+  if not os.path.isdir(workdir):
+    raise lost(workdir, "is gone: it has been renamed or removed")
+  raise lost_to(workdir, holder)
+
+
+def lost_to(workdir: str, holder: dict[str, Any]) -> UserError:
+  """Returns the error for a lease whose file names another holder, or makes no sense."""
   if "token" in holder:
-    what = f"was taken over by {describe(holder)}, to which this process has looked dead"
-  elif os.path.isdir(workdir):
-    what = f"has been emptied or replaced by another folder ({LEASE_FILE} is not this run's)"
-  else:
-    what = "is gone: it has been renamed or removed"
-  raise UserError(
+    return lost(
+      workdir, f"was taken over by {describe(holder)}, to which this process has looked dead"
+    )
+  return lost(
+    workdir, f"has been emptied or replaced by another folder ({LEASE_FILE} is not this run's)"
+  )
+
+
+def lost(workdir: str, what: str) -> UserError:
+  """Returns the error for a lost lease.
+
+  Args:
+    workdir: folder of the run.
+    what: description of what has become of it.
+  """
+  return UserError(
     f"workdir {workdir!r} {what}; nothing more is written to it; put it back and run the same "
     "command again to resume, or give another --workdir"
   )
@@ -126,3 +173,11 @@ def describe(holder: dict[str, Any]) -> str:
   # Whoever can write into the folder may have written anything.
   values = (shortened(str(holder.get(name))) for name in ("process", "host", "since"))
   return "process {} on host {} (since {})".format(*values)
+
+
+def in_use(workdir: str, holder: dict[str, Any]) -> InUseError:
+  """Returns the error for a workdir that another process writes into."""
+  return InUseError(
+    f"workdir {workdir!r} is in use by {describe(holder)}; wait for its end or stop it, or give "
+    "another --workdir"
+  )

@@ -10,6 +10,7 @@ two ways:
   nothing, take the lease over when the file has not changed for `SILENT_SECONDS_MAX`.
 
 When several processes train together, the first one holds the lease for all of them.
+For a bucket, which has neither locks nor times, `train.run.leases.bucket_lease` does it otherwise.
 """
 
 import contextlib
@@ -25,10 +26,11 @@ import tempfile
 import time
 from collections.abc import Iterator
 
-from nfnet.errors import InUseError, UserError
+from nfnet.errors import UserError
 from nfnet.foreign_files.regular_files import open_regular
 from nfnet.system.file_locks import is_same_file, try_lock
-from train.run.leases import held
+from nfnet.system.paths import is_in_bucket
+from train.run.leases import bucket_lease, held
 from train.run.leases.heartbeat import HEARTBEAT_SECONDS, Heartbeat
 from train.run.processes import is_first, same_in_all_processes
 from train.run.records.workdir import writing_to
@@ -49,17 +51,24 @@ def lease_on(workdir: str | os.PathLike[str]) -> Iterator[None]:
   All processes of a run enter it together.
 
   Args:
-    workdir: folder of the run; created if needed.
+    workdir: folder of the run, here or in a bucket; created if needed.
 
   Raises:
     InUseError: another process is writing into the workdir.
     UserError: the workdir cannot be written.
   """
   with contextlib.ExitStack() as opened:
-    token = opened.enter_context(_taken(pathlib.Path(workdir))) if is_first() else 0
+    in_bucket = is_in_bucket(workdir)
+    token = 0
+    if is_first():
+      taken = bucket_lease.taken(str(workdir)) if in_bucket else _taken(pathlib.Path(workdir))
+      token = opened.enter_context(taken)
     token = same_in_all_processes(token)
     if not is_first():
-      held.hold(workdir, token)
+      if in_bucket:
+        bucket_lease.hold(str(workdir), token)
+      else:
+        held.hold(workdir, token)
       opened.callback(held.release, workdir)
       _check_is_shared(workdir)
     try:
@@ -123,11 +132,11 @@ def _take(path: pathlib.Path, workdir: pathlib.Path, token: int) -> int:
         path.unlink()
       elif is_locked is False and is_near:
         if time.monotonic() - began_seconds > _GRACE_SECONDS:
-          raise _in_use(workdir, holder)
+          raise held.in_use(str(workdir), holder)
       elif _falls_silent(path, workdir, holder):
         dead = content
       else:
-        raise _in_use(workdir, holder)
+        raise held.in_use(str(workdir), holder)
     except BaseException:
       os.close(descriptor)
       raise
@@ -202,10 +211,3 @@ def _write(descriptor: int, place: str, token: int) -> None:
   os.pwrite(descriptor, json.dumps(holder).ljust(held.SIZE_BYTES - 1).encode() + b"\n", 0)
   os.ftruncate(descriptor, held.SIZE_BYTES)
   os.fsync(descriptor)
-
-
-def _in_use(workdir: pathlib.Path, holder: dict) -> InUseError:
-  return InUseError(
-    f"workdir {str(workdir)!r} is in use by {held.describe(holder)}; wait for its end or stop it, "
-    "or give another --workdir"
-  )

@@ -2,12 +2,11 @@
 
 import contextlib
 import errno
-import os
 import pathlib
 from collections.abc import Iterator
 
 from nfnet.errors import UserError
-from nfnet.system.paths import obstacle
+from nfnet.system.paths import as_path, obstacle
 from train.run.leases.held import check_lease
 
 
@@ -38,11 +37,11 @@ def writing_to(workdir: str | pathlib.Path) -> Iterator[None]:
     ) from error
 
 
-def move_aside(path: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
+def move_aside(path: pathlib.PurePath, folder: pathlib.PurePath) -> pathlib.PurePath:
   """Moves a file or folder of a run into a folder for such, without replacing anything there.
 
   Args:
-    path: path of the file or folder.
+    path: path of the file or folder, here or in a bucket.
     folder: folder in the same workdir; created if needed.
 
   Returns:
@@ -54,6 +53,7 @@ def move_aside(path: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
   Raises:
     OSError: it cannot be moved.
   """
+  folder, path = as_path(folder), as_path(path)
   folder.mkdir(parents=True, exist_ok=True)
   try:
     return path.rename(_free(folder / path.name))
@@ -63,10 +63,10 @@ def move_aside(path: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
   return path.rename(_free(path.with_name(f"{path.name}.damaged")))
 
 
-def _free(path: pathlib.Path) -> pathlib.Path:
+def _free(path: pathlib.PurePath) -> pathlib.PurePath:
   """Returns a path at which nothing is: the given one, or that with the first free number."""
   place, count = path, 0
-  while os.path.lexists(place):
+  while place.exists() or place.is_symlink():
     count += 1
     place = path.with_name(f"{path.name}.{count}")
   return place
