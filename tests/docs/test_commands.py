@@ -166,6 +166,12 @@ def all_other_formats(folder):
   (folder / "my_pictures.py").write_text(program.partition("write_dataset(")[0])
 
 
+def own_logger(folder):
+  page = read_page(ROOT / "docs" / "loggers.md")
+  (program,) = (block.text for block in page if block.kind == "python")
+  (folder / "my_loggers.py").write_text(program)
+
+
 SET_UP = {
   "docs/your_own_images.md": own_images,
   "docs/imagenet_from_scratch.md": imagenet_files,
@@ -178,6 +184,7 @@ SET_UP_SLOW = {
   "docs/networks.md": released_weights,
   "docs/from_python.md": released_f0,
   "docs/data_sources.md": all_other_formats,
+  "docs/loggers.md": own_logger,
 }
 """What makes them for a page's slow commands too."""
 
@@ -402,7 +409,7 @@ def test_output_that_is_not_printed(shown):
 
 def test_flags_are_those_that_the_program_defines():
   assert flags_of("train.pretrain").keys() == {
-    *("config", "help_config", "workdir", "compilation_cache", "accept_changes"),
+    *("config", "help_config", "workdir", "compilation_cache", "accept_changes", "logger"),
     *("multi_host", "coordinator", "process_count", "process_index"),
   }
   assert flags_of("profiling.step")["pixels"] == "integer"
