@@ -18,6 +18,7 @@ from nfnet.weights.checkpoint_reader import block_keys, checkpoint_folder, read_
 from nfnet.weights.haiku import save_haiku
 from nfnet.weights.timm import save_timm
 from tests.docs.pages import read_page
+from tests.file_modes import group_umask, modes_beside_group_umask
 from tests.repository import ROOT
 from tests.train.conftest import HELD_OUT_DIGITS
 from tests.train.data import image_files
@@ -77,7 +78,8 @@ def experiment(digits):
 @pytest.fixture(scope="module")
 def finished(experiment, small_networks, tmp_path_factory):
   workdir = str(tmp_path_factory.mktemp("runs") / "finished")
-  return workdir, train(experiment, workdir)
+  with group_umask():
+    return workdir, train(experiment, workdir)
 
 
 def test_records_every_part_of_the_run(finished):
@@ -114,6 +116,10 @@ def test_leaves_checkpoints_and_plots(finished):
     "accuracy.png",
   }
   assert any((workdir / "tensorboard").iterdir())
+
+
+def test_all_that_a_run_writes_follows_the_umask(finished):
+  assert modes_beside_group_umask(pathlib.Path(finished[0])) == {}
 
 
 def test_resumed_run_ends_in_the_same_parameters(experiment, finished, tmp_path):
