@@ -23,6 +23,7 @@ from matplotlib.ticker import (
 # Of digits in the size of tick labels, beside an axis of the usual width.
 _CHARACTERS_BESIDE_AXIS = 75
 _TITLE_CHARACTERS_PER_INCH = 8
+_LABEL_INCHES = 0.8
 _LOG_TICKS_MIN, _LOG_TICKS_MAX = 4, 8
 _VALUES_LABELED_MAX = 12
 _LEGEND_CHARACTERS_PER_INCH = 12.5
@@ -47,7 +48,10 @@ def new_plot(
   FigureCanvasAgg(figure)
   axes = figure.add_subplot()
   lines = textwrap.wrap(
-    title, int(inches[0] * _TITLE_CHARACTERS_PER_INCH), max_lines=3, placeholder=" ..."
+    title,
+    int((inches[0] - _LABEL_INCHES) * _TITLE_CHARACTERS_PER_INCH),
+    max_lines=3,
+    placeholder=" ...",
   )
   axes.set_title(plain_text("\n".join(lines)), loc="left", fontweight="bold")
   axes.set_xlabel(x_label)
