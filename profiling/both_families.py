@@ -131,7 +131,7 @@ def as_text(points: Sequence[Point]) -> str:
 def draw(points: Sequence[Point]) -> "Figure":
   """Plots error against core-hours; triangles are ViTs, circles are NFNets."""
   # Needed for --plot only.
-  from train.report.figure import new_plot
+  from train.report.figure import add_legend, log_axis, new_plot
 
   figure, axes = new_plot(
     "NFNets and vision transformers after fine-tuning on ImageNet",
@@ -159,8 +159,8 @@ def draw(points: Sequence[Point]) -> "Figure":
   axes.plot(
     [], [], " ", label=f"(real steps took {bar.lowest:.2f} to {bar.highest:.2f} of an estimate)"
   )
-  axes.set_xscale("log")
-  axes.legend(frameon=False, ncols=2, fontsize="small")
+  log_axis(axes.xaxis)
+  add_legend(figure)
   return figure
 
 

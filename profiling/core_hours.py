@@ -144,7 +144,7 @@ _COLORS = dict(zip(published.VARIANTS, COLORS, strict=False))
 def draw(estimates: Estimates) -> "Figure":
   """Plots published losses against the published core-hours and against this project's."""
   # Needed for --plot only.
-  from train.report.figure import new_plot
+  from train.report.figure import add_legend, log_axis, new_plot
 
   figure, axes = new_plot(
     "NFNets pre-trained on JFT-4B",
@@ -178,8 +178,8 @@ def draw(estimates: Estimates) -> "Figure":
     linewidth=0.8,
     label=f"what real steps took of an estimate: {bar.lowest:.2f} to {bar.highest:.2f}",
   )
-  axes.set_xscale("log")
-  axes.legend(frameon=False, ncols=2)
+  log_axis(axes.xaxis)
+  add_legend(figure)
   return figure
 
 

@@ -207,7 +207,7 @@ _COLORS = (BLUE, VERMILION, GREEN, PINK, ORANGE, SKY_BLUE)
 def draw(steps: Sequence[StepReport]) -> "Figure":
   """Plots the efficiency of the fastest step that fits by chips, as a band of its two kinds."""
   # Needed for --plot only.
-  from train.report.figure import new_plot
+  from train.report.figure import add_legend, log_axis_at, new_plot
 
   batch = steps[0].request.experiment.data.batch_size
   figure, axes = new_plot(
@@ -242,12 +242,10 @@ def draw(steps: Sequence[StepReport]) -> "Figure":
       )
   axes.plot([], [], "-", color=GRAY, label="collectives after everything else")
   axes.plot([], [], "--", color=GRAY, linewidth=0.8, label="collectives beside it")
-  slices = sorted({step.topology.chips for step in steps})
-  axes.set_xscale("log", base=2)
-  axes.set_xticks(slices, list(map(str, slices)))
+  log_axis_at(axes.xaxis, (step.topology.chips for step in steps))
   axes.set_ylim(0, 1.1)
   axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
-  axes.legend(frameon=False)
+  add_legend(figure)
   return figure
 
 

@@ -6,7 +6,7 @@ r"""Measures real training steps on the devices that are present: TPU, GPU or CP
 Runs the training step that the configuration describes on random images that stay on the devices,
 so that neither the input pipeline nor a data set is needed. It runs first without a profiler, to
 measure the step time, and then under jax.profiler, to find out where the time goes. Every time
-printed is measured. The profile stays in the folder for TensorBoard (extra `profile`).
+printed is measured. The profile stays in the folder for XProf (extra `profile`).
 """
 
 import dataclasses
@@ -67,7 +67,7 @@ def as_text(measurement: Measurement, experiment: Experiment, folder: pathlib.Pa
       format_rows(measurement.rows, busy_seconds),
       "",
       f"The profile is in {folder}. To look at it: pip install tensorboard-plugin-profile, then",
-      f"  tensorboard --logdir={folder}",
+      f"  xprof --logdir={folder}",
     ]
   )
 

@@ -18,6 +18,7 @@ from train.run.compilation_cache import use_compilation_cache
 from train.run.initial_weights import with_new_classifier
 from train.run.loop import train
 from train.run.records.goodput import process_began_seconds
+from train.run.records.loggers import define_loggers, load_loggers
 
 _CONFIG = define_path(
   "config",
@@ -29,11 +30,13 @@ _WORKDIR = define_path(
   "workdir", None, "Folder for checkpoints, metrics and plots.", use="write folder", buckets=True
 )
 _ACCEPT_CHANGES = define_accept_changes()
+_LOGGERS = define_loggers()
 
 
 def main(overrides: list[str]) -> None:
   """Loads the experiment and its initial parameters and trains."""
   experiment = load_experiment(_CONFIG.value, overrides[1:])
+  loggers = load_loggers(_LOGGERS.value)
   use_compilation_cache()
   with processes.joined():
     train(
@@ -42,6 +45,7 @@ def main(overrides: list[str]) -> None:
       initial=lambda: with_new_classifier(experiment),
       began_seconds=process_began_seconds(),
       accepted_changes=_ACCEPT_CHANGES.value,
+      loggers=loggers,
     )
 
 

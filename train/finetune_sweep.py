@@ -15,6 +15,7 @@ from nfnet.command_line import run_main
 from nfnet.system.paths import define_path
 from train.config.overrides import parse_arguments
 from train.run.compilation_cache import use_compilation_cache
+from train.run.records.loggers import define_loggers, load_loggers
 from train.sweep.finetuning import finetune_sweep
 from train.sweep.folder import SweepFolder
 
@@ -24,6 +25,7 @@ def main(arguments: list[str]) -> None:
   values = flags.FLAGS
   folder = SweepFolder(values.folder)
   folder.check()
+  loggers = load_loggers(values.logger)
   use_compilation_cache()
   path = finetune_sweep(
     folder,
@@ -32,6 +34,7 @@ def main(arguments: list[str]) -> None:
     seeds=values.seeds,
     all_trials=values.all_trials,
     probe_images_max=values.probe_images_max,
+    loggers=loggers,
   )
   print(f"results: {path}")
 
@@ -50,6 +53,7 @@ def _define_flags() -> None:
   flags.DEFINE_integer(
     "probe_images_max", 20_000, "Training images to probe at most.", lower_bound=2
   )
+  define_loggers()
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from train.run import processes
 from train.run.compilation_cache import use_compilation_cache
 from train.run.loop import train
 from train.run.records.goodput import process_began_seconds
+from train.run.records.loggers import define_loggers, load_loggers
 
 _CONFIG = define_path(
   "config",
@@ -28,6 +29,7 @@ _WORKDIR = define_path(
   "workdir", None, "Folder for checkpoints, metrics and plots.", use="write folder", buckets=True
 )
 _ACCEPT_CHANGES = define_accept_changes()
+_LOGGERS = define_loggers()
 
 
 def main(overrides: list[str]) -> None:
@@ -38,6 +40,7 @@ def main(overrides: list[str]) -> None:
       f"initial_weights={experiment.initial_weights!r}: pre-training starts from random "
       "parameters; run train.finetune instead"
     )
+  loggers = load_loggers(_LOGGERS.value)
   use_compilation_cache()
   with processes.joined():
     train(
@@ -45,6 +48,7 @@ def main(overrides: list[str]) -> None:
       _WORKDIR.value,
       began_seconds=process_began_seconds(),
       accepted_changes=_ACCEPT_CHANGES.value,
+      loggers=loggers,
     )
 
 

@@ -55,13 +55,14 @@ def run_worker(
   folder = (cache or _default_cache()) / cache_key(module, request, versions, dumps=dumps)
   if not (folder / "result.json").exists():
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix="unfinished_") as unfinished:
-      run_worker_process(
-        module, request, pathlib.Path(unfinished), what=what, dumps=dumps, **limits
-      )
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix="unfinished_") as temporary:
+      # In a folder of its own, because only its owner may read a temporary one.
+      unfinished = pathlib.Path(temporary) / "results"
+      unfinished.mkdir()
+      run_worker_process(module, request, unfinished, what=what, dumps=dumps, **limits)
       # Another process may have compiled the same request meanwhile; its results are equal.
       shutil.rmtree(folder, ignore_errors=True)
-      shutil.copytree(unfinished, folder)
+      unfinished.rename(folder)
   return folder, versions
 
 

@@ -177,6 +177,12 @@ def digits_in_a_bucket(folder):
     (BucketPath("gs://bucket/digits") / path.name).write_bytes(path.read_bytes())
 
 
+def own_logger(folder):
+  page = read_page(ROOT / "docs" / "loggers.md")
+  (program,) = (block.text for block in page if block.kind == "python")
+  (folder / "my_loggers.py").write_text(program)
+
+
 SET_UP = {
   "docs/your_own_images.md": own_images,
   "docs/imagenet_from_scratch.md": imagenet_files,
@@ -190,6 +196,7 @@ SET_UP_SLOW = {
   "docs/networks.md": released_weights,
   "docs/from_python.md": released_f0,
   "docs/data_sources.md": all_other_formats,
+  "docs/loggers.md": own_logger,
 }
 """What makes them for a page's slow commands too."""
 
@@ -415,7 +422,7 @@ def test_output_that_is_not_printed(shown):
 
 def test_flags_are_those_that_the_program_defines():
   assert flags_of("train.pretrain").keys() == {
-    *("config", "help_config", "workdir", "compilation_cache", "accept_changes"),
+    *("config", "help_config", "workdir", "compilation_cache", "accept_changes", "logger"),
     *("multi_host", "coordinator", "process_count", "process_index"),
   }
   assert flags_of("profiling.step")["pixels"] == "integer"

@@ -13,7 +13,7 @@ The kind of a source is recognized from what lies there, or named:
 | webdataset | tar files with labels beside the images |
 | parquet | parquet files with a column of images and one of labels, as Hugging Face has |
 | tfds | ArrayRecord files of TensorFlow Datasets |
-| python | MODULE:FUNCTION, which yields examples |
+| python | MODULE:FUNCTION or PATH.py:FUNCTION, which yields examples |
 
 `train.data.sources` has a module for each of them.
 """
@@ -27,13 +27,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from nfnet.errors import UserError, escaped, format_count
+from train.config.own_functions import is_reference, load_function
 from train.data.preparation import file_tree
 from train.data.sources.cifar_files import is_cifar, read_cifar
 from train.data.sources.folders import read_class_folders
 from train.data.sources.idx_files import read_idx_source
 from train.data.sources.label_table import find_table, read_table
 from train.data.sources.labeling import notes_of_classes
-from train.data.sources.own_source import is_reference, load_function, read_own_source
+from train.data.sources.own_source import read_own_source
 from train.data.sources.parquet import read_parquet
 from train.data.sources.shard_files import expand_braces, find_files, is_pattern
 from train.data.sources.source import Options, Source
@@ -80,8 +81,8 @@ def read_source(
   """Lists the images of a source; as few bytes are read as its kind allows.
 
   Args:
-    source: path of one of the kinds that the module's documentation lists; or MODULE:FUNCTION, or
-      the function itself, as `train.data.sources.own_source` describes it.
+    source: path of one of the kinds that the module's documentation lists; or MODULE:FUNCTION,
+      PATH.py:FUNCTION or the function itself, as `train.data.sources.own_source` describes it.
     evaluation_share: share of the images that is held out if there is no held-out split.
     class_names: names of the classes of a source whose labels are numbers; by default, its own
       names or the numbers.
@@ -103,8 +104,10 @@ def read_source(
   path = os.fspath(source)
   if source_format == "python" or (source_format == "auto" and is_reference(path)):
     if not is_reference(path):
-      raise UserError(f"--source={path} is not MODULE:FUNCTION, which --format=python needs")
-    return read_own_source(load_function(path), chosen, path)
+      raise UserError(
+        f"--source={path} is not MODULE:FUNCTION or PATH.py:FUNCTION, which --format=python needs"
+      )
+    return read_own_source(load_function("source", path), chosen, path)
   if not os.path.exists(path) and not is_pattern(path):
     raise UserError(f"source folder {path} does not exist")
   try:

@@ -6,10 +6,9 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from train.report.colors import BLUE, GREEN, VERMILION
-from train.report.figure import new_plot, plain_log_axis
+from train.report.figure import add_legend, draw_line, log_axis, new_plot, whole_axis
 from train.report.output import save_figures
 
 PLOTS_FOLDER = "plots"
@@ -47,8 +46,7 @@ def write_plots(
   loss, axes = _over_steps(title, "loss (nats)")
   _draw(axes, "loss", series)
   # Logarithmic, because a loss falls by ever smaller amounts.
-  axes.set_yscale("log")
-  plain_log_axis(axes.yaxis)
+  log_axis(axes.yaxis)
 
   learning_rate, axes = _over_steps(title, "learning rate")
   _draw(axes, "learning_rate", ((train, _TRAIN),))
@@ -61,7 +59,7 @@ def write_plots(
   figures = {"loss": loss, "learning_rate": learning_rate, "accuracy": accuracy}
   for figure in figures.values():
     if len(figure.axes[0].lines) > 1:
-      figure.axes[0].legend(frameon=False)
+      add_legend(figure)
   folder = pathlib.Path(workdir) / PLOTS_FOLDER
   return save_figures(
     f"plots in {folder}",
@@ -72,8 +70,7 @@ def write_plots(
 
 def _over_steps(title: str, quantity: str) -> tuple[Figure, Axes]:
   figure, axes = new_plot(title, "step", quantity)
-  axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-  axes.xaxis.set_major_formatter(FuncFormatter(lambda step, _: f"{step:,.0f}"))
+  whole_axis(axes.xaxis)
   return figure, axes
 
 
@@ -92,9 +89,6 @@ def _draw(
       steps, values = zip(*points, strict=True)
       factor = 100 if percent else 1
       label = own_style["label"] + suffix
-      if len(points) == 1:
-        # A line of one point has no length.
-        style = {"marker": "o", "markersize": 4, **style}
-      axes.plot(
-        steps, [factor * value for value in values], **{**own_style, **style, "label": label}
+      draw_line(
+        axes, steps, [factor * value for value in values], **{**own_style, **style, "label": label}
       )

@@ -12,7 +12,7 @@ import os
 import queue
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 import jax
@@ -36,8 +36,11 @@ from train.run.exit_codes import EXIT_INTERRUPTED, EXIT_LOST_PROCESS
 from train.run.leases.workdir_lease import lease_on
 from train.run.processes import is_first, same_in_all_processes
 from train.run.records import goodput
+from train.run.records.background_logger import BackgroundLogger, running_loggers
 from train.run.records.goodput import Ledger
 from train.run.records.id_log import IdLog, next_start
+from train.run.records.loggers import MakeLogger
+from train.run.records.loggers import Run as LoggedRun
 from train.run.records.metrics import is_evaluated, read_metrics
 from train.run.records.staging import Books, books_of
 from train.run.records.workdir import writing_to
@@ -81,6 +84,7 @@ class _Run:
     takes_changes: whether the program can resume the run with `--accept_changes`.
     deaths: counter of data workers that were killed, for all batches of the run.
     death_reports: one sentence for each of them that was not yet recorded.
+    loggers: loggers of the user, in the first process, once the run has begun.
   """
 
   experiment: Experiment
@@ -100,6 +104,7 @@ class _Run:
   takes_changes: bool
   deaths: WorkerDeaths
   death_reports: queue.SimpleQueue[str]
+  loggers: list[BackgroundLogger]
 
 
 class _RollBackError(Exception):
@@ -117,6 +122,7 @@ def train(
   initial: Callable[[], Any] | None = None,
   began_seconds: float | None = None,
   accepted_changes: Collection[str] | None = None,
+  loggers: Mapping[str, MakeLogger] | None = None,
 ) -> list[dict[str, Any]]:
   """Trains until the schedule's end, resuming from the newest checkpoint in `workdir`.
 
@@ -133,6 +139,8 @@ def train(
     accepted_changes: fields of `train.config.experiment.ACCEPTABLE_ON_RESUME` in which the
       experiment may differ from the one in `workdir`; None accepts none, and says that the program
       has no flag for it.
+    loggers: functions that make loggers of the user, by the names that warnings give them
+      (`train.run.records.loggers`). Only the first process calls them.
 
   Returns:
     The records of metrics.jsonl; an empty list in all processes but the first.
@@ -153,6 +161,7 @@ def train(
       initial=initial,
       began_seconds=began_seconds,
       accepted_changes=accepted_changes,
+      loggers=loggers or {},
     )
 
 
@@ -164,6 +173,7 @@ def _train(
   initial: Callable[[], Any] | None,
   began_seconds: float | None,
   accepted_changes: Collection[str] | None,
+  loggers: Mapping[str, MakeLogger],
 ) -> list[dict[str, Any]]:
   """Trains as `train` does, in a workdir that no other run writes into."""
   with contextlib.ExitStack() as opened:
@@ -228,6 +238,7 @@ def _train(
       takes_changes=accepted_changes is not None,
       deaths=deaths,
       death_reports=death_reports,
+      loggers=[],
     )
     left_out: set[tuple[int, int]] = set()
     roll_backs: list[faults.RollBack] = []
@@ -248,6 +259,16 @@ def _train(
       position.left_out |= left_out
       position.roll_backs = len(roll_backs)
       events += [roll_back.describe() for roll_back in roll_backs[-1:]]
+      if is_first() and loggers and not run.loggers:
+        logged = LoggedRun(
+          id=checkpoints.run_name(),
+          name=experiment.name,
+          workdir=workdir,
+          configuration=to_json(experiment),
+          total_steps=run.total_steps,
+          resumed_step=position.step,
+        )
+        run.loggers.extend(opened.enter_context(running_loggers(loggers, logged)))
       try:
         _train_from(position, run, events)
       except _RollBackError as error:
@@ -337,6 +358,7 @@ def _train_from(position: Position, run: _Run, events: Sequence[str]) -> None:
       total_steps=run.total_steps,
       step=position.step,
       evaluates_again=position.owes_evaluation,
+      loggers=run.loggers,
     ) as reports,
   ):
     # Recorded only now, because opening the reports has dropped the records of steps to be redone.

@@ -1,20 +1,30 @@
-"""The reports of a run: records in metrics.jsonl and the progress line.
+"""The reports of a run: records in metrics.jsonl and for loggers, and the progress line.
 
 With several processes, only the first one writes them; in the others, all calls do nothing.
 """
 
 import contextlib
+from collections.abc import Sequence
 from typing import Any
 
 from train.run.processes import is_first
 from train.run.progress import ProgressLine
+from train.run.records.loggers import Logger
 from train.run.records.metrics import MetricsWriter
 
 
 class Reports:
   """Writes the metrics and shows the progress. Use as a context manager, or call `close`."""
 
-  def __init__(self, workdir: str, *, total_steps: int, step: int, evaluates_again: bool):
+  def __init__(
+    self,
+    workdir: str,
+    *,
+    total_steps: int,
+    step: int,
+    evaluates_again: bool,
+    loggers: Sequence[Logger] = (),
+  ):
     """Drops the records of steps that will be done again.
 
     Args:
@@ -22,12 +32,18 @@ class Reports:
       total_steps: number of steps of the whole run.
       step: number of steps done; 0 drops all records.
       evaluates_again: whether the evaluation of `step` was cut short and will be done again.
+      loggers: loggers that get the records too; they stay open.
     """
     self._is_first = is_first()
     self._open = contextlib.ExitStack()
     if self._is_first:
       self._metrics = self._open.enter_context(
-        MetricsWriter(workdir, restored_step=step or None, evaluates_again=evaluates_again)
+        MetricsWriter(
+          workdir,
+          restored_step=step or None,
+          evaluates_again=evaluates_again,
+          loggers=loggers,
+        )
       )
       self._progress = self._open.enter_context(ProgressLine(total_steps))
 

@@ -6,10 +6,9 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogFormatterSciNotation
 
 from train.report.colors import COLORS, GRAY, PINK
-from train.report.figure import new_plot, plain_log_axis, plain_text
+from train.report.figure import add_legend, log_axis, log_axis_at, new_plot, plain_text
 from train.report.output import save_figures
 from train.scaling.analysis import Analysis
 from train.scaling.analysis_text import OPTIMUM_LABELS
@@ -71,8 +70,7 @@ def _loss(analysis: Analysis) -> Figure:
     flagged = points.take(analysis.judgment.flagged)
     ring = {"markersize": 11, "markerfacecolor": "none", "color": PINK}
     axes.plot(flagged.compute, flagged.loss, "o", label="outlier", **ring)
-  plain_log_axis(axes.yaxis)
-  axes.legend(frameon=False, ncols=2, fontsize="small")
+  _finish(figure)
   return figure
 
 
@@ -85,8 +83,7 @@ def draw_finetuning_error(analysis: Analysis) -> Figure | None:
     analysis, "After fine-tuning, against pre-training compute", "top-1 error (%)"
   )
   _draw_networks(axes, analysis, runs, lambda run: run.compute, lambda run: run.top1_error_percent)
-  plain_log_axis(axes.yaxis)
-  axes.legend(frameon=False, ncols=2, fontsize="small")
+  _finish(figure)
   return figure
 
 
@@ -96,19 +93,16 @@ def _learning_rate(analysis: Analysis) -> Figure | None:
   if not runs:
     return None
   figure, axes = new_plot("Learning rate of the best run", "epochs", "peak learning rate")
-  axes.set_xscale("log", base=2)
-  axes.set_yscale("log", base=2)
   # Rates lie on a grid, so curves would hide each other: each one is shifted up by 2 %.
   shifts = {name: 1.02**index for index, name in enumerate(_names(runs))}
   _draw_networks(
     axes, analysis, runs, lambda run: run.epochs, lambda run: run.learning_rate * shifts[run.name]
   )
-  for axis in (axes.xaxis, axes.yaxis):
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
-  rates = sorted({run.learning_rate for run in runs})
-  axes.set_yticks(rates)
-  axes.set_ylim(rates[0] / 1.3, rates[-1] * 1.3)
-  axes.legend(frameon=False, loc="lower left")
+  log_axis_at(axes.xaxis, (run.epochs for run in runs))
+  rates = [run.learning_rate for run in runs]
+  log_axis_at(axes.yaxis, rates)
+  axes.set_ylim(min(rates) / 1.3, max(rates) * 1.3)
+  add_legend(figure)
   return figure
 
 
@@ -123,7 +117,6 @@ def _optima(analysis: Analysis) -> Figure | None:
     return None
   figure, axes = _over_compute(analysis, "Compute-optimal size and epochs", "parameters (millions)")
   others = axes.twinx()
-  others.set_yscale("log")
   others.set_ylabel("epochs")
   others.spines["top"].set_visible(False)
   colors = {"parameters": COLORS[4], "epochs": COLORS[5]}
@@ -150,20 +143,22 @@ def _optima(analysis: Analysis) -> Figure | None:
   for name, own_axes in (("parameters", axes), ("epochs", others)):
     own_axes.yaxis.label.set_color(colors[name])
     own_axes.tick_params(axis="y", colors=colors[name])
-    own_axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    log_axis(own_axes.yaxis)
   _equal_decades(axes, others)
-  axes.legend(frameon=False, fontsize="small", loc="upper left")
+  _finish(figure)
   return figure
 
 
 def _over_compute(analysis: Analysis, title: str, quantity: str) -> tuple[Figure, Axes]:
-  """Returns an empty plot of a quantity against compute, with logarithmic axes."""
-  figure, axes = new_plot(title, _COMPUTE_LABELS[analysis.table.compute_column], quantity)
-  axes.set_xscale("log")
-  axes.set_yscale("log")
-  # There is room for labels between powers of ten only if all runs are within half a decade.
-  axes.xaxis.set_minor_formatter(LogFormatterSciNotation(minor_thresholds=(0.5, 0.25)))
-  return figure, axes
+  """Returns an empty plot of a quantity against compute."""
+  return new_plot(title, _COMPUTE_LABELS[analysis.table.compute_column], quantity)
+
+
+def _finish(figure: Figure) -> None:
+  """Makes the axes of a plot over compute logarithmic, and adds the legend."""
+  log_axis(figure.axes[0].xaxis)
+  log_axis(figure.axes[0].yaxis)
+  add_legend(figure)
 
 
 def _names(runs: Iterable[Run]) -> list[str]:

@@ -210,7 +210,7 @@ def draw(choice: Choice) -> "Figure | None":
   if not known:
     return None
   # Most calls of the command draw nothing.
-  from train.report.figure import new_plot, plain_log_axis, plain_text
+  from train.report.figure import add_legend, log_axis, new_plot, plain_text
 
   figure, axes = new_plot(
     f"Error after fine-tuning, predicted by {label(choice.law.kind)}",
@@ -232,8 +232,7 @@ def draw(choice: Choice) -> "Figure | None":
       label=plain_text(name),
     )
   # Logarithmic, as the laws are, so that equal factors are equal distances.
-  axes.set(xscale="log", yscale="log")
   for axis in (axes.xaxis, axes.yaxis):
-    plain_log_axis(axis)
-  axes.legend(frameon=False, fontsize="small")
+    log_axis(axis)
+  add_legend(figure)
   return figure

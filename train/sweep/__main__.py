@@ -24,6 +24,7 @@ from nfnet.errors import UserError
 from nfnet.system.paths import define_path
 from train.report.output import print_and_write
 from train.run.leases.heartbeat import HEARTBEAT_SECONDS
+from train.run.records.loggers import define_loggers, load_loggers, logger_arguments
 from train.sweep.folder import FAILED, WAITING, Entry, SweepFolder
 from train.sweep.plan import Plan, load_plan
 from train.sweep.results import results, write_results
@@ -47,6 +48,7 @@ _SILENT_SECONDS_MAX = flags.DEFINE_float(
 _COMPILATION_CACHE = define_path(
   "compilation_cache", None, "Folder for compiled programs of the trainings.", use="write folder"
 )
+_LOGGERS = define_loggers()
 
 
 def main(arguments: list[str]) -> None:
@@ -68,6 +70,8 @@ def main(arguments: list[str]) -> None:
       f"--silent_seconds_max={_SILENT_SECONDS_MAX.value:g}: give {_SILENT_SECONDS_MIN:g} or more; "
       f"workers show that they are alive every {HEARTBEAT_SECONDS:g} s"
     )
+  # Tried here, because it would fail each training.
+  load_loggers(_LOGGERS.value)
   plan = load_plan(_PLAN.value)
   folder.create(plan.fixed)
   folder.entries()
@@ -82,7 +86,10 @@ def main(arguments: list[str]) -> None:
       silent_seconds_max=_SILENT_SECONDS_MAX.value,
       stop=stop,
       table=table,
-      further_arguments=() if cache is None else (f"--compilation_cache={cache}",),
+      further_arguments=(
+        *(() if cache is None else (f"--compilation_cache={cache}",)),
+        *logger_arguments(_LOGGERS.value),
+      ),
     ).work()
   entries = _show(folder)
   _raise_if_any_failed(folder, entries)

@@ -31,6 +31,7 @@ from train.run.initial_weights import with_new_classifier
 from train.run.leases.workdir_lease import lease_on
 from train.run.linear_probe import probe
 from train.run.loop import train
+from train.run.records.loggers import MakeLogger
 from train.run.records.metrics import read_metrics
 from train.run.records.workdir import writing_to
 from train.sweep.folder import SweepFolder, open_log, write_whole
@@ -65,6 +66,7 @@ def finetune_sweep(
   seeds: int,
   all_trials: bool,
   probe_images_max: int,
+  loggers: Mapping[str, MakeLogger] | None = None,
 ) -> pathlib.Path:
   """Fine-tunes and probes the trials of a sweep, and rewrites the table after each of them.
 
@@ -75,6 +77,7 @@ def finetune_sweep(
     seeds: number of runs for each trial, with seeds 0, 1, ...
     all_trials: whether to take all learning rates, not only the best of each variant and epochs.
     probe_images_max: number of training images that are probed at most.
+    loggers: functions that make loggers for each run (`train.run.records.loggers`).
 
   Returns:
     Path of the table.
@@ -106,7 +109,7 @@ def finetune_sweep(
       for seed, experiment in enumerate(experiments):
         # Elsewhere than on a terminal there is no bar, and a run takes minutes.
         tqdm.write(f"{row['trial']}: seed {seed}, {place}/seed-{seed}/log.txt")
-        errors_percent.append(_error_percent(experiment, place / f"seed-{seed}"))
+        errors_percent.append(_error_percent(experiment, place / f"seed-{seed}", loggers))
         bar.update()
       # One seed is enough, because the features do not depend on it.
       probed = _probed(experiments[0], place / "probe.json", probe_images_max)
@@ -131,7 +134,9 @@ def _experiment(
   )
 
 
-def _error_percent(experiment: Experiment, workdir: pathlib.Path) -> float:
+def _error_percent(
+  experiment: Experiment, workdir: pathlib.Path, loggers: Mapping[str, MakeLogger] | None
+) -> float:
   """Returns the error of a run's last evaluation, after finishing the run if it is not done yet."""
 
   def run() -> dict[str, float]:
@@ -140,7 +145,12 @@ def _error_percent(experiment: Experiment, workdir: pathlib.Path) -> float:
       log = open_log(workdir / "log.txt")
     # Its output goes to a log, because a run prints as much as when it is started by hand.
     with log, _printing_to(log):
-      train(experiment, str(workdir), initial=lambda: with_new_classifier(experiment))
+      train(
+        experiment,
+        str(workdir),
+        initial=lambda: with_new_classifier(experiment),
+        loggers=loggers,
+      )
     last = last_evaluation(read_metrics(workdir))
     if last is None:
       raise UserError(

@@ -3,6 +3,7 @@ import os
 import pytest
 
 from nfnet.system.durable_files import write_durably
+from tests.file_modes import group_umask, modes_beside_group_umask
 
 
 def leave_a_rest(path):
@@ -37,3 +38,13 @@ def test_a_folder_of_the_name_of_the_unfinished_file_leaves_the_old_file(tmp_pat
     write_durably(path, "new")
   assert path.read_text() == "old"
   assert (tmp_path / "run.tmp" / "precious").is_dir()
+
+
+def test_a_file_that_takes_the_place_of_another_has_the_mode_of_a_new_one(tmp_path):
+  path = tmp_path / "folder" / "run.json"
+  with group_umask():
+    path.parent.mkdir()
+    path.write_text("old")
+    path.chmod(0o600)
+    write_durably(path, "new")
+  assert modes_beside_group_umask(path.parent) == {}

@@ -10,6 +10,7 @@ import pytest
 
 from nfnet.errors import UserError
 from profiling.compile.cache import cache_key, installed_versions, run_worker
+from tests.file_modes import group_umask, modes_beside_group_umask
 from tests.repository import ROOT
 
 STEP = "profiling.compile.step_worker"
@@ -146,7 +147,9 @@ def test_a_worker_runs_once_for_each_request(tmp_path):
     folder, _ = run_worker(ECHO, {"number": number}, what="echo", dumps=False, cache=tmp_path)
     return folder, json.loads((folder / "result.json").read_text())
 
-  folder, first = run(1)
+  with group_umask():
+    folder, first = run(1)
+  assert modes_beside_group_umask(folder) == {}
   assert first["request"] == {"number": 1}
   assert "peak_memory_bytes" in first
   # Another process would have another number.

@@ -7,6 +7,7 @@ import pytest
 
 from nfnet.errors import UserError
 from nfnet.images.decoding import decode_image
+from tests.file_modes import group_umask, modes_beside_group_umask
 from tests.train.data import image_files
 from train.data import dataset_writer
 from train.data.dataset_writer import _tasks, write_dataset
@@ -75,7 +76,9 @@ def test_idx_files_keep_every_pixel(tmp_path, ending):
 def test_equal_arguments_give_equal_bytes_whatever_the_workers(tmp_path):
   source = image_files.write_class_folders(tmp_path / "source", 10)
   prepare(source, tmp_path / "a", files_per_split=3)
-  prepare(source, tmp_path / "b", files_per_split=3, workers=2)
+  with group_umask():
+    prepare(source, tmp_path / "b", files_per_split=3, workers=2)
+  assert modes_beside_group_umask(tmp_path / "b") == {}
   assert image_files.file_hashes(tmp_path / "a") == image_files.file_hashes(tmp_path / "b")
   prepare(source, tmp_path / "c", files_per_split=3, seed=1)
   assert image_files.file_hashes(tmp_path / "a") != image_files.file_hashes(tmp_path / "c")

@@ -5,6 +5,7 @@ import pathlib
 import re
 import shutil
 import sys
+import threading
 
 import jax
 import numpy as np
@@ -12,9 +13,12 @@ import pytest
 
 from nfnet.errors import InUseError, UserError
 from nfnet.initialization import initial_parameters
+from nfnet.weights.checkpoint_identity import read_run
 from nfnet.weights.checkpoint_reader import block_keys, checkpoint_folder, read_checkpoint
 from nfnet.weights.haiku import save_haiku
 from nfnet.weights.timm import save_timm
+from tests.docs.pages import read_page
+from tests.file_modes import group_umask, modes_beside_group_umask
 from tests.repository import ROOT
 from tests.train.conftest import HELD_OUT_DIGITS
 from tests.train.data import image_files
@@ -37,6 +41,7 @@ from train.run.leases.workdir_lease import lease_on
 from train.run.loop import train
 from train.run.records.bookkeeping import DAMAGED_FOLDER
 from train.run.records.goodput import COMPILE, read_goodput
+from train.run.records.loggers import load_loggers
 from train.run.records.metrics import read_metrics
 from train.run.termination import Terminated, Termination
 from train.step.model import make_model
@@ -73,7 +78,8 @@ def experiment(digits):
 @pytest.fixture(scope="module")
 def finished(experiment, small_networks, tmp_path_factory):
   workdir = str(tmp_path_factory.mktemp("runs") / "finished")
-  return workdir, train(experiment, workdir)
+  with group_umask():
+    return workdir, train(experiment, workdir)
 
 
 def test_records_every_part_of_the_run(finished):
@@ -112,6 +118,10 @@ def test_leaves_checkpoints_and_plots(finished):
   assert any((workdir / "tensorboard").iterdir())
 
 
+def test_all_that_a_run_writes_follows_the_umask(finished):
+  assert modes_beside_group_umask(pathlib.Path(finished[0])) == {}
+
+
 def test_resumed_run_ends_in_the_same_parameters(experiment, finished, tmp_path):
   shutil.copytree(finished[0], tmp_path / "resumed")
   shutil.rmtree(tmp_path / "resumed" / "checkpoints" / "20")
@@ -123,6 +133,54 @@ def test_resumed_run_ends_in_the_same_parameters(experiment, finished, tmp_path)
       read_checkpoint(finished[0], prefer_ema=prefer_ema)[0],
     )
   assert [(r["step"], r["kind"]) for r in records] == [(r["step"], r["kind"]) for r in finished[1]]
+
+
+def test_loggers_get_the_records_and_change_nothing(
+  experiment, finished, tmp_path, caplog, monkeypatch
+):
+  """One is that of the documentation, one fails, and one hangs until the training is over."""
+  workdir = tmp_path / "run"
+  shutil.copytree(finished[0], workdir)
+  shutil.rmtree(workdir / "checkpoints" / "20")
+  (program,) = (b.text for b in read_page(ROOT / "docs" / "loggers.md") if b.kind == "python")
+  (tmp_path / "my_loggers.py").write_text(program)
+  monkeypatch.setattr(sys, "path", list(sys.path))
+  runs, records = [], []
+  training_is_over = threading.Event()
+
+  class Kept:
+    def __init__(self, run):
+      runs.append(run)
+
+    def write(self, record):
+      records.append(record)
+
+    def close(self):
+      training_is_over.set()
+
+  class Hangs(Kept):
+    def write(self, record):
+      assert training_is_over.wait(60)
+
+  class Fails(Kept):
+    def write(self, record):
+      raise ConnectionError("no network")
+
+  references = [f"{tmp_path}/my_loggers.py:EvaluationTable"]
+  loggers = {**load_loggers(references), "kept": Kept, "hangs": Hangs, "fails": Fails}
+  written = train(experiment, str(workdir), loggers=loggers)
+  sys.modules.pop("my_loggers")
+  # Where the speed is, each start has its own.
+  as_trained = [(r["step"], r["kind"], r.get("ema"), r["loss"]) for r in written]
+  assert as_trained == [(r["step"], r["kind"], r.get("ema"), r["loss"]) for r in finished[1]]
+  assert records == [record for record in written if record["step"] > 10]
+  assert runs[0].resumed_step == 10
+  assert runs[0].id == read_run(workdir)
+  assert runs[0].configuration == to_json(experiment)
+  rows = [f"{r['step']},{r['ema']},{r['top1']}" for r in records if r["kind"] == "evaluation"]
+  assert (workdir / "evaluations.csv").read_text().splitlines() == rows
+  assert "logger fails is left out: " in caplog.text
+  assert "hangs" not in caplog.text
 
 
 def test_books_that_are_damaged_keep_no_run_from_its_end(experiment, finished, tmp_path, capsys):

@@ -101,7 +101,7 @@ def test_names_are_no_formulas_in_the_plot():
   ]
   figure = draw(choose(runs, ()))
   figure.canvas.draw()
-  assert len(figure.axes[0].get_legend().get_texts()) == len(names)
+  assert len(figure.legends[0].get_texts()) == len(names)
 
 
 def test_more_runs_than_can_be_compared_are_refused():

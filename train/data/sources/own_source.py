@@ -3,8 +3,9 @@
     python -m train.prepare_data --source=my_module:my_source --out=DIR
 
 `my_source` is a function without arguments, or a class, in a module that Python finds from this
-folder. What it returns is iterated over once and yields an `Example` for each image. It may have
-an attribute `class_names`, for labels that are numbers or classes in an order of their own.
+folder; `--source=PATH.py:my_source` names its file instead. What it returns is iterated over once
+and yields an `Example` for each image. It may have an attribute `class_names`, for labels that are
+numbers or classes in an order of their own.
 
     def my_source():
       for row in csv.DictReader(open("photographs.csv")):
@@ -16,10 +17,8 @@ that has what `SourceImage` lists.
 
 import dataclasses
 import hashlib
-import importlib
 import os
 import pickle
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -32,7 +31,6 @@ from train.data.sources.images import encode_png
 from train.data.sources.labeling import Labeled, make_source
 from train.data.sources.source import SPLITS, Options, Source, SourceImage, UnreadableImageError
 
-_REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 # ImageNet's images have 110 kB on average.
 _UNKNOWN_SIZE_BYTES = 110_000
 
@@ -89,33 +87,6 @@ class _OwnImage(SourceImage):
         "array"
       )
     return image
-
-
-def is_reference(source: str) -> bool:
-  """Returns whether text has the form MODULE:NAME and names nothing that exists as a file."""
-  return bool(_REFERENCE.fullmatch(source)) and not os.path.lexists(source)
-
-
-def load_function(reference: str) -> Callable[[], Any]:
-  """Returns the function or class that MODULE:NAME refers to.
-
-  Raises:
-    UserError: there is no such module, or nothing of the name in it that could be called.
-  """
-  module_name, _, name = reference.partition(":")
-  try:
-    module = importlib.import_module(module_name)
-  except ModuleNotFoundError as error:
-    if not error.name or not f"{module_name}.".startswith(f"{error.name}."):
-      raise
-    raise UserError(
-      f"--source={reference}: Python finds no module {module_name} from this folder; go to the "
-      f"folder of {module_name.partition('.')[0]}.py, or add it to PYTHONPATH"
-    ) from error
-  function = getattr(module, name, None)
-  if not callable(function):
-    raise UserError(f"--source={reference}: {module_name} has no function or class {name}")
-  return function
 
 
 def read_own_source(function: Callable[[], Any], options: Options, where: str) -> Source:

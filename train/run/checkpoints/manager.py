@@ -136,6 +136,16 @@ class Checkpoints:
     self._quiet.enter_context(quiet_failures())
     self._quiet.enter_context(finished_transfers())
 
+  def run_name(self) -> str:
+    """Returns the name of the run, which `run.json` repeats once there is a checkpoint.
+
+    It is drawn when a run begins; with several processes, the first one does so.
+    """
+    if self._run is None and self.all_steps():
+      self._run = read_run(self._folder.parent)
+    self._run = self._run or uuid.uuid4().hex
+    return self._run
+
   def latest_step(self) -> int | None:
     """Returns the step of the newest checkpoint, or None if there is no checkpoint."""
     return self._manager.latest_step()
@@ -299,17 +309,15 @@ class Checkpoints:
     self.close()
 
   def _name_run(self) -> str:
-    """Returns the name of the run, which is drawn with its first checkpoint."""
-    if is_first():
-      named = read_run(self._folder.parent)
-      if self._run is None and self.all_steps():
-        self._run = named
-      self._run = self._run or uuid.uuid4().hex
-      if named != self._run:
-        with writing_to(self._workdir):
-          write_run(self._folder.parent, self._run)
+    """Returns the name of the run, after writing it to `run.json` if another one is there."""
     # Only the first process writes metadata.
-    return self._run or ""
+    if not is_first():
+      return ""
+    name = self.run_name()
+    if read_run(self._folder.parent) != name:
+      with writing_to(self._workdir):
+        write_run(self._folder.parent, name)
+    return name
 
   def _write_digests(self) -> None:
     """Writes the digests; Orbax calls this after writing all files, before it renames them."""

@@ -1,4 +1,4 @@
-"""Writes and reads the metrics of a run: metrics.jsonl, and TensorBoard event files beside it.
+"""Writes and reads the metrics of a run: metrics.jsonl, and hands them to TensorBoard and others.
 
 metrics.jsonl has one JSON object per line. Each has "step" and "kind":
 
@@ -9,6 +9,9 @@ metrics.jsonl has one JSON object per line. Each has "step" and "kind":
 
 A number that is not finite is written as null, because JSON cannot express it, and read back as
 NaN. Lines that are not records are left out (`train.run.records.bookkeeping`).
+
+All that this project reads of a run is read from metrics.jsonl. It is therefore written first, and
+on disk before another logger (`train.run.records.loggers`) gets the record.
 """
 
 import contextlib
@@ -16,28 +19,23 @@ import json
 import math
 import os
 import pathlib
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto import event_pb2
-from tensorboardX.summary import scalar
 
 from nfnet.errors import UserError
 from nfnet.foreign_files.numbers import is_count, is_number
 from train.run.records.bookkeeping import (
   Record,
-  make_place,
   open_lines,
   parse_line,
   read_lines,
-  report_unwritable,
 )
+from train.run.records.loggers import Logger
+from train.run.records.tensorboard import TensorBoardLogger
 
 METRICS_FILE = "metrics.jsonl"
-TENSORBOARD_FOLDER = "tensorboard"
 
 _NUMBERS = frozenset(
   {"loss", "top1", "top5", "learning_rate", "images_per_second", "data_wait_share"}
@@ -46,20 +44,18 @@ _TYPES = {"ema": bool, "text": str, "fault": str}
 """Types of the values that readers of the metrics use, beside `_NUMBERS`."""
 
 
-class MetricsWriter:
-  """Appends the records of a run. Use as a context manager, or call `close`."""
+class JsonLinesLogger:
+  """A `train.run.records.loggers.Logger` that writes metrics.jsonl."""
 
-  def __init__(self, workdir: str, *, restored_step: int | None, evaluates_again: bool = False):
-    """Opens the files and drops the records of steps that will be done again.
+  def __init__(self, workdir: pathlib.Path, *, restored_step: int | None, evaluates_again: bool):
+    """Opens the file and drops the records of steps that will be done again.
 
     Args:
       workdir: folder of the run.
       restored_step: step of the checkpoint that the run resumes from; None drops all records.
       evaluates_again: whether the evaluation of that step was cut short and will be done again.
     """
-    self._workdir = pathlib.Path(workdir)
     self._has_evaluation = False
-    self._restored_step = restored_step
 
     def is_kept(record: Record) -> bool:
       if restored_step is None or record["step"] > restored_step:
@@ -69,20 +65,7 @@ class MetricsWriter:
       self._has_evaluation = not evaluates_again
       return self._has_evaluation
 
-    self._file = open_lines(self._workdir, METRICS_FILE, _as_record, is_kept)
-    make_place(self._workdir, TENSORBOARD_FOLDER, folder=True)
-    self._events: EventsWriter | None = None
-    with self._writing_events():
-      # Not SummaryWriter: it writes from a thread, which dies on a full disk while its queue fills
-      # up.
-      self._events = EventsWriter(
-        str(self._workdir / TENSORBOARD_FOLDER / "events"), filename_suffix=f".{time.time_ns()}"
-      )
-      # Tells TensorBoard to forget what earlier files have at these steps.
-      self._write_event(
-        step=0 if restored_step is None else restored_step + 1,
-        session_log=event_pb2.SessionLog(status=event_pb2.SessionLog.START),
-      )
+    self._file = open_lines(workdir, METRICS_FILE, _as_record, is_kept)
 
   @property
   def has_evaluation(self) -> bool:
@@ -90,50 +73,69 @@ class MetricsWriter:
     return self._has_evaluation
 
   def write(self, record: Mapping[str, Any]) -> None:
-    """Appends one record and flushes it to both files.
+    """Appends one record and flushes it."""
+    values = {name: None if _is_not_finite(value) else value for name, value in record.items()}
+    self._file.append(json.dumps(values, allow_nan=False).encode() + b"\n")
+    self._file.flush()
+
+  def close(self) -> None:
+    """Closes the file."""
+    self._file.close()
+
+
+class MetricsWriter:
+  """Appends the records of a run. Use as a context manager, or call `close`."""
+
+  def __init__(
+    self,
+    workdir: str,
+    *,
+    restored_step: int | None,
+    evaluates_again: bool = False,
+    loggers: Sequence[Logger] = (),
+  ):
+    """Opens the files and drops the records of steps that will be done again.
+
+    Args:
+      workdir: folder of the run.
+      restored_step: step of the checkpoint that the run resumes from; None drops all records.
+      evaluates_again: whether the evaluation of that step was cut short and will be done again.
+      loggers: further loggers, which get the records too and are not closed.
+    """
+    folder = pathlib.Path(workdir)
+    self._lines = JsonLinesLogger(
+      folder, restored_step=restored_step, evaluates_again=evaluates_again
+    )
+    self._own = (self._lines, TensorBoardLogger(folder, restored_step=restored_step))
+    self._loggers = (*self._own, *loggers)
+
+  @property
+  def has_evaluation(self) -> bool:
+    """Returns whether there is a record of the evaluation of the restored step."""
+    return self._lines.has_evaluation
+
+  def write(self, record: Mapping[str, Any]) -> None:
+    """Appends one record and flushes it to the files.
 
     Args:
       record: "step" (int), "kind" (str) and further values: text, booleans, numbers, or arrays of
         one number.
     """
-    values = {name: _as_json(value) for name, value in record.items()}
-    group = values["kind"] + ("_ema" if values.get("ema") is True else "")
-    self._file.append(json.dumps(values, allow_nan=False).encode() + b"\n")
-    self._file.flush()
-    with self._writing_events():
-      for name, value in values.items():
-        if name != "step" and is_number(value):
-          self._write_event(values["step"], summary=scalar(f"{group}/{name}", value))
-      if self._events is not None:
-        self._events.flush()
+    values = {name: np.asarray(value).item() for name, value in record.items()}
+    for logger in self._loggers:
+      logger.write(values)
 
   def close(self) -> None:
-    """Closes both files."""
-    try:
-      self._file.close()
-    finally:
-      with self._writing_events():
-        if self._events is not None:
-          self._events.close()
+    """Closes the files."""
+    with contextlib.ExitStack() as closing:
+      for logger in reversed(self._own):
+        closing.callback(logger.close)
 
   def __enter__(self) -> "MetricsWriter":
     return self
 
   def __exit__(self, *_) -> None:
     self.close()
-
-  def _write_event(self, step: int, **content) -> None:
-    if self._events is not None:
-      self._events.write_event(event_pb2.Event(wall_time=time.time(), step=step, **content))
-
-  @contextlib.contextmanager
-  def _writing_events(self) -> Iterator[None]:
-    """Gives TensorBoard's file up if it cannot be written: it may have got a part of an event."""
-    try:
-      yield
-    except OSError as error:
-      self._events = None
-      report_unwritable(self._workdir, TENSORBOARD_FOLDER, error)
 
 
 def read_metrics(path: str | os.PathLike) -> list[Record]:
@@ -189,7 +191,7 @@ def _as_record(value: Any) -> Record | None:
     return None
   record = {}
   for name, one in value.items():
-    if one is None or (isinstance(one, float) and not math.isfinite(one)):
+    if one is None or _is_not_finite(one):
       one = math.nan
     elif name in _NUMBERS and is_number(one):
       # Of integers beyond 64 bits, NumPy makes an array of objects.
@@ -200,7 +202,5 @@ def _as_record(value: Any) -> Record | None:
   return record
 
 
-def _as_json(value: Any) -> Any:
-  """Returns a value that JSON can hold; None for a number that is not finite."""
-  value = np.asarray(value).item()
-  return None if isinstance(value, float) and not math.isfinite(value) else value
+def _is_not_finite(value: Any) -> bool:
+  return isinstance(value, float) and not math.isfinite(value)

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from nfnet.errors import InUseError, UserError
+from tests.file_modes import group_umask, modes_beside_group_umask
 from tests.repository import ROOT
 from train.demo import demo
 from train.run.checkpoints.manager import Checkpoints
@@ -81,6 +82,12 @@ def test_a_second_process_is_refused_until_the_first_is_killed(tmp_path):
     assert time.monotonic() - began_seconds < 1
     assert json.loads((workdir / held.LEASE_FILE).read_bytes())["process"] == os.getpid()
   assert list(workdir.iterdir()) == []
+
+
+def test_the_group_may_read_a_lease_if_it_may_read_other_new_files(tmp_path):
+  with group_umask(), lease_on(tmp_path / "run"):
+    assert (tmp_path / "run" / held.LEASE_FILE).is_file()
+    assert modes_beside_group_umask(tmp_path / "run") == {}
 
 
 def test_a_process_that_is_about_to_end_is_waited_for(tmp_path, monkeypatch):
