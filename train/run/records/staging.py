@@ -31,7 +31,7 @@ from train.run.checkpoints.damage import DAMAGED_FOLDER as DAMAGED_CHECKPOINTS_F
 from train.run.leases import held
 from train.run.records.bookkeeping import DAMAGED_FOLDER, report_unwritable
 from train.run.records.id_log import IDS_FOLDER
-from train.run.records.metrics import TENSORBOARD_FOLDER
+from train.run.records.tensorboard import TENSORBOARD_FOLDER
 
 UPLOAD_SECONDS = 60.0
 """Time between two uploads, after which the bucket shows how a run is going."""
