@@ -19,6 +19,8 @@ from nfnet.errors import UserError, shortened
 Use = Literal["read", "write file", "write folder"]
 """The use of a path: a command reads it, writes a file there, or writes files into a folder."""
 
+_path_flags: dict[str, Use] = {}
+"""Uses of the flags that hold one path each, by name."""
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 REFUSED_CATEGORIES = {
   "Cc": "a control character",
@@ -167,6 +169,8 @@ def define_path(
     holder = flags.DEFINE(
       parser, name, default, help_text, serializer=serializer, required=required
     )
+  if not multiple:
+    _path_flags[name] = use
   if use != "read":
     # Not in the parser, which absl calls for default values too.
     flags.register_validator(name, lambda path: path is None or _is_writable(name, path, use))
@@ -192,7 +196,22 @@ class _PathParser(flags.ArgumentParser):
 
 def _is_writable(name: str, path: str, use: Use) -> bool:
   check_writable(f"--{name}", path, use)
+  if use == "write file":
+    _check_unshared(name, path)
   return True
+
+
+def _check_unshared(name: str, path: str) -> None:
+  """Raises a UserError if a file that is written is also read, or is that of another flag."""
+  # A device or a named pipe may be written by several.
+  if _exists(path) and not os.path.isfile(path):
+    return
+  for other, use in _path_flags.items():
+    if other == name or other not in flags.FLAGS or use == "write folder":
+      continue
+    value = flags.FLAGS[other].value
+    if value is not None and os.path.realpath(value) == os.path.realpath(path):
+      raise UserError(f"--{name}={path} is the file of --{other}, too; give another path")
 
 
 def _exists(path: str) -> bool:

@@ -13,6 +13,8 @@ import jax.numpy as jnp
 
 from nfnet.activations import ACTIVATIONS, Numerics
 from nfnet.errors import UserError, quoted
+from nfnet.foreign_files.known_starts import known_mistake
+from nfnet.foreign_files.regular_files import open_regular
 from nfnet.images.resizing import EvaluationResize
 from nfnet.model import NFNet
 from nfnet.system.paths import local_path
@@ -32,6 +34,8 @@ _KNOWN_SETTINGS = {
   ("data", "evaluation_resize"): get_args(EvaluationResize),
 }
 """Values that a checkpoint's experiment may have in the fields that choose among networks."""
+
+_ZIP_START = b"PK\x03\x04"
 
 _CHECKPOINT = Layout(
   label=lambda name: "/".join(name.path),
@@ -62,6 +66,7 @@ def load_weights(
   path = local_path("weights", path)
   if os.path.isdir(path):
     return load_checkpoint(path, variant, bottleneck=bottleneck, prefer_ema=prefer_ema)
+  _refuse_other_files(path)
   if is_safetensors(path):
     tensors, layout = read_safetensors(path), TIMM
   else:
@@ -69,6 +74,24 @@ def load_weights(
   return match_network(
     tensors, layout, variant=variant, bottleneck=bottleneck, source=f"weights {path!r}"
   )
+
+
+def _refuse_other_files(path: str) -> None:
+  """Raises a UserError about files that people often have in the place of weights."""
+  try:
+    mistake = known_mistake(path)
+    with open_regular(path) as file:
+      is_zip = file.read(len(_ZIP_START)) == _ZIP_START
+  except OSError:
+    # Whoever reads the file says so.
+    return
+  if mistake is not None:
+    raise UserError(f"weights {path!r} are {mistake}")
+  if is_zip:
+    raise UserError(
+      f"weights {path!r} are a zip archive, as torch.save and numpy.savez write: save the tensors "
+      "with safetensors.numpy.save_file, under timm's names"
+    )
 
 
 def load(

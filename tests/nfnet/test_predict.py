@@ -494,3 +494,27 @@ def test_user_errors_are_one_line(folder, arguments, message):
   assert result.returncode == 2
   (line,) = result.stderr.splitlines()
   assert message in line
+
+
+def test_when_nobody_reads_the_rest_is_not_computed(folder, tmp_path):
+  reader, writer = os.pipe()
+  os.close(reader)
+  # Its output fills the stream's buffer several times before the last image, which is not there.
+  (tmp_path / "list").write_text(f"{folder / 'a.png'}\n" * 400 + "missing.png")
+  arguments = [f"--weights={folder / 'softmax'}", f"--images={tmp_path / 'list'}"]
+  result = run("nfnet.predict", *arguments, stdout=writer)
+  assert (result.returncode, "missing" in result.stderr) == (0, False)
+  # Files are written nevertheless.
+  result = run("nfnet.predict", *arguments, f"--csv={tmp_path / 'out.csv'}", stdout=writer)
+  os.close(writer)
+  assert result.returncode == 2
+  assert len((tmp_path / "out.csv").read_text().splitlines()) == 402
+
+
+def test_no_image_is_overwritten(folder):
+  before = (folder / "a.png").read_bytes()
+  result = run(
+    "nfnet.predict", f"--weights={folder / 'softmax'}", "a.png", "--csv=./a.png", folder=folder
+  )
+  assert result.stderr == "error: --csv=a.png is one of the images; give another path\n"
+  assert (folder / "a.png").read_bytes() == before

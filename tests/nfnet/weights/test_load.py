@@ -143,3 +143,22 @@ def test_a_checkpoints_formulas_are_compared_with_the_networks(workdir):
   model = NFNet(weights.variant, weights.num_classes, **asked)
   with pytest.raises(UserError, match=r"have activation='\w+', the network has 'relu': build it"):
     load(path, model)
+
+
+@pytest.mark.parametrize(
+  ("content", "message"),
+  [
+    (b"", "are empty: get it again"),
+    (b"version https://git-lfs.github.com/spec/v1\noid", "are a Git LFS pointer"),
+    (b"<html>404", "are a web page"),
+    (
+      b"PK\x03\x04",
+      "are a zip archive, as torch.save and numpy.savez write: save the tensors",
+    ),
+  ],
+)
+def test_what_people_have_in_the_place_of_weights(tmp_path, content, message):
+  path = tmp_path / "weights"
+  path.write_bytes(content)
+  with pytest.raises(UserError, match=message):
+    load_weights(str(path))

@@ -84,3 +84,9 @@ def test_a_file_is_a_file_whatever_it_is_called(config, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   assert load_experiment("imagenet") == VALID
   assert load_experiment("config.py") == VALID
+
+
+def test_arguments_that_a_configuration_needs_are_named():
+  for given in ("", ":variant=P0"):
+    with pytest.raises(UserError, match=r"has no value for data: .*finetune_small\.py:data=DATA$"):
+      load_experiment(f"finetune_small{given}")

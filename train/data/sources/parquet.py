@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from nfnet.errors import UserError, format_count, quoted, short_text, shortened
+from nfnet.foreign_files.known_starts import known_mistake
 from nfnet.foreign_files.regular_files import open_regular
 from nfnet.images.headers import ENCODED_BYTES_MAX, BadImageError
 from train.data.sources.images import Container
@@ -312,6 +313,8 @@ def _open(path: str) -> Iterator[Any]:
         raise
       raise UserError(
         f"{path} is damaged or no parquet file ({short_text(error)}): get it again"
+        if (mistake := known_mistake(path)) is None
+        else f"{path} is {mistake}"
       ) from error
     yield file
 

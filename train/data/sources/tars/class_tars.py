@@ -14,6 +14,7 @@ from typing import BinaryIO, NamedTuple
 import tqdm
 
 from nfnet.errors import UserError, format_count, shortened
+from nfnet.foreign_files.known_starts import known_mistake
 from nfnet.foreign_files.regular_files import open_regular
 from train.data.preparation.class_folders import SPLIT_NAMES, TRAIN
 from train.data.preparation.file_tree import IMAGE_SUFFIXES, examples, is_of_the_system
@@ -147,7 +148,7 @@ def members_of(file: BinaryIO, path: str) -> Iterator[Member]:
   try:
     yield from read_members(file)
   except UserError as error:
-    raise UserError(f"{path}: {error}") from error
+    raise UserError(f"{path}: {known_mistake(path) or error}") from error
 
 
 def _splits(names: list[str], source: str) -> dict[str, str]:
