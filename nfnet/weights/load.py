@@ -109,8 +109,14 @@ def load(
 
   Raises:
     UserError: the file cannot be read, is refused, or holds parameters of another network.
+    ValueError: `model` is no network.
   """
   path = os.fspath(path)
+  if model is not None and not isinstance(model, NFNet):
+    raise ValueError(
+      f"model={quoted(model)}: must be the network for which the parameters are, such as "
+      'nfnet.NFNet("F0", num_classes=1000)'
+    )
   weights = load_weights(path, model and model.variant, prefer_ema=prefer_ema)
   if model is not None:
     _check_model(weights, model, path)

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import functools
+import inspect
 import json
 import os
 import re
@@ -518,3 +519,25 @@ def test_no_image_is_overwritten(folder):
   )
   assert result.stderr == "error: --csv=a.png is one of the images; give another path\n"
   assert (folder / "a.png").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+  ("options", "message"),
+  [
+    ({"pixels": 0}, "pixels=0: must be a whole number from 1 to"),
+    ({"pixels": -5}, "pixels=-5: must be"),
+    ({"pixels": "32"}, "pixels='32': must be"),
+    ({"resize": "stretch"}, "resize='stretch': must be"),
+  ],
+)
+def test_how_to_resize_is_checked_when_the_classifier_is_made(folder, options, message):
+  with pytest.raises(ValueError, match=message):
+    # Without the check of types that tests add.
+    inspect.unwrap(load_classifier)(str(folder / "softmax"), **options)
+
+
+@pytest.mark.parametrize("count", [0, -1])
+def test_the_best_classes_are_at_least_one(folder, count):
+  classifier = load_classifier(str(folder / "softmax"))
+  with pytest.raises(ValueError, match=f"count={count}: must be at least 1"):
+    classifier.top(np.zeros(NUM_CLASSES, np.float32), count)

@@ -1,3 +1,4 @@
+import inspect
 import pathlib
 
 import jax
@@ -162,3 +163,9 @@ def test_what_people_have_in_the_place_of_weights(tmp_path, content, message):
   path.write_bytes(content)
   with pytest.raises(UserError, match=message):
     load_weights(str(path))
+
+
+def test_what_is_no_network_is_an_error():
+  with pytest.raises(ValueError, match="model='P0': must be the network for which the parameters"):
+    # Without the check of types that tests add.
+    inspect.unwrap(load)("weights", "P0")
