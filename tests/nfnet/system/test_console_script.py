@@ -45,8 +45,9 @@ def test_a_command_says_how_it_is_started():
   assert "python -m train.prepare_data --source=DIR" in result.stdout
 
 
-def test_errors_are_those_of_the_command():
-  result = commands.run("tests.console", "describe", "--variant=F99")
+@pytest.mark.parametrize("name", ["describe", "nfnet.describe"])
+def test_errors_are_those_of_the_command(name):
+  result = commands.run("tests.console", name, "--variant=F99")
   assert result.returncode == 2
   assert result.stderr.startswith("error: ")
   assert "F99" in result.stderr

@@ -17,7 +17,7 @@ _FILES_MAX = 2**20
 COMPRESSED_SUFFIXES = (
   *(".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tbz", ".tar.xz", ".txz", ".tar.zst", ".tzst"),
 )
-"""What the names of compressed tar files end with."""
+"""Endings of the names of compressed tar files."""
 
 
 def is_pattern(source: str) -> bool:
