@@ -192,3 +192,17 @@ def test_a_split_without_labels_is_left_out_and_a_missing_one_is_not(tmp_path):
   assert set(source.splits) == {"train", "validation"}
   (root / "t.jpg").unlink()
   assert [image.name for image in read_source(root).splits["test"]] == ["t.jpg"]
+
+
+def test_a_table_is_given_once(tmp_path):
+  table = str(miniatures.write_table(tmp_path) / "labels.csv")
+  with pytest.raises(UserError, match=r"labels\.csv is a table, so give no --labels"):
+    read_source(table, labels=table)
+
+
+def test_numbers_that_are_names_are_no_indices(tmp_path):
+  root = miniatures.write_table(tmp_path, label=lambda number: number % 2)
+  by_name = read_source(root, class_names=("1", "0"))
+  assert labels_of(by_name)["001.jpg"] == ("1",)
+  by_index = read_source(root, class_names=("b", "a"))
+  assert labels_of(by_index)["001.jpg"] == ("a",)

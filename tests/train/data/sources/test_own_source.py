@@ -132,6 +132,10 @@ PNG = image_files.TEN_IMAGES[0][0]
     ([Example("x", "a", PNG, "dev")], r"\('x'\) has the split 'dev', must be one of train, valid"),
     ([Example("x", 1.5, PNG)], "has the labels"),
     ([Example("x", [], PNG)], "has the labels"),
+    (
+      [Example("x", list(range(1025)), PNG)],
+      "has an image of 1,025 labels; there may be 1,024",
+    ),
     ([Example("x", "a", 3)], "has the image 3, must be a path, bytes, an array, or a function"),
     ([Example("x", "a", np.zeros(3))], r"has pixels of float64 \[3\], must be uint8"),
     ([Example("x", "a", lambda: PNG)], "cannot be sent to another process .* functools.partial"),
@@ -251,3 +255,9 @@ def test_labels_of_numpy(kind):
   for examples, class_names in ((numbers, tuple("012345678")), (names, ("a", "b"))):
     source = read_source(lambda examples=examples: examples, 0.4)
     assert source.class_names == class_names
+
+
+def test_a_source_that_names_its_classes_takes_no_other_names(module):
+  assert read_source(f"{module}:Numbered", class_names=("no", "yes")).class_names == ("no", "yes")
+  with pytest.raises(UserError, match=r"--class_names: .* names its classes itself; leave out the"):
+    read_source(f"{module}:Numbered", class_names=("yes", "no"))

@@ -4,6 +4,7 @@ import json
 import pytest
 
 from nfnet.errors import UserError
+from nfnet.images.headers import BadImageError
 from tests.train.data import image_files
 from tests.train.data.sources import miniatures
 from train.data.dataset_writer import _tasks, write_dataset
@@ -156,3 +157,10 @@ def test_an_empty_file_is_left_out(tmp_path):
   path = root / "data" / "train-x.parquet"
   pyarrow.parquet.write_table(pyarrow.parquet.read_table(path).slice(0, 0), path)
   assert len(read_source(root).splits["train"]) == 20
+
+
+def test_images_are_bounded(tmp_path, monkeypatch):
+  source = read_source(write(tmp_path / "source"))
+  monkeypatch.setattr(parquet, "ENCODED_BYTES_MAX", 100)
+  with pytest.raises(BadImageError, match="has more than 100 bytes: make the image smaller"):
+    source.splits["train"][0].read()

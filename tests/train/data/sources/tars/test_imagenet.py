@@ -1,4 +1,5 @@
 import csv
+import io
 import tarfile
 
 import pytest
@@ -74,6 +75,15 @@ def damaged_devkit(root):
   return "ILSVRC2012_devkit_t12.tar.gz (is damaged|has no)"
 
 
+def huge_meta(root):
+  path = root / "ILSVRC2012_devkit_t12.tar.gz"
+  with tarfile.open(path, "w:gz", compresslevel=1) as archive:
+    member = tarfile.TarInfo("data/meta.mat")
+    member.size = 64 * 2**20 + 1
+    archive.addfile(member, io.BytesIO(bytes(member.size)))
+  return "has a meta.mat of 67,108,865 bytes: it is another file"
+
+
 def damaged_meta(root):
   (root / "ILSVRC2012_devkit_t12").mkdir()
   (root / "ILSVRC2012_devkit_t12" / "meta.mat").write_bytes(b"MATLAB" * 100)
@@ -110,6 +120,7 @@ def no_training_images(root):
   [
     no_devkit,
     damaged_devkit,
+    huge_meta,
     damaged_meta,
     no_ground_truth,
     other_classes,

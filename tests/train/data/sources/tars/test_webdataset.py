@@ -248,3 +248,21 @@ def test_stars_are_no_pattern(tmp_path):
   miniatures.write_webdataset(tmp_path)
   with pytest.raises(UserError, match=r"\*\.tar does not exist: write braces, such as {000"):
     read_source(tmp_path / "train-*.tar")
+
+
+def test_label_files_that_are_none(tmp_path):
+  root = miniatures.write_webdataset(tmp_path)
+  labels = {"long.cls": bytes(2**20 + 1), "two.cls": b"1", "two.CLS": b"2"}
+  images = {name.partition(".")[0]: f"{name.partition('.')[0]}.jpg" for name in labels}
+  members = [*labels.items(), *((name, miniatures.picture(0)) for name in images.values())]
+  miniatures.write_tar(root / "train-000001.tar", members)
+  found = [image.problem for image in read_source(root).splits["train"] if image.problem]
+  assert found == ["its .cls has 1,048,577 bytes", "it has two files .cls"]
+
+
+def test_a_field_means_the_json_where_there_are_others(tmp_path):
+  members = miniatures.samples(0, 12)
+  members += [(f"{n:06d}.json", b'{"color": "%s"}' % (b"red", b"blue")[n % 2]) for n in range(12)]
+  path = miniatures.write_tar(tmp_path / "train.tar", members)
+  assert read_source(path, 0.3).class_names == ("0", "1", "2")
+  assert read_source(path, 0.3, label_field="color").class_names == ("blue", "red")
