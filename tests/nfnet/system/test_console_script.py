@@ -67,6 +67,8 @@ def test_a_wrong_name_is_one_line_with_the_nearest_names(monkeypatch, capsys, na
   monkeypatch.setattr(sys, "argv", ["nfnets", name])
   with pytest.raises(SystemExit, match="2"):
     main()
+  # Python processes that a command starts do not look into the current folder.
+  assert os.environ["PYTHONSAFEPATH"] == "1"
   error = capsys.readouterr().err
   assert f"nearest: {near}" in error
   assert error.count("\n") == 1

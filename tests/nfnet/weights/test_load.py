@@ -11,7 +11,8 @@ from nfnet.initialization import initial_parameters
 from nfnet.model import NFNet
 from nfnet.weights.haiku import from_haiku, save_haiku, to_haiku
 from nfnet.weights.haiku_pickle import write_haiku
-from nfnet.weights.load import load, load_checkpoint, load_weights
+from nfnet.weights.load import _check_model, load, load_checkpoint, load_weights
+from nfnet.weights.network_matching import Weights
 from nfnet.weights.timm import save_timm
 from tests.nfnet.weights.whole_networks import NUM_CLASSES, assert_bit_equal, without_memory
 from tests.train.saved_checkpoint import save_checkpoint
@@ -169,3 +170,10 @@ def test_what_is_no_network_is_an_error():
   with pytest.raises(ValueError, match="model='P0': must be the network for which the parameters"):
     # Without the check of types that tests add.
     inspect.unwrap(load)("weights", "P0")
+
+
+def test_the_bottleneck_is_compared_where_there_are_two():
+  known = {"parameters": {}, "bottleneck": "released", "num_classes": 3, "metadata": None}
+  with pytest.raises(UserError, match="have bottleneck='released', the network has 'paper'"):
+    _check_model(Weights(variant="F0+", **known), NFNet("F0+", 3), "weights")
+  _check_model(Weights(variant="F0", **known), NFNet("F0", 3), "weights")

@@ -1,9 +1,13 @@
 import numpy as np
 
+from tests.train.data import image_files
 from train.config.experiment import Data
 from train.data.dataset import balanced_class_weights
-from train.data.manifest import load_manifest
+from train.data.dataset_writer import write_dataset
+from train.data.image_sources import read_source
+from train.data.manifest import MANIFEST_NAME, load_manifest
 from train.data.record_reader import RecordReader
+from train.data.sources.own_source import Example
 
 
 def test_balanced_weights_make_up_for_the_numbers_of_images(digits):
@@ -15,3 +19,22 @@ def test_balanced_weights_make_up_for_the_numbers_of_images(digits):
   assert weights.dtype == np.float32
   # As scikit-learn balances classes.
   np.testing.assert_allclose(weights, len(labels) / (10 * counts), rtol=1e-6)
+
+
+def test_absent_classes_and_records_that_are_not_allowed_have_no_weight(tmp_path):
+  def examples():
+    labels = {"a": 0, "b": 0, "c": 0, "d": 1, "e": [0, 1]}
+    for name, label in labels.items():
+      yield Example(name, label, image_files.TEN_IMAGES[0][0])
+    yield Example("v", 2, image_files.TEN_IMAGES[1][0], "validation")
+
+  examples.class_names = ("x", "y", "absent")
+  write_dataset(tmp_path / "data", read_source(examples))
+  data = Data(path=str(tmp_path / "data"), num_classes=3)
+  # Six labels of two classes.
+  np.testing.assert_allclose(balanced_class_weights(data), [3 / 4, 3 / 2, 0])
+  manifest = tmp_path / "data" / MANIFEST_NAME
+  text = manifest.read_text()
+  manifest.write_text(text.replace('"labels_per_record_max": 2', '"labels_per_record_max": 1'))
+  assert manifest.read_text() != text
+  np.testing.assert_allclose(balanced_class_weights(data), [2 / 3, 2, 0], rtol=1e-6)

@@ -147,3 +147,25 @@ def test_mistakes_end_in_one_line(call, message):
   with pytest.raises(ValueError, match=message) as raised:
     call()
   assert "\n" not in str(raised.value)
+
+
+def test_filters_and_matrices_decay_and_vectors_do_not():
+  parameters = {
+    name: jnp.ones((1,) * axes) for name, axes in (("c", 4), ("m", 2), ("b", 1), ("s", 0))
+  }
+  zeros = jax.tree.map(jnp.zeros_like, parameters)
+  optimizer = nesterov_sgd_with_agc(1.0, momentum=0.0, weight_decay=0.5, roles=uniform_roles)
+  updates, _ = optimizer.update(zeros, optimizer.init(parameters), parameters)
+  assert {name: float(update.sum()) for name, update in updates.items()} == {
+    "c": -0.5,
+    "m": -0.5,
+    "b": 0.0,
+    "s": 0.0,
+  }
+
+
+def test_clipped_gradients_keep_their_dtype():
+  parameters = {"m": jnp.ones((3, 2), jnp.bfloat16)}
+  transformation = adaptive_gradient_clipping(0.01, roles=uniform_roles)
+  clipped, _ = transformation.update(parameters, transformation.init(parameters), parameters)
+  assert clipped["m"].dtype == jnp.bfloat16

@@ -158,3 +158,10 @@ def test_a_split_of_damaged_records_is_not_left_out(tmp_path):
     "test": 2,
   }
   assert all(image.problem for image in source.splits["test"] + source.splits["validation"])
+
+
+def test_files_without_records_need_not_be_there(tmp_path):
+  splits = {"train": miniatures.tfds_examples(0, 9), "test": miniatures.tfds_examples(20, 1)}
+  root = miniatures.write_tfds(tmp_path / "birds", splits)
+  (root / "birds-test.array_record-00000-of-00002").unlink()
+  assert len(read_source(root).splits["validation"]) == 1

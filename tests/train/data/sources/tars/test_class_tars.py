@@ -160,3 +160,11 @@ def test_packed_sources_are_recognized(tmp_path, name):
   # Beside class folders, it is what they were unpacked from.
   image_files.write_class_folders(tmp_path, 8)
   assert read_source(tmp_path).class_names == image_files.CLASS_NAMES
+
+
+def test_another_archive_makes_another_data_set(tmp_path):
+  root = miniatures.write_class_tars(tmp_path)
+  fingerprints = {image.fingerprint() for image in read_source(root).splits["train"]}
+  for path in root.iterdir():
+    os.utime(path, ns=(1, 1))
+  assert fingerprints.isdisjoint(image.fingerprint() for image in read_source(root).splits["train"])
