@@ -17,7 +17,13 @@ from tqdm import tqdm
 
 from nfnet.activations import Numerics
 from nfnet.errors import UserError, escaped
-from nfnet.images.preprocessing import RESIZE, RESIZE_MARGIN, Picture, preprocess
+from nfnet.images.preprocessing import (
+  RESIZE,
+  RESIZE_MARGIN,
+  Picture,
+  check_resizing,
+  preprocess,
+)
 from nfnet.images.resizing import EvaluationResize
 from nfnet.model import NFNet, Parameters, apply
 from nfnet.prediction.result_files import Outcome, Prediction
@@ -87,7 +93,7 @@ class Classifier:
       count: number of classes.
 
     Raises:
-      ValueError: the logits are not those of one image, or not finite.
+      ValueError: the logits are not those of one image, or not finite, or `count` is below 1.
     """
     if np.shape(logits) != (self.model.num_classes,):
       raise ValueError(
@@ -96,6 +102,8 @@ class Classifier:
       )
     if not np.isfinite(logits).all():
       raise ValueError("the logits are not finite; the weights or the input are not sound")
+    if count < 1:
+      raise ValueError(f"count={count}: must be at least 1")
     probabilities, names = self.probabilities(logits), self.class_names
     return [
       Prediction(i, names[i] if names else f"class {i}", float(probabilities[i]))
@@ -128,8 +136,10 @@ def load_classifier(
 
   Raises:
     UserError: the weights cannot be read or do not fit the other arguments.
-    ValueError: there is no such variant, activation or numerics.
+    ValueError: there is no such variant, activation, numerics or way of resizing, or `pixels` is
+      outside of its bounds.
   """
+  check_resizing(1 if pixels is None else pixels, resize or RESIZE, RESIZE_MARGIN)
   path = os.fspath(path)
   if variant is not None:
     get_variant(variant)

@@ -21,6 +21,7 @@ sides to 32 pixels more than the crop. For weights that were trained in timm, ad
 
 import contextlib
 import dataclasses
+import os
 import sys
 import time
 import typing
@@ -48,6 +49,7 @@ from nfnet.inference import (
 from nfnet.prediction.image_files import list_images
 from nfnet.prediction.result_files import Write, csv_file, json_file, logits_file
 from nfnet.system.paths import define_path
+from nfnet.system.standard_streams import is_output_lost
 from nfnet.variants import PIXELS_MAX, get_variant
 from nfnet.weights.class_names import read_names_file
 
@@ -163,6 +165,7 @@ def main(argv: list[str]) -> None:
     raise UserError(f"--variant: {error}") from error
   inputs = read_inputs(arguments.inputs) if arguments.inputs else None
   paths = list_images(argv[1:], arguments.images)
+  _check_no_image_is_written(paths)
   classifier = load_classifier(
     arguments.weights,
     variant=arguments.variant,
@@ -190,6 +193,15 @@ def main(argv: list[str]) -> None:
         file=sys.stderr,
       )
     _predict(classifier, names, images, files)
+
+
+def _check_no_image_is_written(paths: Sequence[str]) -> None:
+  arguments = flags.FLAGS
+  named = {"json": arguments.json, "csv": arguments.csv, "logits_out": arguments.logits_out}
+  written = {os.path.abspath(path): flag for flag, path in named.items() if path is not None}
+  for path in paths if written else ():
+    if flag := written.get(os.path.abspath(path)):
+      raise UserError(f"--{flag}={path} is one of the images; give another path")
 
 
 def _with_names(classifier: Classifier, path: str, weights: str) -> Classifier:
@@ -242,6 +254,9 @@ def _predict(
       tqdm.write(str(logits), file=sys.stderr)
     elif not files:
       tqdm.write(as_text(outcome))
+      if is_output_lost():
+        # Nobody would see the others.
+        return
   if len(names) > batch_size:
     seconds = time.monotonic() - first_seconds
     print(

@@ -193,3 +193,11 @@ def test_an_installation_does_it_all(installation):
 def test_an_installation_compiles_kernels(installation):
   printed = installation.run("kernels", "--kernels=pallas", "--only=1x1x256x256")
   assert "sgd_agc 1x1x256x256" in printed
+
+
+def test_the_page_lists_all_extras():
+  settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+  page = (ROOT / "docs" / "installation.md").read_text()
+  rows = re.findall(r"^\| (`[a-z`, ]+`) \|", page, re.MULTILINE)
+  listed = {extra for row in rows for extra in re.findall("[a-z]+", row)}
+  assert listed == settings["project"]["optional-dependencies"].keys()

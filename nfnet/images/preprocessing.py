@@ -23,10 +23,10 @@ RESIZE_MARGIN = 32
 RESIZE: EvaluationResize = "squash"
 """Paper B's evaluation: the way of resizing."""
 
-Picture = str | os.PathLike | bytes | Image.Image | np.ndarray | jax.Array
+Picture = str | os.PathLike | bytes | bytearray | memoryview | Image.Image | np.ndarray | jax.Array
 """One picture."""
 
-_NO_ARRAY = (str, os.PathLike, bytes, Image.Image)
+_NO_ARRAY = (str, os.PathLike, bytes, bytearray, memoryview, Image.Image)
 
 
 def preprocess(
@@ -53,6 +53,7 @@ def preprocess(
     UserError: a file is missing or is not a valid image.
     ValueError: an argument is of another kind or outside of its bounds.
   """
+  check_resizing(pixels, resize, resize_margin)
   if isinstance(pictures, _NO_ARRAY) or getattr(pictures, "ndim", 4) != 4:
     pictures = [pictures]
   if not isinstance(pictures, Iterable):
@@ -66,17 +67,26 @@ def preprocess(
   return np.stack(images)
 
 
-def _preprocess_picture(
-  picture: Picture, pixels: int, *, resize: EvaluationResize, resize_margin: int
-) -> np.ndarray:
-  """Returns one picture as float32 [pixels, pixels, 3]; see `preprocess`."""
+def check_resizing(pixels: Any, resize: Any, resize_margin: Any) -> None:
+  """Checks what says how pictures are resized; see `preprocess`.
+
+  Raises:
+    ValueError: an argument is of another kind or outside of its bounds.
+  """
   for name, value, low in (("pixels", pixels, 1), ("resize_margin", resize_margin, 0)):
-    if not isinstance(value, int | np.integer) or not low <= value <= PIXELS_MAX:
+    is_number = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not is_number or not low <= value <= PIXELS_MAX:
       raise ValueError(f"{name}={quoted(value)}: must be a whole number from {low} to {PIXELS_MAX}")
   if resize not in get_args(EvaluationResize):
     raise ValueError(
       f"resize={quoted(resize)}: must be {' or '.join(map(repr, get_args(EvaluationResize)))}"
     )
+
+
+def _preprocess_picture(
+  picture: Picture, pixels: int, *, resize: EvaluationResize, resize_margin: int
+) -> np.ndarray:
+  """Returns one picture as float32 [pixels, pixels, 3]; see `preprocess`."""
   return normalize(
     resize_and_center_crop(_decoded(picture), int(pixels), int(resize_margin), resize)
   )
@@ -86,12 +96,18 @@ def _decoded(picture: Any) -> np.ndarray:
   """Returns uint8 [height, width, 3]."""
   if isinstance(picture, str | os.PathLike):
     return _read(os.fspath(picture))
-  if isinstance(picture, bytes):
+  if isinstance(picture, bytes | bytearray | memoryview):
+    content = bytes(picture)
     try:
-      return decode_image(picture)
+      return decode_image(content)
     except BadImageError as error:
-      raise UserError(f"an image of {len(picture)} bytes cannot be decoded: {error}") from error
+      raise UserError(f"an image of {len(content)} bytes cannot be decoded: {error}") from error
   if isinstance(picture, Image.Image):
+    if picture.mode == "F":
+      raise ValueError(
+        "a picture is an image of Pillow of the mode F, whose values have no known bounds; give a "
+        "uint8 array or an image of another mode"
+      )
     try:
       return image_to_array(picture)
     # A file that Pillow has opened is read only now, and its parsers raise a dozen types.
@@ -101,6 +117,11 @@ def _decoded(picture: Any) -> np.ndarray:
     raise ValueError(
       f"a picture is a value of type {type(picture).__name__}; must be a path, the bytes of a "
       "file, a PIL image or a uint8 array [height, width, 3]"
+    )
+  if isinstance(picture, jax.core.Tracer):
+    raise ValueError(
+      "a picture is traced: call nfnet.preprocess outside of functions that JAX transforms; "
+      "nfnet.normalize works in them"
     )
   array = np.asarray(picture)
   if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:

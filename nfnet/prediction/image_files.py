@@ -1,5 +1,6 @@
 """Lists the images to classify: files, all images of folders, and files that a list names."""
 
+import codecs
 import os
 from collections.abc import Iterator, Sequence
 
@@ -38,6 +39,7 @@ def _listed(list_file: str) -> list[str]:
     content = read_regular_file(list_file, _LIST_BYTES_MAX)
   except OSError as error:
     raise UserError(f"--images={list_file} cannot be read: {error.strerror}") from error
+  content = content.removeprefix(codecs.BOM_UTF8)
   lines = [os.fsdecode(line.removesuffix(b"\r")) for line in content.split(b"\n")]
   paths = [line for line in lines if line.strip()]
   if not paths:

@@ -90,7 +90,8 @@ def main() -> None:
     print(nfnet.__version__ if name == "--version" else _overview())
     return
   modules = {command.name: command.module for command in commands()}
-  module = modules.get(name.replace("-", "_"))
+  # The name after `python -m` is one, too.
+  module = name if name in modules.values() else modules.get(name.replace("-", "_"))
   if module is None:
     near = difflib.get_close_matches(name[:100], modules, n=3, cutoff=0.0)
     error = UserError(

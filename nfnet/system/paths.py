@@ -24,6 +24,10 @@ Use = Literal["read", "write file", "write folder"]
 """The use of a path: a command reads it, writes a file there, or writes files into a folder."""
 
 BUCKET_SCHEME = "gs://"
+
+
+_path_flags: dict[str, Use] = {}
+"""Uses of the flags that hold one path each, by name."""
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 # https://cloud.google.com/storage/docs/buckets#naming
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
@@ -234,6 +238,8 @@ def define_path(
     holder = flags.DEFINE(
       parser, name, default, help_text, serializer=serializer, required=required
     )
+  if not multiple:
+    _path_flags[name] = use
   if use != "read":
     # Not in the parser, which absl calls for default values too.
     flags.register_validator(name, lambda path: path is None or _is_writable(name, path, use))
@@ -260,6 +266,8 @@ class _PathParser(flags.ArgumentParser):
 
 def _is_writable(name: str, path: str, use: Use) -> bool:
   check_writable(f"--{name}", path, use)
+  if use == "write file":
+    _check_unshared(name, path)
   return True
 
 
@@ -271,6 +279,19 @@ def _check_bucket_is_writable(label: str, path: str) -> None:
     place.unlink(missing_ok=True)
   except OSError as error:
     raise UserError(f"{label}={path} cannot be written: {error.strerror}") from error
+
+
+def _check_unshared(name: str, path: str) -> None:
+  """Raises a UserError if a file that is written is also read, or is that of another flag."""
+  # A device or a named pipe may be written by several.
+  if _exists(path) and not os.path.isfile(path):
+    return
+  for other, use in _path_flags.items():
+    if other == name or other not in flags.FLAGS or use == "write folder":
+      continue
+    value = flags.FLAGS[other].value
+    if value is not None and os.path.realpath(value) == os.path.realpath(path):
+      raise UserError(f"--{name}={path} is the file of --{other}, too; give another path")
 
 
 def _exists(path: str) -> bool:

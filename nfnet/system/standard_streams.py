@@ -83,6 +83,13 @@ class StandardStreams:
     return file.error
 
 
+def is_output_lost() -> bool:
+  """Returns whether standard output has been lost, so that what only prints may end."""
+  binary = getattr(sys.stdout, "buffer", None)
+  file = getattr(binary, "raw", None)
+  return isinstance(file, LenientFile) and file.error is not None
+
+
 def keep_running_without_readers(patience_seconds: float | None = None) -> StandardStreams:
   """Drops whatever cannot be written to standard output and error until the program ends.
 

@@ -15,6 +15,8 @@ import jax.numpy as jnp
 
 from nfnet.activations import ACTIVATIONS, Numerics
 from nfnet.errors import UserError, quoted
+from nfnet.foreign_files.known_starts import known_mistake
+from nfnet.foreign_files.regular_files import open_regular
 from nfnet.images.resizing import EvaluationResize
 from nfnet.model import NFNet
 from nfnet.system.paths import as_path, is_in_bucket, path_or_bucket
@@ -34,6 +36,8 @@ _KNOWN_SETTINGS = {
   ("data", "evaluation_resize"): get_args(EvaluationResize),
 }
 """Values that a checkpoint's experiment may have in the fields that choose among networks."""
+
+_ZIP_START = b"PK\x03\x04"
 
 _CHECKPOINT = Layout(
   label=lambda name: "/".join(name.path),
@@ -65,6 +69,7 @@ def load_weights(
   if is_checkpoint(path):
     return load_checkpoint(path, variant, bottleneck=bottleneck, prefer_ema=prefer_ema)
   with _here(path) as file:
+    _refuse_other_files(file, path)
     if is_safetensors(file):
       tensors, layout = read_safetensors(file), TIMM
     else:
@@ -103,6 +108,24 @@ def _here(path: str) -> Iterator[str]:
     yield str(copy / place.name)
 
 
+def _refuse_other_files(file: str, path: str) -> None:
+  """Raises a UserError about a file that people often have in the place of weights at a path."""
+  try:
+    mistake = known_mistake(file)
+    with open_regular(file) as opened:
+      is_zip = opened.read(len(_ZIP_START)) == _ZIP_START
+  except OSError:
+    # Whoever reads the file says so.
+    return
+  if mistake is not None:
+    raise UserError(f"weights {path!r} are {mistake}")
+  if is_zip:
+    raise UserError(
+      f"weights {path!r} are a zip archive, as torch.save and numpy.savez write: save the tensors "
+      "with safetensors.numpy.save_file, under timm's names"
+    )
+
+
 def load(
   path: str | os.PathLike, model: NFNet | None = None, *, prefer_ema: bool = True
 ) -> dict[str, Any]:
@@ -118,8 +141,14 @@ def load(
 
   Raises:
     UserError: the file cannot be read, is refused, or holds parameters of another network.
+    ValueError: `model` is no network.
   """
   path = os.fspath(path)
+  if model is not None and not isinstance(model, NFNet):
+    raise ValueError(
+      f"model={quoted(model)}: must be the network for which the parameters are, such as "
+      'nfnet.NFNet("F0", num_classes=1000)'
+    )
   weights = load_weights(path, model and model.variant, prefer_ema=prefer_ema)
   if model is not None:
     _check_model(weights, model, path)

@@ -94,8 +94,23 @@ def match_network(
     else "they look like {} ({} bottleneck)".format(*similar)
   )
   if variant is None:
-    raise UserError(f"{source}: {looks}; name a variant to see what differs from it")
+    raise UserError(f"{source}: {looks}{_difference(tensors, layout, mismatch)}")
   raise UserError(f"{source} do not fit {variant}: {mismatch(*wanted[0])}; {looks}")
+
+
+def _difference(
+  tensors: Mapping[str, np.ndarray],
+  layout: Layout,
+  mismatch: Callable[[str, Bottleneck], str | None],
+) -> str:
+  """Returns the first difference from the variant whose parameters have the most similar names."""
+  differing = {v: len(_names(layout, v).keys() ^ tensors.keys()) for v in VARIANTS}
+  closest = min(differing, key=differing.__getitem__)
+  names = _names(layout, closest)
+  if not names.keys() & tensors.keys():
+    found = shortened(next(iter(tensors), "nothing"))
+    return f", as none of their names is known: the first is {found}, and not {next(iter(names))}"
+  return f"; the closest is {closest}, but {mismatch(closest, 'paper')}"
 
 
 def _first_mismatch(

@@ -1,3 +1,5 @@
+import inspect
+
 import jax
 import numpy as np
 import pytest
@@ -65,3 +67,10 @@ def test_every_initializer_is_used(parameters):
     next(pattern for pattern, _ in INITIALIZERS if re.fullmatch(pattern, name)) for name in names
   }
   assert firsts == {pattern for pattern, _ in INITIALIZERS}
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5, "0", jax.random.key(0)])
+def test_a_seed_is_a_whole_number(seed):
+  with pytest.raises(ValueError, match=r"seed=.*: must be a whole number of at least 0"):
+    # Without the check of types that tests add.
+    inspect.unwrap(initial_parameters)(NFNet("P0", 3), seed)

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import functools
+import inspect
 import json
 import os
 import re
@@ -494,3 +495,49 @@ def test_user_errors_are_one_line(folder, arguments, message):
   assert result.returncode == 2
   (line,) = result.stderr.splitlines()
   assert message in line
+
+
+def test_when_nobody_reads_the_rest_is_not_computed(folder, tmp_path):
+  reader, writer = os.pipe()
+  os.close(reader)
+  # Its output fills the stream's buffer several times before the last image, which is not there.
+  (tmp_path / "list").write_text(f"{folder / 'a.png'}\n" * 400 + "missing.png")
+  arguments = [f"--weights={folder / 'softmax'}", f"--images={tmp_path / 'list'}"]
+  result = run("nfnet.predict", *arguments, stdout=writer)
+  assert (result.returncode, "missing" in result.stderr) == (0, False)
+  # Files are written nevertheless.
+  result = run("nfnet.predict", *arguments, f"--csv={tmp_path / 'out.csv'}", stdout=writer)
+  os.close(writer)
+  assert result.returncode == 2
+  assert len((tmp_path / "out.csv").read_text().splitlines()) == 402
+
+
+def test_no_image_is_overwritten(folder):
+  before = (folder / "a.png").read_bytes()
+  result = run(
+    "nfnet.predict", f"--weights={folder / 'softmax'}", "a.png", "--csv=./a.png", folder=folder
+  )
+  assert result.stderr == "error: --csv=a.png is one of the images; give another path\n"
+  assert (folder / "a.png").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+  ("options", "message"),
+  [
+    ({"pixels": 0}, "pixels=0: must be a whole number from 1 to"),
+    ({"pixels": -5}, "pixels=-5: must be"),
+    ({"pixels": "32"}, "pixels='32': must be"),
+    ({"resize": "stretch"}, "resize='stretch': must be"),
+  ],
+)
+def test_how_to_resize_is_checked_when_the_classifier_is_made(folder, options, message):
+  with pytest.raises(ValueError, match=message):
+    # Without the check of types that tests add.
+    inspect.unwrap(load_classifier)(str(folder / "softmax"), **options)
+
+
+@pytest.mark.parametrize("count", [0, -1])
+def test_the_best_classes_are_at_least_one(folder, count):
+  classifier = load_classifier(str(folder / "softmax"))
+  with pytest.raises(ValueError, match=f"count={count}: must be at least 1"):
+    classifier.top(np.zeros(NUM_CLASSES, np.float32), count)

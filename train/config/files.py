@@ -107,6 +107,18 @@ def _parse_file_arguments(
     if not equals:
       raise UserError(f"configuration file {path!r}: argument {name} has no value")
     values[name] = parse_value(f"argument {name} of {path}", annotations[name], text)
+  required = [
+    name
+    for name, parameter in inspect.signature(function).parameters.items()
+    if parameter.default is parameter.empty
+    and parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
+  ]
+  if absent := [name for name in required if name not in values]:
+    example = ",".join(f"{name}={name.upper()}" for name in absent)
+    raise UserError(
+      f"configuration file {path!r} has no value for {' and '.join(absent)}: write its arguments "
+      f"behind a colon, --config={path}:{example}"
+    )
   return values
 
 

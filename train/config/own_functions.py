@@ -4,7 +4,7 @@
     --logger=~/tools/my_loggers.py:make_logger
 
 A module is found as an import finds it, or in the current folder. What its code raises is the
-user's to correct, and is told in one line with its place (`explain`).
+user's to correct, and is told in one line with its place (`raised`).
 """
 
 import importlib
@@ -68,7 +68,7 @@ def load_function(flag: str, reference: str) -> Callable[..., Any]:
         f"{where}: Python finds no module {module_name} from this folder; go to the "
         f"folder of {module_name.partition('.')[0]}.py, or add it to PYTHONPATH"
       ) from error
-    raise UserError(f"{where}: {explain(error)}") from error
+    raise UserError(f"{where}: {module_name} raised {raised(error)}") from error
   found = getattr(module, "__file__", None)
   if path is not None and not (found and os.path.samefile(found, path)):
     raise UserError(
@@ -80,12 +80,18 @@ def load_function(flag: str, reference: str) -> Callable[..., Any]:
   return function
 
 
-def explain(error: BaseException) -> str:
-  """Returns the file and line at which an error was raised, and its text, in one line."""
+def raised(error: BaseException) -> str:
+  """Returns an error of the user's code and the line that raised it, to follow "raised"."""
+  kind = type(error).__name__
   frames = [
     frame
     for frame in traceback.extract_tb(error.__traceback__)
     if not frame.filename.startswith("<frozen")
   ]
-  place = f"{escaped(frames[-1].filename)}, line {frames[-1].lineno}: " if frames else ""
-  return place + short_text(error)
+  # A syntax error's text has its own place.
+  place = (
+    f" ({escaped(frames[-1].filename)}, line {frames[-1].lineno})"
+    if frames and not isinstance(error, SyntaxError)
+    else ""
+  )
+  return f"{kind}: {short_text(error).removeprefix(f'{kind}: ')}{place}"

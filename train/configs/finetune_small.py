@@ -41,7 +41,10 @@ def experiment(data: str, variant: str = "F0", split: str = "train") -> Experime
   manifest = load_manifest(local_folder(data))
   images = manifest.splits[split].records if split in manifest.splits else 0
   if not images:
-    raise UserError(f"{data=}: it has no images in split {split!r} to train on")
+    raise UserError(
+      f"{data=}: it has no images in split {split!r} to train on; it has "
+      f"{', '.join(manifest.splits)}"
+    )
   batch_size = max(
     (one for one in _BATCH_SIZES if one * _STEPS_PER_PASS_MIN <= images), default=_BATCH_SIZES[0]
   )

@@ -22,6 +22,7 @@ import collections
 import glob
 import os
 import pathlib
+import re
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -36,7 +37,12 @@ from train.data.sources.label_table import find_table, read_table
 from train.data.sources.labeling import notes_of_classes
 from train.data.sources.own_source import read_own_source
 from train.data.sources.parquet import read_parquet
-from train.data.sources.shard_files import expand_braces, find_files, is_pattern
+from train.data.sources.shard_files import (
+  COMPRESSED_SUFFIXES,
+  expand_braces,
+  find_files,
+  is_pattern,
+)
 from train.data.sources.source import Options, Source
 from train.data.sources.tars.class_tars import read_class_tars
 from train.data.sources.tars.imagenet import is_imagenet, read_imagenet
@@ -44,6 +50,7 @@ from train.data.sources.tars.webdataset import has_labels, read_webdataset
 from train.data.sources.tfds import find_tfds, is_tfds, read_tfds
 
 _CLASSES_SHOWN_MAX = 20
+_PACKED_SUFFIXES = (*COMPRESSED_SUFFIXES, ".zip", ".7z", ".rar")
 
 
 def _read_idx(root: str, options: Options) -> Source:
@@ -109,7 +116,8 @@ def read_source(
       )
     return read_own_source(load_function("source", path), chosen, path)
   if not os.path.exists(path) and not is_pattern(path):
-    raise UserError(f"source folder {path} does not exist")
+    hint = ": write braces, such as {000..123}" if re.search(r"[*?[]", path) else ""
+    raise UserError(f"source folder {path} does not exist{hint}")
   try:
     if source_format == "auto":
       source_format = _recognize(path, chosen)
@@ -140,6 +148,11 @@ def _recognize(path: str, options: Options) -> str:
       return "parquet"
     if suffix in (".csv", ".tsv"):
       return "table"
+    if name.lower().endswith(_PACKED_SUFFIXES):
+      raise UserError(
+        f"--source={path} is compressed, so nothing in it can be found: unpack it, or decompress "
+        "it to .tar"
+      )
     raise UserError(
       f"--source={path} is a file of no kind that is known ({suffix or 'no extension'}): give a "
       "folder, a .tar, a .parquet or a .csv"
@@ -155,9 +168,9 @@ def _recognize(path: str, options: Options) -> str:
   found = []
   if options.labels or find_table(path):
     found.append("table")
-  if _has_files(path, "*.tar"):
+  if _has_files(path, ".tar"):
     found.append(_recognize_tar(path, options))
-  if _has_files(path, "*.parquet"):
+  if _has_files(path, ".parquet"):
     found.append("parquet")
   if found and not options.labels:
     # A table needs a folder for its images; with several, each of them may be a class.
@@ -169,20 +182,40 @@ def _recognize(path: str, options: Options) -> str:
     raise UserError(f"{path} may be read in {len(found)} ways: give {choices}")
   if not found and (versions := find_tfds(path)):
     raise UserError(f"{path} holds data sets of TensorFlow Datasets: give --source={versions[0]}")
+  if (
+    not found
+    and (archive := _first_file(path, _PACKED_SUFFIXES))
+    and not _folders_with_images(path, options)
+  ):
+    raise UserError(
+      f"{path} has no folder with images, but {archive}: unpack it, or decompress it to .tar"
+    )
   return found[0] if found else "class_folders"
 
 
 def _recognize_tar(path: str, options: Options) -> str:
   root, names = find_files(path, ".tar", options.excluded)
-  return "webdataset" if has_labels(os.path.join(root, names[0])) else "class_tars"
+  return "webdataset" if has_labels(root, names) else "class_tars"
 
 
-def _has_files(root: str, pattern: str) -> bool:
+def _has_files(root: str, suffixes: str | tuple[str, ...]) -> bool:
   """Returns whether such files lie in a folder or in one directly below it."""
-  escaped_root = glob.escape(root)
-  return any(
-    next(glob.iglob(os.path.join(escaped_root, *parts)), None)
-    for parts in ([pattern], ["*", pattern])
+  return _first_file(root, suffixes) is not None
+
+
+def _first_file(root: str, suffixes: str | tuple[str, ...]) -> str | None:
+  """Returns a file whose name ends so, in a folder or in one directly below it."""
+  folders = (entry for entry in os.scandir(root) if entry.is_dir())
+  own = (entry.path for entry in folders if not file_tree.is_of_the_system(entry.name))
+  places = [root, *sorted(own)]
+  return next(
+    (
+      os.path.join(place, name)
+      for place in places
+      for name in sorted(os.listdir(place))
+      if name.lower().endswith(suffixes) and not file_tree.is_of_the_system(name)
+    ),
+    None,
   )
 
 

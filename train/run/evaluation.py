@@ -196,7 +196,10 @@ def evaluate_on(
     optimizer=Optimizer(warmup_steps=0),
     schedule=Schedule(train_steps=1),
   )
-  return _evaluate_file(path, weights, override(experiment, overrides), pixels, class_names_file)
+  experiment = override(experiment, overrides)
+  _check_model(f"weights {path!r}", "variant", weights.variant, experiment)
+  _check_model(f"weights {path!r}", "bottleneck", weights.bottleneck, experiment)
+  return _evaluate_file(path, weights, experiment, pixels, class_names_file)
 
 
 def evaluate_checkpoint(
@@ -222,6 +225,8 @@ def evaluate_checkpoint(
   weights = load_checkpoint(path, prefer_ema=False)
   trained = from_json(weights.metadata["experiment"])
   experiment = override(trained, overrides)
+  for name in ("variant", "bottleneck", "activation", "numerics"):
+    _check_model(f"checkpoint {path!r}", name, getattr(trained.model, name), experiment)
   matching = _match_classes(path, weights, experiment.data)
   networks = {"parameters": weights.parameters}
   if trained.optimizer.ema_decay is not None:
@@ -233,6 +238,16 @@ def evaluate_checkpoint(
     for evaluation in _evaluate_network(experiments, name, parameters, matching)
   ]
   return Evaluated(evaluations, matching.names, matching.how)
+
+
+def _check_model(network: str, name: str, own: Any, experiment: Experiment) -> None:
+  """Raises a UserError if a field of the model is not as the weights have it."""
+  asked = getattr(experiment.model, name)
+  if name == "bottleneck" and not experiment.model.variant.endswith("+"):
+    # Both are the same there.
+    return
+  if asked != own:
+    raise UserError(f"model.{name}={asked}: {network} has {name} {own}; leave out the change")
 
 
 def _match_classes(path: str, weights: Weights, data: Data) -> Matching:
@@ -336,6 +351,11 @@ def _evaluate_file(
   """
   network, data_set = f"weights {path!r}", f"data set {experiment.data.path!r}"
   num_classes, data_names = weights.num_classes, class_names(experiment.data)
+  if experiment.data.num_classes not in (num_classes, len(data_names)):
+    raise UserError(
+      f"data.num_classes={experiment.data.num_classes}: {network} have {num_classes} classes and "
+      f"{data_set} has {len(data_names)}; leave it out"
+    )
   sources = {"network_source": network, "data_source": data_set}
   if class_names_file is not None:
     names = read_names_file(class_names_file, num_classes)

@@ -5,7 +5,7 @@ costs another pass over the parameters, and keep no moving average.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -82,6 +82,8 @@ def nesterov_sgd_with_agc(
     raise ValueError(f"weight_decay={weight_decay!r}: must be at least 0")
   if clipping is not None:
     _check_clipping(clipping)
+  if implementation not in get_args(kernels.Implementation):
+    raise ValueError(f"implementation={implementation!r}: must be 'reference' or 'pallas'")
   schedule = learning_rate if callable(learning_rate) else optax.constant_schedule(learning_rate)
 
   def optimizer(parameters: Any):

@@ -1,5 +1,6 @@
 import io
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -98,3 +99,21 @@ def test_files_that_are_no_images_are_named(path, tmp_path):
     pytest.raises(UserError, match="an image of Pillow cannot be decoded"),
   ):
     preprocess(unread, PIXELS)
+
+
+def test_bytes_may_be_of_any_kind():
+  stream = io.BytesIO()
+  Image.fromarray(np.full((8, 8, 3), 7, np.uint8)).save(stream, "PNG")
+  expected = preprocess(stream.getvalue(), 8)
+  for kind in (bytearray, memoryview):
+    np.testing.assert_array_equal(preprocess(kind(stream.getvalue()), 8), expected)
+    np.testing.assert_array_equal(preprocess([kind(stream.getvalue())], 8), expected)
+
+
+def test_pictures_without_known_values_are_refused():
+  with pytest.raises(ValueError, match="of the mode F, whose values have no known bounds"):
+    preprocess(Image.fromarray(np.ones((4, 4), np.float32)), 4)
+  with pytest.raises(ValueError, match=r"a picture is traced: call nfnet.preprocess outside of"):
+    jax.eval_shape(lambda picture: preprocess(picture, 4), np.zeros((4, 4, 3), np.uint8))
+  with pytest.raises(ValueError, match="pixels=True: must be a whole number"):
+    preprocess(np.zeros((4, 4, 3), np.uint8), True)

@@ -44,3 +44,8 @@ def test_what_names_no_image_is_an_error(tmp_path):
     list_images([], str(tmp_path / "list"))
   with pytest.raises(UserError, match="mount the bucket"):
     list_images(["gs://bucket/a.png"])
+
+
+def test_a_list_may_begin_with_a_byte_order_mark(tmp_path):
+  (tmp_path / "list").write_bytes(b"\xef\xbb\xbfa.jpg\nb.jpg")
+  assert list_images([], str(tmp_path / "list")) == ["a.jpg", "b.jpg"]

@@ -45,8 +45,9 @@ def test_a_command_says_how_it_is_started():
   assert "python -m train.prepare_data --source=DIR" in result.stdout
 
 
-def test_errors_are_those_of_the_command():
-  result = commands.run("tests.console", "describe", "--variant=F99")
+@pytest.mark.parametrize("name", ["describe", "nfnet.describe"])
+def test_errors_are_those_of_the_command(name):
+  result = commands.run("tests.console", name, "--variant=F99")
   assert result.returncode == 2
   assert result.stderr.startswith("error: ")
   assert "F99" in result.stderr
@@ -66,6 +67,8 @@ def test_a_wrong_name_is_one_line_with_the_nearest_names(monkeypatch, capsys, na
   monkeypatch.setattr(sys, "argv", ["nfnets", name])
   with pytest.raises(SystemExit, match="2"):
     main()
+  # Python processes that a command starts do not look into the current folder.
+  assert os.environ["PYTHONSAFEPATH"] == "1"
   error = capsys.readouterr().err
   assert f"nearest: {near}" in error
   assert error.count("\n") == 1

@@ -214,3 +214,16 @@ def test_flags_are_refused_before_the_work(parse, argument):
   with pytest.raises(UserError, match=f"^{argument.partition('=')[0]}=") as error:
     parse(argument)
   assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("other", ["--test_input", "--test_second"])
+def test_a_file_that_is_written_is_that_of_no_other_flag(parse, tmp_path, other):
+  define_path("test_second", None, "Another file.", use="write file")
+  try:
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    with pytest.raises(UserError, match=r"is the file of --test_.*, too; give another path"):
+      parse(f"--test_file={tmp_path}/a", f"{other}={tmp_path}/link")
+    parse(f"--test_file={tmp_path}/a", f"{other}={tmp_path}/b")
+    parse("--test_file=/dev/null", f"{other}=/dev/null")
+  finally:
+    delattr(flags.FLAGS, "test_second")

@@ -1,5 +1,6 @@
 """Programs whose output is not read or cannot be written go on, and end silently."""
 
+import io
 import os
 import pty
 import subprocess
@@ -9,6 +10,7 @@ import time
 import pytest
 
 from nfnet.command_line import EXIT_LOST_OUTPUT, EXIT_USER_ERROR
+from nfnet.system.standard_streams import LenientFile, is_output_lost
 from tests.repository import ROOT
 
 LINES = 20_000
@@ -169,3 +171,17 @@ def test_help_may_be_cut_short():
   result = shell(COMMAND.format(body="pass", prints_result=True), "| head -n 1", "--helpfull")
   assert "Traceback" not in result.stderr
   assert "ignored" not in result.stderr
+
+
+def test_whether_output_is_lost(monkeypatch):
+  reader, writer = os.pipe()
+  file = LenientFile(writer)
+  monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BufferedWriter(file)))
+  print("read", flush=True)
+  assert not is_output_lost()
+  os.close(reader)
+  print("lost", flush=True)
+  assert is_output_lost()
+  monkeypatch.setattr(sys, "stdout", io.StringIO())
+  assert not is_output_lost()
+  os.close(writer)

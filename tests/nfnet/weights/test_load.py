@@ -1,3 +1,4 @@
+import inspect
 import pathlib
 
 import jax
@@ -10,7 +11,8 @@ from nfnet.initialization import initial_parameters
 from nfnet.model import NFNet
 from nfnet.weights.haiku import from_haiku, save_haiku, to_haiku
 from nfnet.weights.haiku_pickle import write_haiku
-from nfnet.weights.load import load, load_checkpoint, load_weights
+from nfnet.weights.load import _check_model, load, load_checkpoint, load_weights
+from nfnet.weights.network_matching import Weights
 from nfnet.weights.timm import save_timm
 from tests.nfnet.weights.whole_networks import NUM_CLASSES, assert_bit_equal, without_memory
 from tests.train.saved_checkpoint import save_checkpoint
@@ -166,3 +168,35 @@ def test_a_checkpoints_formulas_are_compared_with_the_networks(workdir):
   model = NFNet(weights.variant, weights.num_classes, **asked)
   with pytest.raises(UserError, match=r"have activation='\w+', the network has 'relu': build it"):
     load(path, model)
+
+
+@pytest.mark.parametrize(
+  ("content", "message"),
+  [
+    (b"", "are empty: get it again"),
+    (b"version https://git-lfs.github.com/spec/v1\noid", "are a Git LFS pointer"),
+    (b"<html>404", "are a web page"),
+    (
+      b"PK\x03\x04",
+      "are a zip archive, as torch.save and numpy.savez write: save the tensors",
+    ),
+  ],
+)
+def test_what_people_have_in_the_place_of_weights(tmp_path, content, message):
+  path = tmp_path / "weights"
+  path.write_bytes(content)
+  with pytest.raises(UserError, match=message):
+    load_weights(str(path))
+
+
+def test_what_is_no_network_is_an_error():
+  with pytest.raises(ValueError, match="model='P0': must be the network for which the parameters"):
+    # Without the check of types that tests add.
+    inspect.unwrap(load)("weights", "P0")
+
+
+def test_the_bottleneck_is_compared_where_there_are_two():
+  known = {"parameters": {}, "bottleneck": "released", "num_classes": 3, "metadata": None}
+  with pytest.raises(UserError, match="have bottleneck='released', the network has 'paper'"):
+    _check_model(Weights(variant="F0+", **known), NFNet("F0+", 3), "weights")
+  _check_model(Weights(variant="F0", **known), NFNet("F0", 3), "weights")

@@ -42,8 +42,12 @@ def test_a_missing_and_a_superfluous_parameter_are_errors(parameters):
     from_haiku(without, "P0")
   with pytest.raises(UserError, match="NFNet/~/surplus/w is not a parameter of it"):
     from_haiku({**tree, "NFNet/~/surplus": {"w": np.zeros(3, np.float32)}}, "P0")
-  with pytest.raises(UserError, match="they fit no variant; name a variant"):
+  with pytest.raises(UserError, match="fit no variant; the closest is P0, but NFNet/~/linear/w is"):
     from_haiku(without)
+  named = {f"module.{module}": leaves for module, leaves in tree.items()}
+  message = "none of their names is known: the first is module.NFNet/~/stem_conv0/w, and not NFNet"
+  with pytest.raises(UserError, match=message):
+    from_haiku(named)
 
 
 def test_integers_are_an_error(parameters):

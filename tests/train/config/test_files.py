@@ -108,3 +108,9 @@ def test_arguments_have_the_type_of_their_annotation_or_default(future, signatur
   assert (experiment.model.variant, experiment.schedule.train_steps) == ("F1", 7)
   with pytest.raises(UserError, match=r"argument steps of .*'7\.5': must be an integer"):
     load_experiment(f"{path}:variant=F1,steps=7.5,sharp=true,name=x")
+
+
+def test_arguments_that_a_configuration_needs_are_named():
+  for given in ("", ":variant=P0"):
+    with pytest.raises(UserError, match=r"has no value for data: .*finetune_small\.py:data=DATA$"):
+      load_experiment(f"finetune_small{given}")

@@ -92,6 +92,7 @@ def test_repetitions_change_the_passes_and_nothing_of_the_cost():
   [
     (10, 16, 500, 50, 0.00625, 0.98),
     (100, 16, 500, 50, 0.00625, 0.98),
+    (320, 32, 500, 50, 0.0125, 0.98),
     (1_000, 64, 781, 78, 0.025, 0.9872),
     (10_000, 256, 1_953, 195, 0.1, 0.99488),
     (100_000, 256, 19_531, 1_953, 0.1, 0.999488),
@@ -115,7 +116,10 @@ def test_fine_tuning_follows_from_the_number_of_images(
   assert experiment.optimizer.ema_decay == pytest.approx(ema_decay, abs=1e-5)
   assert (experiment.data.train_pixels, experiment.data.evaluation_pixels) == (224, 320)
   assert experiment.sharpness.radius is None
-  with pytest.raises(UserError, match="no images in split 'none'"):
+  assert experiment.data.evaluation_resize_margin == 32
+  small = load(f"finetune_small.py:data={tmp_path},variant=P0")
+  assert (small.data.evaluation_pixels, small.data.evaluation_resize_margin) == (32, 4)
+  with pytest.raises(UserError, match=r"no images in split 'none' to train on; it has train"):
     load(f"finetune_small.py:data={tmp_path},split=none")
 
 

@@ -4,11 +4,15 @@ import numpy as np
 import pytest
 
 from nfnet.errors import UserError
+from tests.train.data import image_files
 from train.config.experiment import Data
 from train.data import dataset
 from train.data.dataset import balanced_class_weights
-from train.data.manifest import load_manifest
+from train.data.dataset_writer import write_dataset
+from train.data.image_sources import read_source
+from train.data.manifest import MANIFEST_NAME, load_manifest
 from train.data.record_reader import RecordReader
+from train.data.sources.own_source import Example
 
 
 def test_balanced_weights_make_up_for_the_numbers_of_images(digits):
@@ -38,3 +42,22 @@ def test_a_data_set_in_a_bucket_is_read_from_its_copy(folder, gcs):
     dataset.fetch(data, "test")
   with pytest.raises(UserError, match=r"/other/manifest\.json is not there"):
     dataset.class_names(Data(path=f"{gcs.url}/other"))
+
+
+def test_absent_classes_and_records_that_are_not_allowed_have_no_weight(tmp_path):
+  def examples():
+    labels = {"a": 0, "b": 0, "c": 0, "d": 1, "e": [0, 1]}
+    for name, label in labels.items():
+      yield Example(name, label, image_files.TEN_IMAGES[0][0])
+    yield Example("v", 2, image_files.TEN_IMAGES[1][0], "validation")
+
+  examples.class_names = ("x", "y", "absent")
+  write_dataset(tmp_path / "data", read_source(examples))
+  data = Data(path=str(tmp_path / "data"), num_classes=3)
+  # Six labels of two classes.
+  np.testing.assert_allclose(balanced_class_weights(data), [3 / 4, 3 / 2, 0])
+  manifest = tmp_path / "data" / MANIFEST_NAME
+  text = manifest.read_text()
+  manifest.write_text(text.replace('"labels_per_record_max": 2', '"labels_per_record_max": 1'))
+  assert manifest.read_text() != text
+  np.testing.assert_allclose(balanced_class_weights(data), [2 / 3, 2, 0], rtol=1e-6)

@@ -184,3 +184,10 @@ def test_files_that_are_no_images_are_counted(tmp_path):
   notes = read_source(source, 0.3).notes
   assert "ignored: 2 files ending in .txt" in notes
   assert "ignored: 1 file ending in .bmp" in notes
+
+
+def test_idx_files_need_a_name_for_each_label(tmp_path):
+  root = image_files.write_idx_source(tmp_path / "source")
+  names = read_source(root).class_names
+  with pytest.raises(UserError, match=f"has label {len(names) - 1}, but class_names has only"):
+    read_source(root, class_names=names[:-1])

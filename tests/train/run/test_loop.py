@@ -409,6 +409,20 @@ def test_classes_that_the_network_does_not_know_are_refused(experiment, finished
     evaluate_checkpoint(finished[0], ["--config.data.num_classes=7"])
 
 
+@pytest.mark.parametrize(
+  ("field", "value", "own"),
+  [
+    ("variant", "F0", TINY.name),
+    ("activation", "relu", "gelu"),
+    ("numerics", "timm", "released"),
+  ],
+)
+def test_a_checkpoint_is_evaluated_as_the_network_that_it_is(finished, field, value, own):
+  message = rf"model\.{field}={value}: checkpoint '.*' has {field} {own}; leave out the change"
+  with pytest.raises(UserError, match=message):
+    evaluate_checkpoint(finished[0], [f"--config.model.{field}={value}"])
+
+
 def test_a_checkpoint_of_another_network_than_it_says_is_not_evaluated(experiment, tmp_path):
   parameters = initial_parameters(make_model(experiment), 0)
   del parameters["stem"]
@@ -499,6 +513,12 @@ def test_weights_of_any_kind_are_evaluated_without_a_configuration(finished, tmp
     assert evaluation.scores.top1 == pytest.approx(of_average["top1"])
     with pytest.raises(UserError, match=r"10 classes without names, and data set .* --class_names"):
       evaluate_on(path, data)
+    for change, message in (
+      ("model.variant=F0", rf"model\.variant=F0: weights '.*' has variant {TINY.name}; leave"),
+      ("data.num_classes=7", r"data\.num_classes=7: weights '.*' have 10 classes and data set"),
+    ):
+      with pytest.raises(UserError, match=message):
+        evaluate_on(path, data, [f"--config.{change}"], class_names_file=str(names))
   evaluations, _, how = evaluate_on(finished[0], data, AS_TRAINED)
   assert [one.network for one in evaluations] == ["moving average", "parameters"]
   assert evaluations[0].scores.loss == pytest.approx(of_average["loss"], rel=1e-6)

@@ -137,6 +137,7 @@ def test_the_classifiers_weight_is_not_clipped_and_stacked_blocks_are_clipped_on
     (lambda: nesterov_sgd_with_agc(0.1, momentum=1.0), "momentum=1.0"),
     (lambda: nesterov_sgd_with_agc(0.1, weight_decay=-1.0), r"weight_decay=-1\.0"),
     (lambda: nesterov_sgd_with_agc(0.1, clipping=0.0), "clipping=0.0"),
+    (lambda: nesterov_sgd_with_agc(0.1, implementation="cuda"), "implementation='cuda'"),
     (lambda: adaptive_gradient_clipping(-0.1), r"clipping=-0\.1: must be above 0"),
     (lambda: adaptive_gradient_clipping(0.1).update({}, None), "needs the parameters"),
     (lambda: nesterov_sgd_with_agc(0.1).init({"Dense_0": jnp.ones(3)}), "'Dense_0' matches no"),
@@ -146,3 +147,25 @@ def test_mistakes_end_in_one_line(call, message):
   with pytest.raises(ValueError, match=message) as raised:
     call()
   assert "\n" not in str(raised.value)
+
+
+def test_filters_and_matrices_decay_and_vectors_do_not():
+  parameters = {
+    name: jnp.ones((1,) * axes) for name, axes in (("c", 4), ("m", 2), ("b", 1), ("s", 0))
+  }
+  zeros = jax.tree.map(jnp.zeros_like, parameters)
+  optimizer = nesterov_sgd_with_agc(1.0, momentum=0.0, weight_decay=0.5, roles=uniform_roles)
+  updates, _ = optimizer.update(zeros, optimizer.init(parameters), parameters)
+  assert {name: float(update.sum()) for name, update in updates.items()} == {
+    "c": -0.5,
+    "m": -0.5,
+    "b": 0.0,
+    "s": 0.0,
+  }
+
+
+def test_clipped_gradients_keep_their_dtype():
+  parameters = {"m": jnp.ones((3, 2), jnp.bfloat16)}
+  transformation = adaptive_gradient_clipping(0.01, roles=uniform_roles)
+  clipped, _ = transformation.update(parameters, transformation.init(parameters), parameters)
+  assert clipped["m"].dtype == jnp.bfloat16

@@ -15,6 +15,24 @@ from nfnet.images.headers import ENCODED_BYTES_MAX, BadImageError
 from train.data.sources.source import SourceImage, UnreadableImageError
 
 
+def read_file(path: str | os.PathLike[str]) -> bytes:
+  """Returns the bytes of a file with an image.
+
+  Raises:
+    UnreadableImageError: it is no regular file, or nobody may read it.
+    BadImageError: it is too large.
+    OSError: it cannot be read now. These are errors of the disk or the network, which may work
+      again when the same command continues.
+  """
+  try:
+    return read_image_file(path)
+  except OSError as error:
+    # Something else may have come in its place since it was listed.
+    if error.errno in (errno.EINVAL, errno.EISDIR, errno.ENXIO, errno.EACCES, errno.EPERM):
+      raise UnreadableImageError(error.strerror) from error
+    raise
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class ImageFile(SourceImage):
   """An image in a file, stored unchanged.
@@ -50,14 +68,7 @@ class ImageFile(SourceImage):
     """
     if self.problem:
       raise UnreadableImageError(self.problem)
-    try:
-      return read_image_file(os.path.join(self.root, self.name))
-    except OSError as error:
-      # Something else may have come in its place since the folder was listed. Other errors are
-      # those of the disk or the network, which may work again when the same command continues.
-      if error.errno in (errno.EINVAL, errno.EISDIR, errno.ENXIO, errno.EACCES, errno.EPERM):
-        raise UnreadableImageError(error.strerror) from error
-      raise
+    return read_file(os.path.join(self.root, self.name))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

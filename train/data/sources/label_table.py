@@ -12,16 +12,18 @@ import functools
 import io
 import os
 import pathlib
+import posixpath
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from nfnet.errors import UserError, format_count, quoted, short_text, shortened
 from nfnet.foreign_files.regular_files import open_regular
+from nfnet.weights.class_names import composed
 from train.data.preparation import file_tree
 from train.data.preparation.class_folders import SPLIT_NAMES, TRAIN
 from train.data.sources.folders import image_file, notes_of_tree
 from train.data.sources.images import ImageFile
-from train.data.sources.labeling import Labeled, make_source
+from train.data.sources.labeling import Labeled, make_source, without_unlabeled_splits
 from train.data.sources.source import Options, Source
 
 TABLE_NAMES = ("labels.csv", "labels.tsv")
@@ -88,7 +90,7 @@ def read_table(root: str, options: Options) -> Source:
   if table is None:
     raise UserError(f"{root} has no {TABLE_NAMES[0]}: give --labels=FILE.csv")
   tree = file_tree.read_tree(root, options.excluded)
-  files = _Files(tree)
+  files = _Files(tree, root)
   rows = list(read_rows(table, options))
   if not rows:
     raise UserError(f"{table} has no line below its columns: give one line for each image")
@@ -119,13 +121,21 @@ def read_table(root: str, options: Options) -> Source:
         row.split or TRAIN,
         () if problem else tuple(map(to_label, row.labels)),
         functools.partial(_image, name, file, problem, root),
+        is_unlabeled=file is not None and not row.labels,
       )
     )
   notes = list(notes_of_tree(tree))
   if left_out := [name for name in files.names() if name not in lines]:
     count = format_count(len(left_out), "image")
     notes.append(f"left out: {count} that the table does not name: {file_tree.examples(left_out)}")
-  return make_source(images, options, how=f"labels are those of {table}", where=table, notes=notes)
+  images, unlabeled = without_unlabeled_splits(images)
+  return make_source(
+    images,
+    options,
+    how=f"labels are those of {table}",
+    where=table,
+    notes=(*notes, *unlabeled),
+  )
 
 
 def read_rows(table: str, options: Options) -> Iterator[Row]:
@@ -141,7 +151,11 @@ def read_rows(table: str, options: Options) -> Iterator[Row]:
   try:
     with open_regular(table) as opened:
       text = io.TextIOWrapper(opened, encoding="utf-8-sig", newline="")
-      header_line = text.readline()
+      header_line, lines_before = text.readline(), 1
+      while header_line.isspace():
+        header_line, lines_before = text.readline(), lines_before + 1
+      if not header_line:
+        raise UserError(f"{table} is empty: its first line names the columns, such as file,label")
       delimiter = max(_DELIMITERS, key=header_line.count)
       header = next(csv.reader([header_line], delimiter=delimiter, strict=True), [])
       columns = [name.strip().lower() for name in header]
@@ -150,7 +164,7 @@ def read_rows(table: str, options: Options) -> Iterator[Row]:
       splits = [index for index, name in enumerate(columns) if name in _SPLIT_COLUMNS]
       reader = csv.reader(text, delimiter=delimiter, strict=True)
       for fields in reader:
-        line = reader.line_num + 1
+        line = reader.line_num + lines_before
         if not any(map(str.strip, fields)):
           continue
         if len(fields) != len(columns):
@@ -168,7 +182,9 @@ def read_rows(table: str, options: Options) -> Iterator[Row]:
   except OSError as error:
     raise UserError(f"{table} cannot be read: {error.strerror or error}") from error
   except (UnicodeError, csv.Error) as error:
-    raise UserError(f"{table} is no CSV file in UTF-8: {short_text(error)}") from error
+    raise UserError(
+      f"{table} is no CSV file in UTF-8: {short_text(error)}; save it as CSV in UTF-8"
+    ) from error
 
 
 def _column(
@@ -178,9 +194,10 @@ def _column(
   found = [index for index, name in enumerate(columns) if name in wanted]
   if len(found) != 1:
     names = f"named {shortened(given)}" if given else f"of the {what}s"
+    hint = "" if found else ", or put a line with the columns' names first, such as file,label"
     raise UserError(
       f"{table} has {'no column' if not found else f'{len(found)} columns'} {names} in its first "
-      f"line, {shortened(','.join(columns))}: give --{what}_field= one of them"
+      f"line, {shortened(','.join(columns))}: give --{what}_field= one of them{hint}"
     )
   return found[0]
 
@@ -197,27 +214,31 @@ def _split(text: str, table: str, line: int) -> str:
 class _Files:
   """Finds the image of a tree that a line means."""
 
-  def __init__(self, tree: file_tree.Tree):
+  def __init__(self, tree: file_tree.Tree, root: str):
     files = [file for folder in tree.root.walk() for file in folder.images]
-    self._by_name = {file.name: file for file in files}
+    self._root = os.path.abspath(root) + os.sep
+    self._names = sorted(file.name for file in files)
+    # Names in a table are often composed where those of files are not, or the other way round.
+    self._by_name: dict[str, list[file_tree.File]] = collections.defaultdict(list)
     self._by_part: dict[str, list[file_tree.File]] = collections.defaultdict(list)
     for file in files:
-      path = pathlib.PurePosixPath(file.name)
-      for part in {path.name, path.stem, str(path.with_suffix(""))} - {file.name}:
+      name = composed(file.name)
+      self._by_name[name].append(file)
+      path = pathlib.PurePosixPath(name)
+      for part in {path.name, path.stem, str(path.with_suffix(""))} - {name}:
         self._by_part[part].append(file)
 
   def names(self) -> list[str]:
     """Returns the names of all images."""
-    return sorted(self._by_name)
+    return self._names
 
   def find(self, row: Row, table: str) -> tuple[file_tree.File | None, str]:
     """Returns the image, or None and why there is none."""
     # Tables that were written on Windows have paths with backslashes.
     for name in (row.image, row.image.replace("\\", "/")):
-      name = name.removeprefix("./")
-      if file := self._by_name.get(name):
-        return file, ""
-      found = self._by_part.get(name, ())
+      name = composed(posixpath.normpath(name).removeprefix(self._root))
+      found = self._by_name.get(name) or self._by_part.get(name, ())
+      found = [file for file in found if file.name == row.image] or found
       if len(found) > 1:
         raise UserError(
           f"{table}, line {row.line}: {quoted(row.image)} may be {found[0].name} or "

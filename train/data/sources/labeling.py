@@ -25,11 +25,14 @@ class Labeled(NamedTuple):
     split: "train", "validation" or "test".
     labels: names of classes, or class indices; none if there is no label.
     make: function of class indices that returns the image.
+    is_unlabeled: whether the source has the image without a label, as test images of a competition
+      are, and nothing is damaged.
   """
 
   split: str
   labels: tuple[str, ...] | tuple[int, ...]
   make: Callable[[tuple[int, ...]], SourceImage]
+  is_unlabeled: bool = False
 
 
 def make_source(
@@ -65,7 +68,7 @@ def make_source(
   labels = {label for image in images for label in image.labels}
   kinds = {type(label) for label in labels}
   if not labels:
-    raise UserError(f"{where} has no image with a label")
+    raise UserError(f"{where} has no image with a label{unusable(images)}")
   if len(kinds) > 1:
     raise UserError(f"{where} has labels that are numbers and labels that are names: take one kind")
   if kinds == {str}:
@@ -87,7 +90,9 @@ def make_source(
       )
   check_class_names(names, where)
   if len(names) < 2:
-    raise UserError(f"{where} has only one class, {shortened(names[0])}; a classifier needs two")
+    raise UserError(
+      f"{where} has only one class, {shortened(names[0])}; a classifier needs two{unusable(images)}"
+    )
   shared: dict[tuple, tuple[int, ...]] = {(): ()}
   splits = collections.defaultdict(list)
   for image in images:
@@ -100,14 +105,27 @@ def make_source(
   return finish_source(names, splits, options, how=how, where=where, notes=notes)
 
 
+def unusable(images: Sequence[Labeled]) -> str:
+  """Returns how many images have no label and why the first has none, to end a message; or ""."""
+  without = [image for image in images if not image.labels]
+  if not without:
+    return ""
+  first = without[0].make(())
+  reason = getattr(first, "problem", "") or "it has no label"
+  count = format_count(len(without), "image")
+  return f"; {count} cannot be used, such as {quoted(first.name)}: {reason}"
+
+
 def without_unlabeled_splits(images: Sequence[Labeled]) -> tuple[list[Labeled], list[str]]:
-  """Leaves out the splits in which no image has a label, as in the test images of a competition.
+  """Leaves out the splits of which all images are there without a label.
+
+  A split whose images are damaged, or are not where a table says, stays.
 
   Returns:
     The images of the other splits, and a sentence for each split that was left out.
   """
   counts = collections.Counter(image.split for image in images)
-  labeled = {image.split for image in images if image.labels}
+  labeled = {image.split for image in images if not image.is_unlabeled}
   notes = [
     f"left out: {split}: {format_count(count, 'image')} without a label"
     for split, count in counts.items()

@@ -24,10 +24,11 @@ from typing import Any
 
 import numpy as np
 
-from nfnet.errors import UserError, quoted, short_text
-from nfnet.images.decoding import read_image_file
+from nfnet.errors import UserError, format_count, quoted, short_text
+from nfnet.images.headers import BadImageError
+from train.config.own_functions import raised
 from train.data.preparation.class_folders import TRAIN
-from train.data.sources.images import encode_png
+from train.data.sources.images import encode_png, read_file
 from train.data.sources.labeling import Labeled, make_source
 from train.data.sources.source import SPLITS, Options, Source, SourceImage, UnreadableImageError
 
@@ -47,7 +48,8 @@ class Example:
       WebP file, or pixels; or such bytes or pixels themselves. Pixels are uint8 [height, width] or
       [height, width, 3] and are stored as PNG. A function is called later, in another process, so
       it must be one that `pickle` accepts, such as `functools.partial` of a function of a module.
-      Bytes and pixels stay in memory until the end.
+      Bytes and pixels stay in memory until the end. If it raises `UnreadableImageError`, the image
+      counts as damaged; OSError means that a later try may succeed.
     split: "train", "validation" or "test". If all are "train", some images are held out.
     size_bytes: number of bytes that a function will return, about.
     version: text that changes whenever a function returns another image than before, if it can.
@@ -73,13 +75,14 @@ class _OwnImage(SourceImage):
     return os.fsencode(f"{self.name} {self.labels} {self.size_bytes} {self.version}")
 
   def read(self) -> bytes:
-    image = self.image() if callable(self.image) else self.image
+    image = self._called() if callable(self.image) else self.image
     if isinstance(image, str | os.PathLike):
       try:
-        return read_image_file(image)
+        return read_file(image)
       except FileNotFoundError as error:
         raise UnreadableImageError(error.strerror) from error
     if isinstance(image, np.ndarray):
+      _check_pixels(image, f"image {quoted(self.name)}")
       return encode_png(image)
     if not isinstance(image, bytes):
       raise UserError(
@@ -87,6 +90,15 @@ class _OwnImage(SourceImage):
         "array"
       )
     return image
+
+  def _called(self) -> Any:
+    try:
+      return self.image()
+    # It says itself that the image is to be left out, or that a later try may succeed.
+    except (UnreadableImageError, BadImageError, OSError, UserError):
+      raise
+    except Exception as error:
+      raise UserError(f"image {quoted(self.name)}: its function raised {raised(error)}") from error
 
 
 def read_own_source(function: Callable[[], Any], options: Options, where: str) -> Source:
@@ -98,9 +110,15 @@ def read_own_source(function: Callable[[], Any], options: Options, where: str) -
     where: the function, for messages.
 
   Raises:
-    UserError: it yields something else than examples, or they do not make a source.
+    UserError: it raises an error or yields something else than examples, or these do not make a
+      source.
   """
-  made = function()
+  try:
+    made = function()
+  except UserError:
+    raise
+  except Exception as error:
+    raise UserError(f"{where} raised {raised(error)}") from error
   if isinstance(made, Source):
     return made
   if not isinstance(made, Iterable):
@@ -116,8 +134,7 @@ def read_own_source(function: Callable[[], Any], options: Options, where: str) -
 
 
 def _labeled(examples: Iterable[Any], where: str) -> Iterator[Labeled]:
-  is_pickled = False
-  for number, example in enumerate(examples):
+  for number, example in enumerate(_from_user(examples, where)):
     place = f"{where}: example {number}"
     if not isinstance(example, Example):
       raise UserError(f"{place} is {quoted(example)}, must be {__name__}.Example")
@@ -128,7 +145,7 @@ def _labeled(examples: Iterable[Any], where: str) -> Iterator[Labeled]:
       raise UserError(
         f"{place} has the split {quoted(example.split)}, must be one of {', '.join(SPLITS)}"
       )
-    if callable(example.image) and not is_pickled:
+    if callable(example.image):
       try:
         pickle.dumps(example.image)
       # Besides PicklingError, it raises AttributeError and TypeError, and what objects raise.
@@ -137,8 +154,21 @@ def _labeled(examples: Iterable[Any], where: str) -> Iterator[Labeled]:
           f"{place}: its function cannot be sent to another process ({short_text(error)}); take "
           "functools.partial of a function of a module"
         ) from error
-      is_pickled = True
     yield Labeled(example.split, _labels(example, place), _Make(example, *_facts(example, place)))
+
+
+def _from_user(examples: Iterable[Any], where: str) -> Iterator[Any]:
+  """Yields what a user's iterator yields; of its errors, a message says where they come from."""
+  count = 0
+  try:
+    for example in examples:
+      yield example
+      count += 1
+  except UserError:
+    raise
+  except Exception as error:
+    after = format_count(count, "example")
+    raise UserError(f"{where} raised {raised(error)} after {after}") from error
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -156,9 +186,12 @@ class _Make:
 
 def _labels(example: Example, place: str) -> tuple:
   labels = example.labels
-  if isinstance(labels, str | np.integer) or not isinstance(labels, Iterable):
+  if isinstance(labels, np.ndarray | np.generic):
+    # Of a single value, this is no list.
+    labels = labels.tolist()
+  if isinstance(labels, str) or not isinstance(labels, Iterable):
     labels = (labels,)
-  labels = tuple(int(one) if isinstance(one, np.integer) else one for one in labels)
+  labels = tuple(one.item() if isinstance(one, np.generic) else one for one in labels)
   if not labels or not all(type(label) in (str, int) for label in labels):
     raise UserError(f"{place} has the labels {quoted(list(labels))}, must be names or numbers")
   return labels
@@ -170,11 +203,7 @@ def _facts(example: Example, place: str) -> tuple[int, str]:
   if isinstance(image, bytes):
     return len(image), hashlib.sha256(image).hexdigest()
   if isinstance(image, np.ndarray):
-    if image.dtype != np.uint8 or image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,)):
-      raise UserError(
-        f"{place} has pixels of {image.dtype} {list(image.shape)}, must be uint8 [height, width] "
-        "or [height, width, 3]"
-      )
+    _check_pixels(image, place)
     content = np.ascontiguousarray(image)
     return image.nbytes, f"{image.shape} {hashlib.sha256(content).hexdigest()}"
   if isinstance(image, str | os.PathLike):
@@ -189,3 +218,12 @@ def _facts(example: Example, place: str) -> tuple[int, str]:
   raise UserError(
     f"{place} has the image {quoted(image)}, must be a path, bytes, an array, or a function"
   )
+
+
+def _check_pixels(pixels: np.ndarray, place: str) -> None:
+  is_image = pixels.ndim in (2, 3) and pixels.shape[2:] in ((), (3,)) and pixels.size > 0
+  if pixels.dtype != np.uint8 or not is_image:
+    raise UserError(
+      f"{place} has pixels of {pixels.dtype} {list(pixels.shape)}, must be uint8 [height, width] "
+      "or [height, width, 3]"
+    )

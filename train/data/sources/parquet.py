@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from nfnet.errors import UserError, format_count, quoted, short_text, shortened
+from nfnet.foreign_files.known_starts import known_mistake
 from nfnet.foreign_files.regular_files import open_regular
 from nfnet.images.headers import ENCODED_BYTES_MAX, BadImageError
 from train.data.sources.images import Container
@@ -24,7 +25,10 @@ from train.data.sources.labeling import Labeled, make_source, without_unlabeled_
 from train.data.sources.shard_files import find_files, splits_of_files
 from train.data.sources.source import Options, Source, SourceImage, UnreadableImageError
 from train.data.sources.tars.class_tars import progress_bar
+from train.report.units import format_size
 
+_ROWS_PER_BATCH = 64
+_GROUP_BYTES_NOTED = 2**30
 _LABEL_NAMES = ("label", "labels", "class", "class_name", "category")
 
 
@@ -91,7 +95,8 @@ class ParquetImage(SourceImage):
     """
     if self.problem:
       raise UnreadableImageError(self.problem)
-    image = _images(self.container.path, self.columns, self.row_group)[self.row].as_py()
+    value = _images(self.container.path, self.columns, self.row_group)[self.row].as_py()
+    image = value.get("bytes") if isinstance(value, dict) else value
     if not image:
       raise UnreadableImageError("the row has no bytes of an image")
     if len(image) > ENCODED_BYTES_MAX:
@@ -114,6 +119,7 @@ def read_parquet(source: str, options: Options) -> Source:
   splits = splits_of_files(names, source)
   images: list[Labeled] = []
   columns = None
+  group_bytes = 0
   containers = [Container.of(os.path.join(root, name)) for name in names]
   with progress_bar(sum(container.size_bytes for container in containers)) as bar:
     for name, container in zip(names, containers, strict=True):
@@ -126,9 +132,16 @@ def read_parquet(source: str, options: Options) -> Source:
             "data set"
           )
         images += _rows(file, name, splits[name], container, columns)
+        groups = map(file.metadata.row_group, range(file.num_row_groups))
+        group_bytes = max([group_bytes, *(_image_bytes(group, columns) for group in groups)])
       bar.update(container.size_bytes)
   assert columns is not None
   images, notes = without_unlabeled_splits(images)
+  if group_bytes > _GROUP_BYTES_NOTED:
+    notes.append(
+      f"note: row groups have up to {format_size(group_bytes)} of images, and each of the "
+      "--workers keeps one in memory"
+    )
   how = (
     f"{format_count(len(names), 'parquet file')}; images are in the column {columns.image}, labels "
     f"in {columns.label}"
@@ -144,12 +157,7 @@ def _rows(
   row_in_file = 0
   for row_group in range(file.num_row_groups):
     metadata = file.metadata.row_group(row_group)
-    sizes = [
-      metadata.column(index).total_uncompressed_size
-      for index in range(metadata.num_columns)
-      if metadata.column(index).path_in_schema == columns.image_path
-    ]
-    size_bytes = sum(sizes) // max(1, metadata.num_rows)
+    size_bytes = _image_bytes(metadata, columns) // max(1, metadata.num_rows)
     labels = _read_column(file, row_group, columns.label, container.path).to_pylist()
     for row, value in enumerate(labels):
       label = _labels(value)
@@ -167,8 +175,17 @@ def _rows(
           f"{name}/{row_group}",
           "" if label else f"it has no label, but {quoted(value)}",
         ),
+        is_unlabeled=not label,
       )
     row_in_file += metadata.num_rows
+
+
+def _image_bytes(row_group: Any, columns: _Columns) -> int:
+  """Returns the size of all images of a row group, which is given by its metadata."""
+  each = (row_group.column(index) for index in range(row_group.num_columns))
+  return sum(
+    one.total_uncompressed_size for one in each if one.path_in_schema == columns.image_path
+  )
 
 
 def _image(name, container, columns, row_group, row, size_bytes, group, problem, labels):
@@ -261,7 +278,7 @@ def _is_image(kind: Any) -> bool:
   if types.is_struct(kind):
     index = kind.get_field_index("bytes")
     return index >= 0 and _is_image(kind.field(index).type)
-  return types.is_binary(kind) or types.is_large_binary(kind)
+  return types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind)
 
 
 def _is_label(kind: Any) -> bool:
@@ -270,7 +287,8 @@ def _is_label(kind: Any) -> bool:
     return _is_label(kind.value_type)
   if types.is_dictionary(kind):
     return _is_label(kind.value_type)
-  return types.is_integer(kind) or types.is_string(kind) or types.is_large_string(kind)
+  is_text = types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
+  return is_text or types.is_integer(kind)
 
 
 def _pyarrow() -> Any:
@@ -295,20 +313,25 @@ def _open(path: str) -> Iterator[Any]:
         raise
       raise UserError(
         f"{path} is damaged or no parquet file ({short_text(error)}): get it again"
+        if (mistake := known_mistake(path)) is None
+        else f"{path} is {mistake}"
       ) from error
     yield file
 
 
 def _read_column(file: Any, row_group: int, column: str, path: str) -> Any:
-  """Returns a column of a row group.
+  """Returns a column of a row group, in pieces: as one, bytes beyond 2 GiB could not be read.
 
   Raises:
     UserError: it is damaged.
     OSError: it cannot be read.
   """
   try:
-    table = file.read_row_group(row_group, columns=[column], use_threads=False)
-    return table.column(0).combine_chunks()
+    batches = file.iter_batches(
+      _ROWS_PER_BATCH, row_groups=[row_group], columns=[column], use_threads=False
+    )
+    pieces = [batch.column(0) for batch in batches]
+    return _pyarrow().chunked_array(pieces) if pieces else _pyarrow().array([])
   except (_pyarrow().ArrowException, OSError) as error:
     # Of damaged data, pyarrow raises OSError without a number.
     if isinstance(error, OSError) and error.errno is not None:
@@ -323,7 +346,6 @@ def _images(path: str, columns: _Columns, row_group: int) -> Any:
   """Returns the images of a row group; the one before is read for most calls."""
   try:
     with _open(path) as file:
-      found = _read_column(file, row_group, columns.image_path, path)
+      return _read_column(file, row_group, columns.image_path, path)
   except UserError as error:
     raise UnreadableImageError(str(error)) from error
-  return found.field("bytes") if columns.is_struct else found

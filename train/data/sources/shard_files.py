@@ -14,6 +14,10 @@ from train.data.preparation.class_folders import SPLIT_NAMES, TRAIN, WORDS
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d{1,9})\.\.(\d{1,9})")
 _FILES_MAX = 2**20
+COMPRESSED_SUFFIXES = (
+  *(".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tbz", ".tar.xz", ".txz", ".tar.zst", ".tzst"),
+)
+"""Endings of the names of compressed tar files."""
 
 
 def is_pattern(source: str) -> bool:
@@ -66,12 +70,35 @@ def find_files(source: str, suffix: str, excluded: str | None = None) -> tuple[s
   elif os.path.isfile(source):
     paths = [source]
   else:
-    paths = _walk(source, suffix, excluded)
-    if not paths:
+    names = [os.path.relpath(path, source) for path in _walk(source, excluded)]
+    found = [name for name in names if name.lower().endswith(suffix)]
+    if suffix == ".tar":
+      _refuse_compressed(names, source)
+    if not found:
       raise UserError(f"{source} has no file {suffix}")
-    return source, [os.path.relpath(path, source) for path in paths]
+    return source, found
   root = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])
   return root, [os.path.relpath(os.path.abspath(path), root) for path in paths]
+
+
+def is_compressed_tar(name: str) -> bool:
+  """Returns whether a file's name is that of a compressed tar file."""
+  return name.lower().endswith(COMPRESSED_SUFFIXES)
+
+
+def _refuse_compressed(names: Sequence[str], source: str) -> None:
+  """Refuses compressed tar files, unless the same is there uncompressed."""
+  there = {name[: -len(".tar")] for name in names if name.lower().endswith(".tar")}
+  compressed = [
+    name
+    for name in names
+    if is_compressed_tar(name) and re.sub(r"(?i)(\.tar)?\.\w+$", "", name) not in there
+  ]
+  if compressed:
+    raise UserError(
+      f"{source} has compressed tar files ({file_tree.examples(compressed)}), in which nothing can "
+      "be found: decompress them, such as with gzip -d"
+    )
 
 
 def splits_of_files(names: Sequence[str], where: str) -> dict[str, str]:
@@ -108,23 +135,27 @@ def splits_of_files(names: Sequence[str], where: str) -> dict[str, str]:
   return splits
 
 
-def _walk(root: str, suffix: str, excluded: str | None) -> list[str]:
+def _walk(root: str, excluded: str | None) -> list[str]:
+  """Returns the paths of all files below a folder, sorted; links to folders are followed."""
   left_out = None if excluded is None else os.path.realpath(excluded)
-  found = []
+  found: list[str] = []
+  seen: set[tuple[int, int]] = set()
 
   def fail(error: OSError) -> None:
     raise error
 
-  for folder, folders, files in os.walk(root, onerror=fail):
+  for folder, folders, files in os.walk(root, onerror=fail, followlinks=True):
+    status = os.stat(folder)
+    if (place := (status.st_dev, status.st_ino)) in seen:
+      # A link leads to a folder that has been listed, perhaps to one above.
+      folders.clear()
+      continue
+    seen.add(place)
     folders[:] = sorted(
       name
       for name in folders
       if not file_tree.is_of_the_system(name)
       and os.path.realpath(os.path.join(folder, name)) != left_out
     )
-    found += (
-      os.path.join(folder, name)
-      for name in sorted(files)
-      if name.endswith(suffix) and not file_tree.is_of_the_system(name)
-    )
+    found += (os.path.join(folder, name) for name in files if not file_tree.is_of_the_system(name))
   return sorted(found)

@@ -248,6 +248,7 @@ def _examples(shard: _Shard, container: Container, image: str, label: str) -> It
     for index, example in enumerate(_read_records(reader, start, stop), start=start):
       labels: tuple[int, ...] = ()
       size_bytes = 0
+      is_unlabeled = False
       if isinstance(example, str):
         problem = example
       else:
@@ -257,11 +258,12 @@ def _examples(shard: _Shard, container: Container, image: str, label: str) -> It
         size_bytes = len(_image_in(example, image) or b"")
         problem = "" if labels else "it has no label"
         problem = problem if size_bytes else "it has no image"
+        is_unlabeled = size_bytes > 0 and not labels
       name = f"{shard.file}/{index:07d}"
       make = functools.partial(
         _image, name, container, shard.records, index, image, size_bytes, problem
       )
-      yield Labeled(shard.split, () if problem else labels, make)
+      yield Labeled(shard.split, () if problem else labels, make, is_unlabeled)
 
 
 def _image(name, container, records, index, feature, size_bytes, problem, labels):

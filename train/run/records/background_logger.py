@@ -15,7 +15,7 @@ from typing import Any
 from absl import logging
 
 from nfnet.errors import format_count, quoted, shortened
-from train.config.own_functions import explain
+from train.config.own_functions import raised
 from train.run.records.loggers import Logger, MakeLogger, Run
 
 RECORDS_WAITING_MAX = 1000
@@ -123,7 +123,7 @@ class BackgroundLogger:
       logger.close()
     # It may raise anything, SystemExit included.
     except BaseException as error:
-      self._failure = explain(error)
+      self._failure = f"it raised {raised(error)}"
 
 
 @contextlib.contextmanager

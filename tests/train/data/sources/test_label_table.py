@@ -98,7 +98,8 @@ def test_lines_without_an_image_and_images_without_a_line(tmp_path):
 
 
 TABLES = {
-  "": "has no column of the images in its first line",
+  "": "labels.csv is empty: its first line names the columns",
+  "000.jpg,a\n001.jpg,b": "or put a line with the columns' names first, such as file,label",
   "file,label": "has no line below its columns",
   "name,label\n000.jpg,a": r"no column of the images in its first line, name,label: give --im",
   "file,what\n000.jpg,a": "no column of the labels in its first line, file,what: give --la",
@@ -110,7 +111,11 @@ TABLES = {
   "file,label,split\n000.jpg,a,dev": "line 2: 'dev' is no split",
   "file,label\n000.jpg,a\n001.jpg,a": "has only one class, a",
   "file,label\n000.jpg,a\n001.jpg,\x07": r"has a class named '\\x07'",
-  "file,label\n000.jpg,\xff": "is no CSV file in UTF-8",
+  "file,label\n000.jpg,\xff": "is no CSV file in UTF-8.*; save it as CSV in UTF-8",
+  "file,label\nb/x.jpg,a\nb/y.jpg,b": (
+    r"no image with a label; 2 images cannot be used, such as 'b/x.jpg': line 2 of \S+ names it"
+  ),
+  "file,label\n000.JPG,a\n001.jpg,b": "only one class, b; .*; 1 image cannot be used, .*'000.JPG'",
   'file,label\n000.jpg,"a': "is no CSV file in UTF-8",
   "file,label\n00,a": "00' may be a/00.jpg or b/00.jpg: give the path",
 }
@@ -144,3 +149,60 @@ def test_a_table_beside_class_folders_is_refused(tmp_path):
   (root / "labels.tsv").touch()
   with pytest.raises(UserError, match=r"has labels.csv and labels.tsv: give --labels="):
     read_source(root)
+
+
+@pytest.mark.parametrize("name", ["{root}/{}", ".//{}", "a/../{}"])
+def test_other_ways_to_write_a_path(tmp_path, name):
+  root = miniatures.write_table(tmp_path, images=9)
+  text = (root / "labels.csv").read_text()
+  for number in range(9):
+    own = f"{number:03d}.jpg"
+    text = text.replace(own, name.format(own, root=root))
+  (root / "labels.csv").write_text(f"\n{text}")
+  source = read_source(root)
+  assert sorted(labels_of(source)) == [f"{number:03d}.jpg" for number in range(6)]
+
+
+def test_letters_and_accents_may_be_apart(tmp_path):
+  for stem in ("caf\u00e9", "cafe\u0301s", "b", "c"):
+    (tmp_path / f"{stem}.jpg").write_bytes(miniatures.picture(0))
+  rows = "cafe\u0301.jpg,x\ncaf\u00e9s,y\nb.jpg,x\nc.jpg,y\n"
+  (tmp_path / "labels.csv").write_text(f"file,label\n{rows}")
+  source = read_source(tmp_path, 0.5)
+  found = labels_of(source) | labels_of(source, "validation")
+  assert found == {
+    "caf\u00e9.jpg": ("x",),
+    "cafe\u0301s.jpg": ("y",),
+    "b.jpg": ("x",),
+    "c.jpg": ("y",),
+  }
+  # Both may be there: then each line means its own.
+  (tmp_path / "cafe\u0301.jpg").write_bytes(miniatures.picture(1))
+  source = read_source(tmp_path, 0.5)
+  assert "cafe\u0301.jpg" in labels_of(source) | labels_of(source, "validation")
+
+
+def test_a_split_without_labels_is_left_out_and_a_missing_one_is_not(tmp_path):
+  root = miniatures.write_table(tmp_path / "source")
+  (root / "t.jpg").write_bytes(miniatures.picture(50))
+  with open(root / "labels.csv", "a") as file:
+    file.write("t.jpg,,test\n")
+  source = read_source(root)
+  assert "left out: test: 1 image without a label" in source.notes
+  assert set(source.splits) == {"train", "validation"}
+  (root / "t.jpg").unlink()
+  assert [image.name for image in read_source(root).splits["test"]] == ["t.jpg"]
+
+
+def test_a_table_is_given_once(tmp_path):
+  table = str(miniatures.write_table(tmp_path) / "labels.csv")
+  with pytest.raises(UserError, match=r"labels\.csv is a table, so give no --labels"):
+    read_source(table, labels=table)
+
+
+def test_numbers_that_are_names_are_no_indices(tmp_path):
+  root = miniatures.write_table(tmp_path, label=lambda number: number % 2)
+  by_name = read_source(root, class_names=("1", "0"))
+  assert labels_of(by_name)["001.jpg"] == ("1",)
+  by_index = read_source(root, class_names=("b", "a"))
+  assert labels_of(by_index)["001.jpg"] == ("a",)

@@ -132,6 +132,10 @@ PNG = image_files.TEN_IMAGES[0][0]
     ([Example("x", "a", PNG, "dev")], r"\('x'\) has the split 'dev', must be one of train, valid"),
     ([Example("x", 1.5, PNG)], "has the labels"),
     ([Example("x", [], PNG)], "has the labels"),
+    (
+      [Example("x", list(range(1025)), PNG)],
+      "has an image of 1,025 labels; there may be 1,024",
+    ),
     ([Example("x", "a", 3)], "has the image 3, must be a path, bytes, an array, or a function"),
     ([Example("x", "a", np.zeros(3))], r"has pixels of float64 \[3\], must be uint8"),
     ([Example("x", "a", lambda: PNG)], "cannot be sent to another process .* functools.partial"),
@@ -161,8 +165,91 @@ def test_references_that_lead_nowhere(module, reference, message):
     read_source(reference)
 
 
-def test_a_module_that_misses_another_shows_where(tmp_path, monkeypatch):
-  (tmp_path / "my_broken.py").write_text("import my_missing_dependency")
+@pytest.mark.parametrize(
+  ("text", "message"),
+  [
+    ("\nimport my_missing", r"No module named 'my_missing' \(.*my_broken_0\.py, line 2\)"),
+    ("def f(:", r"my_broken_1 raised SyntaxError: invalid syntax \(my_broken_1\.py, line 1\)"),
+    (
+      "1 / 0",
+      r"my_broken_2 raised ZeroDivisionError: division by zero \(.*my_broken_2\.py",
+    ),
+  ],
+)
+def test_a_module_that_cannot_be_imported_shows_where(tmp_path, monkeypatch, text, message):
+  name = message[message.index("my_broken_") :][: len("my_broken_0")]
+  (tmp_path / f"{name}.py").write_text(text)
   monkeypatch.syspath_prepend(tmp_path)
-  with pytest.raises(UserError, match=r"my_broken.py, line 1: .*my_missing_dependency"):
-    read_source("my_broken:pictures")
+  with pytest.raises(UserError, match=message):
+    read_source(f"{name}:pictures")
+
+
+def raise_error(number):
+  raise KeyError(number)
+
+
+def wrong_pixels(shape, dtype):
+  return np.zeros(shape, dtype)
+
+
+@pytest.mark.parametrize(
+  ("function", "message"),
+  [
+    (
+      functools.partial(raise_error, 7),
+      r"image '[ab]': its function raised KeyError: 7 \(.*",
+    ),
+    (functools.partial(wrong_pixels, (4, 4, 3), np.float32), "pixels of float32 .*, must be uint8"),
+    (functools.partial(wrong_pixels, (4, 4, 4), np.uint8), r"uint8 \[4, 4, 4\], must be uint8"),
+    (functools.partial(wrong_pixels, (0, 4, 3), np.uint8), r"uint8 \[0, 4, 3\], must be uint8"),
+    (functools.partial(str, "/"), r"image [ab] cannot be read \(Is a directory\): add --skip"),
+  ],
+)
+def test_functions_that_return_no_image_are_named(tmp_path, function, message):
+  splits = ("train", "validation")
+  examples = [Example(label, label, function, split) for split in splits for label in "ab"]
+  with pytest.raises(UserError, match=message):
+    write_dataset(tmp_path / "data", read_source(lambda: examples))
+
+
+def failing_examples():
+  yield Example("a", "a", PNG)
+  raise OSError("no disk")
+
+
+def failing_function():
+  raise IndexError("no row")
+
+
+@pytest.mark.parametrize(
+  ("function", "message"),
+  [
+    (failing_examples, r"failing_examples raised OSError: no disk \(.*, line .*\) after 1 example"),
+    (failing_function, r"failing_function raised IndexError: no row \(.*test_own_source.py, line"),
+  ],
+)
+def test_errors_of_the_function_are_one_line(function, message):
+  with pytest.raises(UserError, match=message):
+    read_source(function)
+
+
+def test_every_function_can_be_sent_to_another_process():
+  functions = [functools.partial(wrong_pixels, (4, 4), np.uint8), lambda: PNG]
+  examples = [Example(str(number), number, one) for number, one in enumerate(functions)]
+  with pytest.raises(UserError, match=r"example 1 \('1'\): its function cannot be sent to another"):
+    read_source(lambda: examples)
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.array, lambda label: np.array([label])])
+def test_labels_of_numpy(kind):
+  numbers = [Example(str(label), kind(label), PNG) for label in range(9)]
+  names = [Example(str(label), np.str_("ab"[label % 2]), PNG) for label in range(9)]
+  for examples, class_names in ((numbers, tuple("012345678")), (names, ("a", "b"))):
+    source = read_source(lambda examples=examples: examples, 0.4)
+    assert source.class_names == class_names
+
+
+def test_a_source_that_names_its_classes_takes_no_other_names(module):
+  assert read_source(f"{module}:Numbered", class_names=("no", "yes")).class_names == ("no", "yes")
+  with pytest.raises(UserError, match=r"--class_names: .* names its classes itself; leave out the"):
+    read_source(f"{module}:Numbered", class_names=("yes", "no"))

@@ -4,10 +4,12 @@ import json
 import pytest
 
 from nfnet.errors import UserError
+from nfnet.images.headers import BadImageError
 from tests.train.data import image_files
 from tests.train.data.sources import miniatures
 from train.data.dataset_writer import _tasks, write_dataset
 from train.data.image_sources import read_source
+from train.data.sources import parquet
 
 pyarrow = pytest.importorskip("pyarrow", reason="reading parquet files needs pyarrow")
 
@@ -120,3 +122,45 @@ def test_damaged_metadata_are_none(tmp_path, metadata):
   metadata = {b"huggingface": metadata}
   miniatures.write_parquet(tmp_path / "a.parquet", examples(0, 12), metadata=metadata)
   assert read_source(tmp_path, 0.3).class_names == ("0", "1", "2")
+
+
+def test_columns_of_views(tmp_path):
+  views = {"binary": pyarrow.binary_view(), "text": pyarrow.string_view()}
+  cells = [miniatures.picture(number) for number in range(12)]
+  names = [image_files.CLASS_NAMES[number % 3] for number in range(12)]
+  table = {
+    "image": pyarrow.array(cells, views["binary"]),
+    "label": pyarrow.array(names, views["text"]),
+  }
+  pyarrow.parquet.write_table(pyarrow.table(table), tmp_path / "a.parquet")
+  source = read_source(tmp_path, 0.3)
+  assert source.class_names == image_files.CLASS_NAMES
+  assert {image.read() for image in source.splits["train"]} <= set(cells)
+
+
+def test_a_row_group_is_read_in_pieces(tmp_path, monkeypatch):
+  monkeypatch.setattr(parquet, "_ROWS_PER_BATCH", 3)
+  monkeypatch.setattr(parquet, "_GROUP_BYTES_NOTED", 1000)
+  source = read_source(write(tmp_path / "source", row_group_size=10))
+  found = {image.read(): image.labels for image in source.splits["train"]}
+  assert found == {image: (label,) for image, label in examples(0, 20)}
+  image = source.splits["train"][0]
+  assert parquet._images(image.container.path, image.columns, 0).num_chunks == 4
+  (note,) = source.notes
+  assert note.startswith("note: row groups have up to ")
+  assert note.endswith("kB of images, and each of the --workers keeps one in memory")
+
+
+def test_an_empty_file_is_left_out(tmp_path):
+  root = write(tmp_path / "source")
+  miniatures.write_parquet(root / "data" / "train-x.parquet", [(b"x", 1)])
+  path = root / "data" / "train-x.parquet"
+  pyarrow.parquet.write_table(pyarrow.parquet.read_table(path).slice(0, 0), path)
+  assert len(read_source(root).splits["train"]) == 20
+
+
+def test_images_are_bounded(tmp_path, monkeypatch):
+  source = read_source(write(tmp_path / "source"))
+  monkeypatch.setattr(parquet, "ENCODED_BYTES_MAX", 100)
+  with pytest.raises(BadImageError, match="has more than 100 bytes: make the image smaller"):
+    source.splits["train"][0].read()

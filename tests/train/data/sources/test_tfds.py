@@ -143,3 +143,25 @@ def test_a_feature_may_be_named(tmp_path):
   assert read_source(root, image_field="image").class_names == image_files.CLASS_NAMES
   with pytest.raises(UserError, match="has no feature right; it has image, label, file_name, left"):
     read_source(root, image_field="right")
+
+
+def test_a_split_of_damaged_records_is_not_left_out(tmp_path):
+  splits = {
+    "train": miniatures.tfds_examples(0, 10),
+    "test": [b"no example"] * 2,
+    "validation": [{**one, "image": []} for one in miniatures.tfds_examples(20, 3)],
+  }
+  source = read_source(miniatures.write_tfds(tmp_path / "birds", splits))
+  assert {split: len(images) for split, images in source.splits.items()} == {
+    "train": 10,
+    "validation": 3,
+    "test": 2,
+  }
+  assert all(image.problem for image in source.splits["test"] + source.splits["validation"])
+
+
+def test_files_without_records_need_not_be_there(tmp_path):
+  splits = {"train": miniatures.tfds_examples(0, 9), "test": miniatures.tfds_examples(20, 1)}
+  root = miniatures.write_tfds(tmp_path / "birds", splits)
+  (root / "birds-test.array_record-00000-of-00002").unlink()
+  assert len(read_source(root).splits["validation"]) == 1

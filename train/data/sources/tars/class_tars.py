@@ -8,21 +8,24 @@ into class folders, so they make the same data set as those.
 import functools
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import BinaryIO, NamedTuple
 
 import tqdm
 
 from nfnet.errors import UserError, format_count, shortened
+from nfnet.foreign_files.known_starts import known_mistake
 from nfnet.foreign_files.regular_files import open_regular
 from train.data.preparation.class_folders import SPLIT_NAMES, TRAIN
 from train.data.preparation.file_tree import IMAGE_SUFFIXES, examples, is_of_the_system
 from train.data.sources.images import Container, ImageInFile
 from train.data.sources.labeling import Labeled, make_source
-from train.data.sources.shard_files import find_files
+from train.data.sources.shard_files import find_files, is_compressed_tar
 from train.data.sources.source import Options, Source
 from train.data.sources.tars.tar_files import CUT_OFF, Member, read_members
 
+LABEL_SUFFIX = ".cls"
+"""Ending of the files that hold a label and nothing else, beside the images of WebDataset."""
 # Listing takes a second for 30,000 images; a bar is shown after this time.
 PROGRESS_DELAY_SECONDS = 1.0
 
@@ -62,7 +65,7 @@ def read_class_tars(source: str, options: Options) -> Source:
     how = f"each tar file in {path} is a class"
   else:
     splits = _splits(names, source)
-    images = _images(root, splits, left)
+    images = images_of_tars(root, splits, left, with_folders=len(set(splits.values())) > 1)
     how = f"each tar file in {source} is a class"
     if len(set(splits.values())) > 1:
       how += f"; splits are the folders ({', '.join(sorted(set(splits.values())))})"
@@ -91,7 +94,12 @@ def nested_images(path: str, prefix: str, split: str, left: Left) -> Iterator[La
   ):
     for member in members_of(file, path):
       bar.update(member.offset - bar.n)
-      if member.name and not member.name.endswith(".tar"):
+      if is_compressed_tar(member.name):
+        raise UserError(
+          f"{path} holds compressed tar files ({shortened(member.name)}), in which nothing can be "
+          "found: unpack it and decompress them"
+        )
+      if member.name and not member.name.lower().endswith(".tar"):
         left.others.append(f"{os.path.basename(path)}/{member.name}")
         continue
       found += 1
@@ -109,14 +117,26 @@ def nested_images(path: str, prefix: str, split: str, left: Left) -> Iterator[La
     )
 
 
-def _images(root: str, splits: dict[str, str], left: Left) -> Iterator[Labeled]:
-  several = len(set(splits.values())) > 1
+def images_of_tars(
+  root: str, splits: Mapping[str, str], left: Left, *, with_folders: bool
+) -> Iterator[Labeled]:
+  """Yields the images of tar files, each of which is a class.
+
+  Args:
+    root: folder of the files.
+    splits: split of the images of each file, by its path below the folder.
+    left: is told of what is not read.
+    with_folders: whether the names of images begin with the folders of their files.
+
+  Raises:
+    UserError: a file is no tar file, or cannot be that of a class.
+  """
   containers = {name: Container.of(os.path.join(root, name)) for name in splits}
   with progress_bar(sum(one.size_bytes for one in containers.values())) as bar:
     for name, split in splits.items():
       container = containers[name]
       path = pathlib.PurePosixPath(name)
-      prefix = f"{path.parent}/" if several else ""
+      prefix = f"{path.parent}/" if with_folders else ""
       with open_regular(container.path) as file:
         for member in members_of(file, container.path):
           yield from _image(member, path.stem, prefix, split, container, left)
@@ -128,7 +148,7 @@ def members_of(file: BinaryIO, path: str) -> Iterator[Member]:
   try:
     yield from read_members(file)
   except UserError as error:
-    raise UserError(f"{path}: {error}") from error
+    raise UserError(f"{path}: {known_mistake(path) or error}") from error
 
 
 def _splits(names: list[str], source: str) -> dict[str, str]:
@@ -155,11 +175,19 @@ def _image(
     return
   path = pathlib.PurePosixPath(member.name)
   if is_of_the_system(path.name) or path.suffix.lower() not in IMAGE_SUFFIXES:
+    if path.suffix.lower() == LABEL_SUFFIX:
+      raise UserError(
+        f"{container.path} has labels beside its images ({shortened(member.name)}), so it is no "
+        "tar file of a class: give --format=webdataset"
+      )
     left.others.append(f"{class_name}.tar/{member.name}")
     return
-  if len(path.parts) > 2:
-    raise UserError(f"{container.path} has folders of images ({shortened(member.name)}): unpack it")
   # The members of some archives lie in a folder that is named as the class.
+  if path.parts[:-1] not in ((), (class_name,)):
+    raise UserError(
+      f"{container.path} has folders of images ({shortened(member.name)}), which may be classes, "
+      f"too: unpack it, or rename it if {path.parts[-2]} is its class"
+    )
   name = f"{prefix}{class_name}/{member.unique_name.removeprefix(f'{class_name}/')}"
   yield Labeled(split, (class_name,), functools.partial(image_in_file, name, member, container))
 

@@ -25,12 +25,13 @@ from train.data.preparation.file_tree import IMAGE_SUFFIXES, File, Folder, read_
 from train.data.sources.folders import image_file
 from train.data.sources.images import Container, ImageFile
 from train.data.sources.label_table import read_rows
-from train.data.sources.labeling import Labeled, make_source
+from train.data.sources.labeling import Labeled, make_source, unusable
 from train.data.sources.source import Options, Source
 from train.data.sources.tars.class_tars import (
   Left,
   damaged,
   image_in_file,
+  images_of_tars,
   members_of,
   nested_images,
   progress_bar,
@@ -77,11 +78,16 @@ def read_imagenet(root: str, options: Options) -> Source:
   else:
     names = set(os.listdir(root))
   left = Left([])
+  notes: list[str] = []
   train_tar = os.path.join(root, TRAIN_TAR)
   folder_of_train = os.path.join(root, "train")
   if TRAIN_TAR in names:
     images = list(nested_images(train_tar, "train/", TRAIN, left))
     how = f"training images are in {TRAIN_TAR}"
+  elif tars := _tars_in(folder_of_train):
+    splits = {os.path.join("train", name): TRAIN for name in tars}
+    images = list(images_of_tars(root, splits, left, with_folders=True))
+    how = "training images are in the tar files in train"
   elif os.path.isdir(folder_of_train):
     images = list(_class_folders("train", TRAIN, root, options))
     how = "training images are in train"
@@ -101,12 +107,27 @@ def read_imagenet(root: str, options: Options) -> Source:
         raise UserError(
           f"{root}: validation images have {format_count(len(unknown), 'class')} that no training "
           f"image has, such as {quoted(str(unknown[0]))}: the files do not belong together"
+          f"{unusable(images)}"
         )
       if place == VALIDATION_TAR:
-        images += _validation_tar(os.path.join(root, place), labels, left)
+        held_out = list(_validation_tar(os.path.join(root, place), labels, left))
       else:
-        images += _validation_folder(root, place, labels, options)
-  return make_source(images, options, how=how, where=root, notes=tuple(left.notes()))
+        held_out = list(_validation_folder(root, place, labels, options))
+      images += held_out
+      absent = len(labels) - sum(bool(image.labels) for image in held_out)
+      if absent > 0:
+        notes.append(
+          f"note: {how_labeled} are for {format_count(len(labels), 'image')}, of which {absent:,} "
+          f"are not in {place}"
+        )
+  return make_source(images, options, how=how, where=root, notes=(*notes, *left.notes()))
+
+
+def _tars_in(folder: str) -> list[str]:
+  """Returns the names of the tar files in a folder, in which people unpack the one of all."""
+  if not os.path.isdir(folder):
+    return []
+  return sorted(name for name in os.listdir(folder) if name.lower().endswith(".tar"))
 
 
 def _class_folders(name: str, split: str, root: str, options: Options) -> Iterator[Labeled]:

@@ -47,7 +47,7 @@ class Member(NamedTuple):
     return f"{self.name} at byte {self.offset}" if self.is_repeated else self.name
 
 
-class _DamagedError(Exception):
+class _DamagedError(ValueError):
   """Reports that a header asks for more than any header does."""
 
 

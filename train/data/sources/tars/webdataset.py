@@ -6,22 +6,25 @@ comes before .json and .json before .txt. Shards are those of a folder or a patt
 path, as in `train-{000..127}.tar`, tells the split.
 """
 
+import collections
 import functools
-import itertools
 import os
 import pathlib
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO
 
 from nfnet.errors import UserError, format_count, quoted, short_text
 from nfnet.foreign_files.json_text import parse_json
 from nfnet.foreign_files.regular_files import open_regular
+from train.data.preparation.class_folders import SPLIT_NAMES, WORDS
 from train.data.preparation.file_tree import IMAGE_SUFFIXES, is_of_the_system
 from train.data.sources.images import Container
-from train.data.sources.labeling import Labeled, make_source
+from train.data.sources.labeling import Labeled, make_source, without_unlabeled_splits
 from train.data.sources.shard_files import find_files, splits_of_files
 from train.data.sources.source import Options, Source
 from train.data.sources.tars.class_tars import (
+  LABEL_SUFFIX,
   Left,
   damaged,
   image_in_file,
@@ -30,21 +33,32 @@ from train.data.sources.tars.class_tars import (
 )
 from train.data.sources.tars.tar_files import Member
 
-_LABEL_SUFFIXES = (".cls", ".json", ".txt")
+_LABEL_SUFFIXES = (LABEL_SUFFIX, ".json", ".txt")
 _LABEL_FIELDS = ("label", "labels", "cls", "class", "class_name", "category")
 _LABEL_BYTES_MAX = 2**20
-# Of the first shard, enough to see what a sample consists of.
+# Of a shard, enough to see what a sample consists of.
 _MEMBERS_LOOKED_AT = 200
+_NEGATIVE = re.compile(r"-\d{1,9}")
 
 
-def has_labels(path: str) -> bool:
-  """Returns whether a tar file has files with labels beside its images.
+class _NoLabel(str):
+  """A reason why an image has no label, where nothing is damaged."""
+
+
+def has_labels(root: str, names: Sequence[str]) -> bool:
+  """Returns whether tar files have files with labels beside their images.
+
+  The first file of each split is read, so that test images without labels do not matter.
+
+  Args:
+    root: folder of the files.
+    names: paths of the files below it.
 
   Raises:
-    UserError: it is no tar file.
-    OSError: it cannot be read.
+    UserError: one is no tar file.
+    OSError: one cannot be read.
   """
-  return bool(_label_suffixes(path))
+  return bool(_label_suffixes(root, names))
 
 
 def read_webdataset(source: str, options: Options) -> Source:
@@ -61,7 +75,7 @@ def read_webdataset(source: str, options: Options) -> Source:
   """
   root, names = find_files(source, ".tar", options.excluded)
   splits = splits_of_files(names, source)
-  found = _label_suffixes(os.path.join(root, names[0]))
+  found = _label_suffixes(root, names)
   if options.label_field is not None and ".json" in found:
     found = {".json"}
   suffix = next((one for one in _LABEL_SUFFIXES if one in found), None)
@@ -80,7 +94,9 @@ def read_webdataset(source: str, options: Options) -> Source:
   if suffix == ".txt":
     _refuse_captions(images, source)
   how = f"{format_count(len(names), 'WebDataset shard')}; labels are those in the {suffix} files"
-  return make_source(images, options, how=how, where=source, notes=tuple(reader.notes()))
+  images, unlabeled = without_unlabeled_splits(images)
+  notes = (*reader.notes(), *unlabeled)
+  return make_source(images, options, how=how, where=source, notes=notes)
 
 
 class _Reader:
@@ -121,7 +137,7 @@ class _Reader:
         elif suffix not in _LABEL_SUFFIXES:
           self._left.others.append(f"{name}/{member.name}")
     for key, members in images.items():
-      label = labels.pop(key, f"it has no file {self._label_suffix}")
+      label = labels.pop(key, _NoLabel(f"it has no file {self._label_suffix}"))
       others = {member.name for member in members}
       for member in members:
         problem = member.problem or (label if isinstance(label, str) else "")
@@ -129,7 +145,12 @@ class _Reader:
           problem = "its sample has several images: give --image_field= the extension of one"
         member = member._replace(problem=problem)
         make = functools.partial(image_in_file, f"{name}/{member.unique_name}", member, container)
-        yield Labeled(split, () if problem or isinstance(label, str) else label, make)
+        yield Labeled(
+          split,
+          () if problem or isinstance(label, str) else label,
+          make,
+          is_unlabeled=isinstance(problem, _NoLabel),
+        )
     self._without_image += len(labels)
 
   def _is_image(self, suffix: str) -> bool:
@@ -147,8 +168,8 @@ class _Reader:
       text = content.decode("utf-8-sig").strip()
     except ValueError as error:
       return f"its {self._label_suffix} is damaged ({short_text(error)})"
-    if not text:
-      return f"its {self._label_suffix} is empty"
+    if not text or (self._label_suffix == LABEL_SUFFIX and _NEGATIVE.fullmatch(text)):
+      return _NoLabel(f"its {self._label_suffix} has no label, but {quoted(text)}")
     if self._label_suffix == ".cls" and text.isascii() and text.isdecimal() and len(text) < 10:
       return (int(text),)
     return (text,)
@@ -165,28 +186,45 @@ class _Reader:
           f"a .json of the source has the fields {quoted(list(fields))} and none named "
           f"{', '.join(_LABEL_FIELDS)}: give --label_field= one of them"
         )
-    return labels_of_value(fields.get(self._label_field)) or (
-      f"its .json has no label in the field {quoted(self._label_field)}"
-    )
+    return _labels_of_value(fields.get(self._label_field), self._label_field)
 
 
-def labels_of_value(value: Any) -> tuple:
-  """Returns the labels that a value of a file is, one or a list; none if it is no label."""
+def _labels_of_value(value: Any, field: str) -> tuple | str:
+  """Returns the labels in a field, one or a list, or what is wrong with it."""
+  if value is None or value in ("", []) or (type(value) is int and value < 0):
+    return _NoLabel(f"its .json has no label in the field {quoted(field)}, but {quoted(value)}")
   values = value if isinstance(value, list) else [value]
-  is_label = all(type(one) is int or (type(one) is str and one) for one in values)
-  return tuple(values) if is_label else ()
+  if values and all(type(one) is int or (type(one) is str and one) for one in values):
+    return tuple(values)
+  return f"its .json has {quoted(value)} in the field {quoted(field)}, must be a number or a name"
 
 
-def _label_suffixes(path: str) -> set[str]:
-  images, labels = set(), set()
+def _label_suffixes(root: str, names: Sequence[str]) -> set[str]:
+  """Returns the endings of the files with labels that lie beside images."""
+  firsts: dict[frozenset[str], str] = {}
+  for name in names:
+    words = (SPLIT_NAMES.get(word.lower()) for word in WORDS.findall(name))
+    firsts.setdefault(frozenset(filter(None, words)), name)
+  return set().union(
+    *(_label_suffixes_of_shard(os.path.join(root, name)) for name in firsts.values())
+  )
+
+
+def _label_suffixes_of_shard(path: str) -> set[str]:
+  suffixes: dict[str, set[str]] = collections.defaultdict(set)
+  found: set[str] = set()
   with open_regular(path) as file:
-    for member in itertools.islice(members_of(file, path), _MEMBERS_LOOKED_AT):
+    for count, member in enumerate(members_of(file, path), start=1):
       key, suffix = _key_and_suffix(member.name)
-      if suffix in IMAGE_SUFFIXES:
-        images.add(key)
-      elif suffix in _LABEL_SUFFIXES:
-        labels.add((key, suffix))
-  return {suffix for key, suffix in labels if key in images}
+      if suffix in IMAGE_SUFFIXES or suffix in _LABEL_SUFFIXES:
+        of_sample = suffixes[key]
+        of_sample.add(suffix)
+        if any(one in IMAGE_SUFFIXES for one in of_sample):
+          found |= of_sample & set(_LABEL_SUFFIXES)
+      # The images may come first, all of them.
+      if found and count >= _MEMBERS_LOOKED_AT:
+        break
+  return found
 
 
 def _key_and_suffix(name: str) -> tuple[str, str]:

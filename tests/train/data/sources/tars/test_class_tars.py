@@ -89,6 +89,14 @@ def test_a_tar_of_tars_that_is_cut_off(tmp_path):
   ("members", "message"),
   [
     ([("a/b/c.jpg", b"x")], "has folders of images .* unpack it"),
+    (
+      [("ant/c.jpg", b"x")],
+      r"has folders of images \(ant/c.jpg\), .* rename it if ant is",
+    ),
+    (
+      [("x.jpg", b"x"), ("y.cls", b"0")],
+      r"labels beside its images \(y.cls\).*=webdataset",
+    ),
     ([], "nothing tells the classes: unpack it|has no image with a label"),
   ],
 )
@@ -113,3 +121,50 @@ def test_tars_beside_class_folders_are_refused(tmp_path):
   with pytest.raises(UserError, match="give --format=class_tars or --format=class_folders"):
     read_source(root)
   assert read_source(root, source_format="class_folders").class_names == image_files.CLASS_NAMES
+
+
+def test_endings_in_capitals(tmp_path):
+  root = miniatures.write_class_tars(tmp_path)
+  (root / "n01440764.tar").rename(root / "n01440764.TAR")
+  assert read_source(root).class_names == miniatures.WORDNET_IDS
+  inner = [
+    (f"{name}.TAR", miniatures.tar_bytes(miniatures.class_members(label, 6)))
+    for label, name in enumerate(miniatures.WORDNET_IDS)
+  ]
+  assert read_source(miniatures.write_tar(tmp_path / "all.TAR", inner)).class_names == (
+    miniatures.WORDNET_IDS
+  )
+
+
+@pytest.mark.parametrize("name", ["n9.tar.gz", "n9.tgz", "n9.TAR.xz"])
+def test_compressed_classes_are_not_passed_over(tmp_path, name):
+  root = miniatures.write_class_tars(tmp_path / "tars")
+  (root / name).write_bytes(b"\x1f\x8b")
+  with pytest.raises(UserError, match=rf"has compressed tar files \({name}\), in which nothing"):
+    read_source(root)
+  # The same is there uncompressed.
+  miniatures.write_tar(root / "n9.tar", miniatures.class_members(0, 6))
+  assert len(read_source(root).class_names) == 4
+  path = miniatures.write_tar(tmp_path / "all.tar", [(f"x/{name}", b"\x1f\x8b")])
+  with pytest.raises(UserError, match=rf"all.tar holds compressed tar files \(x/{name}\)"):
+    read_source(path)
+
+
+@pytest.mark.parametrize("name", ["a.tar.gz", "a.tgz", "a.zip"])
+def test_packed_sources_are_recognized(tmp_path, name):
+  (tmp_path / name).write_bytes(b"PK")
+  with pytest.raises(UserError, match=rf"has no folder with images, but \S+/{name}: unpack it"):
+    read_source(tmp_path)
+  with pytest.raises(UserError, match=rf"{name} is compressed, so nothing in it can be found"):
+    read_source(tmp_path / name)
+  # Beside class folders, it is what they were unpacked from.
+  image_files.write_class_folders(tmp_path, 8)
+  assert read_source(tmp_path).class_names == image_files.CLASS_NAMES
+
+
+def test_another_archive_makes_another_data_set(tmp_path):
+  root = miniatures.write_class_tars(tmp_path)
+  fingerprints = {image.fingerprint() for image in read_source(root).splits["train"]}
+  for path in root.iterdir():
+    os.utime(path, ns=(1, 1))
+  assert fingerprints.isdisjoint(image.fingerprint() for image in read_source(root).splits["train"])

@@ -1,4 +1,6 @@
 import csv
+import io
+import tarfile
 
 import pytest
 
@@ -73,6 +75,15 @@ def damaged_devkit(root):
   return "ILSVRC2012_devkit_t12.tar.gz (is damaged|has no)"
 
 
+def huge_meta(root):
+  path = root / "ILSVRC2012_devkit_t12.tar.gz"
+  with tarfile.open(path, "w:gz", compresslevel=1) as archive:
+    member = tarfile.TarInfo("data/meta.mat")
+    member.size = 64 * 2**20 + 1
+    archive.addfile(member, io.BytesIO(bytes(member.size)))
+  return "has a meta.mat of 67,108,865 bytes: it is another file"
+
+
 def damaged_meta(root):
   (root / "ILSVRC2012_devkit_t12").mkdir()
   (root / "ILSVRC2012_devkit_t12" / "meta.mat").write_bytes(b"MATLAB" * 100)
@@ -93,6 +104,12 @@ def other_classes(root):
   return "validation images have 3 classes that no training image has, such as 'n01440764'"
 
 
+def training_images_cut_off(root):
+  path = root / "ILSVRC2012_img_train.tar"
+  miniatures.cut(path, path.stat().st_size // 2)
+  return "do not belong together; .* cannot be used, such as '.*train.tar': damaged after "
+
+
 def no_training_images(root):
   (root / "ILSVRC2012_img_train.tar").unlink()
   return "has neither ILSVRC2012_img_train.tar nor a folder train"
@@ -100,7 +117,16 @@ def no_training_images(root):
 
 @pytest.mark.parametrize(
   "change",
-  [no_devkit, damaged_devkit, damaged_meta, no_ground_truth, other_classes, no_training_images],
+  [
+    no_devkit,
+    damaged_devkit,
+    huge_meta,
+    damaged_meta,
+    no_ground_truth,
+    other_classes,
+    training_images_cut_off,
+    no_training_images,
+  ],
 )
 def test_files_that_are_refused(tmp_path, change):
   root = miniatures.write_imagenet(tmp_path / "ImageNet")
@@ -113,3 +139,25 @@ def test_the_validation_file_alone_is_refused(tmp_path):
   root = miniatures.write_imagenet(tmp_path / "ImageNet")
   with pytest.raises(UserError, match="has no training images: give the folder with"):
     read_source(root / "ILSVRC2012_img_val.tar")
+
+
+def test_a_folder_of_the_inner_tar_files(tmp_path):
+  root = miniatures.write_imagenet(tmp_path / "ImageNet")
+  expected = read_source(root)
+  with tarfile.open(root / "ILSVRC2012_img_train.tar") as archive:
+    archive.extractall(root / "train", filter="data")
+  moved = (root / "ILSVRC2012_img_train.tar").rename(tmp_path / "all.tar")
+  source = read_source(root)
+  moved.rename(root / "ILSVRC2012_img_train.tar")
+  for split, images in expected.splits.items():
+    assert [one.name for one in source.splits[split]] == [one.name for one in images]
+    assert [one.read() for one in source.splits[split]] == [one.read() for one in images]
+
+
+def test_labels_of_more_images_than_there_are(tmp_path):
+  root = miniatures.write_imagenet(tmp_path / "ImageNet", devkit="folder")
+  truth = root / "ILSVRC2012_devkit_t12" / "data" / "ILSVRC2012_validation_ground_truth.txt"
+  assert not read_source(root).notes
+  truth.write_text(truth.read_text() + "1\n2\n")
+  (note,) = read_source(root).notes
+  assert note.endswith("are for 8 images, of which 2 are not in ILSVRC2012_img_val.tar")

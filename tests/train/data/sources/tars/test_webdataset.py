@@ -178,3 +178,91 @@ def test_shards_that_are_refused(tmp_path, write):
   message = write(tmp_path / "shards")
   with pytest.raises(UserError, match=message):
     read_source(tmp_path / "shards")
+
+
+def test_images_may_come_before_all_labels(tmp_path):
+  for shard in range(2):
+    members = miniatures.samples(300 * shard, 300)
+    members.sort(key=lambda member: member[0].endswith(".cls"))
+    miniatures.write_tar(tmp_path / f"shard-{shard}.tar", members)
+  assert read_source(tmp_path).class_names == ("0", "1", "2")
+
+
+def test_a_split_without_labels_is_left_out(tmp_path):
+  root = miniatures.write_webdataset(tmp_path)
+  # It comes first.
+  pictures = [(f"{number}.jpg", miniatures.picture(number)) for number in range(3)]
+  miniatures.write_tar(root / "test-000000.tar", pictures)
+  source = read_source(root)
+  assert source.class_names == ("0", "1", "2")
+  assert source.notes == ("left out: test: 3 images without a label",)
+
+
+@pytest.mark.parametrize(
+  ("suffix", "value"),
+  [(".cls", b"-1"), (".cls", b""), (".json", {"label": -1}), (".json", {"label": None})],
+)
+def test_samples_that_say_they_have_no_label(tmp_path, suffix, value):
+  label = (lambda n: n % 3) if suffix == ".cls" else (lambda n: {"label": n % 3})
+  root = miniatures.write_webdataset(tmp_path, suffix=suffix, label=label)
+  test = miniatures.samples(50, 2, suffix=suffix, label=lambda n: value)
+  miniatures.write_tar(root / "test-000000.tar", test)
+  source = read_source(root)
+  assert source.class_names == ("0", "1", "2")
+  assert source.notes == ("left out: test: 2 images without a label",)
+  # In a split with labels, they are damaged.
+  miniatures.write_tar(root / "train-000001.tar", test)
+  problems = [image.problem for image in read_source(root).splits["train"] if image.problem]
+  assert len(problems) == 2
+  assert "has no label" in problems[0]
+
+
+def test_a_damaged_split_is_not_left_out(tmp_path):
+  root = miniatures.write_webdataset(tmp_path, suffix=".json", label=lambda n: {"label": n % 3})
+  bad = miniatures.samples(50, 2, suffix=".json", label=lambda n: {"label": 1.5})
+  miniatures.write_tar(root / "test-000000.tar", bad)
+  (first, _) = read_source(root).splits["test"]
+  assert first.problem == "its .json has 1.5 in the field 'label', must be a number or a name"
+
+
+def test_why_no_image_can_be_used(tmp_path):
+  miniatures.write_webdataset(tmp_path, suffix=".json", label=lambda n: {"label": n % 2 == 0})
+  message = r"no image with a label; 18 images cannot be used, such as 'train-.*jpg': its .json has"
+  with pytest.raises(UserError, match=message):
+    read_source(tmp_path)
+
+
+def test_shards_behind_a_link(tmp_path):
+  miniatures.write_webdataset(tmp_path / "disk")
+  (tmp_path / "shards").mkdir()
+  (tmp_path / "shards" / "a").symlink_to(tmp_path / "disk")
+  (tmp_path / "shards" / "loop").symlink_to(tmp_path / "shards")
+  source = read_source(tmp_path / "shards")
+  assert {split: len(images) for split, images in source.splits.items()} == {
+    "train": 12,
+    "validation": 6,
+  }
+
+
+def test_stars_are_no_pattern(tmp_path):
+  miniatures.write_webdataset(tmp_path)
+  with pytest.raises(UserError, match=r"\*\.tar does not exist: write braces, such as {000"):
+    read_source(tmp_path / "train-*.tar")
+
+
+def test_label_files_that_are_none(tmp_path):
+  root = miniatures.write_webdataset(tmp_path)
+  labels = {"long.cls": bytes(2**20 + 1), "two.cls": b"1", "two.CLS": b"2"}
+  images = {name.partition(".")[0]: f"{name.partition('.')[0]}.jpg" for name in labels}
+  members = [*labels.items(), *((name, miniatures.picture(0)) for name in images.values())]
+  miniatures.write_tar(root / "train-000001.tar", members)
+  found = [image.problem for image in read_source(root).splits["train"] if image.problem]
+  assert found == ["its .cls has 1,048,577 bytes", "it has two files .cls"]
+
+
+def test_a_field_means_the_json_where_there_are_others(tmp_path):
+  members = miniatures.samples(0, 12)
+  members += [(f"{n:06d}.json", b'{"color": "%s"}' % (b"red", b"blue")[n % 2]) for n in range(12)]
+  path = miniatures.write_tar(tmp_path / "train.tar", members)
+  assert read_source(path, 0.3).class_names == ("0", "1", "2")
+  assert read_source(path, 0.3, label_field="color").class_names == ("blue", "red")
