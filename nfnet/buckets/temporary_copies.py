@@ -1,6 +1,5 @@
 """Copies objects from a bucket into a folder that is removed after use."""
 
-import concurrent.futures
 import contextlib
 import pathlib
 import tempfile
@@ -10,6 +9,7 @@ from tqdm import tqdm
 
 from nfnet.buckets import objects
 from nfnet.buckets.bucket_path import BucketPath
+from nfnet.buckets.daemon_threads import map_unordered
 from nfnet.errors import UserError
 
 _OBJECTS_AT_ONCE = 8
@@ -30,10 +30,15 @@ def temporary_copies(folder: BucketPath, names: Iterable[str]) -> Iterator[pathl
   """
   with contextlib.ExitStack() as opened:
     try:
-      place = pathlib.Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="nfnets-")))
+      # After an error, a copy may still be under way.
+      temporary = tempfile.TemporaryDirectory(prefix="nfnets-", ignore_cleanup_errors=True)
+      place = pathlib.Path(opened.enter_context(temporary))
       bar = tqdm(desc=f"reading {folder}", unit="B", unit_scale=True, disable=None, leave=False)
-      with bar, concurrent.futures.ThreadPoolExecutor(_OBJECTS_AT_ONCE) as pool:
-        list(pool.map(lambda name: _copy(folder / name, place / name, bar), names))
+      with bar:
+        for _ in map_unordered(
+          lambda name: _copy(folder / name, place / name, bar), names, _OBJECTS_AT_ONCE
+        ):
+          pass
     except OSError as error:
       if isinstance(error.filename, str) and error.filename.startswith(objects.SCHEME):
         raise UserError(f"{error.filename} cannot be read: {error.strerror}") from error

@@ -6,7 +6,6 @@ that was interrupted is continued where it stopped. Processes of a machine that 
 share the work: one copies a file while it holds the kernel's lock on it, and the others wait.
 """
 
-import concurrent.futures
 import dataclasses
 import errno
 import hashlib
@@ -21,6 +20,7 @@ from tqdm import tqdm
 
 from nfnet.buckets import objects
 from nfnet.buckets.bucket_path import BucketPath
+from nfnet.buckets.daemon_threads import map_unordered
 from nfnet.errors import UserError, format_count
 from nfnet.system.durable_files import rename_durably, write_durably
 from nfnet.system.file_locks import is_same_file, try_lock
@@ -117,27 +117,23 @@ def copy_files(url: str, files: Iterable[ExpectedFile], folder: pathlib.Path) ->
     return
   _check_room(url, missing, folder)
   stop = threading.Event()
-  with (
-    tqdm(
-      total=sum(file.size_bytes for file in missing),
-      desc=f"copying {url}",
-      unit="B",
-      unit_scale=True,
-      disable=None,
-    ) as bar,
-    concurrent.futures.ThreadPoolExecutor(_FILES_AT_ONCE) as pool,
-  ):
+  with tqdm(
+    total=sum(file.size_bytes for file in missing),
+    desc=f"copying {url}",
+    unit="B",
+    unit_scale=True,
+    disable=None,
+  ) as bar:
+    copies = map_unordered(
+      lambda file: _copy(url, file, folder, bar, stop), missing, _FILES_AT_ONCE
+    )
     try:
-      copies = [pool.submit(_copy, url, file, folder, bar, stop) for file in missing]
-      for count, copy in enumerate(concurrent.futures.as_completed(copies), start=1):
-        copy.result()
-        if bar.disable and count * 10 // len(copies) > (count - 1) * 10 // len(copies):
-          files = f"{count} of {format_count(len(copies), 'file')}"
+      for count, _ in enumerate(copies, start=1):
+        if bar.disable and count * 10 // len(missing) > (count - 1) * 10 // len(missing):
+          files = f"{count} of {format_count(len(missing), 'file')}"
           print(f"copied {files} of {url} to {folder}", file=sys.stderr, flush=True)
-    except BaseException:
+    finally:
       stop.set()
-      pool.shutdown(cancel_futures=True)
-      raise
 
 
 class _StoppedError(Exception):

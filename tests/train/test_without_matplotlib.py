@@ -44,7 +44,7 @@ def test_a_run_ends_well_without_plots(tmp_path, capsys, caplog):
   experiment: Experiment = demo_pretrain.experiment()
   with MetricsWriter(str(tmp_path), restored_step=None) as writer:
     writer.write({"step": 1, "kind": "train", "loss": 1.0})
-  records = loop._report_end(experiment, str(tmp_path))
+  records = loop._report_end(experiment, str(tmp_path), str(tmp_path))
   assert [record["loss"] for record in records] == [1.0]
   assert experiment.name in capsys.readouterr().out
   assert f"plots cannot be drawn: {REASON}" in caplog.messages

@@ -86,10 +86,10 @@ def test_a_damaged_beginning_is_copied_again(gcs, folder, part):
 def test_another_object_than_expected_is_one_line(gcs, folder, content):
   gcs.put("data/a", content)
   with pytest.raises(UserError, match=f"^{gcs.url}/data/a has .* upload it again$"):
-    copy(gcs, folder)
+    copy(gcs, folder, "a")
   assert "a" not in contents(folder)
   gcs.put("data/a", CONTENTS["a"])
-  copy(gcs, folder)
+  copy(gcs, folder, "a")
   assert contents(folder)["a"] == CONTENTS["a"]
 
 

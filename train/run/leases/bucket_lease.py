@@ -128,7 +128,7 @@ class _Heartbeat(threading.Thread):
     self._stopped = threading.Event()
 
   def run(self) -> None:
-    """Beats; a bucket that cannot be reached is tried again."""
+    """Writes the lease regularly; a bucket that cannot be reached is tried again."""
     while self._generation is not None and not self._stopped.wait(HEARTBEAT_SECONDS):
       with contextlib.suppress(OSError):
         self._beat()

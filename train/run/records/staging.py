@@ -9,7 +9,6 @@ So a checkpoint is never newer in the bucket than the records of the steps befor
 later steps may be lost with the machine, as the steps are, which are done again.
 """
 
-import concurrent.futures
 import contextlib
 import hashlib
 import os
@@ -22,6 +21,7 @@ import jax
 from absl import logging
 
 from nfnet.buckets.bucket_path import BucketPath
+from nfnet.buckets.daemon_threads import map_unordered
 from nfnet.buckets.temporary_copies import temporary_copies
 from nfnet.buckets.verified_copies import cache_folder
 from nfnet.errors import UserError
@@ -87,8 +87,8 @@ class _BooksInBucket(Books):
         report_unwritable(pathlib.Path(self.folder), held.LEASE_FILE, error)
         return
       changed = {n: state for n, state in self._files() if self._uploaded.get(n) != state}
-      with concurrent.futures.ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
-        list(pool.map(self._write, changed.items()))
+      for _ in map_unordered(self._write, changed.items(), _FILES_AT_ONCE):
+        pass
 
   def stop(self) -> bool:
     """Uploads what is left, and returns whether the bucket has everything."""
