@@ -1,11 +1,10 @@
 r"""Scaling laws of runs: what more compute buys, and how to split it between size and epochs.
 
-    python -m train.scaling_law --runs=train/published_runs/paper_a_nfnets.csv \
-        --runs=train/published_runs/paper_a_finetuned.csv --hold_out_epochs=2 \
-        [--predict_compute=C] [--json=OUT] [--plots=FOLDER]
+    python -m train.scaling_law --runs=paper_a_nfnets --runs=paper_a_finetuned \
+        --hold_out_epochs=2 [--predict_compute=C] [--json=OUT] [--plots=FOLDER]
 
-Reads tables of runs (`train/scaling/run_table.py` describes the columns; the files above are paper
-A's runs) and prints
+Reads tables of runs (`train/scaling/run_table.py` describes the columns; those above are paper A's
+runs) and prints
 
 - loss as a power of compute, with and without an irreducible loss, for all runs and for those that
   are best for what they cost, and as a joint law of size and epochs;
@@ -62,7 +61,12 @@ def main(arguments: list[str]) -> None:
 
 def _define_flags() -> None:
   define_path(
-    "runs", None, "CSV file of runs; may be repeated.", use="read", multiple=True, required=True
+    "runs",
+    None,
+    "CSV file of runs, or a name such as paper_a_nfnets; may be repeated.",
+    use="read",
+    multiple=True,
+    required=True,
   )
   flags.DEFINE_multi_float(
     "predict_compute", None, "Compute to predict for; default: four times the most expensive run."

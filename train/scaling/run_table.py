@@ -18,16 +18,27 @@ error or both. A field may be empty where it is not needed. Lines that begin wit
 
 A file may come from anywhere, so its size, the number and length of its lines and the range of its
 numbers are bounded, and names are printable.
+
+The tables of this project are found by their names too, wherever it is installed: paper_a_nfnets
+and paper_a_finetuned (`train.published_runs`), and small_study (`train.small_study`).
 """
 
 import csv
 import dataclasses
 import math
+import os
 import pathlib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from nfnet.errors import UserError, quoted
 from nfnet.foreign_files.regular_files import read_regular_file
+
+_TRAIN = pathlib.Path(__file__).parents[1]
+_OWN_TABLES = {
+  **{path.stem: path for path in sorted((_TRAIN / "published_runs").glob("*.csv"))},
+  "small_study": _TRAIN / "small_study" / "runs.csv",
+}
 
 RUNS_MAX = 100_000
 """Most runs of all files together."""
@@ -102,7 +113,8 @@ def read_runs(paths: Iterable[str | pathlib.Path]) -> RunTable:
   """Reads files as one table.
 
   Args:
-    paths: CSV files with the columns that this module's docstring describes.
+    paths: CSV files with the columns that this module's docstring describes, or names of tables of
+      this project.
 
   Raises:
     UserError: a file cannot be read, or has an invalid column, line or value.
@@ -110,7 +122,7 @@ def read_runs(paths: Iterable[str | pathlib.Path]) -> RunTable:
   runs: list[Run] = []
   columns: dict[str, str] = {}
   for path in paths:
-    column, more = _read_file(str(path))
+    column, more = _read_file(_own_table(str(path)))
     columns[str(path)] = column
     runs.extend(more)
     if len(runs) > RUNS_MAX:
@@ -147,6 +159,15 @@ def best_trials(runs: Sequence[Run], quantity: str = "loss_nats") -> tuple[Run, 
     if setting not in best or value < getattr(best[setting], quantity):
       best[setting] = run
   return tuple(best.values())
+
+
+def _own_table(path: str) -> str:
+  """Returns the path of a table of this project for its name, and any other path as it is."""
+  if not re.fullmatch(r"[\w-]+", path) or os.path.lexists(path):
+    return path
+  if path not in _OWN_TABLES:
+    raise UserError(f"--runs={path} is neither a file nor one of {', '.join(_OWN_TABLES)}")
+  return str(_OWN_TABLES[path])
 
 
 def _read_file(path: str) -> tuple[str, list[Run]]:

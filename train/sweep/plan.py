@@ -2,7 +2,7 @@
 
 A plan is a TOML file:
 
-    config = "train/configs/jft_pretrain.py:variant={variant},epochs={epochs}"
+    config = "jft_pretrain:variant={variant},epochs={epochs}"      # or a file, FILE.py:variant=...
     variants = ["F0", "F3", "F7+"]
     epochs = [0.25, 0.5, 1, 2]
     learning_rates = "search"       # or a list of rates, all of which are run
@@ -57,7 +57,8 @@ class Plan:
   """A plan file.
 
   Attributes:
-    config: configuration file with its arguments; may contain {variant} and {epochs}.
+    config: configuration with its arguments, as --config takes it; may contain {variant} and
+      {epochs}.
     variants: variants of the network.
     epochs: epoch budgets.
     learning_rates: peak learning rates; empty if they are searched.
@@ -203,7 +204,7 @@ def _from_fields(fields: Mapping[str, Any]) -> Plan:
       raise UserError(f"{name} is missing")
   config = fields["config"]
   if not isinstance(config, str) or not config:
-    raise UserError(f"config={config!r}: must be the path of a configuration file")
+    raise UserError(f"config={config!r}: must be a configuration, as --config takes it")
   rates, start = fields["learning_rates"], fields.get("start_learning_rate")
   if rates == SEARCH:
     if not _is_positive(start):

@@ -166,6 +166,20 @@ def test_the_image_holds_what_a_worker_runs():
   assert 'ENTRYPOINT ["tini", "--"]' in lines
 
 
+def test_the_image_has_the_program_of_the_package(tmp_path):
+  """The command that makes it in the image makes it here."""
+  text = (FOLDER / "Dockerfile").read_text().replace("\\\n", " ")
+  (line,) = re.findall("^RUN (printf .*)", text, re.MULTILINE)
+  environment = {
+    **os.environ,
+    "PATH": f"{tmp_path}{os.pathsep}{pathlib.Path(sys.executable).parent}{os.pathsep}{os.defpath}",
+    "PYTHONPATH": str(ROOT),
+  }
+  script = line.replace("/usr/local/bin", str(tmp_path)) + "; nfnets pretrian"
+  result = subprocess.run(["sh", "-c", script], env=environment, capture_output=True, text=True)
+  assert "there is no command 'pretrian'; nearest: pretrain" in result.stderr
+
+
 @pytest.mark.slow
 def test_a_worker_runs_what_there_is(tmp_path):
   """The command itself, on this machine: /shared is a folder here, and there is one process."""

@@ -154,6 +154,19 @@ def test_of_trials_the_best_counts(tmp_path):
   ]
 
 
+def test_tables_of_this_project_are_found_by_their_names(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  assert read_runs(["paper_a_nfnets", "paper_a_finetuned"]) == read_runs(
+    [PAPER_A_NFNETS, PAPER_A_FINETUNED]
+  )
+  assert read_runs(["small_study"]).compute_column == "compute_flops"
+  with pytest.raises(UserError, match=r"neither a file nor one of paper_a_fin.*, small_study$"):
+    read_runs(["small_studies"])
+  # A file of the user's comes first.
+  write(tmp_path, HEADER, "mine,1,1,5,2.9").rename("small_study")
+  assert [run.name for run in read_runs(["small_study"]).runs] == ["mine"]
+
+
 def test_paper_a_has_its_networks():
   table = read_runs([PAPER_A_NFNETS, PAPER_A_FINETUNED])
   assert table.compute_column == "compute_core_hours"

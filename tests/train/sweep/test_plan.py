@@ -84,16 +84,16 @@ def test_a_trial_is_what_its_arguments_say(load):
   assert trial.compute_flops == 6 * cost.macs * trial.images
 
 
-def test_a_configuration_may_take_variant_and_epochs(load, tmp_path):
+@pytest.mark.parametrize("config", ["train/configs/jft_pretrain.py", "jft_pretrain"])
+def test_a_configuration_may_take_variant_and_epochs(load, config):
   # Its data are not at hand.
   data = "data.path = 'train/demo_data/fashion_mnist'\ndata.num_classes = 10"
-  plan = load(SEARCH + f"[overrides]\noptimizer.warmup_steps = 0\n{data}\n")
+  search = SEARCH.replace("train/configs/jft_pretrain.py", config)
+  plan = load(search + f"[overrides]\noptimizer.warmup_steps = 0\n{data}\n")
   assert plan.is_search
   assert plan.start_learning_rate == 1.6
   assert list(plan.trials()) == []
-  assert plan.arguments("F7+", 8.0, 0.8)[0] == (
-    "--config=train/configs/jft_pretrain.py:variant=F7+,epochs=8"
-  )
+  assert plan.arguments("F7+", 8.0, 0.8)[0] == (f"--config={config}:variant=F7+,epochs=8")
   assert sorted(plan.cells().values()) == [("F0", 0.25), ("F0", 8), ("F7+", 0.25), ("F7+", 8)]
 
 
@@ -118,7 +118,7 @@ def test_a_configuration_may_take_variant_and_epochs(load, tmp_path):
       ("[0.1, 0.05]", "[0.1]\nstart_learning_rate = 0.1"),
       'start_learning_rate=0.1: is for learning_rates="search"',
     ),
-    (("config = ", "config = 3 #"), "config=3: must be the path of a configuration file"),
+    (("config = ", "config = 3 #"), "config=3: must be a configuration"),
     (("warmup_steps", "warmup_stepz"), "unknown field 'optimizer.warmup_stepz'; nearest: opt"),
     (("warmup_steps = 20", "warmup_steps = [20]"), "optimizer.warmup_steps=[20]: must be text"),
     (("warmup_steps = 20", "warmup_steps = 0.5"), "warmup_steps='0.5': must be an integer"),
