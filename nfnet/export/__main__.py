@@ -39,7 +39,7 @@ _FORMATS = {
   "saved_model": (saved_model.write_saved_model, saved_model.PACKAGES),
   "onnx": (onnx_format.write_onnx, onnx_format.PACKAGES),
 }
-"""By format: the function that writes it, and the distributions that it is written with."""
+"""Functions that write each format, and the distributions that they write it with."""
 
 
 def _define_flags() -> None:

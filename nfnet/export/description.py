@@ -1,5 +1,6 @@
 """Describes an exported program for a server: `model.json`."""
 
+import contextlib
 import importlib.metadata
 import platform
 from typing import Any
@@ -32,7 +33,8 @@ def describe(
     weights: path of the weights that the program was made of.
     format_name: format of the program.
     compute_dtype: dtype of activations and matrix products.
-    packages: distributions that wrote the format, whose versions are named beside JAX's.
+    packages: distributions that may have written the format; the versions of those that are
+      installed are named beside JAX's.
   """
   model = classifier.model
   shape = [None, classifier.pixels, classifier.pixels, 3]
@@ -75,6 +77,14 @@ def describe(
     "versions": {
       "nfnets-at-scale": nfnet.__version__,
       "python": platform.python_version(),
-      **{name: importlib.metadata.version(name) for name in (*_PACKAGES, *packages)},
+      **_installed_versions((*_PACKAGES, *packages)),
     },
   }
+
+
+def _installed_versions(packages: tuple[str, ...]) -> dict[str, str]:
+  versions = {}
+  for name in packages:
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+      versions[name] = importlib.metadata.version(name)
+  return versions

@@ -41,9 +41,7 @@ def write_onnx(program: Program, folder: pathlib.Path) -> None:
     jax2onnx = importlib.import_module("jax2onnx")
     onnx = importlib.import_module("onnx")
   except ImportError as error:
-    raise UserError(
-      f"--format=onnx needs jax2onnx ({error}): pip install 'nfnets-at-scale[onnx]'"
-    ) from error
+    raise UserError(f"--format=onnx needs jax2onnx ({error}): pip install jax2onnx") from error
   weights = {name: jnp.asarray(value) for name, value in program.weights.items()}
 
   def function(images: Array) -> tuple[Array, Array]:

@@ -35,12 +35,12 @@ from nfnet.model import (
 )
 
 InputDtype = Literal["uint8", "float32"]
-"""What a program takes as images: RGB from 0 to 255, or normalized."""
+"""A program takes RGB from 0 to 255, or normalized images."""
 ComputeDtype = Literal["float32", "bfloat16"]
 Weights = Mapping[str, Any]
 """Arrays by the names of the parameters that they were made of."""
 _BITS = jnp.dtype(jnp.uint16)
-"""What stands for bfloat16 in weights."""
+"""Dtype of weights whose elements are the bits of bfloat16."""
 _STEM = "stem/"
 """Begins the names of parameters that `nfnet.model.standardized` leaves as they are."""
 

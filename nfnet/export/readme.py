@@ -23,7 +23,7 @@ _PREPARE = {
   box = (left, top, left + side, top + side)
   return np.asarray(image.resize((pixels, pixels), Image.Resampling.BICUBIC, box=box))""",
 }
-"""By way of resizing: what `nfnet.images.resizing` does."""
+"""Source that resizes as `nfnet.images.resizing` does, for each way of resizing."""
 _NORMALIZE = """
 images = ((images - np.float32({mean})) / np.float32({stddev})).astype(np.float32)"""
 _IMPORTS = {

@@ -7,14 +7,16 @@ their own, so that there is no limit to their size.
 
 import importlib
 import pathlib
+import re
 
+import jax
 import jax.numpy as jnp
 
 from nfnet.errors import UserError
 from nfnet.export.program import Program
 
 FOLDER = "saved_model"
-PACKAGES = ("orbax-export", "tensorflow-cpu")
+PACKAGES = ("orbax-export", "tensorflow", "tensorflow-cpu")
 _PLATFORMS = ("cpu", "cuda", "tpu")
 
 
@@ -22,15 +24,22 @@ def write_saved_model(program: Program, folder: pathlib.Path) -> None:
   """Writes `saved_model/` into a folder.
 
   Raises:
-    UserError: the extra is not installed.
+    UserError: the extra is not installed, or the activation is the exact gelu.
   """
+  traced = jax.make_jaxpr(program.function)(program.weights, program.images(1))
+  # It would be written, and fail when it is served: "unregistered operation 'vhlo.composite_v2'".
+  if re.search(r"\berfc?\b", str(traced)):
+    raise UserError(
+      "TensorFlow, as of 2.21, cannot read the exact gelu (gelu_erf, or numerics timm) as JAX "
+      "writes it: use --format=jax or --format=onnx"
+    )
   try:
     tensorflow = importlib.import_module("tensorflow")
     orbax = importlib.import_module("orbax.export")
   except ImportError as error:
     raise UserError(
       f"--format=saved_model needs orbax-export and TensorFlow ({error}): "
-      "pip install 'nfnets-at-scale[saved_model]'"
+      "pip install orbax-export tensorflow"
     ) from error
   module = orbax.JaxModule(
     {name: jnp.asarray(value) for name, value in program.weights.items()},
