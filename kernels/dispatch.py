@@ -3,7 +3,9 @@
 Every op has a reference in plain JAX, which is its specification, and may have a Pallas TPU kernel.
 The kernel runs if it was requested, if the program is lowered for a TPU, and if it covers the
 shapes. A kernel that was requested but does not cover the shapes is replaced by the reference; this
-is logged once for each op and reason, and counted, so that it cannot go unnoticed.
+is logged once for each op and reason, and counted, so that it cannot go unnoticed. No kernel covers
+a symbolic dimension, such as the batch of a program that `jax.export` makes for any batch: how the
+work is cut into tiles depends on the number.
 """
 
 import collections
@@ -11,7 +13,10 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 from absl import logging
+
+from kernels.layout import has_symbolic_dimension
 
 Implementation = Literal["reference", "pallas"]
 
@@ -50,6 +55,8 @@ def dispatch(
   try:
     if kernel is None:
       raise NotImplementedError("no kernel has been written")
+    if any(has_symbolic_dimension(jnp.shape(leaf)) for leaf in jax.tree.leaves(arguments)):
+      raise NotImplementedError("a symbolic dimension, which cannot be cut into tiles")
     jax.eval_shape(kernel, *arguments)
   except NotImplementedError as reason:
     _fall_back(op, str(reason))

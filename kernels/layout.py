@@ -1,7 +1,19 @@
 """States how a TPU lays arrays out in memory, as far as references need it, too."""
 
+from typing import Any
+
+from jax import export
+
 LANES = 128
 SUBLANES = 8
+
+
+def has_symbolic_dimension(shape: tuple[Any, ...]) -> bool:
+  """Returns whether a shape has a size without a number, for which no layout can be chosen.
+
+  `jax.export` makes programs for any number of images in this way.
+  """
+  return any(map(export.is_symbolic_dim, shape))
 
 
 def tile_rows(itemsize: int) -> int:

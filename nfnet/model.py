@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax import export
 from jaxtyping import Array, Float, Key
 
 import kernels
@@ -37,6 +38,8 @@ from nfnet.variants import Bottleneck, get_variant
 BlockExecution = Literal["scan", "unrolled"]
 Images = Float[Array | np.ndarray, "n height width 3"]
 """Normalized images (`nfnet.images.normalization`)."""
+Count = int | Any
+"""A number of images; in a program for any number of them, a symbolic dimension of `jax.export`."""
 Parameters = Mapping[str, Any]
 """Nested dictionaries of float32 arrays, by name."""
 
@@ -265,9 +268,13 @@ class NFNet(nnx.Module):
       outputs.append(x)
     return outputs
 
+  def _padding(self, count: Count) -> int:
+    """Returns how many images are appended to a batch; kernels cover no symbolic number of them."""
+    return 0 if export.is_symbolic_dim(count) else -count % self.images_multiple
+
   def _run_stem(self, images: Float[Array, "n height width 3"]) -> Float[Array, "h w padded_n c"]:
     # Padding once here saves every kernel from padding its operands and slicing its results.
-    padding = -images.shape[0] % self.images_multiple
+    padding = self._padding(images.shape[0])
     x = jnp.transpose(images, (1, 2, 0, 3)).astype(self.compute_dtype)
     x = jnp.pad(x, ((0, 0), (0, 0), (0, padding), (0, 0)))
     # Compiled programs and traces show the names of these scopes.
@@ -305,7 +312,7 @@ class NFNet(nnx.Module):
       return execute(self.blocks[position], x, betas[at], None if keep is None else keep[at])
 
   def _run_head(
-    self, x: Float[Array, "h w padded_n c"], count: int, keys: Key[Array, " n"] | None
+    self, x: Float[Array, "h w padded_n c"], count: Count, keys: Key[Array, " n"] | None
   ) -> Float[Array, "n classes"]:
     with jax.named_scope("head"):
       features = self._pooled(x, count)
@@ -319,7 +326,7 @@ class NFNet(nnx.Module):
       )
       return logits + classifier.bias[...][None, :]
 
-  def _pooled(self, x: Float[Array, "h w padded_n c"], count: int) -> Float[Array, "n o"]:
+  def _pooled(self, x: Float[Array, "h w padded_n c"], count: Count) -> Float[Array, "n o"]:
     x = activate(self.activation, self.final_conv(x).result)
     return jnp.mean(x, axis=(0, 1), dtype=jnp.float32)[:count]
 
@@ -386,7 +393,7 @@ class Segment(NamedTuple):
     return own
 
 
-def segments(model: NFNet, count: int, *, keys: Key[Array, " n"] | None) -> tuple[Segment, ...]:
+def segments(model: NFNet, count: Count, *, keys: Key[Array, " n"] | None) -> tuple[Segment, ...]:
   """Returns the segments of a network in order, each of which takes the output of the one before.
 
   The first one takes normalized images, [n, height, width, 3], and the last one returns logits.
@@ -399,7 +406,7 @@ def segments(model: NFNet, count: int, *, keys: Key[Array, " n"] | None) -> tupl
   keep = None
   if keys is not None and any(model.drop_rates):
     keep = draw_kept_branches(keys, model.drop_rates)
-    keep = jnp.pad(keep, ((0, 0), (0, -count % model.images_multiple)))
+    keep = jnp.pad(keep, ((0, 0), (0, model._padding(count))))
   return (
     Segment((("stem",),), lambda network, images: network._run_stem(images)),
     *(
@@ -522,9 +529,15 @@ def _run(
     return method(bind(model, parameters), images, **arguments)
   # Only here are the values at hand. Operation by operation, a network would take many times as
   # long as it takes to compile.
-  _check_parameters(model, parameters)
   check_network_input(images)
-  return _compiled(method, model, *arrays)
+  try:
+    # What is traced checks the parameters (`bind`). That is done once for all calls with parameters
+    # of the same names, shapes and dtypes, for which JAX keeps the program.
+    return _compiled(method, model, *arrays)
+  except TypeError:
+    # Something among them is no array, which JAX refuses before it traces.
+    _check_parameters(model, parameters)
+    raise
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

@@ -20,11 +20,9 @@ sides to 32 pixels more than the crop. For weights that were trained in timm, ad
 """
 
 import contextlib
-import dataclasses
 import os
 import sys
 import time
-import typing
 import warnings
 from collections.abc import Iterator, Sequence
 
@@ -32,26 +30,26 @@ import numpy as np
 from absl import flags
 from tqdm import tqdm
 
-from nfnet.activations import ACTIVATIONS, Numerics
 from nfnet.command_line import run_main
 from nfnet.errors import UserError, format_count
 from nfnet.foreign_files.regular_files import open_regular
 from nfnet.images.network_input import check_network_input
-from nfnet.images.resizing import EvaluationResize
 from nfnet.inference import (
   Classifier,
   as_text,
-  load_classifier,
   outcome_of,
   predict,
   read_images,
+)
+from nfnet.prediction.classifier_flags import (
+  check_variant_flag,
+  classifier_of_flags,
+  define_classifier_flags,
 )
 from nfnet.prediction.image_files import list_images
 from nfnet.prediction.result_files import Write, csv_file, json_file, logits_file
 from nfnet.system.paths import define_path
 from nfnet.system.standard_streams import is_output_lost
-from nfnet.variants import PIXELS_MAX, get_variant
-from nfnet.weights.class_names import read_names_file
 
 # Batches that threads may have read before they are needed.
 _BATCHES_AHEAD = 2
@@ -104,15 +102,7 @@ def checked_inputs(path: str, inputs: np.ndarray) -> Iterator[np.ndarray | UserE
 
 
 def _define_flags() -> None:
-  define_path(
-    "weights",
-    None,
-    "Haiku file, safetensors or checkpoint.",
-    use="read",
-    required=True,
-    buckets=True,
-  )
-  flags.DEFINE_string("variant", None, "Variant that the weights must have; any if not given.")
+  define_classifier_flags()
   define_path(
     "inputs", None, "Normalized images in a .npy file, instead of image files.", use="read"
   )
@@ -123,30 +113,6 @@ def _define_flags() -> None:
     "csv", None, "Write them to this CSV file, one line for each image.", use="write file"
   )
   flags.DEFINE_integer("top", 5, "Number of most probable classes of each image.", lower_bound=1)
-  define_path(
-    "class_names_file",
-    None,
-    "Text file that names the classes in the order of the classifier, one a line.",
-    use="read",
-  )
-  flags.DEFINE_integer(
-    "pixels", None, "Side that image files are resized to.", lower_bound=1, upper_bound=PIXELS_MAX
-  )
-  flags.DEFINE_enum(
-    "resize",
-    None,
-    typing.get_args(EvaluationResize),
-    "How image files are resized. Default: as the checkpoint was evaluated, or squash.",
-  )
-  flags.DEFINE_enum(
-    "activation", None, ACTIVATIONS, "Default: the checkpoint's, or gelu, as the numerics have it."
-  )
-  flags.DEFINE_enum(
-    "numerics",
-    None,
-    typing.get_args(Numerics),
-    "Default: the checkpoint's, or released. timm is for weights that were trained in timm.",
-  )
   flags.DEFINE_integer("batch_size", 16, "Images computed at once.", lower_bound=1)
 
 
@@ -158,24 +124,11 @@ def main(argv: list[str]) -> None:
   for flag in ("pixels", "resize"):
     if arguments.inputs and arguments[flag].value is not None:
       raise UserError(f"--{flag} is for image files; --inputs are used as they are")
-  try:
-    if arguments.variant is not None:
-      get_variant(arguments.variant)
-  except ValueError as error:
-    raise UserError(f"--variant: {error}") from error
+  check_variant_flag()
   inputs = read_inputs(arguments.inputs) if arguments.inputs else None
   paths = list_images(argv[1:], arguments.images)
   _check_no_image_is_written(paths)
-  classifier = load_classifier(
-    arguments.weights,
-    variant=arguments.variant,
-    activation=arguments.activation,
-    numerics=arguments.numerics,
-    pixels=arguments.pixels,
-    resize=arguments.resize,
-  )
-  if arguments.class_names_file:
-    classifier = _with_names(classifier, arguments.class_names_file, arguments.weights)
+  classifier = classifier_of_flags()
   if inputs is None:
     names, images = (
       paths,
@@ -202,13 +155,6 @@ def _check_no_image_is_written(paths: Sequence[str]) -> None:
   for path in paths if written else ():
     if flag := written.get(os.path.abspath(path)):
       raise UserError(f"--{flag}={path} is one of the images; give another path")
-
-
-def _with_names(classifier: Classifier, path: str, weights: str) -> Classifier:
-  if classifier.class_names is not None:
-    raise UserError(f"--class_names_file={path}: weights {weights!r} name their classes themselves")
-  names = read_names_file(path, classifier.model.num_classes)
-  return dataclasses.replace(classifier, class_names=names)
 
 
 def _open_files(

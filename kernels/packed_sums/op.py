@@ -5,6 +5,7 @@ import functools
 from jaxtyping import Array, Float, Int
 
 from kernels.dispatch import Implementation, dispatch
+from kernels.layout import has_symbolic_dimension
 from kernels.packed_sums import pallas, reference
 from kernels.packed_sums.formulas import Part
 
@@ -36,8 +37,11 @@ def add_parts(
     Packed sums by number or, if `unpacks`, sums in the shapes of the gradients' parts.
 
   Raises:
-    NotImplementedError: the parts have no packed layout (`kernels.packed_sums.formulas.covers`).
+    NotImplementedError: the parts have no packed layout (`kernels.packed_sums.formulas.covers`),
+      or a gradient has a symbolic size.
   """
+  if any(has_symbolic_dimension(gradient.shape) for gradient in gradients):
+    raise NotImplementedError("gradients of a symbolic size, which have no packed layout")
   options = dict(parts=parts, unpacks=unpacks)
   return dispatch(
     "packed_sums",

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from kernels.layout import has_symbolic_dimension
 from kernels.sgd_agc import update_rows_tpu
 from kernels.sgd_agc.formulas import Arrays, HyperParameters, Step, step_of_each
 from kernels.sgd_agc.problem import is_small, is_small_transposed, is_transposed, problem_of
@@ -59,9 +60,14 @@ def sgd_agc_step(
 def batches(parameters: Arrays, stacked: bool) -> list[list[str]]:
   """Divides parameters, by name, into batches for one call of `sgd_agc_step` each.
 
-  A large parameter keeps HBM busy on its own; all small ones go together.
+  A large parameter keeps HBM busy on its own; all small ones go together. One of a symbolic size
+  counts as large, so that it alone is left to the reference.
   """
-  small = [name for name, x in parameters.items() if is_small(x.shape, stacked)]
+  small = [
+    name
+    for name, x in parameters.items()
+    if not has_symbolic_dimension(x.shape) and is_small(x.shape, stacked)
+  ]
   large = [[name] for name in parameters if name not in small]
   return [*large, small] if small else large
 

@@ -1,1 +1,1 @@
-"""Files around a prediction: the images to classify, and the results."""
+"""Flags and files around a prediction: the network, the images to classify, and the results."""

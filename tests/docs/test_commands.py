@@ -122,6 +122,15 @@ def released_f0(folder):
   save_timm(str(folder / "F0.safetensors"), initial_parameters(NFNet("F0", 1000), 0), "F0")
 
 
+def small_weights(folder):
+  pytest.importorskip("flatbuffers", reason="jax.export writes programs with flatbuffers")
+  from nfnet.initialization import initial_parameters
+  from nfnet.model import NFNet
+  from nfnet.weights.timm import save_timm
+
+  save_timm(str(folder / "P0.safetensors"), initial_parameters(NFNet("P0", 10), 0), "P0")
+
+
 def jpeg(picture):
   encoded = io.BytesIO()
   picture.save(encoded, "JPEG")
@@ -195,6 +204,7 @@ SET_UP_SLOW = {
   "docs/buckets.md": digits_in_a_bucket,
   "docs/networks.md": released_weights,
   "docs/from_python.md": released_f0,
+  "docs/serving.md": small_weights,
   "docs/data_sources.md": all_other_formats,
   "docs/loggers.md": own_logger,
 }

@@ -7,8 +7,10 @@ import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import export
 
 import kernels
+from nfnet import model as model_module
 from nfnet.block_arrangement import arrange_blocks
 from nfnet.initialization import initial_parameters
 from nfnet.model import (
@@ -291,6 +293,47 @@ def test_parameters_of_another_network_are_errors(parameters, images):
     apply(other, shapes, images)
   with pytest.raises(ValueError, match="must be float32"):
     apply(other, jax.tree.map(lambda shape: np.zeros(shape.shape, np.int8), shapes), images)
+
+
+def test_parameters_are_checked_once(parameters, images, monkeypatch):
+  """To look at all of them took 6 ms for each batch of an F0, on top of every call's own work."""
+  check, calls = model_module._check_parameters, []
+
+  def counted(*arguments):
+    calls.append(arguments)
+    check(*arguments)
+
+  monkeypatch.setattr(model_module, "_check_parameters", counted)
+  model = NFNet(NAME, NUM_CLASSES)
+
+  def bias(network, images):
+    return network.classifier.bias[...]
+
+  for _ in range(3):
+    model_module._run(bias, model, parameters, images)
+  assert len(calls) == 1
+  others = {**parameters, "classifier": {**parameters["classifier"], "bias": np.zeros(2)}}
+  with pytest.raises(ValueError, match=r"classifier/bias has shape \[2\]; must be \[5\]"):
+    model_module._run(bias, model, others, images)
+  others["classifier"]["bias"] = "zeros"
+  with pytest.raises(ValueError, match=r"classifier/bias has shape \[\]; must be \[5\]"):
+    model_module._run(bias, model, others, images)
+
+
+def test_a_program_for_any_number_of_images_runs_references(parameters):
+  model = NFNet(NAME, NUM_CLASSES, implementation="pallas", stochastic_depth_rate=0.3)
+  (count,) = export.symbolic_shape("count")
+  images = jax.ShapeDtypeStruct((count, PIXELS, PIXELS, 3), jnp.float32)
+  keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 2))
+  keys = jax.ShapeDtypeStruct((count,), keys.dtype)
+  kernels.fallback_counts.clear()
+  for arguments in ({}, {"keys": keys}):
+    program = jax.make_jaxpr(functools.partial(apply, model))(parameters, images, **arguments)
+    assert program.out_avals[0].shape == (count, NUM_CLASSES)
+    # Only kernels need whole tiles of images.
+    assert "mod(" not in str(program)
+  assert {op for op, _ in kernels.fallback_counts} == {"stem", "scaled_ws_conv", "conv_se_residual"}
+  kernels.fallback_counts.clear()
 
 
 def test_a_network_without_values_says_what_to_call(images):

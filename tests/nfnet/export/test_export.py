@@ -1,0 +1,183 @@
+"""Tests the command `nfnet.export`, and what it writes in a process without this project."""
+
+import json
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from nfnet.export.description import describe
+from nfnet.export.folder import new_folder
+from nfnet.export.program import make_program
+from nfnet.export.readme import readme
+from nfnet.images.normalization import normalize
+from nfnet.images.preprocessing import preprocess
+from nfnet.inference import load_classifier
+from nfnet.weights.timm import save_timm
+from tests import commands
+
+pytestmark = pytest.mark.usefixtures("small_networks")
+
+SERVER = """
+import sys
+# None of them can be imported, wherever they are installed.
+sys.modules.update(dict.fromkeys(("nfnet", "kernels", "train", "profiling", "flax")))
+exec(open("program.py").read())
+results = {}
+for name, images in np.load("given.npz").items():
+  results.update({f"{name} {key}": value for key, value in program(weights, images).items()})
+np.savez("results.npz", **results)
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, classifier):
+  folder = tmp_path_factory.mktemp("export")
+  save_timm(str(folder / "weights.safetensors"), classifier.parameters, "tiny")
+  (folder / "names.txt").write_text("\n".join(f"class {letter}" for letter in "abcde"))
+  return folder
+
+
+def export(folder, out, *flags, weights="weights.safetensors"):
+  return commands.run(
+    "tests.train.small_network",
+    "nfnet.export",
+    f"--weights={folder / weights}",
+    f"--out={out}",
+    "--numerics=timm",
+    "--pixels=16",
+    *flags,
+  )
+
+
+def without_the_project(program, folder):
+  """Runs Python in a folder, in a process that cannot import this project."""
+  result = subprocess.run(
+    [sys.executable, "-c", program],
+    cwd=folder,
+    capture_output=True,
+    text=True,
+    timeout=300,
+    check=False,
+  )
+  assert result.returncode == 0, result.stderr
+  return result.stdout
+
+
+def program_of(folder):
+  (program,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
+  return program
+
+
+def test_the_folder_is_served_without_this_project(folder):
+  pytest.importorskip("flatbuffers", reason="jax.export writes programs with flatbuffers")
+  out = folder / "new" / "served"
+  result = export(folder, out, f"--class_names_file={folder / 'names.txt'}")
+  assert result.returncode == 0, result.stderr
+  assert sorted(path.name for path in out.parent.iterdir()) == ["served"]
+  names = ["README.md", "model.json", "program.jax", "weights.safetensors"]
+  assert sorted(path.name for path in out.iterdir()) == names
+  assert len({(out / name).stat().st_mode for name in names}) == 1
+  description = json.loads((out / "model.json").read_text())
+  assert description["class_names"] == [f"class {letter}" for letter in "abcde"]
+  assert description["input"]["shape"] == [None, 16, 16, 3]
+
+  rng = np.random.default_rng(2)
+  for name, size in (("a.png", (40, 50)), ("b.png", (30, 90))):
+    Image.fromarray(rng.integers(0, 256, (*size, 3), np.uint8)).save(out / name)
+  given = {str(n): rng.integers(0, 256, (n, 16, 16, 3), np.uint8) for n in (1, 3, 8)}
+  np.savez(out / "given.npz", **given)
+  (out / "program.py").write_text(program_of(out))
+  printed = without_the_project(SERVER, out)
+  classifier = load_classifier(
+    folder / "weights.safetensors", variant="tiny", numerics="timm", pixels=16
+  )
+  pictures = classifier.preprocess([out / "a.png", out / "b.png"])
+  # At once, since each number of images is compiled.
+  logits = classifier.logits(np.concatenate([pictures, *map(normalize, given.values())]))
+  probabilities = classifier.probabilities(logits)
+  with np.load(out / "results.npz") as results:
+    for key, expected in (("logits", logits), ("probabilities", probabilities)):
+      found = np.concatenate([results[f"{name} {key}"] for name in given])
+      atol = 1e-5 * np.abs(expected).max()
+      np.testing.assert_allclose(found, expected[2:], rtol=0, atol=atol)
+  best = [f"class {'abcde'[row.argmax()]} {row.max():.2%}" for row in probabilities[:2]]
+  assert printed.splitlines() == best
+
+
+@pytest.mark.parametrize("resize", ["squash", "shorter_side"])
+@pytest.mark.parametrize("input_dtype", ["uint8", "float32"])
+@pytest.mark.parametrize("kind", ["jax", "saved_model", "onnx"])
+def test_the_readme_prepares_images_as_the_network_was_evaluated(
+  classifier, tmp_path, monkeypatch, resize, input_dtype, kind
+):
+  program = make_program(classifier, input_dtype=input_dtype, compute_dtype="float32")
+  description = describe(
+    classifier,
+    program,
+    weights="weights",
+    format_name=kind,
+    compute_dtype="float32",
+    packages=(),
+  )
+  description["preprocessing"]["resize"] = resize
+  (tmp_path / "README.md").write_text(readme(description))
+  # What loads and calls a program is not run here.
+  parts = program_of(tmp_path).partition("def prepare(")
+  prepare = "".join(parts[1:]).partition("\noutputs =" if kind != "onnx" else "\n(prob")[0]
+  monkeypatch.chdir(tmp_path)
+  rng = np.random.default_rng(3)
+  for name, size in (("a.png", (41, 50)), ("b.png", (30, 91))):
+    Image.fromarray(rng.integers(0, 256, (*size, 3), np.uint8)).save(name)
+  found = {"np": np, "Image": Image}
+  exec(prepare, found)
+  images = found["images"]
+  assert images.dtype == input_dtype
+  expected = preprocess(["a.png", "b.png"], 16, resize=resize, resize_margin=3)
+  if input_dtype == "uint8":
+    images = normalize(images)
+  np.testing.assert_allclose(images, expected, rtol=0, atol=1e-6)
+
+
+def test_a_folder_with_content_is_left_alone(folder, tmp_path):
+  (tmp_path / "notes.txt").write_text("mine")
+  result = export(folder, tmp_path)
+  assert result.returncode == 2
+  assert result.stderr == (
+    f"error: {tmp_path} holds other files, such as notes.txt: choose another --out\n"
+  )
+  assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_a_folder_appears_when_it_is_complete(tmp_path):
+  out = tmp_path / "out"
+  out.mkdir()
+
+  def write_half():
+    with new_folder(str(out)) as unfinished:
+      (unfinished / "weights").write_text("half")
+      assert not list(out.iterdir())
+      raise KeyboardInterrupt
+
+  with pytest.raises(KeyboardInterrupt):
+    write_half()
+  assert [path.name for path in tmp_path.iterdir()] == ["out"]
+  with new_folder(str(out)) as unfinished:
+    (unfinished / "weights").write_text("whole")
+  assert [path.name for path in tmp_path.iterdir()] == ["out"]
+  assert (out / "weights").read_text() == "whole"
+
+
+def test_mistakes_end_in_one_line(folder, tmp_path):
+  for flags, message in (
+    (["--format=onnx", "--compute_dtype=bfloat16"], "--format=onnx computes in float32, not "),
+    (["--variant=F9"], "--variant: unknown variant 'F9'"),
+  ):
+    result = export(folder, tmp_path / "out", *flags)
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+  assert not list(tmp_path.iterdir())
