@@ -21,8 +21,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from nfnet.foreign_files.known_starts import known_mistake
 from nfnet.foreign_files.json_text import read_json
+from nfnet.foreign_files.known_starts import known_mistake
 from nfnet.images.decoding import read_image_file
 from nfnet.predict import read_inputs
 from nfnet.weights.checkpoint_digests import DIGESTS_FILE, find_damage
