@@ -22,6 +22,7 @@ import pytest
 import safetensors.numpy
 
 from nfnet.foreign_files.json_text import read_json
+from nfnet.foreign_files.known_starts import known_mistake
 from nfnet.images.decoding import read_image_file
 from nfnet.predict import read_inputs
 from nfnet.weights.checkpoint_digests import DIGESTS_FILE, find_damage
@@ -201,7 +202,8 @@ READERS_BY_PATH = {
   "speed of a step": lambda path: step_speed(str(path)),
   "idx file": lambda path: idx_files._read_idx(path.parent, path.name, dimensions=3),
   "table of labels": lambda path: list(label_table.read_rows(str(path), Options())),
-  "tar file": lambda path: webdataset.has_labels(str(path)),
+  "tar file": lambda path: webdataset.has_labels(str(path.parent), [path.name]),
+  "file in the place of another": known_mistake,
   "ids of a run": lambda path: id_log._repair(path.parent, path.name),
   DIGESTS_FILE: lambda path: find_damage(path.parent),
 }
