@@ -207,9 +207,8 @@ def _fill(url: str, file: ExpectedFile, descriptor: int, bar: tqdm, stop: thread
       start += len(content)
     size, kept = start, start
     bar.update(start)
-    for piece in (
-      objects.read_pieces(path.bucket, path.object_name, start) if (start < file.size_bytes) else ()
-    ):
+    is_short = start < file.size_bytes
+    for piece in objects.read_pieces(path.bucket, path.object_name, start) if is_short else ():
       if stop.is_set():
         raise _StoppedError
       copy.write(piece)

@@ -14,13 +14,7 @@ from nfnet.errors import UserError, format_count
 from nfnet.system.paths import is_in_bucket
 from train.config.experiment import Data
 from train.data.examples import Decoder
-from train.data.manifest import (
-  MANIFEST_NAME,
-  Manifest,
-  Split,
-  check_file_sizes,
-  load_manifest,
-)
+from train.data.manifest import MANIFEST_NAME, Manifest, Split, check_file_sizes, load_manifest
 from train.data.record_files import BadRecordError
 from train.data.record_reader import RecordReader
 
