@@ -37,8 +37,9 @@ def finish(folder, trial):
 
 
 def test_each_run_is_announced_when_it_begins(folder, trial, monkeypatch, capsys):
-  def begin(_, workdir):
+  def begin(_, workdir, loggers):
     assert capsys.readouterr().out == f"{trial.name}: seed 0, {workdir}/log.txt\n"
+    assert not loggers
     raise UserError("begun")
 
   monkeypatch.setattr(finetuning, "_error_percent", begin)
