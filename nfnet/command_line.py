@@ -6,12 +6,14 @@ No command ends because its output cannot be written (`nfnet.system.standard_str
 import importlib.util
 import os
 import pathlib
+import re
 import sys
 import traceback
 from collections.abc import Callable
 
 from absl import app, flags, logging
 
+import nfnet
 from nfnet.errors import InUseError, UserError, escaped
 from nfnet.system.console_script import as_started
 from nfnet.system.interrupts import EXIT_INTERRUPTED, raise_keyboard_interrupt
@@ -33,6 +35,25 @@ _PACKAGES = ("nfnet", "train", "profiling")
 # The first pattern is that of TPU v4 and earlier, the second that of v5e and later.
 _TPU_DEVICE_FILES = ("accel[0-9]*", "vfio/[0-9]*")
 _GPU_PLUGINS = ("jax_cuda12_plugin", "jax_cuda13_plugin", "jax_rocm7_plugin")
+_ABSENT = re.compile(r"flag --(\w+)=None: Flag --\1 must have a value other than None\.")
+_FLAG_ERRORS = (
+  (
+    re.compile(r"Unknown command line flag '(\w+)'\. Did you mean: (\w+).*"),
+    r"unknown flag --\1; nearest: --\2",
+  ),
+  (
+    re.compile(r"Unknown command line flag '(\w+)'"),
+    r"unknown flag --\1; --help shows all flags",
+  ),
+  (re.compile(r"Missing value for flag --(\w+)"), r"--\1 has no value; write --\1=VALUE"),
+  (re.compile(r"flag (--\w+=.*): invalid literal for int.*"), r"\1: must be a whole number"),
+  (re.compile(r"flag (--\w+=.*): could not convert string to float.*"), r"\1: must be a number"),
+)
+
+_HELP = frozenset(
+  f"{dashes}{name}" for dashes in ("-", "--") for name in ("help", "helpfull", "helpshort")
+)
+
 # Much longer than a terminal or a log takes to read a line.
 _READER_SILENT_SECONDS_MAX = 5.0
 
@@ -79,6 +100,24 @@ def refuse_arguments(arguments: list[str]) -> None:
     raise UserError(f"unexpected argument {arguments[1]!r}: every argument is --NAME=VALUE")
 
 
+def flag_error_text(error: flags.Error) -> str:
+  """Returns what is wrong with the flags of a command line: one line, and what to do.
+
+  Args:
+    error: what absl has raised; it has a line for each wrong flag.
+  """
+  lines = str(error).splitlines()
+  absent = [match[1] for line in lines if (match := _ABSENT.fullmatch(line))]
+  others = [line for line in lines if not _ABSENT.fullmatch(line)]
+  for pattern, replacement in _FLAG_ERRORS:
+    others = [pattern.sub(replacement, line) for line in others]
+  if absent:
+    needed = " and ".join(f"--{name}=VALUE" for name in absent)
+    verb = "is" if len(absent) == 1 else "are"
+    others.append(f"{needed} {verb} needed; --help shows all flags")
+  return "; ".join(others)
+
+
 def report_error(error: BaseException) -> int:
   """Prints on stderr what ended the program: one line, or a traceback for an unexpected error.
 
@@ -94,9 +133,8 @@ def report_error(error: BaseException) -> int:
     print("interrupted", file=sys.stderr, flush=True)
     return EXIT_INTERRUPTED
   if isinstance(error, UserError | flags.Error):
-    # absl lists several wrong flags on a line each.
-    reasons = "; ".join(str(error).splitlines())
-    print(f"error: {as_started(escaped(reasons))}", file=sys.stderr, flush=True)
+    reason = flag_error_text(error) if isinstance(error, flags.Error) else str(error)
+    print(f"error: {as_started(escaped(reason))}", file=sys.stderr, flush=True)
     return EXIT_IN_USE if isinstance(error, InUseError) else EXIT_USER_ERROR
   traceback.print_exception(error)
   return EXIT_UNEXPECTED_ERROR
@@ -110,7 +148,8 @@ def run_main(
 ) -> None:
   """Runs `main` under absl; a `UserError` becomes one line on stderr and exit code 2.
 
-  On a machine without TPU and GPU, JAX does not search for them (`skip_absent_tpu`).
+  On a machine without TPU and GPU, JAX does not search for them (`skip_absent_tpu`). With
+  --version, it prints the version and runs nothing.
 
   Args:
     main: function of the arguments that the flags' parser leaves.
@@ -127,6 +166,12 @@ def run_main(
       flags.FLAGS.verbosity = logging.WARNING
     return rest
 
+  if "--version" in sys.argv[1:]:
+    print(nfnet.__version__)
+    return
+  # absl knows the long form only.
+  sys.argv[1:] = ["--help" if argument == "-h" else argument for argument in sys.argv[1:]]
+  asks_for_help = not _HELP.isdisjoint(sys.argv[1:])
   # absl shows it as the usage.
   program = sys.modules["__main__"]
   program.__doc__ = as_started(program.__doc__ or "")
@@ -140,7 +185,9 @@ def run_main(
   except (UserError, flags.Error, KeyboardInterrupt) as error:
     sys.exit(report_error(error))
   except SystemExit as finished:
-    # absl ends every program this way.
+    # absl ends every program this way, and with 1 if help was asked for, which is no failure.
+    if asks_for_help and finished.code == 1:
+      finished.code = 0
     if finished.code or (error := _lost_output(streams)) is None:
       raise
     reason = f"standard output cannot be written: {error.strerror}"

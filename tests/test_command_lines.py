@@ -12,6 +12,8 @@ from train.config.experiment import Experiment
 from train.config.field_names import field_types, path_fields
 
 NOT_PATHS = {
+  # A path in it has a function behind it (`train.config.own_functions`).
+  "logger",
   # train.prepare_data
   *("image_field", "label_field"),
   # nfnet and profiling

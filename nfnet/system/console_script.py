@@ -85,9 +85,11 @@ def main() -> None:
   # An interpreter that a command starts does not look for modules in the current folder either.
   os.environ["PYTHONSAFEPATH"] = "1"
   name, *arguments = sys.argv[1:] or ["--help"]
-  if name in ("--help", "-h", "help", "--version"):
+  if name == "help" and arguments:
+    name, arguments = arguments[0], ["--help"]
+  if name in ("--help", "-h", "help", "--version", "-V", "version"):
     keep_running_without_readers(None)
-    print(nfnet.__version__ if name == "--version" else _overview())
+    print(_overview() if name in ("--help", "-h", "help") else nfnet.__version__)
     return
   modules = {command.name: command.module for command in commands()}
   # The name after `python -m` is one, too.

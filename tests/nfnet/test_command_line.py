@@ -3,8 +3,10 @@ import subprocess
 import sys
 
 import pytest
+from absl import flags
 
-from nfnet.command_line import skip_absent_tpu
+import nfnet
+from nfnet.command_line import flag_error_text, run_main, skip_absent_tpu
 
 PROGRAM = """
 import jax
@@ -83,3 +85,30 @@ def test_the_users_choice_is_kept(no_choice, tmp_path, monkeypatch):
   monkeypatch.setenv("JAX_PLATFORMS", "tpu")
   skip(tmp_path, "libtpu")
   assert os.environ["JAX_PLATFORMS"] == "tpu"
+
+
+@pytest.mark.parametrize(
+  ("arguments", "text"),
+  [
+    ([], "--first=VALUE and --second=VALUE are needed; --help shows all flags"),
+    (["--first=1"], "--second=VALUE is needed; --help shows all flags"),
+    (["--first", "1", "--second"], "--second has no value; write --second=VALUE"),
+    (["--first=one"], "--first=one: must be a whole number"),
+    (["--first=1", "--second=two"], "--second=two: must be a number"),
+    (["--frist=1"], "unknown flag --frist; nearest: --first"),
+    (["--nothing_like_it=1"], "unknown flag --nothing_like_it; --help shows all flags"),
+  ],
+)
+def test_wrong_flags_are_one_line_that_says_what_to_write(arguments, text):
+  values = flags.FlagValues()
+  flags.DEFINE_integer("first", None, "", flag_values=values, required=True)
+  flags.DEFINE_float("second", None, "", flag_values=values, required=True)
+  with pytest.raises(flags.Error) as error:
+    values(["program", *arguments])
+  assert flag_error_text(error.value) == text
+
+
+def test_a_command_tells_its_version(monkeypatch, capsys):
+  monkeypatch.setattr(sys, "argv", ["describe", "--version"])
+  run_main(lambda arguments: pytest.fail("it was run"))
+  assert capsys.readouterr().out == f"{nfnet.__version__}\n"

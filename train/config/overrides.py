@@ -11,6 +11,7 @@ from typing import Any
 
 from absl import flags
 
+from nfnet.command_line import flag_error_text
 from nfnet.errors import UserError
 from nfnet.system.paths import path_or_bucket
 from train.config.experiment import Experiment
@@ -73,7 +74,7 @@ def parse_arguments(argv: Sequence[str]) -> list[str]:
       f"unknown flag --{error.flagname}; nearest: --{nearest(error.flagname, known)}"
     ) from error
   except flags.Error as error:
-    raise UserError(str(error)) from error
+    raise UserError(flag_error_text(error)) from error
   if stray:
     raise UserError(f"unexpected argument {stray[0]!r}; every argument is --NAME=VALUE")
   return [program, *overrides]

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+import nfnet
 from nfnet.system import console_script
 from nfnet.system.console_script import as_started, main
 from tests import commands
@@ -37,11 +38,13 @@ def test_help_has_a_line_for_each_command_and_imports_little():
 
 
 def test_a_command_says_how_it_is_started():
-  result = commands.run("tests.console", "prepare-data", "--help")
+  result = commands.run("tests.console", "help", "prepare-data")
+  assert result.returncode == 0
   assert "nfnets prepare_data --source=DIR" in result.stdout
   assert "python -m" not in result.stdout
   assert "--source: " in result.stdout
-  result = commands.run("train.prepare_data", "--help")
+  result = commands.run("train.prepare_data", "-h")
+  assert result.returncode == 0
   assert "python -m train.prepare_data --source=DIR" in result.stdout
 
 
@@ -59,6 +62,10 @@ def test_messages_name_the_program_that_the_user_has_started(monkeypatch):
   assert as_started(text) == text
   monkeypatch.setattr(console_script, "_started", ["profiling.step"])
   assert as_started(text) == "run `nfnets step --json=OUT` or python -m pytest"
+
+
+def test_the_program_tells_its_version():
+  assert commands.run("tests.console", "version").stdout == f"{nfnet.__version__}\n"
 
 
 @pytest.mark.parametrize(("name", "near"), [("pretrian", "pretrain"), ("x\n" * 5000, "")])
