@@ -4,7 +4,7 @@
     python -m nfnet.export --weights=PATH --out=DIR --compute_dtype=bfloat16 --input=float32
     python -m nfnet.export --weights=PATH --out=DIR --format=saved_model
 
-The folder holds a program for any number of images, its weights, `model.json` (how images are
+The folder holds a program for any number of images, its weights, `network.json` (how images are
 prepared, the classes, versions) and `README.md` with the Python that serves it. The program takes
 uint8 RGB images [n, height, width, 3] or, with --input=float32, normalized ones, and returns logits
 and probabilities. By default it is StableHLO, written by `jax.export` for CPUs, GPUs and TPUs;

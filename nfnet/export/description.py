@@ -1,4 +1,4 @@
-"""Describes an exported program for a server: `model.json`."""
+"""Describes an exported program for a server: `network.json`."""
 
 import contextlib
 import importlib.metadata
@@ -12,7 +12,7 @@ from nfnet.export.program import ComputeDtype, Program
 from nfnet.images.normalization import MEAN_RGB, STDDEV_RGB
 from nfnet.inference import Classifier
 
-DESCRIPTION_FILE = "model.json"
+DESCRIPTION_FILE = "network.json"
 _PACKAGES = ("jax", "jaxlib", "numpy")
 
 

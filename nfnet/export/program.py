@@ -1,7 +1,7 @@
 """Makes a program of a network: a pure function of weights and images that is fit for serving.
 
 The program normalizes images, runs the network, and returns logits and probabilities. Its weights
-are an argument, since those of an F7+ have 3.6 GB, and a program that held them would exceed the
+are an argument, since those of an F7+ have 3.3 GB, and a program that held them would exceed the
 2 GB of a protocol buffer and be in memory twice.
 
 They are not the network's parameters. Filters are standardized here, once, in the compute dtype and

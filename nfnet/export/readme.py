@@ -61,7 +61,7 @@ _NEEDS = {
 }
 _NOTES = {
   "jax": f"`{PROGRAM_FILE}` runs on CPUs, NVIDIA and AMD GPUs, and TPUs. JAX reads it for at least "
-  "six months after the version in `model.json`. Each new number of images is compiled once.",
+  "six months after the version in `network.json`. Each new number of images is compiled once.",
   "saved_model": f"`{SAVED_MODEL_FOLDER}` runs on CPUs, NVIDIA GPUs and TPUs, and in TensorFlow "
   "Serving. TensorFlow compiles each new number of images once, by XLA.",
   "onnx": f"`{ONNX_FILE}` takes any number of images.",
@@ -81,7 +81,7 @@ def readme(description: dict[str, Any]) -> str:
   what, pixels = "normalized float32" if is_normalized else "uint8", own["pixels"]
   paragraphs = (
     f"The program takes {what} RGB images [n, {pixels}, {pixels}, 3], for any n, and returns "
-    f"`logits` and `probabilities`, float32 [n, {network['num_classes']}]. `model.json` has the "
+    f"`logits` and `probabilities`, float32 [n, {network['num_classes']}]. `network.json` has the "
     f"way of preparing images, the names of the classes and all versions. {_NOTES[kind]}",
     f"This Python serves it. It needs {_NEEDS[kind]}.",
   )
@@ -95,7 +95,7 @@ import json
 
 {_IMPORTS[kind]}
 
-with open("model.json", encoding="utf-8") as file:
+with open("network.json", encoding="utf-8") as file:
   names = json.load(file)["class_names"]
 {_LOAD[kind]}
 

@@ -78,10 +78,10 @@ def test_the_folder_is_served_without_this_project(folder):
   result = export(folder, out, f"--class_names_file={folder / 'names.txt'}")
   assert result.returncode == 0, result.stderr
   assert sorted(path.name for path in out.parent.iterdir()) == ["served"]
-  names = ["README.md", "model.json", "program.jax", "weights.safetensors"]
+  names = ["README.md", "network.json", "program.jax", "weights.safetensors"]
   assert sorted(path.name for path in out.iterdir()) == names
   assert len({(out / name).stat().st_mode for name in names}) == 1
-  description = json.loads((out / "model.json").read_text())
+  description = json.loads((out / "network.json").read_text())
   assert description["class_names"] == [f"class {letter}" for letter in "abcde"]
   assert description["input"]["shape"] == [None, 16, 16, 3]
 
