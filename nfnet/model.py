@@ -141,8 +141,8 @@ class NFNet(nnx.Module):
     ):
       if not isinstance(rate, numbers.Real) or not 0 <= rate < 1:
         raise ValueError(f"{name}={quoted(rate)}: must be a number of at least 0 and below 1")
-    if not jnp.issubdtype(compute_dtype, jnp.floating):
-      raise ValueError(f"compute_dtype={jnp.dtype(compute_dtype)}: must be a floating-point type")
+    if not isinstance(alpha, numbers.Real) or not 0 <= alpha < math.inf:
+      raise ValueError(f"alpha={quoted(alpha)}: must be a finite number of at least 0")
     shape = get_variant(variant)
     common = dict(standardization=numerics, implementation=implementation)
     self.variant = variant
@@ -152,7 +152,7 @@ class NFNet(nnx.Module):
     self.bottleneck = bottleneck
     self.activation = scaled_activation(activation, numerics)
     self.implementation = implementation
-    self.compute_dtype = jnp.dtype(compute_dtype)
+    self.compute_dtype = _checked_compute_dtype(compute_dtype)
     self.images_multiple = kernels.IMAGES_MULTIPLE if implementation == "pallas" else 1
     self.rematerialize = rematerialize
     self.dropout_rate = shape.dropout_rate if dropout_rate is None else dropout_rate
@@ -217,11 +217,8 @@ class NFNet(nnx.Module):
       ValueError: the network has no values, or `images` or `keys` are of another kind.
     """
     check_network_input(images)
-    if keys is not None and np.shape(keys) != images.shape[:1]:
-      raise ValueError(
-        f"keys have shape {list(np.shape(keys))} for {format_count(len(images), 'image')}; give "
-        f"one key for each: jax.random.split(jax.random.key(SEED), {len(images)})"
-      )
+    if keys is not None:
+      _check_keys(keys, images.shape[0])
     x = images
     for segment in segments(self, images.shape[0], keys=keys):
       x = segment.run(self, x)
@@ -339,6 +336,31 @@ class NFNet(nnx.Module):
 def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
   if value not in choices:
     raise ValueError(f"{name}={quoted(value)}: must be {' or '.join(map(repr, choices))}")
+
+
+def _check_keys(keys: Any, count: int) -> None:
+  cure = f"jax.random.split(jax.random.key(SEED), {count})"
+  if np.shape(keys) != (count,):
+    raise ValueError(
+      f"keys have shape {list(np.shape(keys))} for {format_count(count, 'image')}; give one key "
+      f"for each: {cure}"
+    )
+  if not jnp.issubdtype(keys.dtype, jax.dtypes.prng_key):
+    raise ValueError(f"keys are {keys.dtype}; must be keys for random numbers: {cure}")
+
+
+def _checked_compute_dtype(compute_dtype: Any) -> jnp.dtype:
+  try:
+    # NumPy takes None for float64.
+    dtype = None if compute_dtype is None else jnp.dtype(compute_dtype)
+  except TypeError:
+    dtype = None
+  if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
+    raise ValueError(
+      f"compute_dtype={dtype or quoted(compute_dtype)}: must be a floating-point type, such as "
+      '"float32" or "bfloat16"'
+    )
+  return dtype
 
 
 def _checked_num_classes(num_classes: Any) -> int:

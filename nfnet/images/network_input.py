@@ -4,6 +4,7 @@ Shape and dtype are known while a program is traced, so they are checked there t
 looked at only where they are at hand: in a NumPy array, or in a JAX array that is not traced.
 """
 
+import math
 import warnings
 from typing import Any
 
@@ -24,7 +25,8 @@ def check_network_input(images: Any) -> None:
     images: what the caller gives as normalized images, [images, height, width, 3].
 
   Raises:
-    ValueError: `images` are no array, not floating point, not NHWC, empty, or from 0 to 255.
+    ValueError: `images` are no array, not floating point, not NHWC, empty, not finite, or from 0 to
+      255.
   """
   if not isinstance(images, jax.Array | np.ndarray):
     raise ValueError(
@@ -42,17 +44,22 @@ def check_network_input(images: Any) -> None:
     raise ValueError(f"{what}; must not be empty")
   if not jnp.issubdtype(images.dtype, jnp.floating):
     raise ValueError(f"{what}; must be normalized floats: {_CURE}")
-  if isinstance(images, np.ndarray) or _has_values(images):
+  if has_values(images):
     # NumPy does not trace, where a program that is being traced closes over its images.
     _check_values(np.asarray(images))
 
 
-def _has_values(images: jax.Array) -> bool:
-  return not isinstance(images, jax.core.Tracer) and images.is_fully_addressable
+def has_values(images: jax.Array | np.ndarray) -> bool:
+  """Returns whether the values of an array are at hand: it is not traced, and all of it is here."""
+  return isinstance(images, np.ndarray) or (
+    not isinstance(images, jax.core.Tracer) and images.is_fully_addressable
+  )
 
 
 def _check_values(images: np.ndarray) -> None:
   lowest, highest = float(images.min()), float(images.max())
+  if not (math.isfinite(lowest) and math.isfinite(highest)):
+    raise ValueError(f"images have values that are NaN or infinite: {_CURE}")
   if max(-lowest, highest) > _NORMALIZED_MAX:
     raise ValueError(
       f"images have values from {lowest:.6g} to {highest:.6g}, so they are not normalized; values "

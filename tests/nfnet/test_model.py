@@ -267,12 +267,21 @@ def test_initial_network_is_its_shortcuts():
     ({"dropout_rate": 1.5}, "dropout_rate=1.5: must be"),
     ({"stochastic_depth_rate": -0.1}, "stochastic_depth_rate=-0.1: must be"),
     ({"compute_dtype": jnp.dtype("int8")}, "compute_dtype=int8: must be"),
+    ({"alpha": math.nan}, "alpha=nan: must be a finite number"),
+    ({"alpha": -0.1}, "alpha=-0.1: must be"),
   ],
 )
 def test_bad_arguments(arguments, message):
   arguments = {"variant": "P0", "num_classes": NUM_CLASSES, **arguments}
   with pytest.raises(Exception, match=message):
     NFNet(**arguments)
+
+
+@pytest.mark.parametrize("compute_dtype", ["bf16", None, ["float32"]])
+def test_what_is_no_dtype(compute_dtype):
+  # The tests check the types of NFNet's own arguments.
+  with pytest.raises(ValueError, match=r"compute_dtype=.*: must be a floating-point type, such as"):
+    model_module._checked_compute_dtype(compute_dtype)
 
 
 def test_missing_and_superfluous_parameters_are_errors(parameters, images):
@@ -363,6 +372,8 @@ def test_mistakes_in_images_and_keys_are_errors(parameters, images):
     unchecked(model, parameters, np.asarray(images).astype(np.uint8))
   with pytest.raises(ValueError, match="so they are not normalized"):
     unchecked(model, parameters, 100 * images)
+  with pytest.raises(ValueError, match=r"keys are int32; .*: jax\.random\.split"):
+    inspect.unwrap(NFNet.__call__)(bind(model, parameters), images, keys=jnp.arange(NUM_IMAGES))
   with pytest.raises(ValueError, match=r"keys have shape \[\] for 4 images; give one key for each"):
     inspect.unwrap(NFNet.__call__)(model, images, keys=jax.random.key(0))
 

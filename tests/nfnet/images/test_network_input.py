@@ -24,6 +24,8 @@ IMAGES = np.linspace(-2, 2.5, 2 * 4 * 5 * 3, dtype=np.float32).reshape(2, 4, 5, 
     (jnp.asarray(IMAGES, jnp.int32), "images are int32"),
     (np.linspace(0, 255, 12).reshape(1, 2, 2, 3), "values from 0 to 255, so they are not normal"),
     (jnp.full((1, 2, 2, 3), -128.0), "values from -128 to -128, so they are not normalized"),
+    (np.where(IMAGES < 2, IMAGES, np.nan), "images have values that are NaN or infinite: nfnet."),
+    (jnp.where(IMAGES < 2, IMAGES, -jnp.inf), "images have values that are NaN or infinite"),
   ],
 )
 def test_mistakes_end_in_one_line_with_the_cure(images, message):
