@@ -338,7 +338,8 @@ def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     raise ValueError(f"{name}={quoted(value)}: must be {' or '.join(map(repr, choices))}")
 
 
-def _check_keys(keys: Any, count: int) -> None:
+def _check_keys(keys: Any, count: Any) -> None:
+  """Raises ValueError unless there is a key for each of `count` images, a number or a symbol."""
   cure = f"jax.random.split(jax.random.key(SEED), {count})"
   if np.shape(keys) != (count,):
     raise ValueError(
