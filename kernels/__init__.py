@@ -14,8 +14,15 @@ from kernels.scaled_ws_conv.op import (
   standardize_filters,
   standardized_convolution,
 )
+from kernels.scaled_ws_conv.pending_sum import PendingSum
 from kernels.se_residual.formulas import Gate
-from kernels.se_residual.op import conv_se_residual, standardized_conv_se_residual
+from kernels.se_residual.op import (
+  add_up,
+  conv_se_residual,
+  standardized_conv_se,
+  standardized_conv_se_residual,
+  standardized_convolution_of_sum,
+)
 from kernels.sgd_agc.formulas import Step
 from kernels.sgd_agc.op import sgd_agc_step
 from kernels.stem.op import stem_convolutions
@@ -26,16 +33,20 @@ __all__ = [
   "Convolution",
   "Gate",
   "Implementation",
+  "PendingSum",
   "Standardization",
   "StandardizedFilters",
   "Step",
   "add_parts",
+  "add_up",
   "conv_se_residual",
   "fallback_counts",
   "scaled_ws_convolution",
   "sgd_agc_step",
   "standardize_filters",
+  "standardized_conv_se",
   "standardized_conv_se_residual",
   "standardized_convolution",
+  "standardized_convolution_of_sum",
   "stem_convolutions",
 ]
