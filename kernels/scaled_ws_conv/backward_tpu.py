@@ -89,7 +89,7 @@ def gradients(
   result_scale: Float[Array, "n o"] | None,
   mean_cotangent: Float[Array, "n o"] | None,
   input_cotangent: Float[Array, "h a w b n i"] | None,
-  branch: Float[Array, "h a w b n i"] | None,
+  branch: Float[Array, "h w n i"] | None,
   filters: RawFilters | StandardizedFilters,
   statistics: Float[Array, "8 o"] | None,
   *,

@@ -332,7 +332,7 @@ def _add_up_and_activate(refs: Refs, blocks: Blocks, activation: Activation | No
   """Writes the sum and, activated, what it is rounded to."""
   # The outer loop runs over lanes, so that the scale stays in registers.
   for k, lanes in enumerate(lane_tiles(blocks.problem.in_channels)):
-    scale = refs.scale_ref[:, lanes]
+    scale = refs.scale_ref[:, lanes][None]
     for row in range(blocks.tile.rows):
       at = row, 0, slice(None), 0, slice(None), lanes
       scaled = scale * refs.branch_ref[at].astype(jnp.float32)

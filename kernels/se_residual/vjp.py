@@ -55,11 +55,9 @@ def end_branch(
 ) -> tuple[Float[Array, "h w n c"], Float[Array, "n c"], Float[Array, "n c"]]:
   """Returns branch, scale and sink of a `PendingSum`, for whole tiles of images.
 
-  The other arguments are those of `reference.conv_se_residual`. Filters are differentiated as in
-  `scaled_ws_conv.vjp.convolve`, and what is returned as `PendingSum` says.
-
-  Args:
-    passes: blocks of the convolution's passes.
+  The arguments after the blocks of the convolution's passes are those of
+  `reference.conv_se_residual`. Filters are differentiated as in `scaled_ws_conv.vjp.convolve`, and
+  what is returned as `PendingSum` says.
   """
   operands = x, filters, bias, gate, skip_gain, keep
   return _end_branch_forward(passes, activation, standardization, alpha, *operands)[0]
