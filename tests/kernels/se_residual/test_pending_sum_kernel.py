@@ -114,7 +114,6 @@ def check(operands, cotangents, function, expected_function):
 @pytest.mark.parametrize(
   ("shape", "dtype", "drops"),
   [
-    ((2, 2, 32, 128, 256, 128), "float32", True),
     # Three images, which are padded, and an output that does not fill the lanes.
     ((3, 1, 3, 64, 128, 64), "float32", False),
     ((2, 3, 16, 128, 256, 256), "bfloat16", True),
@@ -133,7 +132,6 @@ def test_the_sum_need_not_be_returned():
   check(operands, cotangent, ops, exactly(keep, **options))
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize(
   ("maker", "adder"),
   [
@@ -144,8 +142,8 @@ def test_the_sum_need_not_be_returned():
   ],
   ids=["add_up", "reference makes", "reference adds", "reference"],
 )
-def test_all_that_make_a_sum_agree_with_all_that_add_it_up(maker, adder, dtype):
-  operands, keep, cotangents = problem(2, 2, 3, 128, 128, 128, dtype)
+def test_all_that_make_a_sum_agree_with_all_that_add_it_up(maker, adder):
+  operands, keep, cotangents = problem(2, 1, 16, 128, 128, 128)
   check(operands, cotangents, by(maker.standardized_conv_se, adder, keep), exactly(keep))
 
 
