@@ -7,14 +7,13 @@ always the package.
 from kernels.dispatch import Implementation, fallback_counts
 from kernels.packed_sums.op import add_parts
 from kernels.scaled_ws_conv.filters import StandardizedFilters
-from kernels.scaled_ws_conv.formulas import Standardization
+from kernels.scaled_ws_conv.formulas import PendingSum, Standardization
 from kernels.scaled_ws_conv.op import (
   Convolution,
   scaled_ws_convolution,
   standardize_filters,
   standardized_convolution,
 )
-from kernels.scaled_ws_conv.pending_sum import PendingSum
 from kernels.se_residual.formulas import Gate
 from kernels.se_residual.op import (
   add_up,

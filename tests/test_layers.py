@@ -16,32 +16,22 @@ BUILT_ON = {"se_residual": "scaled_ws_conv", "stem": "scaled_ws_conv"}
 """Ops with another inside. Squeeze-excite and its convolution each need what the other computes,
 forward and backward; the stem is four convolutions."""
 OP_FILES = {"__init__", "formulas", "op", "pallas", "reference"}
-"""Files that every op has; it may have `filters`, `pending_sum`, `packing`, `packed_window`,
-`vjp` and files whose names end in `_tpu` besides."""
+"""Files that every op has; it may have `filters`, `packing`, `packed_window`, `vjp` and files
+whose names end in `_tpu` besides."""
 SWEPT_FILES = {"problem", "tile"}
 """Files that an op has, with tiles.json, if a sweep chooses its tiles."""
 MAY_IMPORT = {
   "formulas": {"formulas"},
   "filters": {"formulas"},
-  "pending_sum": set(),
-  "reference": {"formulas", "filters", "pending_sum", "reference"},
+  "reference": {"formulas", "filters", "reference"},
   "problem": {"formulas", "problem"},
   "packing": {"problem"},
   "tile": {"problem", "packing", "tile"},
   "packed_window": {"problem", "packing", "tile"},
-  "_tpu": {
-    "formulas",
-    "filters",
-    "pending_sum",
-    "problem",
-    "packing",
-    "tile",
-    "packed_window",
-    "_tpu",
-  },
-  "vjp": {"formulas", "filters", "pending_sum", "problem", "tile", "vjp", "_tpu"},
-  "pallas": {"formulas", "filters", "pending_sum", "problem", "tile", "vjp", "pallas", "_tpu"},
-  "op": {"formulas", "filters", "pending_sum", "reference", "pallas", "op"},
+  "_tpu": {"formulas", "filters", "problem", "packing", "tile", "packed_window", "_tpu"},
+  "vjp": {"formulas", "filters", "problem", "tile", "vjp", "_tpu"},
+  "pallas": {"formulas", "filters", "problem", "tile", "vjp", "pallas", "_tpu"},
+  "op": {"formulas", "filters", "reference", "pallas", "op"},
   "__init__": set(),
 }
 """By kind of an op's file: the kinds of files, of the op and of what it is built on, that it may

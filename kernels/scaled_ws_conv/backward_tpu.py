@@ -61,7 +61,7 @@ class Refs(NamedTuple):
 
 
 class Gradients(NamedTuple):
-  """What the kernel has computed; None where the problem does not ask for it.
+  """Arrays that the kernel has computed; None where the problem does not ask for one.
 
   Attributes:
     input: gradient of the input.

@@ -23,8 +23,12 @@ from kernels.call import Operand, Result, call
 from kernels.layout import LANES, SUBLANES
 from kernels.scaled_ws_conv import packed_window
 from kernels.scaled_ws_conv.filters import RawFilters, StandardizedFilters
-from kernels.scaled_ws_conv.formulas import Activation, Standardization, filter_statistics
-from kernels.scaled_ws_conv.pending_sum import PendingSum
+from kernels.scaled_ws_conv.formulas import (
+  Activation,
+  PendingSum,
+  Standardization,
+  filter_statistics,
+)
 from kernels.scaled_ws_conv.problem import lane_tiles
 from kernels.scaled_ws_conv.standardize_tpu import write_standardized
 from kernels.scaled_ws_conv.tile import Blocks
@@ -59,7 +63,7 @@ class Refs(NamedTuple):
 
 
 class Written(NamedTuple):
-  """What the kernel has written; None where the problem does not ask for it.
+  """Arrays that the kernel has written; None where the problem does not ask for one.
 
   Attributes:
     result: the convolution's result.

@@ -59,7 +59,7 @@ class Problem:
     itemsize: bytes per activation.
     standardized: whether the filters arrive standardized, as `filters.StandardizedFilters`; if not,
       the kernels standardize them in VMEM.
-    sums_input: whether the input arrives as a `pending_sum.PendingSum`. The forward pass then adds
+    sums_input: whether the input arrives as a `formulas.PendingSum`. The forward pass then adds
       it up and writes it, and the backward pass also computes the sums over space. The filter is
       1x1 and without stride.
   """

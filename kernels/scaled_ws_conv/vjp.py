@@ -20,8 +20,7 @@ from kernels.scaled_ws_conv import (
   standardize_tpu,
 )
 from kernels.scaled_ws_conv.filters import RawFilters, StandardizedFilters, zeros_like
-from kernels.scaled_ws_conv.formulas import Activation, Standardization
-from kernels.scaled_ws_conv.pending_sum import PendingSum
+from kernels.scaled_ws_conv.formulas import Activation, PendingSum, Standardization
 from kernels.scaled_ws_conv.tile import Passes
 
 
@@ -108,7 +107,7 @@ standardize.defvjp(_standardize_forward, _standardize_backward)
 
 
 class Residuals(NamedTuple):
-  """What the backward pass needs of the forward pass.
+  """Arrays that the backward pass needs of the forward pass.
 
   Attributes:
     x: the input, of shape `Problem.input_shape`; if it was a sum, what that has become.

@@ -10,9 +10,8 @@ from jaxtyping import Array, Float
 
 from kernels.dispatch import Implementation, dispatch
 from kernels.scaled_ws_conv.filters import StandardizedFilters, filter_shape
-from kernels.scaled_ws_conv.formulas import Activation, Standardization
+from kernels.scaled_ws_conv.formulas import Activation, PendingSum, Standardization
 from kernels.scaled_ws_conv.op import Convolution
-from kernels.scaled_ws_conv.pending_sum import PendingSum
 from kernels.se_residual import pallas, reference
 from kernels.se_residual.formulas import Gate
 

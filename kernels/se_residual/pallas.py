@@ -5,9 +5,8 @@ from jaxtyping import Array, Float
 
 from kernels.layout import LANES
 from kernels.scaled_ws_conv.filters import RawFilters, StandardizedFilters, filter_shape
-from kernels.scaled_ws_conv.formulas import Activation, Standardization
+from kernels.scaled_ws_conv.formulas import Activation, PendingSum, Standardization
 from kernels.scaled_ws_conv.pallas import check, raw_filters, standardized_convolution
-from kernels.scaled_ws_conv.pending_sum import PendingSum
 from kernels.scaled_ws_conv.problem import problem_of
 from kernels.scaled_ws_conv.tile import choose_both
 from kernels.scaled_ws_conv.vjp import convolve

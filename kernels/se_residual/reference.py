@@ -8,8 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from kernels.scaled_ws_conv.filters import StandardizedFilters, zeros_like
-from kernels.scaled_ws_conv.formulas import Activation, Standardization
-from kernels.scaled_ws_conv.pending_sum import PendingSum
+from kernels.scaled_ws_conv.formulas import Activation, PendingSum, Standardization
 from kernels.scaled_ws_conv.reference import scaled_ws_convolution, standardized_convolution
 from kernels.se_residual.formulas import Gate, branch_scale
 

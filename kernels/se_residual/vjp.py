@@ -20,8 +20,7 @@ from jaxtyping import Array, Float
 
 from kernels.scaled_ws_conv import vjp as convolution
 from kernels.scaled_ws_conv.filters import RawFilters, StandardizedFilters, zeros_like
-from kernels.scaled_ws_conv.formulas import Activation, Standardization
-from kernels.scaled_ws_conv.pending_sum import PendingSum
+from kernels.scaled_ws_conv.formulas import Activation, PendingSum, Standardization
 from kernels.scaled_ws_conv.tile import Passes
 from kernels.se_residual.formulas import Gate, branch_scale
 from kernels.se_residual.residual_tpu import add_scaled, sums_over_space

@@ -20,7 +20,7 @@ from kernels.layout import SUBLANES
 from kernels.scaled_ws_conv import backward_tpu, forward_tpu
 from kernels.scaled_ws_conv import tile as conv_tile
 from kernels.scaled_ws_conv.filters import RawFilters, StandardizedFilters, to_rows
-from kernels.scaled_ws_conv.pending_sum import PendingSum
+from kernels.scaled_ws_conv.formulas import PendingSum
 from kernels.scaled_ws_conv.problem import Problem as ConvolutionProblem
 from kernels.se_residual import residual_tpu
 from kernels.se_residual import tile as residual_tile

@@ -16,7 +16,7 @@ import pytest
 from kernels.scaled_ws_conv import pallas as conv_pallas
 from kernels.scaled_ws_conv import reference as conv_reference
 from kernels.scaled_ws_conv import tile as conv_tile
-from kernels.scaled_ws_conv.pending_sum import PendingSum
+from kernels.scaled_ws_conv.formulas import PendingSum
 from kernels.scaled_ws_conv.problem import problem_of
 from kernels.scaled_ws_conv.vjp import convolve
 from kernels.se_residual import pallas, reference

@@ -15,8 +15,8 @@ from jax.sharding import PartitionSpec as P
 from kernels.scaled_ws_conv import pallas as conv_pallas
 from kernels.scaled_ws_conv import reference as conv_reference
 from kernels.scaled_ws_conv import tile as conv_tile
+from kernels.scaled_ws_conv.formulas import PendingSum
 from kernels.scaled_ws_conv.pallas import raw_filters
-from kernels.scaled_ws_conv.pending_sum import PendingSum
 from kernels.scaled_ws_conv.problem import problem_of
 from kernels.se_residual import pallas, reference, residual_tpu
 from kernels.se_residual.formulas import Gate
