@@ -7,7 +7,7 @@ always the package.
 from kernels.dispatch import Implementation, fallback_counts
 from kernels.packed_sums.op import add_parts
 from kernels.scaled_ws_conv.filters import StandardizedFilters
-from kernels.scaled_ws_conv.formulas import Standardization
+from kernels.scaled_ws_conv.formulas import PendingSum, Standardization
 from kernels.scaled_ws_conv.op import (
   Convolution,
   scaled_ws_convolution,
@@ -15,7 +15,13 @@ from kernels.scaled_ws_conv.op import (
   standardized_convolution,
 )
 from kernels.se_residual.formulas import Gate
-from kernels.se_residual.op import conv_se_residual, standardized_conv_se_residual
+from kernels.se_residual.op import (
+  add_up,
+  conv_se_residual,
+  standardized_conv_se,
+  standardized_conv_se_residual,
+  standardized_convolution_of_sum,
+)
 from kernels.sgd_agc.formulas import Step
 from kernels.sgd_agc.op import sgd_agc_step
 from kernels.stem.op import stem_convolutions
@@ -26,16 +32,20 @@ __all__ = [
   "Convolution",
   "Gate",
   "Implementation",
+  "PendingSum",
   "Standardization",
   "StandardizedFilters",
   "Step",
   "add_parts",
+  "add_up",
   "conv_se_residual",
   "fallback_counts",
   "scaled_ws_convolution",
   "sgd_agc_step",
   "standardize_filters",
+  "standardized_conv_se",
   "standardized_conv_se_residual",
   "standardized_convolution",
+  "standardized_convolution_of_sum",
   "stem_convolutions",
 ]

@@ -85,12 +85,15 @@ class Block(nnx.Module):
 
   def __call__(
     self,
-    x: Float[Array, "h w n c"],
+    x: Float[Array, "h w n c"] | kernels.PendingSum,
     *,
     beta: Float[Array, ""],
     keep: Float[Array, " n"] | None,
-  ) -> Float[Array, "h2 w2 n o"]:
+  ) -> Float[Array, "h2 w2 n o"] | kernels.PendingSum:
     """Returns the block's output.
+
+    With kernels and standardized filters, this is a sum that the next block's first convolution
+    adds up while its matrix units are busy.
 
     Args:
       x: input.
@@ -124,9 +127,9 @@ class Block(nnx.Module):
       implementation=self.implementation,
     )
     if isinstance(weight, kernels.StandardizedFilters):
-      return kernels.standardized_conv_se_residual(
-        branch, weight, bias, shortcut, gate, skip_gain, **common
-      )
+      by_kernels = self.implementation == "pallas"
+      op = kernels.standardized_conv_se if by_kernels else kernels.standardized_conv_se_residual
+      return op(branch, weight, bias, shortcut, gate, skip_gain, **common)
     return kernels.conv_se_residual(
       branch,
       weight,

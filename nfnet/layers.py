@@ -77,7 +77,7 @@ class ScaledWSConv(nnx.Module):
 
   def __call__(
     self,
-    x: Float[Array, "h w n c"],
+    x: Float[Array, "h w n c"] | kernels.PendingSum,
     *,
     activation: ScaledActivation | None = None,
     beta: Float[Array, ""] | float = 1.0,
@@ -85,9 +85,19 @@ class ScaledWSConv(nnx.Module):
   ) -> kernels.Convolution:
     """Returns conv(pool(beta * activation(x))) + bias; without an activation, beta must be 1.
 
-    Filters that `standardized` has made contain beta and the activation's gain already.
+    Filters that `standardized` has made contain beta and the activation's gain already. Only plain
+    1x1 convolutions with such filters take a sum that has yet to be added up.
     """
     weight = self.weight.get_value()
+    if isinstance(x, kernels.PendingSum):
+      return kernels.standardized_convolution_of_sum(
+        x,
+        weight,
+        self.bias[...],
+        activation=activation and activation.function,
+        returns_input=returns_input,
+        implementation=self.implementation,
+      )
     common = dict(
       stride=self.stride,
       groups=self.groups,

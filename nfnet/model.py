@@ -262,12 +262,17 @@ class NFNet(nnx.Module):
     outputs, x = [], images
     for segment in before_head:
       x = segment.run(self, x)
-      outputs.append(x)
+      outputs.append(self._added_up(x))
     return outputs
 
   def _padding(self, count: Count) -> int:
     """Returns how many images are appended to a batch; kernels cover no symbolic number of them."""
     return 0 if export.is_symbolic_dim(count) else -count % self.images_multiple
+
+  def _added_up(self, x: Array | kernels.PendingSum) -> Float[Array, "h w n c"]:
+    if not isinstance(x, kernels.PendingSum):
+      return x
+    return kernels.add_up(x, implementation=self.implementation)
 
   def _run_stem(self, images: Float[Array, "n height width 3"]) -> Float[Array, "h w padded_n c"]:
     # Padding once here saves every kernel from padding its operands and slicing its results.
@@ -279,12 +284,21 @@ class NFNet(nnx.Module):
       return self.stem(x)
 
   def _run_blocks(
-    self, position: int, x: Float[Array, "h w n c"], keep: Float[Array, "blocks n"] | None
-  ) -> Float[Array, "h2 w2 n o"]:
+    self,
+    position: int,
+    x: Float[Array, "h w n c"] | kernels.PendingSum,
+    keep: Float[Array, "blocks n"] | None,
+  ) -> Float[Array, "h2 w2 n o"] | kernels.PendingSum:
     """Runs the blocks of one of `self.runs`, with the masks of all blocks."""
+    run = self.runs[position]
+    # What is saved between blocks should be one array, not the two of a sum.
+    adds_up = self.rematerialize or len(run) > 1
+    if adds_up:
+      x = self._added_up(x)
 
     def run_block(block, x, beta, keep):
-      return block(x, beta=beta, keep=keep)
+      x = block(x, beta=beta, keep=keep)
+      return self._added_up(x) if adds_up else x
 
     if self.rematerialize:
       # NNX modules are not JAX types, so the parameters are passed and the block rebuilt inside.
@@ -300,7 +314,6 @@ class NFNet(nnx.Module):
 
       return jax.lax.scan(body, x, (stacked, beta, keep))[0]
 
-    run = self.runs[position]
     at, execute = (
       (run.start, run_block) if len(run) == 1 else (slice(run.start, run.stop), scan_blocks)
     )
@@ -309,7 +322,10 @@ class NFNet(nnx.Module):
       return execute(self.blocks[position], x, betas[at], None if keep is None else keep[at])
 
   def _run_head(
-    self, x: Float[Array, "h w padded_n c"], count: Count, keys: Key[Array, " n"] | None
+    self,
+    x: Float[Array, "h w padded_n c"] | kernels.PendingSum,
+    count: Count,
+    keys: Key[Array, " n"] | None,
   ) -> Float[Array, "n classes"]:
     with jax.named_scope("head"):
       features = self._pooled(x, count)
@@ -323,7 +339,9 @@ class NFNet(nnx.Module):
       )
       return logits + classifier.bias[...][None, :]
 
-  def _pooled(self, x: Float[Array, "h w padded_n c"], count: Count) -> Float[Array, "n o"]:
+  def _pooled(
+    self, x: Float[Array, "h w padded_n c"] | kernels.PendingSum, count: Count
+  ) -> Float[Array, "n o"]:
     x = activate(self.activation, self.final_conv(x).result)
     return jnp.mean(x, axis=(0, 1), dtype=jnp.float32)[:count]
 
@@ -399,11 +417,12 @@ class Segment(NamedTuple):
 
   Attributes:
     paths: where its parameters are in the nested dictionaries, arranged by `model.block_keys`.
-    run: function (network with values for at least these parameters, input) -> output.
+    run: function (network with values for at least these parameters, input) -> output. Inputs and
+      outputs are arrays or, between blocks that run by kernels, `kernels.PendingSum`.
   """
 
   paths: tuple[tuple[str, ...], ...]
-  run: Callable[[NFNet, Array], Array]
+  run: Callable[[NFNet, Array | kernels.PendingSum], Array | kernels.PendingSum]
 
   def select(self, parameters: Parameters) -> dict[str, Any]:
     """Returns the segment's own parameters, in the same nesting."""
@@ -496,7 +515,9 @@ def apply(
   return _run(NFNet.__call__, model, parameters, images, keys=keys)
 
 
-def apply_segment(model: NFNet, segment: Segment, parameters: Parameters, x: Array) -> Array:
+def apply_segment(
+  model: NFNet, segment: Segment, parameters: Parameters, x: Array | kernels.PendingSum
+) -> Array | kernels.PendingSum:
   """Returns the output of one of `segments(model, ...)`.
 
   Args:

@@ -31,7 +31,7 @@ MAY_IMPORT = {
   "_tpu": {"formulas", "filters", "problem", "packing", "tile", "packed_window", "_tpu"},
   "vjp": {"formulas", "filters", "problem", "tile", "vjp", "_tpu"},
   "pallas": {"formulas", "filters", "problem", "tile", "vjp", "pallas", "_tpu"},
-  "op": {"formulas", "filters", "reference", "pallas"},
+  "op": {"formulas", "filters", "reference", "pallas", "op"},
   "__init__": set(),
 }
 """By kind of an op's file: the kinds of files, of the op and of what it is built on, that it may

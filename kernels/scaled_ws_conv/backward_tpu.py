@@ -47,14 +47,38 @@ class Refs(NamedTuple):
   result_scale_ref: Any  # [n, o], at the end of a branch
   mean_cotangent_ref: Any  # [n, o], at the end of a branch
   input_cotangent_ref: Any  # [h, a, w, b, n, i], if the input is returned
+  branch_ref: Any  # [h, a, w, b, n, i], of a sum
   x_gradient_ref: Any  # [h, a, w, b, n, i], if the input is differentiated
   weight_gradient_ref: Any  # of the standardized weights, [t, i, o], or [t, k, o, 128] in rows
   bias_sums_ref: Any  # [8, o], not at the end of a branch
+  products_ref: Any  # [n, i], of a sum: gradient of the input * branch, over space
+  gradients_ref: Any  # [n, i], of a sum: gradient of the input, over space
   sums_ref: Any  # scratch [t, k, j, 128, 128], or packed [terms, i, 128], of a gradient in rows
   activated_ref: Any  # scratch [k, h, a, w, b, n, 128], or packed [k, q, h, w, n, 128]
   cotangents_ref: Any  # scratch [j, h + border, w + border, q, n, 128], or the packed window
   standardized_ref: Any  # [t, k, o, 128]; scratch [t, k, j, 128, 128] for raw filters
   squares_ref: Any  # scratch [products, 128, 128] if packed
+
+
+class Gradients(NamedTuple):
+  """Arrays that the kernel has computed; None where the problem does not ask for one.
+
+  Attributes:
+    input: gradient of the input.
+    filters: gradient of `input_scale` * standardized weight, of the form of raw weights or of the
+      rows. It is the sum of the parts: one for each core, in float32, or a single one if the cores
+      split the channels, in the dtype of the rows' sink.
+    bias: gradient of the bias, not at the end of a branch, where the caller gets the cotangent's
+      sums along with the scale's gradient.
+    products: sums over space of the input's gradient * branch, if the input is a sum.
+    inputs: sums over space of the input's gradient, if the input is a sum.
+  """
+
+  input: Float[Array, "h a w b n i"] | None
+  filters: Float[Array, "parts taps ..."]
+  bias: Float[Array, " o"] | None
+  products: Float[Array, "n i"] | None
+  inputs: Float[Array, "n i"] | None
 
 
 # Under jit, equal calls are traced only once: the body is long.
@@ -65,17 +89,14 @@ def gradients(
   result_scale: Float[Array, "n o"] | None,
   mean_cotangent: Float[Array, "n o"] | None,
   input_cotangent: Float[Array, "h a w b n i"] | None,
+  branch: Float[Array, "h w n i"] | None,
   filters: RawFilters | StandardizedFilters,
   statistics: Float[Array, "8 o"] | None,
   *,
   blocks: Blocks,
   activation: Activation | None,
   differentiates_input: bool,
-) -> tuple[
-  Float[Array, "h a w b n i"] | None,
-  Float[Array, "parts taps ..."],
-  Float[Array, " o"] | None,
-]:
+) -> Gradients:
   """Returns the gradients of the input, of `input_scale` * standardized weight, and of the bias.
 
   Args:
@@ -86,18 +107,12 @@ def gradients(
     mean_cotangent: cotangent of the mean over each image's results, float32; None except at the end
       of a branch.
     input_cotangent: cotangent of the returned input; None if the problem returns none.
+    branch: branch of the sum that the input is; None if the input is no sum.
     filters: filters of the kind that the problem names.
     statistics: statistics of raw filters from the forward pass, otherwise None.
     blocks: blocks of the backward pass.
     activation: activation of the input, or None.
     differentiates_input: whether the input's gradient is computed.
-
-  Returns:
-    The three gradients. That of the weights has the form of raw weights or of the rows, and is the
-    sum of the parts that are returned: one for each core, in float32, or a single one if the cores
-    split the channels, in the dtype of the rows' sink. The bias's gradient is None
-    at the end of a branch, where the caller gets the cotangent's sums along with the scale's
-    gradient.
   """
   problem, tile = blocks.problem, blocks.tile
   grouped = problem.groups > 1
@@ -132,11 +147,20 @@ def gradients(
     channel, images, _ = blocks.at(*place)
     return images, channel if grouped else 0
 
+  def input_image_at(core, channel, position):
+    part = core if blocks.image_parts > 1 else 0
+    channel, images, _ = blocks.at(core, channel, position)
+    return part, images, channel
+
   halo = blocks.result_halo_shape
   above = cotangent_block(halo, lambda row: jnp.maximum(row * tile.rows - 1, 0))
   below = cotangent_block(halo, lambda row: jnp.minimum((row + 1) * tile.rows, problem.height - 1))
   input_block = pl.BlockSpec(blocks.input_shape, input_at)
   image_block = pl.BlockSpec(blocks.image_shape, image_at)
+  input_sums = Result(
+    result_like(x, (blocks.image_parts, problem.images, problem.in_channels), jnp.float32),
+    pl.BlockSpec((None, *blocks.input_image_shape), input_image_at),
+  )
   bias_sums_shape = SUBLANES, blocks.block_outputs
   raw = None if problem.standardized else filters
   gradient_dtype = jnp.dtype(jnp.float32)
@@ -163,6 +187,7 @@ def gradients(
       result_scale_ref=Operand(result_scale, image_block) if problem.ends_branch else None,
       mean_cotangent_ref=Operand(mean_cotangent, image_block) if problem.ends_branch else None,
       input_cotangent_ref=Operand(input_cotangent, input_block) if problem.returns_input else None,
+      branch_ref=Operand(branch.reshape(x.shape), input_block) if problem.sums_input else None,
       x_gradient_ref=Result(result_like(x, x.shape, x.dtype), input_block)
       if differentiates_input
       else None,
@@ -178,6 +203,8 @@ def gradients(
           (None, None, *bias_sums_shape), lambda core, channel, _: (core, channel, 0, 0)
         ),
       ),
+      products_ref=input_sums if problem.sums_input else None,
+      gradients_ref=input_sums if problem.sums_input else None,
       sums_ref=None if raw else pltpu.VMEM(blocks.sums_shape, jnp.float32),
       activated_ref=pltpu.VMEM(blocks.activated_shape, x.dtype),
       cotangents_ref=pltpu.VMEM(blocks.cotangent_shape, x.dtype),
@@ -193,14 +220,18 @@ def gradients(
   x_gradient = written.x_gradient_ref
   if differentiates_input:
     x_gradient = x_gradient.reshape(x_shape)
+  products, inputs = (
+    jnp.sum(sums, axis=0) if problem.sums_input else None
+    for sums in (written.products_ref, written.gradients_ref)
+  )
   if problem.ends_branch:
-    return x_gradient, written.weight_gradient_ref, None
+    return Gradients(x_gradient, written.weight_gradient_ref, None, products, inputs)
   bias_sums = jnp.sum(written.bias_sums_ref, axis=2)
   if not tile.split_channels:
     bias_sums = jnp.sum(bias_sums, axis=0, keepdims=True)
   # Without groups, each channel block reads all cotangents, so the sums of any block are complete.
   bias_gradient = jnp.reshape(bias_sums, -1) if grouped else bias_sums[0, 0]
-  return x_gradient, written.weight_gradient_ref, bias_gradient
+  return Gradients(x_gradient, written.weight_gradient_ref, bias_gradient, products, inputs)
 
 
 def _body(refs: Refs, *, blocks: Blocks, activation: Activation | None):
@@ -221,6 +252,13 @@ def _body(refs: Refs, *, blocks: Blocks, activation: Activation | None):
     if not problem.standardized:
       write_standardized(refs)
 
+  if problem.sums_input:
+    # The row blocks of an image come one after another, but its first one may be another core's.
+    @pl.when((row_block == 0) | (place[2] == 0))
+    def _():
+      for ref in (refs.products_ref, refs.gradients_ref):
+        ref[...] = jnp.zeros_like(ref)
+
   _load_cotangents(refs, blocks, row_block)
 
   for row, column, (k, lanes) in itertools.product(
@@ -233,6 +271,9 @@ def _body(refs: Refs, *, blocks: Blocks, activation: Activation | None):
     )
 
   _add_weight_gradient(refs, blocks, sums_ref)
+
+  if problem.sums_input:
+    _add_sums_over_space(refs, blocks)
 
   if refs.sums_ref is not None:
 
@@ -373,6 +414,23 @@ def _add_weight_gradient(refs: Refs, blocks: Blocks, sums_ref) -> None:
         else:
           height, width = inputs.stop - inputs.start, outputs.stop - outputs.start
           sums_ref[t, inputs, outputs] += product[:height, :width]
+
+
+def _add_sums_over_space(refs: Refs, blocks: Blocks) -> None:
+  """Adds up the input's gradient, as it has been rounded, and its product with the branch.
+
+  The vector unit does this while the matrix units are busy with the weights' gradient. Where the
+  gradient is computed, the vector unit is the limit.
+  """
+  for lanes in lane_tiles(blocks.block_inputs):
+    products = gradients = 0.0
+    for row, column in itertools.product(range(blocks.tile.rows), range(blocks.problem.width)):
+      at = row, 0, column, 0, slice(None), lanes
+      gradient = refs.x_gradient_ref[at].astype(jnp.float32)
+      products += gradient * refs.branch_ref[at].astype(jnp.float32)
+      gradients += gradient
+    refs.products_ref[:, lanes] += products
+    refs.gradients_ref[:, lanes] += gradients
 
 
 def _differentiate_input(refs: Refs, blocks: Blocks, activation, row, columns, k, lanes) -> None:

@@ -1,8 +1,8 @@
-"""Constants and formulas that the reference and the kernels of the convolution share."""
+"""Constants, types and formulas that the reference and the kernels of the convolution share."""
 
 import math
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,33 @@ VARIANCE_FLOOR = 1e-4
 """Lower bound of fan-in * variance in the code released with paper B."""
 VARIANCE_EPSILON = 1e-5
 """Addend of the variance in timm's `dm_nfnet_f*`, which standardize by batch normalization."""
+
+
+class PendingSum(NamedTuple):
+  """The sum shortcut + scale * branch, which the convolution that reads it may add up.
+
+  Adding up takes as long as HBM needs for three wide arrays, and so do, for two, the sums over
+  space that the derivative needs. A convolution does both while its matrix units are busy.
+
+  Its derivatives are not those of the formula. Who adds up gets the cotangent of the sum, and
+  passes on what who made the branch cannot compute without reading wide arrays once more:
+
+  - in place of the derivatives with respect to branch and shortcut, the sum's cotangent itself,
+    which who made the branch scales;
+  - in place of those with respect to scale and sink, the sums over space of cotangent * branch and
+    of the cotangent, in float32.
+
+  Attributes:
+    branch: the residual branch, in the compute dtype.
+    shortcut: array of the branch's shape and dtype.
+    scale: factor of each image and channel of the branch, float32.
+    sums_sink: zeros like `scale`, which nothing reads.
+  """
+
+  branch: Float[Array, "h w n c"]
+  shortcut: Float[Array, "h w n c"]
+  scale: Float[Array, "n c"]
+  sums_sink: Float[Array, "n c"]
 
 
 def inverse_deviation(

@@ -23,7 +23,12 @@ from kernels.call import Operand, Result, call
 from kernels.layout import LANES, SUBLANES
 from kernels.scaled_ws_conv import packed_window
 from kernels.scaled_ws_conv.filters import RawFilters, StandardizedFilters
-from kernels.scaled_ws_conv.formulas import Activation, Standardization, filter_statistics
+from kernels.scaled_ws_conv.formulas import (
+  Activation,
+  PendingSum,
+  Standardization,
+  filter_statistics,
+)
 from kernels.scaled_ws_conv.problem import lane_tiles
 from kernels.scaled_ws_conv.standardize_tpu import write_standardized
 from kernels.scaled_ws_conv.tile import Blocks
@@ -40,7 +45,9 @@ class Refs(NamedTuple):
   """
 
   input_scale_ref: Any  # [1], in SMEM, of raw filters
-  x_ref: Any  # [h, a, w, b, n, i]
+  x_ref: Any  # [h, a, w, b, n, i]; the shortcut of a sum
+  branch_ref: Any  # [h, a, w, b, n, i], of a sum
+  scale_ref: Any  # [n, i], of a sum
   row_above_ref: Any  # [1, 1, w, b, n, i]
   row_below_ref: Any  # [1, 1, w, b, n, i]
   weight_ref: Any  # [t, i, o], of raw filters
@@ -49,45 +56,61 @@ class Refs(NamedTuple):
   result_ref: Any  # [h, w, q, n, o]
   statistics_ref: Any  # [8, o], of raw filters: mean and scale of each in the first two rows
   mean_ref: Any  # [n, o], at the end of a branch
+  sum_ref: Any  # [h, a, w, b, n, i], of a sum
   activated_ref: Any  # scratch [k, h + border, a, w + border, b, n, 128], or the packed window
   standardized_ref: Any  # [t, k, o, 128]; scratch [t, k, j, 128, 128] for raw filters
   squares_ref: Any  # scratch [products, 128, 128] if packed
 
 
+class Written(NamedTuple):
+  """Arrays that the kernel has written; None where the problem does not ask for one.
+
+  Attributes:
+    result: the convolution's result.
+    statistics: mean and scale of each raw filter in the first two rows.
+    mean: mean of each image's results, at the end of a branch.
+    input: the sum that arrived as a `PendingSum`.
+  """
+
+  result: Float[Array, "h w q n o"]
+  statistics: Float[Array, "8 o"] | None
+  mean: Float[Array, "n o"] | None
+  input: Float[Array, "h a w b n i"] | None
+
+
 # Under jit, equal calls are traced only once: the body is long.
 @functools.partial(jax.jit, static_argnames=("blocks", "activation", "standardization"))
 def convolve(
-  x: Float[Array, "h a w b n i"],
+  x: Float[Array, "h a w b n i"] | PendingSum,
   filters: RawFilters | StandardizedFilters,
   bias: Float[Array, "1 o"],
   *,
   blocks: Blocks,
   activation: Activation | None,
   standardization: Standardization,
-) -> tuple[Float[Array, "h w q n o"], Float[Array, "8 o"] | None, Float[Array, "n o"] | None]:
-  """Returns the result, statistics of raw filters, and the mean of each image's results.
+) -> Written:
+  """Returns the result, and what else the problem asks for.
 
   Args:
-    x: input, of shape `Problem.input_shape`.
+    x: input, of shape `Problem.input_shape`, or a sum if the problem says so.
     filters: filters of the kind that the problem names.
     bias: offset of each output channel, float32.
     blocks: blocks of the forward pass.
     activation: activation of the input, or None.
     standardization: see `formulas.inverse_deviation`; used for raw filters only.
-
-  Returns:
-    The result, the statistics and the mean. The statistics hold each raw filter's mean and scale in
-    the first two rows; the mean of the results is None unless the problem ends a branch.
   """
   problem, tile = blocks.problem, blocks.tile
+  pending = None
+  if problem.sums_input:
+    pending, x = x, x.shortcut.reshape(problem.input_shape)
   x = x.reshape(*x.shape[:2], *blocks.input_columns, *x.shape[4:])
 
-  def input_block(shape, row_of=lambda row: row) -> Operand:
+  def input_spec(shape, row_of=lambda row: row) -> pl.BlockSpec:
     def at(*place):
       channel, images, row = blocks.at(*place)
       return row_of(blocks.arriving(row)), 0, 0, 0, images, channel if problem.groups > 1 else 0
 
-    return Operand(x, pl.BlockSpec(shape, at))
+    return pl.BlockSpec(shape, at)
 
   def parameter(array) -> Operand:
     *leading, _ = array.shape
@@ -110,9 +133,13 @@ def convolve(
     channel, images, _ = blocks.at(*place)
     return images, channel
 
+  def scale_at(*place):
+    return blocks.at(*place)[1], 0
+
   halo = blocks.input_halo_shape
-  above = input_block(halo, lambda row: jnp.maximum(row * tile.rows - 1, 0))
-  below = input_block(halo, lambda row: jnp.minimum((row + 1) * tile.rows, problem.height - 1))
+  above = input_spec(halo, lambda row: jnp.maximum(row * tile.rows - 1, 0))
+  below = input_spec(halo, lambda row: jnp.minimum((row + 1) * tile.rows, problem.height - 1))
+  whole = input_spec(blocks.input_shape)
   result_shape = problem.height, *blocks.result_columns, problem.images, problem.out_channels
   raw = None if problem.standardized else filters
   rows = pl.BlockSpec(blocks.rows_shape, lambda *place: (0, 0, blocks.at(*place)[0], 0))
@@ -125,9 +152,12 @@ def convolve(
     ),
     Refs(
       input_scale_ref=raw and Operand(raw.input_scale[None], pl.BlockSpec(memory_space=pltpu.SMEM)),
-      x_ref=input_block(blocks.input_shape),
-      row_above_ref=above if blocks.has_neighbors and problem.before else None,
-      row_below_ref=below if blocks.has_neighbors and problem.after else None,
+      x_ref=Operand(x, whole),
+      branch_ref=pending and Operand(pending.branch.reshape(x.shape), whole),
+      scale_ref=pending
+      and Operand(pending.scale, pl.BlockSpec(blocks.input_image_shape, scale_at)),
+      row_above_ref=Operand(x, above) if blocks.has_neighbors and problem.before else None,
+      row_below_ref=Operand(x, below) if blocks.has_neighbors and problem.after else None,
       weight_ref=raw and parameter(raw.weight),
       bias_ref=parameter(bias),
       gain_ref=raw and parameter(raw.gain[None]),
@@ -146,6 +176,7 @@ def convolve(
       )
       if problem.ends_branch
       else None,
+      sum_ref=pending and Result(result_like(x, x.shape, x.dtype), whole),
       activated_ref=pltpu.VMEM(blocks.activated_shape, x.dtype),
       standardized_ref=pltpu.VMEM(blocks.squares_shape, x.dtype)
       if raw
@@ -160,7 +191,7 @@ def convolve(
   )
   result = written.result_ref
   result = result.reshape(problem.height, problem.width, problem.outputs, *result.shape[3:])
-  return result, raw and written.statistics_ref[0], written.mean_ref
+  return Written(result, raw and written.statistics_ref[0], written.mean_ref, written.sum_ref)
 
 
 def _body(
@@ -187,7 +218,10 @@ def _body(
     def _():
       refs.mean_ref[...] = jnp.zeros_like(refs.mean_ref)
 
-  _activate(refs, blocks, activation, row_block)
+  if problem.sums_input:
+    _add_up_and_activate(refs, blocks, activation)
+  else:
+    _activate(refs, blocks, activation, row_block)
 
   for row, column, output in itertools.product(
     range(tile.rows), range(0, problem.width, tile.columns), range(problem.outputs)
@@ -296,6 +330,21 @@ def _activate(refs: Refs, blocks: Blocks, activation: Activation | None, row_blo
     is_padding = row_block == blocks.row_blocks - 1
     values = jnp.where(is_padding, 0.0, activated(refs.row_below_ref[0, 0]))
     write(before + blocks.tile.rows, 0, values)
+
+
+def _add_up_and_activate(refs: Refs, blocks: Blocks, activation: Activation | None) -> None:
+  """Writes the sum and, activated, what it is rounded to."""
+  # The outer loop runs over lanes, so that the scale stays in registers.
+  for k, lanes in enumerate(lane_tiles(blocks.problem.in_channels)):
+    scale = refs.scale_ref[:, lanes][None]
+    for row in range(blocks.tile.rows):
+      at = row, 0, slice(None), 0, slice(None), lanes
+      scaled = scale * refs.branch_ref[at].astype(jnp.float32)
+      total = refs.x_ref[at].astype(jnp.float32) + scaled
+      rounded = total.astype(refs.sum_ref.dtype)
+      refs.sum_ref[at] = rounded
+      values = _activated(activation, rounded)
+      refs.activated_ref[k, row, 0, :, 0] = values.astype(refs.activated_ref.dtype)
 
 
 def _activated(activation: Activation | None, values):

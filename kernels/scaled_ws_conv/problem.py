@@ -59,6 +59,9 @@ class Problem:
     itemsize: bytes per activation.
     standardized: whether the filters arrive standardized, as `filters.StandardizedFilters`; if not,
       the kernels standardize them in VMEM.
+    sums_input: whether the input arrives as a `formulas.PendingSum`. The forward pass then adds
+      it up and writes it, and the backward pass also computes the sums over space. The filter is
+      1x1 and without stride.
   """
 
   height: int
@@ -74,6 +77,7 @@ class Problem:
   returns_input: bool = False
   itemsize: int = 2
   standardized: bool = False
+  sums_input: bool = False
 
   @property
   def label(self) -> str:
@@ -82,7 +86,8 @@ class Problem:
     return (
       f"{side}x{side} {self.in_channels}->{self.out_channels} groups {self.groups}"
       f" stride {self.stride}{' pooled' * self.pool} to {to}{' ending a branch' * self.ends_branch}"
-      f"{' with input' * self.returns_input}{' standardized' * self.standardized},"
+      f"{' with input' * self.returns_input}{' standardized' * self.standardized}"
+      f"{' of a sum' * self.sums_input},"
       f" {self.itemsize} bytes"
     )
 
@@ -171,6 +176,7 @@ def problem_of(
   ends_branch: bool = False,
   returns_input: bool = False,
   standardized: bool = False,
+  sums_input: bool = False,
 ) -> Problem:
   """Returns the problem that the kernels solve for arguments of these shapes.
 
@@ -184,6 +190,7 @@ def problem_of(
     ends_branch: see `Problem`.
     returns_input: see `Problem`.
     standardized: see `Problem`.
+    sums_input: see `Problem`.
 
   Raises:
     NotImplementedError: the kernels do not cover the problem.
@@ -201,6 +208,10 @@ def problem_of(
     raise NotImplementedError("pooling or stride on an odd side")
   if groups > 1 and (inputs % LANES or outputs // groups % LANES):
     raise NotImplementedError("groups that do not fill the lanes")
+  if sums_input and (rows, groups, pool) != (1, 1, False):
+    raise NotImplementedError("adding up the input of other than plain 1x1 convolutions")
+  if sums_input and inputs % LANES:
+    raise NotImplementedError("a sum's channels that do not fill the lanes")
   if inputs % SUBLANES:
     raise NotImplementedError("input channels that do not fill the sublanes")
   return Problem(
@@ -217,4 +228,5 @@ def problem_of(
     returns_input=returns_input,
     itemsize=itemsize,
     standardized=standardized,
+    sums_input=sums_input,
   )

@@ -96,6 +96,11 @@ class Blocks:
         raise ValueError(f"{tile=}: packs some of the channels")
       if self.positions % (tile.cores * self.row_steps):
         raise ValueError(f"{tile=}: cores share an image, whose rows follow one another")
+    if problem.sums_input:
+      if self.direction == "forward" and self.channel_blocks > 1:
+        raise ValueError(f"{tile=}: each block of channels would add up the input again")
+      if self.image_parts > 1 and tile.images < problem.images:
+        raise ValueError(f"{tile=}: cores share some of the images, over which there are sums")
     if (
       problem.ends_branch
       and self.direction == "forward"
@@ -210,6 +215,17 @@ class Blocks:
     return self.tile.rows, *self.result_columns, self.tile.images, self.block_outputs
 
   @property
+  def input_image_shape(self) -> tuple[int, int]:
+    """Shape of a block with one value for each image and input channel."""
+    return self.tile.images, self.block_inputs
+
+  @property
+  def image_parts(self) -> int:
+    """Number of arrays in which cores write sums over space: one each if they share images."""
+    shared = not self.tile.split_channels and self.grid[2] % self.row_steps
+    return self.tile.cores if shared else 1
+
+  @property
   def image_shape(self) -> tuple[int, int]:
     """Shape of a block with one value for each image and output channel."""
     return self.tile.images, self.block_outputs
@@ -301,14 +317,17 @@ class Blocks:
       scratch += [self.activated_shape]
       halo = self.input_halo_shape
       vectors += [self.image_shape] * self.problem.ends_branch
+      vectors += [self.input_image_shape] * self.problem.sums_input
+      activations += [self.input_shape] * 2 * self.problem.sums_input
     else:
-      inputs = 1 + self.problem.returns_input
+      inputs = 1 + self.problem.returns_input + self.problem.sums_input
       activations += [self.input_shape] * inputs
       parameters += [self.rows_shape if standardized else self.filter_shape]
       sums = [self.sums_shape] if standardized else []
       scratch += [self.activated_shape, self.cotangent_shape]
       halo = self.result_halo_shape
       vectors += [self.image_shape] * 2 * self.problem.ends_branch
+      vectors += [self.input_image_shape] * 2 * self.problem.sums_input
     if self.has_neighbors:
       activations += [halo] * (self.problem.before + self.problem.after)
     return (

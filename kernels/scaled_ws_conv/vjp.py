@@ -6,11 +6,11 @@
 
 import dataclasses
 import functools
-from typing import Any
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.custom_derivatives import SymbolicZero
+from jax.custom_derivatives import SymbolicZero, custom_vjp_primal_tree_values
 from jaxtyping import Array, Float
 
 from kernels.scaled_ws_conv import (
@@ -20,7 +20,7 @@ from kernels.scaled_ws_conv import (
   standardize_tpu,
 )
 from kernels.scaled_ws_conv.filters import RawFilters, StandardizedFilters, zeros_like
-from kernels.scaled_ws_conv.formulas import Activation, Standardization
+from kernels.scaled_ws_conv.formulas import Activation, PendingSum, Standardization
 from kernels.scaled_ws_conv.tile import Passes
 
 
@@ -29,25 +29,25 @@ def convolve(
   passes: Passes,
   activation: Activation | None,
   standardization: Standardization,
-  x: Float[Array, "h a w b n c"],
+  x: Float[Array, "h a w b n c"] | PendingSum,
   filters: RawFilters | StandardizedFilters,
   bias: Float[Array, " o"],
 ) -> tuple[Float[Array, "h w q n o"], Float[Array, "h a w b n c"] | None]:
   """Returns the result, and the input if the problem returns it.
 
   There is no derivative with respect to the input's scale, nor to rows: see
-  `StandardizedFilters.gradient_sink`.
+  `StandardizedFilters.gradient_sink`. For the derivatives of a sum, see `PendingSum`.
 
   Args:
     passes: blocks of both passes.
     activation: activation of the input, or None.
     standardization: see `formulas.inverse_deviation`; used for raw filters only.
-    x: input, of shape `Problem.input_shape`.
+    x: input, of shape `Problem.input_shape`, or a sum if the problem says so.
     filters: filters of the kind that the problem names.
     bias: offset of each output channel, float32.
   """
-  result, _, _ = forward(passes, activation, standardization, x, filters, bias)
-  return result, x if passes.forward.problem.returns_input else None
+  result, _, residuals = forward(passes, activation, standardization, x, filters, bias)
+  return result, residuals.x if passes.forward.problem.returns_input else None
 
 
 def can_standardize(weight_shape: tuple[int, ...]) -> bool:
@@ -106,19 +106,35 @@ def _standardize_backward(dtype, gradient_dtype, standardization, filters, cotan
 standardize.defvjp(_standardize_forward, _standardize_backward)
 
 
+class Residuals(NamedTuple):
+  """Arrays that the backward pass needs of the forward pass.
+
+  Attributes:
+    x: the input, of shape `Problem.input_shape`; if it was a sum, what that has become.
+    branch: branch of the sum, or None.
+    filters: the filters.
+    statistics: statistics of raw filters, or None.
+  """
+
+  x: Float[Array, "h a w b n c"]
+  branch: Float[Array, "h w n c"] | None
+  filters: RawFilters | StandardizedFilters
+  statistics: Float[Array, "8 o"] | None
+
+
 def forward(
   passes: Passes,
   activation: Activation | None,
   standardization: Standardization,
-  x: Float[Array, "h a w b n c"],
+  x: Float[Array, "h a w b n c"] | PendingSum,
   filters: RawFilters | StandardizedFilters,
   bias: Float[Array, " o"],
-) -> tuple[Float[Array, "h w q n o"], Float[Array, "n o"] | None, tuple[Any, ...]]:
+) -> tuple[Float[Array, "h w q n o"], Float[Array, "n o"] | None, Residuals]:
   """Returns the result, its mean over pixels at the end of a branch, and residuals for `backward`.
 
   Takes the arguments of `convolve`.
   """
-  result, statistics, mean = forward_tpu.convolve(
+  written = forward_tpu.convolve(
     x,
     filters,
     bias[None],
@@ -126,24 +142,28 @@ def forward(
     activation=activation,
     standardization=standardization,
   )
-  return result, mean, (x, filters, statistics)
+  branch = None
+  if isinstance(x, PendingSum):
+    x, branch = written.input, x.branch
+  return written.result, written.mean, Residuals(x, branch, filters, written.statistics)
 
 
 def backward(
   passes: Passes,
   activation: Activation | None,
   standardization: Standardization,
-  residuals: tuple[Any, ...],
+  residuals: Residuals,
   cotangent: Float[Array, "h w q n o"],
   *,
   result_scale: Float[Array, "n o"] | None,
   mean_cotangent: Float[Array, "n o"] | None,
   input_cotangent: Float[Array, "h a w b n c"] | None,
   differentiates_input: bool,
-) -> tuple[Array | None, RawFilters | StandardizedFilters, Array | None]:
+) -> tuple[Array | PendingSum | None, RawFilters | StandardizedFilters, Array | None]:
   """Returns the gradients of input, filters and, except at the end of a branch, bias.
 
-  In the gradient of the filters, None stands for what has no derivative.
+  In the gradient of the filters, None stands for what has no derivative. If the input is a sum, its
+  gradient is what `PendingSum` says.
 
   Args:
     passes: blocks of both passes.
@@ -157,34 +177,39 @@ def backward(
     input_cotangent: cotangent of the returned input.
     differentiates_input: whether the input's gradient is computed.
   """
-  x, filters, statistics = residuals
-  x_gradient, standardized_gradient, bias_gradient = backward_tpu.gradients(
-    x,
+  filters = residuals.filters
+  gradients = backward_tpu.gradients(
+    residuals.x,
     cotangent,
     result_scale,
     mean_cotangent,
     input_cotangent,
+    residuals.branch,
     filters,
-    statistics,
+    residuals.statistics,
     blocks=passes.backward,
     activation=activation,
     differentiates_input=differentiates_input,
   )
+  x_gradient = gradients.input
+  if residuals.branch is not None:
+    x_gradient = x_gradient.reshape(residuals.branch.shape)
+    x_gradient = PendingSum(x_gradient, x_gradient, gradients.products, gradients.inputs)
   if isinstance(filters, StandardizedFilters):
-    parts = len(standardized_gradient)
-    total = standardized_gradient[0] if parts == 1 else jnp.sum(standardized_gradient, axis=0)
+    parts = len(gradients.filters)
+    total = gradients.filters[0] if parts == 1 else jnp.sum(gradients.filters, axis=0)
     total = total.astype(filters.gradient_sink.dtype)
-    return x_gradient, StandardizedFilters(None, total), bias_gradient
+    return x_gradient, StandardizedFilters(None, total), gradients.bias
   weight_gradient, gain_gradient = standardize_tpu.gradient(
     filters.weight,
-    standardized_gradient,
+    gradients.filters,
     filters.gain[None],
     # A constant arrives as a NumPy array.
     jnp.asarray(filters.input_scale)[None],
     in_rows=False,
     standardization=standardization,
   )
-  return x_gradient, RawFilters(weight_gradient, gain_gradient, None), bias_gradient
+  return x_gradient, RawFilters(weight_gradient, gain_gradient, None), gradients.bias
 
 
 @jax.tree_util.register_static
@@ -194,11 +219,11 @@ class _Static:
 
 
 def _convolve_forward(passes, activation, standardization, x, filters, bias):
-  filters = type(filters)(*(array.value for array in filters))
-  result, _, residuals = forward(passes, activation, standardization, x.value, filters, bias.value)
   # Nothing uses the gradient of the images, so it is not computed; `perturbed` is False for them.
-  static = _Static(x.perturbed)
-  returned = x.value if passes.forward.problem.returns_input else None
+  static = _Static(isinstance(x, PendingSum) or x.perturbed)
+  x, filters, bias = custom_vjp_primal_tree_values((x, filters, bias))
+  result, _, residuals = forward(passes, activation, standardization, x, filters, bias)
+  returned = residuals.x if passes.forward.problem.returns_input else None
   return (result, returned), (residuals, static)
 
 

@@ -1,4 +1,7 @@
-"""The public op: a branch's last convolution, squeeze-excite and the residual addition."""
+"""The public ops: a branch's last convolution, squeeze-excite and the residual addition.
+
+They are one op, or two: the second one, which may be the next block's first convolution, adds up.
+"""
 
 import functools
 
@@ -6,8 +9,9 @@ import jax
 from jaxtyping import Array, Float
 
 from kernels.dispatch import Implementation, dispatch
-from kernels.scaled_ws_conv.filters import StandardizedFilters
-from kernels.scaled_ws_conv.formulas import Activation, Standardization
+from kernels.scaled_ws_conv.filters import StandardizedFilters, filter_shape
+from kernels.scaled_ws_conv.formulas import Activation, PendingSum, Standardization
+from kernels.scaled_ws_conv.op import Convolution
 from kernels.se_residual import pallas, reference
 from kernels.se_residual.formulas import Gate
 
@@ -102,4 +106,105 @@ def standardized_conv_se_residual(
     reference=functools.partial(reference.standardized_conv_se_residual, **static),
     kernel=functools.partial(pallas.standardized_conv_se_residual, **static),
     arguments=(x, filters, bias, shortcut, gate, skip_gain, keep),
+  )
+
+
+def standardized_conv_se(
+  x: Float[Array, "h w n i"],
+  filters: StandardizedFilters,
+  bias: Float[Array, " c"],
+  shortcut: Float[Array, "h w n c"],
+  gate: Gate,
+  skip_gain: Float[Array, ""],
+  keep: Float[Array, " n"] | None = None,
+  *,
+  activation: Activation | None = None,
+  alpha: float = 0.2,
+  implementation: Implementation = "reference",
+) -> PendingSum:
+  """Computes `standardized_conv_se_residual` but for the addition.
+
+  Args:
+    x: see `standardized_conv_se_residual`, as for all further arguments.
+    filters: filters from `kernels.standardize_filters`, in the dtype of `x`.
+    bias: offset of each channel, [channels], float32.
+    shortcut: [height, width, images, channels], in the dtype of `x`.
+    gate: weights of squeeze-excite, float32.
+    skip_gain: learned scale of the branch, a float32 scalar.
+    keep: mask of stochastic depth, [images], 0 or 1; None keeps all.
+    activation: activation of `x`, or None.
+    alpha: weight of the branch, 0.2 in the papers.
+    implementation: "reference" or "pallas".
+
+  Returns:
+    The sum, for `add_up` or `standardized_convolution_of_sum`, and for nothing else: its
+    derivatives are an agreement with these (`PendingSum`).
+  """
+  static = dict(activation=activation, alpha=alpha)
+  branch, scale, sums_sink = dispatch(
+    "standardized_conv_se",
+    implementation,
+    reference=functools.partial(reference.standardized_conv_se, **static),
+    kernel=functools.partial(pallas.standardized_conv_se, **static),
+    arguments=(x, filters, bias, gate, skip_gain, keep),
+  )
+  return PendingSum(branch, shortcut, scale, sums_sink)
+
+
+def add_up(
+  pending: PendingSum, *, implementation: Implementation = "reference"
+) -> Float[Array, "h w n c"]:
+  """Returns the sum shortcut + scale * branch.
+
+  Args:
+    pending: what `standardized_conv_se` has returned.
+    implementation: "reference" or "pallas".
+  """
+  return dispatch(
+    "add_up",
+    implementation,
+    reference=reference.add_up,
+    kernel=pallas.add_up,
+    arguments=(pending,),
+  )
+
+
+def standardized_convolution_of_sum(
+  pending: PendingSum,
+  filters: StandardizedFilters,
+  bias: Float[Array, " o"],
+  *,
+  activation: Activation | None = None,
+  returns_input: bool = False,
+  implementation: Implementation = "reference",
+) -> Convolution:
+  """Computes a plain 1x1 `kernels.standardized_convolution` of a sum.
+
+  A kernel hides the addition behind the matrix products, and in the backward pass the sums over
+  space that squeeze-excite needs.
+
+  Args:
+    pending: what `standardized_conv_se` has returned, of [height, width, images, channels].
+    filters: filters from `kernels.standardize_filters`, in the dtype of the branch.
+    bias: offset of each output channel, [output channels], float32.
+    activation: activation of the sum, or None.
+    returns_input: whether the sum is returned too.
+    implementation: "reference" or "pallas".
+
+  Returns:
+    The result, [height, width, images, output channels], and the sum if requested.
+
+  Raises:
+    ValueError: filters, sum and bias do not fit together.
+  """
+  filter_shape(filters, pending.branch, bias, groups=1)
+  static = dict(activation=activation, returns_input=returns_input)
+  return Convolution(
+    *dispatch(
+      "standardized_convolution_of_sum",
+      implementation,
+      reference=functools.partial(reference.standardized_convolution_of_sum, **static),
+      kernel=functools.partial(pallas.standardized_convolution_of_sum, **static),
+      arguments=(pending, filters, bias),
+    )
   )

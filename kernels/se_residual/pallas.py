@@ -5,14 +5,17 @@ from jaxtyping import Array, Float
 
 from kernels.layout import LANES
 from kernels.scaled_ws_conv.filters import RawFilters, StandardizedFilters, filter_shape
-from kernels.scaled_ws_conv.formulas import Activation, Standardization
-from kernels.scaled_ws_conv.pallas import check, raw_filters
+from kernels.scaled_ws_conv.formulas import Activation, PendingSum, Standardization
+from kernels.scaled_ws_conv.pallas import check, raw_filters, standardized_convolution
 from kernels.scaled_ws_conv.problem import problem_of
 from kernels.scaled_ws_conv.tile import choose_both
+from kernels.scaled_ws_conv.vjp import convolve
+from kernels.se_residual import vjp
 from kernels.se_residual.formulas import Gate
 from kernels.se_residual.problem import Problem
 from kernels.se_residual.tile import choose
-from kernels.se_residual.vjp import AllBlocks, end_branch
+from kernels.se_residual.vjp import SumBlocks
+from kernels.tpu import IMAGES_MULTIPLE
 
 
 def conv_se_residual(
@@ -37,12 +40,11 @@ def conv_se_residual(
       shortcut of another dtype, and what `scaled_ws_convolution` does not cover.
   """
   check(x, (weight, gain, bias), activation)
-  return _conv_se_residual(
+  branch, scale, sums_sink = _conv_se(
     x,
     weight.shape,
     raw_filters(weight, gain, input_scale),
     bias,
-    shortcut,
     gate,
     skip_gain,
     keep,
@@ -50,6 +52,7 @@ def conv_se_residual(
     alpha=alpha,
     standardization=standardization,
   )
+  return add_up(PendingSum(branch, shortcut, scale, sums_sink))
 
 
 def standardized_conv_se_residual(
@@ -70,15 +73,36 @@ def standardized_conv_se_residual(
     NotImplementedError: for what `conv_se_residual` does not cover, and filters in another dtype
       than the activations.
   """
+  branch, scale, sums_sink = standardized_conv_se(
+    x, filters, bias, gate, skip_gain, keep, activation=activation, alpha=alpha
+  )
+  return add_up(PendingSum(branch, shortcut, scale, sums_sink))
+
+
+def standardized_conv_se(
+  x: Float[Array, "h w n i"],
+  filters: StandardizedFilters,
+  bias: Float[Array, " c"],
+  gate: Gate,
+  skip_gain: Float[Array, ""],
+  keep: Float[Array, " n"] | None,
+  *,
+  activation: Activation | None,
+  alpha: float,
+) -> tuple[Float[Array, "h w n c"], Float[Array, "n c"], Float[Array, "n c"]]:
+  """Computes what the reference computes, from the same arguments.
+
+  Raises:
+    NotImplementedError: for what `standardized_conv_se_residual` does not cover.
+  """
   check(x, (bias,), activation)
   if filters.rows.dtype != x.dtype:
     raise NotImplementedError("filters in another dtype than the activations")
-  return _conv_se_residual(
+  return _conv_se(
     x,
     filter_shape(filters, x, bias, groups=1),
     filters,
     bias,
-    shortcut,
     gate,
     skip_gain,
     keep,
@@ -88,12 +112,102 @@ def standardized_conv_se_residual(
   )
 
 
-def _conv_se_residual(
+def add_up(pending: PendingSum) -> Float[Array, "h w n c"]:
+  """Computes what the reference computes, from the same argument.
+
+  Raises:
+    NotImplementedError: for channels that do not fill the lanes, activations other than bfloat16
+      and float32, and a shortcut of another dtype.
+  """
+  height, width, images, channels = pending.branch.shape
+  dtype = pending.branch.dtype
+  if channels % LANES:
+    raise NotImplementedError("channels that do not fill the lanes")
+  if dtype not in (jnp.bfloat16, jnp.float32):
+    raise NotImplementedError("activations other than bfloat16 and float32")
+  if pending.shortcut.dtype != dtype:
+    raise NotImplementedError("a shortcut of another dtype")
+  padding = -images % IMAGES_MULTIPLE
+  problem = Problem(
+    height=height,
+    width=width,
+    images=images + padding,
+    channels=channels,
+    itemsize=dtype.itemsize,
+  )
+  blocks = SumBlocks(choose(problem, "forward"), choose(problem, "backward"))
+  return vjp.add_up(blocks, _padded(pending, padding))[:, :, :images]
+
+
+def standardized_convolution_of_sum(
+  pending: PendingSum,
+  filters: StandardizedFilters,
+  bias: Float[Array, " o"],
+  *,
+  activation: Activation | None,
+  returns_input: bool,
+) -> tuple[Float[Array, "h w n o"], Float[Array, "h w n c"] | None]:
+  """Computes what the reference computes, from the same arguments.
+
+  The convolution's kernel adds up where all of its filters fit VMEM; elsewhere `add_up` does.
+
+  Raises:
+    NotImplementedError: for what neither `add_up` nor `standardized_convolution` covers.
+  """
+  x = pending.branch
+  check(x, (bias,), activation)
+  if filters.rows.dtype != x.dtype:
+    raise NotImplementedError("filters in another dtype than the activations")
+  if pending.shortcut.dtype != x.dtype:
+    raise NotImplementedError("a shortcut of another dtype")
+  try:
+    passes = choose_both(
+      problem_of(
+        x.shape,
+        filter_shape(filters, x, bias, groups=1),
+        stride=1,
+        groups=1,
+        pool=False,
+        returns_input=returns_input,
+        itemsize=x.dtype.itemsize,
+        standardized=True,
+        sums_input=True,
+      )
+    )
+  except NotImplementedError:
+    return standardized_convolution(
+      add_up(pending),
+      filters,
+      bias,
+      stride=1,
+      groups=1,
+      pool=False,
+      activation=activation,
+      returns_input=returns_input,
+    )
+  images = x.shape[2]
+  padded = _padded(pending, passes.forward.problem.images - images)
+  result, total = convolve(passes, activation, "released", padded, filters, bias)
+  if returns_input:
+    total = total.reshape(padded.branch.shape)[:, :, :images]
+  return result[:, :, 0, :images], total
+
+
+def _padded(pending: PendingSum, padding: int) -> PendingSum:
+  """Returns a sum of more images, which are zeros."""
+  return PendingSum(
+    *(
+      jnp.pad(array, [(0, padding if axis == array.ndim - 2 else 0) for axis in range(array.ndim)])
+      for array in pending
+    )
+  )
+
+
+def _conv_se(
   x: Float[Array, "h w n i"],
   weight_shape: tuple[int, ...],
   filters: RawFilters | StandardizedFilters,
   bias: Float[Array, " c"],
-  shortcut: Float[Array, "h w n c"],
   gate: Gate,
   skip_gain: Float[Array, ""],
   keep: Float[Array, " n"] | None,
@@ -101,15 +215,13 @@ def _conv_se_residual(
   activation: Activation | None,
   alpha: float,
   standardization: Standardization,
-) -> Float[Array, "h w n c"]:
+) -> tuple[Float[Array, "h w n c"], Float[Array, "n c"], Float[Array, "n c"]]:
   """Pads the batch and calls the kernels."""
   if weight_shape[:2] != (1, 1):
     raise NotImplementedError("filters other than 1x1")
   if weight_shape[-1] % LANES:
     raise NotImplementedError("output channels that do not fill the lanes")
-  if shortcut.dtype != x.dtype:
-    raise NotImplementedError("a shortcut of another dtype")
-  convolution = problem_of(
+  problem = problem_of(
     x.shape,
     weight_shape,
     stride=1,
@@ -119,32 +231,18 @@ def _conv_se_residual(
     itemsize=x.dtype.itemsize,
     standardized=isinstance(filters, StandardizedFilters),
   )
-  residual = Problem(
-    height=convolution.height,
-    width=convolution.width,
-    images=convolution.images,
-    channels=convolution.out_channels,
-    itemsize=convolution.itemsize,
-  )
-  blocks = AllBlocks(
-    convolution=choose_both(convolution),
-    addition=choose(residual, "forward"),
-    sums=choose(residual, "backward"),
-  )
   images = x.shape[2]
-  padding = convolution.images - images
-  x, shortcut = (jnp.pad(array, ((0, 0), (0, 0), (0, padding), (0, 0))) for array in (x, shortcut))
-  result = end_branch(
-    blocks,
+  padding = problem.images - images
+  branch, scale, sums_sink = vjp.end_branch(
+    choose_both(problem),
     activation,
     standardization,
     alpha,
-    x.reshape(convolution.input_shape),
+    jnp.pad(x, ((0, 0), (0, 0), (0, padding), (0, 0))).reshape(problem.input_shape),
     filters,
     bias,
-    shortcut,
     gate,
     skip_gain,
     None if keep is None else jnp.pad(keep, (0, padding)),
   )
-  return result[:, :, :images]
+  return branch[:, :, :images], scale[:images], sums_sink[:images]

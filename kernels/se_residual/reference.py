@@ -3,11 +3,12 @@
 Paper B: https://arxiv.org/abs/2102.06171, section 2 and appendix C.
 """
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from kernels.scaled_ws_conv.filters import StandardizedFilters
-from kernels.scaled_ws_conv.formulas import Activation, Standardization
+from kernels.scaled_ws_conv.filters import StandardizedFilters, zeros_like
+from kernels.scaled_ws_conv.formulas import Activation, PendingSum, Standardization
 from kernels.scaled_ws_conv.reference import scaled_ws_convolution, standardized_convolution
 from kernels.se_residual.formulas import Gate, branch_scale
 
@@ -115,3 +116,94 @@ def standardized_conv_se_residual(
     returns_input=False,
   )
   return se_residual(branch, shortcut, gate, skip_gain, keep, alpha=alpha)
+
+
+def standardized_conv_se(
+  x: Float[Array, "h w n i"],
+  filters: StandardizedFilters,
+  bias: Float[Array, " c"],
+  gate: Gate,
+  skip_gain: Float[Array, ""],
+  keep: Float[Array, " n"] | None,
+  *,
+  activation: Activation | None,
+  alpha: float,
+) -> tuple[Float[Array, "h w n c"], Float[Array, "n c"], Float[Array, "n c"]]:
+  """Returns branch, scale and sink of a `PendingSum`.
+
+  With the shortcut, `add_up` of these is `standardized_conv_se_residual`, whose arguments these
+  are.
+  """
+  branch, _ = standardized_convolution(
+    x,
+    filters,
+    bias,
+    stride=1,
+    groups=1,
+    pool=False,
+    activation=activation,
+    returns_input=False,
+  )
+  mean = jnp.mean(branch, axis=(0, 1), dtype=jnp.float32)
+  return _pending(branch, branch_scale(mean, gate, skip_gain, keep, alpha=alpha, dtype=x.dtype))
+
+
+@jax.custom_vjp
+def _pending(
+  branch: Float[Array, "h w n c"], scale: Float[Array, "n c"]
+) -> tuple[Float[Array, "h w n c"], Float[Array, "n c"], Float[Array, "n c"]]:
+  """Returns branch, scale and sink, whose cotangents are what `PendingSum` says."""
+  return branch, scale, zeros_like(scale, scale.dtype)
+
+
+def _pending_forward(branch, scale):
+  return _pending(branch, scale), scale
+
+
+def _pending_backward(scale, cotangents):
+  cotangent, products, _ = cotangents
+  return scale.astype(cotangent.dtype)[None, None] * cotangent, products
+
+
+_pending.defvjp(_pending_forward, _pending_backward)
+
+
+@jax.custom_vjp
+def add_up(pending: PendingSum) -> Float[Array, "h w n c"]:
+  """Returns shortcut + scale * branch, rounding as `se_residual` does."""
+  branch, shortcut, scale, _ = pending
+  return shortcut + scale.astype(branch.dtype)[None, None] * branch
+
+
+def _add_up_forward(pending):
+  return add_up(pending), pending.branch
+
+
+def _add_up_backward(branch, cotangent):
+  wide = cotangent.astype(jnp.float32)
+  products = jnp.sum(wide * branch.astype(jnp.float32), axis=(0, 1))
+  return (PendingSum(cotangent, cotangent, products, jnp.sum(wide, axis=(0, 1))),)
+
+
+add_up.defvjp(_add_up_forward, _add_up_backward)
+
+
+def standardized_convolution_of_sum(
+  pending: PendingSum,
+  filters: StandardizedFilters,
+  bias: Float[Array, " o"],
+  *,
+  activation: Activation | None,
+  returns_input: bool,
+) -> tuple[Float[Array, "h w n o"], Float[Array, "h w n c"] | None]:
+  """Adds up and applies a plain 1x1 `standardized_convolution`, whose other arguments these are."""
+  return standardized_convolution(
+    add_up(pending),
+    filters,
+    bias,
+    stride=1,
+    groups=1,
+    pool=False,
+    activation=activation,
+    returns_input=returns_input,
+  )

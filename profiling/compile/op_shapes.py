@@ -42,6 +42,7 @@ class ConvShape:
     pool: whether 2x2 average pooling comes first.
     activates_input: whether the input goes through a gelu.
     returns_input: whether the input is returned for other uses.
+    sums_input: whether the input is the sum of a residual block, which the kernel may add up.
   """
 
   pixels: int
@@ -53,6 +54,7 @@ class ConvShape:
   pool: bool = False
   activates_input: bool = False
   returns_input: bool = False
+  sums_input: bool = False
 
   @property
   def out_pixels(self) -> int:
@@ -60,7 +62,10 @@ class ConvShape:
     return self.pixels // (2 if self.pool else self.stride)
 
   def problems(self, images: int) -> list[Problem]:
-    """Returns what the kernels compute for `images`, in bfloat16: with raw filters and without."""
+    """Returns what the kernels compute for `images`, in bfloat16.
+
+    That is with raw filters, with standardized ones, and with these while adding up the input.
+    """
     size = self.filter_pixels
     return [
       problem_of(
@@ -72,8 +77,10 @@ class ConvShape:
         returns_input=self.returns_input,
         itemsize=2,
         standardized=standardized,
+        sums_input=sums_input,
       )
-      for standardized in (False, True)
+      for standardized, sums_input in ((False, False), (True, False), (True, True))
+      if self.sums_input or not sums_input
     ]
 
   @property
@@ -253,7 +260,7 @@ def _forward_shapes(variant: str, pixels: int) -> Iterator[OpShape]:
   channels = size.stage_channels[0] // 2
   yield StemShape(pixels=pixels, channels=(*size.stem_channels, channels))
   pixels //= 4
-  for block in size.blocks():
+  for index, block in enumerate(size.blocks()):
     width, outputs = block.bottleneck_channels, block.out_channels
     entry = dict(pixels=pixels, in_channels=channels, filter_pixels=1, activates_input=True)
     grouped = dict(
@@ -265,7 +272,7 @@ def _forward_shapes(variant: str, pixels: int) -> Iterator[OpShape]:
     )
     if block.has_projection:
       yield ConvShape(**entry, out_channels=outputs, pool=block.stride > 1)
-    yield ConvShape(**entry, out_channels=width, returns_input=True)
+    yield ConvShape(**entry, out_channels=width, returns_input=True, sums_input=index > 0)
     yield ConvShape(pixels=pixels, stride=block.stride, **grouped)
     pixels, channels = pixels // block.stride, outputs
     yield ConvShape(pixels=pixels, **grouped)

@@ -20,6 +20,7 @@ from kernels.layout import SUBLANES
 from kernels.scaled_ws_conv import backward_tpu, forward_tpu
 from kernels.scaled_ws_conv import tile as conv_tile
 from kernels.scaled_ws_conv.filters import RawFilters, StandardizedFilters, to_rows
+from kernels.scaled_ws_conv.formulas import PendingSum
 from kernels.scaled_ws_conv.problem import Problem as ConvolutionProblem
 from kernels.se_residual import residual_tpu
 from kernels.se_residual import tile as residual_tile
@@ -178,6 +179,13 @@ def _operands(kernel: TiledKernel):
   )
 
 
+def _sum_of(x: jax.ShapeDtypeStruct) -> PendingSum:
+  """Returns a sum in place of an input that has no phases."""
+  height, _, width, _, *image = x.shape
+  wide, narrow = _described((height, width, *image), "bfloat16"), _described(image)
+  return PendingSum(wide, wide, narrow, narrow)
+
+
 def _activation(kernel: TiledKernel):
   return scaled_activation("gelu", "released").function if kernel.activates_input else None
 
@@ -193,7 +201,11 @@ def _forward_program(kernel: TiledKernel, blocks: conv_tile.Blocks) -> Program:
       activation=_activation(kernel),
       standardization="released",
     ),
-    arguments=(x, filters, _described((1, kernel.problem.out_channels))),
+    arguments=(
+      _sum_of(x) if kernel.problem.sums_input else x,
+      filters,
+      _described((1, kernel.problem.out_channels)),
+    ),
     facts=_facts(blocks),
   )
 
@@ -217,6 +229,7 @@ def _backward_program(kernel: TiledKernel, blocks: conv_tile.Blocks) -> Program:
       image,
       image,
       x if problem.returns_input else None,
+      _sum_of(x).branch if problem.sums_input else None,
       filters,
       None if problem.standardized else _described((SUBLANES, problem.out_channels)),
     ),

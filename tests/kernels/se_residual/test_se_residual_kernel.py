@@ -15,13 +15,14 @@ from jax.sharding import PartitionSpec as P
 from kernels.scaled_ws_conv import pallas as conv_pallas
 from kernels.scaled_ws_conv import reference as conv_reference
 from kernels.scaled_ws_conv import tile as conv_tile
+from kernels.scaled_ws_conv.formulas import PendingSum
 from kernels.scaled_ws_conv.pallas import raw_filters
 from kernels.scaled_ws_conv.problem import problem_of
 from kernels.se_residual import pallas, reference, residual_tpu
 from kernels.se_residual.formulas import Gate
 from kernels.se_residual.problem import Problem
 from kernels.se_residual.tile import choose
-from kernels.se_residual.vjp import AllBlocks, end_branch
+from kernels.se_residual.vjp import SumBlocks, add_up, end_branch
 from tests.kernels import exact
 
 pytestmark = pytest.mark.usefixtures("interpreted")
@@ -207,18 +208,16 @@ def with_tiles(forward, backward):
     static = dict(stride=1, groups=1, pool=False, ends_branch=True)
     convolution = problem_of(x.shape, weight.shape, itemsize=x.dtype.itemsize, **static)
     residual = residual_problem(shortcut.shape, x.dtype)
-    blocks = AllBlocks(
-      convolution=conv_tile.Passes(
-        conv_tile.Blocks(convolution, "forward", forward),
-        conv_tile.Blocks(convolution, "backward", backward),
-      ),
-      addition=choose(residual, "forward"),
-      sums=choose(residual, "backward"),
+    passes = conv_tile.Passes(
+      conv_tile.Blocks(convolution, "forward", forward),
+      conv_tile.Blocks(convolution, "backward", backward),
     )
+    sums = SumBlocks(choose(residual, "forward"), choose(residual, "backward"))
     x = x.reshape(convolution.input_shape)
     filters = raw_filters(weight, gain, scale)
-    operands = x, filters, bias, shortcut, gate, skip_gain, keep
-    return end_branch(blocks, activation, standardization, alpha, *operands)
+    operands = x, filters, bias, gate, skip_gain, keep
+    branch, *others = end_branch(passes, activation, standardization, alpha, *operands)
+    return add_up(sums, PendingSum(branch, shortcut, *others))
 
   return functools.partial(end_with_tiles, **STATIC)
 

@@ -76,6 +76,8 @@ def test_what_the_calls_of_a_network_are():
   # What the shortcut has of the branch: its first convolution's input.
   entries = [shape for shape in shapes if isinstance(shape, ConvShape) and shape.returns_input]
   assert sum(shapes[shape] for shape in entries) == 24
+  # The first block's input is the stem's result.
+  assert sum(shapes[shape] for shape in entries if shape.sums_input) == 23
   (stem,) = [shape for shape in shapes if isinstance(shape, StemShape)]
   assert stem.label == "stem 224px 3->16->32->64->128"
   first = 112**2 * 9 * 3 * 16
@@ -102,8 +104,9 @@ def test_squeeze_excite_is_at_the_end_of_every_block(variant):
 def test_the_problems_have_the_arithmetic_of_their_shapes():
   for shape in named_shapes():
     if isinstance(shape, ConvShape | SqueezeExciteShape):
-      raw, standardized = shape.problems(images=20)
+      raw, standardized, *of_sum = shape.problems(images=20)
       assert dataclasses.replace(standardized, standardized=False) == raw != standardized
+      assert of_sum in ([], [dataclasses.replace(standardized, sums_input=True)])
       assert raw.ends_branch == isinstance(shape, SqueezeExciteShape)
       macs = (shape.convolution if raw.ends_branch else shape).macs
       # A batch is filled up to tiles.

@@ -60,8 +60,9 @@ def test_pallas_without_a_kernel_falls_back_and_is_counted():
   state, _ = run(dataclasses.replace(PALLAS, name="counted"))
   assert_close(state.parameters, run(EXPERIMENT)[0].parameters, relative=0)
   assert {op for op, _ in kernels.fallback_counts} == {
-    "standardized_conv_se_residual",
+    "standardized_conv_se",
     "standardized_convolution",
+    "standardized_convolution_of_sum",
     "stem",
   }
 
