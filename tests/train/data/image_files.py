@@ -58,8 +58,7 @@ def write_dataset(out, train, validation=1, files=None, seed=0):
   """Writes a data set of colored noise; image i of a split has the class i modulo 3."""
   splits = {
     split: tuple(
-      Pixels(f"{split}/{index:05d}", (index % 3,), noise(index)[:, :, 0])
-      for index in range(count)
+      Pixels(f"{split}/{index:05d}", (index % 3,), noise(index)[:, :, 0]) for index in range(count)
     )
     for split, count in (("train", train), ("validation", validation))
   }
