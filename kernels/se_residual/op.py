@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from kernels.dispatch import Implementation, dispatch
 from kernels.scaled_ws_conv.filters import StandardizedFilters, filter_shape
 from kernels.scaled_ws_conv.formulas import Activation, PendingSum, Standardization
-from kernels.scaled_ws_conv.op import Convolution
+from kernels.scaled_ws_conv.op import Convolution, standardized_convolution
 from kernels.se_residual import pallas, reference
 from kernels.se_residual.formulas import Gate
 
@@ -204,7 +204,16 @@ def standardized_convolution_of_sum(
       "standardized_convolution_of_sum",
       implementation,
       reference=functools.partial(reference.standardized_convolution_of_sum, **static),
-      kernel=functools.partial(pallas.standardized_convolution_of_sum, **static),
+      kernel=functools.partial(_convolution_of_sum_by_kernels, **static),
       arguments=(pending, filters, bias),
     )
   )
+
+
+def _convolution_of_sum_by_kernels(pending, filters, bias, **static):
+  """Lets the convolution add up or, where it cannot, a kernel of its own."""
+  try:
+    return pallas.standardized_convolution_of_sum(pending, filters, bias, **static)
+  except NotImplementedError:
+    x = add_up(pending, implementation="pallas")
+    return tuple(standardized_convolution(x, filters, bias, **static, implementation="pallas"))

@@ -6,7 +6,7 @@ from jaxtyping import Array, Float
 from kernels.layout import LANES
 from kernels.scaled_ws_conv.filters import RawFilters, StandardizedFilters, filter_shape
 from kernels.scaled_ws_conv.formulas import Activation, PendingSum, Standardization
-from kernels.scaled_ws_conv.pallas import check, raw_filters, standardized_convolution
+from kernels.scaled_ws_conv.pallas import check, raw_filters
 from kernels.scaled_ws_conv.problem import problem_of
 from kernels.scaled_ws_conv.tile import choose_both
 from kernels.scaled_ws_conv.vjp import convolve
@@ -149,10 +149,9 @@ def standardized_convolution_of_sum(
 ) -> tuple[Float[Array, "h w n o"], Float[Array, "h w n c"] | None]:
   """Computes what the reference computes, from the same arguments.
 
-  The convolution's kernel adds up where all of its filters fit VMEM; elsewhere `add_up` does.
-
   Raises:
-    NotImplementedError: for what neither `add_up` nor `standardized_convolution` covers.
+    NotImplementedError: for what `standardized_convolution` does not cover, and where not all
+      filters fit VMEM.
   """
   x = pending.branch
   check(x, (bias,), activation)
@@ -160,31 +159,19 @@ def standardized_convolution_of_sum(
     raise NotImplementedError("filters in another dtype than the activations")
   if pending.shortcut.dtype != x.dtype:
     raise NotImplementedError("a shortcut of another dtype")
-  try:
-    passes = choose_both(
-      problem_of(
-        x.shape,
-        filter_shape(filters, x, bias, groups=1),
-        stride=1,
-        groups=1,
-        pool=False,
-        returns_input=returns_input,
-        itemsize=x.dtype.itemsize,
-        standardized=True,
-        sums_input=True,
-      )
-    )
-  except NotImplementedError:
-    return standardized_convolution(
-      add_up(pending),
-      filters,
-      bias,
+  passes = choose_both(
+    problem_of(
+      x.shape,
+      filter_shape(filters, x, bias, groups=1),
       stride=1,
       groups=1,
       pool=False,
-      activation=activation,
       returns_input=returns_input,
+      itemsize=x.dtype.itemsize,
+      standardized=True,
+      sums_input=True,
     )
+  )
   images = x.shape[2]
   padded = _padded(pending, passes.forward.problem.images - images)
   result, total = convolve(passes, activation, "released", padded, filters, bias)

@@ -37,7 +37,7 @@ def test_traces_real_steps(tmp_path):
   )
   assert result.returncode == 0, result.stderr
   assert "Measured on 8 x cpu" in result.stdout
-  assert f"tensorboard --logdir={tmp_path / 'profile'}" in result.stdout
+  assert f"xprof --logdir={tmp_path / 'profile'}" in result.stdout
   assert list((tmp_path / "profile").glob("plugins/profile/*/*.xplane.pb"))
   figures = json.loads((tmp_path / "trace.json").read_text())
   assert figures["what"] == "measured"

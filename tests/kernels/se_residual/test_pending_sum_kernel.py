@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import kernels
 from kernels.scaled_ws_conv import pallas as conv_pallas
 from kernels.scaled_ws_conv import reference as conv_reference
 from kernels.scaled_ws_conv import tile as conv_tile
@@ -20,6 +21,7 @@ from kernels.scaled_ws_conv.formulas import PendingSum
 from kernels.scaled_ws_conv.problem import problem_of
 from kernels.scaled_ws_conv.vjp import convolve
 from kernels.se_residual import pallas, reference
+from kernels.se_residual.op import standardized_convolution_of_sum
 from tests.kernels import exact
 from tests.kernels.se_residual import test_se_residual_kernel
 
@@ -161,12 +163,31 @@ def test_filters_that_do_not_fit_leave_the_addition_to_its_own_kernel():
     jnp.zeros(2048),
     None,
   )
-  jaxpr = str(jax.make_jaxpr(of_sum(pallas))(pending, filters, jnp.zeros(2048)))
+  with_kernels = functools.partial(
+    standardized_convolution_of_sum, activation=ACTIVATION, implementation="pallas"
+  )
+  kernels.fallback_counts.clear()
+  jaxpr = str(jax.make_jaxpr(with_kernels)(pending, filters, jnp.zeros(2048)))
   assert "name=add_scaled" in jaxpr
+  assert "name=scaled_ws_conv" in jaxpr
   small = jax.tree.map(lambda one: one[..., :128], pending)
-  jaxpr = jax.make_jaxpr(of_sum(pallas))(
+  jaxpr = jax.make_jaxpr(with_kernels)(
     small, jax.tree.map(lambda one: one.update(shape=(1, 1, 2048, 128)), filters), jnp.zeros(2048)
   )
+  assert "name=add_scaled" not in str(jaxpr)
+  assert not kernels.fallback_counts
+
+
+def test_a_sum_that_no_kernel_adds_up_leaves_the_convolution_to_its_kernel():
+  shape = (2, 2, 16, 192)
+  pending = PendingSum(*(jnp.zeros(shape, jnp.bfloat16),) * 2, *(jnp.zeros(shape[2:]),) * 2)
+  filters = kernels.standardize_filters(jnp.ones((1, 1, 192, 96)), jnp.ones(96))
+  jaxpr = jax.make_jaxpr(
+    functools.partial(
+      standardized_convolution_of_sum, activation=ACTIVATION, implementation="pallas"
+    )
+  )(pending, filters, jnp.zeros(96))
+  assert "name=scaled_ws_conv" in str(jaxpr)
   assert "name=add_scaled" not in str(jaxpr)
 
 
