@@ -105,7 +105,7 @@ class Bucket(NamedTuple):
       del self.storage.objects[self.name, name]
 
   def refuse(self, status: int, method: str = "", part: str = "") -> None:
-    """Has requests of a method for what has some text in its address answered by a status."""
+    """Answers requests of a method, for addresses that hold some text, by a status."""
 
     def refused(asked: str, path: str) -> int | None:
       here = f"/b/{self.name}/" in path and part in path

@@ -305,7 +305,7 @@ def test_parameters_of_another_network_are_errors(parameters, images):
 
 
 def test_parameters_are_checked_once(parameters, images, monkeypatch):
-  """To look at all of them took 6 ms for each batch of an F0, on top of every call's own work."""
+  """Looking at all of them took 6 ms for each batch of an F0, on top of every call's own work."""
   check, calls = model_module._check_parameters, []
 
   def counted(*arguments):

@@ -76,7 +76,7 @@ def test_what_tensorflow_could_not_read_is_not_written(program, tmp_path):
 
 @pytest.mark.parametrize("compute_dtype", ["float32", "bfloat16"])
 def test_tensorflow_computes_the_same(classifier, compute_dtype, tmp_path):
-  """With the gelu of the released code."""
+  """TensorFlow reads the gelu of the released code."""
   pytest.importorskip("orbax.export", reason="the extra saved_model is not installed")
   tensorflow = pytest.importorskip("tensorflow", reason="the extra saved_model is not installed")
   released = dataclasses.replace(classifier, model=NFNet("tiny", 5))
