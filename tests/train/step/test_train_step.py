@@ -62,7 +62,7 @@ def test_pallas_without_a_kernel_falls_back_and_is_counted():
   assert {op for op, _ in kernels.fallback_counts} == {
     "standardized_conv_se",
     "standardized_convolution",
-    "standardized_convolution_of_sum",
+    "add_up",
     "stem",
   }
 
