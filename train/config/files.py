@@ -109,7 +109,7 @@ def _parse_file_arguments(
     values[name] = parse_value(f"argument {name} of {path}", annotations[name], text)
   required = [
     name
-    for name, parameter in inspect.signature(function).parameters.items()
+    for name, parameter in parameters.items()
     if parameter.default is parameter.empty
     and parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
   ]
