@@ -89,6 +89,26 @@ def conv_se_residual(
   return se_residual(branch, shortcut, gate, skip_gain, keep, alpha=alpha)
 
 
+def _last_convolution(
+  x: Float[Array, "h w n i"],
+  filters: StandardizedFilters,
+  bias: Float[Array, " c"],
+  activation: Activation | None,
+) -> Float[Array, "h w n c"]:
+  """Returns the branch, before squeeze-excite."""
+  branch, _ = standardized_convolution(
+    x,
+    filters,
+    bias,
+    stride=1,
+    groups=1,
+    pool=False,
+    activation=activation,
+    returns_input=False,
+  )
+  return branch
+
+
 def standardized_conv_se_residual(
   x: Float[Array, "h w n i"],
   filters: StandardizedFilters,
@@ -105,16 +125,7 @@ def standardized_conv_se_residual(
 
   The arguments are those of `conv_se_residual`.
   """
-  branch, _ = standardized_convolution(
-    x,
-    filters,
-    bias,
-    stride=1,
-    groups=1,
-    pool=False,
-    activation=activation,
-    returns_input=False,
-  )
+  branch = _last_convolution(x, filters, bias, activation)
   return se_residual(branch, shortcut, gate, skip_gain, keep, alpha=alpha)
 
 
@@ -134,16 +145,7 @@ def standardized_conv_se(
   With the shortcut, `add_up` of these is `standardized_conv_se_residual`, whose arguments these
   are.
   """
-  branch, _ = standardized_convolution(
-    x,
-    filters,
-    bias,
-    stride=1,
-    groups=1,
-    pool=False,
-    activation=activation,
-    returns_input=False,
-  )
+  branch = _last_convolution(x, filters, bias, activation)
   mean = jnp.mean(branch, axis=(0, 1), dtype=jnp.float32)
   return _pending(branch, branch_scale(mean, gate, skip_gain, keep, alpha=alpha, dtype=x.dtype))
 
