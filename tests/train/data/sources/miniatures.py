@@ -158,6 +158,37 @@ def write_table(root, images=9, header=("file", "label", "split"), label=None, n
   return root
 
 
+def cifar_records(first, count, classes, label_bytes=1):
+  """Returns the bytes of images whose corner tells their number, red, green and blue apart."""
+  content = bytearray()
+  for number in range(first, first + count):
+    pixels = np.zeros((3, 32, 32), np.uint8)
+    pixels[:, 0, 1] = number, number + 1, number + 2
+    content += bytes([9] * (label_bytes - 1) + [number % classes]) + pixels.tobytes()
+  return bytes(content)
+
+
+def cifar_10_files(names, images=4):
+  """Returns contents of CIFAR-10's binary version by name, with a number of images in a batch."""
+  batches = {
+    f"data_batch_{number}.bin": cifar_records(images * number, images, len(names))
+    for number in range(1, 6)
+  }
+  meta = "\n".join((*names, "", "")).encode()
+  test = cifar_records(100, 3, len(names))
+  return {**batches, "test_batch.bin": test, "batches.meta.txt": meta, "readme.html": b""}
+
+
+def write_cifar_archive(path, files):
+  """Writes files of CIFAR-10's binary version as they are distributed."""
+  with tarfile.open(path, "w:gz") as archive:
+    for name, content in files.items():
+      member = tarfile.TarInfo(f"cifar-10-batches-bin/{name}")
+      member.size = len(content)
+      archive.addfile(member, io.BytesIO(content))
+  return path
+
+
 def cut(path, size_bytes):
   """Cuts off the last bytes of a file."""
   os.truncate(path, os.path.getsize(path) - size_bytes)

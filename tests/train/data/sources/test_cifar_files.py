@@ -1,37 +1,29 @@
 import io
-import tarfile
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from nfnet.errors import UserError
+from tests.train.data.sources.miniatures import (
+  cifar_10_files,
+  cifar_records,
+  write_cifar_archive,
+)
 from train.data.dataset_writer import write_dataset
 from train.data.image_sources import read_source
 
 NAMES = ("airplane", "automobile", "bird")
 
 
-def records(first, count, label_bytes=1, names=NAMES):
-  """Returns the bytes of images whose corner tells their number, red, green and blue apart."""
-  content = bytearray()
-  for number in range(first, first + count):
-    pixels = np.zeros((3, 32, 32), np.uint8)
-    pixels[:, 0, 1] = number, number + 1, number + 2
-    content += bytes([9] * (label_bytes - 1) + [number % len(names)]) + pixels.tobytes()
-  return bytes(content)
-
-
 def cifar_10():
-  files = {f"data_batch_{number}.bin": records(4 * number, 4) for number in range(1, 6)}
-  meta = "\n".join((*NAMES, "", "")).encode()
-  return {**files, "test_batch.bin": records(100, 3), "batches.meta.txt": meta, "readme.html": b""}
+  return cifar_10_files(NAMES)
 
 
 def cifar_100():
   return {
-    "train.bin": records(4, 20, label_bytes=2),
-    "test.bin": records(100, 3, label_bytes=2),
+    "train.bin": cifar_records(4, 20, classes=3, label_bytes=2),
+    "test.bin": cifar_records(100, 3, classes=3, label_bytes=2),
     "fine_label_names.txt": "\n".join(NAMES).encode(),
     "coarse_label_names.txt": b"things\n",
   }
@@ -44,19 +36,10 @@ def write_folder(root, files):
   return root
 
 
-def write_archive(path, files):
-  with tarfile.open(path, "w:gz") as archive:
-    for name, content in files.items():
-      member = tarfile.TarInfo(f"cifar-10-batches-bin/{name}")
-      member.size = len(content)
-      archive.addfile(member, io.BytesIO(content))
-  return path
-
-
 @pytest.mark.parametrize("files", [cifar_10(), cifar_100()])
 def test_an_archive_and_its_folder_give_the_same_images(files, tmp_path):
   folder = read_source(write_folder(tmp_path / "folder", files))
-  archive = read_source(write_archive(tmp_path / "cifar-10-binary.tar.gz", files))
+  archive = read_source(write_cifar_archive(tmp_path / "cifar-10-binary.tar.gz", files))
   assert folder.class_names == archive.class_names == NAMES
   for split, first, count in (("train", 4, 20), ("validation", 100, 3)):
     for source in (folder, archive):
@@ -74,7 +57,7 @@ def test_an_archive_and_its_folder_give_the_same_images(files, tmp_path):
 
 
 def test_the_version_for_python_is_not_read(tmp_path):
-  path = write_archive(tmp_path / "cifar-10-python.tar.gz", {"data_batch_1": b"a pickle"})
+  path = write_cifar_archive(tmp_path / "cifar-10-python.tar.gz", {"data_batch_1": b"a pickle"})
   with pytest.raises(UserError, match=r"pickles could run code: give .*cifar-10-binary\.tar\.gz"):
     read_source(path)
 
@@ -85,7 +68,10 @@ def test_the_version_for_python_is_not_read(tmp_path):
     ({"test_batch.bin": None}, "has none of test.bin, test_batch.bin"),
     ({"batches.meta.txt": None}, "must have one of batches.meta.txt and fine_label_names.txt"),
     ({"fine_label_names.txt": b"a\nb\n"}, "which name the classes, but has 2"),
-    ({"data_batch_3.bin": records(0, 2)[:-1]}, "data_batch_3.bin has 6,145 bytes, which is no"),
+    (
+      {"data_batch_3.bin": cifar_records(0, 2, classes=3)[:-1]},
+      "data_batch_3.bin has 6,145 bytes, which is no",
+    ),
     ({"data_batch_3.bin": b""}, "data_batch_3.bin has 0 bytes, which is no"),
     ({"batches.meta.txt": b"a\nb\n"}, "has label 2, but there are 2 classes"),
   ],
@@ -93,7 +79,7 @@ def test_the_version_for_python_is_not_read(tmp_path):
 def test_damage_ends_in_one_line(change, message, tmp_path):
   files = {name: content for name, content in (cifar_10() | change).items() if content is not None}
   for source in (
-    write_archive(tmp_path / "cifar-10-binary.tar.gz", files),
+    write_cifar_archive(tmp_path / "cifar-10-binary.tar.gz", files),
     write_folder(tmp_path / "folder", files),
   ):
     with pytest.raises(UserError, match=message):
@@ -101,7 +87,7 @@ def test_damage_ends_in_one_line(change, message, tmp_path):
 
 
 def test_an_archive_that_is_cut_off(tmp_path):
-  path = write_archive(tmp_path / "cifar-10-binary.tar.gz", cifar_10())
+  path = write_cifar_archive(tmp_path / "cifar-10-binary.tar.gz", cifar_10())
   content = path.read_bytes()
   for size in (0, 100, len(content) // 2, len(content) - 20):
     path.write_bytes(content[:size])
