@@ -156,6 +156,11 @@ def imagenet_files(folder):
   (root / "LOC_val_solution.csv").write_text("\n".join(["ImageId,PredictionString", *lines]))
 
 
+def cifar_10(folder):
+  files = miniatures.cifar_10_files([f"class {number}" for number in range(10)], images=30)
+  miniatures.write_cifar_archive(folder / "cifar-10-binary.tar.gz", files)
+
+
 def other_formats(folder):
   miniatures.write_table(folder / "FLOWERS", images=30)
 
@@ -202,6 +207,7 @@ SET_UP_SLOW = {
   **SET_UP,
   "README.md": own_images,
   "docs/buckets.md": digits_in_a_bucket,
+  "docs/cifar10.md": cifar_10,
   "docs/networks.md": released_weights,
   "docs/from_python.md": released_f0,
   "docs/serving.md": small_weights,

@@ -27,8 +27,9 @@ def load(name):
   return load_experiment(str(FOLDER / name))
 
 
-def test_there_are_the_experiments_of_both_papers():
+def test_there_are_these_experiments():
   assert [path.stem for path in FILES] == [
+    "cifar10",
     "demo_finetune",
     "demo_pretrain",
     "finetune_small",
