@@ -33,9 +33,20 @@ def se_residual(
       rescaled by 1 / keep rate, as in the released code.
     alpha: weight of the branch, 0.2 in the papers.
   """
-  mean = jnp.mean(branch, axis=(0, 1), dtype=jnp.float32)
-  scale = branch_scale(mean, gate, skip_gain, keep, alpha=alpha, dtype=branch.dtype)
+  scale = _scale(branch, gate, skip_gain, keep, alpha)
   return shortcut + scale.astype(branch.dtype)[None, None] * branch
+
+
+def _scale(
+  branch: Float[Array, "h w n c"],
+  gate: Gate,
+  skip_gain: Float[Array, ""],
+  keep: Float[Array, " n"] | None,
+  alpha: float,
+) -> Float[Array, "n c"]:
+  """Returns what `se_residual` multiplies the branch by, in float32."""
+  mean = jnp.mean(branch, axis=(0, 1), dtype=jnp.float32)
+  return branch_scale(mean, gate, skip_gain, keep, alpha=alpha, dtype=branch.dtype)
 
 
 def conv_se_residual(
@@ -146,8 +157,7 @@ def standardized_conv_se(
   are.
   """
   branch = _last_convolution(x, filters, bias, activation)
-  mean = jnp.mean(branch, axis=(0, 1), dtype=jnp.float32)
-  return _pending(branch, branch_scale(mean, gate, skip_gain, keep, alpha=alpha, dtype=x.dtype))
+  return _pending(branch, _scale(branch, gate, skip_gain, keep, alpha))
 
 
 @jax.custom_vjp
