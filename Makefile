@@ -68,8 +68,8 @@ results: $(INSTALLED)
 	$(RUN) -m profiling.slices $(LIMITS) --slices=v4:8x8x16 --kernels=pallas --kernels=reference --json=$(RESULTS)/slices_1024.json
 	$(RUN) -m profiling.memory --json=$(RESULTS)/memory.json
 	$(RUN) -m train.scaling_law --runs=train/published_runs/paper_a_nfnets.csv --runs=train/published_runs/paper_a_finetuned.csv --hold_out_epochs=2 --json=docs/scaling_law/paper_a.json --plots=docs/scaling_law
-	$(RUN) -m train.scaling_law --runs=train/small_study/runs.csv --hold_out_epochs=4 --json=docs/small_study/laws.json --plots=docs/small_study
-	$(RUN) -m train.choose_checkpoint --finetuned=train/small_study/runs.csv --json=docs/small_study/choice.json --plot=docs/small_study/choice.png
+	$(RUN) -m train.scaling_law --runs=train/small_study/fashion_mnist.csv --hold_out_epochs=4 --json=docs/small_study/fashion_mnist/laws.json --plots=docs/small_study/fashion_mnist
+	$(RUN) -m train.choose_checkpoint --finetuned=train/small_study/fashion_mnist.csv --json=docs/small_study/fashion_mnist/choice.json --plot=docs/small_study/fashion_mnist/choice.png
 	$(RUN) -m profiling.vit --json=$(RESULTS)/vit.json
 	$(RUN) -m profiling.kernels --kernels=pallas --json=$(RESULTS)/ops.json
 	env -u JAX_PLATFORMS $(RUN) -m profiling.gpu --json=$(RESULTS)/gpu.json

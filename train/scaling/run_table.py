@@ -20,7 +20,8 @@ A file may come from anywhere, so its size, the number and length of its lines a
 numbers are bounded, and names are printable.
 
 The tables of this project are found by their names too, wherever it is installed: paper_a_nfnets
-and paper_a_finetuned (`train.published_runs`), and small_study (`train.small_study`).
+and paper_a_finetuned (`train.published_runs`), and small_study_fashion_mnist and the like
+(`train.small_study`).
 """
 
 import csv
@@ -37,7 +38,7 @@ from nfnet.foreign_files.regular_files import read_regular_file
 _TRAIN = pathlib.Path(__file__).parents[1]
 _OWN_TABLES = {
   **{path.stem: path for path in sorted((_TRAIN / "published_runs").glob("*.csv"))},
-  "small_study": _TRAIN / "small_study" / "runs.csv",
+  **{f"small_study_{path.stem}": path for path in sorted((_TRAIN / "small_study").glob("*.csv"))},
 }
 
 RUNS_MAX = 100_000

@@ -1,14 +1,16 @@
-"""A study at the scale of a laptop: four networks and four budgets, on the demo's photographs.
+"""Studies at the scale of a laptop: four networks and four budgets, on small images.
 
-`plan.toml` defines what was pre-trained by `python -m train.sweep`. `runs.csv` has the results:
-each trial was fine-tuned on 200 digits with two seeds by `python -m train.finetune_sweep
---all_trials`. docs/scaling_laws.md discusses them.
+`STUDY.toml` is the plan of what `python -m train.sweep` pre-trained: on the photographs of clothes
+that are in this repository, and on the natural images of CIFAR-10. `STUDY.csv` has the results, and
+its header says how they were made. docs/scaling_laws.md discusses them.
 """
 
 import pathlib
 
-PLAN = pathlib.Path(__file__).with_name("plan.toml")
-"""The plan of the sweep."""
+_FOLDER = pathlib.Path(__file__).parent
 
-RUNS = pathlib.Path(__file__).with_name("runs.csv")
+PLANS = {path.stem: path for path in sorted(_FOLDER.glob("*.toml"))}
+"""The plans of the sweeps."""
+
+RUNS = {path.stem: path for path in sorted(_FOLDER.glob("*.csv"))}
 """All trials, as `train.finetune_sweep` writes them."""

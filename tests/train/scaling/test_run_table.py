@@ -159,12 +159,14 @@ def test_tables_of_this_project_are_found_by_their_names(tmp_path, monkeypatch):
   assert read_runs(["paper_a_nfnets", "paper_a_finetuned"]) == read_runs(
     [PAPER_A_NFNETS, PAPER_A_FINETUNED]
   )
-  assert read_runs(["small_study"]).compute_column == "compute_flops"
-  with pytest.raises(UserError, match=r"neither a file nor one of paper_a_fin.*, small_study$"):
+  assert read_runs(["small_study_fashion_mnist"]).compute_column == "compute_flops"
+  with pytest.raises(
+    UserError, match=r"neither a file nor one of paper_a_fin.*, small_study_fashion_mnist$"
+  ):
     read_runs(["small_studies"])
   # A file of the user's comes first.
-  write(tmp_path, HEADER, "mine,1,1,5,2.9").rename("small_study")
-  assert [run.name for run in read_runs(["small_study"]).runs] == ["mine"]
+  write(tmp_path, HEADER, "mine,1,1,5,2.9").rename("small_study_fashion_mnist")
+  assert [run.name for run in read_runs(["small_study_fashion_mnist"]).runs] == ["mine"]
 
 
 def test_paper_a_has_its_networks():

@@ -11,11 +11,12 @@ from train.scaling.analysis import analyze
 from train.scaling.analysis_plots import draw_finetuning_error
 from train.scaling.checkpoint_choice import as_json, choose
 from train.scaling.run_table import best_trials, read_runs
-from train.small_study import PLAN, RUNS
+from train.small_study import PLANS, RUNS
 from train.sweep.learning_rate_search import Finished, proposals
 from train.sweep.plan import load_plan, make_trial
 
-DOCUMENTS = ROOT / "docs" / "small_study"
+PLAN, FASHION_RUNS = PLANS["fashion_mnist"], RUNS["fashion_mnist"]
+DOCUMENTS = ROOT / "docs" / "small_study" / "fashion_mnist"
 
 
 @pytest.fixture(scope="module")
@@ -25,13 +26,13 @@ def plan():
 
 @pytest.fixture(scope="module")
 def rows():
-  lines = [line for line in RUNS.read_text().splitlines() if not line.startswith("#")]
+  lines = [line for line in FASHION_RUNS.read_text().splitlines() if not line.startswith("#")]
   return list(csv.DictReader(lines))
 
 
 @pytest.fixture(scope="module")
 def runs():
-  return read_runs([RUNS]).runs
+  return read_runs([FASHION_RUNS]).runs
 
 
 def test_four_networks_and_four_budgets(runs):
@@ -68,7 +69,7 @@ def test_every_trial_was_fine_tuned(runs, rows):
 
 
 def test_the_picture_has_the_rate_that_fine_tunes_best(runs):
-  axes = draw_finetuning_error(analyze(read_runs([RUNS]), resamples=0, seed=0)).axes[0]
+  axes = draw_finetuning_error(analyze(read_runs([FASHION_RUNS]), resamples=0, seed=0)).axes[0]
   drawn = {line.get_label(): list(line.get_ydata()) for line in axes.lines}
   for name in ("P0", "N0", "N1", "M0"):
     own = [run for run in runs if run.name == name]
