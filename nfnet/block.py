@@ -149,7 +149,7 @@ class Block(nnx.Module):
     *,
     beta: Float[Array, ""],
     dtype: jnp.dtype,
-    gradient_dtype: jnp.dtype,
+    gradient_dtype: jnp.dtype | None,
   ) -> dict[str, Any]:
     """Returns the block's parameters with standardized filters in all of its convolutions.
 

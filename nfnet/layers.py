@@ -125,7 +125,7 @@ class ScaledWSConv(nnx.Module):
     activation: ScaledActivation | None = None,
     beta: Float[Array, ""] | float = 1.0,
     dtype: jnp.dtype,
-    gradient_dtype: jnp.dtype,
+    gradient_dtype: jnp.dtype | None,
   ) -> dict[str, Any]:
     """Returns the layer's parameters with standardized filters in place of the weight.
 

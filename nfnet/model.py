@@ -486,7 +486,7 @@ def bind(model: NFNet, parameters: Parameters) -> NFNet:
   Raises:
     ValueError: a parameter is missing, superfluous, or of another shape or kind.
   """
-  _check_parameters(model, parameters)
+  check_parameters(model, parameters)
   return _bound(model, arrange_blocks(parameters, model.block_keys))
 
 
@@ -580,7 +580,7 @@ def _run(
     return _compiled(method, model, *arrays)
   except TypeError:
     # Something among them is no array, which JAX refuses before it traces.
-    _check_parameters(model, parameters)
+    check_parameters(model, parameters)
     raise
 
 
@@ -595,7 +595,9 @@ def _compiled(
   return method(bind(model, parameters), images, **arguments)
 
 
-def standardized(model: NFNet, parameters: Parameters, *, gradient_dtype: jnp.dtype) -> Parameters:
+def standardized(
+  model: NFNet, parameters: Parameters, *, gradient_dtype: jnp.dtype | None
+) -> Parameters:
   """Returns parameters whose filters are standardized, except the stem's, for `apply`.
 
   `apply` gives the same logits with them. A training step takes this way: filters are standardized
@@ -625,17 +627,16 @@ def standardized(model: NFNet, parameters: Parameters, *, gradient_dtype: jnp.dt
   return {**parameters, BLOCKS: blocks, "final_conv": final_conv}
 
 
-def _bound(model: NFNet, arranged: Parameters) -> NFNet:
-  """Returns the network with values for those of its parameters that are given."""
-  positions = {key: position for position, key in enumerate(model.block_keys)}
-  blocks = {positions[key]: values for key, values in arranged.get(BLOCKS, {}).items()}
-  graph, state = nnx.split(model)
-  nnx.replace_by_pure_dict(state, {**arranged, BLOCKS: blocks})
-  return nnx.merge(graph, state)
+def check_parameters(model: NFNet, parameters: Parameters) -> None:
+  """Checks names, shapes and dtypes.
 
+  Args:
+    model: structure of the network.
+    parameters: arrays as for `apply`.
 
-def _check_parameters(model: NFNet, parameters: Parameters) -> None:
-  """Raises a ValueError if the parameters are not those of the network."""
+  Raises:
+    ValueError: a parameter is missing, superfluous, or of another shape or kind.
+  """
   if not isinstance(parameters, Mapping):
     raise ValueError(
       f"parameters are a value of type {type(parameters).__name__}; must be nested dictionaries, "
@@ -672,6 +673,15 @@ def _check_parameters(model: NFNet, parameters: Parameters) -> None:
       )
     if not jnp.issubdtype(jnp.result_type(value), jnp.floating):
       raise ValueError(f"{name} is {jnp.result_type(value)}; parameters must be float32")
+
+
+def _bound(model: NFNet, arranged: Parameters) -> NFNet:
+  """Returns the network with values for those of its parameters that are given."""
+  positions = {key: position for position, key in enumerate(model.block_keys)}
+  blocks = {positions[key]: values for key, values in arranged.get(BLOCKS, {}).items()}
+  graph, state = nnx.split(model)
+  nnx.replace_by_pure_dict(state, {**arranged, BLOCKS: blocks})
+  return nnx.merge(graph, state)
 
 
 def _by_name(parameters: Parameters) -> dict[str, Any]:

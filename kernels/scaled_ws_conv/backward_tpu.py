@@ -168,7 +168,7 @@ def gradients(
     weight = Operand(raw.weight, pl.BlockSpec(blocks.filter_shape, weight_at))
   else:
     weight = Operand(filters.rows, pl.BlockSpec(blocks.rows_shape, weight_at))
-    if blocks.parts == 1:
+    if blocks.parts == 1 and filters.gradient_sink is not None:
       gradient_dtype = filters.gradient_sink.dtype
   weight_block = weight.spec.block_shape
 

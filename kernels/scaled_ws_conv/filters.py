@@ -39,27 +39,27 @@ class StandardizedFilters(NamedTuple):
   Attributes:
     rows: [taps, tiles of input channels, output channels, 128] in the compute dtype, with zeros
       beyond the last input channel.
-    gradient_sink: zeros like `rows`, in the dtype in which the gradient is wanted. Nothing reads
-      them. The derivative with respect to this field is the gradient of the rows, which a
-      derivative with respect to the rows would round to their own dtype.
+    gradient_sink: zeros like `rows`, in the dtype in which the gradient is wanted, or None if none
+      is wanted. Nothing reads them. The derivative with respect to this field is the gradient of
+      the rows, which a derivative with respect to the rows would round to their own dtype.
   """
 
   rows: Float[Array, "taps k o 128"]
-  gradient_sink: Float[Array, "taps k o 128"]
+  gradient_sink: Float[Array, "taps k o 128"] | None
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def rounded(
-  exact: Float[Array, "taps k o 128"], dtype: jnp.dtype, gradient_dtype: jnp.dtype
+  exact: Float[Array, "taps k o 128"], dtype: jnp.dtype, gradient_dtype: jnp.dtype | None
 ) -> StandardizedFilters:
   """Returns rows as filters of a dtype, whose gradient comes from the sink.
 
   Args:
     exact: rows of standardized filters, float32.
     dtype: compute dtype.
-    gradient_dtype: dtype of the gradient that the convolution returns.
+    gradient_dtype: dtype of the gradient that the convolution returns, or None for no gradient.
   """
-  return StandardizedFilters(exact.astype(dtype), zeros_like(exact, gradient_dtype))
+  return with_gradient_sink(exact.astype(dtype), gradient_dtype)
 
 
 def _rounded_forward(exact, dtype, gradient_dtype):
@@ -67,11 +67,29 @@ def _rounded_forward(exact, dtype, gradient_dtype):
 
 
 def _rounded_backward(dtype, gradient_dtype, _, cotangent):
-  del dtype, gradient_dtype
+  del dtype
+  check_has_gradient(gradient_dtype)
   return (cotangent.gradient_sink.astype(jnp.float32),)
 
 
 rounded.defvjp(_rounded_forward, _rounded_backward)
+
+
+def with_gradient_sink(
+  rows: Float[Array, "taps k o 128"], gradient_dtype: jnp.dtype | None
+) -> StandardizedFilters:
+  """Returns rows as filters, with zeros of a dtype for their gradient, or without if it is None."""
+  if gradient_dtype is None:
+    return StandardizedFilters(rows, None)
+  return StandardizedFilters(rows, zeros_like(rows, gradient_dtype))
+
+
+def check_has_gradient(gradient_dtype: jnp.dtype | None) -> None:
+  """Raises a ValueError if filters that have no gradient are differentiated."""
+  if gradient_dtype is None:
+    raise ValueError(
+      "filters were standardized with gradient_dtype=None, so they have no gradient; give a dtype"
+    )
 
 
 def zeros_like(array: Array, dtype: jnp.dtype) -> Array:

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from kernels.dispatch import Implementation, dispatch
@@ -98,8 +99,8 @@ def standardize_filters(
   gain: Float[Array, " o"],
   input_scale: Float[Array, ""] | None = None,
   *,
-  dtype: jnp.dtype = jnp.bfloat16,
-  gradient_dtype: jnp.dtype = jnp.float32,
+  dtype: DTypeLike = jnp.bfloat16,
+  gradient_dtype: DTypeLike | None = jnp.float32,
   standardization: Standardization = "released",
   implementation: Implementation = "reference",
 ) -> StandardizedFilters:
@@ -114,7 +115,8 @@ def standardize_filters(
     input_scale: factor of the activated input, a float32 scalar without a derivative; None is 1.
     dtype: compute dtype of the convolution.
     gradient_dtype: dtype in which the convolution returns the gradient of its filters, float32 or
-      bfloat16. The gradients of weight and gain are float32.
+      bfloat16. The gradients of weight and gain are float32. None, for inference, saves the memory
+      that `StandardizedFilters.gradient_sink` takes; the filters have no gradient then.
     standardization: formula of weight standardization (`scaled_ws_conv.formulas.Standardization`).
     implementation: "reference" or "pallas".
 
@@ -125,7 +127,7 @@ def standardize_filters(
     input_scale = jax.lax.stop_gradient(input_scale)
   static = dict(
     dtype=jnp.dtype(dtype),
-    gradient_dtype=jnp.dtype(gradient_dtype),
+    gradient_dtype=None if gradient_dtype is None else jnp.dtype(gradient_dtype),
     standardization=standardization,
   )
   return dispatch(

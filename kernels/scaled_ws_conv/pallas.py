@@ -67,7 +67,7 @@ def standardize_filters(
   input_scale: Float[Array, ""] | None,
   *,
   dtype: jnp.dtype,
-  gradient_dtype: jnp.dtype,
+  gradient_dtype: jnp.dtype | None,
   standardization: Standardization,
 ) -> StandardizedFilters:
   """Computes what the reference computes, from the same arguments.

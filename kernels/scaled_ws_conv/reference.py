@@ -170,7 +170,7 @@ def standardize_filters(
   input_scale: Float[Array, ""] | None,
   *,
   dtype: jnp.dtype,
-  gradient_dtype: jnp.dtype,
+  gradient_dtype: jnp.dtype | None,
   standardization: Standardization,
 ) -> StandardizedFilters:
   """Returns `input_scale` * standardized weight in rows of a dtype.
@@ -180,7 +180,8 @@ def standardize_filters(
     gain: scale of each output channel's filter.
     input_scale: factor of the activated input; None is 1.
     dtype: compute dtype, in which the convolution multiplies.
-    gradient_dtype: dtype in which the convolution returns the gradient of the filters.
+    gradient_dtype: dtype in which the convolution returns the gradient of the filters; None if
+      they are not differentiated.
     standardization: see `formulas.inverse_deviation`.
   """
   weight = standardize_weight(weight, gain, standardization)
@@ -223,7 +224,8 @@ def _rows_forward(filters):
 
 
 def _rows_backward(gradient_sink, cotangent):
-  return (StandardizedFilters(None, cotangent.astype(gradient_sink.dtype)),)
+  gradient = None if gradient_sink is None else cotangent.astype(gradient_sink.dtype)
+  return (StandardizedFilters(None, gradient),)
 
 
 _differentiable_rows.defvjp(_rows_forward, _rows_backward)

@@ -19,7 +19,12 @@ from kernels.scaled_ws_conv import (
   standardize_rows_tpu,
   standardize_tpu,
 )
-from kernels.scaled_ws_conv.filters import RawFilters, StandardizedFilters, zeros_like
+from kernels.scaled_ws_conv.filters import (
+  RawFilters,
+  StandardizedFilters,
+  check_has_gradient,
+  with_gradient_sink,
+)
 from kernels.scaled_ws_conv.formulas import Activation, PendingSum, Standardization
 from kernels.scaled_ws_conv.tile import Passes
 
@@ -58,7 +63,7 @@ def can_standardize(weight_shape: tuple[int, ...]) -> bool:
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def standardize(
   dtype: jnp.dtype,
-  gradient_dtype: jnp.dtype,
+  gradient_dtype: jnp.dtype | None,
   standardization: Standardization,
   filters: RawFilters,
 ) -> StandardizedFilters:
@@ -66,7 +71,7 @@ def standardize(
 
   Args:
     dtype: dtype of the rows.
-    gradient_dtype: dtype of the gradient that the convolution returns.
+    gradient_dtype: dtype of the gradient that the convolution returns, or None for no gradient.
     standardization: see `formulas.inverse_deviation`.
     filters: filters that `can_standardize`.
   """
@@ -78,7 +83,7 @@ def standardize(
     dtype=dtype,
     standardization=standardization,
   )
-  return StandardizedFilters(rows, zeros_like(rows, gradient_dtype))
+  return with_gradient_sink(rows, gradient_dtype)
 
 
 def _standardize_forward(dtype, gradient_dtype, standardization, filters):
@@ -86,7 +91,8 @@ def _standardize_forward(dtype, gradient_dtype, standardization, filters):
 
 
 def _standardize_backward(dtype, gradient_dtype, standardization, filters, cotangent):
-  del dtype, gradient_dtype
+  del dtype
+  check_has_gradient(gradient_dtype)
   gradient = (
     standardize_rows_tpu.gradient
     if standardize_rows_tpu.can_standardize(filters.weight.shape)
@@ -198,7 +204,8 @@ def backward(
   if isinstance(filters, StandardizedFilters):
     parts = len(gradients.filters)
     total = gradients.filters[0] if parts == 1 else jnp.sum(gradients.filters, axis=0)
-    total = total.astype(filters.gradient_sink.dtype)
+    sink = filters.gradient_sink
+    total = None if sink is None else total.astype(sink.dtype)
     return x_gradient, StandardizedFilters(None, total), gradients.bias
   weight_gradient, gain_gradient = standardize_tpu.gradient(
     filters.weight,

@@ -108,12 +108,11 @@ def _weights(model: NFNet, parameters: Parameters) -> dict[str, Array]:
     for path, shape in jax.tree.leaves_with_path(parameter_shapes(model))
   }
 
-  # Compiled, no gradient sinks are made of the filters.
   @jax.jit
   def of_program(parameters):
     weights = {}
     for path, value in jax.tree.leaves_with_path(
-      standardized(model, parameters, gradient_dtype=jnp.dtype(jnp.float32)), is_leaf=_are_filters
+      standardized(model, parameters, gradient_dtype=None), is_leaf=_are_filters
     ):
       name = parameter_name(path)
       if _are_filters(value):
@@ -142,7 +141,7 @@ def _parameters(weights: Weights) -> dict[str, Any]:
     if value.ndim == 4 and not name.startswith(_STEM):
       # The network turns the rows back into filters; compiled, neither happens.
       rows = to_rows(value.reshape(-1, *value.shape[2:]))
-      value = kernels.StandardizedFilters(rows, jnp.zeros_like(rows))
+      value = kernels.StandardizedFilters(rows, gradient_sink=None)
     inner[last] = value
   return nested
 

@@ -306,13 +306,13 @@ def test_parameters_of_another_network_are_errors(parameters, images):
 
 def test_parameters_are_checked_once(parameters, images, monkeypatch):
   """Looking at all of them took 6 ms for each batch of an F0, on top of every call's own work."""
-  check, calls = model_module._check_parameters, []
+  check, calls = model_module.check_parameters, []
 
   def counted(*arguments):
     calls.append(arguments)
     check(*arguments)
 
-  monkeypatch.setattr(model_module, "_check_parameters", counted)
+  monkeypatch.setattr(model_module, "check_parameters", counted)
   model = NFNet(NAME, NUM_CLASSES)
 
   def bias(network, images):

@@ -10,10 +10,12 @@ import re
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
+from nfnet import inference
 from nfnet.errors import UserError
 from nfnet.images.normalization import MEAN_RGB, STDDEV_RGB, normalize
 from nfnet.images.resizing import resize_and_center_crop
@@ -107,6 +109,41 @@ def test_logits_of_arrays(folder, weights, parameters):
   logits = np.stack(list(predict(classifier, iter(inputs), num_images=5, batch_size=2)))
   assert logits.dtype == np.float32
   np.testing.assert_allclose(logits, expected_logits(parameters, inputs), rtol=1e-4, atol=1e-5)
+
+
+def test_filters_are_standardized_once(folder, monkeypatch):
+  standardize, calls = inference.standardized, []
+
+  def counted(*arguments, **options):
+    calls.append(arguments)
+    return standardize(*arguments, **options)
+
+  monkeypatch.setattr(inference, "standardized", counted)
+  classifier = load_classifier(str(folder / "softmax"))
+  inputs = np.array(read_inputs(str(folder / "inputs.npy")))
+  for count in (1, 2, 2):
+    logits = jax.make_jaxpr(classifier.logits)(inputs[:count])
+    # Only those of the stem's four convolutions, which are not among the standardized ones.
+    assert str(logits).count(" rsqrt ") == 4
+  assert len(calls) == 1
+
+
+def test_a_classifier_has_the_gradient_of_its_images(folder, parameters):
+  classifier = load_classifier(str(folder / "haiku.npz"), variant=NAME)
+  inputs = jnp.asarray(read_inputs(str(folder / "inputs.npy"))[:2])
+  model = NFNet(NAME, NUM_CLASSES, block_execution="unrolled")
+  parameters = jax.tree.map(jnp.asarray, parameters)
+  ours = jax.jit(jax.grad(lambda images: classifier.logits(images)[:, 0].sum()))(inputs)
+  expected = jax.jit(jax.grad(lambda images: apply(model, parameters, images)[:, 0].sum()))(inputs)
+  np.testing.assert_allclose(ours, expected, rtol=1e-3, atol=1e-6)
+
+
+def test_a_classifier_refuses_parameters_of_another_network(folder, parameters):
+  classifier = load_classifier(str(folder / "haiku.npz"), variant=NAME)
+  lacking = {name: value for name, value in parameters.items() if name != "stem"}
+  inputs = np.array(read_inputs(str(folder / "inputs.npy"))[:1])
+  with pytest.raises(ValueError, match=r"parameters lack stem/"):
+    dataclasses.replace(classifier, parameters=lacking).logits(inputs)
 
 
 def test_activations_differ_and_the_checkpoint_knows_its_own(folder, parameters):

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import kernels
 from kernels.scaled_ws_conv import pallas, reference, standardize_rows_tpu, standardize_tpu
 from kernels.scaled_ws_conv.filters import StandardizedFilters
 
@@ -63,3 +64,28 @@ def test_values_and_derivatives(shape, standardization):
     largest = np.abs(expected).max(tuple(range(expected.ndim - 1)), keepdims=expected.ndim > 1)
     error = np.abs(np.asarray(ours, np.float64) - expected)
     assert (error <= tolerance * np.maximum(largest, 1)).all()
+
+
+@pytest.mark.parametrize("implementation", ["pallas", "reference"])
+# The rows of the last one are made by XLA.
+@pytest.mark.parametrize("shape", [(1, 1, 384, 32), (3, 3, 128, 128), (3, 3, 96, 128)])
+def test_filters_without_a_gradient(shape, implementation):
+  generator = np.random.default_rng(0)
+  weight = jnp.asarray(generator.standard_normal(shape), jnp.float32)
+  gain, bias = (jnp.asarray(generator.standard_normal(shape[-1]), jnp.float32) for _ in range(2))
+  x = jnp.asarray(generator.standard_normal((4, 4, 8, shape[2])), jnp.bfloat16)
+
+  def convolved(x, weight, gradient_dtype):
+    filters = kernels.standardize_filters(
+      weight, gain, gradient_dtype=gradient_dtype, implementation=implementation
+    )
+    assert (filters.gradient_sink is None) == (gradient_dtype is None)
+    y, _ = kernels.standardized_convolution(x, filters, bias, implementation=implementation)
+    return jnp.sum(y.astype(jnp.float32) ** 2)
+
+  value_and_gradient = jax.value_and_grad(convolved)
+  expected = value_and_gradient(x, weight, jnp.float32)
+  for ours, theirs in zip(value_and_gradient(x, weight, None), expected, strict=True):
+    np.testing.assert_array_equal(ours, theirs)
+  with pytest.raises(ValueError, match="gradient_dtype=None, so they have no gradient"):
+    jax.grad(convolved, argnums=1)(x, weight, None)

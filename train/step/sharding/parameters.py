@@ -21,7 +21,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array
 
 from kernels import Implementation, StandardizedFilters
-from kernels.scaled_ws_conv.filters import zeros_like
+from kernels.scaled_ws_conv.filters import with_gradient_sink
 from nfnet.block_arrangement import arrange_blocks
 from nfnet.model import NFNet, parameter_name
 from train.step.parameter_groups import ParameterRole, parameter_roles
@@ -84,7 +84,7 @@ def gather(parameters: Any, specs: Any, dtype: jnp.dtype) -> Any:
   def whole(leaf: Array | StandardizedFilters, spec: P) -> Array | StandardizedFilters:
     if is_filters(leaf):
       rows = varying(leaf.rows, spec)
-      return StandardizedFilters(rows, zeros_like(rows, leaf.gradient_sink.dtype))
+      return with_gradient_sink(rows, leaf.gradient_sink.dtype)
     return varying(leaf if SHARD_AXIS not in spec else leaf.astype(dtype), spec).astype(jnp.float32)
 
   def varying(leaf: Array, spec: P) -> Array:
