@@ -35,6 +35,14 @@ class Parameter(nnx.Param):
     return super().__getitem__(index)
 
 
+# Outside of programs it is compiled once for all layers of a shape; in one, it leaves no trace.
+_standardize_filters = jax.jit(
+  kernels.standardize_filters,
+  static_argnames=("dtype", "gradient_dtype", "standardization", "implementation"),
+  inline=True,
+)
+
+
 def declare(*shape: int) -> Parameter:
   """Returns a float32 parameter without a value."""
   return Parameter(jax.ShapeDtypeStruct(shape, jnp.float32))
@@ -136,7 +144,7 @@ class ScaledWSConv(nnx.Module):
       dtype: compute dtype.
       gradient_dtype: dtype of the filters' gradient; see `kernels.standardize_filters`.
     """
-    filters = kernels.standardize_filters(
+    filters = _standardize_filters(
       parameters["weight"],
       parameters["gain"],
       _input_scale(activation, beta),

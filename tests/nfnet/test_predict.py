@@ -128,6 +128,11 @@ def test_filters_are_standardized_once(folder, monkeypatch):
   assert len(calls) == 1
 
 
+def test_blocks_are_unrolled_on_a_cpu(folder):
+  model = load_classifier(str(folder / "softmax")).model
+  assert {len(run) for run in model.runs} == {1}
+
+
 def test_a_classifier_has_the_gradient_of_its_images(folder, parameters):
   classifier = load_classifier(str(folder / "haiku.npz"), variant=NAME)
   inputs = jnp.asarray(read_inputs(str(folder / "inputs.npy"))[:2])

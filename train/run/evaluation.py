@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from nfnet.errors import UserError
 from nfnet.images.preprocessing import RESIZE
+from nfnet.inference import inference_block_execution
 from nfnet.variants import get_variant
 from nfnet.weights.class_names import (
   Matching,
@@ -175,7 +176,7 @@ def evaluate_on(
     as_argument("data.evaluation_batch_size", _IMAGES_PER_DEVICE * jax.device_count()),
     as_argument("data.workers", 0),
     as_argument("model.kernels", "reference"),
-    as_argument("model.block_execution", "scan"),
+    as_argument("model.block_execution", inference_block_execution()),
     *overrides,
   ]
   if is_checkpoint(path):
