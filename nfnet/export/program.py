@@ -5,9 +5,9 @@ are an argument, since those of an F7+ have 3.3 GB, and a program that held them
 2 GB of a protocol buffer and be in memory twice.
 
 They are not the network's parameters. Filters are standardized here, once, in the compute dtype and
-with the gains of filters and activations and the blocks' betas in them: of the time that
-`nfnet.apply` takes for one image on a CPU, an F0 spends most on that. All blocks are unrolled, so
-that no weights are copied into stacks or out of them.
+with the gains of filters and activations and the blocks' betas in them: for one image on a CPU,
+that is a quarter of the time of an F0. All blocks are unrolled, which makes it three to four times
+as fast there as loops over stacked weights.
 """
 
 from collections.abc import Callable, Mapping
