@@ -24,7 +24,7 @@ def experiment() -> Experiment:
       variant="P0",
       compute_dtype="float32",
       block_execution="unrolled",
-      # Of so small a network, every feature is needed.
+      # So small a network needs all of its features.
       dropout_rate=0.0,
     ),
     data=Data(

@@ -1,8 +1,8 @@
-"""Studies at the scale of a laptop: four networks and four budgets, on small images.
+"""A study at the scale of a laptop: four networks and four budgets, on small images.
 
-`STUDY.toml` is the plan of what `python -m train.sweep` pre-trained: on the photographs of clothes
-that are in this repository, and on the natural images of CIFAR-10. `STUDY.csv` has the results, and
-its header says how they were made. docs/scaling_laws.md discusses them.
+A `.toml` file, named by its images, is the plan of what `python -m train.sweep` pre-trained. The
+`.csv` file of that name has the results, and its header says how they were made.
+docs/scaling_laws.md discusses them.
 """
 
 import pathlib

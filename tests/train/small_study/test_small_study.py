@@ -15,24 +15,24 @@ from train.small_study import PLANS, RUNS
 from train.sweep.learning_rate_search import Finished, proposals
 from train.sweep.plan import load_plan, make_trial
 
-PLAN, FASHION_RUNS = PLANS["fashion_mnist"], RUNS["fashion_mnist"]
-DOCUMENTS = ROOT / "docs" / "small_study" / "fashion_mnist"
+STUDY = "fashion_mnist"
+DOCUMENTS = ROOT / "docs" / "small_study" / STUDY
 
 
 @pytest.fixture(scope="module")
 def plan():
-  return load_plan(str(PLAN))
+  return load_plan(str(PLANS[STUDY]))
 
 
 @pytest.fixture(scope="module")
 def rows():
-  lines = [line for line in FASHION_RUNS.read_text().splitlines() if not line.startswith("#")]
+  lines = [line for line in RUNS[STUDY].read_text().splitlines() if not line.startswith("#")]
   return list(csv.DictReader(lines))
 
 
 @pytest.fixture(scope="module")
 def runs():
-  return read_runs([FASHION_RUNS]).runs
+  return read_runs([RUNS[STUDY]]).runs
 
 
 def test_four_networks_and_four_budgets(runs):
@@ -69,7 +69,7 @@ def test_every_trial_was_fine_tuned(runs, rows):
 
 
 def test_the_picture_has_the_rate_that_fine_tunes_best(runs):
-  axes = draw_finetuning_error(analyze(read_runs([FASHION_RUNS]), resamples=0, seed=0)).axes[0]
+  axes = draw_finetuning_error(analyze(read_runs([RUNS[STUDY]]), resamples=0, seed=0)).axes[0]
   drawn = {line.get_label(): list(line.get_ydata()) for line in axes.lines}
   for name in ("P0", "N0", "N1", "M0"):
     own = [run for run in runs if run.name == name]
