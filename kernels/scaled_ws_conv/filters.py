@@ -84,6 +84,14 @@ def with_gradient_sink(
   return StandardizedFilters(rows, zeros_like(rows, gradient_dtype))
 
 
+def filters_cotangent(
+  gradient: Float[Array, "taps k o 128"], gradient_sink: Float[Array, "taps k o 128"] | None
+) -> StandardizedFilters:
+  """Returns the cotangent of filters with a sink, which takes their gradient in its dtype."""
+  wanted = None if gradient_sink is None else gradient.astype(gradient_sink.dtype)
+  return StandardizedFilters(None, wanted)
+
+
 def check_has_gradient(gradient_dtype: jnp.dtype | None) -> None:
   """Raises a ValueError if filters that have no gradient are differentiated."""
   if gradient_dtype is None:

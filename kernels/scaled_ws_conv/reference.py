@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 from kernels.scaled_ws_conv.filters import (
   StandardizedFilters,
   filter_shape,
+  filters_cotangent,
   from_rows,
   rounded,
   to_rows,
@@ -224,8 +225,7 @@ def _rows_forward(filters):
 
 
 def _rows_backward(gradient_sink, cotangent):
-  gradient = None if gradient_sink is None else cotangent.astype(gradient_sink.dtype)
-  return (StandardizedFilters(None, gradient),)
+  return (filters_cotangent(cotangent, gradient_sink),)
 
 
 _differentiable_rows.defvjp(_rows_forward, _rows_backward)

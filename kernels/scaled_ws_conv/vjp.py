@@ -23,6 +23,7 @@ from kernels.scaled_ws_conv.filters import (
   RawFilters,
   StandardizedFilters,
   check_has_gradient,
+  filters_cotangent,
   with_gradient_sink,
 )
 from kernels.scaled_ws_conv.formulas import Activation, PendingSum, Standardization
@@ -204,9 +205,7 @@ def backward(
   if isinstance(filters, StandardizedFilters):
     parts = len(gradients.filters)
     total = gradients.filters[0] if parts == 1 else jnp.sum(gradients.filters, axis=0)
-    sink = filters.gradient_sink
-    total = None if sink is None else total.astype(sink.dtype)
-    return x_gradient, StandardizedFilters(None, total), gradients.bias
+    return x_gradient, filters_cotangent(total, filters.gradient_sink), gradients.bias
   weight_gradient, gain_gradient = standardize_tpu.gradient(
     filters.weight,
     gradients.filters,
