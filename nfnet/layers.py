@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -128,7 +129,7 @@ class ScaledWSConv(nnx.Module):
 
   def standardized(
     self,
-    parameters: Mapping[str, Array],
+    parameters: Mapping[str, Array | np.ndarray],
     *,
     activation: ScaledActivation | None = None,
     beta: Float[Array, ""] | float = 1.0,

@@ -97,35 +97,31 @@ def make_program(
     probabilities = jax.nn.sigmoid if classifier.is_multi_label else jax.nn.softmax
     return {"logits": x, "probabilities": probabilities(x)}
 
-  weights = jax.tree.map(np.asarray, _weights(model, classifier.parameters))
+  weights = _weights(model, classifier.parameters)
   return Program(function, weights, classifier.pixels, input_dtype)
 
 
-def _weights(model: NFNet, parameters: Parameters) -> dict[str, Array]:
+def _weights(model: NFNet, parameters: Parameters) -> dict[str, np.ndarray]:
   """Returns the weights of a network's program."""
   shapes = {
     parameter_name(path): shape.shape
     for path, shape in jax.tree.leaves_with_path(parameter_shapes(model))
   }
-
-  @jax.jit
-  def of_program(parameters):
-    weights = {}
-    for path, value in jax.tree.leaves_with_path(
-      standardized(model, parameters, gradient_dtype=None), is_leaf=_are_filters
-    ):
-      name = parameter_name(path)
-      if _are_filters(value):
-        value = from_rows(value.rows, shapes[name][2]).reshape(shapes[name])
-      elif name == CLASSIFIER_WEIGHT:
-        value = value.astype(model.compute_dtype)
-      elif name.endswith("/gain") and not name.startswith(_STEM):
-        continue
-      is_short = value.dtype == jnp.bfloat16
-      weights[name] = jax.lax.bitcast_convert_type(value, _BITS) if is_short else value
-    return weights
-
-  return of_program(arrange_blocks(parameters, model.block_keys))
+  arranged = arrange_blocks(parameters, model.block_keys)
+  weights = {}
+  for path, value in jax.tree.leaves_with_path(
+    standardized(model, arranged, gradient_dtype=None), is_leaf=_are_filters
+  ):
+    name = parameter_name(path)
+    if _are_filters(value):
+      value = from_rows(value.rows, shapes[name][2]).reshape(shapes[name])
+    elif name == CLASSIFIER_WEIGHT:
+      value = value.astype(model.compute_dtype)
+    elif name.endswith("/gain") and not name.startswith(_STEM):
+      continue
+    value = np.asarray(value)
+    weights[name] = value.view(_BITS) if value.dtype == jnp.bfloat16 else value
+  return weights
 
 
 def _parameters(weights: Weights) -> dict[str, Any]:
