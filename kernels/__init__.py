@@ -5,6 +5,7 @@ always the package.
 """
 
 from kernels.dispatch import Implementation, fallback_counts
+from kernels.fully_connected.op import fully_connected_layer
 from kernels.packed_sums.op import add_parts
 from kernels.scaled_ws_conv.filters import StandardizedFilters
 from kernels.scaled_ws_conv.formulas import PendingSum, Standardization
@@ -40,6 +41,7 @@ __all__ = [
   "add_up",
   "conv_se_residual",
   "fallback_counts",
+  "fully_connected_layer",
   "scaled_ws_convolution",
   "sgd_agc_step",
   "standardize_filters",

@@ -332,12 +332,13 @@ class NFNet(nnx.Module):
       if keys is not None and self.dropout_rate > 0:
         features = dropout(features, keys, self.dropout_rate)
       classifier = self.classifier
-      logits = jnp.dot(
-        features.astype(self.compute_dtype),
-        classifier.weight[...].astype(self.compute_dtype),
-        preferred_element_type=jnp.float32,
+      return kernels.fully_connected_layer(
+        features,
+        classifier.weight[...],
+        classifier.bias[...],
+        dtype=self.compute_dtype,
+        implementation=self.implementation,
       )
-      return logits + classifier.bias[...][None, :]
 
   def _pooled(
     self, x: Float[Array, "h w padded_n c"] | kernels.PendingSum, count: Count

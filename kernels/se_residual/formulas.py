@@ -1,5 +1,6 @@
 """The formulas of squeeze-excite that the reference and the kernels share."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -8,7 +9,10 @@ from jaxtyping import Array, Float
 
 
 class Gate(NamedTuple):
-  """The weights of squeeze-excite's two fully connected layers, float32.
+  """The weights of squeeze-excite's two fully connected layers.
+
+  Biases are float32. So are weights, unless they have been rounded to the compute dtype already,
+  which their gradients then have, too.
 
   Attributes:
     squeeze_weight: weights of the first layer.
@@ -23,7 +27,13 @@ class Gate(NamedTuple):
   excite_bias: Float[Array, " c"]
 
 
-def gate_values(mean: Float[Array, "n c"], gate: Gate, *, dtype: jnp.dtype) -> Float[Array, "n c"]:
+Product = Callable[..., Float[Array, "n o"]]
+"""`kernels.fully_connected.formulas.rounded_product`, or what computes the same."""
+
+
+def gate_values(
+  mean: Float[Array, "n c"], gate: Gate, *, dtype: jnp.dtype, product: Product
+) -> Float[Array, "n c"]:
   """Returns 2 * sigmoid(fc(relu(fc(mean over space)))), in float32.
 
   Values lie in (0, 2); the sigmoid of a large argument (17 and more) is rounded to the end of that
@@ -34,11 +44,11 @@ def gate_values(mean: Float[Array, "n c"], gate: Gate, *, dtype: jnp.dtype) -> F
     mean: mean of the branch over space.
     gate: weights of squeeze-excite.
     dtype: dtype to which the operands of both products are rounded for the MXU; sums are float32.
+    product: computes both products.
   """
 
   def fully_connected(x, weight, bias):
-    product = jnp.dot(x.astype(dtype), weight.astype(dtype), preferred_element_type=jnp.float32)
-    return product + bias.astype(jnp.float32)[None, :]
+    return product(x, weight, dtype=dtype) + bias.astype(jnp.float32)[None, :]
 
   hidden = jax.nn.relu(fully_connected(mean, gate.squeeze_weight, gate.squeeze_bias))
   return 2.0 * jax.nn.sigmoid(fully_connected(hidden, gate.excite_weight, gate.excite_bias))
@@ -52,7 +62,9 @@ def branch_scale(
   *,
   alpha: float,
   dtype: jnp.dtype,
+  product: Product,
 ) -> Float[Array, "n c"]:
   """Returns alpha * skip_gain * keep * gate, in float32; see `reference.se_residual`."""
-  scale = gate_values(mean, gate, dtype=dtype) * (alpha * skip_gain.astype(jnp.float32))
+  gate_of_mean = gate_values(mean, gate, dtype=dtype, product=product)
+  scale = gate_of_mean * (alpha * skip_gain.astype(jnp.float32))
   return scale if keep is None else scale * keep.astype(jnp.float32)[:, None]

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from kernels.fully_connected.formulas import rounded_product
 from kernels.scaled_ws_conv.filters import StandardizedFilters, zeros_like
 from kernels.scaled_ws_conv.formulas import Activation, PendingSum, Standardization
 from kernels.scaled_ws_conv.reference import scaled_ws_convolution, standardized_convolution
@@ -46,7 +47,9 @@ def _scale(
 ) -> Float[Array, "n c"]:
   """Returns what `se_residual` multiplies the branch by, in float32."""
   mean = jnp.mean(branch, axis=(0, 1), dtype=jnp.float32)
-  return branch_scale(mean, gate, skip_gain, keep, alpha=alpha, dtype=branch.dtype)
+  return branch_scale(
+    mean, gate, skip_gain, keep, alpha=alpha, dtype=branch.dtype, product=rounded_product
+  )
 
 
 def conv_se_residual(

@@ -3,7 +3,7 @@
 `end_branch` is the convolution and squeeze-excite. In the forward pass, the convolution sums up the
 squeeze while its results are in registers. In the backward pass it scales the cotangent while
 reading it, so that the branch's gradient is never written. The two fully connected layers have no
-spatial axes and are plain JAX.
+spatial axes; a kernel computes the gradients of their weights.
 
 What `end_branch` returns becomes a `PendingSum`. The next block's first convolution adds it up, or
 `add_up` does: one kernel scales the branch and adds the shortcut, and in the backward pass another
@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from kernels.fully_connected.vjp import product
 from kernels.scaled_ws_conv import vjp as convolution
 from kernels.scaled_ws_conv.filters import RawFilters, StandardizedFilters, zeros_like
 from kernels.scaled_ws_conv.formulas import Activation, PendingSum, Standardization
@@ -78,7 +79,7 @@ def _end_branch_forward(
     passes, activation, standardization, x, filters, bias
   )
   branch = branch[:, :, 0]
-  scale_of = functools.partial(branch_scale, alpha=alpha, dtype=x.dtype)
+  scale_of = functools.partial(branch_scale, alpha=alpha, dtype=x.dtype, product=product)
   scale, pull_back = jax.vjp(scale_of, mean, gate, skip_gain, keep)
   return (branch, scale, zeros_like(scale, scale.dtype)), (residuals, scale, pull_back)
 

@@ -4,6 +4,7 @@ import pathlib
 import types
 
 import kernels
+import kernels.fully_connected.reference
 import kernels.scaled_ws_conv.reference as reference_of_convolution
 import kernels.se_residual.reference
 import kernels.sgd_agc.reference

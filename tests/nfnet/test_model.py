@@ -341,7 +341,12 @@ def test_a_program_for_any_number_of_images_runs_references(parameters):
     assert program.out_avals[0].shape == (count, NUM_CLASSES)
     # Only kernels need whole tiles of images.
     assert "mod(" not in str(program)
-  assert {op for op, _ in kernels.fallback_counts} == {"stem", "scaled_ws_conv", "conv_se_residual"}
+  assert {op for op, _ in kernels.fallback_counts} == {
+    "stem",
+    "scaled_ws_conv",
+    "conv_se_residual",
+    "fully_connected_layer",
+  }
   kernels.fallback_counts.clear()
 
 

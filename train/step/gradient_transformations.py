@@ -43,7 +43,11 @@ def uniform_roles(parameters: Any) -> Any:
   """
   return jax.tree.map(
     lambda x: ParameterRole(
-      clipped=True, decayed=jnp.ndim(x) > 1, stacked=False, sharded_axis=None
+      clipped=True,
+      decayed=jnp.ndim(x) > 1,
+      stacked=False,
+      sharded_axis=None,
+      has_gradient_kernel=False,
     ),
     parameters,
   )

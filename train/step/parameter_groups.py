@@ -15,7 +15,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from kernels.layout import tile_rows
+from kernels.layout import is_stored_by_output, tile_rows
 from nfnet.block_arrangement import BLOCKS, is_stacked
 from nfnet.model import CLASSIFIER_WEIGHT, NFNet, parameter_name
 from train.step.model import arranged_parameter_shapes
@@ -34,6 +34,7 @@ class ParameterGroup:
       None keeps the parameter whole on every device.
     travels_in_rows: whether kernels get the parameter as `kernels.StandardizedFilters`, of which a
       shard must have rows that fill tiles.
+    fully_connected: whether it is a weight of a fully connected layer.
   """
 
   pattern: str
@@ -41,6 +42,7 @@ class ParameterGroup:
   decayed: bool
   sharded_axis: int | None
   travels_in_rows: bool = False
+  fully_connected: bool = False
 
 
 _TILE_ROWS = tile_rows(2)
@@ -49,7 +51,9 @@ _TILE_ROWS = tile_rows(2)
 PARAMETER_GROUPS = (
   # Divided along its inputs: none of its units is clipped, so none has to stay on one device, and
   # its outputs are the classes, whose number is rarely divisible by the number of shards.
-  ParameterGroup(pattern=CLASSIFIER_WEIGHT, clipped=False, decayed=True, sharded_axis=-2),
+  ParameterGroup(
+    pattern=CLASSIFIER_WEIGHT, clipped=False, decayed=True, sharded_axis=-2, fully_connected=True
+  ),
   # Each of these is one unit of AGC as a whole.
   ParameterGroup(
     pattern=r".*/(gain|bias|skip_gain)", clipped=True, decayed=False, sharded_axis=None
@@ -61,6 +65,13 @@ PARAMETER_GROUPS = (
     decayed=True,
     sharded_axis=-1,
     travels_in_rows=True,
+  ),
+  ParameterGroup(
+    pattern=rf"{BLOCKS}/[^/]+/squeeze_excite/(squeeze|excite)/weight",
+    clipped=True,
+    decayed=True,
+    sharded_axis=-1,
+    fully_connected=True,
   ),
   ParameterGroup(pattern=r".*/weight", clipped=True, decayed=True, sharded_axis=-1),
 )
@@ -77,12 +88,16 @@ class ParameterRole:
     stacked: whether the first axis counts equal blocks, each of which has norms of its own.
     sharded_axis: axis that is divided among the parameter shards; None if the parameter is whole on
       every device.
+    has_gradient_kernel: whether a kernel computes the gradient, in the dtype in which it travels.
+      It is a divided weight of a fully connected layer, stored as its parts are, since it would be
+      copied otherwise.
   """
 
   clipped: bool
   decayed: bool
   stacked: bool
   sharded_axis: int | None
+  has_gradient_kernel: bool
 
 
 def parameter_roles(model: NFNet, mesh: Mesh | None = None) -> Any:
@@ -127,11 +142,16 @@ def parameter_role(
   axis = None if group.sharded_axis is None else len(shape) + group.sharded_axis
   parts = parameter_shards * (_TILE_ROWS if has_kernels and group.travels_in_rows else 1)
   is_divided = axis is not None and parameter_shards > 1 and shape[axis] % parts == 0
+  has_gradient_kernel = has_kernels and group.fully_connected and is_divided
+  if has_gradient_kernel:
+    part = tuple(n // parameter_shards if i == axis else n for i, n in enumerate(shape))
+    has_gradient_kernel = is_stored_by_output(part) == is_stored_by_output(shape)
   return ParameterRole(
     clipped=group.clipped,
     decayed=group.decayed,
     stacked=any(map(is_stacked, name.split("/"))),
     sharded_axis=axis if is_divided else None,
+    has_gradient_kernel=has_gradient_kernel,
   )
 
 

@@ -37,10 +37,17 @@ from train.step.gradients.sharpness_aware import sharpness_aware
 from train.step.losses import example_losses, example_weights
 from train.step.mixing import mix, mixed_targets
 from train.step.optimizer import Optimizer
+from train.step.parameter_groups import parameter_roles
 from train.step.scores import hits_in_top
 from train.step.sharding.batch import Batch
 from train.step.sharding.mesh import DATA_AXES
-from train.step.sharding.parameters import gather, parameter_specs, start_sums, sum_gradients
+from train.step.sharding.parameters import (
+  gather,
+  parameter_spec,
+  rounded_for_gradients,
+  start_sums,
+  sum_gradients,
+)
 from train.step.sharding.rings import Rings
 from train.step.sharding.standardized_filters import (
   specs_of_filters,
@@ -89,7 +96,8 @@ def make_train_step(
     (before clipping; NaN for a skipped step), learning_rate, examples (of weight 1) and skipped (1
     or 0).
   """
-  specs = parameter_specs(model, mesh)
+  roles = parameter_roles(model, mesh)
+  specs = jax.tree.map(parameter_spec, roles)
   gradients_and_rings = _make_gradients(experiment, model, class_weights)
   gradient_dtype = jnp.dtype(experiment.parallelism.gradient_dtype)
   # Sharpness-aware minimization takes its ascent step in the weights themselves.
@@ -108,6 +116,8 @@ def make_train_step(
     prepared_specs = specs_of_filters(prepared, specs)
     with jax.named_scope("parameter_gather"):
       parameters = gather(prepared, prepared_specs, model.compute_dtype)
+      if standardizes:
+        parameters = rounded_for_gradients(parameters, roles, model.compute_dtype, gradient_dtype)
     examples = jax.lax.psum(jnp.sum(batch["weight"]), DATA_AXES)
     # The loss is divided by the number of examples, so that no gradient has to be.
     share = jax.lax.pcast(1 / jnp.maximum(examples, 1), DATA_AXES, to="varying")

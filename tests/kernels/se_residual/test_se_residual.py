@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from jax.test_util import check_grads
 
 import kernels
+from kernels.fully_connected.formulas import rounded_product
 from kernels.se_residual import reference
 from kernels.se_residual.formulas import Gate, gate_values
 from tests.kernels import exact
@@ -35,7 +36,7 @@ def se_residual(*operands, keep=None, alpha=0.2):
 
 def gate_of_branch(branch, gate):
   mean = jnp.mean(branch, axis=(0, 1), dtype=jnp.float32)
-  return gate_values(mean, gate, dtype=branch.dtype)
+  return gate_values(mean, gate, dtype=branch.dtype, product=rounded_product)
 
 
 def gate_float64(branch, gate):

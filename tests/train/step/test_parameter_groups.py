@@ -77,3 +77,22 @@ def test_an_axis_that_does_not_divide_is_whole():
 def test_one_shard_holds_everything_whole():
   for role in jax.tree.leaves(parameter_roles(NFNet("P0", 10), make_mesh())):
     assert role.sharded_axis is None
+
+
+@pytest.mark.parametrize(
+  ("name", "shape", "shards", "has_kernel"),
+  [
+    pytest.param("blocks/1/squeeze_excite/squeeze/weight", (2048, 1024), 8, True, id="F7+"),
+    # XLA stores parts of 192 outputs by output.
+    pytest.param("blocks/1/squeeze_excite/squeeze/weight", (1536, 768), 4, False, id="F0"),
+    pytest.param("blocks/1/squeeze_excite/excite/weight", (768, 1536), 4, True, id="F0, excite"),
+    pytest.param("blocks/2:4/squeeze_excite/excite/weight", (2, 768, 1536), 4, True, id="stacked"),
+    pytest.param("blocks/1/squeeze_excite/excite/weight", (768, 1536), 1, False, id="whole"),
+    pytest.param("classifier/weight", (3072, 30_000), 8, True, id="classifier"),
+    pytest.param("blocks/1/conv2/weight", (1, 1, 1024, 2048), 8, False, id="convolution"),
+  ],
+)
+def test_kernels_compute_gradients_of_divided_matrices(name, shape, shards, has_kernel):
+  role = parameter_role(name, shape, shards, has_kernels=True)
+  assert role.has_gradient_kernel == has_kernel
+  assert not parameter_role(name, shape, shards, has_kernels=False).has_gradient_kernel

@@ -29,6 +29,11 @@ from train.step.sharding.mesh import DATA_AXES, REPLICA_AXIS, SHARD_AXIS
 from train.step.sharding.rings import Rings, finish, start_rings
 from train.step.sharding.standardized_filters import is_filters
 
+SMALL_ELEMENTS_MAX = 1 << 15
+"""Largest size of a gradient that is not rounded for its way to other devices if it is not divided
+among them. These are gains and biases for the most part, a thousand arrays with less than a
+hundredth of all bytes: rounding each of them would take longer than sending them all."""
+
 
 def put_parameters(model: NFNet, parameters: Any, mesh: Mesh) -> Any:
   """Puts parameters on the devices, in the arrangement in which a model runs its blocks.
@@ -99,6 +104,30 @@ def gather(parameters: Any, specs: Any, dtype: jnp.dtype) -> Any:
   return jax.tree.map(whole, parameters, specs, is_leaf=is_filters)
 
 
+def rounded_for_gradients(
+  parameters: Any, roles: Any, dtype: jnp.dtype, gradient_dtype: jnp.dtype
+) -> Any:
+  """Returns parameters in which weights whose gradients kernels compute have the gradients' dtype.
+
+  If gradients travel in another dtype than weights, nothing is changed, since that would round the
+  weights once more.
+
+  Args:
+    parameters: whole parameters, as `gather` returns them.
+    roles: `ParameterRole`s of the parameters.
+    dtype: compute dtype, to which such weights have been rounded.
+    gradient_dtype: dtype in which gradients travel.
+  """
+  if dtype != gradient_dtype:
+    return parameters
+  return jax.tree.map(
+    lambda leaf, role: leaf.astype(dtype) if role.has_gradient_kernel else leaf,
+    parameters,
+    roles,
+    is_leaf=is_filters,
+  )
+
+
 def start_sums(
   gradients: Any, specs: Any, dtype: jnp.dtype, implementation: Implementation
 ) -> Rings:
@@ -128,9 +157,10 @@ def sum_gradients(gradients: Any, rings: Rings, dtype: jnp.dtype) -> Any:
   """Returns sums over all devices, divided as the parameters are; for use inside of `shard_map`.
 
   Args:
-    gradients: gradients of this device's examples.
+    gradients: gradients of this device's examples, float32 or `dtype`.
     rings: those sums over the shards that have been started.
-    dtype: dtype in which gradients travel and are returned; each sum of two is rounded to it.
+    dtype: dtype in which gradients travel and are returned; each sum of two is rounded to it. Small
+      gradients stay as they are.
   """
   parts = finish(rings)
 
@@ -138,6 +168,8 @@ def sum_gradients(gradients: Any, rings: Rings, dtype: jnp.dtype) -> Any:
     name = parameter_name(path)
     if name in parts:
       return jax.lax.psum(parts[name], REPLICA_AXIS)
-    return jax.lax.psum(gradient.astype(dtype), DATA_AXES)
+    if gradient.size > SMALL_ELEMENTS_MAX:
+      gradient = gradient.astype(dtype)
+    return jax.lax.psum(gradient, DATA_AXES)
 
   return jax.tree.map_with_path(total, gradients)

@@ -20,9 +20,15 @@ from train.config.json_conversion import to_json
 from train.run.checkpoints.manager import Checkpoints
 from train.step.model import make_model
 from train.step.optimizer import make_optimizer
-from train.step.parameter_groups import parameter_roles
+from train.step.parameter_groups import parameter_role, parameter_roles
 from train.step.sharding.mesh import DATA_AXES, make_mesh
-from train.step.sharding.parameters import gather, start_sums, sum_gradients
+from train.step.sharding.parameters import (
+  SMALL_ELEMENTS_MAX,
+  gather,
+  rounded_for_gradients,
+  start_sums,
+  sum_gradients,
+)
 from train.step.state import abstract_state
 
 STEPS = 20
@@ -99,9 +105,27 @@ def test_gradients_are_summed_in_their_dtype(dtype):
   expected = parts.sum(0, dtype=np.float64)
   # Each part and each of the sums is rounded to half of the last place.
   tolerance = 8 * float(jnp.finfo(dtype).eps) / 2 * np.abs(parts).sum(0).max()
-  for name, sums in (("weight", expected), ("bias", expected[0])):
-    assert result[name].dtype == dtype
-    np.testing.assert_allclose(np.asarray(result[name], np.float64), sums, rtol=0, atol=tolerance)
+  assert result["weight"].dtype == dtype
+  np.testing.assert_allclose(
+    np.asarray(result["weight"], np.float64), expected, rtol=0, atol=tolerance
+  )
+  # A small one is not rounded.
+  assert result["bias"].dtype == jnp.float32
+  np.testing.assert_allclose(result["bias"], expected[0], rtol=0, atol=1e-5)
+
+
+def test_large_gradients_that_are_not_divided_travel_rounded():
+  mesh = make_mesh(parameter_shards=4)
+  specs = {"large": P(), "small": P()}
+
+  @functools.partial(jax.shard_map, mesh=mesh, in_specs=P(DATA_AXES), out_specs=specs)
+  def total(ones):
+    thirds = jnp.full(SMALL_ELEMENTS_MAX + 1, 1 / 3) * ones
+    return sum_gradients({"large": thirds, "small": thirds[1:]}, (), jnp.dtype("bfloat16"))
+
+  result = jax.jit(total)(np.ones(8, np.float32))
+  assert (result["large"].dtype, result["small"].dtype) == (jnp.bfloat16, jnp.float32)
+  np.testing.assert_allclose(result["small"], 8 / 3, rtol=1e-6)
 
 
 def state_on(experiment, mesh):
@@ -133,6 +157,32 @@ def test_parts_travel_in_the_compute_dtype():
   rounded = weight.astype(jnp.bfloat16).astype(jnp.float32)
   np.testing.assert_array_equal(result["weight"], np.broadcast_to(rounded, (8, 4, 16)))
   np.testing.assert_array_equal(result["bias"], np.broadcast_to(weight[0], (8, 16)))
+
+
+@pytest.mark.parametrize(
+  ("dtype", "gradient_dtype", "expected"),
+  [
+    ("bfloat16", "bfloat16", "bfloat16"),
+    ("bfloat16", "float32", "float32"),
+    # Weights that the network multiplies in float32 must not be rounded.
+    ("float32", "bfloat16", "float32"),
+  ],
+)
+def test_weights_with_a_gradient_kernel_have_the_dtype_of_their_gradients(
+  dtype, gradient_dtype, expected
+):
+  parameters = {"squeeze": jnp.ones((2048, 1024)), "other": jnp.ones((2048, 1024))}
+  has_kernel, has_none = (
+    parameter_role("blocks/1/squeeze_excite/squeeze/weight", (2048, 1024), 8, has_kernels=kernels)
+    for kernels in (True, False)
+  )
+  found = rounded_for_gradients(
+    parameters,
+    {"squeeze": has_kernel, "other": has_none},
+    jnp.dtype(dtype),
+    jnp.dtype(gradient_dtype),
+  )
+  assert (found["squeeze"].dtype, found["other"].dtype) == (expected, "float32")
 
 
 def test_a_checkpoint_is_restored_on_another_mesh_to_the_bit(tmp_path):

@@ -1,6 +1,7 @@
 import dataclasses
 import functools
 
+import jax
 import pytest
 
 from nfnet import variants
@@ -8,11 +9,14 @@ from tests.train.small_network import TINY
 from tests.train.step.training import (
   EXPERIMENT,
   assert_same_training,
+  make_batch,
   run,
+  training,
   with_model,
   with_shards,
 )
 from train.step.parameter_groups import parameter_role
+from train.step.sharding.batch import put_batch
 
 # The filters' channels fill tiles.
 WIDE = dataclasses.replace(TINY, name="wide", stage_channels=(256, 512, 512, 512))
@@ -45,3 +49,29 @@ def test_the_rows_of_a_shard_fill_tiles(shape, shards, is_divided):
 def test_filters_that_are_standardized_before_they_travel_train_as_well():
   """On two replicas of two shards; up to the order of float32 sums."""
   assert_same_training(run(with_shards(STANDARDIZED, 2), devices=4), run(PLAIN))
+
+
+@pytest.mark.parametrize(
+  ("gradient_dtype", "has_kernels"), [("bfloat16", True), ("float32", False)]
+)
+def test_kernels_compute_gradients_of_weights_that_are_rounded_as_they_travel(
+  gradient_dtype, has_kernels
+):
+  rounded = with_model(STANDARDIZED, compute_dtype="bfloat16")
+  trained = training(with_shards(rounded, 2, gradient_dtype=gradient_dtype), devices=4)
+  state, batch = jax.eval_shape(trained.start), put_batch(make_batch(), trained.mesh)
+  program = str(jax.make_jaxpr(trained.step)(state, batch))
+  # One layer's parts of 64 outputs do not fill the lanes.
+  fully_connected = 1 + 2 * WIDE.num_blocks - 1
+  assert program.count("name=fully_connected_gradient") == (fully_connected if has_kernels else 0)
+
+
+@pytest.mark.slow
+def test_gradients_of_rounded_weights_train_as_well():
+  rounded = with_shards(with_model(STANDARDIZED, compute_dtype="bfloat16"), 2)
+  travels_rounded = with_shards(rounded, 2, gradient_dtype="bfloat16")
+  (_, ours), (_, expected) = (run(one, devices=4) for one in (travels_rounded, rounded))
+  assert ours[0]["loss"] == expected[0]["loss"]
+  assert ours[0]["gradient_norm"] == pytest.approx(expected[0]["gradient_norm"], rel=2**-8)
+  for one, other in zip(ours, expected, strict=True):
+    assert one["loss"] == pytest.approx(other["loss"], rel=2**-8)

@@ -1,0 +1,1 @@
+"""A fully connected layer, as squeeze-excite has two and the classifier is one."""

@@ -1,0 +1,43 @@
+"""The public op: a fully connected layer."""
+
+import functools
+
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from kernels.dispatch import Implementation, dispatch
+from kernels.fully_connected import pallas, reference
+
+
+def fully_connected_layer(
+  x: Float[Array, "n i"],
+  weight: Float[Array, "i o"],
+  bias: Float[Array, " o"],
+  *,
+  dtype: DTypeLike,
+  implementation: Implementation = "reference",
+) -> Float[Array, "n o"]:
+  """Returns x @ weight + bias, in float32.
+
+  This is `reference.fully_connected_layer`. On a TPU, a kernel computes the gradient of a weight in
+  bfloat16.
+
+  Args:
+    x: input, [images, inputs].
+    weight: weight, [inputs, outputs]; its gradient has its dtype.
+    bias: bias, [outputs], float32.
+    dtype: dtype to which the operands of the product are rounded for the MXU; sums are float32.
+    implementation: "reference" or "pallas".
+
+  Returns:
+    [images, outputs], float32.
+  """
+  options = dict(dtype=jnp.dtype(dtype))
+  return dispatch(
+    "fully_connected_layer",
+    implementation,
+    reference=functools.partial(reference.fully_connected_layer, **options),
+    kernel=functools.partial(pallas.fully_connected_layer, **options),
+    arguments=(x, weight, bias),
+  )
