@@ -44,7 +44,7 @@ def conv_se_residual(
     gain: scale of each filter, [channels], float32.
     bias: offset of each channel, [channels], float32.
     shortcut: [height, width, images, channels], in the dtype of `x`.
-    gate: weights of squeeze-excite, float32.
+    gate: weights of squeeze-excite (`Gate`).
     skip_gain: learned scale of the branch, a float32 scalar.
     input_scale: factor of the activated input, a float32 scalar without a derivative; None is 1.
     keep: mask of stochastic depth, [images], 0 or 1; None keeps all.
@@ -89,7 +89,7 @@ def standardized_conv_se_residual(
       of their `gradient_sink`.
     bias: see `conv_se_residual`, as for all further arguments.
     shortcut: [height, width, images, channels], in the dtype of `x`.
-    gate: weights of squeeze-excite, float32.
+    gate: weights of squeeze-excite (`Gate`).
     skip_gain: learned scale of the branch, a float32 scalar.
     keep: mask of stochastic depth, [images], 0 or 1; None keeps all.
     activation: activation of `x`, or None.
@@ -129,7 +129,7 @@ def standardized_conv_se(
     filters: filters from `kernels.standardize_filters`, in the dtype of `x`.
     bias: offset of each channel, [channels], float32.
     shortcut: [height, width, images, channels], in the dtype of `x`.
-    gate: weights of squeeze-excite, float32.
+    gate: weights of squeeze-excite (`Gate`).
     skip_gain: learned scale of the branch, a float32 scalar.
     keep: mask of stochastic depth, [images], 0 or 1; None keeps all.
     activation: activation of `x`, or None.

@@ -3,7 +3,7 @@
 `end_branch` is the convolution and squeeze-excite. In the forward pass, the convolution sums up the
 squeeze while its results are in registers. In the backward pass it scales the cotangent while
 reading it, so that the branch's gradient is never written. The two fully connected layers have no
-spatial axes; a kernel computes the gradients of their weights.
+spatial axes; a kernel computes the gradients of those weights that are bfloat16.
 
 What `end_branch` returns becomes a `PendingSum`. The next block's first convolution adds it up, or
 `add_up` does: one kernel scales the branch and adds the shortcut, and in the backward pass another

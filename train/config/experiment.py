@@ -279,8 +279,9 @@ class Parallelism:
       average together. Each of them gathers the whole parameters for a step, in the compute dtype,
       and gets the sums of its part of the gradients while earlier layers compute theirs. 1 keeps
       everything on every device. More devices hold further copies.
-    gradient_dtype: dtype in which gradients travel between devices and are summed, gains and biases
-      excepted; the optimizer works in float32. bfloat16 halves the number of bytes that travel.
+    gradient_dtype: dtype in which gradients travel between devices and are summed, except for small
+      ones that are not divided; the optimizer works in float32. bfloat16 halves the number of bytes
+      that travel.
   """
 
   parameter_shards: int = 1

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from kernels.layout import is_stored_by_output, tile_rows
+from kernels.layout import LANES, is_stored_by_output, tile_rows
 from nfnet.block_arrangement import BLOCKS, is_stacked
 from nfnet.model import CLASSIFIER_WEIGHT, NFNet, parameter_name
 from train.step.model import arranged_parameter_shapes
@@ -145,7 +145,9 @@ def parameter_role(
   has_gradient_kernel = has_kernels and group.fully_connected and is_divided
   if has_gradient_kernel:
     part = tuple(n // parameter_shards if i == axis else n for i, n in enumerate(shape))
-    has_gradient_kernel = is_stored_by_output(part) == is_stored_by_output(shape)
+    by_output = is_stored_by_output(shape)
+    fills_lanes = by_output or shape[-1] % LANES == 0
+    has_gradient_kernel = fills_lanes and is_stored_by_output(part) == by_output
   return ParameterRole(
     clipped=group.clipped,
     decayed=group.decayed,

@@ -88,6 +88,7 @@ def test_one_shard_holds_everything_whole():
     pytest.param("blocks/1/squeeze_excite/excite/weight", (768, 1536), 4, True, id="F0, excite"),
     pytest.param("blocks/2:4/squeeze_excite/excite/weight", (2, 768, 1536), 4, True, id="stacked"),
     pytest.param("blocks/1/squeeze_excite/excite/weight", (768, 1536), 1, False, id="whole"),
+    pytest.param("blocks/1/squeeze_excite/excite/weight", (16, 32), 2, False, id="small"),
     pytest.param("classifier/weight", (3072, 30_000), 8, True, id="classifier"),
     pytest.param("blocks/1/conv2/weight", (1, 1, 1024, 2048), 8, False, id="convolution"),
   ],

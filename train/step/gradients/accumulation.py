@@ -37,6 +37,8 @@ def accumulate(
 ) -> GradientFunction:
   """Returns a gradient function that adds up another one's results over parts of the examples.
 
+  Sums are float32, and rounded once to the dtype of a part's gradient.
+
   Args:
     gradient_function: gradient function of one part, called in a loop that is compiled once.
     parts: number of parts, a divisor of the number of examples; 1 needs no loop.
@@ -47,14 +49,15 @@ def accumulate(
 
   def accumulated(parameters, batch, keys, share):
     def add_part(sums, part):
-      return jax.tree.map(jnp.add, sums, gradient_function(parameters, *part, share)), None
+      results = gradient_function(parameters, *part, share)
+      return jax.tree.map(lambda total, x: total + x.astype(total.dtype), sums, results), None
 
+    of_part = (share, share), differentiated(parameters)
     # Starts from zeros: running the first part outside the loop would compile it a second time.
     zeros = jax.tree.map(
-      lambda x: jax.lax.pcast(jnp.zeros(x.shape, x.dtype), DATA_AXES, to="varying"),
-      ((share, share), differentiated(parameters)),
+      lambda x: jax.lax.pcast(jnp.zeros(x.shape, jnp.float32), DATA_AXES, to="varying"), of_part
     )
     sums, _ = jax.lax.scan(add_part, zeros, split((batch, keys), parts))
-    return sums
+    return jax.tree.map(lambda x, like: x.astype(like.dtype), sums, of_part)
 
   return accumulated
