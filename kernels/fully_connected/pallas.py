@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from kernels.fully_connected.formulas import layer
 from kernels.fully_connected.vjp import product
 
 
@@ -14,4 +15,4 @@ def fully_connected_layer(
   dtype: jnp.dtype,
 ) -> Float[Array, "n o"]:
   """Computes what the reference computes, from the same arguments."""
-  return product(x, weight, dtype=dtype) + bias.astype(jnp.float32)[None, :]
+  return layer(x, weight, bias, dtype=dtype, product=product)

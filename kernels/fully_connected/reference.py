@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from kernels.fully_connected.formulas import rounded_product
+from kernels.fully_connected.formulas import layer, rounded_product
 
 
 def fully_connected_layer(
@@ -21,4 +21,4 @@ def fully_connected_layer(
     bias: bias.
     dtype: dtype to which the operands of the product are rounded for the MXU; sums are float32.
   """
-  return rounded_product(x, weight, dtype=dtype) + bias.astype(jnp.float32)[None, :]
+  return layer(x, weight, bias, dtype=dtype, product=rounded_product)

@@ -26,7 +26,7 @@ class Blocks(NamedTuple):
 
 
 def choose(images: int, inputs: int, outputs: int, itemsize: int) -> Blocks:
-  """Returns blocks that are as large as it makes sense.
+  """Returns blocks that are as large as makes sense.
 
   Args:
     images: number of images, over which the gradient sums up.

@@ -1,11 +1,13 @@
 """The formulas of squeeze-excite that the reference and the kernels share."""
 
-from collections.abc import Callable
+import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+from kernels.fully_connected.formulas import Product, layer
 
 
 class Gate(NamedTuple):
@@ -27,10 +29,6 @@ class Gate(NamedTuple):
   excite_bias: Float[Array, " c"]
 
 
-Product = Callable[..., Float[Array, "n o"]]
-"""`kernels.fully_connected.formulas.rounded_product`, or what computes the same."""
-
-
 def gate_values(
   mean: Float[Array, "n c"], gate: Gate, *, dtype: jnp.dtype, product: Product
 ) -> Float[Array, "n c"]:
@@ -46,10 +44,7 @@ def gate_values(
     dtype: dtype to which the operands of both products are rounded for the MXU; sums are float32.
     product: computes both products.
   """
-
-  def fully_connected(x, weight, bias):
-    return product(x, weight, dtype=dtype) + bias.astype(jnp.float32)[None, :]
-
+  fully_connected = functools.partial(layer, dtype=dtype, product=product)
   hidden = jax.nn.relu(fully_connected(mean, gate.squeeze_weight, gate.squeeze_bias))
   return 2.0 * jax.nn.sigmoid(fully_connected(hidden, gate.excite_weight, gate.excite_bias))
 

@@ -21,7 +21,7 @@ def drawn(*shape, dtype="bfloat16", seed=0):
 
 
 def assert_is_the_gradient(gradient, x, cotangent):
-  """In float64, up to the rounding of the result and of float32 sums."""
+  """Compares with float64, up to the rounding of the result and of float32 sums."""
   expected = np.asarray(x, np.float64).T @ np.asarray(cotangent, np.float64)
   assert gradient.dtype == jnp.bfloat16
   np.testing.assert_allclose(np.asarray(gradient, np.float64), expected, rtol=2**-8, atol=1e-5)

@@ -16,7 +16,7 @@ PARTS = 512
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_parts_are_summed_in_float32_and_rounded_once(dtype):
-  """In bfloat16, 256 and 1 are 256."""
+  """In bfloat16, adding 1 to 256 gives 256."""
 
   def of_part(parameters, batch, keys, share):
     del keys
