@@ -8,6 +8,7 @@ from jaxtyping import Array, Float
 
 from kernels.dispatch import Implementation, dispatch
 from kernels.fully_connected import pallas, reference
+from kernels.mesh_axes import vary_alike
 
 
 def fully_connected_layer(
@@ -39,5 +40,5 @@ def fully_connected_layer(
     implementation,
     reference=functools.partial(reference.fully_connected_layer, **options),
     kernel=functools.partial(pallas.fully_connected_layer, **options),
-    arguments=(x, weight, bias),
+    arguments=vary_alike(x, weight, bias),
   )

@@ -9,6 +9,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from kernels.dispatch import Implementation, dispatch
+from kernels.mesh_axes import vary_alike
 from kernels.scaled_ws_conv import pallas, reference
 from kernels.scaled_ws_conv.filters import StandardizedFilters, filter_shape
 from kernels.scaled_ws_conv.formulas import Activation, Standardization
@@ -89,7 +90,7 @@ def scaled_ws_convolution(
       implementation,
       reference=functools.partial(reference.scaled_ws_convolution, **static),
       kernel=functools.partial(pallas.scaled_ws_convolution, **static),
-      arguments=(x, weight, gain, bias, input_scale),
+      arguments=vary_alike(x, weight, gain, bias, input_scale),
     )
   )
 
@@ -135,7 +136,7 @@ def standardize_filters(
     implementation,
     reference=functools.partial(reference.standardize_filters, **static),
     kernel=functools.partial(pallas.standardize_filters, **static),
-    arguments=(weight, gain, input_scale),
+    arguments=vary_alike(weight, gain, input_scale),
   )
 
 
@@ -181,6 +182,6 @@ def standardized_convolution(
       implementation,
       reference=functools.partial(reference.standardized_convolution, **static),
       kernel=functools.partial(pallas.standardized_convolution, **static),
-      arguments=(x, filters, bias),
+      arguments=vary_alike(x, filters, bias),
     )
   )

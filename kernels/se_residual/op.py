@@ -9,6 +9,7 @@ import jax
 from jaxtyping import Array, Float
 
 from kernels.dispatch import Implementation, dispatch
+from kernels.mesh_axes import vary_alike
 from kernels.scaled_ws_conv.filters import StandardizedFilters, filter_shape
 from kernels.scaled_ws_conv.formulas import Activation, PendingSum, Standardization
 from kernels.scaled_ws_conv.op import Convolution, standardized_convolution
@@ -64,7 +65,7 @@ def conv_se_residual(
     implementation,
     reference=functools.partial(reference.conv_se_residual, **static),
     kernel=functools.partial(pallas.conv_se_residual, **static),
-    arguments=(x, weight, gain, bias, shortcut, gate, skip_gain, input_scale, keep),
+    arguments=vary_alike(x, weight, gain, bias, shortcut, gate, skip_gain, input_scale, keep),
   )
 
 
@@ -105,7 +106,7 @@ def standardized_conv_se_residual(
     implementation,
     reference=functools.partial(reference.standardized_conv_se_residual, **static),
     kernel=functools.partial(pallas.standardized_conv_se_residual, **static),
-    arguments=(x, filters, bias, shortcut, gate, skip_gain, keep),
+    arguments=vary_alike(x, filters, bias, shortcut, gate, skip_gain, keep),
   )
 
 
@@ -146,7 +147,7 @@ def standardized_conv_se(
     implementation,
     reference=functools.partial(reference.standardized_conv_se, **static),
     kernel=functools.partial(pallas.standardized_conv_se, **static),
-    arguments=(x, filters, bias, gate, skip_gain, keep),
+    arguments=vary_alike(x, filters, bias, gate, skip_gain, keep),
   )
   return PendingSum(branch, shortcut, scale, sums_sink)
 
@@ -165,7 +166,7 @@ def add_up(
     implementation,
     reference=reference.add_up,
     kernel=pallas.add_up,
-    arguments=(pending,),
+    arguments=vary_alike(pending),
   )
 
 
@@ -205,7 +206,7 @@ def standardized_convolution_of_sum(
       implementation,
       reference=functools.partial(reference.standardized_convolution_of_sum, **static),
       kernel=functools.partial(_convolution_of_sum_by_kernels, **static),
-      arguments=(pending, filters, bias),
+      arguments=vary_alike(pending, filters, bias),
     )
   )
 

@@ -7,6 +7,7 @@ import jax
 from jaxtyping import Array, Float
 
 from kernels.dispatch import Implementation, dispatch
+from kernels.mesh_axes import vary_alike
 from kernels.scaled_ws_conv.formulas import Activation, Standardization
 from kernels.stem import pallas, reference
 
@@ -46,5 +47,5 @@ def stem_convolutions(
     implementation,
     reference=functools.partial(reference.stem_convolutions, **static),
     kernel=functools.partial(pallas.stem_convolutions, **static),
-    arguments=(images, weights, gains, biases, jax.lax.stop_gradient(input_scale)),
+    arguments=vary_alike(images, weights, gains, biases, jax.lax.stop_gradient(input_scale)),
   )
