@@ -209,6 +209,34 @@ class SqueezeExciteShape:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class FullyConnectedShape:
+  """One call of fully_connected_layer: the classifier.
+
+  Attributes:
+    inputs: number of features of an image.
+    outputs: number of classes.
+  """
+
+  inputs: int
+  outputs: int
+
+  @property
+  def macs(self) -> int:
+    """Multiply-adds of the forward pass for one image."""
+    return self.inputs * self.outputs
+
+  @property
+  def backward_macs(self) -> int:
+    """Multiply-adds of the gradients of weight and input for one image."""
+    return 2 * self.macs
+
+  @property
+  def label(self) -> str:
+    """Describes the call in a table."""
+    return f"fully_connected {self.inputs}->{self.outputs}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class UpdateShape:
   """One call of sgd_agc_step.
 
@@ -235,7 +263,7 @@ class UpdateShape:
     return f"sgd_agc {'x'.join(map(str, shape))}{clip}"
 
 
-OpShape = ConvShape | StemShape | SqueezeExciteShape | UpdateShape
+OpShape = ConvShape | StemShape | SqueezeExciteShape | FullyConnectedShape | UpdateShape
 
 
 def op_shapes(
@@ -251,11 +279,11 @@ def op_shapes(
     pixels: side of the images, a multiple of 32.
   """
   return collections.Counter(
-    [*_forward_shapes(variant, pixels), *_update_shapes(variant, num_classes)]
+    [*_forward_shapes(variant, num_classes, pixels), *_update_shapes(variant, num_classes)]
   )
 
 
-def _forward_shapes(variant: str, pixels: int) -> Iterator[OpShape]:
+def _forward_shapes(variant: str, num_classes: int, pixels: int) -> Iterator[OpShape]:
   size = get_variant(variant)
   channels = size.stage_channels[0] // 2
   yield StemShape(pixels=pixels, channels=(*size.stem_channels, channels))
@@ -291,6 +319,7 @@ def _forward_shapes(variant: str, pixels: int) -> Iterator[OpShape]:
     out_channels=size.head_channels,
     filter_pixels=1,
   )
+  yield FullyConnectedShape(inputs=size.head_channels, outputs=num_classes)
 
 
 # A network takes a twentieth of a second, and several tables go over all of them.

@@ -21,6 +21,7 @@ from nfnet.activations import scaled_activation
 from profiling.compile import matmul_kernel
 from profiling.compile.op_shapes import (
   ConvShape,
+  FullyConnectedShape,
   OpShape,
   SqueezeExciteShape,
   StemShape,
@@ -112,6 +113,8 @@ def programs_of(shape: OpShape, request: OpRequest) -> list[Program]:
       return _stem_programs(shape, request)
     case SqueezeExciteShape():
       return _squeeze_excite_programs(shape, request)
+    case FullyConnectedShape():
+      return _fully_connected_programs(shape, request)
     case UpdateShape():
       return [_update_program(shape, request)]
 
@@ -245,6 +248,22 @@ def _squeeze_excite_programs(shape: SqueezeExciteShape, request: OpRequest) -> l
       for program in _conv_programs(conv, request, in_order=True)
     ),
   ]
+
+
+def _fully_connected_programs(shape: FullyConnectedShape, request: OpRequest) -> list[Program]:
+  def forward(x, weight, bias):
+    return kernels.fully_connected_layer(
+      x, weight, bias, dtype="bfloat16", implementation=request.kernels
+    )
+
+  arguments = (
+    _described(request.images, shape.inputs),
+    # In this dtype, its gradient travels to other devices.
+    _described(shape.inputs, shape.outputs, dtype="bfloat16"),
+    _described(shape.outputs),
+  )
+  y = _described(request.images, shape.outputs)
+  return _forward_and_both(shape.label, forward, arguments, (0, 1, 2), y)
 
 
 def _forward_and_both(

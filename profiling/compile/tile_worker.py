@@ -34,6 +34,7 @@ from kernels.tpu import VMEM_BYTES
 from nfnet.activations import scaled_activation
 from profiling.compile.op_shapes import (
   ConvShape,
+  FullyConnectedShape,
   SqueezeExciteShape,
   StemShape,
   UpdateShape,
@@ -131,7 +132,7 @@ def tiled_kernels(op: Literal["scaled_ws_conv", "stem"], images: int) -> list[Ti
   kernels = {}
   for shape in named_shapes():
     is_stem = isinstance(shape, StemShape)
-    if isinstance(shape, UpdateShape) or is_stem != (op == "stem"):
+    if isinstance(shape, UpdateShape | FullyConnectedShape) or is_stem != (op == "stem"):
       continue
     for i, problem in enumerate(shape.problems(images)):
       # The stem's first convolution reads the images, which are not activated or differentiated.

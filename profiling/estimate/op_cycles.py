@@ -16,6 +16,7 @@ from profiling.compile.cache import run_worker
 from profiling.compile.op_shapes import (
   SUMMARIZED_VARIANTS,
   ConvShape,
+  FullyConnectedShape,
   SqueezeExciteShape,
   StemShape,
   UpdateShape,
@@ -178,7 +179,7 @@ def make_rows(
     match shape:
       case UpdateShape():
         rows.append(_row(label, "update", calls, 0, programs["update"], chip))
-      case ConvShape() | StemShape():
+      case ConvShape() | StemShape() | FullyConnectedShape():
         forward, both = programs["forward"], programs["both"]
         rows.append(_row(label, "forward", calls, shape.macs * images, forward, chip))
         macs = shape.backward_macs * images
@@ -271,7 +272,7 @@ def summary(rows: Sequence[OpRow]) -> list[tuple[str, str, str, str, str]]:
   the kernel's, and how many shapes have a kernel.
   """
   lines = []
-  for op in ("conv", "se_residual", "sgd_agc"):
+  for op in ("conv", "se_residual", "fully_connected", "sgd_agc"):
     for direction in ("forward", "backward", "update"):
       chosen = [
         row

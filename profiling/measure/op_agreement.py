@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from profiling.compile.op_shapes import (
   ConvShape,
+  FullyConnectedShape,
   OpShape,
   SqueezeExciteShape,
   StemShape,
@@ -30,6 +31,8 @@ SHAPES: tuple[OpShape, ...] = (
   SqueezeExciteShape(
     convolution=dataclasses.replace(_CONVOLUTION, out_channels=512), squeeze_channels=128
   ),
+  FullyConnectedShape(inputs=256, outputs=512),
+  FullyConnectedShape(inputs=256, outputs=10),
   UpdateShape(shapes=((1, 1, 256, 512),)),
   UpdateShape(shapes=((512, 128),), clipped=False),
   UpdateShape(shapes=((256,), (512,), (3, 3, 3, 16))),

@@ -13,7 +13,13 @@ import numpy as np
 from tqdm import tqdm
 
 import kernels
-from profiling.compile.op_shapes import ConvShape, OpShape, SqueezeExciteShape, StemShape
+from profiling.compile.op_shapes import (
+  ConvShape,
+  FullyConnectedShape,
+  OpShape,
+  SqueezeExciteShape,
+  StemShape,
+)
 from profiling.compile.op_worker import OpRequest, Program, programs_of
 from profiling.measure.call_times import seconds_per_call
 
@@ -60,7 +66,7 @@ def signs_of(shape: OpShape) -> dict[str, dict[str, int]]:
   The rows of `profiling.estimate.op_cycles.make_rows` are made of cycles in the same way.
   """
   match shape:
-    case ConvShape() | StemShape():
+    case ConvShape() | StemShape() | FullyConnectedShape():
       return {"forward": {"forward": 1}, "backward": {"both": 1, "forward": -1}}
     case SqueezeExciteShape():
       return {

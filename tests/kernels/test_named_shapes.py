@@ -10,6 +10,8 @@ import jax
 import pytest
 from jax.experimental.pallas import tpu as pltpu
 
+from kernels.fully_connected.gradient_tpu import weight_gradient
+from kernels.fully_connected.tile import choose as blocks_of_gradient
 from kernels.scaled_ws_conv import reference
 from kernels.scaled_ws_conv.problem import Problem
 from kernels.scaled_ws_conv.tile import CHOSEN, Tile, choose
@@ -17,12 +19,14 @@ from kernels.sgd_agc.problem import is_small
 from kernels.tpu import read_tiles
 from profiling.compile.op_shapes import (
   ConvShape,
+  FullyConnectedShape,
   SqueezeExciteShape,
   StemShape,
   UpdateShape,
   named_shapes,
 )
 from tests.kernels import exact
+from tests.kernels.fully_connected import test_fully_connected_kernel
 from tests.kernels.scaled_ws_conv import test_scaled_ws_conv_kernel as test_conv
 from tests.kernels.se_residual import test_se_residual_kernel
 from tests.kernels.sgd_agc import steps
@@ -133,6 +137,14 @@ def test_squeeze_excite(shape):
 
   test_se_residual_kernel.check(*problem, run=compiled)
   ran_with_chosen_tiles(shape)
+
+
+@named(FullyConnectedShape)
+def test_fully_connected_layer(shape):
+  sizes = IMAGES, shape.inputs, shape.outputs
+  x, cotangent = (test_fully_connected_kernel.drawn(IMAGES, n) for n in sizes[1:])
+  gradient = weight_gradient(x, cotangent, blocks=blocks_of_gradient(*sizes, itemsize=2))
+  test_fully_connected_kernel.assert_is_the_gradient(gradient, x, cotangent)
 
 
 @named(UpdateShape)

@@ -6,6 +6,7 @@ from nfnet.cost import count
 from profiling.compile.op_shapes import (
   NAMED_VARIANTS,
   ConvShape,
+  FullyConnectedShape,
   SqueezeExciteShape,
   StemShape,
   UpdateShape,
@@ -25,9 +26,7 @@ def test_the_shapes_are_all_of_a_networks_arithmetic_and_parameters(variant):
   macs = sum(
     shape.macs * times for shape, times in shapes.items() if not isinstance(shape, UpdateShape)
   )
-  # The classifier is not one of the ops.
-  assert cost.parts[-1].name == "classifier"
-  assert macs == cost.macs - cost.parts[-1].macs
+  assert macs == cost.macs
   elements = sum(
     shape.elements * times for shape, times in shapes.items() if isinstance(shape, UpdateShape)
   )
@@ -67,6 +66,10 @@ def test_what_the_calls_of_a_network_are():
   squeeze_excite = SqueezeExciteShape(convolution=last, squeeze_channels=768)
   assert (shapes[last], shapes[squeeze_excite]) == (12, 12)
   assert squeeze_excite.label == "se_residual after 768->1536 14px squeeze 768"
+  classifier = FullyConnectedShape(inputs=3072, outputs=1000)
+  assert shapes[classifier] == 1
+  assert classifier.label == "fully_connected 3072->1000"
+  assert classifier.backward_macs == 2 * classifier.macs
   assert shapes[UpdateShape(shapes=((3072, 1000),), clipped=False)] == 1
   assert UpdateShape(shapes=((3072, 1000),)) not in shapes
   (small,) = [shape for shape in shapes if isinstance(shape, UpdateShape) and len(shape.shapes) > 1]

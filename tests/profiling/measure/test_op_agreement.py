@@ -3,8 +3,9 @@ import jax.numpy as jnp
 import pytest
 from jax.experimental.pallas import tpu as pltpu
 
+from kernels.fully_connected import vjp
 from kernels.scaled_ws_conv import pallas
-from profiling.compile.op_shapes import ConvShape, UpdateShape
+from profiling.compile.op_shapes import ConvShape, FullyConnectedShape, UpdateShape
 from profiling.measure.op_agreement import SHAPES, compare_ops
 from tests.lowering import as_on_a_tpu
 
@@ -48,6 +49,19 @@ def test_wrong_results_are_found(factor, failure, monkeypatch):
     assert row.failure == failure
 
 
+def test_a_wrong_gradient_of_a_fully_connected_weight_is_found(monkeypatch):
+  layers = [shape for shape in SHAPES if isinstance(shape, FullyConnectedShape)]
+  assert all(row.agrees for row in compare_ops(tuple(layers)))
+  correct = vjp.weight_gradient
+
+  def wrong(*arguments, **static):
+    return (1.05 * correct(*arguments, **static)).astype(jnp.bfloat16)
+
+  monkeypatch.setattr(vjp, "weight_gradient", wrong)
+  rows = compare_ops(tuple(layers))
+  assert [row.agrees for row in rows] == [row.direction == "forward" for row in rows]
+
+
 def test_a_kernel_that_does_not_compile_is_recorded_and_the_rest_goes_on(monkeypatch):
   def refuse(*arguments, **static):
     raise RuntimeError("Mosaic failed\nto compile")
@@ -60,4 +74,4 @@ def test_a_kernel_that_does_not_compile_is_recorded_and_the_rest_goes_on(monkeyp
 
 
 def test_all_ops_are_compared():
-  assert len({type(shape) for shape in SHAPES}) == 4
+  assert len({type(shape) for shape in SHAPES}) == 5
