@@ -24,6 +24,7 @@ from nfnet.buckets.daemon_threads import map_unordered
 from nfnet.errors import UserError, format_count
 from nfnet.system.durable_files import rename_durably, write_durably
 from nfnet.system.file_locks import is_same_file, try_lock
+from nfnet.system.paths import local_path
 
 CACHE_VARIABLE = "NFNETS_CACHE"
 """Environment variable that names the folder of all copies."""
@@ -54,11 +55,12 @@ def cache_folder() -> pathlib.Path:
   """Returns the folder of all copies, which is created if needed.
 
   Raises:
-    UserError: it cannot be created.
+    UserError: it cannot be created, or is no path of this machine.
   """
   named = os.environ.get(CACHE_VARIABLE)
   own = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-  folder = pathlib.Path(named or os.path.join(own, "nfnets")).absolute()
+  cache = local_path(CACHE_VARIABLE, named) if named else os.path.join(own, "nfnets")
+  folder = pathlib.Path(cache).absolute()
   try:
     folder.mkdir(parents=True, exist_ok=True)
   except OSError as error:

@@ -35,11 +35,11 @@ from nfnet.prediction.classifier_flags import (
 from nfnet.system.paths import define_path
 
 _FORMATS = {
-  "jax": (jax_format.write_jax, jax_format.PACKAGES),
-  "saved_model": (saved_model.write_saved_model, saved_model.PACKAGES),
-  "onnx": (onnx_format.write_onnx, onnx_format.PACKAGES),
+  "jax": (jax_format, jax_format.write_jax),
+  "saved_model": (saved_model, saved_model.write_saved_model),
+  "onnx": (onnx_format, onnx_format.write_onnx),
 }
-"""Functions that write each format, and the distributions that they write it with."""
+"""Module of each format, and the function in it that writes it."""
 
 
 def _define_flags() -> None:
@@ -65,6 +65,9 @@ def main(argv: list[str]) -> None:
     raise UserError(
       f"--format=onnx computes in float32, not --compute_dtype={arguments.compute_dtype}"
     )
+  format_module, write = _FORMATS[arguments.format]
+  # Before the weights are read, which may take a while.
+  format_module.import_packages()
   with new_folder(arguments.out) as folder:
     _say(f"reading {arguments.weights}")
     classifier = classifier_of_flags()
@@ -73,7 +76,6 @@ def main(argv: list[str]) -> None:
       classifier, input_dtype=arguments.input, compute_dtype=arguments.compute_dtype
     )
     _say(f"writing the program and {sum(x.nbytes for x in program.weights.values()):,} bytes")
-    write, packages = _FORMATS[arguments.format]
     write(program, folder)
     description = describe(
       classifier,
@@ -81,7 +83,7 @@ def main(argv: list[str]) -> None:
       weights=arguments.weights,
       format_name=arguments.format,
       compute_dtype=arguments.compute_dtype,
-      packages=packages,
+      packages=format_module.PACKAGES,
     )
     text = json.dumps(description, indent=2, ensure_ascii=False)
     (folder / DESCRIPTION_FILE).write_text(text + "\n", encoding="utf-8")

@@ -8,12 +8,11 @@ images)`. JAX alone, and what it serializes with, reads it.
 import pathlib
 
 import jax
-import safetensors
-import safetensors.numpy
 from jax import export
 
 from nfnet.errors import UserError
 from nfnet.export.program import Program
+from nfnet.weights.safetensors_file import write_safetensors
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 """Platforms of the one file; three more than the CPU's own add 15 % to it."""
@@ -22,11 +21,11 @@ PROGRAM_FILE = "program.jax"
 WEIGHTS_FILE = "weights.safetensors"
 
 
-def write_jax(program: Program, folder: pathlib.Path) -> None:
-  """Writes both files into a folder.
+def import_packages() -> None:
+  """Imports what the format is written with.
 
   Raises:
-    UserError: flatbuffers is not installed, or the weights cannot be written.
+    UserError: it is not installed.
   """
   try:
     # `jax.export` writes with it, and JAX does not require it.
@@ -35,14 +34,18 @@ def write_jax(program: Program, folder: pathlib.Path) -> None:
     raise UserError(
       "flatbuffers, with which JAX writes programs, is not installed: pip install flatbuffers"
     ) from error
+
+
+def write_jax(program: Program, folder: pathlib.Path) -> None:
+  """Writes both files into a folder.
+
+  Raises:
+    UserError: flatbuffers is not installed, or the weights cannot be written.
+  """
+  import_packages()
   (count,) = export.symbolic_shape("images")
   exported = export.export(jax.jit(program.function), platforms=PLATFORMS)(
     program.weights, program.images(count)
   )
   (folder / PROGRAM_FILE).write_bytes(exported.serialize())
-  try:
-    safetensors.numpy.save_file(program.weights, folder / WEIGHTS_FILE)
-  except safetensors.SafetensorError as error:
-    raise UserError(f"the weights cannot be written: {error}") from error
-  # safetensors lets nobody else read its files.
-  (folder / WEIGHTS_FILE).chmod((folder / PROGRAM_FILE).stat().st_mode)
+  write_safetensors(folder / WEIGHTS_FILE, program.weights)

@@ -9,6 +9,7 @@ matrix products in place of 1x1 convolutions.
 import importlib
 import pathlib
 from collections.abc import Callable, Sequence
+from types import ModuleType
 from typing import Any
 
 import jax
@@ -25,6 +26,18 @@ BYTES_MAX = 2 * 10**9
 """Bytes of weights that fit the one protocol buffer which the file is, 2 GiB."""
 
 
+def import_packages() -> tuple[ModuleType, ModuleType]:
+  """Returns the modules jax2onnx and onnx.
+
+  Raises:
+    UserError: they are not installed.
+  """
+  try:
+    return importlib.import_module("jax2onnx"), importlib.import_module("onnx")
+  except ImportError as error:
+    raise UserError(f"--format=onnx needs jax2onnx ({error}): pip install jax2onnx") from error
+
+
 def write_onnx(program: Program, folder: pathlib.Path) -> None:
   """Writes `network.onnx` into a folder.
 
@@ -37,11 +50,7 @@ def write_onnx(program: Program, folder: pathlib.Path) -> None:
       f"weights of {size / 1e9:.1f} GB do not fit an ONNX file, which may have 2 GiB: use "
       "--format=jax or --format=saved_model"
     )
-  try:
-    jax2onnx = importlib.import_module("jax2onnx")
-    onnx = importlib.import_module("onnx")
-  except ImportError as error:
-    raise UserError(f"--format=onnx needs jax2onnx ({error}): pip install jax2onnx") from error
+  jax2onnx, onnx = import_packages()
   weights = {name: jnp.asarray(value) for name, value in program.weights.items()}
 
   def function(images: Array) -> tuple[Array, Array]:

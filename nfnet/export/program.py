@@ -24,7 +24,6 @@ from nfnet.block_arrangement import arrange_blocks
 from nfnet.images.normalization import normalize
 from nfnet.inference import Classifier
 from nfnet.model import (
-  CLASSIFIER_WEIGHT,
   NFNet,
   Parameters,
   apply_segment,
@@ -115,7 +114,8 @@ def _weights(model: NFNet, parameters: Parameters) -> dict[str, np.ndarray]:
     name = parameter_name(path)
     if _are_filters(value):
       value = from_rows(value.rows, shapes[name][2]).reshape(shapes[name])
-    elif name == CLASSIFIER_WEIGHT:
+    elif value.ndim == 2:
+      # Fully connected layers round their weights.
       value = value.astype(model.compute_dtype)
     elif name.endswith("/gain") and not name.startswith(_STEM):
       continue

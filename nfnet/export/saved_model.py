@@ -8,6 +8,7 @@ their own, so that there is no limit to their size.
 import importlib
 import pathlib
 import re
+from types import ModuleType
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,21 @@ from nfnet.export.program import Program
 FOLDER = "saved_model"
 PACKAGES = ("orbax-export", "tensorflow", "tensorflow-cpu")
 _PLATFORMS = ("cpu", "cuda", "tpu")
+
+
+def import_packages() -> tuple[ModuleType, ModuleType]:
+  """Returns the modules tensorflow and orbax.export.
+
+  Raises:
+    UserError: they are not installed.
+  """
+  try:
+    return importlib.import_module("tensorflow"), importlib.import_module("orbax.export")
+  except ImportError as error:
+    raise UserError(
+      f"--format=saved_model needs orbax-export and TensorFlow ({error}): "
+      "pip install orbax-export tensorflow"
+    ) from error
 
 
 def write_saved_model(program: Program, folder: pathlib.Path) -> None:
@@ -33,14 +49,7 @@ def write_saved_model(program: Program, folder: pathlib.Path) -> None:
       "TensorFlow, as of 2.21, cannot read the exact gelu (gelu_erf, or numerics timm) as JAX "
       "writes it: use --format=jax or --format=onnx"
     )
-  try:
-    tensorflow = importlib.import_module("tensorflow")
-    orbax = importlib.import_module("orbax.export")
-  except ImportError as error:
-    raise UserError(
-      f"--format=saved_model needs orbax-export and TensorFlow ({error}): "
-      "pip install orbax-export tensorflow"
-    ) from error
+  tensorflow, orbax = import_packages()
   module = orbax.JaxModule(
     {name: jnp.asarray(value) for name, value in program.weights.items()},
     program.function,

@@ -83,8 +83,11 @@ def path_or_bucket(label: str, path: str) -> str:
   if is_in_bucket(path):
     bucket, *names = path.removeprefix(BUCKET_SCHEME).split("/")
     names = [name for name in names if name]
-    if not _BUCKET.fullmatch(bucket) or {".", ".."} & set(names):
-      raise UserError(f"{label}={shortened(path)} is no path in a bucket; write gs://BUCKET/PATH")
+    refused = f"{label}={shortened(path)} is no path in a bucket; write gs://BUCKET/PATH"
+    if not _BUCKET.fullmatch(bucket):
+      raise UserError(f"{refused}; names of buckets have lowercase letters, digits, -, _ and .")
+    if {".", ".."} & set(names):
+      raise UserError(f"{refused} without . and ..")
     return BUCKET_SCHEME + "/".join([bucket, *names])
   if _SCHEME.match(path):
     raise UserError(
@@ -100,6 +103,14 @@ def path_or_bucket(label: str, path: str) -> str:
       f"or ./{user} for a file of that name"
     )
   return expanded
+
+
+def _file_or_object(label: str, path: str) -> str:
+  """Returns what `path_or_bucket` does of the path of a file, which names no folder of a bucket."""
+  found = path_or_bucket(label, path)
+  if is_in_bucket(found) and (path.endswith("/") or "/" not in found.removeprefix(BUCKET_SCHEME)):
+    raise UserError(f"{label}={shortened(path)} is a folder; give the path of an object in it")
+  return found
 
 
 def is_in_bucket(path: str | os.PathLike[str]) -> bool:
@@ -230,7 +241,9 @@ def define_path(
   Returns:
     Holder of the flag's value.
   """
-  parser = _PathParser(name, path_or_bucket if buckets or use == "write file" else local_path)
+  here_or_in_a_bucket = _file_or_object if use == "write file" else path_or_bucket
+  parse_path = here_or_in_a_bucket if buckets or use == "write file" else local_path
+  parser = _PathParser(name, parse_path)
   serializer = flags.ArgumentSerializer()
   if multiple:
     holder = flags.DEFINE_multi(parser, serializer, name, default, help_text, required=required)

@@ -1,16 +1,21 @@
-"""Reads safetensors files (https://github.com/huggingface/safetensors) that anybody may have made.
+"""Reads safetensors files that anybody may have made, and writes our own.
 
-A file is 8 bytes with the length of a header, the header in JSON, and the elements of the arrays.
-The package `safetensors` writes our own files, but for NumPy it reads no bfloat16, lets the second
-of two arrays with one name win, and parses headers of 100 MB.
+A file (https://github.com/huggingface/safetensors) is 8 bytes with the length of a header, the
+header in JSON, and the elements of the arrays. The package `safetensors` writes files, but for
+NumPy it reads no bfloat16, lets the second of two arrays with one name win, and parses headers of
+100 MB.
 """
 
 import math
 import os
+import pathlib
+from collections.abc import Mapping
 from typing import Any, BinaryIO
 
 import ml_dtypes
 import numpy as np
+import safetensors
+import safetensors.numpy
 
 from nfnet.errors import UserError, format_count, quoted, short_text
 from nfnet.foreign_files.json_text import check_structure, parse_json
@@ -63,6 +68,24 @@ def read_safetensors(path: str) -> dict[str, np.ndarray]:
     raise UserError(
       f"weights {path!r} cannot be read, the file may be damaged: {short_text(error)}"
     ) from error
+
+
+def write_safetensors(path: str | pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
+  """Writes arrays by their names.
+
+  Raises:
+    UserError: the file cannot be written.
+  """
+  path = pathlib.Path(path)
+  try:
+    # The package lets nobody else read a file. One that is there keeps its mode, and a new one has
+    # the mode that the umask leaves.
+    path.open("ab").close()
+    mode = path.stat().st_mode
+    safetensors.numpy.save_file(dict(arrays), path)
+    path.chmod(mode)
+  except (OSError, safetensors.SafetensorError) as error:
+    raise UserError(f"weights {str(path)!r} cannot be written: {error}") from error
 
 
 def _read(file: BinaryIO) -> dict[str, np.ndarray]:

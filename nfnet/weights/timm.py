@@ -11,12 +11,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import safetensors
-import safetensors.numpy
 
-from nfnet.errors import UserError
 from nfnet.weights.haiku_and_timm_names import Kind, parameter_names
 from nfnet.weights.network_matching import Layout, parameter_at
+from nfnet.weights.safetensors_file import write_safetensors
 
 
 def _to_timm(kind: Kind, array: np.ndarray) -> np.ndarray:
@@ -66,7 +64,4 @@ def save_timm(path: str, parameters: Mapping[str, Any], variant: str) -> None:
   Raises:
     UserError: the file cannot be written.
   """
-  try:
-    safetensors.numpy.save_file(to_timm(parameters, variant), path)
-  except (OSError, safetensors.SafetensorError) as error:
-    raise UserError(f"weights {path!r} cannot be written: {error}") from error
+  write_safetensors(path, to_timm(parameters, variant))

@@ -7,6 +7,7 @@ A module is found as an import finds it, or in the current folder. What its code
 user's to correct, and is told in one line with its place (`raised`).
 """
 
+import difflib
 import importlib
 import os
 import re
@@ -76,7 +77,10 @@ def load_function(flag: str, reference: str) -> Callable[..., Any]:
     )
   function = getattr(module, name, None)
   if not callable(function):
-    raise UserError(f"{where}: {place} has no function or class {name}")
+    callables = [one for one, value in vars(module).items() if callable(value)]
+    near = difflib.get_close_matches(name, callables, n=1)
+    hint = f"; nearest: {near[0]}" if near else ""
+    raise UserError(f"{where}: {place} has no function or class {name}{hint}")
   return function
 
 

@@ -69,6 +69,20 @@ def test_without_permission_the_error_says_how_to_log_in(gcs, status):
       use(gcs.name, "a")
 
 
+def test_waiting_for_long_is_told_once(gcs, monkeypatch, capsys):
+  gcs.put("a", b"1")
+  objects.read(gcs.name, "a")
+  assert not capsys.readouterr().err
+  monkeypatch.setattr(objects, "PATIENCE_SECONDS", 0.05)
+  gcs.storage.refuse = lambda *unused: time.sleep(0.3)
+  for _ in range(2):
+    assert objects.read(gcs.name, "a")[0] == b"1"
+  (line,) = capsys.readouterr().err.splitlines()
+  assert line.startswith(
+    f"still waiting for gs://{gcs.name} after 0.05 seconds; requests that fail"
+  )
+
+
 def test_a_server_that_is_busy_is_asked_again(gcs):
   gcs.put("a", b"1")
   busy_until = time.monotonic() + 0.2

@@ -26,7 +26,9 @@ def test_copies_keep_their_paths_and_are_removed(gcs):
 
 def test_what_cannot_be_read_is_one_line(gcs):
   with (
-    pytest.raises(UserError, match=f"^{gcs.url}/a cannot be read: there is no such object$"),
+    pytest.raises(
+      UserError, match=f"^{gcs.url}/a cannot be read: there is no such object; look at its name"
+    ),
     temporary_copies(BucketPath(gcs.url), ["a"]),
   ):
     pass

@@ -118,6 +118,9 @@ def test_a_cache_that_cannot_be_written_is_one_line(gcs, folder, monkeypatch):
   monkeypatch.setenv("NFNETS_CACHE", "/dev/null/cache")
   with pytest.raises(UserError, match="/dev/null/cache cannot be written"):
     folder_of(f"{gcs.url}/data", "index.json")
+  monkeypatch.setenv("NFNETS_CACHE", "gs://bucket/cache")
+  with pytest.raises(UserError, match=r"^NFNETS_CACHE=gs://bucket/cache is in a bucket, but"):
+    folder_of(f"{gcs.url}/data", "index.json")
 
 
 def test_a_file_that_another_process_is_copying_is_waited_for(gcs, folder):

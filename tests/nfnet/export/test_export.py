@@ -1,5 +1,6 @@
 """Tests the command `nfnet.export`, and what it writes in a process without this project."""
 
+import importlib.util
 import json
 import re
 import subprocess
@@ -181,3 +182,14 @@ def test_mistakes_end_in_one_line(folder, tmp_path):
     assert message in result.stderr
     assert len(result.stderr.splitlines()) == 1
   assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(
+  importlib.util.find_spec("jax2onnx") is not None, reason="jax2onnx is installed"
+)
+def test_a_missing_package_is_noticed_before_anything_is_read(folder, tmp_path):
+  result = export(folder, tmp_path / "out", "--format=onnx")
+  assert result.returncode == 2
+  assert re.fullmatch(
+    r"error: --format=onnx needs jax2onnx .*: pip install jax2onnx\n", result.stderr
+  )

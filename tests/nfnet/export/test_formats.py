@@ -1,6 +1,7 @@
 """Tests the formats that other packages write, where these are installed."""
 
 import dataclasses
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from nfnet.errors import UserError
-from nfnet.export import onnx_format, saved_model
+from nfnet.export import jax_format, onnx_format, saved_model
 from nfnet.export.onnx_format import images_first, write_onnx
 from nfnet.export.program import Program, make_program
 from nfnet.model import NFNet
@@ -66,6 +67,22 @@ def test_onnx_runtime_computes_the_same(program, tmp_path):
   for images in batches():
     outputs = session.run(["logits", "probabilities"], {"images": images})
     assert_same(program, images, *outputs)
+
+
+@pytest.mark.parametrize(
+  ("module", "package", "message"),
+  [
+    (jax_format, "flatbuffers", "^flatbuffers, .* is not installed: pip install flatbuffers$"),
+    (saved_model, "tensorflow", "^--format=saved_model needs .*: pip install orbax-export"),
+    (onnx_format, "jax2onnx", "^--format=onnx needs jax2onnx .*: pip install jax2onnx$"),
+  ],
+)
+def test_a_missing_package_is_noticed_before_there_is_a_program(
+  module, package, message, monkeypatch
+):
+  monkeypatch.setitem(sys.modules, package, None)
+  with pytest.raises(UserError, match=message):
+    module.import_packages()
 
 
 def test_what_tensorflow_could_not_read_is_not_written(program, tmp_path):

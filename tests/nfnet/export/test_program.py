@@ -43,8 +43,8 @@ def test_weights_are_what_a_program_reads(classifier):
     name: shapes[name] for name in kept
   }
   for name, value in bfloat16.items():
-    is_product = name.endswith("/weight") and "squeeze_excite" not in name
-    assert (value.dtype == np.uint16) == (is_product and not name.startswith("stem/")), name
+    is_rounded = name.endswith("/weight") and not name.startswith("stem/")
+    assert (value.dtype == np.uint16) == is_rounded, name
   name = "blocks/1/conv1/weight"
   np.testing.assert_allclose(
     bfloat16[name].view(jnp.bfloat16).astype(np.float32), float32[name], rtol=2**-8

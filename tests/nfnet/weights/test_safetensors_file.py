@@ -1,4 +1,5 @@
 import json
+import os
 import re
 import struct
 
@@ -9,7 +10,7 @@ import safetensors.numpy
 
 from nfnet.errors import UserError
 from nfnet.weights.load import load_weights
-from nfnet.weights.safetensors_file import read_safetensors
+from nfnet.weights.safetensors_file import read_safetensors, write_safetensors
 from nfnet.weights.timm import to_timm
 from tests.fuzzing import run_bounded
 
@@ -31,6 +32,31 @@ def read(tmp_path):
     return read_safetensors(str(path))
 
   return read_content
+
+
+def test_what_is_written_is_read_and_has_the_mode_that_the_umask_leaves(tmp_path):
+  arrays = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.float64(2)[None]}
+  for umask, mode in ((0o022, 0o644), (0o007, 0o660)):
+    path = tmp_path / f"{umask}.safetensors"
+    before = os.umask(umask)
+    try:
+      write_safetensors(path, arrays)
+    finally:
+      os.umask(before)
+    assert path.stat().st_mode & 0o777 == mode
+  found = read_safetensors(str(path))
+  assert found.keys() == arrays.keys()
+  for name, value in arrays.items():
+    np.testing.assert_array_equal(found[name], value)
+  path.chmod(0o640)
+  write_safetensors(path, {})
+  assert path.stat().st_mode & 0o777 == 0o640
+  assert not read_safetensors(str(path))
+
+
+def test_a_file_that_cannot_be_written_is_one_line(tmp_path):
+  with pytest.raises(UserError, match=r"^weights '.*/none/a' cannot be written: .*No such file"):
+    write_safetensors(tmp_path / "none" / "a", {})
 
 
 def test_what_the_package_writes_is_read(read):

@@ -14,6 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from absl import flags
 
+from nfnet.errors import UserError, shortened
 from train.config.own_functions import load_function
 
 FLAG = "logger"
@@ -77,8 +78,12 @@ def load_loggers(references: Iterable[str]) -> dict[str, MakeLogger]:
   """Returns the functions that --logger names, by these names.
 
   Raises:
-    UserError: there is no such function, or its module cannot be imported.
+    UserError: there is no such function, its module cannot be imported, or one is named twice.
   """
+  references = list(references)
+  for reference in references:
+    if references.count(reference) > 1:
+      raise UserError(f"--{FLAG}={shortened(reference)} is given twice; give it once")
   return {reference: load_function(FLAG, reference) for reference in references}
 
 
