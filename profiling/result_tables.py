@@ -46,6 +46,7 @@ _OPS = {
   "conv": "convolutions",
   "stem": "stem",
   "se_residual": "squeeze-excite and residual addition, on top of the convolution before them",
+  "fully_connected": "classifier, whose weight gradient has a kernel",
   "sgd_agc": "optimizer",
 }
 _SUMMARIZED_VARIANTS = ("F0", "F7+")
@@ -192,15 +193,9 @@ def ops() -> str:
       ]
       for direction in ("forward", "backward", "update")
     }
-    first = ratios["forward"] or ratios["update"]
-    rows.append(
-      (
-        words,
-        str(len(first)),
-        f"{statistics.geometric_mean(first):.2f}",
-        f"{statistics.geometric_mean(ratios['backward']):.2f}" if ratios["backward"] else "",
-      )
-    )
+    first, second = ratios["forward"] or ratios["update"], ratios["backward"]
+    means = (f"{statistics.geometric_mean(one):.2f}" if one else "" for one in (first, second))
+    rows.append((words, str(len(first or second)), *means))
   return _markdown(("op", "shapes", "forward, or the update", "backward"), rows)
 
 

@@ -90,7 +90,11 @@ def test_ops_are_means_over_f0_and_f7_plus():
   ]
   assert len(stems) == 2
   assert float(rows["stem"][2]) == pytest.approx((stems[0] * stems[1]) ** 0.5, abs=0.005)
-  assert len(rows) == 4
+  assert len(rows) == 5
+  # XLA computes the layer itself.
+  (classifier,) = (row for name, row in rows.items() if name.startswith("classifier"))
+  assert classifier[1:3] == ["2", ""]
+  assert float(classifier[3]) > 1
 
 
 def test_the_first_hour_expects_what_is_stored():
