@@ -4,7 +4,7 @@ r"""Compares XLA's program, the kernels and the bound for every op at every publ
         [--only=TEXT] [--json=OUT]
     python -m profiling.kernels --sweep=OP [--only=TEXT] [--write_tiles]
 
-Compiles each op alone for one chip (167 programs, five minutes on two cores, instant the second
+Compiles each op alone for one chip (171 programs, five minutes on two cores, instant the second
 time). Cycles are those of one core while all cores of its chip work; they are estimated from the
 compiler's schedules, not measured. "backward" is what all gradients cost on top of the forward
 pass. The bound is the longer of two times: that of the multiply-adds on the matrix units, and that

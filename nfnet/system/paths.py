@@ -241,8 +241,9 @@ def define_path(
   Returns:
     Holder of the flag's value.
   """
-  here_or_in_a_bucket = _file_or_object if use == "write file" else path_or_bucket
-  parse_path = here_or_in_a_bucket if buckets or use == "write file" else local_path
+  parse_path = path_or_bucket if buckets else local_path
+  if use == "write file":
+    parse_path = _file_or_object
   parser = _PathParser(name, parse_path)
   serializer = flags.ArgumentSerializer()
   if multiple:
