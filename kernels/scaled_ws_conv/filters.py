@@ -81,7 +81,7 @@ def with_gradient_sink(
   """Returns rows as filters, with zeros of a dtype for their gradient, or without if it is None."""
   if gradient_dtype is None:
     return StandardizedFilters(rows, None)
-  return StandardizedFilters(rows, zeros_like(rows, gradient_dtype))
+  return StandardizedFilters(rows, jnp.zeros_like(rows, gradient_dtype))
 
 
 def filters_cotangent(
@@ -98,13 +98,6 @@ def check_has_gradient(gradient_dtype: jnp.dtype | None) -> None:
     raise ValueError(
       "filters were standardized with gradient_dtype=None, so they have no gradient; give a dtype"
     )
-
-
-def zeros_like(array: Array, dtype: jnp.dtype) -> Array:
-  """Returns zeros that vary over the same mesh axes as an array."""
-  zeros = jnp.zeros(array.shape, dtype)
-  axes = jax.typeof(array).manual_axis_type.varying
-  return jax.lax.pcast(zeros, tuple(axes), to="varying") if axes else zeros
 
 
 def filter_shape(

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from kernels.fully_connected.formulas import rounded_product
-from kernels.scaled_ws_conv.filters import StandardizedFilters, zeros_like
+from kernels.scaled_ws_conv.filters import StandardizedFilters
 from kernels.scaled_ws_conv.formulas import Activation, PendingSum, Standardization
 from kernels.scaled_ws_conv.reference import scaled_ws_convolution, standardized_convolution
 from kernels.se_residual.formulas import Gate, branch_scale
@@ -168,7 +168,7 @@ def _pending(
   branch: Float[Array, "h w n c"], scale: Float[Array, "n c"]
 ) -> tuple[Float[Array, "h w n c"], Float[Array, "n c"], Float[Array, "n c"]]:
   """Returns branch, scale and sink, whose cotangents are what `PendingSum` says."""
-  return branch, scale, zeros_like(scale, scale.dtype)
+  return branch, scale, jnp.zeros_like(scale)
 
 
 def _pending_forward(branch, scale):

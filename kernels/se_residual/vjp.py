@@ -20,7 +20,7 @@ from jaxtyping import Array, Float
 
 from kernels.fully_connected.vjp import product
 from kernels.scaled_ws_conv import vjp as convolution
-from kernels.scaled_ws_conv.filters import RawFilters, StandardizedFilters, zeros_like
+from kernels.scaled_ws_conv.filters import RawFilters, StandardizedFilters
 from kernels.scaled_ws_conv.formulas import Activation, PendingSum, Standardization
 from kernels.scaled_ws_conv.tile import Passes
 from kernels.se_residual.formulas import Gate, branch_scale
@@ -81,7 +81,7 @@ def _end_branch_forward(
   branch = branch[:, :, 0]
   scale_of = functools.partial(branch_scale, alpha=alpha, dtype=x.dtype, product=product)
   scale, pull_back = jax.vjp(scale_of, mean, gate, skip_gain, keep)
-  return (branch, scale, zeros_like(scale, scale.dtype)), (residuals, scale, pull_back)
+  return (branch, scale, jnp.zeros_like(scale)), (residuals, scale, pull_back)
 
 
 def _end_branch_backward(
