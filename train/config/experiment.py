@@ -4,6 +4,7 @@ A configuration is a Python file under `train/configs/` with one function, `expe
 returns an `Experiment`. `train.config.files` loads such files, `train.config.overrides` sets fields
 from the command line, and `train.config.validation` checks what comes out: types, the requirements
 that are annotated here, and the rules between fields, which are in each section's `check` method.
+The unit of every number is annotated, too, for `train.config.field_help`.
 
 Nothing here imports JAX unless an experiment is checked, so that tools can read a configuration
 quickly.
@@ -21,10 +22,12 @@ from train.config.requirements import (
   AT_LEAST_1,
   FROM_0_BELOW_1,
   FROM_0_TO_1,
+  NO_UNIT,
   PATH,
   PIXELS,
   PIXELS_OR_0,
   UNSIGNED_32_BITS,
+  Unit,
   check_exactly_one,
   invalid,
 )
@@ -56,8 +59,8 @@ class Model:
   bottleneck: Literal["paper", "released"] = "paper"
   activation: str = "gelu"
   numerics: Literal["released", "timm"] = "released"
-  stochastic_depth_rate: Annotated[float, FROM_0_BELOW_1] = 0.0
-  dropout_rate: Annotated[float, FROM_0_BELOW_1] | None = None
+  stochastic_depth_rate: Annotated[float, FROM_0_BELOW_1, NO_UNIT] = 0.0
+  dropout_rate: Annotated[float, FROM_0_BELOW_1, NO_UNIT] | None = None
   compute_dtype: Literal["bfloat16", "float32"] = "bfloat16"
   block_execution: Literal["scan", "unrolled"] = "scan"
   kernels: Literal["reference", "pallas"] = "reference"
@@ -112,21 +115,21 @@ class Data:
   path: Annotated[str, PATH] = ""
   train_split: str = "train"
   evaluation_split: str = "validation"
-  num_classes: Annotated[int, AT_LEAST_1] = 1000
-  batch_size: Annotated[int, AT_LEAST_1] = 4096
-  evaluation_batch_size: Annotated[int, AT_LEAST_1] = 4096
-  train_pixels: Annotated[int, PIXELS] = 224
-  evaluation_pixels: Annotated[int, PIXELS] = 256
+  num_classes: Annotated[int, AT_LEAST_1, Unit("classes")] = 1000
+  batch_size: Annotated[int, AT_LEAST_1, Unit("images per step")] = 4096
+  evaluation_batch_size: Annotated[int, AT_LEAST_1, Unit("images per step")] = 4096
+  train_pixels: Annotated[int, PIXELS, Unit("pixels")] = 224
+  evaluation_pixels: Annotated[int, PIXELS, Unit("pixels")] = 256
   evaluation_resize: Literal["squash", "shorter_side"] = "shorter_side"
-  evaluation_resize_margin: Annotated[int, PIXELS_OR_0] = 32
-  crop_area_min: Annotated[float, ABOVE_0_UP_TO_1] = 0.08
-  crop_aspect_ratio_max: Annotated[float, AT_LEAST_1] = 4 / 3
+  evaluation_resize_margin: Annotated[int, PIXELS_OR_0, Unit("pixels")] = 32
+  crop_area_min: Annotated[float, ABOVE_0_UP_TO_1, NO_UNIT] = 0.08
+  crop_aspect_ratio_max: Annotated[float, AT_LEAST_1, NO_UNIT] = 4 / 3
   horizontal_flip: bool = True
-  rand_augment_layers: Annotated[int, AT_LEAST_0] = 0
-  rand_augment_magnitude: Annotated[float, AT_LEAST_0] = 10.0
-  repetitions: Annotated[int, AT_LEAST_1] = 1
-  workers: Annotated[int, AT_LEAST_0] = 0
-  bad_image_share_max: Annotated[float, FROM_0_TO_1] = 0.001
+  rand_augment_layers: Annotated[int, AT_LEAST_0, Unit("distortions")] = 0
+  rand_augment_magnitude: Annotated[float, AT_LEAST_0, NO_UNIT] = 10.0
+  repetitions: Annotated[int, AT_LEAST_1, Unit("uses of an image")] = 1
+  workers: Annotated[int, AT_LEAST_0, Unit("processes")] = 0
+  bad_image_share_max: Annotated[float, FROM_0_TO_1, NO_UNIT] = 0.001
 
   def check(self) -> None:
     """Raises UserError if a batch does not hold whole groups of repetitions."""
@@ -147,7 +150,7 @@ class Mixing:
       each of the two mixes one half of the batch.
   """
 
-  mixup_alpha: Annotated[float, ABOVE_0] | None = None
+  mixup_alpha: Annotated[float, ABOVE_0, NO_UNIT] | None = None
   cutmix: bool = False
 
   @property
@@ -174,14 +177,14 @@ class Optimizer:
     gradient_accumulation: number of parts that a batch is split into, computed one after the other.
   """
 
-  peak_learning_rate: Annotated[float, ABOVE_0] = 1.6
-  warmup_epochs: Annotated[float, AT_LEAST_0] | None = None
-  warmup_steps: Annotated[int, AT_LEAST_0] | None = None
-  momentum: Annotated[float, FROM_0_BELOW_1] = 0.9
-  weight_decay: Annotated[float, AT_LEAST_0] = 2e-5
-  agc_clipping: Annotated[float, ABOVE_0] | None = 0.01
-  ema_decay: Annotated[float, FROM_0_BELOW_1] | None = 0.99999
-  gradient_accumulation: Annotated[int, AT_LEAST_1] = 1
+  peak_learning_rate: Annotated[float, ABOVE_0, NO_UNIT] = 1.6
+  warmup_epochs: Annotated[float, AT_LEAST_0, Unit("epochs")] | None = None
+  warmup_steps: Annotated[int, AT_LEAST_0, Unit("steps")] | None = None
+  momentum: Annotated[float, FROM_0_BELOW_1, NO_UNIT] = 0.9
+  weight_decay: Annotated[float, AT_LEAST_0, NO_UNIT] = 2e-5
+  agc_clipping: Annotated[float, ABOVE_0, NO_UNIT] | None = 0.01
+  ema_decay: Annotated[float, FROM_0_BELOW_1, NO_UNIT] | None = 0.99999
+  gradient_accumulation: Annotated[int, AT_LEAST_1, Unit("parts of a batch")] = 1
 
   def check(self) -> None:
     """Raises UserError unless the warm-up has one length."""
@@ -203,7 +206,7 @@ class Loss:
   """
 
   kind: Literal["softmax", "sigmoid"] = "softmax"
-  label_smoothing: Annotated[float, FROM_0_BELOW_1] = 0.0
+  label_smoothing: Annotated[float, FROM_0_BELOW_1, NO_UNIT] = 0.0
   class_weights: Literal["equal", "balanced"] = "equal"
 
   def check(self) -> None:
@@ -228,9 +231,9 @@ class Sharpness:
     ascent_share: share of a group's examples from whose gradient the perturbation is computed.
   """
 
-  radius: Annotated[float, ABOVE_0] | None = None
-  group_images: Annotated[int, AT_LEAST_1] | None = None
-  ascent_share: Annotated[float, ABOVE_0_UP_TO_1] = 0.2
+  radius: Annotated[float, ABOVE_0, NO_UNIT] | None = None
+  group_images: Annotated[int, AT_LEAST_1, Unit("images")] | None = None
+  ascent_share: Annotated[float, ABOVE_0_UP_TO_1, NO_UNIT] = 0.2
 
   def check(self) -> None:
     """Raises UserError if only one of the radius and the group size is set."""
@@ -263,11 +266,11 @@ class Faults:
       due, the run ends.
   """
 
-  loss_max: float | None = None
-  skipped_in_a_row_max: int = 10
+  loss_max: Annotated[float, NO_UNIT] | None = None
+  skipped_in_a_row_max: Annotated[int, Unit("steps")] = 10
   then: Literal["stop", "roll_back"] = "stop"
-  roll_back_steps: int = 100
-  roll_backs_max: int = 3
+  roll_back_steps: Annotated[int, Unit("steps")] = 100
+  roll_backs_max: Annotated[int, Unit("roll-backs")] = 3
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -284,7 +287,7 @@ class Parallelism:
       that travel.
   """
 
-  parameter_shards: int = 1
+  parameter_shards: Annotated[int, Unit("devices")] = 1
   gradient_dtype: Literal["bfloat16", "float32"] = "float32"
 
 
@@ -305,12 +308,12 @@ class Schedule:
     checkpoints_kept: number of newest checkpoints kept, besides the best one.
   """
 
-  train_epochs: Annotated[float, ABOVE_0] | None = None
-  train_steps: Annotated[int, AT_LEAST_1] | None = None
-  log_every_steps: Annotated[int, AT_LEAST_1] = 100
-  evaluate_every_steps: Annotated[int, AT_LEAST_1] | None = None
-  checkpoint_every_steps: Annotated[int, AT_LEAST_1] | None = 1000
-  checkpoints_kept: Annotated[int, AT_LEAST_1] = 2
+  train_epochs: Annotated[float, ABOVE_0, Unit("epochs")] | None = None
+  train_steps: Annotated[int, AT_LEAST_1, Unit("steps")] | None = None
+  log_every_steps: Annotated[int, AT_LEAST_1, Unit("steps")] = 100
+  evaluate_every_steps: Annotated[int, AT_LEAST_1, Unit("steps")] | None = None
+  checkpoint_every_steps: Annotated[int, AT_LEAST_1, Unit("steps")] | None = 1000
+  checkpoints_kept: Annotated[int, AT_LEAST_1, Unit("checkpoints")] = 2
 
   def check(self) -> None:
     """Raises UserError unless the run has one length."""
@@ -341,7 +344,7 @@ class Experiment:
   schedule: Schedule = Schedule()
   parallelism: Parallelism = Parallelism()
   faults: Faults = Faults()
-  seed: Annotated[int, UNSIGNED_32_BITS] = 0
+  seed: Annotated[int, UNSIGNED_32_BITS, NO_UNIT] = 0
   initial_weights: Annotated[str | None, PATH] = None
 
   def check(self) -> None:

@@ -7,7 +7,12 @@ import typing
 from collections.abc import Iterator
 
 from train.config.experiment import Experiment
-from train.config.field_names import field_requirements, field_sections, field_types
+from train.config.field_names import (
+  field_requirements,
+  field_sections,
+  field_types,
+  field_units,
+)
 from train.config.validation import describe_type
 
 _WIDTH = 100
@@ -15,11 +20,12 @@ _ATTRIBUTE = re.compile(r"  (\w+): (.*)")
 
 
 def describe_fields() -> str:
-  """Returns all fields as text: how each is set, its values, its default, and what it means."""
+  """Returns all fields as text: how each is set, its values, unit, default and meaning."""
   sections, types, requirements = field_sections(), field_types(), field_requirements()
+  units = field_units()
   lines = [
     "Fields of a configuration, which a file given as --config sets. Each argument below sets one;",
-    "values may also be none where that is said. Units are in the names or in the descriptions.",
+    "values may also be none where that is said.",
   ]
   last = None
   for field, annotation in types.items():
@@ -34,7 +40,8 @@ def describe_fields() -> str:
     default = getattr(section, name, ...)
     allowed = [describe_type(annotation), *(one.words for one in requirements[field])]
     lines.append(f"  --config.{field}=VALUE")
-    lines.append(f"      {', '.join(allowed)}; {_default(default)}")
+    unit = f"unit: {units[field]}; " if units.get(field) else ""
+    lines.append(f"      {', '.join(allowed)}; {unit}{_default(default)}")
     lines += textwrap.wrap(
       attribute_descriptions(section)[name],
       _WIDTH,

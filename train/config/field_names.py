@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from train.config.experiment import Experiment
-from train.config.requirements import Path, Requirement
+from train.config.requirements import Path, Requirement, Unit
 
 
 def field_types() -> dict[str, Any]:
@@ -24,6 +24,11 @@ def field_sections() -> dict[str, type]:
 def field_requirements() -> dict[str, tuple[Requirement, ...]]:
   """Returns what is required of every field's value beyond its type, by dotted name."""
   return {field: tuple(_extras(hint, Requirement)) for field, hint in _annotations()}
+
+
+def field_units() -> dict[str, str]:
+  """Returns the unit of every number, by dotted name; it is empty for a pure number."""
+  return {field: unit.name for field, hint in _annotations() for unit in _extras(hint, Unit)}
 
 
 def path_fields() -> list[str]:

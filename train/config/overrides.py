@@ -29,12 +29,12 @@ from train.config.validation import describe_type, has_type, validate
 flags.DEFINE_boolean(
   "help_config",
   False,
-  "Show every field of a configuration (--config.FIELD=VALUE): values, default, unit, meaning.",
+  "Show the fields of a configuration (--config.FIELD=VALUE), and nothing else.",
 )
 
 
 def _show_fields(is_asked: bool) -> bool:
-  """Prints all fields and ends the program, as --help does, or returns True."""
+  """Prints all fields and ends the program, or returns True."""
   if is_asked:
     print(describe_fields())
     sys.exit(0)
@@ -56,7 +56,8 @@ def parse_arguments(argv: Sequence[str]) -> list[str]:
   Args:
     argv: program name and all arguments.
 
-  With --help_config, it prints all fields and ends the program.
+  With --help, it prints all fields after the flags and ends the program; with --help_config, it
+  prints the fields alone.
 
   Returns:
     The program name and the overrides, which `train.config.files.load_experiment` takes.
@@ -68,6 +69,11 @@ def parse_arguments(argv: Sequence[str]) -> list[str]:
   others = [argument for argument in argv[1:] if not _OVERRIDE_PREFIX.match(argument)]
   try:
     program, *stray = flags.FLAGS([argv[0], *others])
+  except SystemExit:
+    # This is how absl ends once it has printed the flags.
+    if not {"-help", "--help"}.isdisjoint(others):
+      print(f"\n{describe_fields()}")
+    raise
   except flags.UnrecognizedFlagError as error:
     known = [*flags.FLAGS, *(f"config.{field}" for field in field_types())]
     raise UserError(

@@ -1,6 +1,6 @@
 """Requirements that the value of a field has to meet, and the error for a value that does not.
 
-The mark of fields that hold a path is here too.
+The units of numbers and the mark of fields that hold a path are here too.
 """
 
 import dataclasses
@@ -25,11 +25,23 @@ class Requirement:
 
 
 @dataclasses.dataclass(frozen=True)
+class Unit:
+  """The unit of a number, attached to its field as `Annotated[int, Unit("steps")]`.
+
+  Attributes:
+    name: what the number counts or is measured in; empty for a pure number.
+  """
+
+  name: str
+
+
+@dataclasses.dataclass(frozen=True)
 class Path:
   """Marks a field that holds a path, here or in a bucket, as `Annotated[str, PATH]`."""
 
 
 PATH = Path()
+NO_UNIT = Unit("")
 AT_LEAST_0 = Requirement("at least 0", lambda value: value >= 0)
 AT_LEAST_1 = Requirement("at least 1", lambda value: value >= 1)
 ABOVE_0 = Requirement("greater than 0", lambda value: value > 0)
