@@ -3,15 +3,17 @@ PYTHON ?= python3
 ENVIRONMENT := .venv
 RUN := $(ENVIRONMENT)/bin/python
 INSTALLED := $(ENVIRONMENT)/installed
+FORMATS := .venv_formats
 
 export JAX_PLATFORMS ?= cpu
 
-.PHONY: help demo test test-all lint docs results lock clean
+.PHONY: help demo test test-all test-formats lint docs results lock clean
 
 help:
 	@echo "make demo      pre-train on Fashion-MNIST, fine-tune on digits, evaluate (2 to 4 minutes on 2 idle cores)"
 	@echo "make test      run all tests but the slow ones"
 	@echo "make test-all  run all tests"
+	@echo "make test-formats  test SavedModel and ONNX, in an environment with TensorFlow and jax2onnx"
 	@echo "make lint      check format and style; changes nothing"
 	@echo "make docs      build the documentation with the API reference, as a site in site/"
 	@echo "make results   compile for TPU; rewrite profiling/results and the tables of README.md and docs/ (four hours, 26 GB with swap)"
@@ -38,6 +40,14 @@ test: $(INSTALLED)
 test-all: $(INSTALLED)
 	@echo "== All tests"
 	@$(RUN) -m pytest -m "slow or not slow" -o faulthandler_timeout=7200
+
+# What pip gives a user who asks for the extras, instead of the versions in requirements.lock.
+test-formats:
+	@echo "== Setting up $(FORMATS) with the newest versions that are allowed (about 3 GB)"
+	$(PYTHON) -m venv --clear --without-pip $(FORMATS)
+	$(PYTHON) -m pip --python $(FORMATS)/bin/python install --quiet --disable-pip-version-check --editable '.[saved_model,onnx,test]'
+	@echo "== Tests of the export, with all formats"
+	@$(FORMATS)/bin/python -m pytest tests/nfnet/export
 
 lint: $(INSTALLED)
 	@echo "== Formatter and linter"
@@ -86,4 +96,4 @@ lock: $(INSTALLED)
 	@$(RUN) -m uv pip compile --quiet --upgrade --universal --python-version 3.11 --fork-strategy fewest --generate-hashes --no-annotate --no-header --extra test --extra tpu --extra docs --output-file requirements.lock pyproject.toml
 
 clean:
-	rm -rf $(ENVIRONMENT) workdirs site
+	rm -rf $(ENVIRONMENT) $(FORMATS) workdirs site

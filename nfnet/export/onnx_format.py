@@ -22,6 +22,8 @@ from nfnet.export.program import Program
 
 FILE = "network.onnx"
 PACKAGES = ("jax2onnx", "onnx")
+_REQUIREMENT = "jax2onnx>=0.13,<0.14"
+"""As the extra has it. With a later one, pip would install an orbax-checkpoint that is too old."""
 BYTES_MAX = 2 * 10**9
 """Bytes of weights that fit the one protocol buffer which the file is, 2 GiB."""
 
@@ -35,7 +37,9 @@ def import_packages() -> tuple[ModuleType, ModuleType]:
   try:
     return importlib.import_module("jax2onnx"), importlib.import_module("onnx")
   except ImportError as error:
-    raise UserError(f"--format=onnx needs jax2onnx ({error}): pip install jax2onnx") from error
+    raise UserError(
+      f"--format=onnx needs jax2onnx ({error}): pip install '{_REQUIREMENT}'"
+    ) from error
 
 
 def write_onnx(program: Program, folder: pathlib.Path) -> None:

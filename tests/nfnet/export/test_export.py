@@ -6,9 +6,11 @@ import re
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import load_file
 
 from nfnet.export.description import describe
 from nfnet.export.folder import new_folder
@@ -73,10 +75,28 @@ def program_of(folder):
   return program
 
 
-def test_the_folder_is_served_without_this_project(folder):
+def program_in(folder):
+  return jax.export.deserialize(bytearray((folder / "program.jax").read_bytes()))
+
+
+@pytest.mark.parametrize(
+  ("input_dtype", "compute_dtype"),
+  [
+    ("uint8", "float32"),
+    ("float32", "bfloat16"),
+    pytest.param("uint8", "bfloat16", marks=pytest.mark.slow),
+    pytest.param("float32", "float32", marks=pytest.mark.slow),
+  ],
+)
+def test_the_folder_is_served_without_this_project(folder, input_dtype, compute_dtype):
   pytest.importorskip("flatbuffers", reason="jax.export writes programs with flatbuffers")
-  out = folder / "new" / "served"
-  result = export(folder, out, f"--class_names_file={folder / 'names.txt'}")
+  out = folder / f"{input_dtype} {compute_dtype}" / "served"
+  flags = [f"--class_names_file={folder / 'names.txt'}"]
+  if input_dtype != "uint8":
+    flags.append(f"--input={input_dtype}")
+  if compute_dtype != "float32":
+    flags.append(f"--compute_dtype={compute_dtype}")
+  result = export(folder, out, *flags)
   assert result.returncode == 0, result.stderr
   assert sorted(path.name for path in out.parent.iterdir()) == ["served"]
   names = ["README.md", "network.json", "program.jax", "weights.safetensors"]
@@ -85,12 +105,19 @@ def test_the_folder_is_served_without_this_project(folder):
   description = json.loads((out / "network.json").read_text())
   assert description["class_names"] == [f"class {letter}" for letter in "abcde"]
   assert description["input"]["shape"] == [None, 16, 16, 3]
+  assert description["input"]["dtype"] == input_dtype
+  program = program_in(out)
+  assert program.platforms == ("cpu", "cuda", "rocm", "tpu")
+  assert program.in_avals[-1].dtype == input_dtype
+  kinds = {str(value.dtype) for value in load_file(out / "weights.safetensors").values()}
+  assert kinds == ({"float32", "uint16"} if compute_dtype == "bfloat16" else {"float32"})
 
   rng = np.random.default_rng(2)
   for name, size in (("a.png", (40, 50)), ("b.png", (30, 90))):
     Image.fromarray(rng.integers(0, 256, (*size, 3), np.uint8)).save(out / name)
-  given = {str(n): rng.integers(0, 256, (n, 16, 16, 3), np.uint8) for n in (1, 3, 8)}
-  np.savez(out / "given.npz", **given)
+  batches = {str(n): rng.integers(0, 256, (n, 16, 16, 3), np.uint8) for n in (1, 3, 8)}
+  normalized = {name: normalize(images) for name, images in batches.items()}
+  np.savez(out / "given.npz", **(batches if input_dtype == "uint8" else normalized))
   (out / "program.py").write_text(program_of(out))
   printed = without_the_project(SERVER, out)
   classifier = load_classifier(
@@ -98,15 +125,19 @@ def test_the_folder_is_served_without_this_project(folder):
   )
   pictures = classifier.preprocess([out / "a.png", out / "b.png"])
   # At once, since each number of images is compiled.
-  logits = classifier.logits(np.concatenate([pictures, *map(normalize, given.values())]))
+  logits = classifier.logits(np.concatenate([pictures, *normalized.values()]))
   probabilities = classifier.probabilities(logits)
+  tolerance = 1e-5 if compute_dtype == "float32" else 0.02
   with np.load(out / "results.npz") as results:
     for key, expected in (("logits", logits), ("probabilities", probabilities)):
-      found = np.concatenate([results[f"{name} {key}"] for name in given])
-      atol = 1e-5 * np.abs(expected).max()
+      found = np.concatenate([results[f"{name} {key}"] for name in batches])
+      atol = tolerance * np.abs(expected).max()
       np.testing.assert_allclose(found, expected[2:], rtol=0, atol=atol)
-  best = [f"class {'abcde'[row.argmax()]} {row.max():.2%}" for row in probabilities[:2]]
-  assert printed.splitlines() == best
+  for line, row in zip(printed.splitlines(), probabilities[:2], strict=True):
+    name, percent = line.removesuffix("%").rsplit(" ", 1)
+    assert name == f"class {'abcde'[row.argmax()]}"
+    # Two decimals are printed.
+    assert float(percent) == pytest.approx(100 * row.max(), abs=0.006 + 100 * tolerance)
 
 
 @pytest.mark.parametrize("resize", ["squash", "shorter_side"])
@@ -191,5 +222,5 @@ def test_a_missing_package_is_noticed_before_anything_is_read(folder, tmp_path):
   result = export(folder, tmp_path / "out", "--format=onnx")
   assert result.returncode == 2
   assert re.fullmatch(
-    r"error: --format=onnx needs jax2onnx .*: pip install jax2onnx\n", result.stderr
+    r"error: --format=onnx needs jax2onnx .*: pip install 'jax2onnx[^']*'\n", result.stderr
   )

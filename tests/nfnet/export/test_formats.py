@@ -1,7 +1,9 @@
 """Tests the formats that other packages write, where these are installed."""
 
 import dataclasses
+import re
 import sys
+import tomllib
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +15,7 @@ from nfnet.export import jax_format, onnx_format, saved_model
 from nfnet.export.onnx_format import images_first, write_onnx
 from nfnet.export.program import Program, make_program
 from nfnet.model import NFNet
+from tests.repository import ROOT
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +48,7 @@ def test_convolutions_with_images_first_give_the_same(program, images):
   text = str(jax.make_jaxpr(converted)(images))
   assert "lhs_spec=(2, 3, 0, 1)" in str(jax.make_jaxpr(function)(images))
   assert "lhs_spec=(0, 3, 1, 2)" in text
-  # What jax2onnx 0.17 does not know.
+  # What jax2onnx does not know.
   for absent in ("lhs_spec=(2, 3, 0, 1)", "platform_index", "cond["):
     assert absent not in text
 
@@ -74,7 +77,7 @@ def test_onnx_runtime_computes_the_same(program, tmp_path):
   [
     (jax_format, "flatbuffers", "^flatbuffers, .* is not installed: pip install flatbuffers$"),
     (saved_model, "tensorflow", "^--format=saved_model needs .*: pip install orbax-export"),
-    (onnx_format, "jax2onnx", "^--format=onnx needs jax2onnx .*: pip install jax2onnx$"),
+    (onnx_format, "jax2onnx", "^--format=onnx needs jax2onnx .*: pip install 'jax2onnx>="),
   ],
 )
 def test_a_missing_package_is_noticed_before_there_is_a_program(
@@ -85,10 +88,34 @@ def test_a_missing_package_is_noticed_before_there_is_a_program(
     module.import_packages()
 
 
+def test_the_advice_to_install_jax2onnx_is_the_extra(monkeypatch):
+  """Any other version may replace the orbax-checkpoint that this project needs."""
+  extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+  monkeypatch.setitem(sys.modules, "jax2onnx", None)
+  with pytest.raises(UserError, match=re.escape(f"pip install '{extras['onnx'][0]}'")):
+    onnx_format.import_packages()
+
+
 def test_what_tensorflow_could_not_read_is_not_written(program, tmp_path):
   with pytest.raises(UserError, match=r"^TensorFlow, as of 2\.21, cannot read the exact gelu"):
     saved_model.write_saved_model(program, tmp_path)
   assert not list(tmp_path.iterdir())
+
+
+def platforms_of(folder):
+  """Returns the platforms of the StableHLO in a SavedModel."""
+  from tensorflow.core.protobuf import saved_model_pb2
+
+  (graph,) = saved_model_pb2.SavedModel.FromString(
+    (folder / "saved_model.pb").read_bytes()
+  ).meta_graphs
+  (program,) = (
+    node
+    for function in graph.graph_def.library.function
+    for node in function.node_def
+    if node.op == "XlaCallModule"
+  )
+  return [platform.decode() for platform in program.attr["platforms"].list.s]
 
 
 @pytest.mark.parametrize("compute_dtype", ["float32", "bfloat16"])
@@ -99,6 +126,7 @@ def test_tensorflow_computes_the_same(classifier, compute_dtype, tmp_path):
   released = dataclasses.replace(classifier, model=NFNet("tiny", 5))
   program = make_program(released, input_dtype="uint8", compute_dtype=compute_dtype)
   saved_model.write_saved_model(program, tmp_path)
+  assert platforms_of(tmp_path / saved_model.FOLDER) == ["CPU", "CUDA", "TPU"]
   network = tensorflow.saved_model.load(str(tmp_path / saved_model.FOLDER))
   for images in batches():
     outputs = network.signatures["serving_default"](images=tensorflow.constant(images))
