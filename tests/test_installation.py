@@ -1,8 +1,13 @@
-"""The project as a package: what its wheel holds, what that needs, and that it runs elsewhere."""
+"""The project as a package: what its wheel holds, what that needs, and that it runs elsewhere.
+
+pip builds and installs it, without a network.
+"""
 
 import ast
+import email
 import importlib.metadata
 import os
+import pathlib
 import re
 import subprocess
 import sys
@@ -12,11 +17,14 @@ import venv
 import zipfile
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from PIL import Image
 
 from nfnet.command_line import is_installed
 from tests.quick_compilation import XLA_FLAGS
 from tests.repository import ROOT
+from tests.test_command_lines import COMMANDS
 from tests.test_structure import MODULES, TOPS
 
 DISTRIBUTION = "nfnets-at-scale"
@@ -24,9 +32,38 @@ NOT_DEPENDENCIES = {"tensorflow", "torch", "timm", "pyarrow"}
 """What `profiling` measures other projects with, where the user has installed them, and extras."""
 
 
+def pip(*arguments, folder=None):
+  """Runs pip of the Python that the tests' environment was made with, as the Makefile does.
+
+  It has no network, no settings of the machine, and sees no package but those of the environment.
+  """
+  environment = {
+    name: value
+    for name, value in os.environ.items()
+    if name != "PYTHONPATH" and not name.startswith("PIP_")
+  }
+  result = subprocess.run(
+    [sys._base_executable, "-P", "-m", "pip", *map(str, arguments)],
+    cwd=folder,
+    env={
+      **environment,
+      "PIP_CONFIG_FILE": os.devnull,
+      "PIP_NO_INDEX": "1",
+      "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+    },
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  if "No module named pip" in result.stderr:
+    pytest.skip(f"{sys._base_executable} has no pip, which builds and installs packages")
+  assert result.returncode == 0, result.stdout + result.stderr
+  return result.stdout
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-  """Builds the wheel from a copy of the tracked files, as pip does, but without a network."""
+  """Builds the wheel from a copy of the tracked files."""
   pytest.importorskip("setuptools", reason="the test extra is not installed")
   source = tmp_path_factory.mktemp("source")
   for name in (*TOPS, "README.md", "LICENSE", "pyproject.toml"):
@@ -34,9 +71,10 @@ def wheel(tmp_path_factory):
       (source / path).parent.mkdir(parents=True, exist_ok=True)
       (source / path).write_bytes((ROOT / path).read_bytes())
   out = tmp_path_factory.mktemp("wheel")
-  build = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
-  subprocess.run(
-    [sys.executable, "-c", build, out], cwd=source, check=True, capture_output=True, text=True
+  # Isolated, pip would download the setuptools that is installed here.
+  pip(
+    *("--python", sys.executable, "wheel", "--no-build-isolation", "--no-deps"),
+    *("--wheel-dir", out, source),
   )
   (built,) = out.iterdir()
   return built
@@ -86,33 +124,78 @@ def canonical(distribution):
   return distribution.lower().replace("_", "-")
 
 
+def requirements_of(wheel):
+  """Returns what a wheel requires, as texts."""
+  with zipfile.ZipFile(wheel) as opened:
+    (name,) = (name for name in opened.namelist() if name.endswith(".dist-info/METADATA"))
+    return email.message_from_bytes(opened.read(name)).get_all("Requires-Dist")
+
+
+def needed(requirements, extras=()):
+  """Returns the installed distributions that requirements need here, directly or not, by name.
+
+  Args:
+    requirements: texts, as in a wheel's metadata.
+    extras: the extras of that wheel that count.
+  """
+  found, seen = {}, set()
+  waiting = [(text, extra) for text in requirements for extra in ("", *extras)]
+  while waiting:
+    text, extra = waiting.pop()
+    requirement = Requirement(text)
+    if requirement.marker and not requirement.marker.evaluate({"extra": extra}):
+      continue
+    name = canonicalize_name(requirement.name)
+    for inner in {"", *requirement.extras}:
+      if (name, inner) not in seen:
+        seen.add((name, inner))
+        found[name] = importlib.metadata.distribution(name)
+        waiting += [(text, inner) for text in found[name].requires or ()]
+  return found
+
+
+def link(distribution, packages):
+  """Makes links to the files of a distribution, without its programs, in a folder for packages."""
+  root = pathlib.Path(sysconfig.get_path("purelib"))
+  for file in distribution.files:
+    if ".." not in file.parts:
+      path = packages / file
+      path.parent.mkdir(parents=True, exist_ok=True)
+      path.symlink_to(root / file)
+
+
+HELP = """
+import os, runpy, sys
+# What takes longest to import, once for all commands.
+import matplotlib.pyplot, train.run.loop
+for module in sys.argv[1:]:
+  if not (child := os.fork()):
+    sys.argv = ["", "--help"]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+  status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+  print(f"{module} ended with {status}", flush=True)
+"""
+"""Asks each of the commands for help, in a process of its own."""
+
+
 class Installation:
-  """The wheel in an environment of its own, beside the packages that these tests run with.
+  """The wheel in an environment of its own, with what it requires and nothing else.
 
   Attributes:
     packages: where the packages lie.
     folder: current folder of the commands; it has modules that are called as the project's are.
   """
 
-  def __init__(self, wheel, folder):
+  def __init__(self, wheel, folder, extras=()):
     environment = folder / "environment"
     venv.create(environment, symlinks=True)
     (self.packages,) = environment.glob("lib/python*/site-packages")
-    # What this folder has in .pth files, such as an editable installation, is not in effect.
-    (self.packages / "dependencies.pth").write_text(f"{sysconfig.get_path('purelib')}\n")
-    with zipfile.ZipFile(wheel) as opened:
-      opened.extractall(self.packages)
-    (metadata,) = self.packages.glob("*.dist-info")
-    (script,) = importlib.metadata.Distribution.at(metadata).entry_points.select(
-      group="console_scripts"
-    )
-    module, _, function = script.value.partition(":")
-    self._program = environment / "bin" / script.name
-    self._program.write_text(
-      f"#!{environment / 'bin' / 'python'}\n"
-      f"import sys\nfrom {module} import {function}\nsys.exit({function}())\n"
-    )
-    self._program.chmod(0o755)
+    self._program = environment / "bin" / "nfnets"
+    for distribution in needed(requirements_of(wheel), extras).values():
+      link(distribution, self.packages)
+    # It would look for whatever is required and missing, and fail.
+    name = f"{wheel}[{','.join(extras)}]" if extras else wheel
+    pip("--python", self.python, "install", name)
     self.folder = folder / "elsewhere"
     self.folder.mkdir()
     for name in (*TOPS, "numpy", "queue"):
@@ -141,6 +224,15 @@ class Installation:
 @pytest.fixture(scope="module")
 def installation(wheel, tmp_path_factory):
   return Installation(wheel, tmp_path_factory.mktemp("installation"))
+
+
+def test_an_environment_without_extras_has_only_what_the_wheel_requires(installation):
+  found = {
+    canonicalize_name(one.name)
+    for one in importlib.metadata.distributions(path=[str(installation.packages)])
+  }
+  assert {DISTRIBUTION, "jax", "flax", "zipp"} <= found
+  assert found.isdisjoint({"libtpu", "pytest", "hypothesis", "beartype", "mkdocs", "ruff"})
 
 
 def test_the_installed_program_runs_in_a_folder_that_has_a_train_py(installation):
@@ -189,9 +281,22 @@ def test_an_installation_does_it_all(installation):
 
 
 @pytest.mark.slow
+def test_every_command_shows_its_help_without_extras(installation):
+  printed = installation.run("-P", "-c", HELP, *COMMANDS, program=[installation.python])
+  assert re.findall(r"^(\S+) ended with (\d+)$", printed, re.MULTILINE) == [
+    (module, "0") for module in COMMANDS
+  ]
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(not is_installed("libtpu"), reason="libtpu is not installed")
-def test_an_installation_compiles_kernels(installation):
-  printed = installation.run("kernels", "--kernels=pallas", "--only=1x1x256x256")
+def test_an_installation_compiles_kernels_with_the_extra_tpu(installation, wheel, tmp_path):
+  arguments = ("kernels", "--kernels=pallas", "--only=1x1x256x256")
+  with pytest.raises(
+    AssertionError, match=r"^error: package libtpu is not installed; [^\n]*\nassert "
+  ):
+    installation.run(*arguments)
+  printed = Installation(wheel, tmp_path, extras=["tpu"]).run(*arguments)
   assert "sgd_agc 1x1x256x256" in printed
 
 
