@@ -37,7 +37,7 @@ _IMPORTED = (
 
 
 def run(module, *arguments, folder=ROOT, environment=None, stdout=None):
-  """Runs `python -m MODULE ARGUMENTS...`, and waits for its end.
+  """Runs `python -m MODULE ARGUMENTS...` under this process's umask, and waits for its end.
 
   Args:
     module: name of the module.
@@ -57,6 +57,7 @@ def run(module, *arguments, folder=ROOT, environment=None, stdout=None):
     "arguments": arguments,
     "folder": str(folder),
     "environment": environment,
+    "umask": _umask(),
   }
   with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
     sinks = [output.fileno() if stdout is None else stdout, errors.fileno()]
@@ -101,6 +102,13 @@ def _server():
   return _Server()
 
 
+def _umask():
+  # It cannot be read without being set.
+  umask = os.umask(0)
+  os.umask(umask)
+  return umask
+
+
 def _of_jax(environment):
   return {name: value for name, value in environment.items() if name.startswith("JAX_")}
 
@@ -138,6 +146,7 @@ if __name__ == "__main__":
   _request = _serve(socket.socket(fileno=int(sys.argv[1])))
   if _request is not None:
     os.chdir(_request["folder"])
+    os.umask(_request["umask"])
     os.environ.clear()
     os.environ.update(_request["environment"])
     sys.argv = ["", *_request["arguments"]]

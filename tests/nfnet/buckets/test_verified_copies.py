@@ -10,6 +10,7 @@ import pytest
 from nfnet.buckets import objects, verified_copies
 from nfnet.buckets.verified_copies import ExpectedFile, copy_files, folder_of
 from nfnet.errors import UserError
+from tests.file_modes import group_umask, modes_beside_group_umask
 
 CONTENTS = {"a": b"0123456789" * 10, "b": b"abc", "empty": b""}
 
@@ -54,6 +55,15 @@ def test_only_the_files_asked_for_are_copied_and_only_once(gcs, folder, capsys):
   before = len(requests(gcs))
   copy(gcs, folder)
   assert len(requests(gcs)) == before
+
+
+def test_copies_have_the_modes_that_the_umask_leaves(gcs, folder, tmp_path, monkeypatch):
+  monkeypatch.setenv("NFNETS_CACHE", str(tmp_path / "new" / "cache"))
+  with group_umask():
+    other = folder_of(f"{gcs.url}/data", "index.json")
+    copy(gcs, other)
+  assert contents(other) == {**CONTENTS, "index.json": b"{}"}
+  assert modes_beside_group_umask(tmp_path / "new") == {}
 
 
 def test_another_index_has_another_folder(gcs, folder):

@@ -21,6 +21,7 @@ from nfnet.images.preprocessing import preprocess
 from nfnet.inference import load_classifier
 from nfnet.weights.timm import save_timm
 from tests import commands
+from tests.file_modes import group_umask, modes_beside_group_umask
 
 pytestmark = pytest.mark.usefixtures("small_networks")
 
@@ -96,12 +97,13 @@ def test_the_folder_is_served_without_this_project(folder, input_dtype, compute_
     flags.append(f"--input={input_dtype}")
   if compute_dtype != "float32":
     flags.append(f"--compute_dtype={compute_dtype}")
-  result = export(folder, out, *flags)
+  with group_umask():
+    result = export(folder, out, *flags)
   assert result.returncode == 0, result.stderr
   assert sorted(path.name for path in out.parent.iterdir()) == ["served"]
   names = ["README.md", "network.json", "program.jax", "weights.safetensors"]
   assert sorted(path.name for path in out.iterdir()) == names
-  assert len({(out / name).stat().st_mode for name in names}) == 1
+  assert modes_beside_group_umask(out.parent) == {}
   description = json.loads((out / "network.json").read_text())
   assert description["class_names"] == [f"class {letter}" for letter in "abcde"]
   assert description["input"]["shape"] == [None, 16, 16, 3]

@@ -10,6 +10,7 @@ import threading
 import pytest
 
 from nfnet.errors import UserError
+from tests.file_modes import group_umask, modes_beside_group_umask
 from tests.processes import wait_for
 from tests.repository import ROOT
 from tests.train.sweep import short_training
@@ -56,7 +57,7 @@ def make(tmp_path):
 
 
 def test_exit_codes_decide(make):
-  with Stop() as stop:
+  with Stop() as stop, group_umask():
     folder, worker = make(stop, [1, KILLED], further_arguments=("--compilation_cache=/nowhere",))
     worker.work()
   entries = folder.entries()
@@ -71,6 +72,7 @@ def test_exit_codes_decide(make):
   log = pathlib.Path(failure["log"]).read_text()
   assert log.count("python -m train.pretrain") == log.count("last words") == STARTS_MAX
   assert log.count("--compilation_cache=/nowhere") == STARTS_MAX
+  assert modes_beside_group_umask(folder.path) == {}
 
 
 def test_a_trial_whose_data_workers_are_always_killed_is_given_up(make):
