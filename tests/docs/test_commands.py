@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -31,8 +32,12 @@ from tests.docs.pages import (
 )
 from tests.quick_compilation import XLA_FLAGS
 from tests.train.data.sources import miniatures
+from train.data import dataset_writer
 from train.data.manifest import load_manifest
+from train.data.preparation.class_folders import TRAIN, VALIDATION
 from train.data.record_reader import RecordReader
+from train.data.sources.images import Pixels
+from train.data.sources.source import Source
 
 FASHION_MNIST = ROOT / "train" / "demo_data" / "fashion_mnist"
 IN_DEFAULT_TESTS = ("bash", "python")
@@ -111,6 +116,18 @@ def released_weights(folder):
   parameters = initial_parameters(NFNet("F0", 1000), 0)
   save_haiku(str(folder / "F0_haiku.npz"), parameters, "F0")
   save_timm(str(folder / "TRAINED.safetensors"), parameters, "F0")
+  imagenet_classes(folder / "DATA")
+
+
+def imagenet_classes(folder):
+  """Writes a data set whose 1,000 classes are named by WordNet ids; three of them have pictures."""
+  pictures = photographs()["Pullover"]
+  images = tuple(
+    Pixels(f"{label:03d}", (label,), np.asarray(picture))
+    for label, picture in zip((7, 400, 999), pictures, strict=False)
+  )
+  names = tuple(f"n{number:08d}" for number in range(1000))
+  dataset_writer.write_dataset(folder, Source(names, {TRAIN: images[:1], VALIDATION: images}))
 
 
 def released_f0(folder):
