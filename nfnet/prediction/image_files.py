@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from nfnet.errors import UserError, escaped
 from nfnet.foreign_files.regular_files import read_regular_file
 from nfnet.images.decoding import IMAGE_SUFFIXES
-from nfnet.system.paths import local_path
+from nfnet.system.paths import is_in_bucket, local_path
 
 # A few million paths.
 _LIST_BYTES_MAX = 512 * 2**20
@@ -25,12 +25,14 @@ def list_images(paths: Sequence[str], list_file: str | None = None) -> list[str]
     list_file: path of a text file with further paths, one a line, relative to the current folder.
 
   Raises:
-    UserError: a folder has no images or cannot be read, or the list cannot be read or is empty.
+    UserError: a folder has no images or cannot be read, the list cannot be read or is empty, or
+      an image is in a bucket.
   """
+  listed = [] if list_file is None else _listed(list_file)
   # A file that is there is read, whatever it is called.
   named = [path if os.path.exists(path) else local_path("image", path) for path in paths]
-  if list_file is not None:
-    named += _listed(list_file)
+  # Other names that no file can have are reported when their turn comes, as missing files are.
+  named += [local_path("image", path) if is_in_bucket(path) else path for path in listed]
   return [image for path in named for image in (_below(path) if os.path.isdir(path) else [path])]
 
 

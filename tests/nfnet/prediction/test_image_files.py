@@ -42,8 +42,10 @@ def test_what_names_no_image_is_an_error(tmp_path):
     list_images([str(tmp_path / "empty")])
   with pytest.raises(UserError, match="names no image"):
     list_images([], str(tmp_path / "list"))
-  with pytest.raises(UserError, match="mount the bucket"):
-    list_images(["gs://bucket/a.png"])
+  (tmp_path / "list").write_text("a.png\ngs://bucket/a.png\n")
+  for named in ((["gs://bucket/a.png"], None), ([], str(tmp_path / "list"))):
+    with pytest.raises(UserError, match=r"^image=gs://bucket/a\.png is in .*: mount the bucket"):
+      list_images(*named)
 
 
 def test_a_list_may_begin_with_a_byte_order_mark(tmp_path):
