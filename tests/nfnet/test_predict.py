@@ -4,10 +4,13 @@ import csv
 import dataclasses
 import functools
 import inspect
+import io
 import json
 import os
 import re
 import shutil
+import sys
+import time
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +36,7 @@ from nfnet.weights.haiku import save_haiku
 from nfnet.weights.load import load_weights
 from nfnet.weights.timm import save_timm
 from tests import commands
+from tests.file_modes import group_umask, modes_beside_group_umask
 from tests.train.saved_checkpoint import save_checkpoint
 from tests.train.small_network import TINY
 from train.config.experiment import Data, Experiment, Loss, Model
@@ -271,6 +275,35 @@ def test_batches_are_of_one_size_and_results_in_the_order_of_the_images(count, b
   assert classifier.shapes <= {(2, 2, 2, 3)}
 
 
+class Stream(io.StringIO):
+  def __init__(self, is_terminal):
+    super().__init__()
+    self.isatty = lambda: is_terminal
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+@pytest.mark.parametrize("batch_size", [2, 5])
+def test_the_progress_of_several_batches_is_shown_on_a_terminal_only(
+  is_terminal, batch_size, monkeypatch
+):
+  def images():
+    for _ in range(5):
+      # A bar is drawn again after a tenth of a second.
+      time.sleep(0.06)
+      yield np.ones((2, 2, 3), np.float32)
+
+  monkeypatch.setattr(sys, "stderr", Stream(is_terminal))
+  results = predict(mean_classifier(), images(), num_images=5, batch_size=batch_size)
+  assert len(list(results)) == 5
+  counts = re.findall(r"(\d)/5 \[.*?image", sys.stderr.getvalue())
+  if is_terminal and batch_size < 5:
+    assert counts[:3] == ["0", "2", "4"]
+    # The line is free for the results at the end.
+    assert sys.stderr.getvalue().endswith("\r")
+  else:
+    assert sys.stderr.getvalue() == ""
+
+
 def test_results_do_not_depend_on_the_batch(folder):
   classifier = load_classifier(str(folder / "softmax"))
   paths = [str(folder / name) for name in ("a.png", "b.jpg", "c.webp", "a.png", "b.jpg")]
@@ -479,17 +512,19 @@ def test_a_broken_image_does_not_keep_the_others_from_being_classified(folder, t
   (pictures / "notes.txt").write_text("no image")
   (tmp_path / "list.txt").write_text(f"{folder / 'a.png'}\n\n{tmp_path / 'missing.png'}\r\n")
   (tmp_path / "names.txt").write_text("\n".join(f"kind, {i}" for i in range(NUM_CLASSES)))
-  result = run(
-    "nfnet.predict",
-    f"--weights={folder / 'haiku.npz'}",
-    f"--variant={NAME}",
-    *COMPILED_ABOVE,
-    f"--class_names_file={tmp_path / 'names.txt'}",
-    f"--images={tmp_path / 'list.txt'}",
-    *(f"--{kind}={tmp_path / kind}" for kind in ("json", "csv", "logits_out")),
-    "--top=3",
-    pictures,
-  )
+  results = tmp_path / "new" / "results"
+  with group_umask():
+    result = run(
+      "nfnet.predict",
+      f"--weights={folder / 'haiku.npz'}",
+      f"--variant={NAME}",
+      *COMPILED_ABOVE,
+      f"--class_names_file={tmp_path / 'names.txt'}",
+      f"--images={tmp_path / 'list.txt'}",
+      *(f"--{kind}={results / kind}" for kind in ("json", "csv", "logits_out")),
+      "--top=3",
+      pictures,
+    )
   assert (result.returncode, result.stdout) == (2, ""), result.stderr
   errors = result.stderr.splitlines()
   assert errors[0].startswith(f"image '{pictures}/2.jpg' cannot be decoded: ")
@@ -500,13 +535,14 @@ def test_a_broken_image_does_not_keep_the_others_from_being_classified(folder, t
 
   names = [pictures / "1.JPG", pictures / "2.jpg", pictures / "b" / "3.webp", folder / "a.png"]
   names = [*map(str, names), str(tmp_path / "missing.png")]
-  content = json.loads((tmp_path / "json").read_text())
+  assert modes_beside_group_umask(results.parent) == {}
+  content = json.loads((results / "json").read_text())
   assert content["weights"] == str(folder / "haiku.npz")
   assert [one["image"] for one in content["images"]] == names
-  with (tmp_path / "csv").open() as file:
+  with (results / "csv").open() as file:
     rows = list(csv.DictReader(file))
   assert [row["image"] for row in rows] == names
-  logits = np.load(tmp_path / "logits_out")
+  logits = np.load(results / "logits_out")
   assert (logits.dtype, logits.shape) == (np.float32, (5, NUM_CLASSES))
   for one, row, of_image in zip(content["images"], rows, logits, strict=True):
     is_bad = one["image"] in (names[1], names[4])
@@ -520,6 +556,34 @@ def test_a_broken_image_does_not_keep_the_others_from_being_classified(folder, t
       assert [found["name"] for found in one["classes"]] == [f"kind, {i}" for i in best]
       assert row["class_1"] == f"kind, {best[0]}"
       assert float(row["probability_3"]) == pytest.approx(probabilities[best[2]], rel=1e-4)
+
+
+def test_weights_and_results_are_in_a_bucket(folder, parameters, gcs):
+  gcs.put("haiku.npz", (folder / "haiku.npz").read_bytes())
+  result = run(
+    "nfnet.predict",
+    f"--weights={gcs.url}/haiku.npz",
+    f"--variant={NAME}",
+    *COMPILED_ABOVE,
+    *(f"--{kind}={gcs.url}/results/{kind}" for kind in ("json", "csv", "logits_out")),
+    folder / "a.png",
+    folder / "missing.png",
+    folder / "b.jpg",
+  )
+  # An image is missing, and the others are in all files.
+  assert (result.returncode, result.stdout) == (2, ""), result.stderr
+  assert gcs.names("results/") == ["results/csv", "results/json", "results/logits_out"]
+  classifier = load_classifier(str(folder / "haiku.npz"), variant=NAME)
+  images = classifier.preprocess([folder / "a.png", folder / "b.jpg"])
+  logits = np.load(io.BytesIO(gcs.read("results/logits_out")))
+  assert np.isnan(logits[1]).all()
+  expected = expected_logits(parameters, images)
+  np.testing.assert_allclose(logits[::2], expected, rtol=1e-4, atol=1e-5)
+  best = [f"class {row.argmax()}" for row in expected]
+  rows = list(csv.DictReader(gcs.read("results/csv").decode().splitlines()))
+  assert [row["class_1"] for row in rows] == [best[0], "", best[1]]
+  content = json.loads(gcs.read("results/json"))["images"]
+  assert [one["classes"][0]["name"] for one in content if "classes" in one] == best
 
 
 @pytest.mark.parametrize(
