@@ -1,4 +1,6 @@
+import contextlib
 import dataclasses
+import io
 
 import numpy as np
 import pytest
@@ -7,6 +9,8 @@ from absl.testing import flagsaver
 from PIL import Image
 
 from nfnet.errors import UserError
+from nfnet.system.paths import as_path
+from tests.file_modes import group_umask, modes_beside_group_umask
 from tests.train.data import image_files
 from train import show_data
 from train.config.experiment import Data, Experiment, Mixing, Optimizer, Schedule
@@ -80,30 +84,54 @@ def test_images_of_several_labels_and_bad_ones():
   assert found == ["ant, cat", "bee", "cannot be decoded"]
 
 
-def test_the_command(experiment, tmp_path, capsys):
+@contextlib.contextmanager
+def defined_flags():
   show_data._define_flags()
   try:
     with flagsaver.flagsaver():
-      path = tmp_path / "new" / "sheet.png"
-      overrides = parse_arguments(
-        [
-          "show_data",
-          "--config=train/configs/demo_pretrain.py",
-          f"--out={path}",
-          "--images=6",
-          "--columns=2",
-          f"--config.data.path={experiment.data.path}",
-          "--config.data.num_classes=3",
-          "--config.data.rand_augment_layers=4",
-        ]
-      )
-      show_data.main(overrides)
+      yield
   finally:
     for name in ("config", "out", "images", "columns", "evaluation"):
       delattr(flags.FLAGS, name)
+
+
+def test_the_command(experiment, tmp_path, capsys):
+  path = tmp_path / "new" / "sheet.png"
+  with defined_flags(), group_umask():
+    overrides = parse_arguments(
+      [
+        "show_data",
+        "--config=train/configs/demo_pretrain.py",
+        f"--out={path}",
+        "--images=6",
+        "--columns=2",
+        f"--config.data.path={experiment.data.path}",
+        "--config.data.num_classes=3",
+        "--config.data.rand_augment_layers=4",
+      ]
+    )
+    show_data.main(overrides)
   assert capsys.readouterr().out == (
     f"{path}: 6 images of train at 32 px, in the order of seed 0: crops of 70% to 100% of the "
     "area, half of them mirrored, RandAugment with 4 layers of magnitude 10\n"
   )
+  assert modes_beside_group_umask(path.parent) == {}
   with Image.open(path) as sheet:
     assert sheet.size == (6 + 2 * 134, 6 + 3 * 164)
+
+
+def test_data_and_sheet_are_in_a_bucket(experiment, gcs, tmp_path):
+  """The data set's path is an argument of the configuration, which reads its manifest."""
+  gcs.upload(tmp_path / "data", "data")
+  sheets = {}
+  for data, out in (
+    (experiment.data.path, str(tmp_path / "sheet.png")),
+    (f"{gcs.url}/data", f"{gcs.url}/sheets/sheet.png"),
+  ):
+    with defined_flags():
+      config = f"--config=finetune_small:data={data},variant=P0"
+      show_data.main(parse_arguments(["show_data", config, f"--out={out}", "--images=4"]))
+    sheets[out] = as_path(out).read_bytes()
+  with Image.open(io.BytesIO(gcs.read("sheets/sheet.png"))) as sheet:
+    assert sheet.size == (6 + 2 * 134, 6 + 2 * 164)
+  assert len(set(sheets.values())) == 1
