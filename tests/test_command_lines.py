@@ -1,6 +1,7 @@
 """Every flag and every field that holds a path passes the one function that checks paths."""
 
 import ast
+import json
 import re
 
 import pytest
@@ -47,6 +48,52 @@ def test_flags_of_free_text_are_no_paths(module):
   assert texts <= NOT_PATHS
   for name in ("workdir", "out", "json", "plot", "plots", "config", "weights", "folder"):
     assert found.get(name, "path") in ("path", "bool") or module == "train.launch"
+
+
+RESULTS = {"json", "csv", "logits_out", "plot", "confusion_csv", "confusion_plot"}
+"""Flags that name a file to write, of any command."""
+TAKEN_IN_A_BUCKET = {
+  *((f"train.{name}", "workdir") for name in ("pretrain", "finetune", "audit_data", "goodput")),
+  *(("train.evaluate", flag) for flag in ("workdir", "data", "weights")),
+  *((module, "weights") for module in ("nfnet.predict", "nfnet.export", "train.probe")),
+  ("train.show_data", "out"),
+}
+"""The other flags that docs/buckets.md allows a bucket for."""
+
+
+def path_flags(module):
+  return [name for name, kind in flags_of(module).items() if kind == "path"]
+
+
+@pytest.mark.parametrize("module", [module for module in COMMANDS if path_flags(module)])
+def test_a_bucket_is_taken_or_refused_before_the_work(module, gcs):
+  place = f"{gcs.url}/some/file"
+  arguments = [f"--{flag}={place}" for flag in path_flags(module)]
+  found = json.loads(commands.run("tests.parsed_flags", module, *arguments).stdout)
+  refused = {
+    flag
+    for flag in path_flags(module)
+    # Of what is taken, there may be an error about another flag that is needed.
+    if (found[f"--{flag}={place}"] or "").startswith(f"--{flag}={place} is in a bucket, but has ")
+  }
+  taken = {flag for flag in path_flags(module) if (module, flag) in TAKEN_IN_A_BUCKET}
+  assert refused == set(path_flags(module)) - taken - RESULTS
+  assert all("\n" not in found[f"--{flag}={place}"] for flag in refused)
+
+
+def test_results_are_written_by_functions_that_know_buckets():
+  """Tests of these functions write into a bucket."""
+  files = [path for top in ("nfnet", "train", "profiling") for path in (ROOT / top).rglob("*.py")]
+  text = "\n".join(path.read_text(encoding="utf-8") for path in files)
+  writer = r"(?:write_json|write_csv|save_figure|open_to_write|_writing)\(\s*\"(\w+)\""
+  assert set(re.findall(writer, text)) == {*RESULTS, "out"}
+  for module in COMMANDS:
+    path = ROOT / module.replace(".", "/")
+    file = path / "__main__.py" if path.is_dir() else path.with_suffix(".py")
+    own = file.read_text(encoding="utf-8")
+    if module == "nfnet.predict":
+      own += (ROOT / "nfnet/prediction/result_files.py").read_text(encoding="utf-8")
+    assert RESULTS & set(path_flags(module)) <= set(re.findall(writer, own)), module
 
 
 @pytest.mark.parametrize("module", COMMANDS)

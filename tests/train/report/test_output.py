@@ -4,7 +4,13 @@ import pytest
 
 from nfnet.errors import UserError
 from train.report.figure import new_plot
-from train.report.output import print_and_write, save_figure, save_figures, write_json
+from train.report.output import (
+  print_and_write,
+  save_figure,
+  save_figures,
+  write_csv,
+  write_json,
+)
 
 
 def test_json_is_written_if_there_is_a_path(tmp_path):
@@ -17,6 +23,16 @@ def test_json_is_written_if_there_is_a_path(tmp_path):
 def test_folders_of_files_are_created(tmp_path):
   write_json("json", str(tmp_path / "new" / "folder" / "a.json"), {})
   assert (tmp_path / "new" / "folder" / "a.json").exists()
+
+
+def test_all_kinds_of_results_are_written_into_a_bucket(gcs):
+  figure, _ = new_plot("title", "x", "y")
+  write_json("json", f"{gcs.url}/results/a.json", {"loss": [1.5]})
+  write_csv("csv", f"{gcs.url}/results/a.csv", [["a", "b"]])
+  save_figure("plot", f"{gcs.url}/results/a.png", lambda: figure)
+  assert json.loads(gcs.read("results/a.json")) == {"loss": [1.5]}
+  assert gcs.read("results/a.csv") == b"a,b\n"
+  assert gcs.read("results/a.png").startswith(b"\x89PNG")
 
 
 def test_a_result_is_printed_though_a_file_of_it_cannot_be_written(tmp_path, capsys):
