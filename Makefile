@@ -22,7 +22,7 @@ help:
 
 # --without-pip and --python are for systems whose venv module lacks the bundled wheel of pip.
 $(INSTALLED): requirements.lock pyproject.toml
-	@echo "== Setting up $(ENVIRONMENT) with the versions in requirements.lock (once; about 1.5 GB)"
+	@echo "== Setting up $(ENVIRONMENT) with the versions in requirements.lock (once; about 2 GB)"
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v < (3, 15) else f"Python {v[0]}.{v[1]} is outside 3.11 to 3.14; name another one: make PYTHON=python3.12")'
 	$(PYTHON) -m venv --clear --without-pip $(ENVIRONMENT)
 	$(PYTHON) -m pip --python $(RUN) install --quiet --disable-pip-version-check --require-hashes --requirement requirements.lock

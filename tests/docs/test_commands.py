@@ -183,7 +183,6 @@ def other_formats(folder):
 
 
 def all_other_formats(folder):
-  pytest.importorskip("pyarrow", reason="reading parquet files needs pyarrow")
   other_formats(folder)
   miniatures.write_webdataset(folder / "SHARDS", images=15)
   miniatures.write_imagenet(folder / "IMAGENET")

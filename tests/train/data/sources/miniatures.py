@@ -9,6 +9,8 @@ import pathlib
 import tarfile
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import scipy.io
 
 from tests.train.data import image_files
@@ -202,10 +204,7 @@ def hugging_face_metadata(names=image_files.CLASS_NAMES, image="image", label="l
 
 
 def write_parquet(path, images, row_group_size=4, metadata=None, image="image", label="label"):
-  """Writes pairs of an image's bytes and a label, as `datasets` does; needs pyarrow."""
-  import pyarrow
-  import pyarrow.parquet
-
+  """Writes pairs of an image's bytes and a label, as `datasets` does."""
   struct = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
   cells = [None if one is None else {"bytes": one, "path": None} for one, _ in images]
   table = pyarrow.table(

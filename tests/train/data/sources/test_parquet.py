@@ -1,17 +1,27 @@
 import itertools
 import json
+import subprocess
+import sys
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from nfnet.errors import UserError
 from nfnet.images.headers import BadImageError
+from tests.repository import ROOT
 from tests.train.data import image_files
 from tests.train.data.sources import miniatures
 from train.data.dataset_writer import _tasks, write_dataset
 from train.data.image_sources import read_source
 from train.data.sources import parquet
 
-pyarrow = pytest.importorskip("pyarrow", reason="reading parquet files needs pyarrow")
+PROGRAM_WITHOUT_PYARROW = """
+import runpy, sys
+sys.modules["pyarrow"] = None
+runpy.run_module("train.prepare_data", run_name="__main__", alter_sys=True)
+"""
+"""Python itself takes the second line to mean that there is no such package."""
 
 
 def examples(first, count, label=lambda number: number % 3):
@@ -164,3 +174,20 @@ def test_images_are_bounded(tmp_path, monkeypatch):
   monkeypatch.setattr(parquet, "ENCODED_BYTES_MAX", 100)
   with pytest.raises(BadImageError, match="has more than 100 bytes: make the image smaller"):
     source.splits["train"][0].read()
+
+
+def test_without_pyarrow_a_line_says_what_to_install(tmp_path):
+  """Nothing else of the project needs it, so the command gets as far as the file."""
+  (tmp_path / "a.parquet").write_bytes(b"PAR1")
+  arguments = (f"--source={tmp_path}", f"--out={tmp_path / 'data'}")
+  completed = subprocess.run(
+    [sys.executable, "-c", PROGRAM_WITHOUT_PYARROW, *arguments],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert (completed.returncode, completed.stdout) == (2, "")
+  assert completed.stderr == (
+    "error: parquet files are read by pyarrow, which is not installed: pip install pyarrow\n"
+  )
