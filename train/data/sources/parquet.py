@@ -95,7 +95,7 @@ class ParquetImage(SourceImage):
     """
     if self.problem:
       raise UnreadableImageError(self.problem)
-    value = _images(self.container.path, self.columns, self.row_group)[self.row].as_py()
+    value = _images(self.container, self.columns, self.row_group)[self.row].as_py()
     image = value.get("bytes") if isinstance(value, dict) else value
     if not image:
       raise UnreadableImageError("the row has no bytes of an image")
@@ -342,10 +342,10 @@ def _read_column(file: Any, row_group: int, column: str, path: str) -> Any:
 
 
 @functools.lru_cache(maxsize=1)
-def _images(path: str, columns: _Columns, row_group: int) -> Any:
-  """Returns the images of a row group; the one before is read for most calls."""
+def _images(container: Container, columns: _Columns, row_group: int) -> Any:
+  """Returns the images of a row group; for most calls, it is the one of the call before."""
   try:
-    with _open(path) as file:
-      return _read_column(file, row_group, columns.image_path, path)
+    with _open(container.path) as file:
+      return _read_column(file, row_group, columns.image_path, container.path)
   except UserError as error:
     raise UnreadableImageError(str(error)) from error

@@ -155,7 +155,7 @@ def test_a_row_group_is_read_in_pieces(tmp_path, monkeypatch):
   found = {image.read(): image.labels for image in source.splits["train"]}
   assert found == {image: (label,) for image, label in examples(0, 20)}
   image = source.splits["train"][0]
-  assert parquet._images(image.container.path, image.columns, 0).num_chunks == 4
+  assert parquet._images(image.container, image.columns, 0).num_chunks == 4
   (note,) = source.notes
   assert note.startswith("note: row groups have up to ")
   assert note.endswith("kB of images, and each of the --workers keeps one in memory")
