@@ -133,9 +133,9 @@ def write_dataset(
         written[split] = _write_split(
           claimed,
           folder,
+          split,
           file_names[split],
           images,
-          tqdm.tqdm(total=len(images), desc=split, unit="image"),
           ordered_map,
           writer_options,
           skip=skip_bad_images,
@@ -184,7 +184,9 @@ def verify_with_progress(folder: str | os.PathLike[str], manifest: Manifest) -> 
 
 def _verify(folder: str | os.PathLike[str], manifest: Manifest) -> Iterator[RecordFile]:
   total_bytes = sum(split.size_bytes for split in manifest.splits.values())
-  with tqdm.tqdm(total=total_bytes, desc="verify", unit="B", unit_scale=True) as progress_bar:
+  with tqdm.tqdm(
+    total=total_bytes, desc="verify", unit="B", unit_scale=True, disable=None
+  ) as progress_bar:
     for record_file in record_files.verify(folder, manifest):
       progress_bar.update(record_file.size_bytes)
       yield record_file
@@ -231,9 +233,9 @@ def _source_sha256(source: Source) -> str:
 def _write_split(
   claimed: progress.Progress,
   folder: pathlib.Path,
+  split: str,
   files: Sequence[str],
   images: Sequence[SourceImage],
-  progress_bar: tqdm.tqdm,
   ordered_map: Callable,
   writer_options: str,
   *,
@@ -243,7 +245,7 @@ def _write_split(
   finished = []
   skipped: list[str] = []
   digests, sides = bytearray(), bytearray()
-  with progress_bar:
+  with tqdm.tqdm(total=len(images), desc=split, unit="image", disable=None) as progress_bar:
     for index, file in enumerate(files):
       start, stop = (len(images) * edge // len(files) for edge in (index, index + 1))
       note = claimed.load_note(file, stop - start)
@@ -267,11 +269,9 @@ def _write_split(
       finished.append(note.record_file)
   records = sum(record_file.records for record_file in finished)
   if not records:
-    raise UserError(
-      f"none of the {len(images)} images of split {progress_bar.desc!r} can be decoded"
-    )
-  split = Split(records=records, record_files=tuple(finished))
-  return _Written(split, skipped, bytes(digests), bytes(sides))
+    raise UserError(f"none of the {len(images)} images of split {split!r} can be decoded")
+  described = Split(records=records, record_files=tuple(finished))
+  return _Written(described, skipped, bytes(digests), bytes(sides))
 
 
 def _write_file(

@@ -110,6 +110,7 @@ def nested_images(path: str, prefix: str, split: str, left: Left) -> Iterator[La
       class_name = pathlib.PurePosixPath(member.name).stem
       for one in read_members(inner, member.offset, member.size_bytes):
         yield from _image(one, class_name, prefix, split, container, left)
+    bar.update(container.size_bytes - bar.n)
   if not found:
     raise UserError(
       f"{path} holds neither tar files of classes nor images with .cls, .json or .txt beside them, "
@@ -207,5 +208,10 @@ def image_in_file(
 def progress_bar(size_bytes: int) -> tqdm.tqdm:
   """Returns the bar of listing, which shows itself if that takes longer than a moment."""
   return tqdm.tqdm(
-    total=size_bytes, desc="list", unit="B", unit_scale=True, delay=PROGRESS_DELAY_SECONDS
+    total=size_bytes,
+    desc="list",
+    unit="B",
+    unit_scale=True,
+    delay=PROGRESS_DELAY_SECONDS,
+    disable=None,
   )

@@ -163,6 +163,7 @@ def _validation_tar(path: str, labels: Mapping[str, str], left: Left) -> Iterato
       name = f"val/{label}/{own_name}" + member.unique_name.removeprefix(member.name)
       make = functools.partial(image_in_file, name, member, container)
       yield Labeled(VALIDATION, (label,), make)
+    bar.update(container.size_bytes - bar.n)
 
 
 def _validation_folder(
