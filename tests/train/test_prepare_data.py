@@ -9,6 +9,7 @@ from tests.train.data import image_files
 from train.data.dataset_writer import write_dataset
 from train.data.image_sources import read_source
 from train.data.manifest import MANIFEST_NAME
+from train.report.units import format_size
 
 
 def run_main(*arguments, interpreter_arguments=("-m", "train.prepare_data")):
@@ -91,3 +92,63 @@ def test_the_program_from_folder_to_verified_data_set(tmp_path):
   assert damaged.returncode == 2
   assert str(path) in damaged.stderr.splitlines()[-1]
   assert "Traceback" not in damaged.stderr
+
+
+SUMMARY = """\
+{source}: 2 classes; splits are the folders train (train), val (validation)
+  train: 6 images
+  validation: 2 images
+  train: classes have 2 images (bee) to 4 (ant), median 3
+  validation: each class has 1 image
+  class 0, ant: 4 + 1 images
+  class 1, bee: 2 + 1 images
+{out}: 2 classes, verified
+  train: 5 images, {train_size}, 1 file
+  validation: 2 images, {validation_size}, 1 file
+-----------------------------------------------------------------------------------
+                          smallest  5 %     25 %    median  75 %    95 %    largest
+-----------------------------------------------------------------------------------
+train: shorter side       20        20      20      20      20      100     100
+train: longer side        40        40      40      40      40      200     200
+train: pixels             800       800     800     800     800     20,000  20,000
+validation: shorter side  100       100     100     100     100     100     100
+validation: longer side   200       200     200     200     200     200     200
+validation: pixels        20,000    20,000  20,000  20,000  20,000  20,000  20,000
+-----------------------------------------------------------------------------------
+  train, shorter side in pixels: below 32: 80.0%, 64 to 127: 20.0%
+  validation, shorter side in pixels: 64 to 127: 100.0%
+  left out because they cannot be read or decoded: 1 image; see manifest.json: train/ant/bad.jpg
+  2 images with the same pixels as another image of the split, 1 of them with other labels; see \
+repeated_images.json
+  1 image with the same pixels as an image of another split; see images_in_two_splits.json; unless \
+scores may count images that were trained on, remove what is listed there from the source
+"""
+
+
+def test_the_summary_that_is_printed(tmp_path):
+  small, other = (image_files.noise(number, height=20, width=40) for number in range(2))
+  large, held_out = (image_files.noise(number, height=200, width=100) for number in range(2))
+  source = tmp_path / "source"
+  for name, pixels in {
+    "train/ant/a": small,
+    "train/ant/copy of a": small,
+    "train/ant/b": other,
+    "train/bee/b": other,
+    "train/bee/c": large,
+    "val/ant/d": held_out,
+    "val/bee/c": large,
+  }.items():
+    path = source / f"{name}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(image_files.encode(pixels, "PNG"))
+  (source / "train/ant/bad.jpg").write_bytes(b"bad")
+  out = tmp_path / "data"
+  completed = run_main(f"--source={source}", f"--out={out}", "--workers=0", "--skip_bad_images")
+  assert (completed.returncode, completed.stderr) == (0, "")
+  train_size, validation_size = (
+    format_size((out / f"{split}-00000-of-00001.array_record").stat().st_size)
+    for split in ("train", "validation")
+  )
+  assert completed.stdout == SUMMARY.format(
+    source=source, out=out, train_size=train_size, validation_size=validation_size
+  )
