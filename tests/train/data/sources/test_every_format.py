@@ -25,7 +25,9 @@ def write_cifar(root):
 
 def write_parquet(root):
   images = [(miniatures.picture(number), number % 3) for number in range(18)]
-  miniatures.write_parquet(root / "train-00000-of-00001.parquet", images)
+  # A process keeps a row group in memory, so all of these images might be those of before a change.
+  path = root / "train-00000-of-00001.parquet"
+  miniatures.write_parquet(path, images, row_group_size=len(images))
   return root
 
 
