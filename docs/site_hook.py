@@ -17,6 +17,7 @@ PACKAGES = ("kernels", "nfnet", "train", "profiling")
 TITLES = {
   "bash tpu": "on a TPU slice or a cluster",
   "bash slow": "takes minutes",
+  "bash long": "takes longer",
   "python slow": "takes minutes",
   "text output": "prints",
 }

@@ -4,6 +4,7 @@ The words behind a fence say what is done with its block:
 
     bash         the tests run all such blocks of a page in order, as one shell session
     bash slow    `make test-all` runs these as well
+    bash long    takes too long, or needs files that the tests do not have: compared with the code
     bash tpu     needs a TPU slice or a cluster: compared with the code; launches are run dry
     bash make    targets of the Makefile
     python       run like `bash`; with nothing to run between them, blocks are one program
@@ -29,10 +30,11 @@ from train.config.overrides import override
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 KINDS = {
-  *("bash", "bash slow", "bash tpu", "bash make"),
+  *("bash", "bash slow", "bash long", "bash tpu", "bash make"),
   *("python", "python slow", "text", "text output", "toml"),
 }
 PACKAGES = ("kernels", "nfnet", "train", "profiling")
+FASHION_MNIST = ROOT / "train" / "demo_data" / "fashion_mnist"
 CLUSTER_PROGRAMS = {"bash", "docker", "gcloud", "kubectl"}
 """Programs besides Python that commands in `bash tpu` may call."""
 PLACEHOLDERS = {"IMAGE": "example.com/nfnets:1", "CLUSTER": "cluster", "STORAGE": "storage"}
@@ -231,7 +233,10 @@ def _check_configuration(place: str, config: str | None, overrides: list[str]) -
         override(_ANY, [word])
     else:
       # A name of one of `train.configs` is no path.
-      load_experiment(str(ROOT / config) if "/" in config else config, chosen)
+      reference = str(ROOT / config) if "/" in config else config
+      # Any data set will do for one that the reader has.
+      reference = re.sub(r"\bdata=[A-Z]+\b", f"data={FASHION_MNIST}", reference)
+      load_experiment(reference, chosen)
   except Exception as error:
     raise DocumentationError(f"{place}: {error}") from error
 

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from tests.docs.pages import (
+  FASHION_MNIST,
   PACKAGES,
   PAGES,
   PLACEHOLDERS,
@@ -39,7 +40,6 @@ from train.data.record_reader import RecordReader
 from train.data.sources.images import Pixels
 from train.data.sources.source import Source
 
-FASHION_MNIST = ROOT / "train" / "demo_data" / "fashion_mnist"
 IN_DEFAULT_TESTS = ("bash", "python")
 IN_ALL_TESTS = (*IN_DEFAULT_TESTS, "bash slow", "python slow")
 SECONDS_MAX = 2400
@@ -93,6 +93,13 @@ def launch(*commands):
     check=False,
   )
   assert result.returncode == 0, result.stderr
+
+
+def program_of(name):
+  """Returns the only Python program of a page."""
+  page = read_page(ROOT / "docs" / name)
+  (program,) = (block.text for block in page if block.kind == "python")
+  return program
 
 
 def two_pictures(folder):
@@ -191,8 +198,7 @@ def all_other_formats(folder):
   miniatures.write_parquet(folder / "PARQUET" / "train-00000-of-00001.parquet", images)
   splits = {"train": miniatures.tfds_examples(0, 12), "test": miniatures.tfds_examples(20, 6)}
   miniatures.write_tfds(folder / "TFDS" / "birds" / "1.0.0", splits)
-  page = read_page(ROOT / "docs" / "data_sources.md")
-  (program,) = (block.text for block in page if block.kind == "python")
+  program = program_of("data_sources.md")
   (folder / "my_pictures.py").write_text(program.partition("write_dataset(")[0])
 
 
@@ -208,9 +214,12 @@ def digits_in_a_bucket(folder):
 
 
 def own_logger(folder):
-  page = read_page(ROOT / "docs" / "loggers.md")
-  (program,) = (block.text for block in page if block.kind == "python")
-  (folder / "my_loggers.py").write_text(program)
+  (folder / "my_loggers.py").write_text(program_of("loggers.md"))
+
+
+def cifar_10_and_its_halves(folder):
+  cifar_10(folder)
+  (folder / "cifar_halves.py").write_text(program_of("fine_tuning.md"))
 
 
 SET_UP = {
@@ -224,6 +233,7 @@ SET_UP_SLOW = {
   "README.md": own_images,
   "docs/buckets.md": digits_in_a_bucket,
   "docs/cifar10.md": cifar_10,
+  "docs/fine_tuning.md": cifar_10_and_its_halves,
   "docs/networks.md": released_weights,
   "docs/from_python.md": released_f0,
   "docs/serving.md": small_weights,
@@ -370,6 +380,7 @@ def block_of(text, kind="bash tpu"):
     ("python -m train.pretrain --variant=F0", "no flag --variant"),
     ("python -m train.pretrain --config=train/configs/imagenet.py:size=F0", "no argument 'size'"),
     ("python -m train.pretrain --config=train/configs/nothing.py", "cannot be read"),
+    ("python -m train.finetune --config=finetune_small:data=DATA,size=P0", "no argument 'size'"),
     ("python -m train.pretrain --config=FILE --config.data.paths=DATA", "no field --config.data.p"),
     ("python -m train.evaluate --workdir=RUN --config.seed=one", "seed='one'"),
     ("docker ps | python -m train.pretrain --work=RUN", "no flag --work"),
@@ -393,6 +404,7 @@ def test_what_is_not_there_is_found(text, complaint):
     "python -m train.launch --to=xpk --nospot --name=a | bash",
     "nfnets pretrain --config=imagenet:variant=F0 --workdir=RUN && nfnets --help",
     "python -m train.pretrain --config=FILE --multi_host --compilation_cache=DIR",
+    "python -m train.finetune --config=finetune_small:data=DATA,variant=P0 --workdir=RUN",
     "python -m train.evaluate --workdir=RUN --config.data.batch_size=N --coordinator=HOST:1234",
     "X=1 python -m profiling.step --variant=F3 \\\n  --batch_per_chip=16 > out.txt",
   ],
