@@ -14,8 +14,12 @@ HELD_OUT_DIGITS = 100
 def digits(tmp_path_factory):
   """Prepares the digits of scikit-learn: all that are trained on, and a few held out."""
   folder = tmp_path_factory.mktemp("data") / "digits"
-  source = make_digits.source()
-  few = source.splits[VALIDATION][:HELD_OUT_DIGITS]
-  splits = {**source.splits, VALIDATION: few}
-  dataset_writer.write_dataset(folder, dataclasses.replace(source, splits=splits))
+  write_digits(folder)
   return folder
+
+
+def write_digits(folder, train_images=make_digits.TRAIN_IMAGES, held_out=HELD_OUT_DIGITS):
+  """Writes a data set of so many digits."""
+  source = make_digits.source(train_images)
+  splits = {**source.splits, VALIDATION: source.splits[VALIDATION][:held_out]}
+  dataset_writer.write_dataset(folder, dataclasses.replace(source, splits=splits))

@@ -13,7 +13,7 @@ from nfnet.model import NFNet
 from nfnet.weights.haiku import save_haiku
 from tests import commands
 from tests.quick_compilation import XLA_FLAGS
-from tests.train.conftest import HELD_OUT_DIGITS
+from tests.train.conftest import HELD_OUT_DIGITS, write_digits
 from tests.train.small_network import SMALL, TINY
 
 CONFIG = "tests/train/small_network.py"
@@ -80,6 +80,7 @@ def test_fine_tuning_and_evaluation(pretrained, digits, tmp_path):
     *SHORT,
     "--config.data.train_pixels=20",
     "--config.data.evaluation_pixels=24",
+    "--config.loss.class_weights=balanced",
   )
   result = run(*command)
   assert result.returncode == 0, result.stderr
@@ -131,20 +132,19 @@ def test_fine_tuning_and_evaluation(pretrained, digits, tmp_path):
   assert (tmp_path / "confusion.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_own_photographs_are_fine_tuned_without_further_values(pretrained, digits, tmp_path):
+def test_own_photographs_are_fine_tuned_without_further_values(pretrained, tmp_path):
+  data = tmp_path / "digits"
+  write_digits(data, train_images=50, held_out=32)
   result = run(
     "train.finetune",
-    f"--config=train/configs/finetune_small.py:data={digits},variant={TINY.name}",
+    f"--config=train/configs/finetune_small.py:data={data},variant={TINY.name}",
     f"--workdir={tmp_path / 'run'}",
     f"--config.initial_weights={pretrained[0]}",
-    "--config.schedule.train_steps=2",
-    "--config.optimizer.warmup_steps=1",
-    "--config.loss.class_weights=balanced",
   )
   assert result.returncode == 0, result.stderr
-  assert "fine-tuning NFNet-tiny on 1,000 images" in result.stdout
-  assert "2 steps of 64" in result.stdout
-  assert "evaluation at step 2 (moving average): loss " in result.stdout
+  assert "fine-tuning NFNet-tiny on 50 images" in result.stdout
+  assert "500 steps of 16" in result.stdout
+  assert "evaluation at step 500 (moving average): loss " in result.stdout
 
 
 def test_the_advice_about_a_changed_rate_can_be_followed(pretrained, digits, tmp_path):
