@@ -23,7 +23,7 @@ from nfnet.export.program import Program
 FILE = "network.onnx"
 PACKAGES = ("jax2onnx", "onnx")
 _REQUIREMENT = "jax2onnx>=0.13,<0.14"
-"""As the extra has it. With a later one, pip would install an orbax-checkpoint that is too old."""
+"""It is that of the extra. With a later jax2onnx, pip would install an Orbax that is too old."""
 BYTES_MAX = 2 * 10**9
 """Bytes of weights that fit the one protocol buffer which the file is, 2 GiB."""
 

@@ -20,6 +20,7 @@ FOREIGN_FLAGS = {
   *("--help", "--no-deps", "--version", "--strict", "--dry-run", "--logdir"),
   "--out_file_format",
   "--implicit-dirs",
+  *("--only-binary", "--python-version", "--python-platform", "--extra"),
   *("--xla_backend_optimization_level", "--xla_cpu_use_fusion_emitters"),
 }
 """Flags of other programs that the text names."""

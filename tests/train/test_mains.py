@@ -132,6 +132,7 @@ def test_fine_tuning_and_evaluation(pretrained, digits, tmp_path):
   assert (tmp_path / "confusion.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_own_photographs_are_fine_tuned_without_further_values(pretrained, tmp_path):
   data = tmp_path / "digits"
   write_digits(data, train_images=50, held_out=32)
