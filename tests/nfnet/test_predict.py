@@ -37,6 +37,7 @@ from nfnet.weights.load import load_weights
 from nfnet.weights.timm import save_timm
 from tests import commands
 from tests.file_modes import group_umask, modes_beside_group_umask
+from tests.streams import Stream
 from tests.train.saved_checkpoint import save_checkpoint
 from tests.train.small_network import TINY
 from train.config.experiment import Data, Experiment, Loss, Model
@@ -273,12 +274,6 @@ def test_batches_are_of_one_size_and_results_in_the_order_of_the_images(count, b
     else:
       np.testing.assert_array_equal(result, image[0, 0])
   assert classifier.shapes <= {(2, 2, 2, 3)}
-
-
-class Stream(io.StringIO):
-  def __init__(self, is_terminal):
-    super().__init__()
-    self.isatty = lambda: is_terminal
 
 
 @pytest.mark.parametrize("is_terminal", [True, False])

@@ -80,7 +80,6 @@ def test_fine_tuning_and_evaluation(pretrained, digits, tmp_path):
     *SHORT,
     "--config.data.train_pixels=20",
     "--config.data.evaluation_pixels=24",
-    "--config.loss.class_weights=balanced",
   )
   result = run(*command)
   assert result.returncode == 0, result.stderr
@@ -130,6 +129,22 @@ def test_fine_tuning_and_evaluation(pretrained, digits, tmp_path):
   assert hits == round(best["top1"] * HELD_OUT_DIGITS)
   assert sum(int(cell) for row in matrix for cell in row[1:]) == HELD_OUT_DIGITS
   assert (tmp_path / "confusion.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_own_photographs_are_fine_tuned_for_fewer_steps(pretrained, digits, tmp_path):
+  result = run(
+    "train.finetune",
+    f"--config=train/configs/finetune_small.py:data={digits},variant={TINY.name}",
+    f"--workdir={tmp_path / 'run'}",
+    f"--config.initial_weights={pretrained[0]}",
+    "--config.schedule.train_steps=2",
+    "--config.optimizer.warmup_steps=1",
+    "--config.loss.class_weights=balanced",
+  )
+  assert result.returncode == 0, result.stderr
+  assert "fine-tuning NFNet-tiny on 1,000 images" in result.stdout
+  assert "2 steps of 64" in result.stdout
+  assert "evaluation at step 2 (moving average): loss " in result.stdout
 
 
 @pytest.mark.slow

@@ -1,5 +1,4 @@
 import dataclasses
-import io
 import itertools
 import pathlib
 import re
@@ -20,6 +19,7 @@ from nfnet.weights.timm import save_timm
 from tests.docs.pages import read_page
 from tests.file_modes import group_umask, modes_beside_group_umask
 from tests.repository import ROOT
+from tests.streams import Stream
 from tests.train.conftest import HELD_OUT_DIGITS
 from tests.train.data import image_files
 from tests.train.saved_checkpoint import save_checkpoint
@@ -537,11 +537,6 @@ def test_weights_of_another_kind_are_not_evaluated(experiment, finished, tmp_pat
 
 
 def test_evaluation_shows_its_progress_on_a_terminal_only(finished, monkeypatch):
-  class Stream(io.StringIO):
-    def __init__(self, is_terminal):
-      super().__init__()
-      self.isatty = lambda: is_terminal
-
   for is_terminal in (True, False):
     monkeypatch.setattr(sys, "stderr", Stream(is_terminal))
     evaluate_checkpoint(finished[0])

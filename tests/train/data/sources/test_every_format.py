@@ -1,12 +1,12 @@
 """What preparation promises, it keeps for every format: it continues, refuses, shows progress."""
 
-import io
 import sys
 
 import numpy as np
 import pytest
 
 from nfnet.errors import UserError
+from tests.streams import Stream
 from tests.train.data import image_files
 from tests.train.data.sources import miniatures
 from train.data.dataset_writer import write_dataset
@@ -145,11 +145,6 @@ def test_a_source_that_has_changed_is_refused(prepare, stopped, source_format, t
 
 
 def test_progress_is_shown_on_a_terminal_only(prepare, stopped, source_format, monkeypatch):
-  class Stream(io.StringIO):
-    def __init__(self, is_terminal):
-      super().__init__()
-      self.isatty = lambda: is_terminal
-
   monkeypatch.setattr(class_tars, "PROGRESS_DELAY_SECONDS", 0)
   monkeypatch.setattr(sys, "stderr", Stream(is_terminal=True))
   manifest = prepare(stopped.name)
