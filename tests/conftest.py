@@ -74,5 +74,7 @@ def gcs_storage(tmp_path_factory):
 @pytest.fixture
 def gcs(gcs_storage):
   """Yields an empty bucket."""
-  yield gcs_server.Bucket(gcs_storage, f"bucket-{uuid.uuid4().hex}")
+  bucket = gcs_server.Bucket(gcs_storage, f"bucket-{uuid.uuid4().hex}")
+  gcs_storage.buckets.add(bucket.name)
+  yield bucket
   gcs_storage.refuse = lambda method, address: None

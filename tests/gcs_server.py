@@ -13,6 +13,7 @@ import os
 import pathlib
 import re
 import socketserver
+import sys
 import threading
 import urllib.parse
 from collections.abc import Callable, Iterator
@@ -29,9 +30,10 @@ class StoredObject(NamedTuple):
 
 
 class Storage:
-  """Buckets and their objects; tests look at `objects` and may change them."""
+  """Buckets and their objects; tests look at `buckets` and `objects` and may change them."""
 
   def __init__(self):
+    self.buckets: set[str] = set()
     self.objects: dict[tuple[str, str], StoredObject] = {}
     self.lock = threading.RLock()
     self.requests: list[str] = []
@@ -205,7 +207,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     return bucket, None if name is None else urllib.parse.unquote(name)
 
   def _is_refused(self, method: str, path: str) -> bool:
-    if status := self.storage.refuse(method, urllib.parse.unquote(self.path)):
+    status = self.storage.refuse(method, urllib.parse.unquote(self.path))
+    if not status and self._object(path)[0] not in self.storage.buckets:
+      status = 404
+    if status:
       self._answer(status, b"{}")
     return bool(status)
 
@@ -279,7 +284,8 @@ def environment(address: str) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-  with serving() as (address, _):
+  with serving() as (address, storage):
+    storage.buckets.update(sys.argv[1:])
     print(address, flush=True)
     with contextlib.suppress(KeyboardInterrupt):
       threading.Event().wait()

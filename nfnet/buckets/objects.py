@@ -227,7 +227,10 @@ def _as_os_error(bucket: str, name: str) -> Iterator[None]:
     number = error_number(error)
     # HTTP bodies may have pages.
     text = re.sub(r" *\[http_response_body=.*?'\](?= \[|$)", "", str(error), flags=re.DOTALL)
-    if number == errno.EACCES:
+    if number == errno.ENOENT:
+      # That an object is missing is no error to TensorStore.
+      text = f"there is no bucket {bucket}; look at its name, or make it"
+    elif number == errno.EACCES:
       text += (
         " (log in with `gcloud auth application-default login`, or give this machine's service"
       )

@@ -348,9 +348,9 @@ def test_commands_run(path, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("gcs_storage")
 @pytest.mark.parametrize("path", PAGES, ids=page_name)
-def test_all_commands_run(path, tmp_path):
+def test_all_commands_run(path, tmp_path, gcs_storage):
+  gcs_storage.buckets.add("bucket")
   if not any(block.kind.endswith(" slow") for block in read_page(path)):
     pytest.skip("no slow commands")
   run_page(path, tmp_path, IN_ALL_TESTS, SET_UP_SLOW)

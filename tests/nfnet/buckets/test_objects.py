@@ -61,6 +61,13 @@ def test_what_is_missing_is_a_missing_file(bucket):
     assert error.value.filename == f"gs://{bucket}/a"
 
 
+def test_writing_to_a_missing_bucket_says_so(bucket):
+  with pytest.raises(FileNotFoundError) as error:
+    objects.write("no-such-bucket", "a", b"")
+  assert error.value.strerror.startswith("there is no bucket no-such-bucket; look at its name")
+  assert error.value.filename == "gs://no-such-bucket/a"
+
+
 @pytest.mark.parametrize("status", [401, 403])
 def test_without_permission_the_error_says_how_to_log_in(gcs, status):
   gcs.refuse(status)

@@ -124,6 +124,18 @@ def test_fine_tuning_follows_from_the_number_of_images(
     load(f"finetune_small.py:data={tmp_path},split=none")
 
 
+def test_fine_tuning_follows_from_images_in_a_bucket_too(tmp_path, gcs):
+  file = RecordFile(file="x.array_record", records=320, size_bytes=32_000, sha256="0" * 64)
+  splits = {"train": Split(records=320, record_files=(file,))}
+  manifest = Manifest(class_names=("a", "b"), labels_per_record_max=1, splits=splits)
+  save_manifest(tmp_path, manifest)
+  gcs.upload(tmp_path, "photographs")
+  path = f"{gcs.url}/photographs"
+  experiment = load_experiment(f"finetune_small:data={path},variant=P0")
+  assert (experiment.data.path, experiment.data.num_classes) == (path, 2)
+  assert experiment.data.batch_size == 32
+
+
 @pytest.mark.parametrize(
   ("name", "rematerialized"),
   [
