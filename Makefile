@@ -80,6 +80,8 @@ results: $(INSTALLED)
 	$(RUN) -m train.scaling_law --runs=train/published_runs/paper_a_nfnets.csv --runs=train/published_runs/paper_a_finetuned.csv --hold_out_epochs=2 --json=docs/scaling_law/paper_a.json --plots=docs/scaling_law
 	$(RUN) -m train.scaling_law --runs=train/small_study/fashion_mnist.csv --hold_out_epochs=4 --json=docs/small_study/fashion_mnist/laws.json --plots=docs/small_study/fashion_mnist
 	$(RUN) -m train.choose_checkpoint --finetuned=train/small_study/fashion_mnist.csv --json=docs/small_study/fashion_mnist/choice.json --plot=docs/small_study/fashion_mnist/choice.png
+	$(RUN) -m train.scaling_law --runs=train/small_study/cifar10_seed_0.csv --runs=train/small_study/cifar10_seed_1.csv --hold_out_epochs=1 --json=docs/small_study/cifar10/laws.json --plots=docs/small_study/cifar10
+	$(RUN) -m train.choose_checkpoint --finetuned=train/small_study/cifar10_seed_0.csv --finetuned=train/small_study/cifar10_seed_1.csv --json=docs/small_study/cifar10/choice.json --plot=docs/small_study/cifar10/choice.png
 	$(RUN) -m profiling.vit --json=$(RESULTS)/vit.json
 	$(RUN) -m profiling.kernels --kernels=pallas --json=$(RESULTS)/ops.json
 	env -u JAX_PLATFORMS $(RUN) -m profiling.gpu --json=$(RESULTS)/gpu.json

@@ -20,8 +20,8 @@ A file may come from anywhere, so its size, the number and length of its lines a
 numbers are bounded, and names are printable.
 
 The tables of this project are found by their names too, wherever it is installed: paper_a_nfnets
-and paper_a_finetuned (`train.published_runs`), and small_study_fashion_mnist and the like
-(`train.small_study`).
+and paper_a_finetuned (`train.published_runs`), and small_study_fashion_mnist,
+small_study_cifar10_seed_0 and small_study_cifar10_seed_1 (`train.small_study`).
 """
 
 import csv

@@ -1,8 +1,8 @@
-"""A study at the scale of a laptop: four networks and four budgets, on small images.
+"""Studies at the scale of a laptop: four networks and four budgets, on small images.
 
-A `.toml` file, named by its images, is the plan of what `python -m train.sweep` pre-trained. The
-`.csv` file of that name has the results, and its header says how they were made.
-docs/scaling_laws.md discusses them.
+A `.toml` file, named by its images and, where there are several, its seed, is the plan of what
+`python -m train.sweep` pre-trained. The `.csv` file of that name has the results, and its header
+says how they were made. docs/scaling_laws.md discusses them.
 """
 
 import pathlib

@@ -161,7 +161,8 @@ def test_tables_of_this_project_are_found_by_their_names(tmp_path, monkeypatch):
   )
   assert read_runs(["small_study_fashion_mnist"]).compute_column == "compute_flops"
   with pytest.raises(
-    UserError, match=r"neither a file nor one of paper_a_fin.*, small_study_fashion_mnist$"
+    UserError,
+    match=r"neither a file nor one of paper_a_fin.*, small_study_c.*_fashion_mnist$",
   ):
     read_runs(["small_studies"])
   # A file of the user's comes first.

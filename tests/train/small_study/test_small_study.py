@@ -1,12 +1,14 @@
-"""The stored runs are those that the plan asks for, and what is said of them is what they say."""
+"""The stored runs are those that the plans ask for, and what is said of them is what they say."""
 
 import csv
+import itertools
 import json
 
 import pytest
 
 from nfnet.cost import count
 from tests.repository import ROOT
+from train.data.manifest import Manifest, RecordFile, Split, save_manifest
 from train.scaling.analysis import analyze
 from train.scaling.analysis_plots import draw_finetuning_error
 from train.scaling.checkpoint_choice import as_json, choose
@@ -15,35 +17,69 @@ from train.small_study import PLANS, RUNS
 from train.sweep.learning_rate_search import Finished, proposals
 from train.sweep.plan import load_plan, make_trial
 
-STUDY = "fashion_mnist"
-DOCUMENTS = ROOT / "docs" / "small_study" / STUDY
+DOCUMENTS = ROOT / "docs" / "small_study"
+BY_DATA = {
+  "fashion_mnist": ["fashion_mnist"],
+  "cifar10": [name for name in RUNS if name.startswith("cifar10")],
+}
+"""Names of the tables by their images, as docs/small_study is divided."""
+
+parametrize_studies = pytest.mark.parametrize("study", sorted(RUNS))
+parametrize_data = pytest.mark.parametrize("data", sorted(BY_DATA))
 
 
-@pytest.fixture(scope="module")
-def plan():
-  return load_plan(str(PLANS[STUDY]))
+@pytest.fixture
+def plan(study, tmp_path, monkeypatch):
+  """The plan of a study, read where its configuration and its data are."""
+  if study.startswith("cifar10"):
+    # Of the data, a plan needs the manifest.
+    folder = tmp_path / "CIFAR10"
+    folder.mkdir()
+    save_manifest(
+      folder,
+      Manifest(
+        class_names=tuple(f"class {index}" for index in range(10)),
+        labels_per_record_max=1,
+        splits={"train": _split(50_000), "validation": _split(10_000)},
+      ),
+    )
+    monkeypatch.chdir(tmp_path)
+  else:
+    monkeypatch.chdir(ROOT)
+  return load_plan(str(PLANS[study]))
 
 
-@pytest.fixture(scope="module")
-def rows():
-  lines = [line for line in RUNS[STUDY].read_text().splitlines() if not line.startswith("#")]
+def _split(records):
+  file = RecordFile(
+    file="a.array_record", records=records, size_bytes=1_000 * records, sha256="0" * 64
+  )
+  return Split(records=records, record_files=(file,))
+
+
+def _rows(study):
+  lines = [line for line in RUNS[study].read_text().splitlines() if not line.startswith("#")]
   return list(csv.DictReader(lines))
 
 
-@pytest.fixture(scope="module")
-def runs():
-  return read_runs([RUNS[STUDY]]).runs
+def _runs(*studies):
+  return read_runs([RUNS[study] for study in studies]).runs
 
 
-def test_four_networks_and_four_budgets(runs):
-  settings = {(run.name, run.epochs) for run in best_trials(runs)}
+def test_all_tables_belong_to_some_data():
+  assert sorted(PLANS) == sorted(RUNS) == sorted(itertools.chain(*BY_DATA.values()))
+
+
+@parametrize_studies
+def test_four_networks_and_four_budgets(study):
+  settings = {(run.name, run.epochs) for run in best_trials(_runs(study))}
   assert len({name for name, _ in settings}) == 4
   assert len({epochs for _, epochs in settings}) == 4
   assert len(settings) == 16
 
 
-def test_every_row_is_a_trial_of_the_plan(plan, rows):
-  for row in rows:
+@parametrize_studies
+def test_every_row_is_a_trial_of_the_plan(study, plan):
+  for row in _rows(study):
     trial = make_trial(plan, row["name"], float(row["epochs"]), float(row["learning_rate"]))
     cost = count(row["name"], num_classes=10, pixels=32)
     assert row["trial"] == trial.name
@@ -51,25 +87,31 @@ def test_every_row_is_a_trial_of_the_plan(plan, rows):
     assert int(row["compute_flops"]) == trial.compute_flops == 6 * cost.macs * trial.steps * 64
 
 
-def test_the_search_for_rates_wants_nothing_more(plan, runs):
+@parametrize_studies
+def test_the_search_for_rates_wants_nothing_more(study, plan):
+  runs, cells = _runs(study), plan.cells()
   finished = [
     Finished(cell=cell, learning_rate=run.learning_rate, loss=run.loss_nats)
     for run in runs
-    for cell in plan.cells()
+    for cell in cells
     if (cell.parameters, cell.epochs) == (run.parameters, run.epochs)
   ]
   assert len(finished) == len(runs)
-  assert not proposals(plan.cells(), finished, start_learning_rate=plan.start_learning_rate)
+  assert not proposals(cells, finished, start_learning_rate=plan.start_learning_rate)
 
 
-def test_every_trial_was_fine_tuned(runs, rows):
+@parametrize_studies
+def test_every_trial_was_fine_tuned(study):
+  runs = _runs(study)
   assert all(run.top1_error_percent is not None for run in runs)
   assert all(run.probe_squared_error is not None for run in runs)
-  assert {row["seeds"] for row in rows} == {"2"}
+  assert {row["seeds"] for row in _rows(study)} == {"2"}
 
 
-def test_the_picture_has_the_rate_that_fine_tunes_best(runs):
-  axes = draw_finetuning_error(analyze(read_runs([RUNS[STUDY]]), resamples=0, seed=0)).axes[0]
+def test_the_picture_has_the_rate_that_fine_tunes_best():
+  runs = _runs("fashion_mnist")
+  table = read_runs([RUNS["fashion_mnist"]])
+  axes = draw_finetuning_error(analyze(table, resamples=0, seed=0)).axes[0]
   drawn = {line.get_label(): list(line.get_ydata()) for line in axes.lines}
   for name in ("P0", "N0", "N1", "M0"):
     own = [run for run in runs if run.name == name]
@@ -78,9 +120,10 @@ def test_the_picture_has_the_rate_that_fine_tunes_best(runs):
     ]
 
 
-def test_the_stored_choice_is_that_of_the_runs(runs):
-  stored = json.loads((DOCUMENTS / "choice.json").read_text())
-  found = json.loads(json.dumps(as_json(choose(runs, ()))))
+@parametrize_data
+def test_the_stored_choice_is_that_of_the_runs(data):
+  stored = json.loads((DOCUMENTS / data / "choice.json").read_text())
+  found = json.loads(json.dumps(as_json(choose(_runs(*BY_DATA[data]), ()))))
   assert found["law"]["by"] == stored["law"]["by"]
   assert found["law"]["exponents"] == pytest.approx(stored["law"]["exponents"])
   for one, other in zip(found["checks"], stored["checks"], strict=True):
