@@ -10,6 +10,7 @@ from nfnet.cost import count
 from tests.repository import ROOT
 from train.data.manifest import Manifest, RecordFile, Split, save_manifest
 from train.scaling.analysis import analyze
+from train.scaling.analysis_json import as_json as laws_as_json
 from train.scaling.analysis_plots import draw_finetuning_error
 from train.scaling.checkpoint_choice import as_json, choose
 from train.scaling.run_table import best_trials, read_runs
@@ -129,3 +130,21 @@ def test_the_stored_choice_is_that_of_the_runs(data):
   for one, other in zip(found["checks"], stored["checks"], strict=True):
     assert one == pytest.approx(other)
   assert [one["name"] for one in found["ranked"]] == [one["name"] for one in stored["ranked"]]
+
+
+@parametrize_data
+def test_the_stored_laws_are_those_of_the_runs(data):
+  stored = json.loads((DOCUMENTS / data / "laws.json").read_text())
+  table = read_runs([RUNS[study] for study in BY_DATA[data]])
+  up_to = stored["held_out"]["fitted_up_to_epochs"]
+  found = laws_as_json(analyze(table, resamples=0, seed=0, hold_out_epochs=up_to))
+  assert found["laws"].keys() == stored["laws"].keys()
+  for law, quantities in stored["laws"].items():
+    for quantity, value in quantities.items():
+      estimate = found["laws"][law][quantity]["estimate"]
+      assert estimate == pytest.approx(value["estimate"], rel=1e-3, abs=1e-6), (law, quantity)
+  for one, other in zip(
+    found["held_out"]["predictions"], stored["held_out"]["predictions"], strict=True
+  ):
+    assert one["label"] == other["label"]
+    assert one["loss_nats"] == pytest.approx(other["loss_nats"], rel=1e-3)
