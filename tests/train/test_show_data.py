@@ -5,7 +5,6 @@ import io
 import numpy as np
 import pytest
 from absl import flags
-from absl.testing import flagsaver
 from PIL import Image
 
 from nfnet.errors import UserError
@@ -86,10 +85,10 @@ def test_images_of_several_labels_and_bad_ones():
 
 @contextlib.contextmanager
 def defined_flags():
+  """Defines the command's flags, and no more: Grain's, defined when it is first used, stay."""
   show_data._define_flags()
   try:
-    with flagsaver.flagsaver():
-      yield
+    yield
   finally:
     for name in ("config", "out", "images", "columns", "evaluation"):
       delattr(flags.FLAGS, name)

@@ -1,8 +1,10 @@
 """The fields of an experiment by their dotted names, such as "optimizer.momentum"."""
 
 import dataclasses
+import functools
+import types
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from train.config.experiment import Experiment
@@ -11,9 +13,7 @@ from train.config.requirements import Path, Requirement, Unit
 
 def field_types() -> dict[str, Any]:
   """Returns the type annotation of every field, by dotted name, without requirements."""
-  return {
-    field: typing.get_type_hints(section)[name] for field, section, name in _walk(Experiment, "")
-  }
+  return {field: _type_hints(section)[name] for field, section, name in _walk(Experiment, "")}
 
 
 def field_sections() -> dict[str, type]:
@@ -61,8 +61,13 @@ def split_optional(annotation: Any) -> tuple[Any, bool]:
   return base, True
 
 
+@functools.cache  # Evaluating the annotations takes most of the time that a configuration loads.
+def _type_hints(section: type, *, include_extras: bool = False) -> Mapping[str, Any]:
+  return types.MappingProxyType(typing.get_type_hints(section, include_extras=include_extras))
+
+
 def _walk(section: type, prefix: str) -> Iterable[tuple[str, type, str]]:
-  for name, annotation in typing.get_type_hints(section).items():
+  for name, annotation in _type_hints(section).items():
     if dataclasses.is_dataclass(annotation):
       yield from _walk(annotation, f"{prefix}{name}.")
     else:
@@ -72,7 +77,7 @@ def _walk(section: type, prefix: str) -> Iterable[tuple[str, type, str]]:
 def _annotations() -> Iterable[tuple[str, Any]]:
   """Yields every field's dotted name and its type annotation with requirements."""
   for field, section, name in _walk(Experiment, ""):
-    yield field, typing.get_type_hints(section, include_extras=True)[name]
+    yield field, _type_hints(section, include_extras=True)[name]
 
 
 def _extras(annotation: Any, kind: type) -> Iterable[Any]:
