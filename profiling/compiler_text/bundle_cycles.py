@@ -26,7 +26,7 @@ import bisect
 import dataclasses
 import itertools
 
-from profiling.compiler_text.bundle_text import Branch, Schedule, parse_schedule
+from profiling.compiler_text.bundle_text import Branch, Schedule
 from profiling.compiler_text.scalar_core import ScalarCore
 
 BRANCHES_MAX = 10_000_000
@@ -116,21 +116,21 @@ class BundleCount:
 
 
 def count_bundles(
-  final_bundles_text: str, *, core: int = 0, branches_max: int = BRANCHES_MAX
+  schedule: Schedule, *, core: int = 0, branches_max: int = BRANCHES_MAX
 ) -> BundleCount:
   """Follows one core through a schedule.
 
   Args:
-    final_bundles_text: content of a `*-final_bundles.txt` of one kernel.
+    schedule: schedule of one kernel, from `parse_schedule`.
     core: number of the core in its chip. With a parallel axis in the grid, both cores give the same
       count; without one, the second core does nothing.
     branches_max: number of issued branches above which the text must have been misread.
 
   Raises:
-    ValueError: the text is not such a schedule, has control flow that is not understood, or has a
-      loop whose trip count cannot be read.
+    ValueError: the schedule has control flow that is not understood, or a loop whose trip count
+      cannot be read.
   """
-  walk = _Walk(parse_schedule(final_bundles_text), core)
+  walk = _Walk(schedule, core)
   walk.follow(branches_max)
   return walk.count()
 

@@ -7,6 +7,7 @@ import pathlib
 import re
 
 from profiling.compiler_text.bundle_cycles import count_bundles
+from profiling.compiler_text.bundle_text import parse_schedule
 from profiling.compiler_text.chips import Chip
 from profiling.compiler_text.kernel_dumps import INDEX
 from profiling.compiler_text.unit_utilization import unit_utilization
@@ -80,7 +81,8 @@ def profile_kernel(
   bundles_text: str, utilization_text: str, allocations_text: str, *, chip: Chip
 ) -> KernelProfile:
   """Reads the figures of one kernel from the compiler's texts about it."""
-  counts = [count_bundles(bundles_text, core=core) for core in range(chip.cores_per_device)]
+  schedule = parse_schedule(bundles_text)
+  counts = [count_bundles(schedule, core=core) for core in range(chip.cores_per_device)]
   busier = max(counts, key=lambda count: count.issue_cycles)
   utilization = unit_utilization(utilization_text, busier)
   return KernelProfile(

@@ -10,6 +10,7 @@ import re
 import pytest
 
 from profiling.compiler_text.bundle_cycles import Loop, Region, count_bundles
+from profiling.compiler_text.bundle_text import parse_schedule
 from profiling.compiler_text.chips import CHIPS
 from tests.profiling.compiler_text.bundle_excerpts import excerpt, schedule, utilization
 from tests.profiling.compiler_text.static_profile import read_estimated_cycles, read_traced_bundles
@@ -18,7 +19,7 @@ from tests.profiling.compiler_text.static_profile import read_estimated_cycles, 
 @functools.cache
 def counted(name, core=0):
   """Returns the count of an excerpt as it is."""
-  return count_bundles(schedule(name), core=core)
+  return count_bundles(parse_schedule(schedule(name)), core=core)
 
 
 def replaced(text, old, new):
@@ -40,7 +41,7 @@ def matrix_products(text, count):
 @pytest.mark.parametrize("core", [0, 1])
 def test_matmul_of_4096_with_blocks_of_512(core):
   text = schedule("v4_matmul")
-  count = count_bundles(text, core=core)
+  count = count_bundles(parse_schedule(text), core=core)
   # The same product was counted in another way before this parser existed.
   assert count.issue_cycles == pytest.approx(573_083, rel=0.02)
   # By hand: 8 * 8 * 8 / 2 steps of one core in 258 iterations; 32 steps begin a result, 32 end one.
@@ -84,7 +85,7 @@ def test_nested_loops_with_four_bundles_behind_a_branch():
 def test_trip_count_is_that_of_the_text(steps):
   text = schedule("v4_nested_loops")
   text = replaced(text, "%s36_s24, 7 /* loop exit test */", f"%s36_s24, {steps} /* test */")
-  assert count_bundles(text).issue_cycles == 22 + 5 * (3 + steps * 5) + 17
+  assert count_bundles(parse_schedule(text)).issue_cycles == 22 + 5 * (3 + steps * 5) + 17
 
 
 def test_regions_of_the_first_and_the_last_step():
@@ -181,7 +182,9 @@ def trip_count(*bundles):
     "{} /* exit bundle */",
   ]
   lines = [f" {address:#x}   :  {bundle}" for address, bundle in enumerate(bundles)]
-  return count_bundles("\n".join(lines).replace("0x0 ", "0 ", 1)).loops[0].iterations
+  return (
+    count_bundles(parse_schedule("\n".join(lines).replace("0x0 ", "0 ", 1))).loops[0].iterations
+  )
 
 
 DATA = "%s1_s2 = sld [smem:[#allocation9]]  ;;  %s3_s3 = smov 3"
@@ -343,7 +346,10 @@ def test_copies_of_the_memory_between_count_as_those_of_hbm():
   text = schedule("v4_first_and_last")
   there = text.replace("dma.vmem_to_hbm [thread:$0] ", "dma.vmem_to_cmem ")
   assert there != text
-  assert count_bundles(there).copied_granules == count_bundles(text).copied_granules
+  assert (
+    count_bundles(parse_schedule(there)).copied_granules
+    == count_bundles(parse_schedule(text)).copied_granules
+  )
 
 
 def test_a_copy_whose_size_depends_on_data_is_an_error():
@@ -351,7 +357,7 @@ def test_a_copy_whose_size_depends_on_data_is_an_error():
   changed = re.sub(r"/\*size_in_granules=\*/\d+", "/*size_in_granules=*/%s9999", text)
   assert changed != text
   with pytest.raises(ValueError, match=r"size of copy .* depends on data"):
-    count_bundles(changed)
+    count_bundles(parse_schedule(changed))
 
 
 @pytest.mark.parametrize(
@@ -370,4 +376,4 @@ def test_a_copy_whose_size_depends_on_data_is_an_error():
 )
 def test_other_texts_are_refused(change, message):
   with pytest.raises(ValueError, match=message):
-    count_bundles(change(schedule("v4_nested_loops")), branches_max=1000)
+    count_bundles(parse_schedule(change(schedule("v4_nested_loops"))), branches_max=1000)

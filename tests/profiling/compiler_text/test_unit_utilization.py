@@ -1,6 +1,7 @@
 import pytest
 
 from profiling.compiler_text.bundle_cycles import count_bundles
+from profiling.compiler_text.bundle_text import parse_schedule
 from profiling.compiler_text.unit_utilization import parse_utilization, unit_utilization
 from tests.profiling.compiler_text.bundle_excerpts import schedule, utilization
 
@@ -17,7 +18,7 @@ V4_KERNELS = [
 
 
 def test_units_of_nested_loops():
-  count = count_bundles(schedule("v4_nested_loops"))
+  count = count_bundles(parse_schedule(schedule("v4_nested_loops")))
   shares = unit_utilization(utilization("v4_nested_loops"), count)
   # Vector instructions are one each at 0x15 (once), 0x16 and 0x1d (5 times), 0x17 and 0x19 (35
   # times), and two at 0x1b; loads at 0x14 and 0x17; a store at 0x1d.
@@ -28,7 +29,7 @@ def test_units_of_nested_loops():
 
 
 def test_units_of_the_matmul():
-  count = count_bundles(schedule("v4_matmul"))
+  count = count_bundles(parse_schedule(schedule("v4_matmul")))
   text = utilization("v4_matmul")
   capacities, _ = parse_utilization(text)
   assert capacities == {
@@ -51,14 +52,16 @@ def test_units_of_the_matmul():
 
 @pytest.mark.parametrize("name", V4_KERNELS)
 def test_shares_are_shares(name):
-  shares = unit_utilization(utilization(f"v4_{name}"), count_bundles(schedule(f"v4_{name}")))
+  shares = unit_utilization(
+    utilization(f"v4_{name}"), count_bundles(parse_schedule(schedule(f"v4_{name}")))
+  )
   assert all(0 <= share <= 1 for share in shares.values())
   assert shares["VLOAD:FILL"] <= shares["VLOAD"]
   assert shares["VSTORE:SPILL"] <= shares["VSTORE"]
 
 
 def test_tables_that_do_not_fit_are_refused():
-  count = count_bundles(schedule("v4_nested_loops"))
+  count = count_bundles(parse_schedule(schedule("v4_nested_loops")))
   text = utilization("v4_nested_loops")
   with pytest.raises(ValueError, match="2684 bundles, and the schedule has 47"):
     unit_utilization(utilization("v4_matmul"), count)
