@@ -61,7 +61,6 @@ docs: $(INSTALLED)
 RESULTS := profiling/results
 # Of F7+ with kernels, which compiles in half an hour or more.
 LIMITS := --memory_limit_gb=26 --time_limit_seconds=7200
-DEEP := --topology=v4:4x4x8 $(LIMITS)
 # An interpreter that has TensorFlow, PyTorch and timm: their input pipelines are measured too.
 RIVALS_PYTHON ?= $(RUN)
 
@@ -86,8 +85,6 @@ results: $(INSTALLED)
 	$(RUN) -m profiling.kernels --kernels=pallas --json=$(RESULTS)/ops.json
 	env -u JAX_PLATFORMS $(RUN) -m profiling.gpu --json=$(RESULTS)/gpu.json
 	$(RUN) -m profiling.step --variant=F0 --block_execution=unrolled --kernels=pallas --parameter_shards=4 --gradient_dtype=bfloat16 --json=$(RESULTS)/step_f0.json
-	$(RUN) -m profiling.step --config=train/configs/jft_pretrain.py:variant=F7 $(DEEP) --json=$(RESULTS)/step_f7_slice.json
-	$(RUN) -m profiling.step --config=train/configs/jft_pretrain.py:variant=F7+ $(DEEP) --json=$(RESULTS)/step_f7_plus_slice.json
 	$(RUN) -m profiling.both_families --plot=$(RESULTS)/both_families.png
 	$(RUN) -m profiling.input_pipeline --python=$(RIVALS_PYTHON) --json=$(RESULTS)/input_pipeline.json
 	$(RUN) -m profiling.result_tables
@@ -98,4 +95,4 @@ lock: $(INSTALLED)
 	@$(RUN) -m uv pip compile --quiet --upgrade --universal --python-version 3.11 --fork-strategy fewest --generate-hashes --no-annotate --no-header --extra test --extra tpu --extra docs --output-file requirements.lock pyproject.toml
 
 clean:
-	rm -rf $(ENVIRONMENT) $(FORMATS) workdirs site
+	rm -rf $(ENVIRONMENT) $(FORMATS) build workdirs site

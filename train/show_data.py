@@ -35,7 +35,7 @@ def first_batch(experiment: Experiment, images: int, *, evaluation: bool) -> dic
 
   Args:
     experiment: what to train.
-    images: number of images in the batch.
+    images: number of images in the batch; an evaluation may have fewer.
     evaluation: whether it is the first batch of an evaluation instead.
 
   Returns:
@@ -51,7 +51,9 @@ def first_batch(experiment: Experiment, images: int, *, evaluation: bool) -> dic
   )
   if evaluation:
     with evaluation_batches(data) as batches:
-      return dict(next(iter(batches)))
+      batch = next(iter(batches))
+    # A split with fewer images is padded, which there is no reason to look at.
+    return {name: array[batch["id"] >= 0] for name, array in batch.items()}
   multiple = int(np.lcm(data.repetitions, IMAGES_MULTIPLE if experiment.mixing.is_on else 1))
   if images % multiple:
     raise UserError(
@@ -82,7 +84,7 @@ def captions(batch: Mapping[str, np.ndarray], names: Sequence[str]) -> list[str]
     text = classes(batch["labels"][index])
     share = batch["partner_share"][index] if "partner_share" in batch else 0
     if not weight:
-      text = "cannot be decoded" if batch["id"][index] >= 0 else "padding"
+      text = "cannot be decoded"
     elif share:
       partner = classes(batch["partner_labels"][index])
       text = f"{1 - share:.0%} {text}\n{share:.0%} {partner}"

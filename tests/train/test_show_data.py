@@ -66,11 +66,12 @@ def test_captions_of_mixed_images_are_their_targets(experiment):
     show_data.first_batch(mixed, 6, evaluation=False)
 
 
-def test_evaluation_images_and_their_padding(experiment):
+def test_an_evaluation_has_no_more_images_than_its_split(experiment):
   batch = show_data.first_batch(experiment, 12, evaluation=True)
+  assert {len(array) for array in batch.values()} == {9}
   texts = show_data.captions(batch, image_files.CLASS_NAMES)
-  assert sorted(texts[:9]) == sorted(image_files.CLASS_NAMES * 3)
-  assert texts[9:] == ["padding"] * 3
+  assert sorted(texts) == sorted(image_files.CLASS_NAMES * 3)
+  assert show_data.describe(experiment, batch, evaluation=True).startswith("9 images of validation")
 
 
 def test_images_of_several_labels_and_bad_ones():

@@ -98,12 +98,13 @@ class Tree:
   left_out: list[str]
 
 
-def read_tree(root: str, excluded: str | None = None) -> Tree:
+def read_tree(root: str, excluded: str | None = None, table: str | None = None) -> Tree:
   """Lists what lies below a folder.
 
   Args:
     root: path of the folder.
     excluded: path of a folder that is not listed, which need not exist.
+    table: path of a file that the caller reads, which therefore is not ignored.
 
   Raises:
     UserError: one folder can be reached on two ways, or `excluded` is the root.
@@ -113,6 +114,7 @@ def read_tree(root: str, excluded: str | None = None) -> Tree:
   tree = Tree(top, {}, [])
   ignored: collections.Counter[str] = collections.Counter()
   seen = {_identity(os.stat(root)): ""}
+  table_identity = None if table is None or not os.path.exists(table) else _identity(os.stat(table))
   excluded_identity = None
   if excluded is not None and os.path.isdir(excluded):
     excluded_identity = _identity(os.stat(excluded))
@@ -150,13 +152,13 @@ def read_tree(root: str, excluded: str | None = None) -> Tree:
         seen[identity] = name
         folder.folders.append(Folder(name))
       elif not is_image:
-        ignored[suffix] += 1
+        ignored[suffix] += _identity(status) != table_identity
       elif stat.S_ISREG(status.st_mode):
         folder.images.append(File(name, status.st_size, status.st_mtime_ns))
       else:
         folder.images.append(File(name, problem=f"it is {_kind(status.st_mode)}"))
     waiting += reversed(folder.folders)
-  tree.ignored_suffixes = dict(sorted(ignored.items()))
+  tree.ignored_suffixes = dict(sorted((+ignored).items()))
   return tree
 
 

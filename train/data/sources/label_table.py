@@ -89,7 +89,7 @@ def read_table(root: str, options: Options) -> Source:
   table = table or find_table(root)
   if table is None:
     raise UserError(f"{root} has no {TABLE_NAMES[0]}: give --labels=FILE.csv")
-  tree = file_tree.read_tree(root, options.excluded)
+  tree = file_tree.read_tree(root, options.excluded, table)
   files = _Files(tree, root)
   rows = list(read_rows(table, options))
   if not rows:

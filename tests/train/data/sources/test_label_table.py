@@ -26,6 +26,11 @@ def test_a_flat_folder_and_its_table(tmp_path):
     "train": 6,
     "validation": 3,
   }
+  # The table was read, so it is not among the files that are ignored; another one is.
+  assert not any("ignored" in note for note in source.notes)
+  (root / "other.csv").touch()
+  assert "ignored: 1 file ending in .csv" in read_source(root).notes
+  (root / "other.csv").unlink()
   # The table itself may be named too, and so may the format.
   assert read_source(root / "labels.csv") == source
   assert read_source(root, source_format="table") == source
