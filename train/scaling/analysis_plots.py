@@ -92,8 +92,9 @@ def _learning_rate(analysis: Analysis) -> Figure | None:
   runs = [run for run in analysis.runs if run.learning_rate is not None]
   if not runs:
     return None
-  figure, axes = new_plot("Learning rate of the best run", "epochs", "peak learning rate")
-  # Rates lie on a grid, so curves would hide each other: each one is shifted up by 2 %.
+  quantity = "peak learning rate (lines moved apart by 2%)"
+  figure, axes = new_plot("Learning rate of the best run", "epochs", quantity)
+  # Rates lie on a grid, so curves would hide each other.
   shifts = {name: 1.02**index for index, name in enumerate(_names(runs))}
   _draw_networks(
     axes, analysis, runs, lambda run: run.epochs, lambda run: run.learning_rate * shifts[run.name]
@@ -139,7 +140,9 @@ def _optima(analysis: Analysis) -> Figure | None:
         values = getattr(found, name) / divisor
         style = {"color": colors[name], "markersize": 3, "alpha": 0.7}
         own_axes.plot(found.compute, values, markers[field], **style)
-    axes.plot([], [], styles[field], color=GRAY, label=OPTIMUM_LABELS[field])
+    marker = markers[field] if field in bootstrap.optima else ""
+    style = {"color": GRAY, "markersize": 3, "label": OPTIMUM_LABELS[field]}
+    axes.plot([], [], f"{styles[field]}{marker}", **style)
   for name, own_axes in (("parameters", axes), ("epochs", others)):
     own_axes.yaxis.label.set_color(colors[name])
     own_axes.tick_params(axis="y", colors=colors[name])
@@ -180,6 +183,7 @@ def _draw_networks(
       "color": COLORS[index % len(COLORS)],
       "marker": _MARKERS[index // len(COLORS) % len(_MARKERS)],
       "markersize": 4,
+      "linestyle": "-" if len(own) > 1 else "",
       "linewidth": 1.2,
     }
     if own:

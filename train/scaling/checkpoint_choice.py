@@ -221,8 +221,12 @@ def draw(choice: Choice) -> "Figure | None":
   values = [value for one in known for value in (one.error_percent, one.run.top1_error_percent)]
   ends = (min(values), max(values))
   axes.plot(ends, ends, color="#777777", linewidth=0.8)
-  for index, name in enumerate(dict.fromkeys(one.run.name for one in known)):
+  # In the order of the tables, so that a network has its color of the plots of the laws.
+  runs = (*choice.finetuned, *(one.run for one in known))
+  for index, name in enumerate(dict.fromkeys(run.name for run in runs)):
     own = [one for one in known if one.run.name == name]
+    if not own:
+      continue
     axes.plot(
       [one.error_percent for one in own],
       [one.run.top1_error_percent for one in own],
