@@ -16,6 +16,7 @@ Group k of K consists of the examples whose position in the global batch is k mo
 number of devices and processes.
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -23,9 +24,6 @@ import jax.numpy as jnp
 
 from train.config.experiment import Sharpness
 from train.step.gradients.accumulation import GradientFunction, accumulate
-
-_NORM_MIN = 1e-30
-"""Smallest norm divided by: a group whose ascent examples all have weight 0 has zero gradients."""
 
 
 def sharpness_aware(
@@ -88,7 +86,17 @@ def ascend(parameters: Any, gradients: Any, radius: float) -> Any:
       not matter.
     radius: length of the step, rho in the papers.
   """
-  leaves = jax.tree.leaves(gradients)
-  norm = jnp.sqrt(sum(jnp.sum(jnp.square(leaf)) for leaf in leaves))
-  scale = radius / jnp.maximum(norm, _NORM_MIN)
-  return jax.tree.map(lambda p, g: p + scale * g, parameters, gradients)
+  largest = _max_absolute(gradients)
+  # A group whose ascent examples all have weight 0 has zero gradients, and makes no step.
+  divisor = jnp.where(largest > 0, largest, 1)
+  # The squares of small gradients would vanish, and those of large ones would overflow.
+  directions = jax.tree.map(lambda g: g / divisor, gradients)
+  squares = sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(directions))
+  scale = radius / jnp.sqrt(jnp.maximum(squares, 1))
+  return jax.tree.map(lambda p, d: p + scale * d, parameters, directions)
+
+
+def _max_absolute(tree: Any) -> jax.Array:
+  return functools.reduce(
+    jnp.maximum, (jnp.max(jnp.abs(leaf), initial=0) for leaf in jax.tree.leaves(tree))
+  )

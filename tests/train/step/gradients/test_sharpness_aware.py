@@ -99,7 +99,7 @@ def test_a_perturbation_is_of_its_length_whatever_the_gradients_scale():
     {"a": jnp.asarray(generator.standard_normal((3, 4)), jnp.float32), "b": jnp.float32(x)}
     for x in (1.0, -2.0)
   )
-  for scale in (1.0, 1e-12):
+  for scale in (1.0, 1e-12, 1e-36, 1e36):
     scaled = jax.tree.map(lambda g, s=scale: s * g, gradients)
     moved = jax.tree.map(np.subtract, ascend(parameters, scaled, 0.3), parameters)
     assert norm(moved) == pytest.approx(0.3, rel=1e-5)
