@@ -40,8 +40,31 @@ def local_folder(path: str) -> pathlib.Path:
   return folder_of(path, MANIFEST_NAME)
 
 
+def check(data: Data, *splits: str) -> None:
+  """Checks what the manifest says: that the data set has the classes, and images in the splits.
+
+  Args:
+    data: data set.
+    splits: names of the splits.
+
+  Raises:
+    UserError: the data set is missing, damaged, or not the one that `data` describes.
+  """
+  manifest = _load_manifest(data)
+  if data.num_classes != len(manifest.class_names):
+    raise UserError(
+      f"data.num_classes={data.num_classes}, but data set {data.path} has "
+      f"{format_count(len(manifest.class_names), 'class')}; set --config.data.num_classes="
+      f"{len(manifest.class_names)}"
+    )
+  for name in splits:
+    _find_split(data, manifest, name)
+
+
 def fetch(data: Data, *splits: str) -> None:
-  """Copies the record files of splits that are in a bucket and not yet in the cache.
+  """Makes sure that the record files of splits are here, in their full lengths.
+
+  Those in a bucket are copied to the cache, unless they are there.
 
   Args:
     data: data set.
@@ -50,17 +73,20 @@ def fetch(data: Data, *splits: str) -> None:
   Raises:
     UserError: the data set is missing or damaged, or there is no room for it.
   """
-  if not is_in_bucket(data.path):
-    return
-  from nfnet.buckets.verified_copies import ExpectedFile, copy_files
-
   manifest = _load_manifest(data)
-  files = {
-    file.file: ExpectedFile(name=file.file, size_bytes=file.size_bytes, sha256=file.sha256)
-    for name in splits
-    for file in _find_split(data, manifest, name).record_files
-  }
-  copy_files(data.path, files.values(), local_folder(data.path))
+  found = [_find_split(data, manifest, name) for name in splits]
+  folder = local_folder(data.path)
+  if is_in_bucket(data.path):
+    from nfnet.buckets.verified_copies import ExpectedFile, copy_files
+
+    files = {
+      file.file: ExpectedFile(name=file.file, size_bytes=file.size_bytes, sha256=file.sha256)
+      for split in found
+      for file in split.record_files
+    }
+    copy_files(data.path, files.values(), folder)
+  for split in found:
+    check_file_sizes(folder, split)
 
 
 def class_names(data: Data) -> tuple[str, ...]:
@@ -112,23 +138,14 @@ def open_decoder(data: Data, split_name: str) -> Decoder:
   Raises:
     UserError: the data set is missing, damaged, or not the one that `data` describes.
   """
+  check(data, split_name)
   manifest = _load_manifest(data)
-  if data.num_classes != len(manifest.class_names):
-    raise UserError(
-      f"data.num_classes={data.num_classes}, but data set {data.path} has "
-      f"{format_count(len(manifest.class_names), 'class')}; set --config.data.num_classes="
-      f"{len(manifest.class_names)}"
-    )
-  split = _find_split(data, manifest, split_name)
-  return Decoder(_open(data, split_name, split), manifest)
+  return Decoder(_open(data, split_name, _find_split(data, manifest, split_name)), manifest)
 
 
 def _open(data: Data, name: str, split: Split) -> RecordReader:
-  """Returns the reader of a split, all of whose record files are there in their full lengths."""
   fetch(data, name)
-  folder = local_folder(data.path)
-  check_file_sizes(folder, split)
-  return RecordReader(folder, split)
+  return RecordReader(local_folder(data.path), split)
 
 
 def _load_manifest(data: Data) -> Manifest:
@@ -141,6 +158,7 @@ def _find_split(data: Data, manifest: Manifest, name: str) -> Split:
   splits = manifest.splits
   if name not in splits or not splits[name].records:
     raise UserError(
-      f"data set {data.path} has no images in split {name!r}; it has {', '.join(splits)}"
+      f"data set {data.path} has no images in split {name!r}; it has {', '.join(splits)}: take "
+      "another split, or let train.prepare_data set images aside with --evaluation_share"
     )
   return splits[name]

@@ -184,8 +184,16 @@ def _train(
     mesh = make_mesh(parameter_shards=experiment.parallelism.parameter_shards)
     check_train_batch(experiment, mesh)
     check_batch_size("data.evaluation_batch_size", experiment.data.evaluation_batch_size, mesh)
+    splits = (experiment.data.train_split, experiment.data.evaluation_split)
+    dataset.check(experiment.data, *splits)
+    checkpoints = opened.enter_context(
+      Checkpoints(workdir, keep=experiment.schedule.checkpoints_kept)
+    )
+    if initial is not None and checkpoints.latest_step() is None:
+      # Weights that do not fit are refused before a data set is copied and its classes are counted.
+      initial = _loaded(initial)
     # An evaluation must not have to wait for its images, hours after the start.
-    dataset.fetch(experiment.data, experiment.data.train_split, experiment.data.evaluation_split)
+    dataset.fetch(experiment.data, *splits)
     train_examples = dataset.train_examples(experiment.data)
     model = make_model(experiment)
     learning_rate = learning_rate_schedule(experiment, train_examples)
@@ -217,9 +225,6 @@ def _train(
       )
     )
     first_data_state = batches.get_state()
-    checkpoints = opened.enter_context(
-      Checkpoints(workdir, keep=experiment.schedule.checkpoints_kept)
-    )
     run = _Run(
       experiment=experiment,
       books=books,
@@ -281,6 +286,12 @@ def _train(
   if not is_first():
     return []
   return _report_end(experiment, workdir, books.folder)
+
+
+def _loaded(initial: Callable[[], Any]) -> Callable[[], Any]:
+  """Calls a function now, and returns one whose first call returns the result."""
+  results = [initial()]
+  return lambda: results.pop() if results else initial()
 
 
 def _report_end(experiment: Experiment, workdir: str, folder: str) -> list[dict[str, Any]]:

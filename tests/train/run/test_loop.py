@@ -1,5 +1,6 @@
 import dataclasses
 import itertools
+import os
 import pathlib
 import re
 import shutil
@@ -29,6 +30,7 @@ from train.config.files import load_experiment
 from train.config.json_conversion import to_json
 from train.data import dataset_writer
 from train.data.batch_workers.deaths import WorkerDeaths
+from train.data.dataset import local_folder
 from train.data.preparation.class_folders import TRAIN, VALIDATION
 from train.data.sources.source import Source
 from train.demo_data import make_digits
@@ -80,6 +82,10 @@ def finished(experiment, small_networks, tmp_path_factory):
   workdir = str(tmp_path_factory.mktemp("runs") / "finished")
   with group_umask():
     return workdir, train(experiment, workdir)
+
+
+def with_data(experiment, **fields):
+  return dataclasses.replace(experiment, data=dataclasses.replace(experiment.data, **fields))
 
 
 def test_records_every_part_of_the_run(finished):
@@ -278,16 +284,20 @@ def test_finished_run_started_again_does_no_step(experiment, finished):
 
 def test_a_run_that_cannot_start_says_so_in_one_line(experiment, tmp_path):
   (tmp_path / "file").write_text("")
-  without_data = dataclasses.replace(
-    experiment, data=dataclasses.replace(experiment.data, path=str(tmp_path / "nowhere"))
-  )
+  without_data = with_data(experiment, path=str(tmp_path / "nowhere"))
+  shutil.copytree(experiment.data.path, tmp_path / "short")
+  (record_file,) = (tmp_path / "short").glob("validation*")
+  record_file.write_bytes(record_file.read_bytes()[:-1])
   for changed, workdir, message in (
     (without_data, tmp_path / "run", re.escape(str(tmp_path / "nowhere"))),
+    (with_data(experiment, evaluation_split="test"), tmp_path / "run", "no images in split 'test'"),
+    (with_data(experiment, path=str(tmp_path / "short")), tmp_path / "run", "validation.* bytes"),
     (experiment, tmp_path / "file" / "run", r"run' cannot be written: "),
   ):
     with pytest.raises(UserError, match=message) as error:
       train(changed, str(workdir))
     assert "\n" not in str(error.value)
+  assert not list((tmp_path / "run").glob("*"))
 
 
 def test_a_run_that_is_refused_leaves_nothing_behind(experiment, tmp_path):
@@ -297,6 +307,22 @@ def test_a_run_that_is_refused_leaves_nothing_behind(experiment, tmp_path):
   with pytest.raises(UserError, match="no weights"):
     train(experiment, str(tmp_path), initial=refuse)
   assert not list(tmp_path.iterdir())
+
+
+def test_mistakes_are_found_before_images_are_copied_from_a_bucket(experiment, gcs, tmp_path):
+  def refuse():
+    raise UserError("no weights")
+
+  gcs.upload(pathlib.Path(experiment.data.path), "data")
+  path = f"{gcs.url}/data"
+  for fields, message in (
+    ({}, "no weights"),
+    ({"num_classes": 7}, "data.num_classes=7, but data set .* has 10 classes"),
+    ({"evaluation_split": "test"}, "no images in split 'test'"),
+  ):
+    with pytest.raises(UserError, match=message):
+      train(with_data(experiment, path=path, **fields), str(tmp_path), initial=refuse)
+    assert os.listdir(local_folder(path)) == ["manifest.json"]
 
 
 def test_changed_experiment_is_not_resumed(experiment, finished):
@@ -316,9 +342,7 @@ def test_changed_images_are_not_resumed(experiment, finished, tmp_path):
   text = manifest.read_text()
   digest = text.split('"sha256": "')[1][:64]
   manifest.write_text(text.replace(digest, digest[::-1]))
-  changed = dataclasses.replace(
-    experiment, data=dataclasses.replace(experiment.data, path=str(tmp_path / "digits"))
-  )
+  changed = with_data(experiment, path=str(tmp_path / "digits"))
   with pytest.raises(UserError, match="not the one that the saved"):
     train(changed, finished[0])
 
@@ -435,9 +459,7 @@ def test_a_run_does_not_go_on_with_classes_of_other_names(experiment, finished, 
   digits = pathlib.Path(experiment.data.path)
   shutil.copytree(digits, tmp_path / "digits")
   image_files.edit_manifest(tmp_path / "digits", lambda fields: fields["class_names"].reverse())
-  changed = dataclasses.replace(
-    experiment, data=dataclasses.replace(experiment.data, path=str(tmp_path / "digits"))
-  )
+  changed = with_data(experiment, path=str(tmp_path / "digits"))
   with pytest.raises(UserError, match="class 0 was '0' and is now '9'"):
     train(changed, finished[0])
 
