@@ -68,7 +68,7 @@ def main(argv: list[str]) -> None:
   format_module, write = _FORMATS[arguments.format]
   # Before the weights are read, which may take a while.
   format_module.import_packages()
-  with new_folder(arguments.out) as folder:
+  with new_folder(arguments.out, last=DESCRIPTION_FILE) as folder:
     _say(f"reading {arguments.weights}")
     classifier = classifier_of_flags()
     _say("standardizing filters")
@@ -85,9 +85,9 @@ def main(argv: list[str]) -> None:
       compute_dtype=arguments.compute_dtype,
       packages=format_module.PACKAGES,
     )
+    (folder / README_FILE).write_text(readme(description), encoding="utf-8")
     text = json.dumps(description, indent=2, ensure_ascii=False)
     (folder / DESCRIPTION_FILE).write_text(text + "\n", encoding="utf-8")
-    (folder / README_FILE).write_text(readme(description), encoding="utf-8")
   print(
     f"{arguments.out}: {classifier.model}; {arguments.input} images of {classifier.pixels} px; "
     f"{README_FILE} has the Python that serves it"

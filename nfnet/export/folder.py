@@ -1,4 +1,4 @@
-"""Makes a folder that appears under its name when it is complete, or not at all."""
+"""Makes a folder whose description appears last, when all its other files are there."""
 
 import contextlib
 import os
@@ -9,37 +9,52 @@ from collections.abc import Iterator
 from nfnet.errors import UserError
 from nfnet.system.durable_files import sync
 
+_UNFINISHED = ".unfinished"
+
 
 @contextlib.contextmanager
-def new_folder(out: str) -> Iterator[pathlib.Path]:
-  """Yields a folder beside `out` that is renamed to it after the block, or removed if that fails.
+def new_folder(out: str, last: str) -> Iterator[pathlib.Path]:
+  """Yields a folder inside `out`, whose files move to `out` after the block.
+
+  Nothing outside `out` is written, and no folder is renamed: `out` may be a link, a volume of a
+  container, or in a mounted bucket. If the block fails, nothing is left.
 
   Args:
     out: path that is not there yet, or an empty folder.
+    last: name of the file that moves after all others, so that these are there where it is.
 
   Raises:
     UserError: the folder holds something, or cannot be written.
   """
-  path = pathlib.Path(os.path.abspath(out))
+  path = pathlib.Path(os.path.realpath(out))
+  unfinished = path / _UNFINISHED
   _refuse_content(path)
-  unfinished = path.with_name(f".{path.name}.unfinished.{os.getpid()}")
+  is_new = not path.exists()
   try:
+    # Of an export that was killed.
+    shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
     yield unfinished
-    for written in unfinished.rglob("*"):
-      sync(written)
-    sync(unfinished)
     _refuse_content(path)
-    # An empty folder gives way to it.
-    unfinished.rename(path)
-    sync(path.parent)
+    files = [written for written in unfinished.rglob("*") if written.is_file()]
+    for file in sorted(files, key=lambda one: one == unfinished / last):
+      sync(file)
+      moved = path / file.relative_to(unfinished)
+      moved.parent.mkdir(parents=True, exist_ok=True)
+      sync(moved.parent)
+      file.rename(moved)
+    sync(path)
   except OSError as error:
     raise UserError(f"--out={out} cannot be written: {error.strerror or error}") from error
   finally:
     shutil.rmtree(unfinished, ignore_errors=True)
+    if is_new:
+      # Only an empty folder can be removed.
+      with contextlib.suppress(OSError):
+        path.rmdir()
 
 
 def _refuse_content(path: pathlib.Path) -> None:
   with contextlib.suppress(FileNotFoundError):
-    if names := sorted(os.listdir(path)):
+    if names := sorted(set(os.listdir(path)) - {_UNFINISHED}):
       raise UserError(f"{path} holds other files, such as {names[0]}: choose another --out")

@@ -10,13 +10,19 @@ from nfnet.export.saved_model import FOLDER as SAVED_MODEL_FOLDER
 
 README_FILE = "README.md"
 
+_READ = """def read_rgb(path):
+  image = Image.open(path)
+  if image.mode.startswith("I"):
+    # The upper 8 of 16 bits; Pillow itself would make nearly all of such an image white.
+    image = Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
+  return image.convert("RGB")"""
 _PREPARE = {
   "squash": """def prepare(path, pixels={pixels}, margin={margin}):
-  image = Image.open(path).convert("RGB").resize((pixels + margin,) * 2, Image.Resampling.BICUBIC)
+  image = read_rgb(path).resize((pixels + margin,) * 2, Image.Resampling.BICUBIC)
   start = (margin + 1) // 2
   return np.asarray(image)[start : start + pixels, start : start + pixels]""",
   "shorter_side": """def prepare(path, pixels={pixels}, margin={margin}):
-  image = Image.open(path).convert("RGB")
+  image = read_rgb(path)
   width, height = image.size
   side = min(width, height) * pixels / (pixels + margin)
   left, top = (width - side) / 2, (height - side) / 2
@@ -80,9 +86,9 @@ def readme(description: dict[str, Any]) -> str:
   normalize = _NORMALIZE.format(mean=own["mean_rgb"], stddev=own["stddev_rgb"])
   what, pixels = "normalized float32" if is_normalized else "uint8", own["pixels"]
   paragraphs = (
-    f"The program takes {what} RGB images [n, {pixels}, {pixels}, 3], for any n, and returns "
-    f"`logits` and `probabilities`, float32 [n, {network['num_classes']}]. `network.json` has the "
-    f"way of preparing images, the names of the classes and all versions. {_NOTES[kind]}",
+    f"The program takes {what} RGB images [n, {pixels}, {pixels}, 3], for any n from 1, and "
+    f"returns `logits` and `probabilities`, float32 [n, {network['num_classes']}]. `network.json` "
+    f"has the way of preparing images, the names of the classes and all versions. {_NOTES[kind]}",
     f"This Python serves it. It needs {_NEEDS[kind]}.",
   )
   text = "\n\n".join(textwrap.fill(one, 100, break_on_hyphens=False) for one in paragraphs)
@@ -98,6 +104,9 @@ import json
 with open("network.json", encoding="utf-8") as file:
   names = json.load(file)["class_names"]
 {_LOAD[kind]}
+
+
+{_READ}
 
 
 {prepare}

@@ -1,7 +1,10 @@
 """Tests the command `nfnet.export`, and what it writes in a process without this project."""
 
+import errno
 import importlib.util
 import json
+import os
+import pathlib
 import re
 import subprocess
 import sys
@@ -163,20 +166,24 @@ def test_the_readme_prepares_images_as_the_network_was_evaluated(
   description["preprocessing"]["resize"] = resize
   (tmp_path / "README.md").write_text(readme(description))
   # What loads and calls a program is not run here.
-  parts = program_of(tmp_path).partition("def prepare(")
+  parts = program_of(tmp_path).partition("def read_rgb(")
   prepare = "".join(parts[1:]).partition("\noutputs =" if kind != "onnx" else "\n(prob")[0]
   monkeypatch.chdir(tmp_path)
   rng = np.random.default_rng(3)
-  for name, size in (("a.png", (41, 50)), ("b.png", (30, 91))):
-    Image.fromarray(rng.integers(0, 256, (*size, 3), np.uint8)).save(name)
-  found = {"np": np, "Image": Image}
-  exec(prepare, found)
-  images = found["images"]
-  assert images.dtype == input_dtype
-  expected = preprocess(["a.png", "b.png"], 16, resize=resize, resize_margin=3)
-  if input_dtype == "uint8":
-    images = normalize(images)
-  np.testing.assert_allclose(images, expected, rtol=0, atol=1e-6)
+  colored, other = (rng.integers(0, 256, (*size, 3), np.uint8) for size in ((41, 50), (30, 91)))
+  for kinds in (("RGB", "RGB"), ("I;16", "P"), ("LA", "RGBA")):
+    for name, pixels, mode in zip(("a.png", "b.png"), (colored, other), kinds, strict=True):
+      image = Image.fromarray(pixels)
+      wide = Image.fromarray(pixels[..., 0].astype(np.uint16) * 128)
+      (wide if mode == "I;16" else image.convert(mode)).save(name)
+    found = {"np": np, "Image": Image}
+    exec(prepare, found)
+    images = found["images"]
+    assert images.dtype == input_dtype
+    expected = preprocess(["a.png", "b.png"], 16, resize=resize, resize_margin=3)
+    if input_dtype == "uint8":
+      images = normalize(images)
+    np.testing.assert_allclose(images, expected, rtol=0, atol=1e-6)
 
 
 def test_a_folder_with_content_is_left_alone(folder, tmp_path):
@@ -189,23 +196,56 @@ def test_a_folder_with_content_is_left_alone(folder, tmp_path):
   assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
-def test_a_folder_appears_when_it_is_complete(tmp_path):
+def names_in(folder):
+  return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_folder_appears_when_it_is_complete(is_there, tmp_path):
   out = tmp_path / "out"
-  out.mkdir()
+  if is_there:
+    out.mkdir()
 
   def write_half():
-    with new_folder(str(out)) as unfinished:
+    with new_folder(str(out), last="last") as unfinished:
       (unfinished / "weights").write_text("half")
-      assert not list(out.iterdir())
+      assert [path.name for path in out.iterdir()] == [".unfinished"]
       raise KeyboardInterrupt
 
   with pytest.raises(KeyboardInterrupt):
     write_half()
-  assert [path.name for path in tmp_path.iterdir()] == ["out"]
-  with new_folder(str(out)) as unfinished:
-    (unfinished / "weights").write_text("whole")
-  assert [path.name for path in tmp_path.iterdir()] == ["out"]
+  assert names_in(tmp_path) == ["out"] * is_there
+  # As a process that is killed leaves it.
+  (out / ".unfinished").mkdir(parents=True)
+  (out / ".unfinished" / "weights").write_text("half")
+  with new_folder(str(out), last="last") as unfinished:
+    (unfinished / "inner").mkdir()
+    for name in ("last", "weights", "inner/more"):
+      (unfinished / name).write_text("whole")
+  assert names_in(tmp_path) == ["out", "out/inner", "out/inner/more", "out/last", "out/weights"]
   assert (out / "weights").read_text() == "whole"
+
+
+def test_a_folder_may_be_a_link_or_a_volume_in_which_no_folder_can_be_renamed(
+  tmp_path, monkeypatch
+):
+  (tmp_path / "volume").mkdir()
+  (tmp_path / "link").symlink_to(tmp_path / "volume")
+  moved = []
+
+  def rename(source, target):
+    """As in a bucket that gcsfuse mounts; and a mount point itself cannot be replaced."""
+    if source.is_dir():
+      raise OSError(errno.EBUSY, "Device or resource busy")
+    moved.append(target.name)
+    os.rename(source, target)
+
+  monkeypatch.setattr(pathlib.Path, "rename", rename)
+  with new_folder(str(tmp_path / "link"), last="a") as unfinished:
+    for name in ("a", "b", "c"):
+      (unfinished / name).write_text(name)
+  assert names_in(tmp_path / "volume") == ["a", "b", "c"]
+  assert moved[-1] == "a"
 
 
 def test_mistakes_end_in_one_line(folder, tmp_path):
