@@ -5,7 +5,7 @@ r"""Plots ImageNet error against pre-training core-hours, for NFNets and vision 
 This is paper A's plot of error against compute, with the published core-hours and, beside them,
 this project's estimates for the same runs: NFNets with plain-JAX ops and with Pallas
 kernels, and ViTs with plain-JAX ops. The command compiles nothing. It reads what
-`profiling.core_hours`, `profiling.step` and `profiling.vit` have stored in profiling/results. All
+`profiling.core_hours` and `profiling.vit` have stored in profiling/results. All
 errors are the published ones.
 """
 
@@ -57,14 +57,6 @@ def read_points() -> list[Point]:
   """Returns all networks whose ImageNet error paper A plots, NFNets first."""
   plain = _nfnet_hours("core_hours_reference.json")
   kernels = _nfnet_hours("core_hours_pallas.json")
-  # Unrolled blocks are faster than a loop, but `profiling.core_hours` lacks the memory to compile
-  # them, so these steps come from `profiling.step`.
-  for name in ("step_f7_slice.json", "step_f7_plus_slice.json"):
-    step = read_stored(name)
-    hours = published.PRETRAINING_IMAGES_PER_EPOCH / 1e6
-    hours *= step["estimated"]["core_hours_per_million_images"]
-    variant = step["request"]["variant"]
-    kernels[variant] = min(hours, kernels[variant])
   transformers = {
     step["model"]: step["estimated_core_hours"] for step in read_stored("vit.json")["steps"]
   }

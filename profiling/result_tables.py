@@ -16,8 +16,6 @@ from typing import Any
 from nfnet.command_line import refuse_arguments, run_main
 from nfnet.errors import UserError
 from profiling.compile.op_shapes import op_shapes
-from profiling.compiler_text.chips import CHIPS
-from profiling.estimate.core_hours import core_hours as core_hours_of
 from profiling.estimate.expected import (
   COLLECTIVE_MEBIBYTES,
   OPCODES,
@@ -25,7 +23,6 @@ from profiling.estimate.expected import (
   expected_ops,
   expected_step,
 )
-from profiling.estimate.published import PRETRAINING_IMAGES_PER_EPOCH
 from profiling.estimate.step_time import sum_by
 from profiling.estimate.stored import read_stored
 
@@ -39,8 +36,6 @@ PAGES = (
 
 _MARKED = re.compile(r"<!-- results: (\w+) -->\n(.*?)<!-- end of results -->\n", re.DOTALL)
 _PAPER_A_VARIANTS = ("F0", "F1", "F3", "F3+", "F7", "F7+")
-_UNROLLED_STEPS = {"F7": "step_f7_slice.json", "F7+": "step_f7_plus_slice.json"}
-"""Steps that `profiling.core_hours` compiles as a loop, because unrolling them takes 22 GB."""
 _GENERATIONS = {"v3": "v3", "v4": "v4", "v5e": "v5e", "v5p": "v5p", "v6e": "v6e", "tpu7x": "7x"}
 _OPS = {
   "conv": "convolutions",
@@ -82,12 +77,10 @@ def fill(text: str, name: str) -> str:
 
 def core_hours() -> str:
   """Returns paper A's networks: step times, and estimated beside published core-hours."""
-  plain, kernels = _steps("core_hours_reference.json"), _fastest_with_kernels()
-  published = _published_core_hours()
+  plain, kernels = (_steps(f"core_hours_{name}.json") for name in ("reference", "pallas"))
   rows = []
-  for variant in _PAPER_A_VARIANTS:
+  for variant, (hours, published) in _epoch_core_hours().items():
     step = kernels[variant]
-    hours = _epoch_core_hours(step["images_per_second_per_chip"])
     rows.append(
       (
         variant,
@@ -95,8 +88,8 @@ def core_hours() -> str:
         f"{step['step_seconds'] * 1e3:.1f} ms",
         f"{step['images_per_second_per_chip']:,.0f}",
         f"{hours:,.0f}",
-        f"{published[variant]:,.0f}",
-        f"{hours / published[variant]:.2f}",
+        f"{published:,.0f}",
+        f"{hours / published:.2f}",
       )
     )
   header = (
@@ -113,12 +106,7 @@ def core_hours() -> str:
 
 def core_hours_range() -> str:
   """Returns a sentence that applies the error bar of TPU v3 to the core-hours of `core_hours`."""
-  published = _published_core_hours()
-  ratios = [
-    _epoch_core_hours(step["images_per_second_per_chip"]) / published[variant]
-    for variant, step in _fastest_with_kernels().items()
-    if variant in published
-  ]
+  ratios = [hours / published for hours, published in _epoch_core_hours().values()]
   spread = _spread_v3()
   lowest, highest = min(ratios) * spread["lowest"], max(ratios) * spread["highest"]
   return (
@@ -134,8 +122,6 @@ def core_hours_steps() -> str:
     for variant, step in _steps(f"core_hours_{name}.json").items():
       if variant != "finetuning":
         rows.append((variant, kernels, *_step_columns(step)))
-  for variant, name in _UNROLLED_STEPS.items():
-    rows.append((variant, "Pallas", *_step_columns(_single_step(name))))
   rows.sort(key=lambda row: _PAPER_A_VARIANTS.index(row[0]))
   header = ("network", "kernels", "blocks", "step", "images/s/chip", "MFU", "HBM a chip")
   return _markdown(header, rows)
@@ -390,34 +376,13 @@ def _steps(name: str) -> dict[str, dict[str, Any]]:
   return read_stored(name)["steps"]
 
 
-def _single_step(name: str) -> dict[str, Any]:
-  """Returns what `profiling.step` stored, in the form of the steps of `profiling.core_hours`."""
-  stored = read_stored(name)
-  hbm_bytes = stored["compilation"]["hbm_bytes"]
-  return {**stored["request"], **stored["estimated"], "hbm_bytes": hbm_bytes}
-
-
-def _fastest_with_kernels() -> dict[str, dict[str, Any]]:
-  """Returns each network's step with kernels: as a loop or unrolled, whichever is faster."""
-  steps = _steps("core_hours_pallas.json")
-  for variant, name in _UNROLLED_STEPS.items():
-    steps[variant] = min(steps[variant], _single_step(name), key=lambda step: step["step_seconds"])
-  return steps
-
-
-def _published_core_hours() -> dict[str, float]:
-  """Returns paper A's core-hours of one epoch, by network."""
+def _epoch_core_hours() -> dict[str, tuple[float, float]]:
+  """Returns the core-hours of one epoch with kernels by network: estimated, and in paper A."""
   return {
-    run["variant"]: run["published_core_hours"]
+    run["variant"]: (run["estimated_core_hours"], run["published_core_hours"])
     for run in read_stored("core_hours_pallas.json")["pretraining"]
     if run["epochs"] == 1
   }
-
-
-def _epoch_core_hours(images_per_second_per_chip: float) -> float:
-  """Returns the TPU-v4 core-hours of one epoch."""
-  seconds = PRETRAINING_IMAGES_PER_EPOCH / images_per_second_per_chip
-  return core_hours_of(CHIPS["v4"], 1, seconds)
 
 
 def _step_columns(step: dict[str, Any]) -> tuple[str, ...]:

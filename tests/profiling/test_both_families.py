@@ -34,7 +34,7 @@ def test_core_hours_are_those_of_the_estimator(points):
       assert point.published_core_hours == run["published_core_hours"]
   for run in read_stored("core_hours_pallas.json")["pretraining"]:
     point = points.get((run["variant"], run["epochs"]))
-    if point and run["variant"] not in ("F7", "F7+"):
+    if point:
       assert point.kernel_core_hours == pytest.approx(run["estimated_core_hours"])
   for step in read_stored("vit.json")["steps"]:
     point = points[step["model"], None]
@@ -42,14 +42,11 @@ def test_core_hours_are_those_of_the_estimator(points):
     assert point.kernel_core_hours is None
 
 
-@pytest.mark.parametrize(
-  ("name", "file"), [("F7", "step_f7_slice.json"), ("F7+", "step_f7_plus_slice.json")]
-)
-def test_the_largest_have_their_blocks_unrolled(points, name, file):
+def test_the_deepest_has_the_cost_of_its_step(points):
   """The chips have two cores, there are 128 of them, and an epoch is 4e9 images."""
-  step = read_stored(file)
-  seconds = 4e9 * 8 / step["request"]["batch_per_chip"] / 128 * step["estimated"]["step_seconds"]
-  assert points[name, 8].kernel_core_hours == pytest.approx(seconds / 3600 * 128 * 2)
+  step = read_stored("core_hours_pallas.json")["steps"]["F7+"]
+  seconds = 4e9 * 8 / step["batch_per_chip"] / 128 * step["step_seconds"]
+  assert points["F7+", 8].kernel_core_hours == pytest.approx(seconds / 3600 * 128 * 2)
 
 
 def test_draws_a_line_for_each_kind_of_cost(points):
