@@ -305,7 +305,7 @@ def test_a_run_that_is_refused_leaves_nothing_behind(experiment, tmp_path):
     raise UserError("no weights")
 
   with pytest.raises(UserError, match="no weights"):
-    train(experiment, str(tmp_path), initial=refuse)
+    train(experiment, str(tmp_path / "run"), initial=refuse)
   assert not list(tmp_path.iterdir())
 
 

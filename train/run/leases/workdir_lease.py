@@ -98,6 +98,7 @@ def _taken(workdir: pathlib.Path) -> Iterator[int]:
   """Takes the lease, keeps up its heartbeat, and gives it back; yields its token."""
   token = secrets.randbits(63)
   path = workdir.absolute() / held.LEASE_FILE
+  is_new = not path.parent.exists()
   with writing_to(workdir):
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = _take(path, workdir, token)
@@ -107,6 +108,10 @@ def _taken(workdir: pathlib.Path) -> Iterator[int]:
       yield token
   finally:
     held.release(workdir)
+    if is_new:
+      # Of a run that was refused before it wrote anything; another folder cannot be removed so.
+      with contextlib.suppress(OSError):
+        path.parent.rmdir()
 
 
 def _take(path: pathlib.Path, workdir: pathlib.Path, token: int) -> int:
