@@ -1,12 +1,12 @@
 """Turns images into a data set that training reads.
 
-    python -m train.prepare_data --source=DIR --out=DIR
+    python -m train.prepare_data --source=SOURCE --out=DIR
     python -m train.prepare_data --verify=DIR
 
-The source folder holds `train/CLASS/*` and `val/CLASS/*` (also `validation` or `test`), or only
-`CLASS/*`, a share of which is held out, or the four idx files of MNIST or Fashion-MNIST. The
-command says what it has understood before it reads the images, and refuses what could be meant in
-two ways. JPEG, PNG and WebP files are stored unchanged, after each has been decoded once as a
+A source folder of images holds `train/CLASS/*` and `val/CLASS/*` (also `validation` or `test`), or
+only `CLASS/*`, a share of which is held out. Other formats are listed under `--source` below and
+described in `docs/data_sources.md`. The command says what it has understood before it reads the
+images, and refuses what could be meant in two ways. JPEG, PNG and WebP files are stored unchanged, after each has been decoded once as a
 check. The same command continues a run that was stopped, and refuses to write over a finished data
 set.
 """
@@ -33,7 +33,15 @@ from train.data.preparation.image_sizes import ImageSizes, describe_histogram
 from train.report.table import format_table
 from train.report.units import format_size
 
-_SOURCE = define_path("source", None, "Folder with the images.", use="read")
+_SOURCE = define_path(
+  "source",
+  None,
+  "What holds the images: a folder of class folders, of images with a table of labels (CSV), of "
+  "MNIST's idx files, of ImageNet's archives, of a tar file for each class, of WebDataset shards, "
+  "of parquet files, or of a version in TensorFlow Datasets (ArrayRecord); CIFAR's binary version; "
+  "or a Python function that yields examples, as MODULE:FUNCTION or PATH.py:FUNCTION.",
+  use="read",
+)
 _OUT = define_path("out", None, "Folder to write the data set to.", use="write folder")
 _EVALUATION_SHARE = flags.DEFINE_float(
   "evaluation_share", 0.1, "Share of the images that is held out, if the source does not say which."

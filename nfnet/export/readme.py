@@ -89,7 +89,9 @@ def readme(description: dict[str, Any]) -> str:
     f"The program takes {what} RGB images [n, {pixels}, {pixels}, 3], for any n from 1, and "
     f"returns `logits` and `probabilities`, float32 [n, {network['num_classes']}]. `network.json` "
     f"has the way of preparing images, the names of the classes and all versions. {_NOTES[kind]}",
-    f"This Python serves it. It needs {_NEEDS[kind]}.",
+    f"This Python serves it. It needs {_NEEDS[kind]}. `prepare` reads JPEG, PNG and WebP files as "
+    "nfnet does, but for two differences: values of CMYK files may differ by 2 of 255, and images "
+    "of more than 16.8 million pixels are not reduced before they are resized.",
   )
   text = "\n\n".join(textwrap.fill(one, 100, break_on_hyphens=False) for one in paragraphs)
   return f"""# {network["variant"]} with {format_count(network["num_classes"], "class")}

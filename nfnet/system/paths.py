@@ -83,9 +83,12 @@ def path_or_bucket(label: str, path: str) -> str:
   if is_in_bucket(path):
     bucket, *names = path.removeprefix(BUCKET_SCHEME).split("/")
     names = [name for name in names if name]
-    refused = f"{label}={shortened(path)} is no path in a bucket; write gs://BUCKET/PATH"
+    refused = f"{label}={shortened(path)} is not a path in a bucket; write gs://BUCKET/PATH"
     if not _BUCKET.fullmatch(bucket):
-      raise UserError(f"{refused}; names of buckets have lowercase letters, digits, -, _ and .")
+      raise UserError(
+        f"{refused}; names of buckets have 3 to 63 characters, or up to 222 with dots: lowercase "
+        "letters, digits, -, _ and ., first and last a letter or digit"
+      )
     if {".", ".."} & set(names):
       raise UserError(f"{refused} without . and ..")
     return BUCKET_SCHEME + "/".join([bucket, *names])

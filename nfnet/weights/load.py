@@ -167,9 +167,14 @@ def _check_model(weights: Weights, model: NFNet, path: str) -> None:
     needed |= {"activation": model.activation_name, "numerics": model.numerics}
   for name, value in found.items():
     if value != needed[name]:
+      other_way = (
+        "; or, for a new classifier, load them without the network and replace "
+        'parameters["classifier"] by that of nfnet.initial_parameters'
+      )
       raise UserError(
         f"weights {path!r} have {name}={value!r}, the network has {needed[name]!r}: build it with "
         f"NFNet({model.variant!r}, {', '.join(f'{key}={one!r}' for key, one in found.items())})"
+        f"{other_way if name == 'num_classes' else ''}"
       )
 
 

@@ -38,10 +38,12 @@ class Model:
   """The network and how it is computed.
 
   Attributes:
-    variant: a name from `nfnet.variants.VARIANTS`, for example "F0" or "F7+".
+    variant: F0 to F7, F0+ to F7+, or one of the small M0 to M3, N0 to N3 and P0 to P3
+      (`nfnet.variants.VARIANTS`).
     bottleneck: width of the bottleneck in F+ stage 1. "paper" has 192 channels in one group;
       "released" rounds down to 128 as the released code does. No other variant differs.
-    activation: a name from `nfnet.activations.ACTIVATIONS`.
+    activation: celu, elu, gelu, gelu_erf, identity, leaky_relu, log_sigmoid, log_softmax, relu,
+      relu6, selu, sigmoid, silu, soft_sign, softplus or tanh (`nfnet.activations.ACTIVATIONS`).
     numerics: "released" applies the parameters as the code released with paper B does; "timm" as
       timm's `dm_nfnet_f*` do, which add 1e-5 to the variance of a filter and whose gelu is exact.
     stochastic_depth_rate: drop rate of the last block; the rates of the blocks before it grow

@@ -43,7 +43,8 @@ def describe_fields() -> str:
     unit = f"unit: {units[field]}; " if units.get(field) else ""
     lines.append(f"      {', '.join(allowed)}; {unit}{_default(default)}")
     lines += textwrap.wrap(
-      attribute_descriptions(section)[name],
+      # In Python it is None; on the command line, none.
+      re.sub(r"\bNone\b", "none", attribute_descriptions(section)[name]),
       _WIDTH,
       initial_indent=" " * 6,
       subsequent_indent=" " * 6,

@@ -36,7 +36,9 @@ def load_experiment(path: str, overrides: Iterable[str] = ()) -> Experiment:
   Raises:
     UserError: the file is missing or fails, or a field is unknown or has a value it cannot take.
   """
-  return override(_run_file(*split_arguments(path)), overrides)
+  file, arguments = split_arguments(path)
+  typed = path[: len(path) - len(arguments)].removesuffix(":")
+  return override(_run_file(file, arguments, typed), overrides)
 
 
 def split_arguments(path_and_arguments: str) -> tuple[str, str]:
@@ -55,20 +57,28 @@ def split_arguments(path_and_arguments: str) -> tuple[str, str]:
   # A file of the user's without an extension is still named by its path.
   if not re.fullmatch(r"[\w-]+", name) or os.path.isfile(path_and_arguments):
     return path_and_arguments, ""
-  names = sorted(path.stem for path in _CONFIGS.glob("[!_]*.py"))
-  if name not in names:
+  if name not in (names := _packaged_names()):
     raise UserError(f"configuration {quoted(name)} is neither a file nor one of {', '.join(names)}")
   return str(_CONFIGS / f"{name}.py"), arguments
 
 
-def _run_file(path: str, arguments: str) -> Experiment:
+def _packaged_names() -> list[str]:
+  return sorted(path.stem for path in _CONFIGS.glob("[!_]*.py"))
+
+
+def _run_file(path: str, arguments: str, typed: str) -> Experiment:
+  """Runs the configuration file at a path, which messages name as the user typed it."""
   path = local_path("configuration file", path)
   try:
     source = read_regular_file(path, _BYTES_MAX).decode()
   # Text that is not UTF-8, or a null character in the path, is a ValueError.
   except (OSError, ValueError) as error:
     reason = error.strerror if isinstance(error, OSError) else error
-    raise UserError(f"configuration file {path!r} cannot be read: {reason}") from error
+    name, hint = pathlib.PurePath(path).stem, ""
+    if isinstance(error, FileNotFoundError) and name in _packaged_names():
+      hint = f"; the configuration of this name that is installed is --config={name}"
+      hint += f":{arguments}" if arguments else ""
+    raise UserError(f"configuration file {path!r} cannot be read: {reason}{hint}") from error
   # Executed and not imported, because an import would leave bytecode beside the file.
   module = types.ModuleType("experiment_configuration")
   module.__file__ = path
@@ -79,7 +89,8 @@ def _run_file(path: str, arguments: str) -> Experiment:
         f"configuration file {path!r} has no function experiment(); "
         "define one that returns a train.config.experiment.Experiment"
       )
-    experiment = module.experiment(**_parse_file_arguments(path, module.experiment, arguments))
+    values = _parse_file_arguments(path, module.experiment, arguments, typed)
+    experiment = module.experiment(**values)
   except UserError:
     raise
   except Exception as error:
@@ -93,7 +104,7 @@ def _run_file(path: str, arguments: str) -> Experiment:
 
 
 def _parse_file_arguments(
-  path: str, function: Callable[..., Experiment], arguments: str
+  path: str, function: Callable[..., Experiment], arguments: str, typed: str
 ) -> dict[str, Any]:
   # eval_str, because `from __future__ import annotations` leaves types as text.
   parameters = inspect.signature(function, eval_str=True).parameters
@@ -114,10 +125,12 @@ def _parse_file_arguments(
     and parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
   ]
   if absent := [name for name in required if name not in values]:
-    example = ",".join(f"{name}={name.upper()}" for name in absent)
+    example = ",".join(
+      [*filter(None, arguments.split(",")), *(f"{name}={name.upper()}" for name in absent)]
+    )
     raise UserError(
       f"configuration file {path!r} has no value for {' and '.join(absent)}: write its arguments "
-      f"behind a colon, --config={path}:{example}"
+      f"after a colon, --config={typed}:{example}"
     )
   return values
 

@@ -77,9 +77,10 @@ def test_a_path_in_a_bucket_has_one_spelling(path, expected):
 @pytest.mark.parametrize(
   "path", ["gs://", "gs:///x", "gs://A_B!/x", "gs://b/x", "gs://bucket/a/../b"]
 )
-def test_what_is_no_path_in_a_bucket_is_one_line(path):
-  cure = "without . and ..$" if ".." in path else "names of buckets have lowercase letters"
-  with pytest.raises(UserError, match=f"^--out={path} is no path in a bucket; write gs://.*{cure}"):
+def test_what_is_not_a_path_in_a_bucket_is_one_line(path):
+  cure = "without . and ..$" if ".." in path else "have 3 to 63 characters, .*: lowercase letters"
+  refused = f"--out={path} is not a path in a bucket"
+  with pytest.raises(UserError, match=f"^{refused}; write gs://.*{cure}"):
     path_or_bucket("--out", path)
 
 

@@ -2,8 +2,10 @@ import re
 
 import pytest
 
+from nfnet.activations import ACTIVATIONS
+from nfnet.variants import VARIANTS
 from tests import commands
-from train.config.experiment import Data
+from train.config.experiment import Data, Model
 from train.config.field_help import attribute_descriptions, describe_fields
 from train.config.field_names import field_types, field_units, split_optional
 
@@ -27,6 +29,7 @@ def test_every_field_has_its_values_default_and_meaning():
   assert "a finite number or none, greater than 0; default: none" in found["mixing.mixup_alpha"]
   assert "has to be set" in found["name"]
   assert "data: The images: where they are" in text
+  assert "None" not in text
   assert max(map(len, text.splitlines())) <= 110
 
 
@@ -46,6 +49,19 @@ def test_every_number_has_a_unit_or_says_that_it_has_none():
       assert shown, field
   assert units["data.batch_size"] == "images per step"
   assert units["parallelism.parameter_shards"] == "devices"
+
+
+def test_the_names_of_variants_and_activations_are_listed():
+  described = attribute_descriptions(Model)
+  ranges = re.findall(r"([A-Z])(\d)(\+?) to \1(\d)\3", described["variant"])
+  listed = [
+    f"{letter}{number}{plus}"
+    for letter, first, plus, last in ranges
+    for number in range(int(first), int(last) + 1)
+  ]
+  assert listed == list(VARIANTS)
+  names = described["activation"].partition(" (")[0]
+  assert tuple(re.split(r", | or ", names)) == ACTIVATIONS
 
 
 def test_descriptions_of_several_lines_are_whole():

@@ -49,6 +49,17 @@ def test_unreadable_file_is_refused(tmp_path, name):
     load_experiment(str(tmp_path / name))
 
 
+@pytest.mark.parametrize("arguments", ["", ":variant=F1"])
+def test_a_missing_file_of_an_installed_name_is_answered_with_the_name(
+  arguments, tmp_path, monkeypatch
+):
+  monkeypatch.chdir(tmp_path)
+  with pytest.raises(UserError, match=rf"No such file.*--config=imagenet{arguments}$"):
+    load_experiment(f"train/configs/imagenet.py{arguments}")
+  with pytest.raises(UserError, match=r"No such file or directory$"):
+    load_experiment("train/configs/mine.py")
+
+
 CONFIGS = ROOT / "train" / "configs"
 NAMES = sorted(path.stem for path in CONFIGS.glob("[a-z]*.py"))
 
@@ -111,6 +122,9 @@ def test_arguments_have_the_type_of_their_annotation_or_default(future, signatur
 
 
 def test_arguments_that_a_configuration_needs_are_named():
-  for given in ("", ":variant=P0"):
-    with pytest.raises(UserError, match=r"has no value for data: .*finetune_small\.py:data=DATA$"):
-      load_experiment(f"finetune_small{given}")
+  file = CONFIGS / "finetune_small.py"
+  for typed in ("finetune_small", file):
+    for given, shown in (("", ""), (":", ""), (":variant=P0", "variant=P0,")):
+      cure = re.escape(f"after a colon, --config={typed}:{shown}data=DATA")
+      with pytest.raises(UserError, match=f"has no value for data: .*{cure}$"):
+        load_experiment(f"{typed}{given}")

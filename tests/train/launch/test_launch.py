@@ -113,7 +113,7 @@ def test_slices_that_there_are_not(topology):
     ({"config": "/etc/hostname"}, "--config=/etc/hostname: give a file of this repository"),
     ({"workdir": None}, "--workdir=None: give a folder under /shared"),
     ({"workdir": "runs/f3"}, "--workdir=runs/f3: give a folder under /shared"),
-    ({"workdir": "gs://B/f3"}, "--workdir=gs://B/f3 is no path in a bucket"),
+    ({"workdir": "gs://B/f3"}, "--workdir=gs://B/f3 is not a path in a bucket"),
     ({"workdir": "s3://bucket/f3"}, "--workdir=s3://bucket/f3: give a folder under /shared"),
     ({"workdir": "/shared/../f3"}, "--workdir=/shared/../f3: give a folder under /shared"),
     ({"overrides": []}, "data.path='': workers do not have it"),
