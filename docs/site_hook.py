@@ -21,7 +21,7 @@ TITLES = {
   "python slow": "takes minutes",
   "text output": "prints",
 }
-"""Title of a code block, by what stands behind its fence."""
+"""Title of a code block, by what follows its fence."""
 
 _FENCE = re.compile(r"^( *```)(\w+)((?: \w+)?)$", re.MULTILINE)
 _PICTURES = "../profiling/results/"

@@ -79,7 +79,7 @@ def skip_absent_tpu(
     return
   if any(any(pathlib.Path(devices).glob(pattern)) for pattern in _TPU_DEVICE_FILES):
     return
-  # "gpu,cpu" is no alternative: JAX fails if a named platform is absent.
+  # "gpu,cpu" is not an alternative: JAX fails if a named platform is absent.
   if any(map(is_installed, _GPU_PLUGINS)):
     return
   os.environ["JAX_PLATFORMS"] = "cpu"
@@ -185,7 +185,7 @@ def run_main(
   except (UserError, flags.Error, KeyboardInterrupt) as error:
     sys.exit(report_error(error))
   except SystemExit as finished:
-    # absl ends every program this way, and with 1 if help was asked for, which is no failure.
+    # absl ends every program this way, and with 1 if help was asked for, which is not a failure.
     if asks_for_help and finished.code == 1:
       finished.code = 0
     if finished.code or (error := _lost_output(streams)) is None:

@@ -301,7 +301,7 @@ def outcome_of(
 
 
 def as_text(outcome: Outcome) -> str:
-  """Formats an image's name and its most probable classes, one a line, or says why it has none."""
+  """Formats an image's name and its likeliest classes, one per line, or says why it has none."""
   if outcome.error is not None:
     lines = [f"  no class: {outcome.error}"]
   else:

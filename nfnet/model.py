@@ -580,7 +580,7 @@ def _run(
     # of the same names, shapes and dtypes, for which JAX keeps the program.
     return _compiled(method, model, *arrays)
   except TypeError:
-    # Something among them is no array, which JAX refuses before it traces.
+    # Something among them is not an array, which JAX refuses before it traces.
     check_parameters(model, parameters)
     raise
 

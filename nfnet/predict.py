@@ -5,9 +5,10 @@
     python -m nfnet.predict --weights=PATH --inputs=x.npy --logits_out=y.npy
 
 The first command prints the five most probable classes (--top) of each image: files, all JPEG, PNG
-and WebP files of folders and their subfolders, and those that a list names, one a line. The second
-writes them to files instead. The third takes images that are already normalized, float32 [images,
-height, width, 3], and writes float32 [images, classes]; --logits_out takes image files as well.
+and WebP files of folders and their subfolders, and those that a list names, one per line. The
+second writes them to files instead. The third takes images that are already normalized, float32
+[images, height, width, 3], and writes float32 [images, classes]; --logits_out takes image files as
+well.
 
 An image that cannot be read or decoded is reported, and the others are classified nevertheless; the
 exit code is then 2. In the files, such an image has an error, and NaN as logits.
@@ -15,7 +16,7 @@ exit code is then 2. In the files, such an image has an error, and NaN as logits
 PATH is a released haiku file, a safetensors file in timm's layout, or a workdir or checkpoint of
 this project. Checkpoints know their own variant, activation, numerics, resolution, way of resizing
 and class names; --class_names_file names those of other weights, in the order of the classifier,
-one a line. For released weights and timm's, images are resized as in the released code: both
+one per line. For released weights and timm's, images are resized as in the released code: both
 sides to 32 pixels more than the crop. For weights that were trained in timm, add --numerics=timm.
 """
 
@@ -106,7 +107,9 @@ def _define_flags() -> None:
   define_path(
     "inputs", None, "Normalized images in a .npy file, instead of image files.", use="read"
   )
-  define_path("images", None, "Text file with paths of images or folders, one a line.", use="read")
+  define_path(
+    "images", None, "Text file with paths of images or folders, one per line.", use="read"
+  )
   define_path("logits_out", None, "Write the logits to this .npy file.", use="write file")
   define_path("json", None, "Write the most probable classes to this JSON file.", use="write file")
   define_path(

@@ -201,7 +201,7 @@ def is_property(function):
 
 
 def violations(path):
-  """Returns a line for each docstring of a file that is no sentence."""
+  """Returns a line for each docstring of a file that is not a sentence."""
   found = []
   for line, docstring, needs_verb in docstrings(ast.parse(path.read_text(encoding="utf-8"))):
     problem = complaint(docstring, needs_verb)

@@ -10,14 +10,14 @@ takes the resolution and the way of resizing that belong to it: a checkpoint's o
 weights the variant's test resolution and paper B's center crop. The classes of the data set are
 matched with the network's by name. Released weights do not name their classes; these are ImageNet's
 in the order of their WordNet ids, so a data set with the 1,000 ids as names is matched by sorting.
-For all others, --class_names_file names the classes in the order of the classifier, one a line.
+For all others, --class_names_file names the classes in the order of the classifier, one per line.
 
 The second command evaluates the newest checkpoint of a workdir, or the checkpoint in the given
 folder, at one or more resolutions: the moving average, where one was kept, and the parameters
 themselves. The third one evaluates weights as a configuration says.
 
 All print loss, top-1, top-5, the calibration error, the means over the classes of precision, recall
-(top-1 of a class) and F1, the classes that are recognized worst, and the classes that are confused
+(top-1 of a class) and F1, the classes with the lowest accuracy, and the classes that are confused
 most often. --confusion_csv and --confusion_plot write the confusion matrix of the best network.
 --config.data.path=DIR evaluates on another data set, --config.data.evaluation_split=NAME on another
 split. Images are resized to `data.evaluation_resize_margin` pixels more than the crop, which is
@@ -68,7 +68,7 @@ _DATA = define_path(
 _CLASS_NAMES_FILE = define_path(
   "class_names_file",
   None,
-  "Text file that names the classes of --weights in their order, one a line.",
+  "Text file that names the classes of --weights in their order, one per line.",
   use="read",
 )
 _CONFIG = define_path(
@@ -178,7 +178,7 @@ def _worst_classes(best: Evaluation, class_names: Sequence[str], count: int) -> 
     )
     for i in worst
   ]
-  title = f"recognized worst by the {best.network} at {best.pixels} px"
+  title = f"lowest accuracy ({best.network}, {best.pixels} px)"
   return format_table(rows, (title, "images", "precision", "recall", "F1"))
 
 
@@ -197,7 +197,7 @@ def _confusions(best: Evaluation, class_names: Sequence[str], count: int) -> str
   ]
   if not rows:
     return ""
-  title = f"confused most often by the {best.network} at {best.pixels} px"
+  title = f"most confused ({best.network}, {best.pixels} px)"
   return format_table(rows, (title, "taken for", "images", "of the class"))
 
 

@@ -6,9 +6,9 @@
 A source folder of images holds `train/CLASS/*` and `val/CLASS/*` (also `validation` or `test`), or
 only `CLASS/*`, a share of which is held out. Other formats are listed under `--source` below and
 described in `docs/data_sources.md`. The command says what it has understood before it reads the
-images, and refuses what could be meant in two ways. JPEG, PNG and WebP files are stored unchanged, after each has been decoded once as a
-check. The same command continues a run that was stopped, and refuses to write over a finished data
-set.
+images, and refuses what could be meant in two ways. JPEG, PNG and WebP files are stored unchanged,
+after each has been decoded once as a check. The same command continues a run that was stopped, and
+refuses to write over a finished data set.
 """
 
 import os

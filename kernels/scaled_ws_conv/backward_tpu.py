@@ -107,7 +107,7 @@ def gradients(
     mean_cotangent: cotangent of the mean over each image's results, float32; None except at the end
       of a branch.
     input_cotangent: cotangent of the returned input; None if the problem returns none.
-    branch: branch of the sum that the input is; None if the input is no sum.
+    branch: branch of the sum that the input is; None if the input is not a sum.
     filters: filters of the kind that the problem names.
     statistics: statistics of raw filters from the forward pass, otherwise None.
     blocks: blocks of the backward pass.

@@ -6,7 +6,7 @@ block below it, of which only the first row is needed yet. Its axes are k (tiles
 (rows), p and e (pairs of columns, and the two columns of a pair), n (images) and 128 channels. It
 begins with a column of zeros, so a pair of the window is the second column of a pair of results and
 the first of the next. In a shared tile, each column has the last channels of its own pixel and,
-behind them, of the pixel to the right.
+after them, of the pixel to the right.
 """
 
 import itertools

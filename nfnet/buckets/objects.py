@@ -228,7 +228,7 @@ def _as_os_error(bucket: str, name: str) -> Iterator[None]:
     # HTTP bodies may have pages.
     text = re.sub(r" *\[http_response_body=.*?'\](?= \[|$)", "", str(error), flags=re.DOTALL)
     if number == errno.ENOENT:
-      # That an object is missing is no error to TensorStore.
+      # That an object is missing is not an error to TensorStore.
       text = f"there is no bucket {bucket}; look at its name, or make it"
     elif number == errno.EACCES:
       text += (

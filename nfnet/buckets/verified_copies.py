@@ -55,7 +55,7 @@ def cache_folder() -> pathlib.Path:
   """Returns the folder of all copies, which is created if needed.
 
   Raises:
-    UserError: it cannot be created, or is no path of this machine.
+    UserError: it cannot be created, or is not a path of this machine.
   """
   named = os.environ.get(CACHE_VARIABLE)
   own = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")

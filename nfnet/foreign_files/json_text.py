@@ -64,7 +64,7 @@ def read_json_object(
 
   Raises:
     OSError: the file cannot be read.
-    ValueError: its content is no JSON object; the message says why, without quoting it.
+    ValueError: its content is not a JSON object; the message says why, without quoting it.
   """
   content = read_regular_file(path, bytes_max)
   if not content.strip():

@@ -12,8 +12,8 @@ def open_regular(path: str | os.PathLike[str]) -> Any:
   """Opens a file, or an object of a bucket, to read its bytes.
 
   Raises:
-    OSError: the file cannot be opened, or is no regular file (EISDIR, EINVAL): reading a pipe or a
-      device might never end.
+    OSError: the file cannot be opened, or is not a regular file (EISDIR, EINVAL): reading a pipe or
+      a device might never end.
   """
   if is_in_bucket(path):
     return as_path(path).open("rb")
@@ -26,7 +26,7 @@ def open_regular_to_write(
   """Opens or creates a file as `open` does in the modes "ab" and "wb".
 
   Raises:
-    OSError: the file cannot be opened, or is no regular file: a pipe might have no reader.
+    OSError: the file cannot be opened, or is not a regular file: a pipe might have no reader.
   """
   flags = os.O_WRONLY | os.O_CREAT | (os.O_APPEND if mode == "ab" else os.O_TRUNC)
   return open(_open(path, flags), mode, buffering=buffering)
@@ -52,7 +52,7 @@ def read_regular_file(path: str | os.PathLike[str], bytes_max: int) -> bytes:
     bytes_max: most bytes that the file may have.
 
   Raises:
-    OSError: the file cannot be opened, is no regular file, or is too large (EFBIG).
+    OSError: the file cannot be opened, is not a regular file, or is too large (EFBIG).
   """
   with open_regular(path) as file:
     # What a file system says of the length is not always true, as in /proc.

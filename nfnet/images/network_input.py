@@ -25,8 +25,8 @@ def check_network_input(images: Any) -> None:
     images: what the caller gives as normalized images, [images, height, width, 3].
 
   Raises:
-    ValueError: `images` are no array, not floating point, not NHWC, empty, not finite, or from 0 to
-      255.
+    ValueError: `images` are not an array, not floating point, not NHWC, empty, not finite, or from
+      0 to 255.
   """
   if not isinstance(images, jax.Array | np.ndarray):
     raise ValueError(

@@ -49,7 +49,7 @@ def remove_metadata(encoded: bytes) -> bytes:
   still image remains that every decoder can show.
 
   Args:
-    encoded: content of a file; if it is no PNG, it is returned as it is.
+    encoded: content of a file; if it is not a PNG, it is returned as it is.
   """
   if not encoded.startswith(PNG_START):
     return encoded

@@ -28,7 +28,7 @@ def define_classifier_flags() -> None:
   define_path(
     "class_names_file",
     None,
-    "Text file that names the classes in the order of the classifier, one a line.",
+    "Text file that names the classes in the order of the classifier, one per line.",
     use="read",
   )
   flags.DEFINE_integer(

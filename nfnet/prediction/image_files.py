@@ -22,7 +22,7 @@ def list_images(paths: Sequence[str], list_file: str | None = None) -> list[str]
 
   Args:
     paths: paths of files and folders.
-    list_file: path of a text file with further paths, one a line, relative to the current folder.
+    list_file: path of a text file with further paths, one per line, relative to the current folder.
 
   Raises:
     UserError: a folder has no images or cannot be read, the list cannot be read or is empty, or
@@ -45,7 +45,7 @@ def _listed(list_file: str) -> list[str]:
   lines = [os.fsdecode(line.removesuffix(b"\r")) for line in content.split(b"\n")]
   paths = [line for line in lines if line.strip()]
   if not paths:
-    raise UserError(f"--images={list_file} names no image: write one path a line")
+    raise UserError(f"--images={list_file} names no image: write one path per line")
   return paths
 
 

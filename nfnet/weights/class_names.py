@@ -112,7 +112,7 @@ def match_unnamed_classes(
 
 
 def read_names_file(path: str, num_classes: int) -> tuple[str, ...]:
-  """Reads the names of a network's classes from a text file, one a line, in the classifier's order.
+  """Reads the names of a network's classes from a text file, one per line, in the network's order.
 
   Args:
     path: path of the file.
@@ -131,7 +131,7 @@ def read_names_file(path: str, num_classes: int) -> tuple[str, ...]:
   names = tuple(name for line in text.splitlines() if (name := line.strip()))
   if len(names) != num_classes:
     raise UserError(
-      f"{source} are {format_count(len(names), 'name')}, one a line, but the classifier has "
+      f"{source} are {format_count(len(names), 'name')}, one per line, but the classifier has "
       f"{format_count(num_classes, 'class')}"
     )
   return names

@@ -141,7 +141,7 @@ def load(
 
   Raises:
     UserError: the file cannot be read, is refused, or holds parameters of another network.
-    ValueError: `model` is no network.
+    ValueError: `model` is not a network.
   """
   path = os.fspath(path)
   if model is not None and not isinstance(model, NFNet):

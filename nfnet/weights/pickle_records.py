@@ -333,7 +333,7 @@ class _Machine:
 
   def _top(self, kind: type) -> Any:
     if not self._stack or not isinstance(self._stack[-1], kind):
-      raise ValueError("something is added to what is no container")
+      raise ValueError("something is added to what is not a container")
     return self._stack[-1]
 
   def _push_tuple(self, items: list[Any]) -> None:

@@ -223,7 +223,7 @@ class _Walk:
     self.taken[at] += 1
     behind = at + 1 + self.delay
     if any(address in self.schedule.branches for address in range(at + 1, behind)):
-      raise ValueError(f"bundle {at:#x}: another branch right behind this one is not understood")
+      raise ValueError(f"bundle {at:#x}: another branch right after this one is not understood")
     if at < branch.target < behind:
       raise ValueError(f"bundle {at:#x}: the branch's target is issued anyway")
     self._issue(at + 1, behind)

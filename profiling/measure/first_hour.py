@@ -178,7 +178,7 @@ def measure_kernels(plan: Plan, devices: Devices) -> Figures:
     # What a step calls, as far as there are ratios.
     "compared_seconds": _sum_of_calls(rows, "seconds"),
     "compared_estimated_seconds": _sum_of_calls(rows, "estimated_seconds"),
-    # A reference in place of a kernel is no error, but slower than the estimate.
+    # A reference in place of a kernel is not an error, but slower than the estimate.
     "fallbacks": [
       {"op": op, "reason": reason} for op, reason in (kernels.fallback_counts - before)
     ],

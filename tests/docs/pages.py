@@ -1,6 +1,6 @@
 """Reads the fenced blocks and commands of the documentation, and compares them with the code.
 
-The words behind a fence say what is done with its block:
+The words after a fence say what is done with its block:
 
     bash         the tests run all such blocks of a page in order, as one shell session
     bash slow    `make test-all` runs these as well
@@ -61,7 +61,7 @@ class Block:
   Attributes:
     page: file name of the page.
     line: line number of the opening fence.
-    kind: words behind the opening fence.
+    kind: words after the opening fence.
     text: lines between the fences.
   """
 
@@ -137,7 +137,7 @@ def inline_commands(name: str, text: str) -> Iterator[tuple[str, list[str]]]:
 def shell_commands(text: str) -> Iterator[list[str]]:
   """Yields the words of each command, without pipes, redirections, and variables or exec before it.
 
-  A command that has `||` behind it, since it fails on purpose, is left out.
+  A command that has `||` after it, since it fails on purpose, is left out.
   """
   for line in text.replace("\\\n", " ").splitlines():
     lexer = shlex.shlex(line, posix=True, punctuation_chars="|&;<>")
@@ -232,7 +232,7 @@ def _check_configuration(place: str, config: str | None, overrides: list[str]) -
       for word in chosen:
         override(_ANY, [word])
     else:
-      # A name of one of `train.configs` is no path.
+      # A name of one of `train.configs` is not a path.
       reference = str(ROOT / config) if "/" in config else config
       # Any data set will do for one that the reader has.
       reference = re.sub(r"\bdata=[A-Z]+\b", f"data={FASHION_MNIST}", reference)

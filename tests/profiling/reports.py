@@ -20,7 +20,7 @@ def compilation(*, hbm_bytes=2**30, **fields) -> Compilation:
 
 
 def compute_row(seconds) -> Row:
-  """Returns a row that takes time and is no collective."""
+  """Returns a row that takes time and is not a collective."""
   return Row(part="stem", direction="forward", kind="convolution", seconds=seconds)
 
 

@@ -105,8 +105,8 @@ def test_fine_tuning_and_evaluation(pretrained, digits, tmp_path):
       assert any(
         row[: len(network) + 2] == [*network, pixels, str(HELD_OUT_DIGITS)] for row in rows
       )
-  assert "recognized worst by the" in result.stdout
-  assert "confused most often by the" in result.stdout
+  assert "lowest accuracy (" in result.stdout
+  assert "most confused (" in result.stdout
   assert "means over 10 classes with images (macro); classes matched by name" in result.stdout
   evaluations = json.loads(scores.read_text())["evaluations"]
   assert [(one["network"], one["pixels"]) for one in evaluations] == [

@@ -122,7 +122,7 @@ def read_source(
     if source_format == "auto":
       source_format = _recognize(path, chosen)
     elif source_format in _FOLDER_FORMATS and not os.path.isdir(path):
-      raise UserError(f"--source={path} is no folder, which --format={source_format} needs")
+      raise UserError(f"--source={path} is not a folder, which --format={source_format} needs")
     return _READERS[source_format](path, chosen)
   except OSError as error:
     raise UserError(f"cannot read {error.filename or path}: {error.strerror or error}") from error

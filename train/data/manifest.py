@@ -133,7 +133,7 @@ def load_manifest(folder: str | os.PathLike[str]) -> Manifest:
   if _is_missing(path):
     raise UserError(
       f"data folder {path.parent} has no {MANIFEST_NAME}: train.prepare_data writes it last, so "
-      "either this is no data set or the run that made it did not finish"
+      "either this is not a data set or the run that made it did not finish"
     )
   fields = read_json(path)
   version = fields.get("format_version") if isinstance(fields, dict) else None

@@ -44,7 +44,9 @@ _RESTARTS_MAX = flags.DEFINE_integer(
 _SPOT = flags.DEFINE_bool("spot", False, "Use capacity that may be taken away.")
 _RESERVED = flags.DEFINE_bool("reserved", False, "Use reserved capacity, for queued resources.")
 _CLUSTER = flags.DEFINE_string("cluster", None, "Name of the cluster, for xpk.")
-_ZONE = flags.DEFINE_string("zone", None, "Zone, for queued resources and xpk; by default gcloud's.")
+_ZONE = flags.DEFINE_string(
+  "zone", None, "Zone, for queued resources and xpk; by default gcloud's."
+)
 _PROJECT = flags.DEFINE_string(
   "project", None, "Project, for queued resources and xpk; by default gcloud's."
 )

@@ -52,7 +52,8 @@ def queued_resources_script(
     reserved: whether to use capacity that the project has reserved.
 
   Raises:
-    UserError: `job.shared` is neither a bucket nor an NFS share, or `zone` or `project` is no name.
+    UserError: `job.shared` is neither a bucket nor an NFS share, or `zone` or `project` is not a
+      name.
   """
   named = [(flag, value) for flag, value in (("--zone", zone), ("--project", project)) if value]
   for flag, value in named:

@@ -28,7 +28,7 @@ def xpk_command(job: Job, *, cluster: str | None, zone: str | None, project: str
 
   Raises:
     UserError: no cluster is named, `shared` is not the name of a storage, or `cluster`, `zone` or
-      `project` is no name.
+      `project` is not a name.
   """
   if not cluster:
     raise UserError(f"--cluster={cluster}: name the cluster that xpk has created")

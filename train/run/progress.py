@@ -50,7 +50,7 @@ class ProgressLine:
       f"  learning rate {record['learning_rate']:.3g}"
       f"  {record['images_per_second']:.0f} images/s"
       f"  waiting for data {100 * record['data_wait_share']:.0f} %"
-      f"  left {self._time_left(step)}"
+      f"  remaining {self._time_left(step)}"
     )
     if self._is_terminal:
       self._line = line

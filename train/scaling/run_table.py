@@ -207,8 +207,8 @@ def _split(line: str, place: str) -> list[str]:
   """Returns the fields of one line."""
   if len(line) > _LINE_CHARACTERS_MAX:
     raise UserError(
-      f"{place}: {len(line):,} characters, where {_LINE_CHARACTERS_MAX:,} are the most; this is no "
-      "table of runs"
+      f"{place}: {len(line):,} characters, where {_LINE_CHARACTERS_MAX:,} are the most; this is "
+      "not a table of runs"
     )
   if '"' not in line:
     # Five times as fast as the parser, which is made for whole files.

@@ -31,7 +31,7 @@ METADATA = {
   "compressed text of 2 MiB": chunk(b"zTXt", b"key\0\0" + LONG),
   "international text of 2 MiB": chunk(b"iTXt", b"key\0\1\0\0\0" + LONG),
   "text of 65 MiB": chunk(b"tEXt", b"key\0" + bytes(65 * 2**20)),
-  "text that is no zlib stream": chunk(b"zTXt", b"key\0\0nonsense"),
+  "text that is not a zlib stream": chunk(b"zTXt", b"key\0\0nonsense"),
   "text of an unknown compression": chunk(b"zTXt", b"key\0\7nonsense"),
   "color profile of 2 MiB": chunk(b"iCCP", b"key\0\0" + LONG),
   "color profile that is none": chunk(b"iCCP", b"nonsense"),

@@ -120,7 +120,7 @@ def test_names_are_read_one_a_line(tmp_path):
   path = tmp_path / "names.txt"
   path.write_bytes("\ufeffcat\r\n\n tabby cat \ncafé".encode())
   assert read_names_file(str(path), 3) == ("cat", "tabby cat", "café")
-  with pytest.raises(UserError, match="are 3 names, one a line, but the classifier has 5 classes"):
+  with pytest.raises(UserError, match="are 3 names, one per line, but the classifier has 5"):
     read_names_file(str(path), 5)
   path.write_bytes(b"caf\xe9")
   with pytest.raises(UserError, match="are not UTF-8"):

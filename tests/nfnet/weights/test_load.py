@@ -156,8 +156,8 @@ def test_parameters_are_compared_with_the_network(tmp_path):
   for other, message in (
     (
       NFNet("P0", 6),
-      r"have num_classes=5, the network has 6: build it with NFNet\('P0', num_classes=5\); or, for a "
-      r'new classifier, .* replace parameters\["classifier"\]',
+      r"have num_classes=5, the network has 6: build it with NFNet\('P0', num_classes=5\); or, for "
+      r'a new classifier, .* replace parameters\["classifier"\]',
     ),
     (NFNet("N0", 5), "do not fit N0.*they look like P0"),
   ):

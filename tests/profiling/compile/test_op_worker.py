@@ -64,7 +64,7 @@ def test_a_tail_has_the_gradients_of_the_branch_and_the_gate(tail):
   cotangent, *arguments = drawn(tail["both"].arguments, seed=2)
   result, gradients = tail["both"].function(cotangent, *arguments)
   assert result.shape == cotangent.shape == (4, 4, IMAGES, 16)
-  # Beta and keep are no parameters, and the gradient of the shortcut is the cotangent.
+  # Beta and keep are not parameters, and the gradient of the shortcut is the cotangent.
   learned = [arguments[i] for i in (0, 1, 2, 4, 6, 7)]
   assert [one.shape for one in jax.tree.leaves(gradients)] == [
     one.shape for one in jax.tree.leaves(learned)

@@ -82,7 +82,7 @@ def compressed_idx_cut_short(root):
 def idx_that_is_none(root):
   image_files.write_idx_source(root)
   (root / "train-labels-idx1-ubyte").write_bytes(b"<!doctype html>")
-  return "train-labels-idx1-ubyte is no idx file"
+  return "train-labels-idx1-ubyte is not an idx file"
 
 
 def more_idx_images_than_labels(root):

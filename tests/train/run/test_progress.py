@@ -44,9 +44,9 @@ def show(stream):
 
 LINES = [
   "step   100/45000  loss 2.3457  learning rate 0.04  1234 images/s"
-  "  waiting for data 3 %  left unknown",
+  "  waiting for data 3 %  remaining unknown",
   "step  1100/45000  loss 2.3457  learning rate 0.04  1234 images/s"
-  "  waiting for data 3 %  left 0:36:35",
+  "  waiting for data 3 %  remaining 0:36:35",
   "evaluation at step 1100 (parameters): loss 1.5000  top-1 50.00 %  top-5 80.00 %",
   "evaluation at step 1100 (moving average): loss 1.5000  top-1 62.50 %",
 ]
@@ -65,4 +65,4 @@ def test_terminal_line_leaves_nothing_of_a_longer_one():
   progress = ProgressLine(10, stream=stream)
   progress.update(record(9, images_per_second=1e9))
   progress.update(record(10))
-  assert stream.getvalue().endswith("left 0:00:00\x1b[K")
+  assert stream.getvalue().endswith("remaining 0:00:00\x1b[K")

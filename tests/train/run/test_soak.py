@@ -49,7 +49,7 @@ def newest_step(workdir):
 @pytest.mark.slow
 def test_10000_steps_need_no_more_at_their_end(digits, tmp_path, monkeypatch):
   # glibc keeps what the threads of a save have freed, most of it if each thread has an arena of its
-  # own, and memory that is free is no leak.
+  # own, and memory that is free is not a leak.
   monkeypatch.setenv("MALLOC_ARENA_MAX", "2")
   workdir = tmp_path / "run"
   began_seconds = time.time()

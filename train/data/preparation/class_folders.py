@@ -152,7 +152,7 @@ def _find_splits(root: Folder, source: str, notes: list[str]) -> dict[str, Folde
   if root.images:
     _note_loose_images(root, source, notes)
   if others:
-    notes.append(f"left out: folders that are no splits: {examples(others)}")
+    notes.append(f"left out: folders that are not splits: {examples(others)}")
   if TRAIN not in by_role:
     raise UserError(f"{source} has no folder named train")
   found = {role: folders[0] for role, folders in by_role.items()}

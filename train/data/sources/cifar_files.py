@@ -119,8 +119,8 @@ def _images(
   record_bytes = label_bytes + 3 * _SIDE**2
   if not content or len(content) % record_bytes:
     raise UserError(
-      f"{place} has {len(content):,} bytes, which is no multiple of a record's {record_bytes:,}; "
-      "download it again"
+      f"{place} has {len(content):,} bytes, which is not a multiple of a record's "
+      f"{record_bytes:,}; download it again"
     )
   records = np.frombuffer(content, np.uint8).reshape(-1, record_bytes)
   labels = records[:, label_bytes - 1]

@@ -65,7 +65,7 @@ def _read_idx(root: pathlib.Path, pattern: str, dimensions: int) -> np.ndarray:
     with open_regular(path) as stored, _decompressed(path, stored) as file:
       header = file.read(header_bytes)
       if header[:4] != bytes((0, 0, _UNSIGNED_BYTES, dimensions)) or len(header) < header_bytes:
-        raise UserError(f"{path} is no idx file of unsigned bytes with {dimensions} dimensions")
+        raise UserError(f"{path} is not an idx file of unsigned bytes with {dimensions} dimensions")
       shape = struct.unpack(f">{dimensions}I", header[4:])
       size = math.prod(shape)
       if not 0 < size <= _BYTES_MAX or (len(shape) > 1 and max(shape[1:]) > _SIDE_MAX):

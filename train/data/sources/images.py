@@ -19,7 +19,7 @@ def read_file(path: str | os.PathLike[str]) -> bytes:
   """Returns the bytes of a file with an image.
 
   Raises:
-    UnreadableImageError: it is no regular file, or nobody may read it.
+    UnreadableImageError: it is not a regular file, or nobody may read it.
     BadImageError: it is too large.
     OSError: it cannot be read now. These are errors of the disk or the network, which may work
       again when the same command continues.
@@ -62,7 +62,7 @@ class ImageFile(SourceImage):
     """Returns the file's bytes.
 
     Raises:
-      UnreadableImageError: it is no regular file, or nobody may read it.
+      UnreadableImageError: it is not a regular file, or nobody may read it.
       BadImageError: it is too large.
       OSError: it cannot be read.
     """
@@ -129,7 +129,7 @@ class ImageInFile(SourceImage):
     """Returns the part's bytes.
 
     Raises:
-      UnreadableImageError: it is no image or not whole.
+      UnreadableImageError: it is not an image or not whole.
       BadImageError: it is too large.
       OSError: the file cannot be read.
     """

@@ -95,7 +95,7 @@ def read_table(root: str, options: Options) -> Source:
   if not rows:
     raise UserError(f"{table} has no line below its columns: give one line for each image")
   labels = {label for row in rows for label in row.labels}
-  # With --class_names, whole numbers that are no names are indices.
+  # With --class_names, whole numbers that are not names are indices.
   to_label = (
     int
     if options.class_names
@@ -183,7 +183,7 @@ def read_rows(table: str, options: Options) -> Iterator[Row]:
     raise UserError(f"{table} cannot be read: {error.strerror or error}") from error
   except (UnicodeError, csv.Error) as error:
     raise UserError(
-      f"{table} is no CSV file in UTF-8: {short_text(error)}; save it as CSV in UTF-8"
+      f"{table} is not a CSV file in UTF-8: {short_text(error)}; save it as CSV in UTF-8"
     ) from error
 
 
@@ -206,7 +206,7 @@ def _split(text: str, table: str, line: int) -> str:
   split = SPLIT_NAMES.get(text.strip().lower())
   if split is None:
     raise UserError(
-      f"{table}, line {line}: {quoted(text)} is no split; take train, validation or test"
+      f"{table}, line {line}: {quoted(text)} is not a split; take train, validation or test"
     )
   return split
 

@@ -13,7 +13,7 @@ from train.data.preparation import file_tree
 from train.data.preparation.class_folders import TEST, TRAIN, VALIDATION, check_class_names
 from train.data.sources.source import SPLITS, Options, Source, SourceImage
 
-# A label beyond this is no class index: ImageNet-21k has 21,841 classes, JFT 30,000.
+# A label beyond this is not a class index: ImageNet-21k has 21,841 classes, JFT 30,000.
 _CLASSES_MAX = 2**20
 _LABELS_PER_IMAGE_MAX = 2**10
 

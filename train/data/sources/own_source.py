@@ -187,7 +187,7 @@ class _Make:
 def _labels(example: Example, place: str) -> tuple:
   labels = example.labels
   if isinstance(labels, np.ndarray | np.generic):
-    # Of a single value, this is no list.
+    # Of a single value, this is not a list.
     labels = labels.tolist()
   if isinstance(labels, str) or not isinstance(labels, Iterable):
     labels = (labels,)

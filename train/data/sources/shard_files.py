@@ -36,7 +36,7 @@ def expand_braces(pattern: str) -> list[str]:
     if numbers := _RANGE.fullmatch(found[1]):
       first, last = int(numbers[1]), int(numbers[2])
       if not 0 <= last - first < _FILES_MAX:
-        raise UserError(f"{pattern}: {{{found[1]}}} is no range of numbers")
+        raise UserError(f"{pattern}: {{{found[1]}}} is not a range of numbers")
       parts = [f"{number:0{len(numbers[1])}d}" for number in range(first, last + 1)]
     elif "," in found[1]:
       parts = found[1].split(",")
@@ -97,7 +97,7 @@ def _refuse_compressed(names: Sequence[str], source: str) -> None:
   if compressed:
     raise UserError(
       f"{source} has compressed tar files ({file_tree.examples(compressed)}), in which nothing can "
-      "be found: decompress them, such as with gzip -d"
+      "be found: decompress them, for example with gzip -d"
     )
 
 

@@ -15,7 +15,7 @@ SPLITS = (TRAIN, VALIDATION, TEST)
 
 
 class UnreadableImageError(Exception):
-  """Reports what is no file that can be read, such as a link that leads nowhere or a FIFO."""
+  """Reports what is not a file that can be read, such as a link that leads nowhere or a FIFO."""
 
 
 class SourceImage(Protocol):

@@ -91,7 +91,7 @@ def _fields(message: memoryview) -> Iterator[tuple[int, memoryview | int]]:
 
 
 def _varint(message: memoryview, place: int) -> tuple[int, int]:
-  """Returns an integer and the place behind it."""
+  """Returns an integer and the place after it."""
   value = 0
   for index in range(_VARINT_BYTES_MAX):
     if place + index >= len(message):

@@ -299,5 +299,5 @@ def _read_records(reader: Any, start: int, stop: int) -> list[dict[str, Any] | s
     try:
       found.append(read_example(record))
     except ValueError as error:
-      found.append(f"its record is no tf.train.Example ({short_text(error)})")
+      found.append(f"its record is not a tf.train.Example ({short_text(error)})")
   return found

@@ -3,8 +3,9 @@
 `goodput.jsonl` in the workdir has a line for each start of the run, a line for each step that it
 continued from and, about once a second, a line with the seconds that each phase has taken since the
 previous line. So a killed run loses at most about a second of the ledger; one that ends before it
-knows the step that it continues from is no start, and its time counts for the restart. The phases
-split the time of the first process; time that it waits within a step is computation on the devices.
+knows the step that it continues from is not a start, and its time counts for the restart. The
+phases split the time of the first process; time that it waits within a step is computation on the
+devices.
 Lines that are not records are left out (`train.run.records.bookkeeping`).
 """
 
@@ -279,7 +280,7 @@ def as_text(goodput: Goodput) -> str:
     )
     for phase in PHASES
   ]
-  rows.append(("together", f"{wall_seconds:.1f}", format_duration(wall_seconds)))
+  rows.append(("total", f"{wall_seconds:.1f}", format_duration(wall_seconds)))
   share = goodput.productive_core_hours / max(goodput.total_core_hours, 1e-9)
   return "\n".join(
     [

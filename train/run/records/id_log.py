@@ -50,7 +50,7 @@ RECORD = np.dtype(
 _POSITIVE = range(1, 2**63)
 _ORDER = {"seed": int, "examples": _POSITIVE, "batch_size": _POSITIVE, "repetitions": _POSITIVE}
 _START_MAX = 2**64 - 1
-# What is searched for the next record behind something that is not one.
+# What is searched for the next record after something that is not one.
 _SEARCHED_BYTES_MAX = 1 << 20
 
 
@@ -174,7 +174,7 @@ def read_order(workdir: str) -> dict[str, Any]:
   """
   path = pathlib.Path(workdir) / IDS_FOLDER / ORDER_FILE
   if not os.path.isdir(workdir):
-    raise UserError(f"workdir {workdir!r} is no folder; give the workdir of a run")
+    raise UserError(f"workdir {workdir!r} is not a folder; give the workdir of a run")
   try:
     return read_json(path, _ORDER)
   except UserError as error:

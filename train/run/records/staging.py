@@ -191,7 +191,7 @@ def books_to_read(workdir: str) -> Iterator[str]:
   except OSError as error:
     raise UserError(f"workdir {workdir!r} cannot be read: {error.strerror}") from error
   if not names:
-    raise UserError(f"workdir {workdir!r} is no folder; give the workdir of a run")
+    raise UserError(f"workdir {workdir!r} is not a folder; give the workdir of a run")
   with temporary_copies(path, names) as copy:
     yield str(copy)
 

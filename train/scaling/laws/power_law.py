@@ -45,7 +45,7 @@ def fit_compute_law(compute: np.ndarray, loss: np.ndarray) -> ComputeLaw | None:
 
   Returns:
     The law; None for fewer than three different amounts of compute, or an exponent beyond
-    `MAXIMAL_EXPONENT`, which is no law but noise of runs of almost the same compute.
+    `MAXIMAL_EXPONENT`, which is not a law but noise of runs of almost the same compute.
   """
   if len(np.unique(compute)) < MINIMAL_RUNS:
     return None

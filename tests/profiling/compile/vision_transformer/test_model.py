@@ -86,7 +86,7 @@ def test_a_forward_pass_is_that_of_the_papers(rematerialize):
 
 
 def test_multiply_adds_are_those_that_xla_counts():
-  # Wide, so that what is no product is little of it; of one layer, since XLA counts a loop once.
+  # Wide, so that what is not a product is little of it; of one layer, since XLA counts a loop once.
   model = VisionTransformer(width=256, depth=1, mlp_width=512, heads=4, patch_pixels=4)
   shapes = model.parameter_shapes(PIXELS, CLASSES)
   images = jax.ShapeDtypeStruct((1, PIXELS, PIXELS, 3), jnp.float32)

@@ -27,7 +27,7 @@ def counts(source):
 
 
 AMBIGUOUS = {
-  "a training folder that is no split by its name": (
+  "a training folder that is not a split by its name": (
     [*images("training_set/ant", "training_set/bee", "test_set/ant", "test_set/bee")],
     "rename them to train, val and test, or give --layout=classes",
   ),
@@ -102,7 +102,7 @@ def test_what_the_folders_are_can_be_said(tmp_path):
   assert counts(source) == {"train": 8, "validation": 4}
   text = describe_source(source)
   assert "20 images of" in text
-  assert "left out: folders that are no splits: car" in text
+  assert "left out: folders that are not splits: car" in text
   assert "validation has no image of 1 class: bee" in text
 
 

@@ -95,7 +95,7 @@ def test_damaged_progress_is_made_again(stopped, file, kind):
 FIELDS = {
   "digest of another plan": ("plan_sha256", "0"),
   "no digests": ("pixel_digests", ""),
-  "digests that are no digits": ("pixel_digests", "x"),
+  "digests that are not digits": ("pixel_digests", "x"),
   "no sides": ("sides", "00"),
   "skipped images that are none": ("skipped", None),
   "another record file": ("shard", {"file": "../x", "records": 1, "size_bytes": 1, "sha256": ""}),

@@ -70,9 +70,9 @@ def test_the_version_for_python_is_not_read(tmp_path):
     ({"fine_label_names.txt": b"a\nb\n"}, "which name the classes, but has 2"),
     (
       {"data_batch_3.bin": cifar_records(0, 2, classes=3)[:-1]},
-      "data_batch_3.bin has 6,145 bytes, which is no",
+      "data_batch_3.bin has 6,145 bytes, which is not a multiple",
     ),
-    ({"data_batch_3.bin": b""}, "data_batch_3.bin has 0 bytes, which is no"),
+    ({"data_batch_3.bin": b""}, "data_batch_3.bin has 0 bytes, which is not a multiple"),
     ({"batches.meta.txt": b"a\nb\n"}, "has label 2, but there are 2 classes"),
   ],
 )

@@ -113,15 +113,15 @@ TABLES = {
   "file,label\n000.jpg,a\n./000.jpg,b": r"names '000.jpg' twice, in lines 2 and 3: give all labels",
   "file,label\nx.jpg,a\nx.jpg,b": "names 'x.jpg' twice",
   "file,label\n,a": "line 2: the column file is empty",
-  "file,label,split\n000.jpg,a,dev": "line 2: 'dev' is no split",
+  "file,label,split\n000.jpg,a,dev": "line 2: 'dev' is not a split",
   "file,label\n000.jpg,a\n001.jpg,a": "has only one class, a",
   "file,label\n000.jpg,a\n001.jpg,\x07": r"has a class named '\\x07'",
-  "file,label\n000.jpg,\xff": "is no CSV file in UTF-8.*; save it as CSV in UTF-8",
+  "file,label\n000.jpg,\xff": "is not a CSV file in UTF-8.*; save it as CSV in UTF-8",
   "file,label\nb/x.jpg,a\nb/y.jpg,b": (
     r"no image with a label; 2 images cannot be used, such as 'b/x.jpg': line 2 of \S+ names it"
   ),
   "file,label\n000.JPG,a\n001.jpg,b": "only one class, b; .*; 1 image cannot be used, .*'000.JPG'",
-  'file,label\n000.jpg,"a': "is no CSV file in UTF-8",
+  'file,label\n000.jpg,"a': "is not a CSV file in UTF-8",
   "file,label\n00,a": "00' may be a/00.jpg or b/00.jpg: give the path",
 }
 

@@ -134,7 +134,7 @@ def test_nothing_is_uploaded_under_a_lost_lease(gcs, workdir):
 
 def test_a_workdir_without_records_is_one_line(workdir):
   with (
-    pytest.raises(UserError, match="is no folder; give the workdir of a run"),
+    pytest.raises(UserError, match="is not a folder; give the workdir of a run"),
     books_to_read(workdir),
   ):
     pass

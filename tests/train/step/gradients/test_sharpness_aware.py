@@ -82,7 +82,7 @@ def test_a_step_is_that_of_the_papers_formula():
   parameters, loss, plain_loss = step_by_hand(trained)
   assert_close(state.parameters, jax.device_get(parameters))
   assert metrics["loss"] == pytest.approx(loss, rel=1e-6)
-  # The perturbation is no rounding error.
+  # The perturbation is not a rounding error.
   assert loss > plain_loss + 1e-3
 
 

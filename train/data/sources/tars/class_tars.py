@@ -34,7 +34,7 @@ class Left(NamedTuple):
   """Holds the names of what was seen in tar files and is not read.
 
   Attributes:
-    others: names of members that are no images.
+    others: names of members that are not images.
   """
 
   others: list[str]
@@ -43,7 +43,7 @@ class Left(NamedTuple):
     """Yields sentences about it."""
     if self.others:
       count = format_count(len(self.others), "member")
-      yield f"ignored: {count} of tar files that are no images: {examples(self.others)}"
+      yield f"ignored: {count} of tar files that are not images: {examples(self.others)}"
 
 
 def read_class_tars(source: str, options: Options) -> Source:
@@ -130,7 +130,7 @@ def images_of_tars(
     with_folders: whether the names of images begin with the folders of their files.
 
   Raises:
-    UserError: a file is no tar file, or cannot be that of a class.
+    UserError: a file is not a tar file, or cannot be that of a class.
   """
   containers = {name: Container.of(os.path.join(root, name)) for name in splits}
   with progress_bar(sum(one.size_bytes for one in containers.values())) as bar:
@@ -178,8 +178,8 @@ def _image(
   if is_of_the_system(path.name) or path.suffix.lower() not in IMAGE_SUFFIXES:
     if path.suffix.lower() == LABEL_SUFFIX:
       raise UserError(
-        f"{container.path} has labels beside its images ({shortened(member.name)}), so it is no "
-        "tar file of a class: give --format=webdataset"
+        f"{container.path} has labels beside its images ({shortened(member.name)}), so it is "
+        "not a tar file of a class: give --format=webdataset"
       )
     left.others.append(f"{class_name}.tar/{member.name}")
     return

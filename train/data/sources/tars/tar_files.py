@@ -1,7 +1,7 @@
 """Lists the members of tar files in one pass over their headers; nothing is unpacked.
 
 A file that is cut off or damaged gives its members up to there, and then one that says so. Members
-that nobody could tell apart, and those that are no regular files, have a problem, too. Names never
+that nobody could tell apart, and those that are not regular files, have a problem, too. Names never
 become paths.
 """
 
@@ -25,7 +25,7 @@ CUT_OFF = "the archive is cut off within it"
 
 
 class Member(NamedTuple):
-  """A member of a tar file that is no folder.
+  """A member of a tar file that is not a folder.
 
   Attributes:
     name: name in the archive; empty for the place where the archive is damaged.
@@ -117,7 +117,7 @@ def _member(member: tarfile.TarInfo, end: int, seen: set[str]) -> Member:
   seen.add(name)
   problem = ""
   if not member.isreg() or member.issparse():
-    problem = "it is no regular file in the archive"
+    problem = "it is not a regular file in the archive"
   elif is_repeated:
     problem = "the archive has another member of this name before it"
   elif member.offset_data + member.size > end:
@@ -129,4 +129,4 @@ def _no_archive(start: bytes, error: Exception) -> UserError:
   for magic, program in _COMPRESSED:
     if start.startswith(magic):
       return UserError(f"it is compressed, so nothing in it can be found: run {program} on it")
-  return UserError(f"it is no tar file ({short_text(error)})")
+  return UserError(f"it is not a tar file ({short_text(error)})")

@@ -55,7 +55,7 @@ def has_labels(root: str, names: Sequence[str]) -> bool:
     names: paths of the files below it.
 
   Raises:
-    UserError: one is no tar file.
+    UserError: one is not a tar file.
     OSError: one cannot be read.
   """
   return bool(_label_suffixes(root, names))
@@ -70,7 +70,7 @@ def read_webdataset(source: str, options: Options) -> Source:
       extension of the images if a sample has several.
 
   Raises:
-    UserError: there are no shards or no labels, or a shard is no tar file.
+    UserError: there are no shards or no labels, or a shard is not a tar file.
     OSError: a file cannot be read.
   """
   root, names = find_files(source, ".tar", options.excluded)
@@ -177,7 +177,7 @@ class _Reader:
   def _labels_in_json(self, content: bytes) -> tuple | str:
     fields = parse_json(content)
     if not isinstance(fields, dict):
-      return "its .json is no object"
+      return "its .json is not an object"
     if self._label_field is None:
       # All samples have the field that the first one has.
       self._label_field = next((name for name in _LABEL_FIELDS if name in fields), None)

@@ -54,7 +54,7 @@ def test_other_members_are_ignored_and_bad_ones_listed(tmp_path):
   miniatures.cut(second, 10240 - 1024 + 600)
   source = read_source(root, 0.3)
   text = describe_source(source)
-  assert "ignored: 2 members of tar files that are no images: " in text
+  assert "ignored: 2 members of tar files that are not images: " in text
   with pytest.raises(UserError, match="add --skip_bad_images"):
     write_dataset(tmp_path / "data", source, files_per_split=4)
   # What the first command has finished is not read again.
@@ -106,7 +106,7 @@ def test_tars_that_are_refused(tmp_path, members, message):
   with pytest.raises(UserError, match=message):
     read_source(tmp_path)
   (tmp_path / "a.tar").write_bytes(b"no archive")
-  with pytest.raises(UserError, match=r"a\.tar: it is no tar file"):
+  with pytest.raises(UserError, match=r"a\.tar: it is not a tar file"):
     read_source(tmp_path)
 
 

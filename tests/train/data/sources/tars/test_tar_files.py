@@ -20,7 +20,7 @@ def listed(content, **place):
 def test_members_are_where_they_are_said_to_be():
   found = listed(WHOLE)
   assert [(m.name, WHOLE[m.offset : m.offset + m.size_bytes]) for m in found] == MEMBERS
-  # As a member of another file, whose other bytes are no part of it.
+  # As a member of another file, whose other bytes are not part of it.
   inside = b"x" * 512 + WHOLE + b"y" * 512
   assert [m.name for m in listed(inside, start=512, size_bytes=len(WHOLE))] == [
     name for name, _ in MEMBERS
@@ -74,8 +74,8 @@ def test_members_that_are_no_images_by_themselves():
 @pytest.mark.parametrize(
   ("content", "message"),
   [
-    (b"", "no tar file"),
-    (b"<!doctype html>" * 100, "no tar file"),
+    (b"", "not a tar file"),
+    (b"<!doctype html>" * 100, "not a tar file"),
     (b"\x1f\x8b" + bytes(1000), "compressed, so nothing in it can be found: run gzip -d"),
   ],
 )

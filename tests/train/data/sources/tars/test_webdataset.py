@@ -45,8 +45,8 @@ def test_patterns_name_shards(tmp_path):
   with pytest.raises(UserError, match=r"3 files of 5 not found, such as .*train-000002\.tar"):
     read_source(f"{root}/train-{{000000..000004}}.tar")
   for pattern, message in (
-    ("a{1..0}.tar", "is no range of numbers"),
-    ("a{0..99999999}.tar", "is no range of numbers"),
+    ("a{1..0}.tar", "is not a range of numbers"),
+    ("a{0..99999999}.tar", "is not a range of numbers"),
     ("a{x}.tar", "for numbers, or"),
     ("{0..9999}{0..9999}.tar", "stands for more than"),
   ):
