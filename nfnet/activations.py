@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from kernels.scaled_ws_conv.formulas import Activation
+from nfnet.errors import quoted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,8 +117,8 @@ def scaled_activation(name: str, numerics: Numerics) -> ScaledActivation:
   Raises:
     ValueError: there is no such activation.
   """
-  if name not in _SCALED_ACTIVATIONS:
-    raise ValueError(f"unknown activation {name!r}; choose one of {', '.join(ACTIVATIONS)}")
+  if not isinstance(name, str) or name not in _SCALED_ACTIVATIONS:
+    raise ValueError(f"unknown activation {quoted(name)}; choose one of {', '.join(ACTIVATIONS)}")
   if (name, numerics) == ("gelu", "timm"):
     name = "gelu_erf"
   return _SCALED_ACTIVATIONS[name]

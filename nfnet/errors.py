@@ -3,9 +3,16 @@
 A message may quote text from a file that a stranger made: a name, a line, the words of a parser's
 exception. `UserError` itself keeps such text from reaching the terminal as anything but text, and
 `quoted`, `shortened` and `short_text` keep it short. `format_count` gives numbers of things a noun.
+
+What a caller gives as an argument is checked by the functions called `check_...`, which raise a
+ValueError of one line.
 """
 
+import contextlib
+import numbers
+import operator
 import unicodedata
+from collections.abc import Callable, Sequence
 
 MESSAGE_CHARACTERS_MAX = 2000
 QUOTED_CHARACTERS_MAX = 80
@@ -88,6 +95,60 @@ def format_count(number: int, noun: str) -> str:
   """
   ending = "" if number == 1 else "es" if noun.endswith("s") else "s"
   return f"{number:,} {noun}{ending}"
+
+
+def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
+  """Raises ValueError unless an argument is one of a few texts."""
+  if not isinstance(value, str) or value not in choices:
+    raise ValueError(f"{name}={quoted(value)}: must be {' or '.join(map(repr, choices))}")
+
+
+def check_flag(name: str, value: object) -> None:
+  """Raises ValueError unless an argument is True or False."""
+  if not isinstance(value, bool):
+    raise ValueError(f"{name}={quoted(value)}: must be True or False")
+
+
+def checked_whole_number(name: str, value: object, low: int, high: int | None = None) -> int:
+  """Returns an argument that is a whole number, of Python, NumPy or JAX, from `low` to `high`.
+
+  Raises:
+    ValueError: it is none, or outside of its bounds.
+  """
+  try:
+    number = operator.index(value)
+  except TypeError:
+    number = None
+  if (
+    number is None
+    or isinstance(value, bool)
+    or number < low
+    or (high is not None and number > high)
+  ):
+    bounds = f"of at least {low}" if high is None else f"from {low} to {high}"
+    shown = quoted(value if number is None or isinstance(value, bool) else number)
+    raise ValueError(f"{name}={shown}: must be a whole number {bounds}")
+  return number
+
+
+def check_number(
+  name: str, value: object, is_allowed: Callable[[float], bool], description: str
+) -> None:
+  """Raises ValueError unless an argument is a number within its bounds.
+
+  Args:
+    name: name of the argument.
+    value: what the caller gives.
+    is_allowed: whether a number is within the bounds; it may be NaN or infinite.
+    description: what the argument must be, for the message, such as "a finite number above 0".
+  """
+  number = None
+  if isinstance(value, numbers.Real) and not isinstance(value, bool):
+    with contextlib.suppress(OverflowError):
+      number = float(value)
+  if number is None or not is_allowed(number):
+    shown = quoted(value if number is None or isinstance(value, int) else number)
+    raise ValueError(f"{name}={shown}: must be {description}")
 
 
 def _dots(text: str) -> str:

@@ -10,15 +10,24 @@ import functools
 import itertools
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from nfnet.activations import Numerics
+from nfnet.activations import Numerics, scaled_activation
 from nfnet.block_arrangement import arrange_blocks
-from nfnet.errors import UserError, escaped
+from nfnet.errors import (
+  UserError,
+  check_choice,
+  check_flag,
+  checked_whole_number,
+  escaped,
+  format_count,
+  quoted,
+)
 from nfnet.images.preprocessing import (
   RESIZE,
   RESIZE_MARGIN,
@@ -32,10 +41,12 @@ from nfnet.model import (
   NFNet,
   Parameters,
   apply,
+  check_model,
   check_parameters,
   standardized,
 )
 from nfnet.prediction.result_files import Outcome, Prediction
+from nfnet.system.paths import path_text
 from nfnet.variants import get_variant
 from nfnet.weights.load import load_weights, trained_formulas
 
@@ -57,6 +68,10 @@ class Classifier:
     resize_margin: number of pixels by which a resized image exceeds `pixels`.
     class_names: one name for each class, or None.
     is_multi_label: whether classes are independent of each other, as a sigmoid loss makes them.
+
+  Raises:
+    ValueError: an argument is of another kind or outside of its bounds. The parameters are checked
+      when they are used.
   """
 
   model: NFNet
@@ -66,6 +81,20 @@ class Classifier:
   resize_margin: int
   class_names: Sequence[str] | None = dataclasses.field(repr=False)
   is_multi_label: bool
+
+  def __post_init__(self):
+    check_model(self.model)
+    check_resizing(self.pixels, self.resize, self.resize_margin)
+    check_flag("is_multi_label", self.is_multi_label)
+    names, count = self.class_names, self.model.num_classes
+    if names is not None and not (
+      isinstance(names, list | tuple)
+      and len(names) == count
+      and all(isinstance(name, str) for name in names)
+    ):
+      raise ValueError(
+        f"class_names={quoted(names)}: must be a list of {format_count(count, 'name')}, or None"
+      )
 
   def preprocess(self, pictures: Picture | Iterable[Picture]) -> np.ndarray:
     """Returns pictures as the network was evaluated with them: float32 [n, pixels, pixels, 3].
@@ -99,9 +128,35 @@ class Classifier:
       return standardized(self.model, parameters, gradient_dtype=None)
 
   def probabilities(self, logits: np.ndarray | jax.Array) -> np.ndarray:
-    """Returns float32 of the shape of `logits`: a softmax, or sigmoids if `is_multi_label`."""
+    """Returns float32 of the shape of `logits`: a softmax, or sigmoids if `is_multi_label`.
+
+    Raises:
+      ValueError: the last axis of `logits` is not that of the classes, or they are no numbers.
+    """
     function = jax.nn.sigmoid if self.is_multi_label else jax.nn.softmax
-    return np.asarray(function(jnp.asarray(logits)))
+    return np.asarray(function(jnp.asarray(self._checked_logits(logits))))
+
+  def _checked_logits(self, logits: Any) -> np.ndarray | jax.Array:
+    """Returns logits as an array whose last axis is that of the classes."""
+    count = self.model.num_classes
+    if isinstance(logits, jax.core.Tracer):
+      raise ValueError("logits are traced: call this outside of functions that JAX transforms")
+    try:
+      array = logits if isinstance(logits, jax.Array) else np.asarray(logits)
+    # Lists of lists of different lengths, and objects with methods of their own for NumPy.
+    except Exception:
+      array = np.asarray(None)
+    kinds = (jnp.floating, jnp.integer)
+    if not any(jnp.issubdtype(array.dtype, kind) for kind in kinds):
+      raise ValueError(
+        f"logits are a value of type {type(logits).__name__}; must be numbers [..., {count}], from "
+        "Classifier.logits"
+      )
+    if array.ndim == 0 or array.shape[-1] != count:
+      raise ValueError(
+        f"logits have shape {list(array.shape)}; must be [..., {count}], from Classifier.logits"
+      )
+    return array
 
   def top(self, logits: np.ndarray | jax.Array, count: int = _TOP) -> list[Prediction]:
     """Returns index, name and probability of the most probable classes of one image, best first.
@@ -113,17 +168,18 @@ class Classifier:
       count: number of classes.
 
     Raises:
-      ValueError: the logits are not those of one image, or not finite, or `count` is below 1.
+      ValueError: the logits are not those of one image, or not finite, or `count` is no whole
+        number of at least 1.
     """
-    if np.shape(logits) != (self.model.num_classes,):
+    logits = self._checked_logits(logits)
+    if logits.ndim != 1:
       raise ValueError(
-        f"logits have shape {list(np.shape(logits))}; must be [{self.model.num_classes}]: give "
+        f"logits have shape {list(logits.shape)}; must be [{self.model.num_classes}]: give "
         "those of one image, such as logits[0]"
       )
     if not np.isfinite(logits).all():
       raise ValueError("the logits are not finite; the weights or the input are not sound")
-    if count < 1:
-      raise ValueError(f"count={count}: must be at least 1")
+    count = checked_whole_number("count", count, 1)
     probabilities, names = self.probabilities(logits), self.class_names
     return [
       Prediction(i, names[i] if names else f"class {i}", float(probabilities[i]))
@@ -165,13 +221,19 @@ def load_classifier(
 
   Raises:
     UserError: the weights cannot be read or do not fit the other arguments.
-    ValueError: there is no such variant, activation, numerics or way of resizing, or `pixels` is
-      outside of its bounds.
+    ValueError: there is no such variant, activation, numerics or way of resizing, or another
+      argument is of another kind or outside of its bounds.
   """
-  check_resizing(1 if pixels is None else pixels, resize or RESIZE, RESIZE_MARGIN)
-  path = os.fspath(path)
+  path = path_text("path", path)
+  check_resizing(
+    1 if pixels is None else pixels, RESIZE if resize is None else resize, RESIZE_MARGIN
+  )
   if variant is not None:
     get_variant(variant)
+  if numerics is not None:
+    check_choice("numerics", numerics, get_args(Numerics))
+  if activation is not None:
+    scaled_activation(activation, "released")
   weights = load_weights(path, variant)
   metadata = weights.metadata or {}
   data_settings, loss_settings = (

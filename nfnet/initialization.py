@@ -15,8 +15,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from nfnet.errors import quoted
-from nfnet.model import CLASSIFIER_WEIGHT, NFNet, parameter_name, parameter_shapes
+from nfnet.errors import checked_whole_number
+from nfnet.model import (
+  CLASSIFIER_WEIGHT,
+  NFNet,
+  check_model,
+  parameter_name,
+  parameter_shapes,
+)
 
 Draw = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
 
@@ -60,10 +66,11 @@ def initial_parameters(model: NFNet, seed: int) -> dict[str, Any]:
     seed: nonnegative number.
 
   Raises:
-    ValueError: the seed is no such number, or a parameter matches no pattern.
+    ValueError: `model` is no network, the seed is no such number, or a parameter matches no
+      pattern.
   """
-  if not isinstance(seed, int | np.integer) or seed < 0:
-    raise ValueError(f"seed={quoted(seed)}: must be a whole number of at least 0")
+  check_model(model)
+  seed = checked_whole_number("seed", seed, 0)
 
   def draw(path, shape: jax.ShapeDtypeStruct) -> np.ndarray:
     name = parameter_name(path)

@@ -12,9 +12,8 @@ it or, on request, of timm. There are a few deliberate differences from that cod
 import functools
 import itertools
 import math
-import numbers
-import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import NoneType
 from typing import Any, Literal, NamedTuple, get_args
 
 import jax
@@ -29,7 +28,14 @@ from kernels.scaled_ws_conv.reference import activate
 from nfnet.activations import Numerics, ScaledActivation, scaled_activation
 from nfnet.block import Block
 from nfnet.block_arrangement import BLOCKS, arrange_blocks, block_key, is_stacked
-from nfnet.errors import format_count, quoted
+from nfnet.errors import (
+  check_choice,
+  check_flag,
+  check_number,
+  checked_whole_number,
+  format_count,
+  quoted,
+)
 from nfnet.images.network_input import check_network_input
 from nfnet.layers import Linear, ScaledWSConv
 from nfnet.stochastic_depth import draw_kept_branches, dropout
@@ -132,21 +138,20 @@ class NFNet(nnx.Module):
     compute_dtype: jnp.dtype = jnp.float32,
     implementation: kernels.Implementation = "reference",
   ):
-    _check_choice("block_execution", block_execution, get_args(BlockExecution))
-    _check_choice("numerics", numerics, get_args(Numerics))
-    _check_choice("implementation", implementation, get_args(kernels.Implementation))
+    check_choice("block_execution", block_execution, get_args(BlockExecution))
+    check_choice("numerics", numerics, get_args(Numerics))
+    check_choice("implementation", implementation, get_args(kernels.Implementation))
+    check_flag("rematerialize", rematerialize)
     for name, rate in (
       ("stochastic_depth_rate", stochastic_depth_rate),
       ("dropout_rate", 0.0 if dropout_rate is None else dropout_rate),
     ):
-      if not isinstance(rate, numbers.Real) or not 0 <= rate < 1:
-        raise ValueError(f"{name}={quoted(rate)}: must be a number of at least 0 and below 1")
-    if not isinstance(alpha, numbers.Real) or not 0 <= alpha < math.inf:
-      raise ValueError(f"alpha={quoted(alpha)}: must be a finite number of at least 0")
+      check_number(name, rate, lambda x: 0 <= x < 1, "a number of at least 0 and below 1")
+    check_number("alpha", alpha, lambda x: 0 <= x < math.inf, "a finite number of at least 0")
     shape = get_variant(variant)
     common = dict(standardization=numerics, implementation=implementation)
     self.variant = variant
-    self.num_classes = _checked_num_classes(num_classes)
+    self.num_classes = checked_whole_number("num_classes", num_classes, 1)
     self.activation_name = activation
     self.numerics = numerics
     self.bottleneck = bottleneck
@@ -352,14 +357,13 @@ class NFNet(nnx.Module):
     return tuple(map(block_key, self.runs))
 
 
-def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-  if value not in choices:
-    raise ValueError(f"{name}={quoted(value)}: must be {' or '.join(map(repr, choices))}")
-
-
 def _check_keys(keys: Any, count: Any) -> None:
   """Raises ValueError unless there is a key for each of `count` images, a number or a symbol."""
   cure = f"jax.random.split(jax.random.key(SEED), {count})"
+  if not isinstance(keys, jax.Array | np.ndarray):
+    raise ValueError(
+      f"keys are a value of type {type(keys).__name__}; must be one array of keys: {cure}"
+    )
   if np.shape(keys) != (count,):
     raise ValueError(
       f"keys have shape {list(np.shape(keys))} for {format_count(count, 'image')}; give one key "
@@ -373,7 +377,7 @@ def _checked_compute_dtype(compute_dtype: Any) -> jnp.dtype:
   try:
     # NumPy takes None for float64.
     dtype = None if compute_dtype is None else jnp.dtype(compute_dtype)
-  except TypeError:
+  except (TypeError, ValueError):
     dtype = None
   if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
     raise ValueError(
@@ -381,16 +385,6 @@ def _checked_compute_dtype(compute_dtype: Any) -> jnp.dtype:
       '"float32" or "bfloat16"'
     )
   return dtype
-
-
-def _checked_num_classes(num_classes: Any) -> int:
-  try:
-    count = operator.index(num_classes)
-  except TypeError:
-    count = 0
-  if count < 1 or isinstance(num_classes, bool):
-    raise ValueError(f"num_classes={quoted(num_classes)}: must be a whole number of at least 1")
-  return count
 
 
 def _ranges_of_equals(values: Iterable[Any]) -> Iterator[range]:
@@ -510,8 +504,8 @@ def apply(
     keys: one key for each example in training; None for inference.
 
   Raises:
-    ValueError: a parameter is missing, superfluous, or of another shape or kind than the network's,
-      or `images` or `keys` are of another kind.
+    ValueError: `model` is no network; a parameter is missing, superfluous, or of another shape or
+      kind than the network's; or `images` or `keys` are of another kind.
   """
   return _run(NFNet.__call__, model, parameters, images, keys=keys)
 
@@ -569,12 +563,16 @@ def _run(
   **arguments: Key[Array, " n"] | None,
 ) -> Any:
   """Calls a method of the network with values, compiled if it is not part of a larger program."""
+  check_model(model)
+  _check_nesting(parameters)
   arrays = (parameters, images, arguments)
   if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(arrays)):
     return method(bind(model, parameters), images, **arguments)
   # Only here are the values at hand. Operation by operation, a network would take many times as
   # long as it takes to compile.
   check_network_input(images)
+  if arguments.get("keys") is not None:
+    _check_keys(arguments["keys"], images.shape[0])
   try:
     # What is traced checks the parameters (`bind`). That is done once for all calls with parameters
     # of the same names, shapes and dtypes, for which JAX keeps the program.
@@ -628,6 +626,15 @@ def standardized(
   return {**parameters, BLOCKS: blocks, "final_conv": final_conv}
 
 
+def check_model(model: Any) -> None:
+  """Raises ValueError unless an argument is a network."""
+  if not isinstance(model, NFNet):
+    raise ValueError(
+      f"model={quoted(model)}: must be the network for which the parameters are, such as "
+      'nfnet.NFNet("F0", num_classes=1000)'
+    )
+
+
 def check_parameters(model: NFNet, parameters: Parameters) -> None:
   """Checks names, shapes and dtypes.
 
@@ -636,15 +643,14 @@ def check_parameters(model: NFNet, parameters: Parameters) -> None:
     parameters: arrays as for `apply`.
 
   Raises:
-    ValueError: a parameter is missing, superfluous, or of another shape or kind.
+    ValueError: `model` is no network, or a parameter is missing, superfluous, or of another shape
+      or kind.
   """
-  if not isinstance(parameters, Mapping):
-    raise ValueError(
-      f"parameters are a value of type {type(parameters).__name__}; must be nested dictionaries, "
-      "from nfnet.load or nfnet.initial_parameters"
-    )
+  check_model(model)
+  _check_nesting(parameters)
   needed = parameter_shapes(model)
-  if any(map(is_stacked, parameters.get(BLOCKS, ()))):
+  blocks = parameters.get(BLOCKS)
+  if isinstance(blocks, Mapping) and any(map(is_stacked, blocks)):
     needed = arrange_blocks(needed, model.block_keys)
   given, needed = _by_name(parameters), _by_name(needed)
   # NNX would leave a missing parameter without a value, which fails later, inside an op.
@@ -672,8 +678,27 @@ def check_parameters(model: NFNet, parameters: Parameters) -> None:
       raise ValueError(
         f"{name} has shape {list(np.shape(value))}; must be {list(shape)} in {model}{cure}"
       )
-    if not jnp.issubdtype(jnp.result_type(value), jnp.floating):
-      raise ValueError(f"{name} is {jnp.result_type(value)}; parameters must be float32")
+    try:
+      dtype = jnp.result_type(value)
+    except (TypeError, ValueError):
+      dtype = f"a value of type {type(value).__name__}"
+    if isinstance(dtype, str) or not jnp.issubdtype(dtype, jnp.floating):
+      raise ValueError(f"{name} is {dtype}; parameters must be float32")
+
+
+def _check_nesting(parameters: Any, path: tuple[str, ...] = ()) -> None:
+  """Raises ValueError unless parameters are nested dictionaries, whose keys are text."""
+  cure = "must be nested dictionaries, from nfnet.load or nfnet.initial_parameters"
+  if not isinstance(parameters, Mapping):
+    is_leaf = path and not isinstance(parameters, list | tuple | set | NoneType)
+    if is_leaf or isinstance(parameters, kernels.StandardizedFilters):
+      return
+    place = f"in parameters, {'/'.join(path)} is" if path else "parameters are"
+    raise ValueError(f"{place} a value of type {type(parameters).__name__}; {cure}")
+  for key, value in parameters.items():
+    if not isinstance(key, str):
+      raise ValueError(f"parameters have the key {quoted(key)}; keys are text: {cure}")
+    _check_nesting(value, (*path, key))
 
 
 def _bound(model: NFNet, arranged: Parameters) -> NFNet:

@@ -7,9 +7,9 @@ the code released with it and from paper A (https://arxiv.org/abs/2310.16764).
 import dataclasses
 import difflib
 from collections.abc import Iterator
-from typing import Literal
+from typing import Literal, get_args
 
-from nfnet.errors import quoted
+from nfnet.errors import check_choice, quoted
 
 Bottleneck = Literal["paper", "released"]
 
@@ -99,8 +99,7 @@ class Variant:
     return list(self._blocks(alpha, bottleneck))
 
   def _blocks(self, alpha: float, bottleneck: Bottleneck) -> Iterator[BlockShape]:
-    if bottleneck not in ("paper", "released"):
-      raise ValueError(f'{bottleneck=}: must be "paper" or "released"')
+    check_choice("bottleneck", bottleneck, get_args(Bottleneck))
     in_channels = self.stage_channels[0] // 2
     expected_variance = 1.0
     index = 0
@@ -181,7 +180,8 @@ def get_variant(name: str) -> Variant:
     ValueError: there is no such variant; the message names the nearest.
   """
   if not isinstance(name, str) or name not in VARIANTS:
-    near = difflib.get_close_matches(str(name)[:20].upper(), VARIANTS, n=1, cutoff=0.0)[0]
+    text = name if isinstance(name, str) else ""
+    near = difflib.get_close_matches(text[:20].upper(), VARIANTS, n=1, cutoff=0.0)[0]
     raise ValueError(
       f"unknown variant {quoted(name)}; nearest: {near}; choose one of {', '.join(VARIANTS)}"
     )

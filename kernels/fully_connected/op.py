@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from kernels.arguments import check_arrays, check_options
 from kernels.dispatch import Implementation, dispatch
 from kernels.fully_connected import pallas, reference
 from kernels.mesh_axes import vary_alike
@@ -33,7 +34,12 @@ def fully_connected_layer(
 
   Returns:
     [images, outputs], float32.
+
+  Raises:
+    ValueError: an argument is of another kind, or input, weight and bias do not fit together.
   """
+  check_arrays(x=(x, "images inputs"), weight=(weight, "inputs outputs"), bias=(bias, "outputs"))
+  check_options(dtype=dtype, implementation=implementation)
   options = dict(dtype=jnp.dtype(dtype))
   return dispatch(
     "fully_connected_layer",

@@ -1,11 +1,21 @@
 """The public op: adds parts of gradients to sums that travel packed."""
 
 import functools
+from typing import Any
 
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from kernels.arguments import (
+  check_arrays,
+  check_floats,
+  check_options,
+  check_sequence,
+  check_type,
+  shown,
+)
 from kernels.dispatch import Implementation, dispatch
-from kernels.layout import has_symbolic_dimension
+from kernels.layout import LANES, has_symbolic_dimension
 from kernels.packed_sums import pallas, reference
 from kernels.packed_sums.formulas import Part
 
@@ -37,9 +47,33 @@ def add_parts(
     Packed sums by number or, if `unpacks`, sums in the shapes of the gradients' parts.
 
   Raises:
+    ValueError: an argument is of another kind, or gradients, indices and parts do not fit together.
     NotImplementedError: the parts have no packed layout (`kernels.packed_sums.formulas.covers`),
       or a gradient has a symbolic size.
   """
+  check_sequence("gradients", gradients, None, "arrays")
+  for i, gradient in enumerate(gradients):
+    check_floats(f"gradients[{i}]", gradient)
+  check_sequence("parts", parts, len(gradients), "of kernels.packed_sums.formulas.Part")
+  for i, (gradient, part) in enumerate(zip(gradients, parts, strict=True)):
+    check_type(f"parts[{i}]", part, Part, "from kernels.packed_sums.formulas")
+    if not _fits(part, gradient):
+      raise ValueError(
+        f"parts[{i}] is {part}, which does not divide a gradient of the shape "
+        f"{list(gradient.shape)}"
+      )
+  if packed is not None:
+    count = 1 + max(part.array for part in parts)
+    check_sequence("packed", packed, count, "arrays, from add_parts")
+    check_arrays(**{f"packed[{i}]": (array, f"_ _ {LANES}") for i, array in enumerate(packed)})
+  if not hasattr(indices, "dtype") or not jnp.issubdtype(indices.dtype, jnp.integer):
+    raise ValueError(f"indices is {shown(indices)}; must be an array of int32")
+  if jnp.shape(indices) != (len(gradients),):
+    raise ValueError(
+      f"indices has the shape {list(jnp.shape(indices))}; must be [{len(gradients)}], one for each "
+      "gradient"
+    )
+  check_options(unpacks=unpacks, implementation=implementation)
   if any(has_symbolic_dimension(gradient.shape) for gradient in gradients):
     raise NotImplementedError("gradients of a symbolic size, which have no packed layout")
   options = dict(parts=parts, unpacks=unpacks)
@@ -49,4 +83,13 @@ def add_parts(
     reference=functools.partial(reference.add_parts, **options),
     kernel=functools.partial(pallas.add_parts, **options),
     arguments=(packed, gradients, indices),
+  )
+
+
+def _fits(part: Part, gradient: Any) -> bool:
+  return (
+    all(isinstance(field, int) for field in part)
+    and 0 <= part.axis < gradient.ndim
+    and part.parts >= 1
+    and part.array >= 0
   )

@@ -8,10 +8,11 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from kernels.arguments import check_arrays, check_options
 from kernels.dispatch import Implementation, dispatch
 from kernels.mesh_axes import vary_alike
 from kernels.scaled_ws_conv import pallas, reference
-from kernels.scaled_ws_conv.filters import StandardizedFilters, filter_shape
+from kernels.scaled_ws_conv.filters import StandardizedFilters, check_filters, filter_shape
 from kernels.scaled_ws_conv.formulas import Activation, Standardization
 
 
@@ -67,8 +68,24 @@ def scaled_ws_convolution(
     dtype of `x`, with half of the height and width if it is pooled; and `x` if requested.
 
   Raises:
-    ValueError: channels, groups and weight do not fit together.
+    ValueError: an argument is of another kind, or channels, groups and weight do not fit together.
   """
+  check_arrays(
+    x=(x, "height width images channels"),
+    weight=(weight, "_ _ _ output_channels"),
+    gain=(gain, "output_channels"),
+    bias=(bias, "output_channels"),
+    input_scale=(1.0 if input_scale is None else input_scale, ""),
+  )
+  check_options(
+    stride=stride,
+    groups=groups,
+    pool=pool,
+    activation=activation,
+    returns_input=returns_input,
+    standardization=standardization,
+    implementation=implementation,
+  )
   channels, outputs = x.shape[-1], weight.shape[-1]
   if weight.shape[2] * groups != channels:
     raise ValueError(f"{weight.shape=}, {groups=}: input channels must be {channels=} / groups")
@@ -123,7 +140,21 @@ def standardize_filters(
 
   Returns:
     The filters in rows.
+
+  Raises:
+    ValueError: an argument is of another kind, or weight and gain do not fit together.
   """
+  check_arrays(
+    weight=(weight, "_ _ _ output_channels"),
+    gain=(gain, "output_channels"),
+    input_scale=(1.0 if input_scale is None else input_scale, ""),
+  )
+  check_options(
+    dtype=dtype,
+    gradient_dtype=gradient_dtype,
+    standardization=standardization,
+    implementation=implementation,
+  )
   if input_scale is not None:
     input_scale = jax.lax.stop_gradient(input_scale)
   static = dict(
@@ -170,8 +201,19 @@ def standardized_convolution(
     `gradient_sink`.
 
   Raises:
-    ValueError: filters, input, bias and groups do not fit together.
+    ValueError: an argument is of another kind, or filters, input, bias and groups do not fit
+      together.
   """
+  check_arrays(x=(x, "height width images channels"), bias=(bias, "output_channels"))
+  check_filters(filters)
+  check_options(
+    stride=stride,
+    groups=groups,
+    pool=pool,
+    activation=activation,
+    returns_input=returns_input,
+    implementation=implementation,
+  )
   filter_shape(filters, x, bias, groups=groups)
   static = dict(
     stride=stride, groups=groups, pool=pool, activation=activation, returns_input=returns_input

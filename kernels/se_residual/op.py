@@ -4,13 +4,15 @@ They are one op, or two: the second one, which may be the next block's first con
 """
 
 import functools
+from typing import Any
 
 import jax
 from jaxtyping import Array, Float
 
+from kernels.arguments import check_arrays, check_options, check_type
 from kernels.dispatch import Implementation, dispatch
 from kernels.mesh_axes import vary_alike
-from kernels.scaled_ws_conv.filters import StandardizedFilters, filter_shape
+from kernels.scaled_ws_conv.filters import StandardizedFilters, check_filters, filter_shape
 from kernels.scaled_ws_conv.formulas import Activation, PendingSum, Standardization
 from kernels.scaled_ws_conv.op import Convolution, standardized_convolution
 from kernels.se_residual import pallas, reference
@@ -56,7 +58,23 @@ def conv_se_residual(
 
   Returns:
     The sum, of the shape and dtype of `shortcut`.
+
+  Raises:
+    ValueError: an argument is of another kind, or arrays do not fit together.
   """
+  _check_branch(
+    x,
+    (bias, shortcut, gate, skip_gain, keep),
+    weight=(weight, "_ _ input_channels channels"),
+    gain=(gain, "channels"),
+    input_scale=(1.0 if input_scale is None else input_scale, ""),
+  )
+  check_options(
+    activation=activation,
+    alpha=alpha,
+    standardization=standardization,
+    implementation=implementation,
+  )
   if input_scale is not None:
     input_scale = jax.lax.stop_gradient(input_scale)
   static = dict(activation=activation, alpha=alpha, standardization=standardization)
@@ -99,7 +117,14 @@ def standardized_conv_se_residual(
 
   Returns:
     The sum, of the shape and dtype of `shortcut`.
+
+  Raises:
+    ValueError: an argument is of another kind, or arrays do not fit together.
   """
+  _check_branch(x, (bias, shortcut, gate, skip_gain, keep))
+  check_filters(filters)
+  check_options(activation=activation, alpha=alpha, implementation=implementation)
+  filter_shape(filters, x, bias, groups=1)
   static = dict(activation=activation, alpha=alpha)
   return dispatch(
     "standardized_conv_se_residual",
@@ -140,7 +165,14 @@ def standardized_conv_se(
   Returns:
     The sum, for `add_up` or `standardized_convolution_of_sum`, and for nothing else: its
     derivatives are an agreement with these (`PendingSum`).
+
+  Raises:
+    ValueError: an argument is of another kind, or arrays do not fit together.
   """
+  _check_branch(x, (bias, shortcut, gate, skip_gain, keep))
+  check_filters(filters)
+  check_options(activation=activation, alpha=alpha, implementation=implementation)
+  filter_shape(filters, x, bias, groups=1)
   static = dict(activation=activation, alpha=alpha)
   branch, scale, sums_sink = dispatch(
     "standardized_conv_se",
@@ -160,7 +192,12 @@ def add_up(
   Args:
     pending: what `standardized_conv_se` has returned.
     implementation: "reference" or "pallas".
+
+  Raises:
+    ValueError: an argument is of another kind.
   """
+  _check_pending(pending)
+  check_options(implementation=implementation)
   return dispatch(
     "add_up",
     implementation,
@@ -196,8 +233,12 @@ def standardized_convolution_of_sum(
     The result, [height, width, images, output channels], and the sum if requested.
 
   Raises:
-    ValueError: filters, sum and bias do not fit together.
+    ValueError: an argument is of another kind, or filters, sum and bias do not fit together.
   """
+  _check_pending(pending)
+  check_filters(filters)
+  check_arrays(bias=(bias, "output_channels"))
+  check_options(activation=activation, returns_input=returns_input, implementation=implementation)
   filter_shape(filters, pending.branch, bias, groups=1)
   static = dict(activation=activation, returns_input=returns_input)
   return Convolution(
@@ -208,6 +249,44 @@ def standardized_convolution_of_sum(
       kernel=functools.partial(_convolution_of_sum_by_kernels, **static),
       arguments=vary_alike(pending, filters, bias),
     )
+  )
+
+
+def _check_branch(x: Any, others: tuple[Any, ...], **further: tuple[Any, str]) -> None:
+  """Checks what the ops that make a branch have in common.
+
+  Args:
+    x: input of the branch's last convolution.
+    others: bias, shortcut, gate, skip gain and mask.
+    **further: arrays as for `check_arrays`.
+  """
+  bias, shortcut, gate, skip_gain, keep = others
+  check_type("gate", gate, Gate, "with the weights of squeeze-excite")
+  axes = ("channels squeezed", "squeezed", "squeezed channels", "channels")
+  check_arrays(
+    x=(x, "height width images input_channels"),
+    shortcut=(shortcut, "height width images channels"),
+    bias=(bias, "channels"),
+    **{
+      f"gate.{name}": (array, of_array)
+      for name, array, of_array in zip(Gate._fields, gate, axes, strict=True)
+    },
+    skip_gain=(skip_gain, ""),
+    **({} if keep is None else {"keep": (keep, "images")}),
+    **further,
+  )
+
+
+def _check_pending(pending: Any) -> None:
+  check_type("pending", pending, PendingSum, "from kernels.standardized_conv_se")
+  wide, scale = "height width images channels", "images channels"
+  check_arrays(
+    **{
+      f"pending.{name}": (array, axes)
+      for name, array, axes in zip(
+        PendingSum._fields, pending, (wide, wide, scale, scale), strict=True
+      )
+    }
   )
 
 

@@ -4,6 +4,7 @@ import functools
 
 from jaxtyping import Array, Float
 
+from kernels.arguments import check_arrays, check_options, check_same_shapes
 from kernels.dispatch import Implementation, dispatch
 from kernels.sgd_agc import pallas, reference
 from kernels.sgd_agc.formulas import Arrays, Step
@@ -50,10 +51,28 @@ def sgd_agc_step(
     before clipping, all float32.
 
   Raises:
-    ValueError: one of `emas` and `ema_decay` is None and the other is not.
+    ValueError: an argument is of another kind, arrays differ in names or shapes, or one of `emas`
+      and `ema_decay` is None and the other is not.
   """
   if (emas is None) != (ema_decay is None):
-    raise ValueError(f"{ema_decay=}: moving averages need a decay, and nothing else takes one")
+    which = "emas are given without an ema_decay" if ema_decay is None else "ema_decay without emas"
+    raise ValueError(f"{which}: moving averages need a decay, and nothing else takes one")
+  check_same_shapes(
+    {
+      "parameters": parameters,
+      "gradients": gradients,
+      "momentum_buffers": momentum_buffers,
+      **({} if emas is None else {"emas": emas}),
+    }
+  )
+  check_arrays(
+    learning_rate=(learning_rate, ""),
+    momentum=(momentum, ""),
+    weight_decay=(weight_decay, ""),
+    **({} if clipping is None else {"clipping": (clipping, "")}),
+    **({} if ema_decay is None else {"ema_decay": (ema_decay, "")}),
+  )
+  check_options(stacked=stacked, implementation=implementation)
   steps = [
     dispatch(
       "sgd_agc",

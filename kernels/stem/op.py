@@ -6,10 +6,12 @@ from collections.abc import Sequence
 import jax
 from jaxtyping import Array, Float
 
+from kernels.arguments import check_arrays, check_options, check_sequence
 from kernels.dispatch import Implementation, dispatch
 from kernels.mesh_axes import vary_alike
 from kernels.scaled_ws_conv.formulas import Activation, Standardization
 from kernels.stem import pallas, reference
+from kernels.stem.formulas import STRIDES
 
 
 def stem_convolutions(
@@ -40,7 +42,28 @@ def stem_convolutions(
 
   Returns:
     [height / 4, width / 4, images, output channels] rounded up, in the dtype of `images`.
+
+  Raises:
+    ValueError: an argument is of another kind, or filters, gains and biases do not fit together.
   """
+  for name, arrays in (("weights", weights), ("gains", gains), ("biases", biases)):
+    check_sequence(name, arrays, len(STRIDES), "arrays, one for each convolution")
+  check_arrays(
+    images=(images, "height width images channels0"),
+    input_scale=(input_scale, ""),
+    **{
+      f"{name}[{i}]": (array, axes.format(i, i + 1))
+      for name, arrays, axes in (
+        ("weights", weights, "3 3 channels{} channels{}"),
+        ("gains", gains, "channels{1}"),
+        ("biases", biases, "channels{1}"),
+      )
+      for i, array in enumerate(arrays)
+    },
+  )
+  check_options(
+    activation=activation, standardization=standardization, implementation=implementation
+  )
   static = dict(activation=activation, standardization=standardization)
   return dispatch(
     "stem",

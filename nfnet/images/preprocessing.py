@@ -11,11 +11,11 @@ import jax
 import numpy as np
 from PIL import Image
 
-from nfnet.errors import UserError, quoted, short_text
+from nfnet.errors import UserError, check_choice, checked_whole_number, quoted, short_text
 from nfnet.images.decoding import BadImageError, decode_image, image_to_array, read_image_file
 from nfnet.images.normalization import normalize
 from nfnet.images.resizing import EvaluationResize, resize_and_center_crop
-from nfnet.system.paths import local_path
+from nfnet.system.paths import local_path, path_text
 from nfnet.variants import PIXELS_MAX
 
 RESIZE_MARGIN = 32
@@ -73,14 +73,9 @@ def check_resizing(pixels: Any, resize: Any, resize_margin: Any) -> None:
   Raises:
     ValueError: an argument is of another kind or outside of its bounds.
   """
-  for name, value, low in (("pixels", pixels, 1), ("resize_margin", resize_margin, 0)):
-    is_number = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    if not is_number or not low <= value <= PIXELS_MAX:
-      raise ValueError(f"{name}={quoted(value)}: must be a whole number from {low} to {PIXELS_MAX}")
-  if resize not in get_args(EvaluationResize):
-    raise ValueError(
-      f"resize={quoted(resize)}: must be {' or '.join(map(repr, get_args(EvaluationResize)))}"
-    )
+  checked_whole_number("pixels", pixels, 1, PIXELS_MAX)
+  checked_whole_number("resize_margin", resize_margin, 0, PIXELS_MAX)
+  check_choice("resize", resize, get_args(EvaluationResize))
 
 
 def _preprocess_picture(
@@ -95,7 +90,7 @@ def _preprocess_picture(
 def _decoded(picture: Any) -> np.ndarray:
   """Returns uint8 [height, width, 3]."""
   if isinstance(picture, str | os.PathLike):
-    return _read(os.fspath(picture))
+    return _read(path_text("picture", picture))
   if isinstance(picture, bytes | bytearray | memoryview):
     content = bytes(picture)
     try:
@@ -107,6 +102,11 @@ def _decoded(picture: Any) -> np.ndarray:
       raise ValueError(
         "a picture is an image of Pillow of the mode F, whose values have no known bounds; give a "
         "uint8 array or an image of another mode"
+      )
+    if 0 in picture.size:
+      width, height = picture.size
+      raise ValueError(
+        f"a picture is an image of Pillow of {width} x {height} pixels; must not be empty"
       )
     try:
       return image_to_array(picture)
@@ -123,13 +123,12 @@ def _decoded(picture: Any) -> np.ndarray:
       "a picture is traced: call nfnet.preprocess outside of functions that JAX transforms; "
       "nfnet.normalize works in them"
     )
-  array = np.asarray(picture)
-  if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
+  if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or 0 in picture.shape:
     raise ValueError(
-      f"a picture is {array.dtype} {list(array.shape)}; must be uint8 [height, width, 3] from 0 to "
-      "255, RGB, not empty"
+      f"a picture is {picture.dtype} {list(picture.shape)}; must be uint8 [height, width, 3] "
+      "from 0 to 255, RGB, not empty"
     )
-  return array
+  return np.asarray(picture)
 
 
 def _read(path: str) -> np.ndarray:

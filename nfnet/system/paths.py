@@ -18,13 +18,14 @@ from typing import Any, BinaryIO, Literal
 
 from absl import flags
 
-from nfnet.errors import UserError, shortened
+from nfnet.errors import UserError, quoted, shortened
 
 Use = Literal["read", "write file", "write folder"]
 """The use of a path: a command reads it, writes a file there, or writes files into a folder."""
 
 BUCKET_SCHEME = "gs://"
-
+PATH_BYTES_MAX = 4095
+"""Linux takes no longer path, and the name of an object in a bucket has at most 1,024 bytes."""
 
 _path_flags: dict[str, Use] = {}
 """Uses of the flags that hold one path each, by name."""
@@ -39,6 +40,25 @@ REFUSED_CATEGORIES = {
 }
 """Unicode categories of the characters that no name may have, and what a message calls them: they
 break lines or control a terminal, or are surrogates, which stand for bytes that are not UTF-8."""
+
+
+def path_text(name: str, path: Any) -> str:
+  """Returns the text of a path that a program gives as an argument.
+
+  Args:
+    name: name of the argument.
+    path: what the caller gives.
+
+  Raises:
+    ValueError: it is neither text nor an object for a path, such as `pathlib.Path`.
+  """
+  try:
+    text = os.fspath(path)
+  except TypeError:
+    text = None
+  if not isinstance(text, str):
+    raise ValueError(f"{name}={quoted(path)}: must be a path, as text or as pathlib.Path")
+  return text
 
 
 def local_path(label: str, path: str) -> str:
@@ -80,6 +100,11 @@ def path_or_bucket(label: str, path: str) -> str:
   for category, words in REFUSED_CATEGORIES.items():
     if any(unicodedata.category(character) == category for character in path):
       raise UserError(f"{label}={shortened(path)} holds {words}; give another name")
+  if len(os.fsencode(path)) > PATH_BYTES_MAX:
+    raise UserError(
+      f"{label}={shortened(path)} is a path of {len(path):,} characters; must be at most "
+      f"{PATH_BYTES_MAX:,} bytes"
+    )
   if is_in_bucket(path):
     bucket, *names = path.removeprefix(BUCKET_SCHEME).split("/")
     names = [name for name in names if name]

@@ -14,12 +14,12 @@ import jax
 import jax.numpy as jnp
 
 from nfnet.activations import ACTIVATIONS, Numerics
-from nfnet.errors import UserError, quoted
+from nfnet.errors import UserError, check_flag, quoted
 from nfnet.foreign_files.known_starts import known_mistake
 from nfnet.foreign_files.regular_files import open_regular
 from nfnet.images.resizing import EvaluationResize
-from nfnet.model import NFNet
-from nfnet.system.paths import as_path, is_in_bucket, path_or_bucket
+from nfnet.model import NFNet, check_model
+from nfnet.system.paths import as_path, is_in_bucket, path_or_bucket, path_text
 from nfnet.variants import Bottleneck, get_variant
 from nfnet.weights.checkpoint_reader import read_checkpoint
 from nfnet.weights.class_names import read_class_names
@@ -141,14 +141,12 @@ def load(
 
   Raises:
     UserError: the file cannot be read, is refused, or holds parameters of another network.
-    ValueError: `model` is not a network.
+    ValueError: an argument is of another kind.
   """
-  path = os.fspath(path)
-  if model is not None and not isinstance(model, NFNet):
-    raise ValueError(
-      f"model={quoted(model)}: must be the network for which the parameters are, such as "
-      'nfnet.NFNet("F0", num_classes=1000)'
-    )
+  path = path_text("path", path)
+  if model is not None:
+    check_model(model)
+  check_flag("prefer_ema", prefer_ema)
   weights = load_weights(path, model and model.variant, prefer_ema=prefer_ema)
   if model is not None:
     _check_model(weights, model, path)

@@ -643,5 +643,5 @@ def test_how_to_resize_is_checked_when_the_classifier_is_made(folder, options, m
 @pytest.mark.parametrize("count", [0, -1])
 def test_the_best_classes_are_at_least_one(folder, count):
   classifier = load_classifier(str(folder / "softmax"))
-  with pytest.raises(ValueError, match=f"count={count}: must be at least 1"):
+  with pytest.raises(ValueError, match=f"count={count}: must be a whole number of at least 1"):
     classifier.top(np.zeros(NUM_CLASSES, np.float32), count)
