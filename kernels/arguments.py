@@ -18,6 +18,7 @@ import numpy as np
 from kernels.dispatch import Implementation
 
 _TEXT_CHARACTERS_MAX = 80
+_COUNT_MAX = 2**31 - 1
 
 
 def check_arrays(**arrays: tuple[Any, str]) -> None:
@@ -128,7 +129,7 @@ def shown(value: Any) -> str:
 
 def _is_count(value: Any) -> bool:
   try:
-    return not isinstance(value, bool) and operator.index(value) >= 1
+    return not isinstance(value, bool) and 1 <= operator.index(value) <= _COUNT_MAX
   except TypeError:
     return False
 

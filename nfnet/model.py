@@ -566,7 +566,8 @@ def _run(
   check_model(model)
   _check_nesting(parameters)
   arrays = (parameters, images, arguments)
-  if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(arrays)):
+  leaves = (*jax.tree.leaves(parameters), images, *arguments.values())
+  if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
     return method(bind(model, parameters), images, **arguments)
   # Only here are the values at hand. Operation by operation, a network would take many times as
   # long as it takes to compile.

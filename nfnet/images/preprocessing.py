@@ -11,7 +11,14 @@ import jax
 import numpy as np
 from PIL import Image
 
-from nfnet.errors import UserError, check_choice, checked_whole_number, quoted, short_text
+from nfnet.errors import (
+  UserError,
+  check_choice,
+  checked_whole_number,
+  format_count,
+  quoted,
+  short_text,
+)
 from nfnet.images.decoding import BadImageError, decode_image, image_to_array, read_image_file
 from nfnet.images.normalization import normalize
 from nfnet.images.resizing import EvaluationResize, resize_and_center_crop
@@ -96,7 +103,8 @@ def _decoded(picture: Any) -> np.ndarray:
     try:
       return decode_image(content)
     except BadImageError as error:
-      raise UserError(f"an image of {len(content)} bytes cannot be decoded: {error}") from error
+      size = format_count(len(content), "byte")
+      raise UserError(f"an image of {size} cannot be decoded: {error}") from error
   if isinstance(picture, Image.Image):
     if picture.mode == "F":
       raise ValueError(

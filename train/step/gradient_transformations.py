@@ -4,6 +4,7 @@
 costs another pass over the parameters, and keep no moving average.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, get_args
 
@@ -13,8 +14,10 @@ import optax
 
 import kernels
 from kernels.sgd_agc.reference import clip_gradient
+from nfnet.errors import check_choice, quoted
 from nfnet.model import parameter_name
-from train.step.optimizer import sgd_agc
+from train.step.argument_checks import check_alike, check_parameters, check_scalar
+from train.step.optimizer import SGDAGCState, sgd_agc
 from train.step.parameter_groups import ParameterRole, parameter_role
 
 Roles = Callable[[Any], Any]
@@ -28,8 +31,9 @@ def nfnet_roles(parameters: Any) -> Any:
     parameters: nested dictionaries as `nfnet.apply` takes them; equal blocks may be stacked.
 
   Raises:
-    ValueError: a parameter is not an NFNet's.
+    ValueError: a parameter is not an NFNet's, or no array of floats.
   """
+  check_parameters(parameters)
   return jax.tree_util.tree_map_with_path(
     lambda path, x: parameter_role(parameter_name(path), jnp.shape(x)), parameters
   )
@@ -40,7 +44,11 @@ def uniform_roles(parameters: Any) -> Any:
 
   Args:
     parameters: any tree of arrays with 0, 1, 2 (inputs, outputs) or 4 (HWIO) axes.
+
+  Raises:
+    ValueError: `parameters` are no tree of arrays of floats.
   """
+  check_parameters(parameters)
   return jax.tree.map(
     lambda x: ParameterRole(
       clipped=True,
@@ -78,16 +86,18 @@ def nesterov_sgd_with_agc(
     implementation: implementation of the op, "reference" or "pallas".
 
   Raises:
-    ValueError: a number is outside of its bounds.
+    ValueError: an argument is of another kind or outside of its bounds.
   """
-  if not 0 <= momentum < 1:
-    raise ValueError(f"momentum={momentum!r}: must be at least 0 and below 1")
-  if not weight_decay >= 0:
-    raise ValueError(f"weight_decay={weight_decay!r}: must be at least 0")
+  if not callable(learning_rate):
+    check_scalar(
+      "learning_rate", learning_rate, _is_rate, "a schedule, or a finite number of at least 0"
+    )
+  check_scalar("momentum", momentum, lambda x: 0 <= x < 1, "a number of at least 0 and below 1")
+  check_scalar("weight_decay", weight_decay, _is_rate, "a finite number of at least 0")
   if clipping is not None:
     _check_clipping(clipping)
-  if implementation not in get_args(kernels.Implementation):
-    raise ValueError(f"implementation={implementation!r}: must be 'reference' or 'pallas'")
+  check_choice("implementation", implementation, get_args(kernels.Implementation))
+  _check_roles(roles)
   schedule = learning_rate if callable(learning_rate) else optax.constant_schedule(learning_rate)
 
   def optimizer(parameters: Any):
@@ -101,7 +111,11 @@ def nesterov_sgd_with_agc(
     )
 
   def update(gradients: Any, state: Any, parameters: Any | None = None):
-    parameters = _given(parameters)
+    _check_update(gradients, parameters)
+    if not isinstance(state, SGDAGCState):
+      raise ValueError(
+        f"state={quoted(state)}: must be what init or update of the optimizer returned"
+      )
     step = optimizer(parameters).step(gradients, state, parameters, None)
     return jax.tree.map(jnp.subtract, step.parameters, parameters), step.state
 
@@ -120,9 +134,10 @@ def adaptive_gradient_clipping(
     roles: function that says which parameters are clipped; `uniform_roles` suits any network.
 
   Raises:
-    ValueError: `clipping` is not above 0.
+    ValueError: `clipping` is no finite number above 0, or `roles` is no function.
   """
   _check_clipping(clipping)
+  _check_roles(roles)
 
   def clip(role: ParameterRole, gradient: jax.Array, parameter: jax.Array) -> jax.Array:
     if not role.clipped:
@@ -132,18 +147,28 @@ def adaptive_gradient_clipping(
     return function(gradient, parameter, jnp.float32(clipping)).astype(gradient.dtype)
 
   def update(gradients: Any, state: Any, parameters: Any | None = None):
-    parameters = _given(parameters)
+    _check_update(gradients, parameters)
     return jax.tree.map(clip, roles(parameters), gradients, parameters), state
 
   return optax.GradientTransformation(lambda parameters: optax.EmptyState(), update)
 
 
+def _is_rate(number: float) -> bool:
+  return 0 <= number < math.inf
+
+
 def _check_clipping(clipping: float) -> None:
-  if not clipping > 0:
-    raise ValueError(f"clipping={clipping!r}: must be above 0")
+  check_scalar("clipping", clipping, lambda x: 0 < x < math.inf, "a finite number above 0")
 
 
-def _given(parameters: Any | None) -> Any:
+def _check_roles(roles: Any) -> None:
+  if not callable(roles):
+    raise ValueError(
+      f"roles={quoted(roles)}: must be a function of the parameters, such as uniform_roles"
+    )
+
+
+def _check_update(gradients: Any, parameters: Any | None) -> None:
   if parameters is None:
     raise ValueError("AGC needs the parameters: call update(gradients, state, parameters)")
-  return parameters
+  check_alike(gradients, parameters)

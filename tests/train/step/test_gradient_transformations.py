@@ -138,7 +138,7 @@ def test_the_classifiers_weight_is_not_clipped_and_stacked_blocks_are_clipped_on
     (lambda: nesterov_sgd_with_agc(0.1, weight_decay=-1.0), r"weight_decay=-1\.0"),
     (lambda: nesterov_sgd_with_agc(0.1, clipping=0.0), "clipping=0.0"),
     (lambda: nesterov_sgd_with_agc(0.1, implementation="cuda"), "implementation='cuda'"),
-    (lambda: adaptive_gradient_clipping(-0.1), r"clipping=-0\.1: must be above 0"),
+    (lambda: adaptive_gradient_clipping(-0.1), r"clipping=-0\.1: must be a finite number above 0"),
     (lambda: adaptive_gradient_clipping(0.1).update({}, None), "needs the parameters"),
     (lambda: nesterov_sgd_with_agc(0.1).init({"Dense_0": jnp.ones(3)}), "'Dense_0' matches no"),
   ],

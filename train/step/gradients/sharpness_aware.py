@@ -17,12 +17,14 @@ number of devices and processes.
 """
 
 import functools
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from train.config.experiment import Sharpness
+from train.step.argument_checks import check_alike, check_scalar
 from train.step.gradients.accumulation import GradientFunction, accumulate
 
 
@@ -85,7 +87,12 @@ def ascend(parameters: Any, gradients: Any, radius: float) -> Any:
     gradients: gradients of the loss of some examples, in a tree like `parameters`; their scale does
       not matter.
     radius: length of the step, rho in the papers.
+
+  Raises:
+    ValueError: gradients and parameters are not alike, or the radius is no number of at least 0.
   """
+  check_alike(gradients, parameters)
+  check_scalar("radius", radius, lambda x: 0 <= x < math.inf, "a finite number of at least 0")
   largest = _max_absolute(gradients)
   # A group whose ascent examples all have weight 0 has zero gradients, and makes no step.
   divisor = jnp.where(largest > 0, largest, 1)
