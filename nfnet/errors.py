@@ -97,6 +97,11 @@ def format_count(number: int, noun: str) -> str:
   return f"{number:,} {noun}{ending}"
 
 
+def there_are(number: int, noun: str) -> str:
+  """Returns that there are so many things: "there is 1 class" or "there are 1,234 classes"."""
+  return f"there {'is' if number == 1 else 'are'} {format_count(number, noun)}"
+
+
 def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
   """Raises ValueError unless an argument is one of a few texts."""
   if not isinstance(value, str) or value not in choices:

@@ -53,6 +53,7 @@ CLASSIFIER = "classifier"
 """Name of the last layer's parameters."""
 CLASSIFIER_WEIGHT = f"{CLASSIFIER}/weight"
 """Full name of the one weight that initialization, AGC and sharding treat differently."""
+_CLASSES_MAX = 2**31 - 1
 
 
 class Stem(nnx.Module):
@@ -148,14 +149,16 @@ class NFNet(nnx.Module):
     ):
       check_number(name, rate, lambda x: 0 <= x < 1, "a number of at least 0 and below 1")
     check_number("alpha", alpha, lambda x: 0 <= x < math.inf, "a finite number of at least 0")
+    check_choice("bottleneck", bottleneck, get_args(Bottleneck))
+    scaled = scaled_activation(activation, numerics)
     shape = get_variant(variant)
     common = dict(standardization=numerics, implementation=implementation)
     self.variant = variant
-    self.num_classes = checked_whole_number("num_classes", num_classes, 1)
+    self.num_classes = checked_whole_number("num_classes", num_classes, 1, _CLASSES_MAX)
     self.activation_name = activation
     self.numerics = numerics
     self.bottleneck = bottleneck
-    self.activation = scaled_activation(activation, numerics)
+    self.activation = scaled
     self.implementation = implementation
     self.compute_dtype = _checked_compute_dtype(compute_dtype)
     self.images_multiple = kernels.IMAGES_MULTIPLE if implementation == "pallas" else 1

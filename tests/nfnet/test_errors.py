@@ -1,13 +1,18 @@
+import numpy as np
 import pytest
 
 from nfnet.errors import (
   MESSAGE_CHARACTERS_MAX,
   UserError,
+  check_choice,
+  check_number,
+  checked_whole_number,
   escaped,
   format_count,
   quoted,
   short_text,
   shortened,
+  there_are,
 )
 
 # An escape sequence of a terminal, line ends of several kinds, a mark that turns the direction of
@@ -86,3 +91,33 @@ def test_an_error_of_another_library_is_named():
 )
 def test_one_thing_is_in_the_singular(number, noun, text):
   assert format_count(number, noun) == text
+
+
+def test_the_verb_has_the_number_of_the_noun():
+  assert there_are(1, "class name") == "there is 1 class name"
+  assert there_are(2000, "class") == "there are 2,000 classes"
+
+
+class Unhashable:
+  __hash__ = None
+
+
+@pytest.mark.parametrize("value", [None, "third", ["first"], Unhashable(), "x" * 5000])
+def test_a_choice_is_one_of_the_texts(value):
+  check_choice("way", "first", ("first", "second"))
+  with pytest.raises(ValueError, match=r"^way=.{1,90}: must be 'first' or 'second'$"):
+    check_choice("way", value, ("first", "second"))
+
+
+@pytest.mark.parametrize("value", [None, True, 0, 10, 2.0, "2", np.int64(11), 10**400, np.ones(2)])
+def test_a_whole_number_is_within_its_bounds(value):
+  assert checked_whole_number("count", np.int64(9), 1, 9) == 9
+  with pytest.raises(ValueError, match=r"^count=.{1,40}: must be a whole number from 1 to 9$"):
+    checked_whole_number("count", value, 1, 9)
+
+
+def test_a_number_of_numpy_is_shown_as_a_number():
+  with pytest.raises(ValueError, match=r"^count=0: must be a whole number of at least 1$"):
+    checked_whole_number("count", np.int64(0), 1)
+  with pytest.raises(ValueError, match=r"^rate=-0\.5: must be a number of at least 0$"):
+    check_number("rate", np.float32(-0.5), lambda x: x >= 0, "a number of at least 0")

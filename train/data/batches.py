@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nfnet.errors import UserError
+from nfnet.errors import UserError, format_count
 from train.config.experiment import Data
 from train.data.batch_workers.batches_ahead import batches_ahead
 from train.data.batch_workers.deaths import WorkerDeaths
@@ -144,7 +144,8 @@ class Batches:
   ):
     if share.batch_size % share.shard_count:
       raise UserError(
-        f"a batch of {share.batch_size} images cannot be divided among {share.shard_count} hosts"
+        f"a batch of {format_count(share.batch_size, 'image')} cannot be divided among "
+        f"{format_count(share.shard_count, 'host')}"
       )
     self._make_batch = make_batch
     self._order = order

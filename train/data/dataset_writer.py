@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import tqdm
 
-from nfnet.errors import UserError, escaped
+from nfnet.errors import UserError, escaped, format_count
 from nfnet.images.decoding import BadImageError, decode_image
 from nfnet.images.headers import read_header
 from nfnet.system.durable_files import write_durably
@@ -269,7 +269,9 @@ def _write_split(
       finished.append(note.record_file)
   records = sum(record_file.records for record_file in finished)
   if not records:
-    raise UserError(f"none of the {len(images)} images of split {split!r} can be decoded")
+    raise UserError(
+      f"no image of split {split!r} can be decoded, of {format_count(len(images), 'image')}"
+    )
   described = Split(records=records, record_files=tuple(finished))
   return _Written(described, skipped, bytes(digests), bytes(sides))
 

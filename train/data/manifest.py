@@ -20,7 +20,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from nfnet.errors import UserError, quoted
+from nfnet.errors import UserError, format_count, quoted
 from nfnet.foreign_files.json_text import check_structure, read_json
 from nfnet.foreign_files.regular_files import open_regular
 from nfnet.system.durable_files import write_durably
@@ -150,8 +150,8 @@ def load_manifest(folder: str | os.PathLike[str]) -> Manifest:
     counted = sum(record_file.records for record_file in split.record_files)
     if counted != split.records:
       raise UserError(
-        f"{path}: split {quoted(name)} has {split.records} records, but its record files have "
-        f"{counted}"
+        f"{path}: split {quoted(name)} has {format_count(split.records, 'record')}, but "
+        f"its record files have {counted:,}"
       )
     for record_file in split.record_files:
       if record_file.file in ("", "..") or "/" in record_file.file:
@@ -159,8 +159,8 @@ def load_manifest(folder: str | os.PathLike[str]) -> Manifest:
       # Otherwise the order of an epoch could take any amount of memory.
       if record_file.records > record_file.size_bytes:
         raise UserError(
-          f"{path}: {quoted(record_file.file)} has {record_file.records} records in "
-          f"{record_file.size_bytes} bytes"
+          f"{path}: {quoted(record_file.file)} has {format_count(record_file.records, 'record')} "
+          f"in {format_count(record_file.size_bytes, 'byte')}"
         )
   return manifest
 

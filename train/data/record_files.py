@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import msgpack
 from array_record.python import array_record_module
 
-from nfnet.errors import UserError
+from nfnet.errors import UserError, format_count, there_are
 from nfnet.foreign_files.regular_files import open_regular
 from nfnet.system.open_files import open_files_error
 from train.data.manifest import (
@@ -136,7 +136,8 @@ def open_record_file(
       raise UserError(f"record file {path} cannot be opened: {limit}")
   if records != record_file.records:
     raise UserError(
-      f"record file {path} has {records} records where {MANIFEST_NAME} has {record_file.records}"
+      f"record file {path} has {format_count(records, 'record')} where "
+      f"{MANIFEST_NAME} has {record_file.records:,}"
     )
   return reader
 
@@ -184,8 +185,8 @@ def _verify_file(
         )
       if not manifest.allows(record.labels):
         raise UserError(
-          f"record file {path}: record {position} has labels {list(record.labels)}; there are "
-          f"{len(manifest.class_names)} classes"
+          f"record file {path}: record {position} has labels {list(record.labels)}; "
+          f"{there_are(len(manifest.class_names), 'class')}"
         )
 
 

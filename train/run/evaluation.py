@@ -9,7 +9,7 @@ import numpy as np
 from absl import logging
 from tqdm import tqdm
 
-from nfnet.errors import UserError
+from nfnet.errors import UserError, format_count
 from nfnet.images.preprocessing import RESIZE
 from nfnet.inference import inference_block_execution
 from nfnet.variants import get_variant
@@ -263,13 +263,14 @@ def _match_classes(path: str, weights: Weights, data: Data) -> Matching:
   names, num_classes, data_names = weights.class_names, weights.num_classes, class_names(data)
   if data.num_classes not in (num_classes, len(data_names)):
     raise UserError(
-      f"data.num_classes={data.num_classes}: {network} has {num_classes} classes and {data_set} "
-      f"{len(data_names)}; leave it out"
+      f"data.num_classes={data.num_classes}: {network} has "
+      f"{format_count(num_classes, 'class')} and {data_set} {len(data_names)}; leave it out"
     )
   if names is None:
     if len(data_names) != num_classes:
       raise UserError(
-        f"{network} has {num_classes} classes without names, and {data_set} has {len(data_names)}"
+        f"{network} has {format_count(num_classes, 'class')} without names, and {data_set} has "
+        f"{len(data_names)}"
       )
     return _assume_the_same_classes(data_names, network, data_set)
   classes = match_classes(names, data_names, network_source=network, data_source=data_set)
@@ -323,7 +324,8 @@ def evaluate_weights(
   data_names, data_set = class_names(experiment.data), f"data set {experiment.data.path!r}"
   if class_names_file is None and weights.num_classes != len(data_names):
     raise UserError(
-      f"weights {path!r} have {weights.num_classes} classes, {data_set} has {len(data_names)}"
+      f"weights {path!r} have {format_count(weights.num_classes, 'class')}, {data_set} has "
+      f"{len(data_names)}"
     )
   return _evaluate_file(
     path, weights, experiment, pixels, class_names_file, assumes_the_same_classes=True
@@ -354,10 +356,10 @@ def _evaluate_file(
   num_classes, data_names = weights.num_classes, class_names(experiment.data)
   if experiment.data.num_classes not in (num_classes, len(data_names)):
     raise UserError(
-      f"data.num_classes={experiment.data.num_classes}: {network} have {num_classes} classes and "
-      f"{data_set} has {len(data_names)}; leave it out"
+      f"data.num_classes={experiment.data.num_classes}: {network} have "
+      f"{format_count(num_classes, 'class')} and {data_set} has {len(data_names)}; leave it out"
     )
-  sources = {"network_source": network, "data_source": data_set}
+  sources = {"network_source": f"the network of {network}", "data_source": data_set}
   if class_names_file is not None:
     names = read_names_file(class_names_file, num_classes)
     classes = match_classes(names, data_names, **sources)

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from nfnet.errors import UserError
+from nfnet.errors import UserError, format_count
 from train.config.experiment import Experiment
 from train.data.batches import evaluation_batches
 from train.data.dataset import evaluation_examples
@@ -72,7 +72,9 @@ def leave_one_out(features: np.ndarray, labels: np.ndarray, num_classes: int) ->
   """
   count = len(features)
   if count < 2:
-    raise UserError(f"{count} training images are too few to leave one out; give two or more")
+    raise UserError(
+      f"{format_count(count, 'training image')}: too few to leave one out; give two or more"
+    )
   x = features.astype(np.float64)
   deviation = x.std(axis=0)
   # A feature that is constant over all images carries no information and would divide by zero.

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from nfnet.errors import format_count
 from train.report.table import format_table
 from train.scaling.analysis import Analysis
 from train.scaling.bootstrap import Bootstrap, ConfidenceInterval
@@ -51,7 +52,7 @@ def _head(analysis: Analysis) -> str:
   trials = sum(run.loss_nats is not None for run in analysis.table.runs) - len(runs)
   networks = len({run.name for run in runs})
   return (
-    f"{len(runs)} runs of {networks} networks with a loss"
+    f"{format_count(len(runs), 'run')} of {format_count(networks, 'network')} with a loss"
     + (f" (and {trials} trials that others of the same epochs beat)" if trials else "")
     + f"; compute C in {compute_unit(analysis)}.\n"
     f"{int(analysis.on_frontier.sum())} are on the frontier: no other run costs as little and is "

@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from nfnet.errors import UserError
+from nfnet.errors import UserError, format_count
 from train.report.colors import COLORS
 from train.report.table import format_table
 from train.scaling.laws.finetuning_law import (
@@ -85,10 +85,9 @@ def choose(finetuned: Sequence[Run], candidates: Sequence[Run]) -> Choice:
   kinds = [kind for kind in KINDS if all(is_known(kind, run) for run in (*finetuned, *candidates))]
   validations = [found for kind in kinds if (found := cross_validate(kind, finetuned))]
   if not validations:
-    networks = len({run.name for run in finetuned})
     raise UserError(
-      f"{len(finetuned)} fine-tuned runs of {networks} networks are too few to learn from; give "
-      "four runs or more, of three networks or more, with loss_nats and parameters"
+      f"{_counted(finetuned)}: too few to learn from; give four runs or more, of three "
+      "networks or more, with loss_nats and parameters"
     )
   best = min(validations, key=lambda one: (one.wrong_pairs, one.mean_error))
   law = fit_finetuning_law(best.kind, finetuned)
@@ -146,8 +145,7 @@ def as_text(choice: Choice) -> str:
   best = choice.validations[0].best_percent
   return "\n\n".join(
     [
-      f"{len(choice.finetuned)} fine-tuned runs of "
-      f"{len({run.name for run in choice.finetuned})} networks; the best has {best:.2f} % errors.\n"
+      f"{_counted(choice.finetuned)}; the best has {best:.2f} % errors.\n"
       "Each network predicted from the others:",
       format_table(validations, ("by", "mean error", "pairs in wrong order", "the first one has")),
       f"Ranked by {label(law.kind)}: error after fine-tuning ~ {exponents}",
@@ -240,3 +238,9 @@ def draw(choice: Choice) -> "Figure | None":
     log_axis(axis)
   add_legend(figure)
   return figure
+
+
+def _counted(runs: Sequence[Run]) -> str:
+  """Returns how many runs there are of how many networks."""
+  networks = format_count(len({run.name for run in runs}), "network")
+  return f"{format_count(len(runs), 'fine-tuned run')} of {networks}"

@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from absl import flags
 
 from nfnet.command_line import refuse_arguments, run_main
-from nfnet.errors import UserError
+from nfnet.errors import UserError, format_count
 from nfnet.system.paths import define_path
 from train.report.output import print_and_write
 from train.run.leases.heartbeat import HEARTBEAT_SECONDS
@@ -102,8 +102,8 @@ def _raise_if_any_failed(folder: SweepFolder, entries: Mapping[str, Entry]) -> N
   if failed:
     first = min(failed, key=lambda entry: folder.trial(entry.name).order)
     raise UserError(
-      f"{len(failed)} of {len(entries)} trials failed; {first.name}: {first.read().get('reason')}; "
-      "fix the cause and add --retry_failed"
+      f"{len(failed)} of {format_count(len(entries), 'trial')} failed; {first.name}: "
+      f"{first.read().get('reason')}; fix the cause and add --retry_failed"
     )
 
 

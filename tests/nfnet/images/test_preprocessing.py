@@ -91,6 +91,8 @@ def test_files_that_are_no_images_are_named(path, tmp_path):
     (tmp_path / "missing.png", r"image '.*missing.png' cannot be read: No such file"),
     ("gs://bucket/a.png", "has to be a path of this machine"),
     (b"text", "an image of 4 bytes cannot be decoded"),
+    (b"t", "an image of 1 byte cannot be decoded"),
+    ("a" * 5000, r"^image=a{80}\.\.\. is a path of 5,000 characters; must be at most 4,095 bytes$"),
   ):
     with pytest.raises(UserError, match=message):
       preprocess([path, bad], PIXELS)
@@ -113,6 +115,8 @@ def test_bytes_may_be_of_any_kind():
 def test_pictures_without_known_values_are_refused():
   with pytest.raises(ValueError, match="of the mode F, whose values have no known bounds"):
     preprocess(Image.fromarray(np.ones((4, 4), np.float32)), 4)
+  with pytest.raises(ValueError, match="of 0 x 5 pixels; must not be empty"):
+    preprocess(Image.new("RGB", (0, 5)), 4)
   with pytest.raises(ValueError, match=r"a picture is traced: call nfnet.preprocess outside of"):
     jax.eval_shape(lambda picture: preprocess(picture, 4), np.zeros((4, 4, 3), np.uint8))
   with pytest.raises(ValueError, match="pixels=True: must be a whole number"):

@@ -70,7 +70,7 @@ def test_what_tells_nothing_is_no_better_than_chance():
 
 
 def test_one_image_is_too_few():
-  with pytest.raises(UserError, match="1 training images are too few"):
+  with pytest.raises(UserError, match="1 training image: too few"):
     leave_one_out(np.ones((1, 4)), np.array([0]), CLASSES)
 
 

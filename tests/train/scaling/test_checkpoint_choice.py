@@ -67,15 +67,15 @@ def test_quantities_that_a_candidate_lacks_are_not_used():
 
 
 def test_too_few_networks():
-  with pytest.raises(UserError, match="4 fine-tuned runs of 1 networks are too few"):
+  with pytest.raises(UserError, match="4 fine-tuned runs of 1 network: too few"):
     choose(fine_tuned_runs(networks=1), ())
-  with pytest.raises(UserError, match="0 fine-tuned runs of 0 networks are too few"):
+  with pytest.raises(UserError, match="0 fine-tuned runs of 0 networks: too few"):
     choose((), ())
 
 
 def test_losses_that_are_all_equal_determine_no_law():
   equal = [dataclasses.replace(run, loss_nats=2.5, parameters=1e6) for run in fine_tuned_runs()]
-  with pytest.raises(UserError, match="16 fine-tuned runs of 4 networks are too few"):
+  with pytest.raises(UserError, match="16 fine-tuned runs of 4 networks: too few"):
     choose(equal, ())
 
 

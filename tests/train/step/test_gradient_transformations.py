@@ -16,6 +16,7 @@ from train.step.gradient_transformations import (
   nfnet_roles,
   uniform_roles,
 )
+from train.step.gradients.sharpness_aware import ascend
 from train.step.optimizer import sgd_agc
 from train.step.parameter_groups import parameter_roles
 
@@ -134,6 +135,21 @@ def test_the_classifiers_weight_is_not_clipped_and_stacked_blocks_are_clipped_on
 @pytest.mark.parametrize(
   ("call", "message"),
   [
+    (lambda: nesterov_sgd_with_agc(-1), "learning_rate=-1: must be a schedule, or a finite number"),
+    (lambda: nesterov_sgd_with_agc(jnp.float32(jnp.nan)), "learning_rate=nan"),
+    (
+      lambda: nesterov_sgd_with_agc(0.1, weight_decay=jnp.inf),
+      "weight_decay=inf: must be a finite",
+    ),
+    (lambda: adaptive_gradient_clipping(None), "clipping=None: must be a finite number above 0"),
+    (
+      lambda: adaptive_gradient_clipping(0.1, roles=uniform_roles).update(
+        {"a": jnp.ones(1)}, None, {"a": jnp.ones(8)}
+      ),
+      r"gradients and parameters differ in 'a': shape \[1\] and shape \[8\]",
+    ),
+    (lambda: ascend({"a": 1.0}, {"b": 1.0}, 0.1), "differ in 'a': none and shape"),
+    (lambda: ascend({"a": 1.0}, {"a": 1.0}, -0.1), r"radius=-0\.1: must be a finite number"),
     (lambda: nesterov_sgd_with_agc(0.1, momentum=1.0), "momentum=1.0"),
     (lambda: nesterov_sgd_with_agc(0.1, weight_decay=-1.0), r"weight_decay=-1\.0"),
     (lambda: nesterov_sgd_with_agc(0.1, clipping=0.0), "clipping=0.0"),
@@ -147,6 +163,18 @@ def test_mistakes_end_in_one_line(call, message):
   with pytest.raises(ValueError, match=message) as raised:
     call()
   assert "\n" not in str(raised.value)
+
+
+def test_numbers_may_be_traced():
+  parameters = own_network()
+
+  @jax.jit
+  def step(rate, radius):
+    optimizer = nesterov_sgd_with_agc(rate, roles=uniform_roles)
+    worst = ascend(parameters, parameters, radius)
+    return optimizer.update(worst, optimizer.init(parameters), parameters)[0]
+
+  assert jax.tree.map(jnp.shape, step(0.1, 0.2)) == jax.tree.map(jnp.shape, parameters)
 
 
 def test_filters_and_matrices_decay_and_vectors_do_not():

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from nfnet.errors import UserError
+from nfnet.errors import UserError, there_are
 from nfnet.foreign_files.regular_files import open_regular, read_regular_file
 from train.data.preparation import class_folders
 from train.data.preparation.class_folders import TRAIN, VALIDATION
@@ -125,7 +125,7 @@ def _images(
   records = np.frombuffer(content, np.uint8).reshape(-1, record_bytes)
   labels = records[:, label_bytes - 1]
   if labels.max() >= num_classes:
-    raise UserError(f"{place} has label {labels.max()}, but there are {num_classes} classes")
+    raise UserError(f"{place} has label {labels.max()}, but {there_are(num_classes, 'class')}")
   pixels = records[:, label_bytes:].reshape(-1, 3, _SIDE, _SIDE).transpose(0, 2, 3, 1)
   for index, (label, image) in enumerate(zip(labels, pixels, strict=True)):
     yield Pixels(f"{prefix}/{index:05d}", (int(label),), image)

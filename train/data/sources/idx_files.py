@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from nfnet.errors import UserError
+from nfnet.errors import UserError, format_count
 from nfnet.foreign_files.regular_files import open_regular
 from train.data.preparation import class_folders
 from train.data.preparation.class_folders import TRAIN, VALIDATION
@@ -42,7 +42,10 @@ def read_idx_source(
     images = _read_idx(root, f"{prefix}-images?idx3-ubyte*", dimensions=3)
     labels = _read_idx(root, f"{prefix}-labels?idx1-ubyte*", dimensions=1)
     if not len(images) or len(images) != len(labels):
-      raise UserError(f"{root}: {len(images)} {prefix} images but {len(labels)} labels")
+      raise UserError(
+        f"{root}: {format_count(len(images), f'{prefix} image')} but "
+        f"{format_count(len(labels), 'label')}"
+      )
     label_max = max(label_max, int(labels.max()))
     splits[split] = tuple(
       Pixels(f"{prefix}/{index:07d}", (int(label),), image, compression_level)
@@ -51,7 +54,9 @@ def read_idx_source(
   names = tuple(class_names) or tuple(str(label) for label in range(label_max + 1))
   class_folders.check_class_names(names, "--class_names")
   if label_max >= len(names):
-    raise UserError(f"{root} has label {label_max}, but class_names has only {len(names)} names")
+    raise UserError(
+      f"{root} has label {label_max}, but class_names has only {format_count(len(names), 'name')}"
+    )
   return Source(names, splits, how="idx files: train-* is train, t10k-* is validation")
 
 

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from nfnet.errors import UserError, format_count, quoted, shortened
+from nfnet.errors import UserError, format_count, quoted, shortened, there_are
 from nfnet.weights.class_names import composed
 from train.data.preparation import file_tree
 from train.data.preparation.class_folders import TEST, TRAIN, VALIDATION, check_class_names
@@ -76,8 +76,8 @@ def make_source(
     indices: dict = {composed(name): index for index, name in enumerate(names)}
     if unknown := sorted(label for label in labels if composed(label) not in indices):
       raise UserError(
-        f"{where} has the label {quoted(unknown[0])}, which is none of the "
-        f"{format_count(len(names), 'class')}: correct it or add it to --class_names"
+        f"{where} has the label {quoted(unknown[0])}, which is not among the "
+        f"names of {format_count(len(names), 'class')}: correct it or add it to --class_names"
       )
     indices |= {label: indices[composed(label)] for label in labels}
   else:
@@ -85,8 +85,8 @@ def make_source(
     indices = {index: index for index in range(len(names))}
     if beyond := sorted(label for label in labels if label not in indices):
       raise UserError(
-        f"{where} has the label {beyond[0]}, but there are "
-        f"{format_count(len(names), 'class name')}: labels are 0 to {len(names) - 1}"
+        f"{where} has the label {beyond[0]}, but "
+        f"{there_are(len(names), 'class name')}: labels are 0 to {len(names) - 1}"
       )
   check_class_names(names, where)
   if len(names) < 2:
