@@ -107,7 +107,7 @@ def check_filters(filters: Any) -> None:
   axes = f"taps tiles output_channels {LANES}"
   check_arrays(rows=(filters.rows, axes))
   if filters.gradient_sink is not None:
-    check_arrays(rows=(filters.rows, axes), gradient_sink=(filters.gradient_sink, axes))
+    check_arrays(gradient_sink=(filters.gradient_sink, axes))
 
 
 def filter_shape(

@@ -68,7 +68,9 @@ def test_numbers_are_names_in_their_order_or_indices(tmp_path):
   assert labels_of(source)["001.jpg"] == ("c10",)
   with pytest.raises(UserError, match="has the label 10, but there are 3 class names"):
     read_source(root, class_names=names[:3])
-  with pytest.raises(UserError, match="has the label 2, but there is 1 class name: labels are 0"):
+  with pytest.raises(
+    UserError, match="has the label 1, but there is 1 class name: labels are 0 to 0"
+  ):
     read_source(root, class_names=names[:1])
 
 
