@@ -179,4 +179,4 @@ _OPTIONS = {
   "standardization": (_is_one_of(("released", "timm")), "'released' or 'timm'"),
   "implementation": (_is_one_of(get_args(Implementation)), "'reference' or 'pallas'"),
 }
-"""For each option, whether a value is allowed, and what it must be."""
+"""Rules of the options by their names: a test of the value, and what the value must be."""
