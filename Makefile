@@ -16,7 +16,7 @@ help:
 	@echo "make test-formats  test SavedModel and ONNX, in an environment with TensorFlow and jax2onnx"
 	@echo "make lint      check format and style; changes nothing"
 	@echo "make docs      build the documentation with the API reference, as a site in site/"
-	@echo "make results   compile for TPU; rewrite profiling/results and the tables of README.md and docs/ (four hours, 26 GB with swap)"
+	@echo "make results   compile for TPU; rewrite profiling/results and the tables of README.md and docs/ (half a day, 36 GB with swap)"
 	@echo "make lock      update requirements.lock to the newest versions"
 	@echo "make clean     remove the environment, the demo's results and the site"
 
@@ -59,7 +59,7 @@ docs: $(INSTALLED)
 	@NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet
 
 RESULTS := profiling/results
-# Of F7+ with kernels, which compiles in half an hour or more.
+# Of F7 and F7+ with kernels, which compile in half an hour or more. F7 needs 31 GB, with swap.
 LIMITS := --memory_limit_gb=26 --time_limit_seconds=7200
 # An interpreter that has TensorFlow, PyTorch and timm: their input pipelines are measured too.
 RIVALS_PYTHON ?= $(RUN)

@@ -4,7 +4,8 @@ r"""Estimates what pre-training and fine-tuning cost in TPU-v4 core-hours, besid
         [--block_execution=unrolled] [--gradient_dtype=bfloat16] [--json=OUT] [--plot=PNG]
 
 Compiles the step with which `train/configs` trains each of the paper's six networks (extra `tpu`;
-half an hour on two cores, instant the second time) and multiplies its time by the number of steps.
+half an hour on two cores, with kernels three hours and 31 GB of memory with swap; minutes the
+second time) and multiplies its time by the number of steps.
 The flags set only the slice and how the step is executed. Every core-hour printed for this project
 is estimated from the compiler's schedule, not measured. A core is a TensorCore; a chip has two.
 """
