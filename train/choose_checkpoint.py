@@ -61,7 +61,13 @@ def _define_flags() -> None:
   )
   flags.DEFINE_integer("parameters_max", None, "Leave larger networks out.", lower_bound=1)
   define_path("json", None, "Also write all results to this file.", use="write file")
-  define_path("plot", None, "Draw true against predicted error to this PNG file.", use="write file")
+  define_path(
+    "plot",
+    None,
+    "Draw true against predicted error to this PNG file.",
+    use="write file",
+    suffix=".png",
+  )
 
 
 if __name__ == "__main__":

@@ -85,7 +85,11 @@ _CONFUSION_CSV = define_path(
   "confusion_csv", None, "CSV file to write the confusion matrix to.", use="write file"
 )
 _CONFUSION_PLOT = define_path(
-  "confusion_plot", None, "PNG file to draw the confusion matrix in.", use="write file"
+  "confusion_plot",
+  None,
+  "PNG file to draw the confusion matrix in.",
+  use="write file",
+  suffix=".png",
 )
 _WORST_CLASSES = flags.DEFINE_integer(
   "worst_classes", 5, "Number of classes, and of confusions, to show.", lower_bound=0

@@ -22,6 +22,7 @@ from nfnet.system.paths import define_path, open_to_write
 from train.config.experiment import Experiment
 from train.config.files import load_experiment
 from train.config.overrides import parse_arguments
+from train.data.batch_workers.batches_ahead import LargeBatchesError
 from train.data.batches import evaluation_batches, train_batches
 from train.data.dataset import class_names
 from train.report.contact_sheet import draw_contact_sheet
@@ -43,8 +44,15 @@ def first_batch(experiment: Experiment, images: int, *, evaluation: bool) -> dic
 
   Raises:
     UserError: the data set is missing or damaged, or the number of images does not suit mixing or
-      repetitions.
+      repetitions, or memory.
   """
+  try:
+    return _first_batch(experiment, images, evaluation=evaluation)
+  except LargeBatchesError as error:
+    raise UserError(f"--images={images} is too many ({error.needed}); lower --images") from error
+
+
+def _first_batch(experiment: Experiment, images: int, *, evaluation: bool) -> dict[str, np.ndarray]:
   # Threads give the same images as processes, which take seconds to start.
   data = dataclasses.replace(
     experiment.data, batch_size=images, evaluation_batch_size=images, workers=0
@@ -136,7 +144,7 @@ def main(overrides: list[str]) -> None:
 
 def _define_flags() -> None:
   define_path("config", None, "Python file that describes the run.", use="read", required=True)
-  define_path("out", None, "PNG file to write.", use="write file", required=True)
+  define_path("out", None, "PNG file to write.", use="write file", suffix=".png", required=True)
   flags.DEFINE_integer("images", 32, "Number of images.", lower_bound=1, upper_bound=4096)
   flags.DEFINE_integer(
     "columns", None, "Images in a row; about a square by default.", lower_bound=1

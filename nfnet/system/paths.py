@@ -253,6 +253,7 @@ def define_path(
   required: bool = False,
   multiple: bool = False,
   buckets: bool = False,
+  suffix: str | None = None,
 ) -> flags.FlagHolder:
   """Defines a flag that holds a path, expanded by `local_path` and tried by `check_writable`.
 
@@ -265,6 +266,7 @@ def define_path(
     multiple: whether the flag may be repeated, so that its value is a list of paths.
     buckets: whether the path may be in a bucket (`path_or_bucket`). A file that is written always
       may, for which `open_to_write` is made.
+    suffix: how the name of a file that is written has to end, such as ".png"; None takes any name.
 
   Returns:
     Holder of the flag's value.
@@ -284,7 +286,9 @@ def define_path(
     _path_flags[name] = use
   if use != "read":
     # Not in the parser, which absl calls for default values too.
-    flags.register_validator(name, lambda path: path is None or _is_writable(name, path, use))
+    flags.register_validator(
+      name, lambda path: path is None or _is_writable(name, path, use, suffix)
+    )
   return holder
 
 
@@ -306,7 +310,14 @@ class _PathParser(flags.ArgumentParser):
     return "path"
 
 
-def _is_writable(name: str, path: str, use: Use) -> bool:
+def _is_writable(name: str, path: str, use: Use, suffix: str | None) -> bool:
+  # A device or a named pipe has a name that says nothing of what is written there.
+  is_named = is_in_bucket(path) or os.path.isfile(path) or not os.path.exists(path)
+  if suffix is not None and is_named and not path.lower().endswith(suffix):
+    kind = suffix.removeprefix(".").upper()
+    raise UserError(
+      f"--{name}={shortened(path)} is written as {kind}; give a name that ends in {suffix}"
+    )
   check_writable(f"--{name}", path, use)
   if use == "write file":
     _check_unshared(name, path)

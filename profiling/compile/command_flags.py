@@ -54,7 +54,7 @@ def define_json() -> None:
 
 def define_plot() -> None:
   """Defines --plot."""
-  define_path("plot", None, "Write the plot to this PNG file.", use="write file")
+  define_path("plot", None, "Write the plot to this PNG file.", use="write file", suffix=".png")
 
 
 def define_limits(

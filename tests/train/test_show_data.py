@@ -1,6 +1,7 @@
 import contextlib
 import dataclasses
 import io
+import os
 
 import numpy as np
 import pytest
@@ -135,3 +136,11 @@ def test_data_and_sheet_are_in_a_bucket(experiment, gcs, tmp_path):
   with Image.open(io.BytesIO(gcs.read("sheets/sheet.png"))) as sheet:
     assert sheet.size == (6 + 2 * 134, 6 + 2 * 164)
   assert len(set(sheets.values())) == 1
+
+
+@pytest.mark.parametrize("evaluation", [False, True])
+def test_too_many_images_are_refused_with_the_flag_that_helps(experiment, monkeypatch, evaluation):
+  monkeypatch.setattr(os, "sysconf", lambda name: 100)
+  message = r"^--images=8 is too many \(.* and this host has 1e-05 GB\); lower --images$"
+  with pytest.raises(UserError, match=message):
+    show_data.first_batch(experiment, 8, evaluation=evaluation)

@@ -112,6 +112,13 @@ def _parse_file_arguments(
   values = {}
   for argument in filter(None, arguments.split(",")):
     name, equals, text = argument.partition("=")
+    if values and not equals and name not in annotations:
+      before = list(values)[-1]
+      raise UserError(
+        f"configuration file {path!r}: commas separate its arguments, so {quoted(argument)} is no "
+        f"part of {before}; if {before} is a path with a comma, rename what it leads to or give a "
+        "link to it (ln -s)"
+      )
     if name not in annotations:
       hint = f"nearest: {nearest(name, annotations)}" if annotations else "it takes none"
       raise UserError(f"configuration file {path!r} has no argument {name!r}; {hint}")

@@ -27,6 +27,7 @@ from nfnet.system.durable_files import write_durably
 from train.data import record_files
 from train.data.manifest import (
   IMAGES_IN_TWO_SPLITS_NAME,
+  MANIFEST_NAME,
   REPEATED_IMAGES_NAME,
   Manifest,
   RecordFile,
@@ -53,6 +54,7 @@ RECORD_FILE_BYTES = 256 * 2**20
 # Of each task's images a worker's answer waits in memory, and there are up to 4 tasks a worker.
 _IMAGES_PER_TASK = 16
 _BYTES_PER_TASK = 16 * 2**20
+_DAMAGED_IMAGES_NAMED = 3
 
 
 class _GoodImage(NamedTuple):
@@ -114,6 +116,9 @@ def write_dataset(
   file_names = {
     split: _file_names(split, images, files_per_split) for split, images in source.splits.items()
   }
+  # Whoever gives the command for a finished data set is told that instead.
+  if not skip_bad_images and not (folder / MANIFEST_NAME).exists():
+    _refuse_known_damage(source)
   # Without skip_bad_images, which whoever meets a bad image may add to go on from there.
   plan = {
     "source_sha256": _source_sha256(source),
@@ -174,6 +179,25 @@ def write_dataset(
     save_manifest(folder, manifest)
     claimed.remove()
   return manifest
+
+
+def _refuse_known_damage(source: Source) -> None:
+  """Refuses, before anything is written, images whose damage was seen when they were listed."""
+  damaged = [image for images in source.splits.values() for image in images if image.problem]
+  if not damaged:
+    return
+  named = ", ".join(
+    f"image {image.name} cannot be read ({image.problem})"
+    for image in damaged[:_DAMAGED_IMAGES_NAMED]
+  )
+  if (more := len(damaged) - _DAMAGED_IMAGES_NAMED) > 0:
+    named += f", and {more:,} more"
+  if len(damaged) > 1:
+    total = sum(map(len, source.splits.values()))
+    named = f"{len(damaged):,} of {format_count(total, 'image')} cannot be used: {named}"
+  raise UserError(
+    f"{named}: add --skip_bad_images to leave out all such images, or correct the source"
+  )
 
 
 def verify_with_progress(folder: str | os.PathLike[str], manifest: Manifest) -> None:
@@ -296,7 +320,7 @@ def _write_file(
         if not skip:
           raise UserError(
             f"image {read.name} {read.reason}: add --skip_bad_images to leave out all such images "
-            "and go on from here, or remove it and give the command with a new --out"
+            "and go on from here, or correct the source and give the command with a new --out"
           )
         skipped.append(read.name)
         digests += NO_DIGEST

@@ -24,8 +24,8 @@ import os
 import pathlib
 import re
 import statistics
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from nfnet.errors import UserError, escaped, format_count
 from train.config.own_functions import is_reference, load_function
@@ -61,18 +61,49 @@ def _read_cifar(path: str, _: Options) -> Source:
   return read_cifar(path)
 
 
-_READERS: dict[str, Callable[[str, Options], Source]] = {
-  "class_folders": read_class_folders,
-  "idx": _read_idx,
-  "cifar": _read_cifar,
-  "table": read_table,
-  "imagenet": read_imagenet,
-  "class_tars": read_class_tars,
-  "webdataset": read_webdataset,
-  "parquet": read_parquet,
-  "tfds": read_tfds,
+class _Format(NamedTuple):
+  """A kind of source.
+
+  Attributes:
+    read: function that lists its images.
+    options: those of `SELECTIVE_OPTIONS` that it reads; all others are refused.
+  """
+
+  read: Callable[[Any, Options], Source]
+  options: tuple[str, ...]
+
+
+def _read_python(path: str, options: Options) -> Source:
+  if not is_reference(path):
+    raise UserError(
+      f"--source={path} is not MODULE:FUNCTION or PATH.py:FUNCTION, which --format=python needs"
+    )
+  return read_own_source(load_function("source", path), options, path)
+
+
+_FIELDS = ("class_names", "image_field", "label_field")
+_FORMATS = {
+  "class_folders": _Format(read_class_folders, ("layout", "merge_subfolders")),
+  "idx": _Format(_read_idx, ("class_names",)),
+  "cifar": _Format(_read_cifar, ()),
+  "table": _Format(read_table, (*_FIELDS, "labels")),
+  "imagenet": _Format(read_imagenet, (*_FIELDS, "labels")),
+  "class_tars": _Format(read_class_tars, ("class_names",)),
+  "webdataset": _Format(read_webdataset, _FIELDS),
+  "parquet": _Format(read_parquet, _FIELDS),
+  "tfds": _Format(read_tfds, _FIELDS),
+  "python": _Format(_read_python, ("class_names",)),
 }
-FORMATS = ("auto", *_READERS, "python")
+FORMATS = ("auto", *_FORMATS)
+SELECTIVE_OPTIONS = (
+  "class_names",
+  "layout",
+  "merge_subfolders",
+  "labels",
+  "image_field",
+  "label_field",
+)
+"""Fields of `Options` that only some formats read."""
 _FOLDER_FORMATS = ("class_folders", "idx", "tfds")
 
 
@@ -107,14 +138,13 @@ def read_source(
     **options,
   )
   if callable(source):
-    return read_own_source(source, chosen, getattr(source, "__name__", "source"))
+    name = getattr(source, "__name__", "source")
+    _refuse_unread_options("python", chosen, name)
+    return read_own_source(source, chosen, name)
   path = os.fspath(source)
   if source_format == "python" or (source_format == "auto" and is_reference(path)):
-    if not is_reference(path):
-      raise UserError(
-        f"--source={path} is not MODULE:FUNCTION or PATH.py:FUNCTION, which --format=python needs"
-      )
-    return read_own_source(load_function("source", path), chosen, path)
+    _refuse_unread_options("python", chosen, path)
+    return _FORMATS["python"].read(path, chosen)
   if not os.path.exists(path) and not is_pattern(path):
     hint = ": write braces, such as {000..123}" if re.search(r"[*?[]", path) else ""
     raise UserError(f"source folder {path} does not exist{hint}")
@@ -123,9 +153,23 @@ def read_source(
       source_format = _recognize(path, chosen)
     elif source_format in _FOLDER_FORMATS and not os.path.isdir(path):
       raise UserError(f"--source={path} is not a folder, which --format={source_format} needs")
-    return _READERS[source_format](path, chosen)
+    _refuse_unread_options(source_format, chosen, path)
+    return _FORMATS[source_format].read(path, chosen)
   except OSError as error:
     raise UserError(f"cannot read {error.filename or path}: {error.strerror or error}") from error
+
+
+def _refuse_unread_options(source_format: str, options: Options, where: str) -> None:
+  """Raises UserError if the user gives an option that sources of this format do not have."""
+  defaults = Options()
+  for name in SELECTIVE_OPTIONS:
+    given = getattr(options, name) != getattr(defaults, name)
+    if given and name not in _FORMATS[source_format].options:
+      others = [other for other, one in _FORMATS.items() if name in one.options]
+      raise UserError(
+        f"--{name} is for sources of the format {' or '.join(others)}, and {where} is read as "
+        f"{source_format}: leave out the flag, or give another --format"
+      )
 
 
 def _recognize(path: str, options: Options) -> str:
@@ -241,20 +285,31 @@ def _folders_with_images(root: str, options: Options) -> list[str]:
 def describe_source(source: Source) -> str:
   """Returns what was understood: classes, splits and their sizes, and what was left out."""
   lines = [f"{format_count(len(source.class_names), 'class')}; {source.how}"]
-  counts = {
-    split: collections.Counter(label for image in images for label in image.labels)
+  usable = {
+    split: [image for image in images if not image.problem]
     for split, images in source.splits.items()
   }
-  lines += (
-    f"  {split}: {format_count(len(images), 'image')}" for split, images in source.splits.items()
-  )
+  counts = {
+    split: collections.Counter(label for image in images for label in image.labels)
+    for split, images in usable.items()
+  }
+  lines += (f"  {split}: {format_count(len(images), 'image')}" for split, images in usable.items())
   lines += (f"  {split}: {_balance(source, count)}" for split, count in counts.items())
   for label, name in enumerate(source.class_names[:_CLASSES_SHOWN_MAX]):
     numbers = " + ".join(f"{count[label]:,}" for count in counts.values())
     lines.append(f"  class {label}, {name}: {numbers} images")
   if (more := len(source.class_names) - _CLASSES_SHOWN_MAX) > 0:
     lines.append(f"  and {format_count(more, 'more class')}")
-  return "\n".join(map(escaped, (*lines, *source.notes)))
+  return "\n".join(map(escaped, (*lines, *_notes_of_damage(source), *source.notes)))
+
+
+def _notes_of_damage(source: Source) -> Iterator[str]:
+  """Yields a sentence for each split of which listing has found images that cannot be read."""
+  for split, images in source.splits.items():
+    damaged = [image.name for image in images if image.problem]
+    if damaged:
+      count = format_count(len(damaged), "image")
+      yield (f"not counted: {count} of {split} that cannot be read: {file_tree.examples(damaged)}")
 
 
 def _balance(source: Source, counts: Mapping[int, int]) -> str:

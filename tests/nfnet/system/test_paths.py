@@ -176,7 +176,8 @@ def parse():
   define_path("test_inputs", None, "Several inputs.", use="read", multiple=True)
   define_path("test_file", None, "A file.", use="write file")
   define_path("test_folder", None, "A folder.", use="write folder")
-  names = ("test_input", "test_inputs", "test_file", "test_folder")
+  define_path("test_image", None, "A PNG file.", use="write file", suffix=".png")
+  names = ("test_input", "test_inputs", "test_file", "test_folder", "test_image")
 
   def parse(*arguments):
     values(["program", *arguments])
@@ -197,7 +198,19 @@ def test_flags_are_expanded(parse, monkeypatch, tmp_path):
     "test_inputs": [f"{tmp_path}/b", "c"],
     "test_file": f"{tmp_path}/d/e",
     "test_folder": None,
+    "test_image": None,
   }
+
+
+def test_a_file_has_the_extension_of_what_is_written(parse, tmp_path):
+  for name in ("a.jpg", "png", "b"):
+    with pytest.raises(UserError, match=rf"--test_image=.*{name} is written as PNG; .* in \.png$"):
+      parse(f"--test_image={tmp_path / name}")
+  with pytest.raises(UserError, match="is written as PNG"):
+    parse("--test_image=gs://bucket/a.jpg")
+  assert parse(f"--test_image={tmp_path / 'a.PNG'}")["test_image"] == str(tmp_path / "a.PNG")
+  # What it has as a name says nothing of what is written there.
+  assert parse("--test_image=/dev/null")["test_image"] == "/dev/null"
 
 
 @pytest.mark.parametrize(

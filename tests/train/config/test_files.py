@@ -128,3 +128,14 @@ def test_arguments_that_a_configuration_needs_are_named():
       cure = re.escape(f"after a colon, --config={typed}:{shown}data=DATA")
       with pytest.raises(UserError, match=f"has no value for data: .*{cure}$"):
         load_experiment(f"{typed}{given}")
+
+
+def test_a_comma_in_an_argument_is_explained(tmp_path):
+  path = tmp_path / "config.py"
+  path.write_text("def experiment(data='', epochs=1): pass")
+  with pytest.raises(UserError) as refused:
+    load_experiment(f"{path}:epochs=2,data=birds,2024")
+  assert str(refused.value) == (
+    f"configuration file '{path}': commas separate its arguments, so '2024' is no part of data; if "
+    "data is a path with a comma, rename what it leads to or give a link to it (ln -s)"
+  )

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from nfnet.errors import UserError, format_count
+from nfnet.errors import format_count
 from train.data.preparation import class_folders, file_tree
 from train.data.sources.images import ImageFile
 from train.data.sources.labeling import finish_source
@@ -22,11 +22,6 @@ def read_class_folders(root: str, options: Options) -> Source:
     UserError: the folders can be understood in two ways or in none, or a class has no image.
     OSError: a folder cannot be read.
   """
-  if options.class_names:
-    raise UserError(
-      f"class_names are for labels that are numbers, and {root} has none: its folders name the "
-      "classes, which are in alphabetical order"
-    )
   tree = file_tree.read_tree(root, options.excluded)
   found = class_folders.read_class_folders(
     tree.root, root, options.layout, options.merge_subfolders

@@ -157,12 +157,14 @@ def read_rows(table: str, options: Options) -> Iterator[Row]:
       if not header_line:
         raise UserError(f"{table} is empty: its first line names the columns, such as file,label")
       delimiter = max(_DELIMITERS, key=header_line.count)
-      header = next(csv.reader([header_line], delimiter=delimiter, strict=True), [])
+      # A space before a quotation mark is no part of a name.
+      form = {"delimiter": delimiter, "strict": True, "skipinitialspace": True}
+      header = next(csv.reader([header_line], **form), [])
       columns = [name.strip().lower() for name in header]
       image = _column(columns, _IMAGE_COLUMNS, options.image_field, "image", table)
       label = _column(columns, _LABEL_COLUMNS, options.label_field, "label", table)
       splits = [index for index, name in enumerate(columns) if name in _SPLIT_COLUMNS]
-      reader = csv.reader(text, delimiter=delimiter, strict=True)
+      reader = csv.reader(text, **form)
       for fields in reader:
         line = reader.line_num + lines_before
         if not any(map(str.strip, fields)):

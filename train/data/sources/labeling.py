@@ -16,6 +16,10 @@ from train.data.sources.source import SPLITS, Options, Source, SourceImage
 # A label beyond this is not a class index: ImageNet-21k has 21,841 classes, JFT 30,000.
 _CLASSES_MAX = 2**20
 _LABELS_PER_IMAGE_MAX = 2**10
+# Beyond this many classes for each label, numbers may be ids. A sample of a large data set has such
+# gaps, too, so they are refused only above the number of classes that any data set has.
+_CLASSES_PER_LABEL_MAX = 10
+_CLASSES_WITH_GAPS_MAX = 2**15
 
 
 class Labeled(NamedTuple):
@@ -42,12 +46,13 @@ def make_source(
   how: str,
   where: str,
   class_names: Sequence[str] = (),
+  by_number: bool = True,
   notes: Sequence[str] = (),
 ) -> Source:
   """Numbers the classes of images and puts the images in order.
 
-  Classes that have names are sorted by name, or by number if all names are whole numbers, unless
-  `class_names` or the option of that name says in which order they are.
+  Classes that have names are sorted by name, or by number if all names are whole numbers and
+  `by_number` is true, unless `class_names` or the option of that name says in which order they are.
 
   Args:
     images: the images; all labels are names, or all are indices.
@@ -55,6 +60,8 @@ def make_source(
     how: how the source was understood.
     where: the source, for messages.
     class_names: names of the classes by index, if the source has them.
+    by_number: whether names that are whole numbers are in the order of these. Those of class
+      folders are not, and so not those of tar files in their place.
     notes: sentences about what was left out.
 
   Raises:
@@ -72,16 +79,21 @@ def make_source(
   if len(kinds) > 1:
     raise UserError(f"{where} has labels that are numbers and labels that are names: take one kind")
   if kinds == {str}:
-    names = names or _sorted_names(labels)
+    names = names or tuple(
+      sorted(labels, key=_number if by_number and _are_numbers(labels) else None)
+    )
     indices: dict = {composed(name): index for index, name in enumerate(names)}
     if unknown := sorted(label for label in labels if composed(label) not in indices):
       raise UserError(
         f"{where} has the label {quoted(unknown[0])}, which is not among the "
-        f"names of {format_count(len(names), 'class')}: correct it or add it to --class_names"
+        f"names of {format_count(len(names), 'class')}: correct it or add it to "
+        f"{'the names that the source itself has' if class_names else '--class_names'}"
       )
     indices |= {label: indices[composed(label)] for label in labels}
   else:
-    names = names or _digits(labels, where)
+    if not names:
+      names, sparse = _digits(labels, where)
+      notes = (*notes, *sparse)
     indices = {index: index for index in range(len(names))}
     if beyond := sorted(label for label in labels if label not in indices):
       raise UserError(
@@ -111,7 +123,7 @@ def unusable(images: Sequence[Labeled]) -> str:
   if not without:
     return ""
   first = without[0].make(())
-  reason = getattr(first, "problem", "") or "it has no label"
+  reason = first.problem or "it has no label"
   count = format_count(len(without), "image")
   return f"; {count} cannot be used, such as {quoted(first.name)}: {reason}"
 
@@ -187,14 +199,14 @@ def finish_source(
 def notes_of_classes(
   class_names: Sequence[str], splits: Mapping[str, Sequence[SourceImage]]
 ) -> Iterator[str]:
-  """Yields a sentence for each split that lacks classes.
+  """Yields a sentence for each split that lacks classes; images with a problem do not count.
 
   Args:
     class_names: names of the classes by index.
     splits: images by split.
   """
   for split, images in splits.items():
-    present = {label for image in images for label in image.labels}
+    present = {label for image in images if not image.problem for label in image.labels}
     absent = [name for label, name in enumerate(class_names) if label not in present]
     if absent:
       yield (
@@ -242,14 +254,31 @@ def _refuse_equal_names(images: Sequence[SourceImage], split: str, where: str) -
       )
 
 
-def _sorted_names(labels: set[str]) -> tuple[str, ...]:
-  if all(label.isascii() and label.isdecimal() for label in labels):
-    return tuple(sorted(labels, key=lambda label: (int(label), label)))
-  return tuple(sorted(labels))
+def _are_numbers(labels: set[str]) -> bool:
+  return all(label.isascii() and label.isdecimal() for label in labels)
 
 
-def _digits(labels: set[int], where: str) -> tuple[str, ...]:
+def _number(label: str) -> tuple[int, str]:
+  return int(label), label
+
+
+def _digits(labels: set[int], where: str) -> tuple[tuple[str, ...], list[str]]:
+  """Returns the names of classes that are indices, and a note if few of the indices occur."""
   if not 0 <= min(labels) <= max(labels) < _CLASSES_MAX:
     wrong = min(labels) if min(labels) < 0 else max(labels)
     raise UserError(f"{where} has the label {wrong}; a class index is 0 to {_CLASSES_MAX - 1:,}")
-  return tuple(map(str, range(max(labels) + 1)))
+  count = max(labels) + 1
+  notes = []
+  if count > _CLASSES_PER_LABEL_MAX * len(labels):
+    sparse = f"{format_count(len(labels), 'label')} that are numbers, the largest {count - 1:,}"
+    cure = "if they are no indices, number the classes from 0 or give their names as labels"
+    if count > _CLASSES_WITH_GAPS_MAX:
+      raise UserError(
+        f"{where} has {sparse}, for which a network would need {format_count(count, 'class')}: "
+        f"{cure}"
+      )
+    notes.append(
+      f"note: {where} has only {sparse}, so the network needs {format_count(count, 'class')}; "
+      f"{cure}"
+    )
+  return tuple(map(str, range(count))), notes

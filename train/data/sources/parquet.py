@@ -13,7 +13,7 @@ import dataclasses
 import functools
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from nfnet.errors import UserError, format_count, quoted, short_text, shortened
@@ -39,7 +39,7 @@ class _Columns:
   Attributes:
     image: name of the column with the images.
     is_struct: whether its bytes are the field `bytes` of a struct.
-    label: name of the column with the labels.
+    label: name of the column with the labels; empty in a file that has no labels.
     class_names: names of the classes, if the metadata has them.
   """
 
@@ -120,18 +120,22 @@ def read_parquet(source: str, options: Options) -> Source:
   images: list[Labeled] = []
   columns = None
   group_bytes = 0
+  unlabeled = _unlabeled_files(root, names, options)
   containers = [Container.of(os.path.join(root, name)) for name in names]
   with progress_bar(sum(container.size_bytes for container in containers)) as bar:
     for name, container in zip(names, containers, strict=True):
       with _open(container.path) as file:
-        found = _find_columns(file, options, container.path)
+        found = _find_columns(file.schema_arrow, options, container.path, name not in unlabeled)
         columns = columns or found
-        if found != columns:
+        # The files before this one may be without labels.
+        if not columns.label:
+          columns = dataclasses.replace(columns, label=found.label, class_names=found.class_names)
+        if found not in (columns, dataclasses.replace(columns, label="", class_names=())):
           raise UserError(
             f"{container.path} has other columns or classes than {names[0]}: give the files of one "
             "data set"
           )
-        images += _rows(file, name, splits[name], container, columns)
+        images += _rows(file, name, splits[name], container, found)
         groups = map(file.metadata.row_group, range(file.num_row_groups))
         group_bytes = max([group_bytes, *(_image_bytes(group, columns) for group in groups)])
       bar.update(container.size_bytes)
@@ -158,7 +162,9 @@ def _rows(
   for row_group in range(file.num_row_groups):
     metadata = file.metadata.row_group(row_group)
     size_bytes = _image_bytes(metadata, columns) // max(1, metadata.num_rows)
-    labels = _read_column(file, row_group, columns.label, container.path).to_pylist()
+    labels = [None] * metadata.num_rows
+    if columns.label:
+      labels = _read_column(file, row_group, columns.label, container.path).to_pylist()
     for row, value in enumerate(labels):
       label = _labels(value)
       yield Labeled(
@@ -195,14 +201,37 @@ def _image(name, container, columns, row_group, row, size_bytes, group, problem,
 def _labels(value: Any) -> tuple:
   """Returns the labels in a field; Hugging Face writes -1 where there is none."""
   values = value if isinstance(value, list) else [value]
+  values = [int(one) if type(one) is bool else one for one in values]
   if all((type(one) is int and one >= 0) or (type(one) is str and one) for one in values):
     return tuple(values)
   return ()
 
 
-def _find_columns(file: Any, options: Options, path: str) -> _Columns:
-  types = {field.name: field.type for field in file.schema_arrow}
-  features = _features(file.schema_arrow.metadata or {})
+def _unlabeled_files(root: str, names: Sequence[str], options: Options) -> set[str]:
+  """Returns the files without labels, unless that is all of them, so that a message says why."""
+  found = set()
+  for name in names:
+    with _open(os.path.join(root, name)) as file:
+      types, _, labels = _label_columns(file.schema_arrow, options)
+      if all(_pyarrow().types.is_null(types[label]) for label in labels):
+        found.add(name)
+  return set() if len(found) == len(names) else found
+
+
+def _label_columns(
+  schema: Any, options: Options
+) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
+  """Returns types of columns, what metadata say of them, and those that may be of the labels."""
+  types = {field.name: field.type for field in schema}
+  features = _features(schema.metadata or {})
+  if options.label_field is not None:
+    return types, features, [name for name in types if name == options.label_field]
+  labels = [name for name in features if name in types and _class_names(features[name]) is not None]
+  return types, features, labels or [name for name in types if name.lower() in _LABEL_NAMES]
+
+
+def _find_columns(schema: Any, options: Options, path: str, has_labels: bool) -> _Columns:
+  types, features, labels = _label_columns(schema, options)
   images = [name for name, one in features.items() if one.get("_type") == "Image"]
   images = [name for name in images if name in types]
   if not images:
@@ -213,9 +242,8 @@ def _find_columns(file: Any, options: Options, path: str) -> _Columns:
       f"{path}: the column {shortened(image)} has the type {shortened(str(types[image]))}, must be "
       "bytes: give --image_field= another one"
     )
-  labels = [name for name in features if name in types and _class_names(features[name]) is not None]
-  if not labels:
-    labels = [name for name in types if name.lower() in _LABEL_NAMES]
+  if not has_labels:
+    return _Columns(image, _is_struct(types[image]), "", ())
   label = _choose(labels, options.label_field, types, "label", path)
   if not _is_label(types[label]):
     raise UserError(
@@ -223,6 +251,8 @@ def _find_columns(file: Any, options: Options, path: str) -> _Columns:
       "whole numbers or names: give --label_field= another one"
     )
   names = _class_names(features.get(label, {})) or ()
+  if _is_bool(types[label]):
+    names = options.class_names or ("False", "True")
   return _Columns(image, _is_struct(types[image]), label, tuple(names))
 
 
@@ -288,7 +318,14 @@ def _is_label(kind: Any) -> bool:
   if types.is_dictionary(kind):
     return _is_label(kind.value_type)
   is_text = types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
-  return is_text or types.is_integer(kind)
+  return is_text or types.is_integer(kind) or types.is_boolean(kind)
+
+
+def _is_bool(kind: Any) -> bool:
+  types = _pyarrow().types
+  while types.is_list(kind) or types.is_large_list(kind) or types.is_dictionary(kind):
+    kind = kind.value_type
+  return types.is_boolean(kind)
 
 
 def _pyarrow() -> Any:

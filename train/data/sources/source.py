@@ -26,6 +26,7 @@ class SourceImage(Protocol):
     labels: class indices; none if there is a reason why the image cannot be read.
     size_bytes: number of bytes, about; decides about the number of record files.
     group: images of a source that are read faster together have the same one; others have "".
+    problem: why it cannot be read, if that was known when the source was listed; others have "".
   """
 
   __slots__ = ()
@@ -34,6 +35,7 @@ class SourceImage(Protocol):
   labels: tuple[int, ...]
   size_bytes: int
   group: str = ""
+  problem: str = ""
 
   def fingerprint(self) -> bytes:
     """Returns bytes that differ whenever a different image would be stored."""

@@ -126,7 +126,7 @@ def test_a_name_may_be_composed_in_another_way_in_each_split(tmp_path):
 
 
 def test_names_for_idx_files_are_refused_for_folders(tmp_path):
-  with pytest.raises(UserError, match="class_names are for labels that are numbers"):
+  with pytest.raises(UserError, match=r"--class_names is for sources .* is read as class_folders"):
     read_source(write_tree(tmp_path, *images("ant", "bee", count=20)), 0.3, ["bee", "ant"])
 
 

@@ -1,5 +1,6 @@
 """What preparation promises, it keeps for every format: it continues, refuses, shows progress."""
 
+import re
 import sys
 
 import numpy as np
@@ -10,7 +11,7 @@ from tests.streams import Stream
 from tests.train.data import image_files
 from tests.train.data.sources import miniatures
 from train.data.dataset_writer import write_dataset
-from train.data.image_sources import FORMATS, read_source
+from train.data.image_sources import FORMATS, describe_source, read_source
 from train.data.preparation import progress
 from train.data.sources.own_source import Example
 from train.data.sources.tars import class_tars
@@ -159,3 +160,80 @@ def test_progress_is_shown_on_a_terminal_only(prepare, stopped, source_format, m
   monkeypatch.setattr(sys, "stderr", Stream(is_terminal=False))
   prepare("hidden")
   assert sys.stderr.getvalue() == ""
+
+
+DAMAGED = {
+  "table": 2,
+  "imagenet": 1,
+  "class_tars": 2,
+  "webdataset": 1,
+  "class_folders": 1,
+  "python": 1,
+}
+"""Numbers of damaged things that are seen when `damage` has damaged a source of a format."""
+
+
+def damage(root, source_format):
+  """Damages a source of which only names and headers are read to list it."""
+  if source_format == "table":
+    for name in ("001.jpg", "004.jpg"):
+      (root / name).unlink()
+  elif source_format == "python":
+    return [
+      Example(f"{n}.jpg", n % 3, root / f"{n:02d}.jpg" if n else root / "none.jpg")
+      for n in range(18)
+    ]
+  elif source_format == "class_folders":
+    (root / "ant" / "0000.JPEG").unlink()
+    (root / "ant" / "0000.JPEG").symlink_to("nowhere")
+  elif source_format == "class_tars":
+    path = root / f"{miniatures.WORDNET_IDS[0]}.tar"
+    miniatures.write_tar(path, miniatures.class_members(0, 6) + miniatures.class_members(0, 2))
+  else:
+    name = {"imagenet": "ILSVRC2012_img_val.tar", "webdataset": "train-000000.tar"}[source_format]
+    # Only the end mark is lost.
+    path = root / name
+    members = path.read_bytes().rstrip(b"\0")
+    path.write_bytes(members + bytes(-len(members) % 512))
+  return root
+
+
+@pytest.mark.parametrize("source_format", DAMAGED)
+def test_damage_that_is_seen_when_listing_is_refused_before_anything_is_read(
+  source_format, tmp_path
+):
+  source = damage_source(tmp_path, source_format)
+  count = DAMAGED[source_format]
+  listed = [image for images in source.splits.values() for image in images]
+  damaged = [image for image in listed if image.problem]
+  assert len(damaged) == count
+  with pytest.raises(UserError) as refused:
+    write_dataset(tmp_path / "data", source)
+  text = f"image {damaged[0].name} cannot be read ({damaged[0].problem})"
+  if count > 1:
+    text = f"{count} of {len(listed)} images cannot be used: {text}"
+  assert str(refused.value).startswith(text)
+  assert str(refused.value).endswith(
+    ": add --skip_bad_images to leave out all such images, or correct the source"
+  )
+  # Nothing was written, so a corrected source may take the same folder.
+  assert not (tmp_path / "data").exists()
+  text = describe_source(source)
+  manifest = write_dataset(tmp_path / "data", source, skip_bad_images=True)
+  assert manifest.skipped_images == tuple(sorted(image.name for image in damaged))
+  counted = 0
+  for split, images in source.splits.items():
+    known = sum(bool(image.problem) for image in images)
+    counted += len(images) - known
+    assert f"\n  {split}: {manifest.splits[split].records} image" in text
+    assert (f"\nnot counted: {known} image" in text) == bool(known) or known == 0
+    assert manifest.splits[split].records == len(images) - known
+  classes = re.findall(r"class \d+, .*: ([\d +]+) images", text)
+  assert sum(map(int, " ".join(classes).replace("+", "").split())) == counted
+
+
+def damage_source(tmp_path, source_format):
+  root = tmp_path / "source"
+  SOURCES[source_format](root)
+  damaged = damage(root, source_format)
+  return read_source((lambda: damaged) if source_format == "python" else damaged, 0.3)

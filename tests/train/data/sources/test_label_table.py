@@ -215,3 +215,10 @@ def test_numbers_that_are_names_are_no_indices(tmp_path):
   assert labels_of(by_name)["001.jpg"] == ("1",)
   by_index = read_source(root, class_names=("b", "a"))
   assert labels_of(by_index)["001.jpg"] == ("a",)
+
+
+def test_a_space_before_a_quotation_mark_is_no_part_of_a_name(tmp_path):
+  root = miniatures.write_table(tmp_path, images=6)
+  lines = ['file, "label"', *(f'{n:03d}.jpg, "{("rose", "a,b")[n % 2]}"' for n in range(6))]
+  (root / "labels.csv").write_text("\n".join(lines))
+  assert read_source(root, 0.5).class_names == ("a,b", "rose")

@@ -1,4 +1,5 @@
 import functools
+import pathlib
 import sys
 
 import numpy as np
@@ -9,6 +10,7 @@ from nfnet.images.decoding import decode_image
 from tests.train.data import image_files
 from train.data.dataset_writer import write_dataset
 from train.data.image_sources import describe_source, read_source
+from train.data.sources.images import Pixels
 from train.data.sources.own_source import Example
 from train.data.sources.source import Source
 
@@ -115,7 +117,10 @@ def test_another_image_makes_another_data_set(tmp_path):
 
 
 def test_a_whole_source_may_be_returned():
-  source = Source(("a", "b"), {})
+  images = tuple(
+    Pixels(name, (label,), np.zeros((1, 4), np.uint8)) for label, name in enumerate("ab")
+  )
+  source = Source(("a", "b"), {"train": images})
   assert read_source(lambda: source) is source
 
 
@@ -253,3 +258,100 @@ def test_a_source_that_names_its_classes_takes_no_other_names(module):
   assert read_source(f"{module}:Numbered", class_names=("no", "yes")).class_names == ("no", "yes")
   with pytest.raises(UserError, match=r"--class_names: .* names its classes itself; leave out the"):
     read_source(f"{module}:Numbered", class_names=("yes", "no"))
+
+
+@pytest.mark.parametrize("class_names", [None, 5, [1, 2], "ab", [["a"], ["b"]], ["a", "\ud800"]])
+def test_names_of_classes_are_texts(class_names):
+  class Numbered:
+    def __iter__(self):
+      return (Example(str(number), number % 2, PNG) for number in range(9))
+
+  Numbered.class_names = class_names
+  with pytest.raises(
+    UserError, match=r"^Numbered has the class_names .*, must be a list of names$"
+  ):
+    read_source(Numbered, 0.4)
+
+
+@pytest.mark.parametrize(
+  ("fields", "message"),
+  [
+    ({"size_bytes": None}, r"has the size_bytes None, must be a number of bytes"),
+    ({"size_bytes": "12"}, r"has the size_bytes '12', must be"),
+    ({"size_bytes": -1}, r"has the size_bytes -1, must be"),
+    ({"version": 3}, r"has the version 3, must be text"),
+    ({"version": "\ud800"}, r"has the version '\\\\ud800', must be text"),
+    ({"name": "\ud800"}, r"example 0 has the name '\\\\ud800', must be text"),
+    ({"name": 3}, r"example 0 has the name 3, must be text"),
+    ({"split": ["train"]}, r"has the split \['train'\], must be one of train, valid"),
+    ({"labels": "\ud800"}, r"has a class named .* not UTF-8"),
+    ({"labels": b"ab"}, r"has the labels .*, must be names or numbers"),
+    ({"image": "a\0b"}, r"has the path 'a\\\\x00b', which no file can have: correct it"),
+    ({"image": "\ud800"}, r"has the path '\\\\ud800', which no file can have"),
+    (
+      {"image": "gs://bucket/a.jpg"},
+      r"image=gs://bucket/a.jpg is in a bucket, .*: mount the bucket",
+    ),
+    ({"image": pathlib.Path("s3://bucket/a")}, r"image=s3:/bucket/a is not a path of this machine"),
+  ],
+)
+def test_fields_that_are_refused(fields, message):
+  first = {"name": "x", "labels": "a", "image": functools.partial(bytes, 1)} | fields
+  with pytest.raises(UserError, match=message):
+    read_source(lambda: [Example(**first), Example("y", "b", PNG)])
+
+
+@pytest.mark.parametrize("path", ["gs://bucket/a.jpg", "a\0b"])
+def test_paths_that_functions_return_are_checked(tmp_path, path):
+  function = functools.partial(str, path)
+  splits = ("train", "validation")
+  examples = [Example(label, label, function, split) for split in splits for label in "ab"]
+  with pytest.raises(UserError, match=r"image '[ab]'.*(is in a bucket|which no file can have)"):
+    write_dataset(tmp_path / "data", read_source(lambda: examples))
+
+
+def pixels(**fields):
+  given = {"name": "x", "labels": (0,), "pixels": np.zeros((1, 4), np.uint8)} | fields
+  return Pixels(**given)
+
+
+@pytest.mark.parametrize(
+  ("source", "message"),
+  [
+    (Source((), {}), "the Source has 0 classes, must have two"),
+    (Source("ab", {}), "the Source has the class_names 'ab', must be a tuple of names"),
+    (Source(("a", 1), {}), "the Source has the class_names .*, must be a list of names"),
+    (Source(("a", "a"), {}), "the Source has two classes named 'a'"),
+    (Source(("a", "b"), {}), "the Source has no split train, must have one"),
+    (Source(("a", "b"), []), "the Source has the splits .*, must be images by split"),
+    (
+      Source(("a", "b"), {"dev": ()}),
+      "the Source has the split 'dev', must be one of train, valid",
+    ),
+    (
+      Source(("a", "b"), {"train": ()}),
+      "as the split train, must be a tuple of at least one image",
+    ),
+    (Source(("a", "b"), {"train": (3,)}), "image 0 of train is 3 without name, labels, size_bytes"),
+    (
+      Source(("a", "b"), {"train": (pixels(labels=(2,)),)}),
+      "the labels .2., must be a tuple of cl",
+    ),
+    (Source(("a", "b"), {"train": (pixels(labels=()),)}), "has no labels, must have one"),
+    (
+      Source(("a", "b"), {"train": (pixels(name=3),)}),
+      "image 0 of train has the name 3, must be t",
+    ),
+    (Source(("a", "b"), {"train": (pixels(), pixels())}), "two images named 'x' in train: rename"),
+    (Source(("a", "b"), {"train": (pixels(),)}, notes="n"), "has the notes 'n', must be a list of"),
+  ],
+)
+def test_whole_sources_that_are_refused(source, message):
+  with pytest.raises(UserError, match=message):
+    read_source(lambda: source)
+
+
+def test_a_whole_source_has_its_own_names():
+  source = Source(("a", "b"), {"train": (pixels(),)})
+  with pytest.raises(UserError, match=r"--class_names: .* names its classes itself; leave out the"):
+    read_source(lambda: source, class_names=("c", "d"))

@@ -191,3 +191,48 @@ def test_without_pyarrow_a_line_says_what_to_install(tmp_path):
   assert completed.stderr == (
     "error: parquet files are read by pyarrow, which is not installed: pip install pyarrow\n"
   )
+
+
+@pytest.mark.parametrize("first", ["test", "zest"])
+@pytest.mark.parametrize("label", [None, pyarrow.nulls(3)])
+def test_a_split_whose_files_have_no_labels_is_left_out(tmp_path, label, first):
+  root = write(tmp_path / "source")
+  # The files without labels may be the first or the last ones that are opened.
+  path = root / ("data" if first == "test" else "z") / "test-00000-of-00001.parquet"
+  miniatures.write_parquet(path, examples(60, 3))
+  table = pyarrow.parquet.read_table(path).drop_columns("label")
+  if label is not None:
+    table = table.append_column("label", label)
+  pyarrow.parquet.write_table(table, path)
+  source = read_source(root)
+  assert "left out: test: 3 images without a label" in source.notes
+  assert {split: len(images) for split, images in source.splits.items()} == {
+    "train": 20,
+    "validation": 4,
+  }
+  # In a split that has labels, they are damaged.
+  path.rename(root / "data" / "train-x.parquet")
+  source = read_source(root)
+  assert {image.problem for image in source.splits["train"]} == {"", "it has no label, but None"}
+  (root / "data" / "train-x.parquet").rename(tmp_path / "alone.parquet")
+  with pytest.raises(
+    UserError, match=r"no column of labels that can|label has the type null, must"
+  ):
+    read_source(tmp_path / "alone.parquet")
+
+
+def test_truth_values_are_classes(tmp_path):
+  miniatures.write_parquet(
+    tmp_path / "a.parquet", examples(0, 12, lambda number: number % 3 == 0), metadata={}
+  )
+  source = read_source(tmp_path, 0.3)
+  assert source.class_names == ("False", "True")
+  labels = {image.read(): image.labels for image in source.splits["train"]}
+  assert labels.items() <= {miniatures.picture(n): (int(n % 3 == 0),) for n in range(12)}.items()
+  assert read_source(tmp_path, 0.3, class_names=("no", "yes")).class_names == ("no", "yes")
+
+
+def test_a_label_that_the_metadata_do_not_name(tmp_path):
+  miniatures.write_parquet(tmp_path / "a.parquet", examples(0, 12, lambda n: "antelope"))
+  with pytest.raises(UserError, match="correct it or add it to the names that the source itself"):
+    read_source(tmp_path)

@@ -2,7 +2,8 @@
 
 The class is the name of the tar file. The files lie in a folder, perhaps in `train` and `val`
 there, or in one tar file. The images' names are those that they would have if all were unpacked
-into class folders, so they make the same data set as those.
+into class folders, and the classes are in the same order, that of the alphabet, so they make the
+same data set as those.
 """
 
 import functools
@@ -70,7 +71,9 @@ def read_class_tars(source: str, options: Options) -> Source:
     if len(set(splits.values())) > 1:
       how += f"; splits are the folders ({', '.join(sorted(set(splits.values())))})"
   listed = list(images)
-  return make_source(listed, options, how=how, where=source, notes=tuple(left.notes()))
+  return make_source(
+    listed, options, how=how, where=source, by_number=False, notes=tuple(left.notes())
+  )
 
 
 def nested_images(path: str, prefix: str, split: str, left: Left) -> Iterator[Labeled]:

@@ -79,6 +79,7 @@ def read_imagenet(root: str, options: Options) -> Source:
     names = set(os.listdir(root))
   left = Left([])
   notes: list[str] = []
+  table = None
   train_tar = os.path.join(root, TRAIN_TAR)
   folder_of_train = os.path.join(root, "train")
   if TRAIN_TAR in names:
@@ -101,7 +102,8 @@ def read_imagenet(root: str, options: Options) -> Source:
     if place == folder and _has_class_folders(os.path.join(root, place)):
       images += _class_folders(place, VALIDATION, root, options)
     else:
-      labels, how_labeled = _validation_labels(root, options)
+      table = _table(root, options)
+      labels, how_labeled = _validation_labels(root, table, options)
       how += f", {how_labeled}"
       if unknown := sorted(set(labels.values()) - classes):
         raise UserError(
@@ -120,7 +122,26 @@ def read_imagenet(root: str, options: Options) -> Source:
           f"note: {how_labeled} are for {format_count(len(labels), 'image')}, of which {absent:,} "
           f"are not in {place}"
         )
-  return make_source(images, options, how=how, where=root, notes=(*notes, *left.notes()))
+  _refuse_options_of_no_table(table, options, root)
+  return make_source(
+    images, options, how=how, where=root, by_number=False, notes=(*notes, *left.notes())
+  )
+
+
+def _table(root: str, options: Options) -> str | None:
+  """Returns the path of a table of the validation images, if there is one."""
+  solution = os.path.join(root, _SOLUTION)
+  return options.labels or (solution if os.path.isfile(solution) else None)
+
+
+def _refuse_options_of_no_table(table: str | None, options: Options, root: str) -> None:
+  """Refuses options that say where a table is, or what its columns are, if none was read."""
+  for name in ("labels", "image_field", "label_field"):
+    if getattr(options, name) is not None and table is None:
+      raise UserError(
+        f"--{name} is for a table of the validation images, and {root} is read without one: leave "
+        "out the flag"
+      )
 
 
 def _tars_in(folder: str) -> list[str]:
@@ -192,10 +213,10 @@ def _stem(name: str) -> str:
   return os.path.splitext(os.path.basename(name))[0]
 
 
-def _validation_labels(root: str, options: Options) -> tuple[dict[str, str], str]:
+def _validation_labels(
+  root: str, table: str | None, options: Options
+) -> tuple[dict[str, str], str]:
   """Returns the WordNet ids of validation images by name without extension, and their origin."""
-  solution = os.path.join(root, _SOLUTION)
-  table = options.labels or (solution if os.path.isfile(solution) else None)
   if table:
     rows = read_rows(table, options)
     return {_stem(row.image): row.labels[0] for row in rows if row.labels}, f"labels in {table}"

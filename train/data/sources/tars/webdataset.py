@@ -14,11 +14,11 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO
 
-from nfnet.errors import UserError, format_count, quoted, short_text
+from nfnet.errors import UserError, format_count, quoted, short_text, shortened
 from nfnet.foreign_files.json_text import parse_json
 from nfnet.foreign_files.regular_files import open_regular
 from train.data.preparation.class_folders import SPLIT_NAMES, WORDS
-from train.data.preparation.file_tree import IMAGE_SUFFIXES, is_of_the_system
+from train.data.preparation.file_tree import IMAGE_SUFFIXES, examples, is_of_the_system
 from train.data.sources.images import Container
 from train.data.sources.labeling import Labeled, make_source, without_unlabeled_splits
 from train.data.sources.shard_files import find_files, splits_of_files
@@ -84,13 +84,19 @@ def read_webdataset(source: str, options: Options) -> Source:
       f"{os.path.join(root, names[0])} has no {', '.join(_LABEL_SUFFIXES)} beside its images, so "
       "nothing tells the classes"
     )
-  reader = _Reader(suffix, options)
+  if options.label_field is not None and suffix != ".json":
+    raise UserError(
+      f"--label_field={shortened(options.label_field)} is a field of .json files, and {source} has "
+      f"its labels in {suffix} files: leave out the flag"
+    )
+  reader = _Reader(source, suffix, options)
   images = []
   containers = [Container.of(os.path.join(root, name)) for name in names]
   with progress_bar(sum(one.size_bytes for one in containers)) as bar:
     for name, container in zip(names, containers, strict=True):
       images += reader.read_shard(name, splits[name], container)
       bar.update(container.size_bytes)
+  reader.refuse_missing_suffix()
   if suffix == ".txt":
     _refuse_captions(images, source)
   how = f"{format_count(len(names), 'WebDataset shard')}; labels are those in the {suffix} files"
@@ -102,7 +108,8 @@ def read_webdataset(source: str, options: Options) -> Source:
 class _Reader:
   """Reads shards, and counts what is left out."""
 
-  def __init__(self, label_suffix: str, options: Options):
+  def __init__(self, source: str, label_suffix: str, options: Options):
+    self._source = source
     self._label_suffix = label_suffix
     self._label_field = options.label_field
     self._image_suffix = None
@@ -110,6 +117,8 @@ class _Reader:
       self._image_suffix = f".{options.image_field.lower().removeprefix('.')}"
     self._left = Left([])
     self._without_image = 0
+    self._numbers: dict[int, str] = {}
+    self._image_suffixes: set[str] = set()
 
   def notes(self) -> Iterator[str]:
     """Yields sentences about what was left out."""
@@ -127,6 +136,8 @@ class _Reader:
           yield damaged(name, member, container, split)
           continue
         key, suffix = _key_and_suffix(member.name)
+        if suffix == self._image_suffix or suffix.endswith(IMAGE_SUFFIXES):
+          self._image_suffixes.add(suffix)
         if is_of_the_system(os.path.basename(member.name)):
           self._left.others.append(f"{name}/{member.name}")
         elif suffix == self._label_suffix:
@@ -153,6 +164,14 @@ class _Reader:
         )
     self._without_image += len(labels)
 
+  def refuse_missing_suffix(self) -> None:
+    """Raises UserError if no sample has the image that the user names."""
+    if self._image_suffix and self._image_suffix not in self._image_suffixes:
+      raise UserError(
+        f"{self._source} has no file {shortened(self._image_suffix)} in any sample: give "
+        f"--image_field= one of {examples(sorted(self._image_suffixes)) or 'its images'}"
+      )
+
   def _is_image(self, suffix: str) -> bool:
     return suffix == self._image_suffix if self._image_suffix else suffix in IMAGE_SUFFIXES
 
@@ -171,7 +190,13 @@ class _Reader:
     if not text or (self._label_suffix == LABEL_SUFFIX and _NEGATIVE.fullmatch(text)):
       return _NoLabel(f"its {self._label_suffix} has no label, but {quoted(text)}")
     if self._label_suffix == ".cls" and text.isascii() and text.isdecimal() and len(text) < 10:
-      return (int(text),)
+      number = int(text)
+      if (known := self._numbers.setdefault(number, text)) != text:
+        raise UserError(
+          f"{self._source} has the labels {quoted(known)} and {quoted(text)}, which are one "
+          "number: write it in one way"
+        )
+      return (number,)
     return (text,)
 
   def _labels_in_json(self, content: bytes) -> tuple | str:
@@ -191,12 +216,20 @@ class _Reader:
 
 def _labels_of_value(value: Any, field: str) -> tuple | str:
   """Returns the labels in a field, one or a list, or what is wrong with it."""
+  value = _whole(value)
   if value is None or value in ("", []) or (type(value) is int and value < 0):
     return _NoLabel(f"its .json has no label in the field {quoted(field)}, but {quoted(value)}")
-  values = value if isinstance(value, list) else [value]
+  values = list(map(_whole, value)) if isinstance(value, list) else [value]
   if values and all(type(one) is int or (type(one) is str and one) for one in values):
     return tuple(values)
-  return f"its .json has {quoted(value)} in the field {quoted(field)}, must be a number or a name"
+  return (
+    f"its .json has {quoted(value)} in the field {quoted(field)}, must be a whole number or a name"
+  )
+
+
+def _whole(value: Any) -> Any:
+  """Returns 3 for 3.0, which pandas writes if one of the labels is missing."""
+  return int(value) if type(value) is float and value.is_integer() else value
 
 
 def _label_suffixes(root: str, names: Sequence[str]) -> set[str]:

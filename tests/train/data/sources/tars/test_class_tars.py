@@ -168,3 +168,14 @@ def test_another_archive_makes_another_data_set(tmp_path):
   for path in root.iterdir():
     os.utime(path, ns=(1, 1))
   assert fingerprints.isdisjoint(image.fingerprint() for image in read_source(root).splits["train"])
+
+
+def test_numbers_are_in_the_order_of_class_folders(tmp_path):
+  for label, name in enumerate(("1", "2", "10")):
+    miniatures.write_tar(tmp_path / "tars" / f"{name}.tar", miniatures.class_members(label, 6))
+  source = read_source(tmp_path / "tars", 0.3)
+  folders = read_source(unpack(tmp_path / "tars", tmp_path / "folders"), 0.3)
+  assert source.class_names == folders.class_names == ("1", "10", "2")
+  assert {image.name: image.labels for image in source.splits["train"]} == {
+    image.name: image.labels for image in folders.splits["train"]
+  }

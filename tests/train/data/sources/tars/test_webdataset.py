@@ -222,7 +222,7 @@ def test_a_damaged_split_is_not_left_out(tmp_path):
   bad = miniatures.samples(50, 2, suffix=".json", label=lambda n: {"label": 1.5})
   miniatures.write_tar(root / "test-000000.tar", bad)
   (first, _) = read_source(root).splits["test"]
-  assert first.problem == "its .json has 1.5 in the field 'label', must be a number or a name"
+  assert first.problem == "its .json has 1.5 in the field 'label', must be a whole number or a name"
 
 
 def test_why_no_image_can_be_used(tmp_path):
@@ -266,3 +266,43 @@ def test_a_field_means_the_json_where_there_are_others(tmp_path):
   path = miniatures.write_tar(tmp_path / "train.tar", members)
   assert read_source(path, 0.3).class_names == ("0", "1", "2")
   assert read_source(path, 0.3, label_field="color").class_names == ("blue", "red")
+
+
+def test_an_extension_that_no_sample_has(tmp_path):
+  root = miniatures.write_webdataset(tmp_path)
+  with pytest.raises(UserError, match=r"has no file \.png in any sample: .* one of \.jpg$"):
+    read_source(root, image_field="png")
+
+
+def test_whole_numbers_may_have_a_point(tmp_path):
+  def label(number):
+    return {"label": float(number % 3) if number != 1 else -1.0}
+
+  root = miniatures.write_webdataset(tmp_path, suffix=".json", label=label)
+  source = read_source(root)
+  assert source.class_names == ("0", "1", "2")
+  problems = [image.problem for image in source.splits["train"] if image.problem]
+  assert problems == ["its .json has no label in the field 'label', but -1"]
+
+
+def test_one_number_is_written_in_one_way(tmp_path):
+  root = miniatures.write_webdataset(tmp_path, label=lambda n: (b"0", b"1", b"01")[n % 3])
+  with pytest.raises(UserError, match="has the labels '1' and '01', which are one number: write"):
+    read_source(root)
+
+
+def test_numbers_with_gaps(tmp_path):
+  root = miniatures.write_webdataset(tmp_path / "a", label=lambda n: (0, 900_000)[n % 2])
+  message = (
+    r"has 2 labels that are numbers, the largest 900,000, for which a network would need 900,001 "
+    r"classes: if they are no indices, number the classes from 0"
+  )
+  with pytest.raises(UserError, match=message):
+    read_source(root)
+  # A sample of ImageNet.
+  root = miniatures.write_webdataset(tmp_path / "b", label=lambda n: (0, 999)[n % 2])
+  source = read_source(root)
+  assert len(source.class_names) == 1000
+  assert "has only 2 labels that are numbers, the largest 999, so the network" in source.notes[0]
+  root = miniatures.write_webdataset(tmp_path / "c", label=lambda n: (0, 19)[n % 2])
+  assert not any("so the network" in note for note in read_source(root).notes)
