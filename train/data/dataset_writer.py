@@ -27,7 +27,6 @@ from nfnet.system.durable_files import write_durably
 from train.data import record_files
 from train.data.manifest import (
   IMAGES_IN_TWO_SPLITS_NAME,
-  MANIFEST_NAME,
   REPEATED_IMAGES_NAME,
   Manifest,
   RecordFile,
@@ -116,9 +115,6 @@ def write_dataset(
   file_names = {
     split: _file_names(split, images, files_per_split) for split, images in source.splits.items()
   }
-  # Whoever gives the command for a finished data set is told that instead.
-  if not skip_bad_images and not (folder / MANIFEST_NAME).exists():
-    _refuse_known_damage(source)
   # Without skip_bad_images, which whoever meets a bad image may add to go on from there.
   plan = {
     "source_sha256": _source_sha256(source),
@@ -131,6 +127,14 @@ def write_dataset(
       # The process was killed after it had written the manifest.
       claimed.remove()
       return load_manifest(folder)
+    if not skip_bad_images:
+      try:
+        _refuse_known_damage(source)
+      except UserError:
+        # A corrected source may take the folder, unless it holds what an earlier command has made.
+        if not any((folder / file).exists() for files in file_names.values() for file in files):
+          claimed.remove()
+        raise
     written = {}
     ordered = {split: _shuffled(images, seed) for split, images in source.splits.items()}
     with _ordered_map(workers) as ordered_map:
@@ -182,7 +186,7 @@ def write_dataset(
 
 
 def _refuse_known_damage(source: Source) -> None:
-  """Refuses, before anything is written, images whose damage was seen when they were listed."""
+  """Refuses, before any is read, images whose damage was seen when they were listed."""
   damaged = [image for images in source.splits.values() for image in images if image.problem]
   if not damaged:
     return

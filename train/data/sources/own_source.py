@@ -288,7 +288,7 @@ class _Make:
 
 
 class _Facts(NamedTuple):
-  """What is known of an image before it is read.
+  """Holds what is known of an image before it is read.
 
   Attributes:
     size_bytes: its size.

@@ -217,7 +217,7 @@ def test_damage_that_is_seen_when_listing_is_refused_before_anything_is_read(
     ": add --skip_bad_images to leave out all such images, or correct the source"
   )
   # Nothing was written, so a corrected source may take the same folder.
-  assert not (tmp_path / "data").exists()
+  assert not list((tmp_path / "data").iterdir())
   text = describe_source(source)
   manifest = write_dataset(tmp_path / "data", source, skip_bad_images=True)
   assert manifest.skipped_images == tuple(sorted(image.name for image in damaged))
