@@ -115,7 +115,7 @@ def _parse_file_arguments(
     if values and not equals and name not in annotations:
       before = list(values)[-1]
       raise UserError(
-        f"configuration file {path!r}: commas separate its arguments, so {quoted(argument)} is no "
+        f"configuration file {path!r}: commas separate its arguments, so {quoted(argument)} is not "
         f"part of {before}; if {before} is a path with a comma, rename what it leads to or give a "
         "link to it (ln -s)"
       )

@@ -63,7 +63,7 @@ def _shapes(what: str, tree: Any) -> dict[str, tuple[int, ...]]:
     leaves = jax.tree.leaves_with_path(tree)
   # Keys of a dictionary that cannot be sorted.
   except ValueError as error:
-    raise ValueError(f"{what} are no tree of arrays: the keys of a dictionary differ") from error
+    raise ValueError(f"{what} are not a tree of arrays: the keys of a dictionary differ") from error
   shapes = {}
   for path, leaf in leaves:
     name = parameter_name(path)

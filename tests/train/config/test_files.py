@@ -136,6 +136,6 @@ def test_a_comma_in_an_argument_is_explained(tmp_path):
   with pytest.raises(UserError) as refused:
     load_experiment(f"{path}:epochs=2,data=birds,2024")
   assert str(refused.value) == (
-    f"configuration file '{path}': commas separate its arguments, so '2024' is no part of data; if "
-    "data is a path with a comma, rename what it leads to or give a link to it (ln -s)"
+    f"configuration file '{path}': commas separate its arguments, so '2024' is not part of data; "
+    "if data is a path with a comma, rename what it leads to or give a link to it (ln -s)"
   )

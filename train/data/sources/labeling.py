@@ -271,7 +271,7 @@ def _digits(labels: set[int], where: str) -> tuple[tuple[str, ...], list[str]]:
   notes = []
   if count > _CLASSES_PER_LABEL_MAX * len(labels):
     sparse = f"{format_count(len(labels), 'label')} that are numbers, the largest {count - 1:,}"
-    cure = "if they are no indices, number the classes from 0 or give their names as labels"
+    cure = "if they are not indices, number the classes from 0 or give their names as labels"
     if count > _CLASSES_WITH_GAPS_MAX:
       raise UserError(
         f"{where} has {sparse}, for which a network would need {format_count(count, 'class')}: "

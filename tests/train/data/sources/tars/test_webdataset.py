@@ -295,7 +295,7 @@ def test_numbers_with_gaps(tmp_path):
   root = miniatures.write_webdataset(tmp_path / "a", label=lambda n: (0, 900_000)[n % 2])
   message = (
     r"has 2 labels that are numbers, the largest 900,000, for which a network would need 900,001 "
-    r"classes: if they are no indices, number the classes from 0"
+    r"classes: if they are not indices, number the classes from 0"
   )
   with pytest.raises(UserError, match=message):
     read_source(root)
