@@ -29,7 +29,7 @@ def check_arrays(**arrays: tuple[Any, str]) -> None:
       channels". A name that is a number is the axis's length; "_" is an axis of any length.
 
   Raises:
-    ValueError: an argument is no array of floats, or has other axes.
+    ValueError: an argument is not an array of floats, or has other axes.
   """
   lengths: dict[str, tuple[Any, str]] = {}
   for name, (value, axes) in arrays.items():
@@ -71,7 +71,7 @@ def check_same_shapes(trees: Mapping[str, Any]) -> None:
     trees: the mappings by the names of the arguments.
 
   Raises:
-    ValueError: one is no mapping of arrays of floats, or has other names or shapes.
+    ValueError: one is not a mapping of arrays of floats, or has other names or shapes.
   """
   (first_name, first), *_ = trees.items()
   for name, tree in trees.items():
@@ -101,7 +101,7 @@ def check_sequence(name: str, value: Any, length: int | None, content: str) -> N
 
 
 def check_options(**options: Any) -> None:
-  """Checks the arguments of ops that are no arrays, by their names.
+  """Checks the arguments of ops that are not arrays, by their names.
 
   Args:
     **options: values of any of the names that `_OPTIONS` has.

@@ -131,7 +131,7 @@ class Classifier:
     """Returns float32 of the shape of `logits`: a softmax, or sigmoids if `is_multi_label`.
 
     Raises:
-      ValueError: the last axis of `logits` is not that of the classes, or they are no numbers.
+      ValueError: the last axis of `logits` is not that of the classes, or they are not numbers.
     """
     function = jax.nn.sigmoid if self.is_multi_label else jax.nn.softmax
     return np.asarray(function(jnp.asarray(self._checked_logits(logits))))
@@ -168,7 +168,7 @@ class Classifier:
       count: number of classes.
 
     Raises:
-      ValueError: the logits are not those of one image, or not finite, or `count` is no whole
+      ValueError: the logits are not those of one image, or not finite, or `count` is not a whole
         number of at least 1.
     """
     logits = self._checked_logits(logits)

@@ -66,7 +66,7 @@ def initial_parameters(model: NFNet, seed: int) -> dict[str, Any]:
     seed: nonnegative number.
 
   Raises:
-    ValueError: `model` is no network, the seed is no such number, or a parameter matches no
+    ValueError: `model` is not a network, the seed is not such a number, or a parameter matches no
       pattern.
   """
   check_model(model)

@@ -507,8 +507,8 @@ def apply(
     keys: one key for each example in training; None for inference.
 
   Raises:
-    ValueError: `model` is no network; a parameter is missing, superfluous, or of another shape or
-      kind than the network's; or `images` or `keys` are of another kind.
+    ValueError: `model` is not a network; a parameter is missing, superfluous, or of another shape
+      or kind than the network's; or `images` or `keys` are of another kind.
   """
   return _run(NFNet.__call__, model, parameters, images, keys=keys)
 
@@ -647,8 +647,8 @@ def check_parameters(model: NFNet, parameters: Parameters) -> None:
     parameters: arrays as for `apply`.
 
   Raises:
-    ValueError: `model` is no network, or a parameter is missing, superfluous, or of another shape
-      or kind.
+    ValueError: `model` is not a network, or a parameter is missing, superfluous, or of another
+      shape or kind.
   """
   check_model(model)
   _check_nesting(parameters)

@@ -26,8 +26,8 @@ def normalize(images: Any) -> Any:
     float32 of the same shape.
 
   Raises:
-    ValueError: `images` are no array of real numbers, the last axis is not that of three channels,
-      or values that are at hand are not finite or not from 0 to 255.
+    ValueError: `images` are not an array of real numbers, the last axis is not that of three
+      channels, or concrete values are not finite or not from 0 to 255.
   """
   if not isinstance(images, jax.Array | np.ndarray):
     raise ValueError(

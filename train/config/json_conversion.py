@@ -18,7 +18,7 @@ def from_json(fields: dict[str, Any]) -> Experiment:
 
   Raises:
     UserError: there is a field that `Experiment` does not have, one is missing that has no default,
-      or these are no such fields.
+      or these are not such fields.
   """
   return _section_from_json(Experiment, fields, prefix="")
 

@@ -20,7 +20,7 @@ def check_scalar(name: str, value: Any, is_allowed: Any, description: str) -> No
     description: what the argument must be.
 
   Raises:
-    ValueError: it is no number, or outside of its bounds.
+    ValueError: it is not a number, or outside of its bounds.
   """
   if isinstance(value, jax.core.Tracer) and value.ndim == 0:
     return
@@ -39,7 +39,7 @@ def check_alike(gradients: Any, parameters: Any) -> None:
   """Checks that gradients have the names and shapes of their parameters.
 
   Raises:
-    ValueError: they differ, or something among them is no array of floats.
+    ValueError: they differ, or something among them is not an array of floats.
   """
   shapes = [
     _shapes(name, tree) for name, tree in (("gradients", gradients), ("parameters", parameters))

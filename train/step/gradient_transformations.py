@@ -46,7 +46,7 @@ def uniform_roles(parameters: Any) -> Any:
     parameters: any tree of arrays with 0, 1, 2 (inputs, outputs) or 4 (HWIO) axes.
 
   Raises:
-    ValueError: `parameters` are no tree of arrays of floats.
+    ValueError: `parameters` are not a tree of arrays of floats.
   """
   check_parameters(parameters)
   return jax.tree.map(
@@ -134,7 +134,7 @@ def adaptive_gradient_clipping(
     roles: function that says which parameters are clipped; `uniform_roles` suits any network.
 
   Raises:
-    ValueError: `clipping` is no finite number above 0, or `roles` is no function.
+    ValueError: `clipping` is not a finite number above 0, or `roles` is not a function.
   """
   _check_clipping(clipping)
   _check_roles(roles)

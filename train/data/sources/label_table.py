@@ -157,7 +157,7 @@ def read_rows(table: str, options: Options) -> Iterator[Row]:
       if not header_line:
         raise UserError(f"{table} is empty: its first line names the columns, such as file,label")
       delimiter = max(_DELIMITERS, key=header_line.count)
-      # A space before a quotation mark is no part of a name.
+      # A space before a quotation mark is not part of a name.
       form = {"delimiter": delimiter, "strict": True, "skipinitialspace": True}
       header = next(csv.reader([header_line], **form), [])
       columns = [name.strip().lower() for name in header]

@@ -19,7 +19,7 @@ def read_example(encoded: bytes) -> dict[str, list[bytes] | list[int]]:
   """Returns the values of each feature that has bytes or integers; floats are left out.
 
   Raises:
-    ValueError: the bytes are no such message.
+    ValueError: the bytes are not such a message.
   """
   found: dict[str, list[bytes] | list[int]] = {}
   for features in _messages(memoryview(encoded), 1):

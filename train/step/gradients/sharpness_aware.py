@@ -89,7 +89,7 @@ def ascend(parameters: Any, gradients: Any, radius: float) -> Any:
     radius: length of the step, rho in the papers.
 
   Raises:
-    ValueError: gradients and parameters are not alike, or the radius is no number of at least 0.
+    ValueError: gradients and parameters are not alike, or the radius is not a number of at least 0.
   """
   check_alike(gradients, parameters)
   check_scalar("radius", radius, lambda x: 0 <= x < math.inf, "a finite number of at least 0")
