@@ -7,13 +7,12 @@ these, and the kernels standardize them in VMEM.
 
 import functools
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from kernels.arguments import check_arrays, check_type
 from kernels.layout import LANES
 
 
@@ -99,15 +98,6 @@ def check_has_gradient(gradient_dtype: jnp.dtype | None) -> None:
     raise ValueError(
       "filters were standardized with gradient_dtype=None, so they have no gradient; give a dtype"
     )
-
-
-def check_filters(filters: Any) -> None:
-  """Raises ValueError unless an argument is standardized filters."""
-  check_type("filters", filters, StandardizedFilters, "from kernels.standardize_filters")
-  axes = f"taps tiles output_channels {LANES}"
-  check_arrays(rows=(filters.rows, axes))
-  if filters.gradient_sink is not None:
-    check_arrays(gradient_sink=(filters.gradient_sink, axes))
 
 
 def filter_shape(

@@ -1,18 +1,19 @@
 """The public ops: convolution with scaled weight standardization, at once or in two steps."""
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from kernels.arguments import check_arrays, check_options
+from kernels.arguments import check_arrays, check_options, check_type
 from kernels.dispatch import Implementation, dispatch
+from kernels.layout import LANES
 from kernels.mesh_axes import vary_alike
 from kernels.scaled_ws_conv import pallas, reference
-from kernels.scaled_ws_conv.filters import StandardizedFilters, check_filters, filter_shape
+from kernels.scaled_ws_conv.filters import StandardizedFilters, filter_shape
 from kernels.scaled_ws_conv.formulas import Activation, Standardization
 
 
@@ -227,3 +228,12 @@ def standardized_convolution(
       arguments=vary_alike(x, filters, bias),
     )
   )
+
+
+def check_filters(filters: Any) -> None:
+  """Raises ValueError unless an argument is standardized filters."""
+  check_type("filters", filters, StandardizedFilters, "from kernels.standardize_filters")
+  axes = f"taps tiles output_channels {LANES}"
+  check_arrays(rows=(filters.rows, axes))
+  if filters.gradient_sink is not None:
+    check_arrays(gradient_sink=(filters.gradient_sink, axes))

@@ -12,9 +12,9 @@ from jaxtyping import Array, Float
 from kernels.arguments import check_arrays, check_options, check_type
 from kernels.dispatch import Implementation, dispatch
 from kernels.mesh_axes import vary_alike
-from kernels.scaled_ws_conv.filters import StandardizedFilters, check_filters, filter_shape
+from kernels.scaled_ws_conv.filters import StandardizedFilters, filter_shape
 from kernels.scaled_ws_conv.formulas import Activation, PendingSum, Standardization
-from kernels.scaled_ws_conv.op import Convolution, standardized_convolution
+from kernels.scaled_ws_conv.op import Convolution, check_filters, standardized_convolution
 from kernels.se_residual import pallas, reference
 from kernels.se_residual.formulas import Gate
 

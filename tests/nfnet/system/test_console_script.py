@@ -40,12 +40,12 @@ def test_help_has_a_line_for_each_command_and_imports_little():
 def test_a_command_says_how_it_is_started():
   result = commands.run("tests.console", "help", "prepare-data")
   assert result.returncode == 0
-  assert "nfnets prepare_data --source=DIR" in result.stdout
+  assert "nfnets prepare_data --source=SOURCE" in result.stdout
   assert "python -m" not in result.stdout
   assert "--source: " in result.stdout
   result = commands.run("train.prepare_data", "-h")
   assert result.returncode == 0
-  assert "python -m train.prepare_data --source=DIR" in result.stdout
+  assert "python -m train.prepare_data --source=SOURCE" in result.stdout
 
 
 @pytest.mark.parametrize("name", ["describe", "nfnet.describe"])

@@ -108,7 +108,7 @@ def test_slices_that_there_are_not(topology):
     ({"topology": "v4:4x4x" + "4" * 5000}, "--topology=v4:4x4x4444"),
     ({"topology": "v4:4x4x\u0664"}, "--topology=v4:4x4x\u0664: write v4:AxBxC"),
     ({"config": "train/" + "x" * 5000}, "--config=train/xxx"),
-    ({"overrides": ["--config.data.path=" + "x" * 5000]}, "workers do not have it"),
+    ({"overrides": ["--config.data.path=" + "x" * 5000]}, "is a path of 5,000 characters"),
     ({"config": None}, "--config=None: give a file of this repository"),
     ({"config": "/etc/hostname"}, "--config=/etc/hostname: give a file of this repository"),
     ({"workdir": None}, "--workdir=None: give a folder under /shared"),
