@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kernels.dispatch import Implementation
+from kernels.scaled_ws_conv.formulas import Standardization
 
 _TEXT_CHARACTERS_MAX = 80
 _COUNT_MAX = 2**31 - 1
@@ -46,6 +47,11 @@ def check_arrays(**arrays: tuple[Any, str]) -> None:
       if length != known:
         whose = f", where {axis} is {known} in {first}" if first else ""
         raise ValueError(f"{name} has the shape {list(shape)}; {wanted}{whose}")
+
+
+def given(**arrays: tuple[Any, str]) -> dict[str, tuple[Any, str]]:
+  """Returns those of the arrays for `check_arrays` that are not None."""
+  return {name: one for name, one in arrays.items() if one[0] is not None}
 
 
 def check_floats(name: str, value: Any) -> None:
@@ -176,7 +182,7 @@ _OPTIONS = {
     lambda value: value is None or _is_floating_dtype(value),
     "a floating-point type, such as jnp.float32, or None for no gradient",
   ),
-  "standardization": (_is_one_of(("released", "timm")), "'released' or 'timm'"),
+  "standardization": (_is_one_of(get_args(Standardization)), "'released' or 'timm'"),
   "implementation": (_is_one_of(get_args(Implementation)), "'reference' or 'pallas'"),
 }
 """Rules of the options by their names: a test of the value, and what the value must be."""

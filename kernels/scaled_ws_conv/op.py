@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from kernels.arguments import check_arrays, check_options, check_type
+from kernels.arguments import check_arrays, check_options, check_type, given
 from kernels.dispatch import Implementation, dispatch
 from kernels.layout import LANES
 from kernels.mesh_axes import vary_alike
@@ -76,22 +76,8 @@ def scaled_ws_convolution(
     weight=(weight, "_ _ _ output_channels"),
     gain=(gain, "output_channels"),
     bias=(bias, "output_channels"),
-    input_scale=(1.0 if input_scale is None else input_scale, ""),
+    **given(input_scale=(input_scale, "")),
   )
-  check_options(
-    stride=stride,
-    groups=groups,
-    pool=pool,
-    activation=activation,
-    returns_input=returns_input,
-    standardization=standardization,
-    implementation=implementation,
-  )
-  channels, outputs = x.shape[-1], weight.shape[-1]
-  if weight.shape[2] * groups != channels:
-    raise ValueError(f"{weight.shape=}, {groups=}: input channels must be {channels=} / groups")
-  if outputs % groups:
-    raise ValueError(f"{weight.shape=}: output channels must be a multiple of {groups=}")
   static = dict(
     stride=stride,
     groups=groups,
@@ -100,6 +86,12 @@ def scaled_ws_convolution(
     returns_input=returns_input,
     standardization=standardization,
   )
+  check_options(**static, implementation=implementation)
+  channels, outputs = x.shape[-1], weight.shape[-1]
+  if weight.shape[2] * groups != channels:
+    raise ValueError(f"{weight.shape=}, {groups=}: input channels must be {channels=} / groups")
+  if outputs % groups:
+    raise ValueError(f"{weight.shape=}: output channels must be a multiple of {groups=}")
   if input_scale is not None:
     input_scale = jax.lax.stop_gradient(input_scale)
   return Convolution(
@@ -148,7 +140,7 @@ def standardize_filters(
   check_arrays(
     weight=(weight, "_ _ _ output_channels"),
     gain=(gain, "output_channels"),
-    input_scale=(1.0 if input_scale is None else input_scale, ""),
+    **given(input_scale=(input_scale, "")),
   )
   check_options(
     dtype=dtype,
@@ -207,18 +199,11 @@ def standardized_convolution(
   """
   check_arrays(x=(x, "height width images channels"), bias=(bias, "output_channels"))
   check_filters(filters)
-  check_options(
-    stride=stride,
-    groups=groups,
-    pool=pool,
-    activation=activation,
-    returns_input=returns_input,
-    implementation=implementation,
-  )
-  filter_shape(filters, x, bias, groups=groups)
   static = dict(
     stride=stride, groups=groups, pool=pool, activation=activation, returns_input=returns_input
   )
+  check_options(**static, implementation=implementation)
+  filter_shape(filters, x, bias, groups=groups)
   return Convolution(
     *dispatch(
       "standardized_convolution",
@@ -235,5 +220,4 @@ def check_filters(filters: Any) -> None:
   check_type("filters", filters, StandardizedFilters, "from kernels.standardize_filters")
   axes = f"taps tiles output_channels {LANES}"
   check_arrays(rows=(filters.rows, axes))
-  if filters.gradient_sink is not None:
-    check_arrays(gradient_sink=(filters.gradient_sink, axes))
+  check_arrays(**given(gradient_sink=(filters.gradient_sink, axes)))

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 from jaxtyping import Array, Float
 
-from kernels.arguments import check_arrays, check_options, check_type
+from kernels.arguments import check_arrays, check_options, check_type, given
 from kernels.dispatch import Implementation, dispatch
 from kernels.mesh_axes import vary_alike
 from kernels.scaled_ws_conv.filters import StandardizedFilters, filter_shape
@@ -67,17 +67,12 @@ def conv_se_residual(
     (bias, shortcut, gate, skip_gain, keep),
     weight=(weight, "_ _ input_channels channels"),
     gain=(gain, "channels"),
-    input_scale=(1.0 if input_scale is None else input_scale, ""),
+    **given(input_scale=(input_scale, "")),
   )
-  check_options(
-    activation=activation,
-    alpha=alpha,
-    standardization=standardization,
-    implementation=implementation,
-  )
+  static = dict(activation=activation, alpha=alpha, standardization=standardization)
+  check_options(**static, implementation=implementation)
   if input_scale is not None:
     input_scale = jax.lax.stop_gradient(input_scale)
-  static = dict(activation=activation, alpha=alpha, standardization=standardization)
   return dispatch(
     "conv_se_residual",
     implementation,
@@ -121,11 +116,10 @@ def standardized_conv_se_residual(
   Raises:
     ValueError: an argument is of another kind, or arrays do not fit together.
   """
-  _check_branch(x, (bias, shortcut, gate, skip_gain, keep))
-  check_filters(filters)
-  check_options(activation=activation, alpha=alpha, implementation=implementation)
-  filter_shape(filters, x, bias, groups=1)
   static = dict(activation=activation, alpha=alpha)
+  _check_standardized_branch(
+    x, filters, (bias, shortcut, gate, skip_gain, keep), **static, implementation=implementation
+  )
   return dispatch(
     "standardized_conv_se_residual",
     implementation,
@@ -169,11 +163,10 @@ def standardized_conv_se(
   Raises:
     ValueError: an argument is of another kind, or arrays do not fit together.
   """
-  _check_branch(x, (bias, shortcut, gate, skip_gain, keep))
-  check_filters(filters)
-  check_options(activation=activation, alpha=alpha, implementation=implementation)
-  filter_shape(filters, x, bias, groups=1)
   static = dict(activation=activation, alpha=alpha)
+  _check_standardized_branch(
+    x, filters, (bias, shortcut, gate, skip_gain, keep), **static, implementation=implementation
+  )
   branch, scale, sums_sink = dispatch(
     "standardized_conv_se",
     implementation,
@@ -238,9 +231,9 @@ def standardized_convolution_of_sum(
   _check_pending(pending)
   check_filters(filters)
   check_arrays(bias=(bias, "output_channels"))
-  check_options(activation=activation, returns_input=returns_input, implementation=implementation)
-  filter_shape(filters, pending.branch, bias, groups=1)
   static = dict(activation=activation, returns_input=returns_input)
+  check_options(**static, implementation=implementation)
+  filter_shape(filters, pending.branch, bias, groups=1)
   return Convolution(
     *dispatch(
       "standardized_convolution_of_sum",
@@ -272,9 +265,19 @@ def _check_branch(x: Any, others: tuple[Any, ...], **further: tuple[Any, str]) -
       for name, array, of_array in zip(Gate._fields, gate, axes, strict=True)
     },
     skip_gain=(skip_gain, ""),
-    **({} if keep is None else {"keep": (keep, "images")}),
+    **given(keep=(keep, "images")),
     **further,
   )
+
+
+def _check_standardized_branch(
+  x: Any, filters: Any, others: tuple[Any, ...], **options: Any
+) -> None:
+  """Checks what `_check_branch` does, the filters of its last convolution, and options."""
+  _check_branch(x, others)
+  check_filters(filters)
+  check_options(**options)
+  filter_shape(filters, x, others[0], groups=1)
 
 
 def _check_pending(pending: Any) -> None:

@@ -4,7 +4,7 @@ import functools
 
 from jaxtyping import Array, Float
 
-from kernels.arguments import check_arrays, check_options, check_same_shapes
+from kernels.arguments import check_arrays, check_options, check_same_shapes, given
 from kernels.dispatch import Implementation, dispatch
 from kernels.sgd_agc import pallas, reference
 from kernels.sgd_agc.formulas import Arrays, Step
@@ -69,8 +69,7 @@ def sgd_agc_step(
     learning_rate=(learning_rate, ""),
     momentum=(momentum, ""),
     weight_decay=(weight_decay, ""),
-    **({} if clipping is None else {"clipping": (clipping, "")}),
-    **({} if ema_decay is None else {"ema_decay": (ema_decay, "")}),
+    **given(clipping=(clipping, ""), ema_decay=(ema_decay, "")),
   )
   check_options(stacked=stacked, implementation=implementation)
   steps = [

@@ -61,10 +61,8 @@ def stem_convolutions(
       for i, array in enumerate(arrays)
     },
   )
-  check_options(
-    activation=activation, standardization=standardization, implementation=implementation
-  )
   static = dict(activation=activation, standardization=standardization)
+  check_options(**static, implementation=implementation)
   return dispatch(
     "stem",
     implementation,
