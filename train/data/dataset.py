@@ -6,6 +6,7 @@ of a split, because each takes examples from all over the shuffled order.
 
 import functools
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 from tqdm import tqdm
@@ -50,13 +51,7 @@ def check(data: Data, *splits: str) -> None:
   Raises:
     UserError: the data set is missing, damaged, or not the one that `data` describes.
   """
-  manifest = _load_manifest(data)
-  if data.num_classes != len(manifest.class_names):
-    raise UserError(
-      f"data.num_classes={data.num_classes}, but data set {data.path} has "
-      f"{format_count(len(manifest.class_names), 'class')}; set --config.data.num_classes="
-      f"{len(manifest.class_names)}"
-    )
+  manifest = _load_described_manifest(data)
   for name in splits:
     _find_split(data, manifest, name)
 
@@ -74,19 +69,7 @@ def fetch(data: Data, *splits: str) -> None:
     UserError: the data set is missing or damaged, or there is no room for it.
   """
   manifest = _load_manifest(data)
-  found = [_find_split(data, manifest, name) for name in splits]
-  folder = local_folder(data.path)
-  if is_in_bucket(data.path):
-    from nfnet.buckets.verified_copies import ExpectedFile, copy_files
-
-    files = {
-      file.file: ExpectedFile(name=file.file, size_bytes=file.size_bytes, sha256=file.sha256)
-      for split in found
-      for file in split.record_files
-    }
-    copy_files(data.path, files.values(), folder)
-  for split in found:
-    check_file_sizes(folder, split)
+  _fetch(data, [_find_split(data, manifest, name) for name in splits])
 
 
 def class_names(data: Data) -> tuple[str, ...]:
@@ -118,7 +101,7 @@ def balanced_class_weights(data: Data) -> np.ndarray:
   """
   manifest = _load_manifest(data)
   split = _find_split(data, manifest, data.train_split)
-  reader = _open(data, data.train_split, split)
+  reader = _open(data, split)
   counts = np.zeros(len(manifest.class_names))
   for index in tqdm(range(len(reader)), desc="counting classes", unit="image", disable=None):
     try:
@@ -138,14 +121,41 @@ def open_decoder(data: Data, split_name: str) -> Decoder:
   Raises:
     UserError: the data set is missing, damaged, or not the one that `data` describes.
   """
-  check(data, split_name)
+  manifest = _load_described_manifest(data)
+  return Decoder(_open(data, _find_split(data, manifest, split_name)), manifest)
+
+
+def _open(data: Data, split: Split) -> RecordReader:
+  return RecordReader(_fetch(data, [split]), split)
+
+
+def _fetch(data: Data, splits: Sequence[Split]) -> pathlib.Path:
+  """Makes sure that record files are here, as `fetch` does, and returns their folder."""
+  folder = local_folder(data.path)
+  if is_in_bucket(data.path):
+    from nfnet.buckets.verified_copies import ExpectedFile, copy_files
+
+    files = {
+      file.file: ExpectedFile(name=file.file, size_bytes=file.size_bytes, sha256=file.sha256)
+      for split in splits
+      for file in split.record_files
+    }
+    copy_files(data.path, files.values(), folder)
+  for split in splits:
+    check_file_sizes(folder, split)
+  return folder
+
+
+def _load_described_manifest(data: Data) -> Manifest:
+  """Returns the manifest, after checking that it has as many classes as `data` says."""
   manifest = _load_manifest(data)
-  return Decoder(_open(data, split_name, _find_split(data, manifest, split_name)), manifest)
-
-
-def _open(data: Data, name: str, split: Split) -> RecordReader:
-  fetch(data, name)
-  return RecordReader(local_folder(data.path), split)
+  if data.num_classes != len(manifest.class_names):
+    raise UserError(
+      f"data.num_classes={data.num_classes}, but data set {data.path} has "
+      f"{format_count(len(manifest.class_names), 'class')}; set --config.data.num_classes="
+      f"{len(manifest.class_names)}"
+    )
+  return manifest
 
 
 def _load_manifest(data: Data) -> Manifest:
