@@ -13,7 +13,7 @@ import dataclasses
 import functools
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from nfnet.errors import UserError, format_count, quoted, short_text, shortened
@@ -120,12 +120,12 @@ def read_parquet(source: str, options: Options) -> Source:
   images: list[Labeled] = []
   columns = None
   group_bytes = 0
-  unlabeled = _unlabeled_files(root, names, options)
   containers = [Container.of(os.path.join(root, name)) for name in names]
   with progress_bar(sum(container.size_bytes for container in containers)) as bar:
     for name, container in zip(names, containers, strict=True):
       with _open(container.path) as file:
-        found = _find_columns(file.schema_arrow, options, container.path, name not in unlabeled)
+        has_labels = _has_labels(file.schema_arrow, options)
+        found = _find_columns(file.schema_arrow, options, container.path, has_labels)
         columns = columns or found
         # The files before this one may be without labels.
         if not columns.label:
@@ -140,6 +140,10 @@ def read_parquet(source: str, options: Options) -> Source:
         group_bytes = max([group_bytes, *(_image_bytes(group, columns) for group in groups)])
       bar.update(container.size_bytes)
   assert columns is not None
+  if not columns.label:
+    # Says why the first file has none.
+    with _open(containers[0].path) as file:
+      _find_columns(file.schema_arrow, options, containers[0].path, has_labels=True)
   images, notes = without_unlabeled_splits(images)
   if group_bytes > _GROUP_BYTES_NOTED:
     notes.append(
@@ -207,15 +211,10 @@ def _labels(value: Any) -> tuple:
   return ()
 
 
-def _unlabeled_files(root: str, names: Sequence[str], options: Options) -> set[str]:
-  """Returns the files without labels, unless that is all of them, so that a message says why."""
-  found = set()
-  for name in names:
-    with _open(os.path.join(root, name)) as file:
-      types, _, labels = _label_columns(file.schema_arrow, options)
-      if all(_pyarrow().types.is_null(types[label]) for label in labels):
-        found.add(name)
-  return set() if len(found) == len(names) else found
+def _has_labels(schema: Any, options: Options) -> bool:
+  """Returns whether a file has a column that may be of the labels and is not of the type null."""
+  types, _, labels = _label_columns(schema, options)
+  return not all(_pyarrow().types.is_null(types[label]) for label in labels)
 
 
 def _label_columns(
