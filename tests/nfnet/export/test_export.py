@@ -234,7 +234,7 @@ def test_a_folder_may_be_a_link_or_a_volume_in_which_no_folder_can_be_renamed(
   moved = []
 
   def rename(source, target):
-    """As in a bucket that gcsfuse mounts; and a mount point itself cannot be replaced."""
+    """Renames files only, as gcsfuse does in a mounted bucket; no mount point can be replaced."""
     if source.is_dir():
       raise OSError(errno.EBUSY, "Device or resource busy")
     moved.append(target.name)
