@@ -189,8 +189,10 @@ def _train(
     checkpoints = opened.enter_context(
       Checkpoints(workdir, keep=experiment.schedule.checkpoints_kept)
     )
+    # What does not fit is refused before a data set is copied and its classes are counted.
+    class_names = dataset.class_names(experiment.data)
+    checkpoints.check_experiment(experiment, accepted_changes or (), class_names)
     if initial is not None and checkpoints.latest_step() is None:
-      # Weights that do not fit are refused before a data set is copied and its classes are counted.
       initial = _loaded(initial)
     # An evaluation must not have to wait for its images, hours after the start.
     dataset.fetch(experiment.data, *splits)
@@ -209,7 +211,7 @@ def _train(
     like = abstract_state(experiment, model, optimizer, mesh)
     metadata = {
       "experiment": to_json(experiment),
-      "class_names": list(dataset.class_names(experiment.data)),
+      "class_names": list(class_names),
       "num_classes": experiment.data.num_classes,
     }
     death_reports: queue.SimpleQueue[str] = queue.SimpleQueue()
@@ -258,7 +260,7 @@ def _train(
           experiment,
           like,
           accepted_changes or (),
-          class_names=metadata["class_names"],
+          class_names=class_names,
         )
       batches.set_state(position.data_state)
       position.left_out |= left_out

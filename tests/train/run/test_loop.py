@@ -335,6 +335,25 @@ def test_changed_experiment_is_not_resumed(experiment, finished):
   assert read_goodput(finished[0]).starts == starts
 
 
+def test_a_changed_experiment_is_refused_before_images_are_copied_from_a_bucket(
+  experiment, gcs, tmp_path
+):
+  gcs.upload(pathlib.Path(experiment.data.path), "data")
+  experiment = with_data(experiment, path=f"{gcs.url}/data")
+  parameters = initial_parameters(make_model(experiment), seed=0)
+  save_checkpoint(tmp_path, parameters, experiment=to_json(experiment), class_names=["a", "b"])
+  changed = dataclasses.replace(
+    experiment, optimizer=dataclasses.replace(experiment.optimizer, peak_learning_rate=0.3)
+  )
+  for asked, message in (
+    (changed, r"optimizer\.peak_learning_rate was 0\.2 and is now 0\.3"),
+    (experiment, "class 0 was 'a' and is now '0'"),
+  ):
+    with pytest.raises(UserError, match=message):
+      train(asked, str(tmp_path))
+    assert os.listdir(local_folder(experiment.data.path)) == ["manifest.json"]
+
+
 def test_changed_images_are_not_resumed(experiment, finished, tmp_path):
   make_digits.make(tmp_path / "digits")
   manifest = tmp_path / "digits" / "manifest.json"

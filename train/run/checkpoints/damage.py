@@ -97,6 +97,33 @@ def choose(
   return Choice(None, None, faults)
 
 
+def check_newest(
+  folder: pathlib.PurePath, steps: Sequence[int], accept: Callable[[dict[str, Any]], None]
+) -> None:
+  """Refuses what `choose` will refuse, as far as the newest checkpoint's metadata tell.
+
+  Nothing is moved, and no arrays are read. Damage is left to `choose`.
+
+  Args:
+    folder: folder of the checkpoints.
+    steps: steps of the checkpoints to consider.
+    accept: function of a checkpoint's metadata that raises UserError if it is of another
+      experiment.
+
+  Raises:
+    NewerVersionError: the newest one was saved by a newer version.
+    UserError: the newest one that names its run is of another experiment.
+  """
+  for step in sorted(steps, reverse=True):
+    try:
+      metadata = _look_at(folder / str(step))
+    except _UnusableError:
+      continue
+    if metadata.get(RUN_KEY) is not None:
+      accept(metadata)
+      return
+
+
 def _look_at(place: pathlib.PurePath) -> dict[str, Any]:
   """Returns a checkpoint's metadata without reading its arrays.
 

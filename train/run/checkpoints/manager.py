@@ -9,7 +9,7 @@ import math
 import os
 import tempfile
 import uuid
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import orbax.checkpoint as ocp
@@ -38,7 +38,7 @@ from nfnet.weights.checkpoint_reader import (
 )
 from nfnet.weights.finished_transfers import finished_transfers
 from train.config.experiment import Experiment
-from train.run.checkpoints.damage import choose, set_aside
+from train.run.checkpoints.damage import check_newest, choose, set_aside
 from train.run.checkpoints.orbax_quirks import (
   Manager,
   StepFolders,
@@ -154,6 +154,30 @@ class Checkpoints:
     """Returns the steps of all checkpoints in ascending order."""
     return sorted(self._manager.all_steps())
 
+  def check_experiment(
+    self,
+    experiment: Experiment,
+    accepted_changes: Collection[str] = (),
+    class_names: Sequence[str] | None = None,
+  ) -> None:
+    """Refuses another experiment than the newest checkpoint's, before anything large is read.
+
+    Without a checkpoint, or in a process other than the first, it does nothing. `restore` checks
+    again, in the checkpoint that it restores.
+
+    Args:
+      experiment: experiment that the checkpoint must belong to.
+      accepted_changes: fields in which the experiment may differ, see `check_resumable`.
+      class_names: names of the data set's classes, which must be those of the checkpoint; None
+        accepts any.
+
+    Raises:
+      UserError: `experiment` does not fit.
+    """
+    if is_first():
+      accept = _acceptance(experiment, accepted_changes, class_names)
+      check_newest(self._folder, self.all_steps(), accept)
+
   def delete_after(self, step: int) -> None:
     """Deletes the checkpoints of steps after `step`, once the save under way is on disk."""
     self.wait()
@@ -244,12 +268,7 @@ class Checkpoints:
       raise UserError(f"workdir {self._workdir!r} holds no checkpoint")
     chosen, faults = None, {}
     if is_first():
-
-      def accept(metadata: Mapping[str, Any]) -> None:
-        if experiment is not None:
-          check_resumable(metadata, experiment, accepted_changes)
-          check_class_names(metadata, class_names, experiment.data.path)
-
+      accept = _acceptance(experiment, accepted_changes, class_names)
       chosen, run, faults = choose(self._folder, steps, accept)
       if chosen is not None:
         self._run = read_run(self._folder.parent) or run
@@ -369,3 +388,18 @@ class Checkpoints:
         f"the newest complete one is of step {self.latest_step()}; "
         "make room and run the same command again to resume"
       ) from error
+
+
+def _acceptance(
+  experiment: Experiment | None,
+  accepted_changes: Collection[str],
+  class_names: Sequence[str] | None,
+) -> Callable[[Mapping[str, Any]], None]:
+  """Returns a function that raises UserError if metadata are of another experiment."""
+
+  def accept(metadata: Mapping[str, Any]) -> None:
+    if experiment is not None:
+      check_resumable(metadata, experiment, accepted_changes)
+      check_class_names(metadata, class_names, experiment.data.path)
+
+  return accept
