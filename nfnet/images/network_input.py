@@ -5,6 +5,7 @@ looked at only where they are at hand: in a NumPy array, or in a JAX array that 
 """
 
 import math
+import sys
 import warnings
 from typing import Any
 
@@ -56,6 +57,15 @@ def has_values(images: jax.Array | np.ndarray) -> bool:
   )
 
 
+def warn_caller(message: str) -> None:
+  """Warns of the line that called this package, as `skip_file_prefixes` does since Python 3.12."""
+  package, _, _ = __name__.partition(".")
+  frame, level = sys._getframe(), 1
+  while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == package:
+    frame, level = frame.f_back, level + 1
+  warnings.warn(message, stacklevel=level)
+
+
 def _check_values(images: np.ndarray) -> None:
   lowest, highest = float(images.min()), float(images.max())
   if not (math.isfinite(lowest) and math.isfinite(highest)):
@@ -67,8 +77,7 @@ def _check_values(images: np.ndarray) -> None:
     )
   # A gray and even picture may be in this range after normalization as well.
   if lowest >= 0 and highest <= 1 and highest - lowest > 0.5:
-    warnings.warn(
+    warn_caller(
       f"images have values from {lowest:.6g} to {highest:.6g}, which looks like pictures from 0 to "
-      f"1 that are not normalized; nfnet.normalize(255 * images) normalizes them",
-      stacklevel=4,
+      "1 that are not normalized; nfnet.normalize(255 * images) normalizes them"
     )

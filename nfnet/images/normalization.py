@@ -1,14 +1,13 @@
 """Normalizes images by ImageNet's channel statistics."""
 
 import math
-import warnings
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nfnet.images.network_input import has_values
+from nfnet.images.network_input import has_values, warn_caller
 
 # Paper B, appendix, section 2: ImageNet's channel statistics on the scale of 0 to 255.
 MEAN_RGB = tuple(255 * mean for mean in (0.485, 0.456, 0.406))
@@ -60,7 +59,6 @@ def _check_values(images: np.ndarray) -> None:
       "that are not normalized yet, scale those of more bits, and clip what resizing left outside"
     )
   if highest <= 1:
-    warnings.warn(
-      "images have no value above 1, which looks like pictures from 0 to 1; give 255 * images",
-      stacklevel=3,
+    warn_caller(
+      "images have no value above 1, which looks like pictures from 0 to 1; give 255 * images"
     )

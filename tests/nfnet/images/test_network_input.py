@@ -1,3 +1,6 @@
+import re
+import subprocess
+import sys
 import warnings
 
 import jax
@@ -49,6 +52,19 @@ def test_pictures_from_0_to_1_are_warned_of():
   with warnings.catch_warnings():
     warnings.simplefilter("error")
     check_network_input(np.ones((1, 2, 2, 3)))
+
+
+def test_a_warning_names_the_line_of_the_caller(tmp_path):
+  # In a process of its own, since between the calls of this one are those of the type checker.
+  script = tmp_path / "script.py"
+  script.write_text(
+    "import numpy, nfnet\n"
+    "images = numpy.linspace(0, 1, 12).reshape(1, 2, 2, 3)\n"
+    "nfnet.normalize(images)\n"
+    "nfnet.apply(nfnet.NFNet('F0', num_classes=10), {}, images)\n"
+  )
+  ended = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
+  assert re.findall(r"script.py:(\d): UserWarning", ended.stderr) == ["3", "4"]
 
 
 def test_a_traced_program_may_close_over_its_images():
