@@ -1,6 +1,7 @@
 """Strictness that every test runs under; it has to be set before JAX or the project is imported."""
 
 import os
+import sys
 import tempfile
 import uuid
 
@@ -18,6 +19,9 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
   _tpu_compilations = tempfile.TemporaryDirectory(prefix="tpu_compilations_")
   os.environ["TEST_TPU_COMPILATIONS"] = _tpu_compilations.name
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+# Where Python is told to write no bytecode, hundreds of processes would compile the same modules.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 import jax
 import jaxtyping
