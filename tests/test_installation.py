@@ -23,7 +23,7 @@ from PIL import Image
 
 from nfnet.command_line import is_installed
 from tests.quick_compilation import XLA_FLAGS
-from tests.repository import ROOT
+from tests.repository import ROOT, syntax_tree
 from tests.test_command_lines import COMMANDS
 from tests.test_structure import MODULES, TOPS
 
@@ -107,7 +107,7 @@ def test_everything_that_is_imported_is_declared():
   distributions = importlib.metadata.packages_distributions()
   imported = {}
   for module, path in MODULES.items():
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(syntax_tree(path)):
       names = []
       if isinstance(node, ast.Import):
         names = [alias.name for alias in node.names]

@@ -1,14 +1,13 @@
 """Who may import whom: kernels <- nfnet <- train <- profiling, and the rules inside an op."""
 
 import ast
-import pathlib
 import sys
 
 import pytest
 
 from profiling.compile.import_closure import imported_names
+from tests.repository import ROOT, syntax_tree
 
-ROOT = pathlib.Path(__file__).parent.parent
 LAYERS = ("kernels", "nfnet", "train", "profiling")
 FILES = [path.relative_to(ROOT) for layer in LAYERS for path in (ROOT / layer).rglob("*.py")]
 OPS = sorted(path.parent.name for path in (ROOT / "kernels").glob("*/op.py"))
@@ -101,7 +100,7 @@ def test_only_the_public_op_has_defaults(op):
   """A forgotten argument would otherwise mix formulas, or drop a gradient, and nobody would see."""
   for path in (ROOT / "kernels" / op).glob("*.py"):
     if kind(path.stem) in ("formulas", "reference", "_tpu", "vjp", "pallas"):
-      for function in ast.parse(path.read_text(encoding="utf-8")).body:
+      for function in syntax_tree(path).body:
         if isinstance(function, ast.FunctionDef):
           defaults = [*function.args.defaults, *filter(None, function.args.kw_defaults)]
           assert not defaults, f"{path}: {function.name}"

@@ -2,11 +2,12 @@
 
 import ast
 import collections
+import functools
 import pathlib
 
 import pytest
 
-from tests.repository import ROOT
+from tests.repository import ROOT, syntax_tree
 
 TOPS = ("kernels", "nfnet", "train", "profiling")
 FILES_PER_FOLDER_MAX = 15
@@ -53,10 +54,11 @@ def _modules() -> dict[str, pathlib.Path]:
 MODULES = _modules()
 
 
+@functools.cache
 def _imports(name: str) -> set[str]:
   """Returns the modules of this project that a module imports, at its top or in a function."""
   found = set()
-  for node in ast.walk(ast.parse(MODULES[name].read_text(encoding="utf-8"))):
+  for node in ast.walk(syntax_tree(MODULES[name])):
     if isinstance(node, ast.Import):
       found.update(alias.name for alias in node.names)
     elif isinstance(node, ast.ImportFrom):
@@ -65,9 +67,6 @@ def _imports(name: str) -> set[str]:
       if not submodules <= MODULES.keys():
         found.add(node.module)
   return found & MODULES.keys()
-
-
-IMPORTS = {name: _imports(name) for name in MODULES}
 
 
 def _folder(name: str) -> str | None:
@@ -100,7 +99,7 @@ def _circle(graph: dict[str, set[str]]) -> list[str]:
 
 
 def test_no_module_imports_itself_through_others():
-  assert _circle(IMPORTS) == []
+  assert _circle({name: _imports(name) for name in MODULES}) == []
 
 
 def test_a_circle_would_be_found():
@@ -115,7 +114,7 @@ def test_a_folder_imports_only_what_is_below_it(folder):
   upward = [
     f"{name} imports {other}"
     for name in own
-    for other in sorted(IMPORTS[name])
+    for other in sorted(_imports(name))
     if other.split(".")[0] == top
     and other != top
     and _folder(other) not in (folder, *ALLOWED[folder])
@@ -132,13 +131,13 @@ def test_every_folder_has_a_rule(top):
 @pytest.mark.parametrize("top", ["train", "profiling"])
 def test_commands_import_no_other_command(top):
   commands = {name for name in MODULES if name.startswith(f"{top}.") and _folder(name) is None}
-  between = [f"{name} imports {other}" for name in commands for other in IMPORTS[name] & commands]
+  between = [f"{name} imports {other}" for name in commands for other in _imports(name) & commands]
   assert between == []
 
 
 def test_compiler_text_needs_nothing_but_the_standard_library():
   own = [name for name in MODULES if name.startswith("profiling.compiler_text")]
-  assert {other for name in own for other in IMPORTS[name]} <= set(own)
+  assert {other for name in own for other in _imports(name)} <= set(own)
 
 
 def test_no_folder_has_too_many_files():

@@ -10,8 +10,8 @@ import re
 from collections.abc import Iterator
 
 import nfnet
-from tests.docs.pages import PACKAGES, DocumentationError, check_command, flags_of, syntax_tree
-from tests.repository import ROOT
+from tests.docs.pages import PACKAGES, DocumentationError, check_command, flags_of
+from tests.repository import ROOT, syntax_tree
 from train.config.field_names import field_types
 
 FOLDERS = (*PACKAGES, "tests", "docs")

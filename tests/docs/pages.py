@@ -22,7 +22,7 @@ import shlex
 from collections.abc import Iterator
 
 from nfnet.system.console_script import PROGRAM, commands
-from tests.repository import ROOT
+from tests.repository import ROOT, syntax_tree
 from train.config.experiment import Data, Experiment, Optimizer, Schedule
 from train.config.field_names import field_types
 from train.config.files import load_experiment
@@ -245,12 +245,6 @@ def _check_make(place: str, words: list[str]) -> None:
   targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
   if words[0] != "make" or not targets.issuperset(words[1:]):
     raise DocumentationError(f"{place}: {' '.join(words)} is not in the Makefile")
-
-
-@functools.cache
-def syntax_tree(file: pathlib.Path) -> ast.Module:
-  """Returns the parsed source of a module."""
-  return ast.parse(file.read_text(encoding="utf-8"))
 
 
 @functools.cache

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from nfnet.errors import UserError
-from tests.repository import ROOT
+from tests.repository import ROOT, syntax_tree
 from tests.train.scaling.known_laws import fine_tuned_runs
 from train.config.experiment import Experiment
 from train.configs import demo_pretrain
@@ -70,7 +70,7 @@ def test_commands_of_profiling_make_tables_without_plots(command, tmp_path, monk
 def imported_at_once(path):
   """Returns the names of modules that a module imports when it is imported itself."""
   names = set()
-  for statement in ast.parse(path.read_text(encoding="utf-8")).body:
+  for statement in syntax_tree(path).body:
     if isinstance(statement, ast.Import):
       names.update(alias.name for alias in statement.names)
     elif isinstance(statement, ast.ImportFrom):

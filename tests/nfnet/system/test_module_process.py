@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from nfnet.system.module_process import module_command, module_environment
-from tests.repository import ROOT
+from tests.repository import ROOT, syntax_tree
 from tests.test_structure import MODULES
 from tests.train.data.batch_workers.test_pool import open_pool
 
@@ -50,7 +50,7 @@ def test_packages_do_not_come_before_the_standard_library(monkeypatch):
 def test_all_modules_are_started_this_way():
   found = {}
   for name, path in MODULES.items():
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(syntax_tree(path)):
       if isinstance(node, ast.List | ast.Tuple):
         words = [one.value for one in node.elts if isinstance(one, ast.Constant)]
         if "-m" in words or "-c" in words:
