@@ -128,18 +128,16 @@ def run_once(function, arguments):
 
 def in_float64(function, arguments, cotangent):
   """Returns the same, computed in float64, as NumPy arrays."""
+  # NumPy converts, since JAX would compile a program for each shape.
+  wide = jax.tree.map(lambda x: np.asarray(x).astype(np.float64), (arguments, cotangent))
   with jax.enable_x64(True):
-    wide = jax.tree.map(
-      lambda x: jnp.asarray(np.asarray(x.astype(jnp.float32)), jnp.float64), (arguments, cotangent)
-    )
     return [np.asarray(x) for x in compiled_once(function, *wide)]
 
 
 def relative_errors(actual, exact):
   """Returns the norm of the error over the norm of the exact values, for each array."""
   errors = [
-    np.linalg.norm(np.asarray(ours.astype(jnp.float32), np.float64) - theirs)
-    / np.linalg.norm(theirs)
+    np.linalg.norm(np.asarray(ours).astype(np.float64) - theirs) / np.linalg.norm(theirs)
     for ours, theirs in zip(actual, exact, strict=True)
   ]
   # What a kernel has not written is NaN, which `max` passes over.

@@ -8,6 +8,8 @@ result, and one in the middle of a gradient. Each of the K additions, in float32
 the sum: c x 2^-24 x sqrt(K) more.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,6 +31,8 @@ ERROR_OF_REFERENCE = {"float32": 4.0, "bfloat16": 1.25}
 """Factor by which a kernel's error may be larger: XLA rounds as often, but its float32 sums are
 sums of sums, which lose less than the kernel's sums in a row."""
 SCALE = jnp.float32(0.7)
+slowly = functools.partial(pytest.param, marks=pytest.mark.slow)
+"""A case of a parametrization that compiles for seconds what other cases cover, if less alone."""
 
 
 def draw(seed, *shape, dtype="float32", mean=0.0):
@@ -36,7 +40,12 @@ def draw(seed, *shape, dtype="float32", mean=0.0):
   return jnp.asarray(values, dtype)
 
 
-def problem(
+def problem(*sizes, **options):
+  """Returns what draws a problem: while tests are collected, there is no time to."""
+  return functools.partial(drawn, *sizes, **options)
+
+
+def drawn(
   height,
   width,
   images,
@@ -110,6 +119,7 @@ def check(operands, cotangent, static, kernel=kernel):
 
 
 # The interpreter takes as long for a single pixel of few images as for one of many.
+SMALL = problem(2, 1, 16, 256, 128)
 PLAIN = problem(4, 2, 16, 256, 128)
 GROUPED = problem(4, 2, 32, 256, 256, 3, groups=2)
 STRIDED = problem(8, 4, 32, 256, 256, 3, groups=2, stride=2)
@@ -181,22 +191,22 @@ def tile(images, rows, columns, channels, split="positions", cores=2):
   ("case", "forward", "backward"),
   [
     # Cores share rows; several channel blocks each.
-    (PLAIN, tile(16, 2, 2, 128), tile(16, 1, 1, 128)),
+    slowly(PLAIN, tile(16, 2, 2, 128), tile(16, 1, 1, 128)),
     # Cores share the input channels of the backward pass.
-    (PLAIN, tile(16, 4, 2, 128, cores=1), tile(16, 2, 2, 128, "channels")),
+    slowly(PLAIN, tile(16, 4, 2, 128, cores=1), tile(16, 2, 2, 128, "channels")),
     # Whole pictures, a group for each core.
-    (GROUPED, tile(16, 4, 2, 128, "channels"), tile(16, 4, 2, 128, "channels")),
+    slowly(GROUPED, tile(16, 4, 2, 128, "channels"), tile(16, 4, 2, 128, "channels")),
     # Rows of the neighboring blocks are needed on both sides.
     (GROUPED, tile(32, 2, 1, 128, "channels"), tile(16, 2, 1, 128)),
-    (GROUPED, tile(16, 1, 2, 128), tile(16, 2, 2, 128, "channels")),
-    (STRIDED, tile(16, 4, 2, 128, "channels"), tile(16, 4, 1, 128, "channels")),
+    slowly(GROUPED, tile(16, 1, 2, 128), tile(16, 2, 2, 128, "channels")),
+    slowly(STRIDED, tile(16, 4, 2, 128, "channels"), tile(16, 4, 1, 128, "channels")),
     (STRIDED, tile(32, 2, 2, 128), tile(32, 1, 2, 128)),
     (POOLED, tile(16, 2, 1, 256), tile(16, 1, 2, 128)),
-    (POOLED, tile(32, 1, 2, 128, "channels"), tile(32, 1, 1, 128)),
+    slowly(POOLED, tile(32, 1, 2, 128, "channels"), tile(32, 1, 1, 128)),
   ],
 )
 def test_any_tile_gives_the_same(case, forward, backward):
-  check(*case, kernel=with_tiles(forward, backward))
+  check(*case(), kernel=with_tiles(forward, backward))
 
 
 def packed(images, rows, columns, channels, cores=2):
@@ -216,37 +226,40 @@ def packed(images, rows, columns, channels, cores=2):
   [
     # One core goes through two blocks of images, each with several blocks of rows.
     (HALF_FULL, packed(16, 2, 1, 64, cores=1), packed(16, 1, 2, 64, cores=1)),
-    pytest.param(
+    # A pixel has a whole tile and half of one.
+    (
+      problem(2, 2, 16, 192, 192, 3),
+      packed(16, 1, 1, 192, cores=1),
+      packed(16, 1, 1, 192, cores=1),
+    ),
+    slowly(
       problem(4, 2, 32, 192, 192, 3, dtype="bfloat16"),
       packed(32, 1, 1, 192, cores=1),
       packed(16, 2, 1, 192, cores=1),
-      marks=pytest.mark.slow,
     ),
-    pytest.param(
+    slowly(
       problem(2, 4, 16, 320, 192, 3),
       packed(16, 1, 1, 192, cores=1),
       packed(16, 2, 2, 320, cores=1),
-      marks=pytest.mark.slow,
     ),
     # Only the inputs, or only the outputs, have a tile that is half empty.
     *(
-      pytest.param(
+      slowly(
         problem(3, 2, 16, inputs, outputs, 3),
         packed(16, 1, 1, outputs, cores=1),
         packed(16, 3, 1, inputs, cores=1),
-        marks=pytest.mark.slow,
       )
       for inputs, outputs in ((64, 128), (128, 192))
     ),
   ],
 )
 def test_pixels_share_half_empty_tiles(case, forward, backward):
-  check(*case, kernel=with_tiles(forward, backward))
+  check(*case(), kernel=with_tiles(forward, backward))
 
 
 @pytest.mark.slow
 def test_the_input_of_a_packed_kernel_need_not_be_differentiated():
-  (x, weight, gain, bias), cotangent, static = problem(1, 2, 16, 64, 64, 3)
+  (x, weight, gain, bias), cotangent, static = problem(1, 2, 16, 64, 64, 3)()
   filters = standardized(pallas, x, weight, gain, SCALE, "released")
 
   def of_filters(x, filters):
@@ -266,28 +279,28 @@ def test_the_input_of_a_packed_kernel_need_not_be_differentiated():
   ("case", "forward", "backward"),
   [
     # Blocks of images, each with several steps.
-    pytest.param(HALF_FULL, packed(16, 2, 2, 64), packed(16, 4, 2, 64), marks=pytest.mark.slow),
+    slowly(HALF_FULL, packed(16, 2, 2, 64), packed(16, 4, 2, 64)),
     # Rows forward, input channels backward.
     (PLAIN, tile(16, 2, 2, 128), tile(16, 2, 2, 128, "channels")),
     # Groups forward, rows backward.
-    (GROUPED, tile(16, 4, 2, 128, "channels"), tile(16, 2, 2, 128)),
+    slowly(GROUPED, tile(16, 4, 2, 128, "channels"), tile(16, 2, 2, 128)),
   ],
 )
 def test_cores_that_share_the_work_do_not_race(case, forward, backward):
-  check(*case, kernel=with_tiles(forward, backward))
+  check(*case(), kernel=with_tiles(forward, backward))
 
 
 @pytest.mark.parametrize(
   "case",
   [
-    problem(2, 2, 16, 256, 256, 3, groups=2, dtype="bfloat16"),
-    problem(4, 4, 16, 256, 256, 3, groups=2, stride=2, dtype="bfloat16"),
-    problem(3, 2, 16, 256, 384, dtype="bfloat16"),
-    problem(4, 4, 16, 128, 256, pool=True, dtype="bfloat16"),
+    slowly(problem(2, 2, 16, 256, 256, 3, groups=2, dtype="bfloat16")),
+    slowly(problem(4, 4, 16, 256, 256, 3, groups=2, stride=2, dtype="bfloat16")),
+    problem(1, 2, 16, 256, 384, dtype="bfloat16"),
+    slowly(problem(4, 4, 16, 128, 256, pool=True, dtype="bfloat16")),
   ],
 )
 def test_bfloat16(case):
-  check(*case)
+  check(*case())
 
 
 @pytest.mark.parametrize(
@@ -297,15 +310,15 @@ def test_bfloat16(case):
     problem(3, 3, 1, 128, 128, 3),
     # More images than fill one tile and fewer than fill two, whose results are not multiples of
     # the lanes.
-    problem(1, 3, 17, 64, 72),
+    slowly(problem(1, 3, 17, 64, 72)),
     # The network F0+ has a group of 192.
-    problem(2, 1, 2, 192, 192, 3),
-    problem(2, 1, 3, 384, 192, dtype="bfloat16"),
-    problem(5, 1, 2, 16, 128, 3, dtype="bfloat16"),
+    slowly(problem(2, 1, 2, 192, 192, 3)),
+    slowly(problem(2, 1, 3, 384, 192, dtype="bfloat16")),
+    slowly(problem(5, 1, 2, 16, 128, 3, dtype="bfloat16")),
   ],
 )
 def test_irregular_shapes(case):
-  check(*case)
+  check(*case())
 
 
 IN_TWO_STEPS = {
@@ -321,31 +334,35 @@ IN_TWO_STEPS = {
 
 def test_one_of_them_is_packed():
   packed = []
-  for name, ((x, weight, *_), _, static) in IN_TWO_STEPS.items():
+  for name, case in IN_TWO_STEPS.items():
+    (x, weight, *_), _, static = case()
     standardized = problem_of(x.shape, weight.shape, itemsize=2, standardized=True, **static)
     if all(blocks.tile.packed for blocks in choose_both(standardized)):
       packed.append(name)
   assert packed == ["3x3 192"]
 
 
-@pytest.mark.parametrize("case", IN_TWO_STEPS)
+@pytest.mark.parametrize(
+  "case",
+  [slowly(name) if name in ("1x1", "384 to 192", "3x3 192") else name for name in IN_TWO_STEPS],
+)
 def test_two_steps_give_the_same_as_one(case):
-  check(*IN_TWO_STEPS[case], kernel=in_two_steps(pallas))
+  check(*IN_TWO_STEPS[case](), kernel=in_two_steps(pallas))
 
 
 @pytest.mark.parametrize("case", ["3x3", "64 to 72"])
 def test_two_steps_of_the_reference_give_the_same_as_one(case):
-  check(*IN_TWO_STEPS[case], kernel=in_two_steps(reference))
+  check(*IN_TWO_STEPS[case](), kernel=in_two_steps(reference))
 
 
 @pytest.mark.parametrize("split", ["channels", "positions"])
 def test_the_gradient_of_the_filters_has_the_dtype_of_the_sink(split):
   """One core writes a part of the sum over all pixels in the sink's dtype, two add theirs first."""
-  (x, weight, _, bias), cotangent, static = problem(4, 2, 16, 256, 128, dtype="bfloat16")
+  (x, weight, _, bias), cotangent, static = problem(2, 1, 16, 256, 128, dtype="bfloat16")()
   standardized = problem_of(x.shape, weight.shape, itemsize=2, standardized=True, **static)
   passes = Passes(
-    Blocks(standardized, "forward", tile(16, 4, 2, 128, cores=1)),
-    Blocks(standardized, "backward", tile(16, 1, 2, 128, split)),
+    Blocks(standardized, "forward", tile(16, 2, 1, 128, cores=1)),
+    Blocks(standardized, "backward", tile(16, 1, 1, 128, split)),
   )
 
   def gradient(dtype):
@@ -368,9 +385,9 @@ def test_the_gradient_of_the_filters_has_the_dtype_of_the_sink(split):
   assert difference.any()
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", slowly("bfloat16")])
 def test_the_input_with_the_gradient_of_its_other_uses(dtype):
-  operands, cotangent, static = problem(2, 2, 32, 128, 256, dtype=dtype)
+  operands, cotangent, static = problem(2, 2, 32, 128, 256, dtype=dtype)()
   cotangents = cotangent, draw(6, *operands[0].shape, dtype=dtype)
 
   def exactly(x, *parameters):
@@ -384,15 +401,13 @@ def test_the_input_with_the_gradient_of_its_other_uses(dtype):
 @pytest.mark.parametrize(
   "case",
   [
-    PLAIN,
-    pytest.param(
-      problem(2, 2, 16, 256, 256, 3, groups=2, dtype="bfloat16"), marks=pytest.mark.slow
-    ),
-    pytest.param(problem(4, 4, 16, 128, 256, pool=True), marks=pytest.mark.slow),
+    SMALL,
+    slowly(problem(2, 2, 16, 256, 256, 3, groups=2, dtype="bfloat16")),
+    slowly(problem(4, 4, 16, 128, 256, pool=True)),
   ],
 )
 def test_timms_numerics(case):
-  (x, weight, gain, bias), cotangent, static = case
+  (x, weight, gain, bias), cotangent, static = case()
   # Filters of about the variance that timm adds, so that it counts for half.
   operands = x, 0.003 * weight, gain, bias
   theirs = dict(activation=exact.gelu_erf, standardization="timm")
@@ -411,7 +426,7 @@ def test_timms_numerics(case):
 
 
 def test_without_activation():
-  operands, cotangent, static = STRIDED
+  operands, cotangent, static = SMALL()
   expected = exact.in_float64(
     lambda *operands: exact.convolve(*operands, 0.7, **static), operands, cotangent
   )
@@ -420,7 +435,7 @@ def test_without_activation():
 
 
 def test_a_constant_added_to_a_filter_changes_nothing():
-  (x, weight, gain, bias), _, static = PLAIN
+  (x, weight, gain, bias), _, static = SMALL()
   static = dict(**static, activation=None, returns_input=False, standardization="released")
   plain, _ = kernel(x, weight, gain, bias, SCALE, **static)
   shifted, _ = kernel(x, weight + 2.0, gain, bias, SCALE, **static)
@@ -431,7 +446,7 @@ def test_a_constant_added_to_a_filter_changes_nothing():
 @pytest.mark.parametrize(("mean", "deviation"), [(0.25, 0.0), (0.0, 1e-5)])
 def test_constant_filters_are_finite(mean, deviation):
   """Covers filters with so little variance that its floor counts, too."""
-  operands, cotangent, static = PLAIN
+  operands, cotangent, static = SMALL()
   x, weight, gain, bias = operands
   operands = x, mean + deviation * weight, gain, bias
   # Operation by operation: fused, the compiler's sums of equal numbers round in another order.
@@ -448,7 +463,7 @@ def test_gradients_under_shard_map_are_those_of_one_device():
   The TPU interpreter waits in each of the devices' threads for the others and hangs on a machine of
   few cores; the plain one does not, but does not support arrays that vary over a mesh.
   """
-  operands, cotangent, static = problem(2, 2, 128, 128, 128)
+  operands, cotangent, static = problem(1, 1, 128, 128, 128)()
   mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
 
   def gradients(x, weight, gain, bias, cotangent):
@@ -472,7 +487,7 @@ def test_gradients_under_shard_map_are_those_of_one_device():
     actual = sharded(*operands, cotangent)
     expected = run(kernel, operands, (cotangent, None), static)
   for ours, theirs in zip(actual, expected, strict=True):
-    # Sums of 512 results in another order.
+    # Sums of 128 results in another order.
     np.testing.assert_allclose(ours, theirs, atol=1e-5 * np.abs(theirs).max())
 
 
@@ -492,7 +507,7 @@ def test_gradients_under_shard_map_are_those_of_one_device():
   ],
 )
 def test_says_what_it_does_not_cover(case, activation, reason):
-  operands, _, static = case
+  operands, _, static = case()
   with pytest.raises(NotImplementedError, match=reason):
     kernel(
       *operands,
@@ -505,7 +520,7 @@ def test_says_what_it_does_not_cover(case, activation, reason):
 
 
 def test_parameters_of_another_dtype_are_not_covered():
-  (x, weight, gain, bias), _, static = PLAIN
+  (x, weight, gain, bias), _, static = SMALL()
   with pytest.raises(NotImplementedError, match="parameters other than float32"):
     kernel(
       x,
