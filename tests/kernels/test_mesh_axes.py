@@ -40,7 +40,7 @@ def convolution(implementation):
     )
     return y.result
 
-  return op, (draw(2, 2, 32, 128), IMAGES), convolution_parameters(1, 1, 128, 128)
+  return op, (draw(1, 1, 32, 128), IMAGES), convolution_parameters(1, 1, 128, 128)
 
 
 def convolution_with_standardized_filters(implementation):
@@ -51,7 +51,7 @@ def convolution_with_standardized_filters(implementation):
     )
     return kernels.standardized_convolution(x, filters, bias, implementation=implementation).result
 
-  return op, (draw(2, 2, 32, 128), IMAGES), convolution_parameters(1, 1, 128, 128)
+  return op, (draw(1, 1, 32, 128), IMAGES), convolution_parameters(1, 1, 128, 128)
 
 
 def squeeze_excite(implementation):
@@ -72,7 +72,7 @@ def squeeze_excite(implementation):
     )
 
   parameters = convolution_parameters(1, 1, 128, 128), gate, jnp.float32(0.5)
-  wide = draw(2, 2, 32, 128), draw(2, 2, 32, 128, seed=4)
+  wide = draw(1, 1, 32, 128), draw(1, 1, 32, 128, seed=4)
   return op, (wide, IMAGES), parameters
 
 
@@ -104,7 +104,7 @@ def stem(implementation):
   layers = [
     convolution_parameters(3, 3, *pair) for pair in zip((3, *channels), channels, strict=False)
   ]
-  return op, (draw(16, 16, 32, 3), IMAGES), tuple(map(tuple, zip(*layers, strict=True)))
+  return op, (draw(4, 16, 32, 3), IMAGES), tuple(map(tuple, zip(*layers, strict=True)))
 
 
 def fully_connected(implementation):

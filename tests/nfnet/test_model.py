@@ -90,7 +90,12 @@ SIZES = [NAME, *(pytest.param(name, marks=pytest.mark.slow) for name in ("P0", "
 
 @pytest.mark.parametrize("name", SIZES)
 @pytest.mark.parametrize(
-  ("block_execution", "rematerialize"), [("scan", False), ("scan", True), ("unrolled", True)]
+  ("block_execution", "rematerialize"),
+  [
+    pytest.param("scan", False, marks=pytest.mark.slow),
+    ("scan", True),
+    pytest.param("unrolled", True, marks=pytest.mark.slow),
+  ],
 )
 def test_every_way_to_run_the_blocks_gives_the_same(
   name, block_execution, rematerialize, images, keys

@@ -186,7 +186,7 @@ def test_gradients_agree_with_finite_differences(kernel, stride, groups, pool):
 
   arguments = tuple(map(jnp.asarray, arrays))
   # Differences over 1e-2 in float32: third derivatives and rounding leave about 1e-3.
-  check_grads(function, arguments, order=1, modes=["rev"], eps=1e-2, atol=1e-2, rtol=1e-2)
+  check_grads(jax.jit(function), arguments, order=1, modes=["rev"], eps=1e-2, atol=1e-2, rtol=1e-2)
 
 
 @pytest.mark.parametrize(("kernel", "stride", "groups"), [(1, 1, 1), (3, 1, 2), (3, 2, 2)])
@@ -214,8 +214,8 @@ def test_convolution_gradients_are_those_of_xla(kernel, stride, groups):
     )
     return y + jnp.asarray(bias)[None, None, None, :]
 
-  expected, pullback = jax.vjp(xla, x, weight)
-  actual, our_pullback = jax.vjp(ours, x, weight)
+  expected, pullback = jax.vjp(jax.jit(xla), x, weight)
+  actual, our_pullback = jax.vjp(jax.jit(ours), x, weight)
   cotangent = jnp.asarray(rng.standard_normal(expected.shape), jnp.float32)
   np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
   for ours_gradient, xla_gradient in zip(our_pullback(cotangent), pullback(cotangent), strict=True):

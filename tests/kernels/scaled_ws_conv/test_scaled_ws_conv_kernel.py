@@ -225,10 +225,10 @@ def packed(images, rows, columns, channels, cores=2):
   ("case", "forward", "backward"),
   [
     # One core goes through two blocks of images, each with several blocks of rows.
-    (HALF_FULL, packed(16, 2, 1, 64, cores=1), packed(16, 1, 2, 64, cores=1)),
+    slowly(HALF_FULL, packed(16, 2, 1, 64, cores=1), packed(16, 1, 2, 64, cores=1)),
     # A pixel has a whole tile and half of one.
     (
-      problem(2, 2, 16, 192, 192, 3),
+      problem(2, 2, 32, 192, 192, 3),
       packed(16, 1, 1, 192, cores=1),
       packed(16, 1, 1, 192, cores=1),
     ),

@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import itertools
 import json
 
@@ -24,7 +25,12 @@ HALF_FULL = Problem(
 )
 PACKED = Tile(images=16, rows=2, columns=7, channels=192, split_channels=False, packed=True)
 TILE = Tile(images=16, rows=14, columns=14, channels=128, split_channels=True)
-KERNELS = tiled_kernels("scaled_ws_conv", 32)
+
+
+@functools.cache
+def kernels(images=32):
+  """Returns the kernels of the published networks, which takes seconds."""
+  return tiled_kernels("scaled_ws_conv", images)
 
 
 def test_blocks_of_a_grouped_convolution_by_hand():
@@ -158,20 +164,21 @@ def test_cores_may_not_share_an_image_whose_mean_is_wanted():
 
 
 @pytest.mark.parametrize("direction", ["forward", "backward"])
-@pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.problem.label)
-def test_every_kernel_of_the_published_networks_has_a_tile_for_both_cores(kernel, direction):
-  blocks = choose(kernel.problem, direction)
-  assert blocks.tile.cores == 2
-  assert blocks.vmem_bytes <= VMEM_BYTES
+def test_every_kernel_of_the_published_networks_has_a_tile_for_both_cores(direction):
+  for kernel in kernels():
+    blocks = choose(kernel.problem, direction)
+    assert blocks.tile.cores == 2, kernel.problem.label
+    assert blocks.vmem_bytes <= VMEM_BYTES, kernel.problem.label
 
 
 def test_chosen_tiles_are_the_tiles_of_existing_kernels():
   chosen = read_tiles(CHOSEN, Problem, Tile)
   assert len(chosen) == len(json.loads(CHOSEN.read_text()))
-  kernels = set(itertools.product((kernel.problem for kernel in KERNELS), ("forward", "backward")))
-  assert set(chosen) <= kernels
+  problems = (kernel.problem for kernel in kernels())
+  passes = set(itertools.product(problems, ("forward", "backward")))
+  assert set(chosen) <= passes
   # Standardized filters take the tiles of raw ones where no sweep has found better.
-  assert {(problem, _) for problem, _ in kernels if not problem.standardized} <= set(chosen)
+  assert {(problem, _) for problem, _ in passes if not problem.standardized} <= set(chosen)
 
 
 def test_a_chosen_tile_takes_precedence_over_the_likely_best(tmp_path):
@@ -184,8 +191,8 @@ def test_a_chosen_tile_takes_precedence_over_the_likely_best(tmp_path):
   assert choose(GROUPED, "backward", path).tile != tile
 
 
-@pytest.mark.parametrize("images", [16, 48])
+@pytest.mark.parametrize("images", [16, pytest.param(48, marks=pytest.mark.slow)])
 def test_other_batches_have_tiles_too(images):
-  for kernel in tiled_kernels("scaled_ws_conv", images):
+  for kernel in kernels(images):
     for direction in ("forward", "backward"):
       assert choose(kernel.problem, direction).problem.images == images

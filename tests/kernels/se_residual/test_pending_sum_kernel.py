@@ -128,7 +128,7 @@ def test_values_and_gradients_against_float64(shape, dtype, drops):
 
 
 def test_the_sum_need_not_be_returned():
-  operands, keep, (cotangent, _) = problem(2, 2, 16, 128, 128, 128)
+  operands, keep, (cotangent, _) = problem(2, 1, 16, 128, 128, 128)
   options = dict(returns_input=False)
   ops = by(pallas.standardized_conv_se, of_sum(pallas, **options), keep, **options)
   check(operands, cotangent, ops, exactly(keep, **options))
@@ -215,23 +215,25 @@ def with_tiles(forward, backward):
   return convolve_sum
 
 
-tile = test_se_residual_kernel.tile
+tile, slowly = test_se_residual_kernel.tile, test_se_residual_kernel.slowly
 
 
 @pytest.mark.parametrize(
-  ("forward", "backward"),
+  ("sides", "forward", "backward"),
   [
     # Each core has images of its own, whose sums are added up over blocks of their rows.
-    (tile(16, 1, 2, 128), tile(16, 1, 1, 128)),
+    slowly((2, 2), tile(16, 1, 2, 128), tile(16, 1, 1, 128)),
     # Cores share all images, so that each has a part of the sums.
-    (tile(32, 1, 2, 128), tile(32, 1, 1, 256)),
+    slowly((2, 2), tile(32, 1, 2, 128), tile(32, 1, 1, 256)),
+    # They do so as well, and each adds up several blocks of rows.
+    ((4, 1), tile(32, 1, 1, 128), tile(32, 1, 1, 256)),
     # Cores share the channels.
-    (tile(32, 1, 1, 128), tile(16, 2, 2, 128, "channels")),
+    slowly((2, 2), tile(32, 1, 1, 128), tile(16, 2, 2, 128, "channels")),
   ],
 )
 @pytest.mark.usefixtures("on_two_cores")
-def test_any_tile_gives_the_same(forward, backward):
-  operands, keep, cotangents = problem(2, 2, 32, 128, 256, 128)
+def test_any_tile_gives_the_same(sides, forward, backward):
+  operands, keep, cotangents = problem(*sides, 32, 128, 256, 128)
   ops = by(pallas.standardized_conv_se, with_tiles(forward, backward), keep)
   check(operands, cotangents, ops, exactly(keep))
 

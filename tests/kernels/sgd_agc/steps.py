@@ -1,5 +1,8 @@
 """Steps of SGD with AGC on random parameters, by the kernels and by the reference."""
 
+import functools
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -32,7 +35,9 @@ def draw(shapes, gradient_scale=1.0, *, has_ema=False):
 def by_reference(arrays, *, stacked=False, **hyper_parameters):
   """Returns the step of the reference, with HYPER_PARAMETERS where no others are given."""
   hyper_parameters = {**HYPER_PARAMETERS, **hyper_parameters}
-  return reference.sgd_agc_step(*arrays, **hyper_parameters, stacked=stacked)
+  # One program: operation by operation, each would be compiled for each shape.
+  step = jax.jit(functools.partial(reference.sgd_agc_step, stacked=stacked))
+  return step(*arrays, **hyper_parameters)
 
 
 def by_kernel(arrays, *, stacked=False, **hyper_parameters):

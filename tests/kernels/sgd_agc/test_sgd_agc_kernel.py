@@ -26,17 +26,17 @@ CLIPPED = [
   (3, 3, 32, 256),
   # Three blocks on two cores.
   (192, 384),
-  (1, 1, 384, 128),
+  pytest.param((1, 1, 384, 128), marks=pytest.mark.slow),
   # Units in rows: outputs do not fill the lanes, and inputs do.
   (3, 3, 128, 96),
-  (768, 192),
+  pytest.param((768, 192), marks=pytest.mark.slow),
 ]
 UNCLIPPED = [
   # XLA stores these transposed: 1000 and 30,000 classes do not fill the lanes.
   (256, 1000),
-  (128, 4200),
+  pytest.param((128, 4200), marks=pytest.mark.slow),
   # As it is.
-  (304, 128),
+  pytest.param((304, 128), marks=pytest.mark.slow),
   (160, 256),
 ]
 
@@ -69,7 +69,7 @@ def test_a_parameter_that_is_not_clipped(shape):
 @pytest.mark.parametrize(
   ("shape", "clipping"),
   [
-    ((3, 3, 32, 256), CLIPPING),
+    pytest.param((3, 3, 32, 256), CLIPPING, marks=pytest.mark.slow),
     ((1, 1, 272, 128), CLIPPING),
     ((3, 3, 128, 32), CLIPPING),
     ((256, 1000), None),
@@ -103,7 +103,9 @@ def test_each_parameter_of_a_stack_has_its_own_norms():
     assert_close(by_kernel(arrays, stacked=True), expected, arrays, stacked=True)
 
 
-@pytest.mark.parametrize("shape", [(3, 3, 24, 192), (176, 200), (192, 192)])
+@pytest.mark.parametrize(
+  "shape", [(3, 3, 24, 192), pytest.param((176, 200), marks=pytest.mark.slow), (192, 192)]
+)
 def test_outputs_that_do_not_fill_the_last_block(shape):
   # The TPU interpreter gives results of blocks that reach over the edge in a wrong shape.
   with pltpu.force_tpu_interpret_mode(True):

@@ -1,3 +1,4 @@
+import functools
 import itertools
 
 import jax
@@ -18,13 +19,16 @@ def test_the_stem_is_four_convolutions_in_a_row():
   images = draw(12, 8, 2, 3)
   weights = tuple(draw(3, 3, *pair) for pair in pairs)
   gains, biases = (tuple(draw(outputs) for _, outputs in pairs) for _ in range(2))
-  actual = stem_convolutions(
-    *jax.tree.map(jnp.asarray, (images, weights, gains, biases)),
-    jnp.float32(0.7),
-    activation=exact.gelu,
+  operands = images, weights, gains, biases
+  actual = exact.run_once(
+    functools.partial(stem_convolutions, activation=exact.gelu), (*operands, jnp.float32(0.7))
   )
   with jax.enable_x64(True):
-    wide = jax.tree.map(np.float64, (images, weights, gains, biases))
-    expected = np.asarray(exact.stem_convolutions(*wide, 0.7, activation=exact.gelu))
+    expected = np.asarray(
+      exact.run_once(
+        functools.partial(exact.stem_convolutions, scale=0.7, activation=exact.gelu),
+        jax.tree.map(np.float64, operands),
+      )
+    )
   assert actual.shape == (3, 2, 2, 16)
   np.testing.assert_allclose(actual, expected, rtol=0, atol=4e-6 * np.abs(expected).max())
