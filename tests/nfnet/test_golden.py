@@ -109,6 +109,16 @@ def test_gradient_norms(golden):
   np.testing.assert_allclose(norms[is_scalar], expected[is_scalar], rtol=2e-4)
 
 
+def test_the_loss_after_an_optimizer_step(golden):
+  parameters, _ = stepped(
+    golden.parameters, golden.gradients, jax.tree.map(jnp.zeros_like, golden.parameters)
+  )
+  (loss, _), _ = golden.loss_and_gradients(parameters)
+  # The bound is that of three steps, below.
+  np.testing.assert_allclose(loss, golden.expected["step_losses"][1], rtol=1e-5)
+
+
+@pytest.mark.slow
 def test_three_optimizer_steps(golden):
   parameters = golden.parameters
   buffers = jax.tree.map(jnp.zeros_like, parameters)
@@ -119,8 +129,7 @@ def test_three_optimizer_steps(golden):
     else:
       (loss, _), gradients = golden.loss_and_gradients(parameters)
     losses.append(loss)
-    pairs = jax.tree_util.tree_map_with_path(one_step, parameters, gradients, buffers)
-    parameters, buffers = jax.tree.transpose(jax.tree.structure(parameters), None, pairs)
+    parameters, buffers = stepped(parameters, gradients, buffers)
 
   # The gradients' relative error of 2e-5 reaches the parameters times the learning rate and the
   # clip: 1e-7 of each. The third loss of F0 has jumped up again, which amplifies it to 1.3e-6.
@@ -135,6 +144,12 @@ def test_three_optimizer_steps(golden):
 
 # Compiled once for each shape, because one program for all parameters takes minutes to compile.
 sgd_agc = jax.jit(kernels.sgd_agc_step)
+
+
+def stepped(parameters, gradients, buffers):
+  """Returns parameters and momentum buffers after a step."""
+  pairs = jax.tree_util.tree_map_with_path(one_step, parameters, gradients, buffers)
+  return jax.tree.transpose(jax.tree.structure(parameters), None, pairs)
 
 
 def one_step(path, parameter, gradient, buffer):
