@@ -232,6 +232,12 @@ def packed(images, rows, columns, channels, cores=2):
       packed(16, 1, 1, 192, cores=1),
       packed(16, 1, 1, 192, cores=1),
     ),
+    # Only the outputs have a tile that is half empty.
+    (
+      problem(1, 2, 16, 128, 64, 3),
+      packed(16, 1, 1, 64, cores=1),
+      packed(16, 1, 1, 128, cores=1),
+    ),
     slowly(
       problem(4, 2, 32, 192, 192, 3, dtype="bfloat16"),
       packed(32, 1, 1, 192, cores=1),
