@@ -16,6 +16,7 @@ from nfnet.errors import UserError
 from nfnet.initialization import initial_parameters
 from nfnet.weights.checkpoint_reader import read_metadata
 from tests.train.runs import final_sha256
+from tests.train.shared_steps import share_steps
 from tests.train.small_network import TINY
 from train.audit_data import audit
 from train.config.experiment import Data, Experiment, Faults, Model, Optimizer, Schedule
@@ -32,13 +33,25 @@ BATCH_SIZE = 16
 ROLLED_BACK = "is not finite: rolled back to step"
 
 
-pytestmark = pytest.mark.usefixtures("small_networks")
+pytestmark = pytest.mark.usefixtures("small_networks", "few_programs")
 
 
-@pytest.fixture(autouse=True)
-def one_device(monkeypatch):
-  """Programs for one device compile in a fraction of the time of those for eight."""
-  monkeypatch.setattr(loop, "make_mesh", functools.partial(make_mesh, jax.devices()[:1]))
+@pytest.fixture(scope="module")
+def few_programs():
+  """Programs for one device take a fraction of the time of those for eight, and runs share them."""
+  example_losses = train_step.example_losses
+
+  def losses_of(loss, logits, targets):
+    losses = example_losses(loss, logits, targets)
+    is_marked = jnp.sum(targets, axis=-1) == 0
+    losses = without_gradient(losses, is_marked & ~jnp.all(is_marked))
+    return jnp.where(jnp.all(is_marked), jnp.inf, losses)
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(loop, "make_mesh", functools.partial(make_mesh, jax.devices()[:1]))
+    patch.setattr(train_step, "example_losses", losses_of)
+    share_steps(patch)
+    yield
 
 
 @pytest.fixture(scope="module")
@@ -73,24 +86,21 @@ without_gradient.defvjp(
 
 @pytest.fixture
 def fault(monkeypatch):
-  """Returns a function that makes the "loss" or the "gradient" of chosen steps bad."""
-  example_losses, put_batch = train_step.example_losses, loop.put_batch
+  """Returns a function that makes the "loss" or the "gradient" of chosen steps bad.
+
+  One program does both: all images of a step, or the first one, have no label.
+  """
+  put_batch = loop.put_batch
 
   def inject(kind, steps):
     def marked(batch, mesh):
       if int(batch["position"][0]) // BATCH_SIZE + 1 in steps:
-        batch = {**batch, "labels": np.full_like(batch["labels"], -1)}
+        labels = batch["labels"].copy()
+        labels[: None if kind == "loss" else 1] = -1
+        batch = {**batch, "labels": labels}
       return put_batch(batch, mesh)
 
-    def losses_of(loss, logits, targets):
-      losses = example_losses(loss, logits, targets)
-      is_bad = jnp.sum(targets, axis=-1) == 0
-      if kind == "loss":
-        return jnp.where(is_bad, jnp.inf, losses)
-      return without_gradient(losses, is_bad)
-
     monkeypatch.setattr(loop, "put_batch", marked)
-    monkeypatch.setattr(train_step, "example_losses", losses_of)
 
   return inject
 

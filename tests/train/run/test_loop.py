@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import itertools
 import os
 import pathlib
@@ -24,6 +25,7 @@ from tests.streams import Stream
 from tests.train.conftest import HELD_OUT_DIGITS
 from tests.train.data import image_files
 from tests.train.saved_checkpoint import save_checkpoint
+from tests.train.shared_steps import share_steps
 from tests.train.small_network import SMALL, TINY
 from train.config.experiment import Data, Experiment, Loss, Model, Optimizer, Schedule
 from train.config.files import load_experiment
@@ -35,6 +37,7 @@ from train.data.preparation.class_folders import TRAIN, VALIDATION
 from train.data.sources.source import Source
 from train.demo_data import make_digits
 from train.run import evaluation as evaluation_module
+from train.run import loop
 from train.run.evaluation import evaluate_checkpoint, evaluate_on, evaluate_weights
 from train.run.exit_codes import EXIT_LOST_PROCESS
 from train.run.faults import DIVERGED
@@ -47,8 +50,20 @@ from train.run.records.loggers import load_loggers
 from train.run.records.metrics import read_metrics
 from train.run.termination import Terminated, Termination
 from train.step.model import make_model
+from train.step.sharding.mesh import make_mesh
 
-pytestmark = pytest.mark.usefixtures("small_networks")
+pytestmark = pytest.mark.usefixtures("small_networks", "few_programs")
+DEVICES = 2
+
+
+@pytest.fixture(scope="module")
+def few_programs():
+  """Programs for two devices take less time than those for eight, and runs share them."""
+  with pytest.MonkeyPatch.context() as patch:
+    share_steps(patch)
+    for module in (loop, evaluation_module):
+      patch.setattr(module, "make_mesh", functools.partial(make_mesh, jax.devices()[:DEVICES]))
+    yield
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +93,7 @@ def experiment(digits):
 
 
 @pytest.fixture(scope="module")
-def finished(experiment, small_networks, tmp_path_factory):
+def finished(experiment, small_networks, few_programs, tmp_path_factory):
   workdir = str(tmp_path_factory.mktemp("runs") / "finished")
   with group_umask():
     return workdir, train(experiment, workdir)
@@ -629,7 +644,9 @@ def test_run_that_diverges_stops_and_says_so(experiment, tmp_path):
 
 def test_batch_that_does_not_divide_among_devices_is_refused(experiment, tmp_path):
   odd = dataclasses.replace(experiment, data=dataclasses.replace(experiment.data, batch_size=65))
-  with pytest.raises(UserError, match=r"data\.batch_size=65 does not divide among 8 devices"):
+  with pytest.raises(
+    UserError, match=rf"data\.batch_size=65 does not divide among {DEVICES} devices"
+  ):
     train(odd, str(tmp_path))
 
 

@@ -417,6 +417,7 @@ def test_all_stop_at_one_step_when_one_of_them_is_terminated(one_process, datase
   assert (found.steps, found.starts, found.repeated_steps) == (200, 2, 0)
 
 
+@pytest.mark.slow
 def test_evaluation_by_two_processes_is_that_of_the_run(one_process, tmp_path):
   scores = tmp_path / "scores.json"
   command = [sys.executable, "-m", "tests.train.small_network", "train.evaluate"]

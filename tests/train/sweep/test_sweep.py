@@ -28,8 +28,10 @@ from train.sweep.trial import number_text
 CONFIG = "tests/train/small_network.py"
 EPOCHS = 0.4
 """25 steps."""
+SOME_EPOCHS = 0.8
+"""50 steps, so that a run does not end before it is stopped."""
 MORE_EPOCHS = 1.6
-"""100 steps, so that a run does not end before it is stopped."""
+"""100 steps, so that a run does not end before it is stopped twice."""
 PLAN = """
 config = "{config}"
 variants = ["tiny"]
@@ -179,6 +181,32 @@ def assert_right(result, name, rate, *, epochs=EPOCHS):
   assert 0 < float(result["held_out_error_percent"]) < 100
 
 
+def test_another_worker_goes_on_with_the_trial_of_one_that_is_killed(sweep):
+  """And what is done is fine-tuned."""
+  name = f"tiny_epochs-{SOME_EPOCHS}_rate-0.05"
+  sweep.plan("[0.05]", epochs=SOME_EPOCHS)
+  first = sweep.start()
+  wait_for(lambda: sweep.step(name) >= 2, first)
+  first.kill()
+  first.wait()
+  killed_seconds = time.monotonic()
+  assert sweep.states() == {name: "running"}
+  second = sweep.start()
+  assert second.wait(timeout=300) == 0
+  assert time.monotonic() - killed_seconds > SILENT_SECONDS_MAX - 5
+  assert sweep.states() == {name: "done"}
+  workers, steps = sweep.starts(name)
+  assert [pid_of(worker) for worker in workers] == [first.pid, second.pid]
+  # The training of the killed worker had time to save where it was.
+  assert steps[0] == 0
+  assert 2 <= steps[1] < steps_of(SOME_EPOCHS)
+  found = audit(str(sweep.folder.workdir(name)))
+  assert (found.starts, found.steps, found.repeated_steps) == (2, steps_of(SOME_EPOCHS), 0)
+  assert_right(*sweep.results(), name, "0.05", epochs=SOME_EPOCHS)
+  assert_fine_tunes_what_is_done(sweep, [name])
+
+
+@pytest.mark.slow
 def test_no_step_is_lost_by_workers_that_are_told_to_end_or_killed(sweep):
   name, steps_in_all = f"tiny_epochs-{MORE_EPOCHS}_rate-0.05", steps_of(MORE_EPOCHS)
   sweep.plan("[0.05]", epochs=MORE_EPOCHS)
@@ -210,8 +238,8 @@ def test_no_step_is_lost_by_workers_that_are_told_to_end_or_killed(sweep):
   assert_right(*sweep.results(), name, "0.05", epochs=MORE_EPOCHS)
 
 
-# Trainings of other rates are other programs, which have to be compiled.
-@pytest.mark.parametrize("rates", ["0.05", pytest.param("0.05 0.1", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("rates", ["0.05", "0.05 0.1"])
 def test_two_workers_run_each_trial_once_and_keep_failures_apart(sweep, rates):
   good = {f"tiny_epochs-0.4_rate-{rate}": rate for rate in reversed(rates.split())}
   bad = "tiny_epochs-0.4_rate-0.2"
