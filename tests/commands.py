@@ -66,6 +66,42 @@ def run(module, *arguments, folder=ROOT, environment=None, stdout=None):
   return subprocess.CompletedProcess([module, *arguments], return_code, *texts)
 
 
+_PYTHON = """#!{python} -ES
+import json, os, socket, sys
+if len(sys.argv) < 3 or sys.argv[1] != "-m":
+  os.execv({python!r}, [{python!r}, *sys.argv[1:]])
+umask = os.umask(0)
+os.umask(umask)
+request = dict(
+  module=sys.argv[2], arguments=sys.argv[3:], folder=os.getcwd(), environment=dict(os.environ),
+  umask=umask,
+)
+server = socket.socket(fileno={connection})
+server.settimeout({seconds_max})
+socket.send_fds(server, [json.dumps(request).encode()], [1, 2])
+code = int(server.recv(100))
+sys.exit(code if code >= 0 else 128 - code)
+"""
+
+
+def write_python(folder):
+  """Writes a program `python` whose `-m MODULE` is a fork, for shells that run many commands.
+
+  Args:
+    folder: folder of the program.
+
+  Returns:
+    The descriptor that a shell has to inherit, under the same number.
+  """
+  connection = _server().descriptor
+  path = folder / "python"
+  path.write_text(
+    _PYTHON.format(python=sys.executable, connection=connection, seconds_max=SECONDS_MAX)
+  )
+  path.chmod(0o755)
+  return connection
+
+
 class _Server:
   def __init__(self):
     self._of_jax = _of_jax(os.environ)
@@ -81,6 +117,11 @@ class _Server:
         start_new_session=True,
       )
     atexit.register(self._end)
+
+  @property
+  def descriptor(self):
+    """Of the socket that takes requests."""
+    return self._connection.fileno()
 
   def _end(self):
     self._connection.close()

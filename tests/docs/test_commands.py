@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests import commands
 from tests.docs.pages import (
   FASHION_MNIST,
   PACKAGES,
@@ -258,16 +259,26 @@ def script(runnable):
   return "\n".join([*parts, "echo '@@ the end'", ""])
 
 
-def run(folder, runnable):
-  """Runs blocks as one shell session and returns what each of them printed."""
+def run(folder, runnable, *, forks=True):
+  """Runs blocks as one shell session and returns what each of them printed.
+
+  With `forks`, programs start without the seconds that imports take, but never two at a time.
+  """
   for name in (*PACKAGES, "tests", "pyproject.toml"):
     (folder / name).symlink_to(ROOT / name)
   # This is a folder of its own: what commands write there must not end up in the repository.
   (folder / "docs").mkdir()
   (folder / "session.sh").write_text(script(runnable))
+  found_in = [str(pathlib.Path(sys.executable).parent), os.environ["PATH"]]
+  inherited = []
+  if forks:
+    programs = folder / ".programs"
+    programs.mkdir()
+    found_in.insert(0, str(programs))
+    inherited.append(commands.write_python(programs))
   environment = {
     **os.environ,
-    "PATH": f"{pathlib.Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    "PATH": os.pathsep.join(found_in),
     # There is one device, as on a laptop.
     "XLA_FLAGS": XLA_FLAGS,
   }
@@ -279,6 +290,7 @@ def run(folder, runnable):
     stderr=subprocess.STDOUT,
     text=True,
     timeout=SECONDS_MAX,
+    pass_fds=inherited,
     check=False,
   )
   _, *outputs = result.stdout.split("@@ block ")
@@ -304,13 +316,13 @@ def assert_prints(block, output):
     skips = False
 
 
-def run_page(path, folder, kinds, set_up):
+def run_page(path, folder, kinds, set_up, **options):
   page = read_page(path)
   runnable = [block for block in page if block.kind in kinds]
   if not runnable:
     pytest.skip("nothing to run")
   set_up.get(page_name(path), lambda folder: None)(folder)
-  outputs = dict(zip(runnable, run(folder, runnable), strict=True))
+  outputs = dict(zip(runnable, run(folder, runnable, **options), strict=True))
   for before, block in itertools.pairwise(page):
     if block.kind == "text output" and before in outputs:
       assert_prints(block, outputs[before])
@@ -353,7 +365,7 @@ def test_all_commands_run(path, tmp_path, gcs_storage):
   gcs_storage.buckets.add("bucket")
   if not any(block.kind.endswith(" slow") for block in read_page(path)):
     pytest.skip("no slow commands")
-  run_page(path, tmp_path, IN_ALL_TESTS, SET_UP_SLOW)
+  run_page(path, tmp_path, IN_ALL_TESTS, SET_UP_SLOW, forks=False)
 
 
 def test_launches_are_accepted():

@@ -80,6 +80,7 @@ def test_fine_tuning_and_evaluation(pretrained, digits, tmp_path):
     *SHORT,
     "--config.data.train_pixels=20",
     "--config.data.evaluation_pixels=24",
+    "--config.loss.class_weights=balanced",
   )
   result = run(*command)
   assert result.returncode == 0, result.stderr
@@ -131,6 +132,7 @@ def test_fine_tuning_and_evaluation(pretrained, digits, tmp_path):
   assert (tmp_path / "confusion.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_own_photographs_are_fine_tuned_for_fewer_steps(pretrained, digits, tmp_path):
   result = run(
     "train.finetune",

@@ -116,7 +116,7 @@ HOW = {
   ("how", "file"),
   [
     # By default each way with one file, and each file in two ways.
-    pytest.param(how, file, marks=() if i % len(FILES) == j else pytest.mark.slow)
+    pytest.param(how, file, marks=() if (i + 1) % len(FILES) == j else pytest.mark.slow)
     for i, how in enumerate(HOW)
     for j, file in enumerate(FILES)
   ],
