@@ -13,6 +13,7 @@ import importlib
 import json
 import os
 import runpy
+import select
 import signal
 import socket
 import subprocess
@@ -64,6 +65,74 @@ def run(module, *arguments, folder=ROOT, environment=None, stdout=None):
     return_code = _server().run(request, sinks)
     texts = [_content(file) for file in (output, errors)]
   return subprocess.CompletedProcess([module, *arguments], return_code, *texts)
+
+
+def start(module, *arguments, log, environment, session=False):
+  """Starts `python -m MODULE ARGUMENTS...` in the root of the repository, and does not wait.
+
+  Args:
+    module: name of the module.
+    *arguments: what follows it on the command line; `str` makes text of them.
+    log: file object that takes both outputs.
+    environment: as for `run`.
+    session: whether the process leads a session, as a shell's jobs do.
+
+  Returns:
+    A `Started`.
+  """
+  request = {
+    "module": module,
+    "arguments": [str(argument) for argument in arguments],
+    "folder": str(ROOT),
+    "environment": {**os.environ, **environment},
+    "umask": _umask(),
+    "session": session,
+  }
+  reader, writer = os.pipe()
+  _server().send(request, [log.fileno(), log.fileno(), writer])
+  os.close(writer)
+  return Started(reader)
+
+
+class Started:
+  """A process that `start` has started: what tests need of a `subprocess.Popen`.
+
+  Attributes:
+    pid: its id.
+    returncode: as that of a `subprocess.Popen`.
+  """
+
+  def __init__(self, reader):
+    self._report = open(reader, "rb", buffering=0)  # noqa: SIM115
+    self.pid = int(self._report.readline())
+    self.returncode = None
+
+  def poll(self):
+    """Returns the exit code, or None while the process runs."""
+    if self.returncode is None and select.select([self._report], [], [], 0)[0]:
+      self._read()
+    return self.returncode
+
+  def wait(self, timeout=None):
+    """Returns the exit code once there is one."""
+    if self.returncode is None:
+      if not select.select([self._report], [], [], timeout)[0]:
+        raise subprocess.TimeoutExpired(str(self.pid), timeout)
+      self._read()
+    return self.returncode
+
+  def send_signal(self, number):
+    """Sends a signal, unless the process has ended."""
+    if self.poll() is None:
+      os.kill(self.pid, number)
+
+  def kill(self):
+    """Sends SIGKILL."""
+    self.send_signal(signal.SIGKILL)
+
+  def _read(self):
+    self.returncode = int(self._report.readline())
+    self._report.close()
 
 
 _PYTHON = """#!{python} -ES
@@ -127,9 +196,12 @@ class _Server:
     self._connection.close()
     self._process.wait()
 
-  def run(self, request, sinks):
+  def send(self, request, sinks):
     assert _of_jax(request["environment"]) == self._of_jax, "JAX has been imported already"
     socket.send_fds(self._connection, [json.dumps(request).encode()], sinks)
+
+  def run(self, request, sinks):
+    self.send(request, sinks)
     try:
       return int(self._connection.recv(100))
     except TimeoutError:
@@ -165,10 +237,19 @@ def _serve(connection):
     importlib.import_module(name)
   gc.freeze()
   while True:
-    message, sinks, _, _ = socket.recv_fds(connection, 2**18, 2)
+    message, sinks, _, _ = socket.recv_fds(connection, 2**18, 3)
+    with contextlib.suppress(ChildProcessError):
+      while os.waitpid(-1, os.WNOHANG)[0]:
+        pass
     if not message:
       return None
+    report = sinks.pop() if len(sinks) == 3 else None
     child = os.fork()
+    if not child and report is not None:
+      connection.close()
+      child = _fork_and_report(report, sinks)
+      if json.loads(message)["session"]:
+        os.setsid()
     if not child:
       for sink, number in zip(sinks, (1, 2), strict=True):
         os.dup2(sink, number)
@@ -178,9 +259,27 @@ def _serve(connection):
       return json.loads(message)
     for sink in sinks:
       os.close(sink)
+    if report is not None:
+      os.close(report)
+      continue
     _, status = os.waitpid(child, 0)
     with contextlib.suppress(BrokenPipeError):
       connection.send(str(os.waitstatus_to_exitcode(status)).encode())
+
+
+def _fork_and_report(report, sinks):
+  """Returns 0 in a fork; the process itself reports its id and then its exit code, and ends."""
+  child = os.fork()
+  if not child:
+    os.close(report)
+    return 0
+  for sink in sinks:
+    os.close(sink)
+  with contextlib.suppress(BrokenPipeError):
+    os.write(report, f"{child}\n".encode())
+    _, status = os.waitpid(child, 0)
+    os.write(report, f"{os.waitstatus_to_exitcode(status)}\n".encode())
+  os._exit(0)
 
 
 if __name__ == "__main__":

@@ -96,7 +96,14 @@ def test_results_are_written_by_functions_that_know_buckets():
     assert RESULTS & set(path_flags(module)) <= set(re.findall(writer, own)), module
 
 
-@pytest.mark.parametrize("module", COMMANDS)
+@pytest.mark.parametrize(
+  "module",
+  # All of them come to it in the same way.
+  [
+    pytest.param(module, marks=pytest.mark.slow if i % 6 else ())
+    for i, module in enumerate(COMMANDS)
+  ],
+)
 def test_help_shows_the_flags_of_other_modules(module):
   """absl by itself shows only those that are defined in the main module."""
   result = commands.run(module, "--help")

@@ -6,14 +6,12 @@ import json
 import os
 import pathlib
 import socket
-import subprocess
-import sys
 
 import jax
 
 from nfnet.weights.checkpoint_reader import read_arrays
+from tests import commands
 from tests.quick_compilation import XLA_FLAGS
-from tests.repository import ROOT
 from train.run.records.goodput import LEDGER_FILE, START_UP
 
 CONFIG = "tests/train/small_network.py"
@@ -44,25 +42,15 @@ def start(workdir, data, log, *, session=False, flags=(), **fields):
   With `session`, it leads a process group, as a shell's jobs do. `flags` are further arguments.
   """
   fields = {**FIELDS, "data.path": data, **fields}
-  command = [sys.executable, "-m", "train.pretrain", f"--config={CONFIG}"]
-  command += [
-    f"--workdir={workdir}",
-    *(f"--config.{field}={x}" for field, x in fields.items()),
-    *flags,
-  ]
-  environment = {
-    **os.environ,
-    "JAX_PLATFORMS": "cpu",
-    "XLA_FLAGS": XLA_FLAGS,
-  }
+  arguments = [f"--config={CONFIG}", f"--workdir={workdir}"]
+  arguments += [*(f"--config.{field}={x}" for field, x in fields.items()), *flags]
   with pathlib.Path(log).open("a") as file:
-    return subprocess.Popen(
-      command,
-      env=environment,
-      stdout=file,
-      stderr=subprocess.STDOUT,
-      cwd=ROOT,
-      start_new_session=session,
+    return commands.start(
+      "train.pretrain",
+      *arguments,
+      log=file,
+      environment={"JAX_PLATFORMS": "cpu", "XLA_FLAGS": XLA_FLAGS},
+      session=session,
     )
 
 

@@ -16,6 +16,7 @@ from absl.testing import flagsaver
 
 from nfnet.errors import UserError
 from nfnet.weights.checkpoint_reader import read_checkpoint
+from tests import commands
 from tests.processes import wait_for
 from tests.quick_compilation import XLA_FLAGS
 from tests.repository import ROOT
@@ -67,25 +68,24 @@ def dataset(tmp_path_factory):
   return folder
 
 
-def start(workdir, dataset, count, **arguments):
+def start(workdir, dataset, count, **changes):
   """Starts the processes, which have `DEVICES` devices together."""
   port = free_port()
-  fields = {**ARGUMENTS, "schedule.train_steps": STEPS, "data.path": dataset, **arguments}
-  command = [sys.executable, "-m", "train.pretrain", "--config=tests/train/small_network.py"]
-  command += [f"--workdir={workdir}", *(f"--config.{field}={x}" for field, x in fields.items())]
+  fields = {**ARGUMENTS, "schedule.train_steps": STEPS, "data.path": dataset, **changes}
+  arguments = ["--config=tests/train/small_network.py", f"--workdir={workdir}"]
+  arguments += [f"--config.{field}={x}" for field, x in fields.items()]
   flags = f"--xla_force_host_platform_device_count={DEVICES // count} {XLA_FLAGS}"
-  environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
   started = []
   for i in range(count):
     who = [f"--coordinator=localhost:{port}", f"--process_count={count}", f"--process_index={i}"]
     with pathlib.Path(f"{workdir}.{count}.{i}.log").open("w") as log:
       started.append(
-        subprocess.Popen(
-          [*command, *(who if count > 1 else [])],
-          env=environment,
-          stdout=log,
-          stderr=subprocess.STDOUT,
-          cwd=ROOT,
+        commands.start(
+          "train.pretrain",
+          *arguments,
+          *(who if count > 1 else []),
+          log=log,
+          environment={"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
         )
       )
   return started

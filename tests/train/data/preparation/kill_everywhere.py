@@ -1,13 +1,14 @@
 """Kills the writing of a data set before each of its writes, and gives the same command again.
 
-    python -m tests.train.data.preparation.kill_everywhere FOLDER
+    python -m tests.train.data.preparation.kill_everywhere FOLDER EVERY
 
 A write is whatever changes a folder or file: opening a file for writing, a record, a rename, a
 removal, a sync. For each, a forked process ends itself there; then another one goes on without
-being killed. This is done twice: as if the process had been killed, and as if the power had failed,
-which empties files that were not synced and undoes renames in folders that were not synced. Each
-line of the output is a JSON list: the kind of death, the write before which it came, what the
-second run ended with, and whether its files are those of a run that nothing disturbed.
+being killed. With EVERY above 1, this is done for each EVERY-th write only. This is done twice: as
+if the process had been killed, and as if the power had failed, which empties files that were not
+synced and undoes renames in folders that were not synced. Each line of the output is a JSON list:
+the kind of death, the write before which it came, what the second run ended with, and whether its
+files are those of a run that nothing disturbed.
 """
 
 import json
@@ -100,7 +101,7 @@ def _run(source: pathlib.Path, out: pathlib.Path, death: _Death | None) -> tuple
     return os.waitstatus_to_exitcode(status), pipe.read().decode()
 
 
-def main(folder: pathlib.Path) -> None:
+def main(folder: pathlib.Path, every: int) -> None:
   """Kills everywhere and prints what came of it."""
   # The processes' pipes come as descriptor 3.
   os.dup2(os.open(os.devnull, os.O_RDONLY), 3)
@@ -118,9 +119,9 @@ def main(folder: pathlib.Path) -> None:
   assert code == 0, message
   expected = image_files.file_hashes(folder / "whole")
   for kind in ("kill", "power failure"):
-    number, code = 0, _KILLED
+    number, code = 1 - every, _KILLED
     while code == _KILLED:
-      number += 1
+      number += every
       out = folder / f"{kind} {number}"
       code, event = _run(source, out, _Death(out, number, kind))
       second_code, message = _run(source, out, None) if code == _KILLED else (code, event)
@@ -129,4 +130,4 @@ def main(folder: pathlib.Path) -> None:
 
 
 if __name__ == "__main__":
-  main(pathlib.Path(sys.argv[1]))
+  main(pathlib.Path(sys.argv[1]), int(sys.argv[2]))
