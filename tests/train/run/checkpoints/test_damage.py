@@ -191,6 +191,15 @@ def test_what_is_in_the_place_of_a_checkpoint(step, what, workdir):
     assert not os.path.lexists(workdir / "checkpoints/3")
 
 
+@pytest.mark.parametrize("item", ["params", "experiment"])
+def test_an_item_that_the_digests_do_not_name_either_is_missing(item, workdir):
+  shutil.rmtree(workdir / "checkpoints/6" / item)
+  write_digests(workdir / "checkpoints/6")
+  with pytest.raises(UserError, match=f"{item} is missing"):
+    read_checkpoint(str(workdir), prefer_ema=False)
+  assert restore(workdir) == (5, {6})
+
+
 def move(workdir, old, new):
   (workdir / "checkpoints" / old).rename(workdir / "checkpoints" / new)
 
