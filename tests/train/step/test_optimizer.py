@@ -9,7 +9,7 @@ import pytest
 from nfnet.block_arrangement import arrange_blocks
 from nfnet.initialization import initial_parameters
 from nfnet.model import NFNet, parameter_name
-from tests.train.small_network import SMALL
+from tests.train.small_network import SMALL, TINY
 from train.step.optimizer import sgd_agc
 from train.step.parameter_groups import parameter_roles
 
@@ -18,6 +18,12 @@ pytestmark = pytest.mark.usefixtures("small_networks")
 
 @pytest.fixture(scope="module")
 def model(small_networks):
+  return NFNet(TINY.name, 10, block_execution="unrolled")
+
+
+@pytest.fixture(scope="module")
+def deeper_model(small_networks):
+  """One with blocks that can be stacked."""
   return NFNet(SMALL.name, 10, block_execution="unrolled")
 
 
@@ -33,6 +39,10 @@ def parameters(model):
 
 @pytest.fixture(scope="module")
 def gradients(parameters):
+  return drawn_like(parameters)
+
+
+def drawn_like(parameters):
   leaves, structure = jax.tree.flatten(parameters)
   generator = np.random.default_rng(0)
   return structure.unflatten(
@@ -98,20 +108,19 @@ def test_clips_all_but_the_classifiers_weight(model, parameters, gradients):
       assert float(jnp.max(jnp.abs(change))) < 0.01, name
 
 
-def test_each_block_of_a_stack_is_clipped_by_its_own_norms(
-  model, scanned_model, parameters, gradients
-):
+def test_each_block_of_a_stack_is_clipped_by_its_own_norms(deeper_model, scanned_model):
   keys = scanned_model.block_keys
   assert "2:4" in keys
+  parameters = jax.tree.map(jnp.asarray, initial_parameters(deeper_model, 0))
   # Blocks whose gradients differ in size: a common norm would show.
-  gradients = jax.tree.map(jnp.copy, gradients)
+  gradients = drawn_like(parameters)
   gradients["blocks"]["3"] = jax.tree.map(lambda g: g * 100, gradients["blocks"]["3"])
 
   def stepped(model, parameters, gradients):
     optimizer = compiled(model, clipping=0.05)
     return optimizer.step(gradients, optimizer.init(parameters), parameters, None).parameters
 
-  one_by_one = stepped(model, parameters, gradients)
+  one_by_one = stepped(deeper_model, parameters, gradients)
   stacked = stepped(
     scanned_model, arrange_blocks(parameters, keys), arrange_blocks(gradients, keys)
   )
@@ -137,11 +146,12 @@ def test_the_learning_rate_is_that_of_the_steps_done_before(model, parameters, g
   assert int(state.step) == 2
 
 
-@pytest.mark.parametrize("stacked", [False, True])
-def test_the_average_and_the_norm_of_all_gradients(
-  model, scanned_model, parameters, gradients, stacked
-):
-  model = scanned_model if stacked else model
+# Of the stacked parameters, those of transitions are not stacked.
+@pytest.mark.parametrize("stacked", [pytest.param(False, marks=pytest.mark.slow), True])
+def test_the_average_and_the_norm_of_all_gradients(deeper_model, scanned_model, stacked):
+  model = scanned_model if stacked else deeper_model
+  parameters = jax.tree.map(jnp.asarray, initial_parameters(deeper_model, 0))
+  gradients = drawn_like(parameters)
   old, g = (arrange_blocks(tree, model.block_keys) for tree in (parameters, gradients))
   optimizer = compiled(model, clipping=0.05, ema_decay=0.999)
   state = optimizer.init(old)._replace(step=jnp.asarray(8, jnp.int32))

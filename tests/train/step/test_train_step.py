@@ -27,7 +27,16 @@ from train.step.sharding.batch import batch_sharding, put_batch
 from train.step.train_step import make_train_step
 
 pytestmark = pytest.mark.usefixtures("small_networks")
-PALLAS = with_model(EXPERIMENT, kernels="pallas")
+# Under a name of its own, it is traced in this file.
+PALLAS = dataclasses.replace(with_model(EXPERIMENT, kernels="pallas"), name="counted")
+
+
+@pytest.fixture(scope="module")
+def with_fallbacks(small_networks):
+  """The state after three steps with kernels, and the ops that ran their references instead."""
+  kernels.fallback_counts.clear()
+  state, _ = run(PALLAS)
+  return state, {op for op, _ in kernels.fallback_counts}
 
 
 def test_devices_accumulation_and_scan_change_nothing():
@@ -54,12 +63,10 @@ def test_an_example_of_weight_zero_changes_nothing():
   assert [step["examples"] for step in metrics] == [BATCH - 1] * 3
 
 
-def test_pallas_without_a_kernel_falls_back_and_is_counted():
-  kernels.fallback_counts.clear()
-  # Under a name of its own, it is traced here.
-  state, _ = run(dataclasses.replace(PALLAS, name="counted"))
+def test_pallas_without_a_kernel_falls_back_and_is_counted(with_fallbacks):
+  state, fallbacks = with_fallbacks
   assert_close(state.parameters, run(EXPERIMENT)[0].parameters, relative=0)
-  assert {op for op, _ in kernels.fallback_counts} == {
+  assert fallbacks == {
     "standardized_conv_se",
     "standardized_convolution",
     "add_up",
@@ -91,13 +98,14 @@ def test_metrics_are_those_of_the_step():
   ],
   ids=["values", "branch", "loss_max on two devices"],
 )
+@pytest.mark.usefixtures("with_fallbacks")  # They are counted where the step is traced first.
 def test_a_bad_step_changes_nothing_but_the_count(experiment, devices, classifier_bias):
   trained = training(experiment, devices=devices)
   parameters = initial_parameters(trained.model, 0)
   parameters["classifier"]["bias"] += np.float32(classifier_bias)
   state = trained.start(parameters)
   momentum = jax.tree.map(lambda x: x + 1e-3, state.optimizer.momentum)
-  optimizer = state.optimizer._replace(step=jnp.asarray(7, jnp.int32), momentum=momentum)
+  optimizer = state.optimizer._replace(step=state.optimizer.step + 7, momentum=momentum)
   state = dataclasses.replace(state, optimizer=optimizer)
   # A copy: the state is donated.
   before = jax.tree.map(np.array, state)
@@ -121,7 +129,10 @@ def test_images_are_mixed_before_anything_else_on_any_number_of_devices():
   mixing = Mixing(mixup_alpha=0.2, cutmix=True)
   state, metrics = run(dataclasses.replace(EXPERIMENT, mixing=mixing), devices=4, steps=1)
   batch = make_batch()
-  mixed = mix(batch, example_keys(0, jnp.int32(0), batch["position"]), mixing)
+  # All at once: one by one, its operations take longer to compile.
+  mixed = jax.jit(
+    lambda batch: mix(batch, example_keys(0, jnp.int32(0), batch["position"]), mixing)
+  )(batch)
   assert (np.asarray(mixed["partner_share"]) > 0.1).sum() > BATCH / 4
   # Mixed already, they go through the plain step on one device.
   plain = training(EXPERIMENT)

@@ -28,7 +28,7 @@ from train.step.schedule import learning_rate_schedule
 from train.step.sharding.batch import put_batch
 from train.step.sharding.mesh import make_mesh
 from train.step.sharding.parameters import put_parameters
-from train.step.state import TrainState, initial_state
+from train.step.state import TrainState, abstract_state, initial_state
 from train.step.train_step import make_train_step
 
 BATCH = 16
@@ -85,7 +85,11 @@ class Training:
     if parameters is None:
       parameters = initial_parameters(self.model, self.experiment.seed)
     on_devices = put_parameters(self.model, parameters, self.mesh)
-    return initial_state(self.experiment, self.optimizer, on_devices)
+    state = initial_state(self.experiment, self.optimizer, on_devices)
+    # As the training loop does: for a count that is not on the mesh, the step would be compiled
+    # again for the second step.
+    like = abstract_state(self.experiment, self.model, self.optimizer, self.mesh)
+    return jax.device_put(state, jax.tree.map(lambda x: x.sharding, like))
 
   def run(self, steps, batch=None):
     """Returns the state after some steps on one batch, and the metrics of each, on the host."""
@@ -101,7 +105,6 @@ class Training:
     return jax.device_get(state), metrics
 
 
-@functools.cache
 def training(experiment, *, devices=1, learning_rate=None) -> Training:
   """Returns the training of an experiment, which is compiled once for all tests of a process.
 
@@ -110,6 +113,12 @@ def training(experiment, *, devices=1, learning_rate=None) -> Training:
     devices: number of devices.
     learning_rate: of all steps; None is the experiment's schedule.
   """
+  return _training(experiment, devices, learning_rate)
+
+
+# To a cache, a default that is given is another argument than one that is left out.
+@functools.cache
+def _training(experiment, devices, learning_rate):
   mesh = make_mesh(
     jax.devices()[:devices], parameter_shards=experiment.parallelism.parameter_shards
   )
@@ -122,9 +131,13 @@ def training(experiment, *, devices=1, learning_rate=None) -> Training:
   return Training(experiment, model, mesh, step, optimizer)
 
 
-@functools.cache
 def run(experiment, *, devices=1, steps=3):
   """Returns the state after some steps on `make_batch`, and the metrics of each."""
+  return _run(experiment, devices, steps)
+
+
+@functools.cache
+def _run(experiment, devices, steps):
   return training(experiment, devices=devices).run(steps)
 
 

@@ -51,24 +51,26 @@ def step_by_hand(trained):
   batch, sharpness = jax.tree.map(jnp.asarray, make_batch()), experiment.sharpness
   step_key = jax.random.fold_in(jax.random.key(experiment.seed), 0)
 
-  def loss_sum(parameters, members):
+  def loss_sum(parameters, members, counted):
     keys = jnp.stack([jax.random.fold_in(step_key, i) for i in members])
     logits = apply(trained.model, parameters, normalize(batch["image"][members]), keys=keys)
     targets = targets_from_labels(batch["labels"][members], 10)
     losses = example_losses(experiment.loss, logits, targets)
-    return jnp.sum(losses * batch["weight"][members]) / (BATCH - 1)
+    return jnp.sum(losses * batch["weight"][members] * counted) / (BATCH - 1)
 
   differentiate = jax.jit(jax.value_and_grad(loss_sum))
-  groups = BATCH // sharpness.group_images
+  groups, everything = BATCH // sharpness.group_images, np.ones(sharpness.group_images, np.float32)
   total, loss, plain_loss = jax.tree.map(jnp.zeros_like, parameters), 0.0, 0.0
   for group in range(groups):
     members = np.arange(group, BATCH, groups)
-    _, up = differentiate(parameters, members[: int(len(members) * sharpness.ascent_share)])
+    # The others count nothing: of fewer images, it would be another program to compile.
+    ascending = np.arange(len(members)) < len(members) * sharpness.ascent_share
+    _, up = differentiate(parameters, members, ascending.astype(np.float32))
     length = norm(jax.device_get(up))
     worst = jax.tree.map(lambda p, g, n=length: p + sharpness.radius * g / n, parameters, up)
-    group_loss, gradients = differentiate(worst, members)
+    group_loss, gradients = differentiate(worst, members, everything)
     total, loss = jax.tree.map(jnp.add, total, gradients), loss + group_loss
-    plain_loss += differentiate(parameters, members)[0]
+    plain_loss += differentiate(parameters, members, everything)[0]
   optimizer = trained.optimizer
   new = jax.jit(optimizer.step)(total, optimizer.init(parameters), parameters, parameters)
   return new.parameters, float(loss), float(plain_loss)
