@@ -1,6 +1,7 @@
 """Compiles with the real TPU compiler, for chips that are not there."""
 
 import collections
+import dataclasses
 import os
 
 import pytest
@@ -23,15 +24,9 @@ def request(topology="v4:2x2x1", **changes):
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-  """A folder of results that holds nothing but `compiled`."""
-  return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(scope="module")
-def compiled(cache):
+def compiled():
   """A step with kernels: some of the smallest network's channels fill the lanes."""
-  return compile_step(request(**WITH_KERNELS), cache=cache)
+  return compile_step(shared_step.REQUEST, cache=shared_step.COMPILATIONS)
 
 
 def test_has_the_program_of_the_real_step(compiled):
@@ -52,8 +47,8 @@ def test_has_measured_and_stated_figures(compiled):
   assert set(compiled.versions) == {"jax", "jaxlib", "libtpu", "flax", "optax"}
 
 
-def test_the_result_is_kept_and_found_again(compiled, cache):
-  (folder,) = cache.iterdir()
+def test_the_result_is_kept_and_found_again(compiled):
+  (folder,) = shared_step.COMPILATIONS.iterdir()
   assert {path.name for path in folder.iterdir() if not path.name.startswith("kernel_")} == {
     "kernels.json",
     "log.txt",
@@ -62,8 +57,14 @@ def test_the_result_is_kept_and_found_again(compiled, cache):
     "result.json",
   }
   # There is no time to compile anything, and where the images are cannot matter.
-  elsewhere = request(**WITH_KERNELS, data={"path": "elsewhere", "workers": 3})
-  assert compile_step(elsewhere, cache=cache, time_limit_seconds=0) == compiled
+  elsewhere = dataclasses.replace(
+    shared_step.REQUEST,
+    experiment=replace_fields(
+      shared_step.REQUEST.experiment, data={"path": "elsewhere", "workers": 3}
+    ),
+  )
+  again = compile_step(elsewhere, cache=shared_step.COMPILATIONS, time_limit_seconds=0)
+  assert again == compiled
 
 
 def test_kernels_have_profiles(compiled):
@@ -73,29 +74,50 @@ def test_kernels_have_profiles(compiled):
     "sgd_agc",
     "sgd_agc_small",
   }
+  # More than a hundred small parameters share them.
+  assert sum(name.startswith("sgd_agc_small") for name in compiled.kernels) <= 4
   topology = parse_topology("v4:2x2x1")
   text = compiled.hlo_text
   time = estimate(read_operations(text), read_schedule(text), topology, compiled.kernels)
   seconds = {part: s for (part, kind), s in time.by("part", "kind").items() if kind == "kernel"}
   assert seconds["optimizer"] > 0
+  runs = {one.name: one.executions for one in read_operations(text)}
   assert sum(seconds.values()) == pytest.approx(
-    sum(kernel.seconds(topology.chip) for kernel in compiled.kernels.values())
+    sum(runs[name] * one.seconds(topology.chip) for name, one in compiled.kernels.items())
   )
 
 
+def kernels_of(compiled):
+  """Returns the operations of a step that are kernels."""
+  found = [one for one in read_operations(compiled.hlo_text) if one.kind == "kernel"]
+  assert {kernel.name for kernel in found} == set(compiled.kernels)
+  return found
+
+
 def test_kernels_in_loops_are_counted_as_often_as_they_run(compiled):
-  """Stage 3 has a loop of two blocks, inside that over the parts; the compiler fuses some."""
+  """Stage 3 has a loop of two blocks, inside that over the two parts."""
+  blocks = {"jvp(stage_3)/while", "transpose(jvp(stage_3))/while"}
+  found = set()
+  for kernel in kernels_of(compiled):
+    inside = {one for one in blocks if one in kernel.source}
+    found |= inside
+    is_update = kernel.name.startswith("sgd_agc")
+    assert kernel.executions == (1 if is_update else 4 if inside else 2)
+  assert found == blocks
+
+
+@pytest.mark.slow
+def test_kernels_in_loops_run_as_often_as_those_without_loops(compiled, tmp_path):
+  """The compiler fuses some."""
 
   def executions(compiled):
-    kernels = [one for one in read_operations(compiled.hlo_text) if one.kind == "kernel"]
-    assert {kernel.name for kernel in kernels} == set(compiled.kernels)
     counts = collections.Counter()
-    for kernel in kernels:
+    for kernel in kernels_of(compiled):
       counts[kernel.name.split(".")[0]] += kernel.executions
     return counts
 
-  unrolled = executions(compiled)
-  loops = executions(compile_step(shared_step.REQUEST, cache=shared_step.COMPILATIONS))
+  loops = executions(compiled)
+  unrolled = executions(compile_step(request(**WITH_KERNELS), cache=tmp_path))
   for name in ("scaled_ws_conv", "scaled_ws_conv_gradients"):
     assert loops[name] == 2 * unrolled[name] > 0
 

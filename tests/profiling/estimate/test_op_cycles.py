@@ -24,6 +24,7 @@ def yardstick(tmp_path_factory):
   return make_rows(programs, None, chip=V4, images=32)
 
 
+@pytest.mark.slow
 def test_the_yardstick_is_the_matrix_product_whose_schedule_is_known(yardstick):
   (row,) = yardstick
   assert (row.label, row.direction) == (YARDSTICK, "yardstick")
@@ -100,6 +101,20 @@ def test_backward_is_what_both_cost_on_top_of_forward():
   # 1000 in and 400 out; 1400 in and gradients of 1200 out.
   assert forward.memory_cycles == pytest.approx(1400 / 1.2e12 * 1.05e9)
   assert backward.memory_cycles == pytest.approx(2600 / 1.2e12 * 1.05e9)
+
+
+def test_the_yardstick_is_beside_the_same_product_by_xla():
+  """The kernel is among the reference's programs: it is never compiled otherwise."""
+  programs = {
+    (YARDSTICK, "yardstick"): op(0, PROFILE),
+    (YARDSTICK, "yardstick by XLA"): op(700_000, argument_bytes=2000, output_bytes=1000),
+  }
+  (row,) = make_rows(programs, None, chip=V4, images=32)
+  assert (row.label, row.direction) == (YARDSTICK, "yardstick")
+  assert row.kernel_cycles == pytest.approx(1000)
+  assert row.xla_cycles == 700_000
+  # Half of the multiply-adds on four 128 x 128 units.
+  assert row.matrix_cycles == pytest.approx(4096**3 / 2 / 4 / 128**2, rel=2e-3)
 
 
 TAIL = "se_residual after 768->1536 7px squeeze 768"

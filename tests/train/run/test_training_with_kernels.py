@@ -114,11 +114,23 @@ def losses(implementation):
   return np.array(result)
 
 
+# One block of two groups, with a projection.
+SHALLOW = dataclasses.replace(SMALL, stage_channels=(512,) * 4, stage_depths=(1, 0, 0, 0))
+
+
 # Of the interpreted step, only tracing and compiling take long, as long for each block.
-@pytest.mark.parametrize("depth", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_eight_steps_agree(depth, small, lowered_for_a_tpu):
-  depths = (1, depth, 0, 0)
-  variants.VARIANTS[SMALL.name] = dataclasses.replace(SMALL, stage_depths=depths)
+@pytest.mark.parametrize(
+  "variant",
+  [
+    pytest.param(SHALLOW, id="one block"),
+    pytest.param(
+      dataclasses.replace(SMALL, stage_depths=(1, 1, 0, 0)), id="stride", marks=pytest.mark.slow
+    ),
+    pytest.param(SMALL, id="no projection", marks=pytest.mark.slow),
+  ],
+)
+def test_eight_steps_agree(variant, small, lowered_for_a_tpu):
+  variants.VARIANTS[SMALL.name] = variant
   expected = losses("reference")
   assert not lowered_for_a_tpu
   actual = losses("pallas")
@@ -137,7 +149,15 @@ def test_eight_steps_agree(depth, small, lowered_for_a_tpu):
 UNROLLED = pytest.param("unrolled", marks=pytest.mark.slow)
 
 
-@pytest.mark.parametrize(("variant", "in_a_step"), [("F7", True), ("F7+", True), ("F7+", False)])
+@pytest.mark.parametrize(
+  ("variant", "in_a_step"),
+  [
+    ("F7", False),
+    ("F7+", True),
+    pytest.param("F7", True, marks=pytest.mark.slow),
+    pytest.param("F7+", False, marks=pytest.mark.slow),
+  ],
+)
 @pytest.mark.parametrize("block_execution", ["scan", UNROLLED])
 def test_no_op_of_a_published_network_falls_back(variant, block_execution, in_a_step, small):
   """F7 and F7+ have the shapes of all the others: see test_op_shapes.py."""
@@ -167,7 +187,7 @@ def test_no_op_of_a_published_network_falls_back(variant, block_execution, in_a_
 @pytest.mark.parametrize(
   ("variant", "block_execution", "gradient_dtype"),
   [
-    ("F7", "scan", "float32"),
+    pytest.param("F7", "scan", "float32", marks=pytest.mark.slow),
     ("F7", "scan", "bfloat16"),
     ("F7+", "scan", "float32"),
     ("F7+", "scan", "bfloat16"),

@@ -19,16 +19,22 @@ from train.step.parameter_groups import parameter_role
 from train.step.sharding.batch import put_batch
 
 # The filters' channels fill tiles.
-WIDE = dataclasses.replace(TINY, name="wide", stage_channels=(256, 512, 512, 512))
+WIDE = dataclasses.replace(
+  TINY, name="wide", stage_channels=(256, 256, 256, 256), stage_depths=(1, 0, 0, 0)
+)
+DEEPER = dataclasses.replace(
+  TINY, name="deeper", stage_channels=(256, 512, 512, 512), stage_depths=(1, 1, 0, 0)
+)
 PLAIN = with_model(EXPERIMENT, variant=WIDE.name)
 STANDARDIZED = with_model(PLAIN, kernels="pallas")
 
 
 @pytest.fixture(scope="module", autouse=True)
 def wide():
-  variants.VARIANTS[WIDE.name] = WIDE
-  yield
-  del variants.VARIANTS[WIDE.name]
+  with pytest.MonkeyPatch.context() as patch:
+    for variant in (WIDE, DEEPER):
+      patch.setitem(variants.VARIANTS, variant.name, variant)
+    yield
 
 
 @pytest.mark.parametrize(
@@ -46,9 +52,13 @@ def test_the_rows_of_a_shard_fill_tiles(shape, shards, is_divided):
   assert role(has_kernels=False).sharded_axis == 3
 
 
-def test_filters_that_are_standardized_before_they_travel_train_as_well():
+@pytest.mark.parametrize("variant", [WIDE, pytest.param(DEEPER, marks=pytest.mark.slow)])
+def test_filters_that_are_standardized_before_they_travel_train_as_well(variant):
   """On two replicas of two shards; up to the order of float32 sums."""
-  assert_same_training(run(with_shards(STANDARDIZED, 2), devices=4), run(PLAIN))
+  plain, standardized = (
+    with_model(experiment, variant=variant.name) for experiment in (PLAIN, STANDARDIZED)
+  )
+  assert_same_training(run(with_shards(standardized, 2), devices=4), run(plain))
 
 
 @pytest.mark.parametrize(
