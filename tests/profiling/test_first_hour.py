@@ -36,12 +36,14 @@ def check_report(text, report):
     for row in figures["rows"]:
       assert row["ratio"] is None
       assert row["estimated_seconds"] is None
-  kernels, step = report["parts"]["kernels"], report["parts"]["step"]
-  for row in kernels["rows"]:
-    assert row["error"] is None
-    # Backward passes are differences, which may be negative here.
-    assert row["seconds"] > 0 or row["direction"] == "backward" or "se_residual" in row["label"]
-  assert {row["direction"] for row in kernels["rows"]} == {"forward", "backward", "update"}
+  if "kernels" in report["parts"]:
+    rows = report["parts"]["kernels"]["rows"]
+    for row in rows:
+      assert row["error"] is None
+      # Backward passes are differences, which may be negative here.
+      assert row["seconds"] > 0 or row["direction"] == "backward" or "se_residual" in row["label"]
+    assert {row["direction"] for row in rows} == {"forward", "backward", "update"}
+  step = report["parts"]["step"]
   assert step["seconds"] > 0
   seconds = {(row["part"], row["direction"]): row["seconds"] for row in step["rows"]}
   assert seconds["stem", "forward"] > 0
@@ -53,19 +55,28 @@ def check_report(text, report):
   ]
 
 
-def test_measures_ops_step_and_collectives_on_a_cpu(tmp_path):
+# Three programs compile for each op.
+@pytest.mark.parametrize(
+  "parts",
+  [
+    ["step", "collectives"],
+    pytest.param(["kernels", "step", "collectives"], marks=pytest.mark.slow),
+  ],
+)
+def test_measures_ops_step_and_collectives_on_a_cpu(parts, tmp_path):
   text, report = run(
     "tests.train.small_network",
     tmp_path,
     f"--variant={TINY.name}",
-    "--parts=step,kernels,collectives",
+    f"--parts={','.join(reversed(parts))}",
   )
   check_report(text, report)
-  assert list(report["parts"]) == ["kernels", "step", "collectives"]
+  assert list(report["parts"]) == parts
   assert report["devices"]["chips"] == report["devices"]["devices"] == 8
   assert report["plan"]["variant"] == TINY.name
-  # Its channels are too few.
-  assert report["parts"]["kernels"]["fallbacks"]
+  if "kernels" in parts:
+    # Its channels are too few.
+    assert report["parts"]["kernels"]["fallbacks"]
   assert list((tmp_path / "profile").glob("plugins/profile/*/*.xplane.pb"))
 
 
