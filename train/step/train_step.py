@@ -57,7 +57,13 @@ from train.step.state import TrainState, skip_step, state_specs
 
 Metrics = dict[str, Float[Array, ""]]
 
-COMPILER_OPTIONS = {"tpu": {"xla_enable_async_all_gather": True}}
+COMPILER_OPTIONS = {
+  "tpu": {
+    "xla_enable_async_all_gather": True,
+    # By default, one gather ends before the next one starts, all of them before the first kernel.
+    "xla_max_concurrent_async_all_gathers": 8,
+  }
+}
 """Options of XLA by platform. On a TPU, filters are gathered while earlier kernels run."""
 
 

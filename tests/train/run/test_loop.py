@@ -32,7 +32,7 @@ from train.config.files import load_experiment
 from train.config.json_conversion import to_json
 from train.data import dataset_writer
 from train.data.batch_workers.deaths import WorkerDeaths
-from train.data.dataset import local_folder
+from train.data.dataset import balanced_class_weights, local_folder
 from train.data.preparation.class_folders import TRAIN, VALIDATION
 from train.data.sources.source import Source
 from train.demo_data import make_digits
@@ -338,6 +338,25 @@ def test_mistakes_are_found_before_images_are_copied_from_a_bucket(experiment, g
     with pytest.raises(UserError, match=message):
       train(with_data(experiment, path=path, **fields), str(tmp_path), initial=refuse)
     assert os.listdir(local_folder(path)) == ["manifest.json"]
+
+
+@pytest.mark.parametrize("class_weights", ["equal", "balanced"])
+def test_classes_are_weighted_as_the_experiment_says(
+  class_weights, experiment, tmp_path, monkeypatch
+):
+  def stop(*unused, class_weights):
+    found.append(class_weights)
+    raise UserError("made")
+
+  found = []
+  monkeypatch.setattr(loop, "make_train_step", stop)
+  experiment = dataclasses.replace(experiment, loss=Loss(class_weights=class_weights))
+  with pytest.raises(UserError, match="made"):
+    train(experiment, str(tmp_path))
+  if class_weights == "equal":
+    assert found == [None]
+  else:
+    np.testing.assert_array_equal(found, [balanced_class_weights(experiment.data)])
 
 
 def test_changed_experiment_is_not_resumed(experiment, finished):

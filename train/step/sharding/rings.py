@@ -15,6 +15,7 @@ from jaxtyping import Array
 
 import kernels
 from kernels import Implementation
+from kernels.layout import tile_rows
 from kernels.packed_sums.formulas import Part, covers
 from train.step.sharding.mesh import SHARD_AXIS
 
@@ -32,30 +33,53 @@ class Piece(NamedTuple):
     name: name of the gradient.
     gradient: this device's own gradient, whole.
     axis: axis of the gradient that is divided among the shards.
-    half: 0 or 1 if one half of each part travels, None if whole parts do.
     direction: one of `DIRECTIONS`.
+    half: number of the half that travels; 0 if whole parts do.
+    halved_axis: axis that the halves are cut across; None if whole parts travel.
   """
 
   name: str
   gradient: Array
   axis: int
-  half: Literal[0, 1] | None
   direction: Literal[1, -1]
+  half: Literal[0, 1] = 0
+  halved_axis: int | None = None
 
   @property
   def parts(self) -> int:
-    """Returns the number of parts into which the gradient is divided."""
-    return _shards() * (1 if self.half is None else 2)
+    """Returns the number of parts into which `axis` is divided."""
+    return _shards() * (2 if self.halved_axis == self.axis else 1)
 
   @property
   def nbytes(self) -> int:
     """Returns the number of bytes that travel."""
-    return self.gradient.nbytes // self.parts
+    whole = self.gradient.nbytes // self.parts
+    if self.halved_axis in (None, self.axis):
+      return whole
+    _, size = self._half()
+    return whole * size // self.gradient.shape[self.halved_axis]
 
   def index(self, hops: int) -> Array:
     """Returns the number of the part that this shard adds after a number of hops."""
     shard = (jax.lax.axis_index(SHARD_AXIS) - self.direction * (hops + 1)) % _shards()
-    return shard if self.half is None else 2 * shard + self.half
+    return 2 * shard + self.half if self.halved_axis == self.axis else shard
+
+  def own(self, index: Array) -> Array:
+    """Returns this device's own gradient of the part with a number, or of the half that travels."""
+    starts, sizes = [0] * self.gradient.ndim, list(self.gradient.shape)
+    sizes[self.axis] //= self.parts
+    starts[self.axis] = index * sizes[self.axis]
+    if self.halved_axis not in (None, self.axis):
+      starts[self.halved_axis], sizes[self.halved_axis] = self._half()
+    return jax.lax.dynamic_slice(self.gradient, starts, sizes)
+
+  def _half(self) -> tuple[int, int]:
+    """Returns where the half begins that is cut across another axis, and how long it is."""
+    size = self.gradient.shape[self.halved_axis]
+    middle = size // 2
+    # A tile of memory ends between the halves.
+    middle = middle - middle % tile_rows(2) or middle
+    return (middle, size - middle) if self.half else (0, middle)
 
 
 class Ring(NamedTuple):
@@ -99,10 +123,8 @@ def start_rings(
       own.
   """
   packed, rings = [], []
-  for piece in _pieces(gradients, axes):
-    part = Part(piece.axis, piece.parts, 0)
-    dtype = piece.gradient.dtype
-    if implementation == "pallas" and covers(piece.gradient.shape, part, dtype.itemsize):
+  for piece in _pieces(gradients, axes, implementation):
+    if _is_packed(piece.gradient, piece.axis, piece.parts, implementation):
       packed.append(piece)
     else:
       rings.append(Ring((piece,), False, (), hops=-1))
@@ -151,14 +173,14 @@ def finish(rings: Rings) -> dict[str, Array]:
   while are_moving(rings):
     rings = receive(rings, send(rings))
   sums = {
-    (piece.name, piece.half): (total, piece.axis)
+    (piece.name, piece.half): (total, piece.halved_axis)
     for ring in rings
     for piece, total in zip(ring.pieces, ring.sums, strict=True)
   }
   return {
-    name: total if half is None else jnp.concatenate([total, sums[name, 1][0]], axis)
+    name: total if axis is None else jnp.concatenate([total, sums[name, 1][0]], axis)
     for (name, half), (total, axis) in sums.items()
-    if half != 1
+    if half == 0
   }
 
 
@@ -170,23 +192,48 @@ def tied(value: Any, arrived: Sequence[tuple[Array, ...]]) -> tuple[Any, Sequenc
   return jax.lax.optimization_barrier((value, arrived)) if any(arrived) else (value, arrived)
 
 
-def _pieces(gradients: Mapping[str, Array], axes: Mapping[str, int]) -> list[Piece]:
+def _pieces(
+  gradients: Mapping[str, Array], axes: Mapping[str, int], implementation: Implementation
+) -> list[Piece]:
   """Divides the bytes of gradients among the directions, the largest gradient first."""
   total_bytes = sum(gradient.nbytes for gradient in gradients.values())
   pieces, sent_bytes = [], dict.fromkeys(DIRECTIONS, 0)
-
-  def add(name, half, direction):
-    pieces.append(Piece(name, gradients[name], axes[name], half, direction))
-    sent_bytes[direction] += pieces[-1].nbytes
-
   for name in sorted(gradients, key=lambda name: (-gradients[name].nbytes, name)):
     gradient, axis = gradients[name], axes[name]
-    if 2 * gradient.nbytes > total_bytes and gradient.shape[axis] % (2 * _shards()) == 0:
-      for half, direction in enumerate(DIRECTIONS):
-        add(name, half, direction)
+    if 2 * gradient.nbytes > total_bytes:
+      added = _halves(name, gradient, axis, implementation)
     else:
-      add(name, None, min(sent_bytes, key=sent_bytes.get))
+      added = [Piece(name, gradient, axis, min(sent_bytes, key=sent_bytes.get))]
+    for piece in added:
+      sent_bytes[piece.direction] += piece.nbytes
+    pieces += added
   return pieces
+
+
+def _halves(name: str, gradient: Array, axis: int, implementation: Implementation) -> list[Piece]:
+  """Divides a gradient among the directions.
+
+  The packing kernel reads halves of parts in place. Without it, halves are cut across another axis:
+  a part of 384 inputs of the classifier fills the lanes, and half of it does not, so that XLA would
+  copy it before and after each hop.
+  """
+  halved_axis = axis
+  if not _is_packed(gradient, axis, 2 * _shards(), implementation):
+    # One of the last two, which are those of the matrix.
+    halved_axis = next((i for i in reversed(range(gradient.ndim)) if i != axis), None)
+    if halved_axis is None or gradient.shape[halved_axis] < 2:
+      return [Piece(name, gradient, axis, DIRECTIONS[0])]
+  return [
+    Piece(name, gradient, axis, direction, half, halved_axis)
+    for half, direction in enumerate(DIRECTIONS)
+  ]
+
+
+def _is_packed(gradient: Array, axis: int, parts: int, implementation: Implementation) -> bool:
+  """Returns whether `kernels.add_parts` adds the parts of a gradient."""
+  return implementation == "pallas" and covers(
+    gradient.shape, Part(axis, parts, 0), gradient.dtype.itemsize
+  )
 
 
 def _after_hop(ring: Ring, partials: tuple[Array, ...] | None) -> Ring:
@@ -207,8 +254,7 @@ def _after_hop(ring: Ring, partials: tuple[Array, ...] | None) -> Ring:
     )
   else:
     (piece,), (index,) = ring.pieces, indices
-    size = piece.gradient.shape[piece.axis] // piece.parts
-    own = jax.lax.dynamic_slice_in_dim(piece.gradient, index * size, size, piece.axis)
+    own = piece.own(index)
     sums = (own if partials is None else partials[0] + own,)
   return ring._replace(sums=sums, hops=hops)
 

@@ -54,6 +54,9 @@ def test_each_shard_gets_the_sum_of_its_own_part(shards, implementation):
     pieces = [piece for ring in rings for piece in ring.pieces]
     assert {piece.direction for piece in pieces} == {1, -1}
     assert {piece.half for piece in pieces if piece.name == "large"} == {0, 1}
+    # A kernel reads halves of parts in place.
+    halved = {piece.halved_axis for piece in pieces if piece.name == "large"}
+    assert halved == ({1} if implementation == "pallas" else {2})
     packed = [{piece.name for piece in ring.pieces} for ring in rings if ring.is_packed]
     assert packed == ([{"large", "rows", "columns"}] if implementation == "pallas" else [])
     return finish(rings)
@@ -91,7 +94,7 @@ def test_about_half_of_the_bytes_travel_in_each_direction(sizes):
   found = []
 
   def body(x):
-    gradients = {name: jnp.zeros(size) for name, size in sizes.items()}
+    gradients = {name: jnp.zeros((4, size // 4)) for name, size in sizes.items()}
     rings = start_rings(gradients, dict.fromkeys(sizes, 0), "reference")
     for ring in rings:
       found.extend((piece.direction, ring.sums[0].nbytes) for piece in ring.pieces)
@@ -103,3 +106,29 @@ def test_about_half_of_the_bytes_travel_in_each_direction(sizes):
   # A part is a quarter of them, with four bytes each.
   assert sent_bytes == sum(sizes.values())
   assert abs(sum(direction * size_bytes for direction, size_bytes in found)) <= sent_bytes / 2
+
+
+@pytest.mark.parametrize(
+  ("shape", "axis", "sizes"),
+  [
+    # The first half ends where a tile of memory ends.
+    ((24, 520), 0, [6 * 256, 6 * 264]),
+    ((23, 8), 1, [11 * 2, 12 * 2]),
+    ((3, 8, 6), 1, [3 * 2 * 3, 3 * 2 * 3]),
+    # There is nothing to cut but the parts.
+    ((24, 1), 0, [6]),
+    ((24,), 0, [6]),
+  ],
+)
+def test_a_gradient_that_no_kernel_adds_goes_both_ways_in_halves(shape, axis, sizes):
+  values = np.random.default_rng(0).integers(-9, 9, (8, *shape)).astype(np.float32)
+  mesh = make_mesh(parameter_shards=4)
+
+  def body(own):
+    rings = start_rings({"only": own[0]}, {"only": axis}, "pallas")
+    assert [ring.sums[0].size for ring in rings] == sizes
+    return jax.lax.psum(finish(rings)["only"], "replica")
+
+  spec = P(*[None] * axis, SHARD_AXIS)
+  run = jax.shard_map(body, mesh=mesh, in_specs=P(DATA_AXES), out_specs=spec)
+  np.testing.assert_array_equal(jax.jit(run)(values), values.sum(0))
