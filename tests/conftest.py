@@ -31,25 +31,31 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jaxtyping.install_import_hook(["kernels", "nfnet"], "beartype.beartype")
 
-_MINUTES_LONG = (
-  "test_processes.py",
-  "test_kills.py",
-  "test_sharding.py",
-  "test_scaled_ws_conv_kernel.py",
-  "test_stem_kernel.py",
-  "test_faulty_runs.py",
-  "test_se_residual_kernel.py",
-  "test_loop.py",
-  "test_termination.py",
-  "test_sweep.py",
+_LONG = (
   "test_training_with_kernels.py",
+  "test_processes.py",
+  "test_scaled_ws_conv_kernel.py",
+  "test_train_step.py",
+  "test_loop.py",
+  "test_model.py",
   "test_commands.py",
+  "test_termination.py",
+  "test_compilation.py",
+  "test_sweep.py",
+  "test_faulty_runs.py",
+  "test_mains.py",
+  "test_golden.py",
+  "test_parameters.py",
+  "test_se_residual_kernel.py",
+  "test_predict.py",
+  "test_kernel_compilation.py",
 )
+"""Files that take half a minute or more."""
 
 
 def pytest_collection_modifyitems(items):
   """A file stays in one process: with the longest last, the other processes would wait for it."""
-  items.sort(key=lambda item: item.path.name not in _MINUTES_LONG)
+  items.sort(key=lambda item: item.path.name not in _LONG)
 
 
 @pytest.fixture(scope="module")
