@@ -15,7 +15,7 @@ from jaxtyping import Array
 
 import kernels
 from kernels import Implementation
-from kernels.layout import tile_rows
+from kernels.layout import is_stored_by_output, tile_rows
 from kernels.packed_sums.formulas import Part, covers
 from train.step.sharding.mesh import SHARD_AXIS
 
@@ -76,9 +76,7 @@ class Piece(NamedTuple):
   def _half(self) -> tuple[int, int]:
     """Returns where the half begins that is cut across another axis, and how long it is."""
     size = self.gradient.shape[self.halved_axis]
-    middle = size // 2
-    # A tile of memory ends between the halves.
-    middle = middle - middle % tile_rows(2) or middle
+    middle = _middle(self.gradient.shape, self.halved_axis)
     return (middle, size - middle) if self.half else (0, middle)
 
 
@@ -227,6 +225,21 @@ def _halves(name: str, gradient: Array, axis: int, implementation: Implementatio
     Piece(name, gradient, axis, direction, half, halved_axis)
     for half, direction in enumerate(DIRECTIONS)
   ]
+
+
+def _middle(shape: tuple[int, ...], axis: int) -> int:
+  """Returns where to cut an array in about the middle, so that XLA does not copy the halves.
+
+  A tile of memory ends there, and XLA stores both halves as it stores the whole.
+  """
+
+  def is_kept(middle: int) -> bool:
+    sizes = middle, shape[axis] - middle
+    halves = [(*shape[:axis], size, *shape[axis + 1 :]) for size in sizes]
+    return all(is_stored_by_output(half) == is_stored_by_output(shape) for half in halves)
+
+  middle, rows = shape[axis] // 2, tile_rows(2)
+  return next(filter(is_kept, range(middle - middle % rows, 0, -rows)), middle)
 
 
 def _is_packed(gradient: Array, axis: int, parts: int, implementation: Implementation) -> bool:

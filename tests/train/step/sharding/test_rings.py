@@ -111,8 +111,11 @@ def test_about_half_of_the_bytes_travel_in_each_direction(sizes):
 @pytest.mark.parametrize(
   ("shape", "axis", "sizes"),
   [
-    # The first half ends where a tile of memory ends.
+    # The first half ends where a tile of memory ends,
     ((24, 520), 0, [6 * 256, 6 * 264]),
+    # and both are stored by output, as the whole is: neither has a multiple of 128 outputs.
+    ((512, 264), 0, [128 * 112, 128 * 152]),
+    ((512, 496), 0, [128 * 224, 128 * 272]),
     ((23, 8), 1, [11 * 2, 12 * 2]),
     ((3, 8, 6), 1, [3 * 2 * 3, 3 * 2 * 3]),
     # There is nothing to cut but the parts.
