@@ -1,5 +1,6 @@
 """Strictness that every test runs under; it has to be set before JAX or the project is imported."""
 
+import gc
 import os
 import sys
 import tempfile
@@ -56,6 +57,12 @@ _LONG = (
 def pytest_collection_modifyitems(items):
   """A file stays in one process: with the longest last, the other processes would wait for it."""
   items.sort(key=lambda item: item.path.name not in _LONG)
+
+
+def pytest_collection_finish():
+  """Makes Python look for garbage less often: it took a fifteenth of the time."""
+  gc.freeze()
+  gc.set_threshold(5_000, 50, 50)
 
 
 @pytest.fixture(scope="module")

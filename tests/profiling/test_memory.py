@@ -52,6 +52,7 @@ def test_three_ways_a_variant_and_the_configured_one_is_known():
   assert parts.request.experiment.optimizer.gradient_accumulation == 4
 
 
+@pytest.mark.slow
 def test_only_a_refusal_for_memory_is_a_result(tmp_path):
   experiment = plain_experiment("P0", batch_size=16_000_000, pixels=32, num_classes=10)
   request = StepRequest(experiment=experiment, topology="v4:2x2x1")
