@@ -45,7 +45,7 @@ test-all: $(INSTALLED)
 test-formats:
 	@echo "== Setting up $(FORMATS) with the newest versions that are allowed (about 3 GB)"
 	$(PYTHON) -m venv --clear --without-pip $(FORMATS)
-	$(PYTHON) -m pip --python $(FORMATS)/bin/python install --quiet --disable-pip-version-check --editable '.[saved_model,onnx,test]'
+	$(PYTHON) -m pip --python $(FORMATS)/bin/python install --quiet --disable-pip-version-check --editable '.[saved-model,onnx,test]'
 	@echo "== Tests of the export, with all formats"
 	@$(FORMATS)/bin/python -m pytest tests/nfnet/export
 

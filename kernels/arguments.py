@@ -35,7 +35,8 @@ def check_arrays(**arrays: tuple[Any, str]) -> None:
   lengths: dict[str, tuple[Any, str]] = {}
   for name, (value, axes) in arrays.items():
     check_floats(name, value)
-    shape, axis_names = jnp.shape(value), axes.split()
+    # By NumPy, since jax2onnx, while it exports, replaces JAX's function by one that traces.
+    shape, axis_names = np.shape(value), axes.split()
     wanted = f"must be [{', '.join(axis_names)}]" if axis_names else "must be a scalar"
     if len(shape) != len(axis_names):
       raise ValueError(f"{name} has the shape {list(shape)}; {wanted}")
@@ -89,10 +90,10 @@ def check_same_shapes(trees: Mapping[str, Any]) -> None:
       )
     for key, value in tree.items():
       check_floats(f"{name}[{shown(key)}]", value)
-      if jnp.shape(value) != jnp.shape(first[key]):
+      if np.shape(value) != np.shape(first[key]):
         raise ValueError(
-          f"{name}[{shown(key)}] has the shape {list(jnp.shape(value))}; must be "
-          f"{list(jnp.shape(first[key]))}, as in {first_name}"
+          f"{name}[{shown(key)}] has the shape {list(np.shape(value))}; must be "
+          f"{list(np.shape(first[key]))}, as in {first_name}"
         )
 
 

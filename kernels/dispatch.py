@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 from absl import logging
 
 from kernels.layout import has_symbolic_dimension
@@ -55,7 +55,7 @@ def dispatch(
   try:
     if kernel is None:
       raise NotImplementedError("no kernel has been written")
-    if any(has_symbolic_dimension(jnp.shape(leaf)) for leaf in jax.tree.leaves(arguments)):
+    if any(has_symbolic_dimension(np.shape(leaf)) for leaf in jax.tree.leaves(arguments)):
       raise NotImplementedError("a symbolic dimension, which cannot be cut into tiles")
     jax.eval_shape(kernel, *arguments)
   except NotImplementedError as reason:

@@ -4,6 +4,7 @@ import functools
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from kernels.arguments import (
@@ -68,9 +69,9 @@ def add_parts(
     check_arrays(**{f"packed[{i}]": (array, f"_ _ {LANES}") for i, array in enumerate(packed)})
   if not hasattr(indices, "dtype") or not jnp.issubdtype(indices.dtype, jnp.integer):
     raise ValueError(f"indices is {shown(indices)}; must be an array of int32")
-  if jnp.shape(indices) != (len(gradients),):
+  if np.shape(indices) != (len(gradients),):
     raise ValueError(
-      f"indices has the shape {list(jnp.shape(indices))}; must be [{len(gradients)}], one for each "
+      f"indices has the shape {list(np.shape(indices))}; must be [{len(gradients)}], one for each "
       "gradient"
     )
   check_options(unpacks=unpacks, implementation=implementation)

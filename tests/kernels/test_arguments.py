@@ -96,3 +96,15 @@ def test_symbolic_sizes_pass():
   (count,) = export.symbolic_shape("count")
   x = jax.ShapeDtypeStruct((4, 4, count, 3), jnp.float32)
   assert jax.eval_shape(convolution, x).result.shape == (4, 4, count, 8)
+
+
+def test_arguments_can_be_checked_where_the_shape_function_of_jax_traces(monkeypatch):
+  """jax2onnx replaces it while it exports; `make test-formats` runs the real one."""
+
+  def traced_shape(x):
+    raise AssertionError("a shape was traced")
+
+  monkeypatch.setattr(jnp, "shape", traced_shape)
+  convolution()
+  branch()
+  step()

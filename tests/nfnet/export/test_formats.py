@@ -121,8 +121,8 @@ def platforms_of(folder):
 @pytest.mark.parametrize("compute_dtype", ["float32", "bfloat16"])
 def test_tensorflow_computes_the_same(classifier, compute_dtype, tmp_path):
   """TensorFlow reads the gelu of the released code."""
-  pytest.importorskip("orbax.export", reason="the extra saved_model is not installed")
-  tensorflow = pytest.importorskip("tensorflow", reason="the extra saved_model is not installed")
+  pytest.importorskip("orbax.export", reason="the extra saved-model is not installed")
+  tensorflow = pytest.importorskip("tensorflow", reason="the extra saved-model is not installed")
   released = dataclasses.replace(classifier, model=NFNet("tiny", 5))
   program = make_program(released, input_dtype="uint8", compute_dtype=compute_dtype)
   saved_model.write_saved_model(program, tmp_path)
