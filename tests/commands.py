@@ -289,5 +289,6 @@ if __name__ == "__main__":
     os.umask(_request["umask"])
     os.environ.clear()
     os.environ.update(_request["environment"])
-    sys.argv = ["", *_request["arguments"]]
+    # As `python -m` has it while it imports the package, see `nfnet.system.interrupts`.
+    sys.argv = ["-m", *_request["arguments"]]
     runpy.run_module(_request["module"], run_name="__main__", alter_sys=True)
