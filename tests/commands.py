@@ -51,20 +51,12 @@ def run(module, *arguments, folder=ROOT, environment=None, stdout=None):
   Returns:
     A `subprocess.CompletedProcess` with text.
   """
-  environment = {**os.environ, **(environment or {})}
-  arguments = [str(argument) for argument in arguments]
-  request = {
-    "module": module,
-    "arguments": arguments,
-    "folder": str(folder),
-    "environment": environment,
-    "umask": _umask(),
-  }
+  request = _request_of(module, arguments, folder, environment or {})
   with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
     sinks = [output.fileno() if stdout is None else stdout, errors.fileno()]
     return_code = _server().run(request, sinks)
     texts = [_content(file) for file in (output, errors)]
-  return subprocess.CompletedProcess([module, *arguments], return_code, *texts)
+  return subprocess.CompletedProcess([module, *request["arguments"]], return_code, *texts)
 
 
 def start(module, *arguments, log, environment, session=False):
@@ -80,18 +72,21 @@ def start(module, *arguments, log, environment, session=False):
   Returns:
     A `Started`.
   """
-  request = {
-    "module": module,
-    "arguments": [str(argument) for argument in arguments],
-    "folder": str(ROOT),
-    "environment": {**os.environ, **environment},
-    "umask": _umask(),
-    "session": session,
-  }
+  request = {**_request_of(module, arguments, ROOT, environment), "session": session}
   reader, writer = os.pipe()
   _server().send(request, [log.fileno(), log.fileno(), writer])
   os.close(writer)
   return Started(reader)
+
+
+def _request_of(module, arguments, folder, environment):
+  return {
+    "module": module,
+    "arguments": [str(argument) for argument in arguments],
+    "folder": str(folder),
+    "environment": {**os.environ, **environment},
+    "umask": _umask(),
+  }
 
 
 class Started:
@@ -189,7 +184,7 @@ class _Server:
 
   @property
   def descriptor(self):
-    """Of the socket that takes requests."""
+    """Returns the descriptor of the socket that takes requests."""
     return self._connection.fileno()
 
   def _end(self):

@@ -8,7 +8,7 @@ import pytest
 
 from tests import commands
 from tests.docs.pages import flags_of
-from tests.repository import ROOT
+from tests.repository import ROOT, syntax_tree
 from train.config.experiment import Experiment
 from train.config.field_names import field_types, path_fields
 
@@ -118,7 +118,7 @@ def test_paths_that_are_written_are_tried_before_the_work():
   uses = {}
   for top in ("nfnet", "train", "profiling"):
     for path in (ROOT / top).rglob("*.py"):
-      for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+      for node in ast.walk(syntax_tree(path)):
         if isinstance(node, ast.Call) and getattr(node.func, "id", None) == "define_path":
           use = next(one.value.value for one in node.keywords if one.arg == "use")
           uses.setdefault(ast.literal_eval(node.args[0]), set()).add(use)
@@ -164,7 +164,7 @@ def test_results_are_printed_before_they_are_written(module):
   """A table that took hours is not lost with a file that cannot be written."""
   path = ROOT / module.replace(".", "/")
   file = path / "__main__.py" if path.is_dir() else path.with_suffix(".py")
-  for function in ast.parse(file.read_text(encoding="utf-8")).body:
+  for function in syntax_tree(file).body:
     writes = [
       node
       for statement in getattr(function, "body", ())

@@ -23,6 +23,7 @@ from kernels.scaled_ws_conv.pallas import scaled_ws_convolution as kernel
 from kernels.scaled_ws_conv.problem import problem_of
 from kernels.scaled_ws_conv.tile import Blocks, Passes, Tile, choose_both
 from tests.kernels import exact
+from tests.kernels.slow_cases import slowly
 
 pytestmark = pytest.mark.usefixtures("interpreted")
 ROUNDINGS = 4
@@ -31,8 +32,6 @@ ERROR_OF_REFERENCE = {"float32": 4.0, "bfloat16": 1.25}
 """Factor by which a kernel's error may be larger: XLA rounds as often, but its float32 sums are
 sums of sums, which lose less than the kernel's sums in a row."""
 SCALE = jnp.float32(0.7)
-slowly = functools.partial(pytest.param, marks=pytest.mark.slow)
-"""A case of a parametrization that compiles for seconds what other cases cover, if less alone."""
 
 
 def draw(seed, *shape, dtype="float32", mean=0.0):

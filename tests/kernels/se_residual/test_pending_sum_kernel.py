@@ -24,6 +24,7 @@ from kernels.se_residual import pallas, reference
 from kernels.se_residual.op import standardized_convolution_of_sum
 from tests.kernels import exact
 from tests.kernels.se_residual import test_se_residual_kernel
+from tests.kernels.slow_cases import slowly
 
 pytestmark = pytest.mark.usefixtures("interpreted")
 ACTIVATION = exact.gelu
@@ -215,7 +216,7 @@ def with_tiles(forward, backward):
   return convolve_sum
 
 
-tile, slowly = test_se_residual_kernel.tile, test_se_residual_kernel.slowly
+tile = test_se_residual_kernel.tile
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from kernels.se_residual.problem import Problem
 from kernels.se_residual.tile import choose
 from kernels.se_residual.vjp import SumBlocks, add_up, end_branch
 from tests.kernels import exact
+from tests.kernels.slow_cases import slowly
 
 pytestmark = pytest.mark.usefixtures("interpreted")
 STATIC = dict(activation=exact.gelu, alpha=0.2, standardization="released")
@@ -35,8 +36,6 @@ ROUNDINGS = 3
 EPSILON = {"float32": 2.0**-24, "bfloat16": 2.0**-9}
 ERROR_OF_REFERENCE = {"float32": 4.0, "bfloat16": 1.25}
 """Factor by which a kernel's error may be larger: see `test_scaled_ws_conv_kernel`."""
-slowly = functools.partial(pytest.param, marks=pytest.mark.slow)
-"""A case of a parametrization that compiles for seconds what other cases cover, if less alone."""
 
 
 def problem(height, width, images, inputs, channels, dtype="float32", squeeze=16):

@@ -5,8 +5,9 @@ it is the one that its place says (`nfnet.weights.checkpoint_identity`), and if 
 experiment that is trained. One that a newer version has saved is neither used nor moved.
 """
 
+import contextlib
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from absl import logging
@@ -97,31 +98,16 @@ def choose(
   return Choice(None, None, faults)
 
 
-def check_newest(
-  folder: pathlib.PurePath, steps: Sequence[int], accept: Callable[[dict[str, Any]], None]
-) -> None:
-  """Refuses what `choose` will refuse, as far as the newest checkpoint's metadata tell.
-
-  Nothing is moved, and no arrays are read. Damage is left to `choose`.
-
-  Args:
-    folder: folder of the checkpoints.
-    steps: steps of the checkpoints to consider.
-    accept: function of a checkpoint's metadata that raises UserError if it is of another
-      experiment.
+def newest_metadata(folder: pathlib.PurePath, steps: Iterable[int]) -> dict[str, Any] | None:
+  """Returns the newest metadata that are not damaged; None if there are none.
 
   Raises:
-    NewerVersionError: the newest one was saved by a newer version.
-    UserError: the newest one that names its run is of another experiment.
+    NewerVersionError: a newer version saved them.
   """
   for step in sorted(steps, reverse=True):
-    try:
-      metadata = _look_at(folder / str(step))
-    except _UnusableError:
-      continue
-    if metadata.get(RUN_KEY) is not None:
-      accept(metadata)
-      return
+    with contextlib.suppress(_UnusableError):
+      return _look_at(folder / str(step))
+  return None
 
 
 def _look_at(place: pathlib.PurePath) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import math
 import os
 import tempfile
 import uuid
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import orbax.checkpoint as ocp
@@ -38,7 +38,7 @@ from nfnet.weights.checkpoint_reader import (
 )
 from nfnet.weights.finished_transfers import finished_transfers
 from train.config.experiment import Experiment
-from train.run.checkpoints.damage import check_newest, choose, set_aside
+from train.run.checkpoints.damage import choose, newest_metadata, set_aside
 from train.run.checkpoints.orbax_quirks import (
   Manager,
   StepFolders,
@@ -174,9 +174,10 @@ class Checkpoints:
     Raises:
       UserError: `experiment` does not fit.
     """
-    if is_first():
-      accept = _acceptance(experiment, accepted_changes, class_names)
-      check_newest(self._folder, self.all_steps(), accept)
+    metadata = newest_metadata(self._folder, self.all_steps()) if is_first() else None
+    # One that does not name its run may be another's, which `restore` sets aside.
+    if metadata is not None and metadata.get(RUN_KEY) is not None:
+      _check_fits(metadata, experiment, accepted_changes, class_names)
 
   def delete_after(self, step: int) -> None:
     """Deletes the checkpoints of steps after `step`, once the save under way is on disk."""
@@ -268,7 +269,11 @@ class Checkpoints:
       raise UserError(f"workdir {self._workdir!r} holds no checkpoint")
     chosen, faults = None, {}
     if is_first():
-      accept = _acceptance(experiment, accepted_changes, class_names)
+
+      def accept(metadata: Mapping[str, Any]) -> None:
+        if experiment is not None:
+          _check_fits(metadata, experiment, accepted_changes, class_names)
+
       chosen, run, faults = choose(self._folder, steps, accept)
       if chosen is not None:
         self._run = read_run(self._folder.parent) or run
@@ -390,16 +395,12 @@ class Checkpoints:
       ) from error
 
 
-def _acceptance(
-  experiment: Experiment | None,
+def _check_fits(
+  metadata: Mapping[str, Any],
+  experiment: Experiment,
   accepted_changes: Collection[str],
   class_names: Sequence[str] | None,
-) -> Callable[[Mapping[str, Any]], None]:
-  """Returns a function that raises UserError if metadata are of another experiment."""
-
-  def accept(metadata: Mapping[str, Any]) -> None:
-    if experiment is not None:
-      check_resumable(metadata, experiment, accepted_changes)
-      check_class_names(metadata, class_names, experiment.data.path)
-
-  return accept
+) -> None:
+  """Raises UserError if metadata are of another experiment."""
+  check_resumable(metadata, experiment, accepted_changes)
+  check_class_names(metadata, class_names, experiment.data.path)

@@ -6,6 +6,7 @@ sums on a TPU v4 while nothing else runs, but sends a permutation beside whateve
 start and its end.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -53,11 +54,8 @@ class Piece(NamedTuple):
   @property
   def nbytes(self) -> int:
     """Returns the number of bytes that travel."""
-    whole = self.gradient.nbytes // self.parts
-    if self.halved_axis in (None, self.axis):
-      return whole
-    _, size = self._half()
-    return whole * size // self.gradient.shape[self.halved_axis]
+    _, sizes = self._bounds(0)
+    return math.prod(sizes) * self.gradient.dtype.itemsize
 
   def index(self, hops: int) -> Array:
     """Returns the number of the part that this shard adds after a number of hops."""
@@ -66,18 +64,18 @@ class Piece(NamedTuple):
 
   def own(self, index: Array) -> Array:
     """Returns this device's own gradient of the part with a number, or of the half that travels."""
+    return jax.lax.dynamic_slice(self.gradient, *self._bounds(index))
+
+  def _bounds(self, index: Array | int) -> tuple[list[Array | int], list[int]]:
+    """Returns where the part begins along each axis of the gradient, and how long it is."""
     starts, sizes = [0] * self.gradient.ndim, list(self.gradient.shape)
     sizes[self.axis] //= self.parts
     starts[self.axis] = index * sizes[self.axis]
     if self.halved_axis not in (None, self.axis):
-      starts[self.halved_axis], sizes[self.halved_axis] = self._half()
-    return jax.lax.dynamic_slice(self.gradient, starts, sizes)
-
-  def _half(self) -> tuple[int, int]:
-    """Returns where the half begins that is cut across another axis, and how long it is."""
-    size = self.gradient.shape[self.halved_axis]
-    middle = _middle(self.gradient.shape, self.halved_axis)
-    return (middle, size - middle) if self.half else (0, middle)
+      size, middle = sizes[self.halved_axis], _middle(self.gradient.shape, self.halved_axis)
+      starts[self.halved_axis] = middle if self.half else 0
+      sizes[self.halved_axis] = size - middle if self.half else middle
+    return starts, sizes
 
 
 class Ring(NamedTuple):

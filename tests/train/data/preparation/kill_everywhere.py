@@ -4,8 +4,8 @@
 
 A write is whatever changes a folder or file: opening a file for writing, a record, a rename, a
 removal, a sync. For each, a forked process ends itself there; then another one goes on without
-being killed. With EVERY above 1, this is done for each EVERY-th write only. This is done twice: as
-if the process had been killed, and as if the power had failed, which empties files that were not
+being killed. With EVERY above 1, it does so for each EVERY-th write only. All of it is done twice:
+as if the process had been killed, and as if the power had failed, which empties files that were not
 synced and undoes renames in folders that were not synced. Each line of the output is a JSON list:
 the kind of death, the write before which it came, what the second run ended with, and whether its
 files are those of a run that nothing disturbed.
